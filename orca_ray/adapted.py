@@ -108,7 +108,7 @@ class Adapted:
         return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what a model folder holds; the copy is on a GPU only where there is one."""
+        """Pickle the content of a model folder; the copy is loaded onto a GPU only where there is one."""
         device = "cpu" if self.device.type == "cpu" else "auto"
         return partial(type(self), card=self._card, device=device), (self.snapshot(), self.preprocessing_json)
 

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -52,3 +53,13 @@ def one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give the tests of a module a cache directory of their own, with the fetched packages and bodies of the user's."""
+    from orca_ray.testing.suite import make_home  # imports torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        yield

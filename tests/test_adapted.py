@@ -21,7 +21,6 @@ from orca_ray.tasks.inference import infer
 from orca_ray.tasks.own import register
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import make_home
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1, "recraft.source_epochs": 1, "joint.epochs": 1}
@@ -31,12 +30,7 @@ LORA = ("lora", "orca_lora")
 KINDS = {"sequence": SERIES, "image": FIELD}
 EVERY = [(kind, name) for kind, task in KINDS.items() for name in all_methods() if not get_method(name).problem(task)]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> object:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
+pytestmark = pytest.mark.usefixtures("module_home")
 
 
 @pytest.fixture(scope="module")

@@ -169,11 +169,11 @@ class Distance(ABC):
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Store what calls need of the source. ``terms`` is the result of `_source_terms`, so that this is cheap."""
+        """Store the source terms that calls need. It is cheap, because ``terms`` is the result of `_source_terms`."""
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        """Return the distance; class ids are 0 … L-1, all of which occur. Set `diagnosis` if a solver was used."""
+        """Return the distance; every class id from 0 to L-1 occurs. Set `diagnosis` if a solver was used."""
 
 
 def _check_features(what: str, x: Tensor) -> None:

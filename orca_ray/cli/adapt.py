@@ -1,16 +1,15 @@
 """``orca-sweep adapt``: from a user's data to a model folder."""
 
 import shlex
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.benchmark import AddressOption, Executor
-from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes
+from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, say, show
+from orca_ray.cli.sweep_options import AddressOption, Executor
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -114,17 +113,13 @@ def adapt(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, command=_command(),
+        address=options.address, command=typed(),
     )  # fmt: skip
     _run(sweep, options, inferred)
 
 
-def _command() -> str:
-    return shlex.join(["orca-sweep", *sys.argv[1:]])
-
-
 def _print_inferred(data: str, inferred: "Inferred") -> None:
-    """Print what was inferred and why, and how each is overridden; warnings have been logged."""
+    """Print each inferred property, the reason, and the option that overrides it; warnings have been logged."""
     say(f"{data}: {inferred.task.name}")
     rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
     show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
@@ -165,7 +160,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
 
 
 def _print_cost(sweep: "AdaptationSweep") -> None:
-    """Print the estimated time of the first round; the second one is planned by what the first one takes."""
+    """Print the estimated time of the first round; its measured time then determines the second one."""
     from orca_ray.sweep.planning.plan import build_plan
 
     planned = build_plan(sweep.spec(), None)

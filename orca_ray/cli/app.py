@@ -24,9 +24,11 @@ from orca_ray.cli import (
     control,
     data,
     doctor,
+    generate,
     leaderboard,
     log,
     page,
+    plan,
     predict,
     reproduce,
     results,
@@ -75,13 +77,13 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
+    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, plan.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
     control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, serve.serve, catalogue.tasks,
     catalogue.bodies, catalogue.methods, doctor.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
-for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
+for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, generate.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")

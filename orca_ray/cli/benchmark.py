@@ -1,175 +1,25 @@
-"""``orca-sweep benchmark``, ``run``, ``extend`` and ``plan``: start or extend a sweep, or print its plan."""
+"""``orca-sweep benchmark``, ``run`` and ``extend``: start or extend a sweep."""
 
-import os
 import shlex
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, BadParameter, Exit, Option
+from typer import Argument, Exit
 
-from orca_ray.cli.options import (
-    JsonOption,
-    QuietOption,
-    ResultsOption,
-    existing_store,
-    is_path,
-    results_uri,
-    split_names,
-    takes,
-    typed,
-)
-from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, USER_ERROR, duration, emit_json, note, plain, say, show
+from orca_ray.cli.options import existing_store, is_path, results_uri, takes, typed
+from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, duration, emit_json, note, plain, say
+from orca_ray.cli.plan import show_plan
+from orca_ray.cli.sweep_options import RunOptions
 from orca_ray.errors import UserError
-from orca_ray.protocol import KeepModels, Protocol
+from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.events import Event, Summary
-    from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
-    from orca_ray.sweep.planning.cost import TaskCost
-    from orca_ray.sweep.planning.plan import Plan
     from orca_ray.sweep.planning.spec import SweepSpec
 
 MAX_NOTES = 5
 """Largest number of distinct notes of trials that the summary of a sweep lists."""
-
-
-class Executor(StrEnum):
-    """Where trials run: on a Ray cluster, or in the calling process."""
-
-    RAY = "ray"
-    INLINE = "inline"
-
-
-def _address(given: str | None) -> str | None:
-    """Refuse what is not a Ray address (HOST:PORT, auto, local) before any work starts; return others unchanged."""
-    host, _, port = (given or "auto").rpartition(":")
-    if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
-        raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
-    return given
-
-
-def _gpus(given: str | None) -> str | None:
-    """Refuse what is neither ``auto`` nor a number in (0, 1]."""
-    try:
-        if given in (None, "auto") or 0 < float(given or 0) <= 1:
-            return given
-    except ValueError:
-        pass
-    raise BadParameter(f"{given!r} is neither auto nor a part of one GPU; give e.g. 0.25 or 1")
-
-
-AddressOption = Annotated[
-    str | None,
-    Option(
-        callback=_address, help="Running Ray cluster: HOST:PORT, or auto. Default: RAY_ADDRESS, or a new local cluster."
-    ),
-]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions:
-    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
-
-    budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
-    tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
-    methods: Annotated[list[str] | None, Option(help="Only these methods; comma-separated or repeated.")] = None
-    body: Annotated[str | None, Option(help="One body for all tasks, e.g. minilm-l6:layers=4.")] = None
-    trials: Annotated[
-        int | None,
-        Option(min=1, help="Search trials per (task, method). 1: only the first configuration, with one seed."),
-    ] = None
-    seeds: Annotated[int | None, Option(min=1, help="Number of confirm seeds.")] = None
-    protocol: Annotated[
-        Protocol | None, Option(help="Which splits selection may read; never mixed on one leaderboard.")
-    ] = None
-    deterministic: Annotated[
-        bool,
-        Option(
-            "--deterministic",
-            help="Same scores wherever a trial runs (on CPUs bit for bit): one thread, reproducible kernels, float32. "
-            "Slower; stored as a sweep of its own.",
-        ),
-    ] = False
-    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
-        Executor.RAY
-    )
-    address: AddressOption = None
-    results: ResultsOption = None
-    json: JsonOption = False
-
-    def spec(self, source: str) -> "SweepSpec":
-        """Load the benchmark or sweep file ``source``; options that are given replace values of the file."""
-        from orca_ray.sweep.planning.loading import load_spec
-        from orca_ray.sweep.planning.spec import Overrides
-
-        tasks, methods = split_names("--tasks", self.tasks), split_names("--methods", self.methods)
-        protocol = None if self.protocol is None else self.protocol.value
-        overrides = Overrides(tasks, methods, self.body, protocol, self.trials, self.seeds, self.deterministic)
-        return load_spec(source, budget=self.budget, overrides=overrides)
-
-    @property
-    def joins_cluster(self) -> bool:
-        """Whether trials run on an existing Ray cluster, instead of one started on this machine."""
-        return self.executor is Executor.RAY and bool(self.address or os.environ.get("RAY_ADDRESS"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(SweepOptions):
-    """Options of `benchmark`, `run` and `extend`, including those of `SweepOptions`."""
-
-    retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
-    gpus_per_trial: Annotated[
-        str | None,
-        Option(
-            callback=_gpus, metavar="auto|FRACTION",
-            help="GPU memory of a trial: auto follows the measured peak of earlier trials; or a fraction such as 0.25.",
-        ),
-    ] = None  # fmt: skip
-    trial_minutes: Annotated[
-        float | None,
-        Option(min=0.001, help="Limit of a trial's time, without staging; one that exceeds it runs once more."),
-    ] = None
-    hang_minutes: Annotated[
-        float, Option(min=0.001, help="Time without any progress after which a worker counts as hung.")
-    ] = 30.0
-    wait: Annotated[
-        float, Option(min=0, help="Seconds to wait for nodes that are large enough, if --address is a cluster.")
-    ] = 300.0
-    staging: Annotated[
-        str | None,
-        Option(
-            metavar="URI", envvar="ORCA_RAY_STAGING",
-            help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
-        ),
-    ] = None  # fmt: skip
-    keep_models: Annotated[
-        KeepModels,
-        Option(
-            help="Models of confirm trials that stay in the store, under models/: none, all, or the best of a task."
-        ),
-    ] = KeepModels.NONE
-    track: Annotated[
-        list[str] | None,
-        Option(
-            metavar="NAME[:TARGET]",
-            help="Also show trials in tensorboard[:DIR], mlflow[:URI] or wandb[:PROJECT]; may be repeated.",
-        ),
-    ] = None
-    dry_run: Annotated[bool, Option("--dry-run", help="Print the plan and run nothing.")] = False
-    quiet: QuietOption = False
-
-    def run_options(self) -> "ExecutorOptions":
-        """Return the options of the executor."""
-        from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
-        from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
-
-        trial = None if self.trial_minutes is None else 60 * self.trial_minutes
-        time = TimeLimits(trial, 60 * self.hang_minutes)
-        if self.gpus_per_trial in (None, "auto"):
-            return ExecutorOptions(time, "auto" if self.gpus_per_trial else None)
-        return ExecutorOptions(time, float(self.gpus_per_trial or 1))
 
 
 @takes(RunOptions)
@@ -205,14 +55,6 @@ def extend(
     _run(spec, source, options)
 
 
-@takes(SweepOptions)
-def plan(
-    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: SweepOptions
-) -> None:
-    """Print what a sweep would run and cost, which data and bodies are missing, and which trials fit on no node."""
-    _show_plan(options.spec(source), results_uri(options.results), options)
-
-
 def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
     """Run the sweep in ``source``, or print its plan with ``--dry-run``.
 
@@ -220,7 +62,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
     """
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
-        _show_plan(spec, uri, options, quiet=options.quiet)
+        show_plan(spec, uri, options, quiet=options.quiet)
         return
     from orca_ray.cli.sweep_progress import SweepProgress
     from orca_ray.sweep.execution.driver import run_sweep
@@ -247,114 +89,6 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         raise Exit(INTERRUPTED)
     if summary.failed or summary.unfinished:
         raise Exit(TRIALS_FAILED)
-
-
-def _show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
-    """Print the plan, without starting a cluster; exit with code 2 if some trial fits on no node."""
-    from orca_ray.sweep.execution.driver import make_executor
-    from orca_ray.sweep.planning.plan import build_plan
-
-    nodes = None
-    if options.joins_cluster:
-        with make_executor(options.executor.value) as engine:
-            nodes = engine.open(options.address)
-    planned = build_plan(spec, existing_store(uri), nodes)
-    if options.json:
-        emit_json({**plain(planned), "num_trials": planned.num_trials, "num_finished": planned.num_finished})
-    elif not quiet:
-        _print_plan(planned)
-    for problem in planned.problems:
-        note(f"cannot be placed: {problem}")
-    if planned.problems:
-        raise Exit(USER_ERROR)
-
-
-def _print_plan(planned: "Plan") -> None:
-    """Print a plan: a table of (task, method) pairs, the resources, a table of costs, and what is missing."""
-    resources = []
-    for row in planned.rows:
-        amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))
-        resources.append(", ".join(f"{amount:g} {unit}" for amount, unit in amounts if amount))
-    alike = len(set(resources)) == 1  # usual: one line below the table then replaces a column, to fit 80 columns
-    rows = []
-    for row, each in zip(planned.rows, resources, strict=True):
-        trials = f"{row.search_trials}+{row.confirm_trials}"
-        cells = (row.task.partition("/")[2], row.method, row.body, trials, row.finished, row.epochs)
-        rows.append(cells if alike else (*cells, each))
-    numbers = ("trials", "done", "epochs")
-    show(("task", "method", "body", *numbers, *(() if alike else ("each",))), rows, right=numbers)
-    search = sum(row.search_trials for row in planned.rows)
-    say(
-        f"\n{planned.sweep}, protocol {planned.protocol}: {planned.num_trials} trials, "
-        f"{planned.num_finished} done ({search} search + {planned.num_trials - search} confirm)"
-    )
-    if planned.deterministic:
-        say("deterministic: one thread per trial, whatever its CPUs")
-    if alike:
-        say(f"each trial: {resources[0]}")
-    nodes = (f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
-    say(f"nodes: {', '.join(nodes)}")
-    _print_costs(planned)
-    _print_missing(planned)
-
-
-def _print_costs(planned: "Plan") -> None:
-    devices = [("GPU", planned.gpu, [cost.gpu_hours for cost in planned.costs])]
-    if planned.cpu:
-        devices.append(("CPU", planned.cpu, [cost.cpu_hours for cost in planned.costs]))
-    rows = [
-        (
-            *(cost.task.partition("/")[2], cost.trials, cost.epochs, *(_rounded(hours, 0.01) for hours in each)),
-            *(_gigabytes(cost.raw_bytes or None), _gigabytes(cost.prepared_bytes), cost.state),
-        )
-        for cost, *each in zip(planned.costs, *(hours for _, _, hours in devices), strict=True)
-    ]
-    numbers = ("trials", "epochs", *(f"{kind} h" for kind, _, _ in devices), "raw GB", "prepared GB")
-    say("\nestimated cost if no trial stops early:")
-    show(("task", *numbers, "data"), rows, right=numbers)
-    say()
-    for kind, device, hours in devices:
-        known = [each for each in hours if each is not None]
-        if device and known:
-            say(f"total {_rounded(sum(known), 0.01)} {kind} h: {device}")
-    if unknown := sum(cost.gpu_hours is None for cost in planned.costs):
-        say(f"hours unknown for {unknown} of {len(planned.costs)} tasks: data not prepared, or body not listed")
-    if needed := sum(cost.disk_bytes for cost in planned.costs):
-        say(f"disk needed: about {_gigabytes(needed)} GB")
-
-
-def _print_missing(planned: "Plan") -> None:
-    for state in ("missing", "fetched"):
-        if wanted := [cost for cost in planned.costs if cost.state == state]:
-            say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
-            say("\n".join(f"  {command}" for command in _commands(wanted)))
-    for each in planned.absent:
-        say(f"missing: {each.what}\n  {each.command}")
-
-
-def _commands(costs: "list[TaskCost]") -> list[str]:
-    """Return the commands that fetch or prepare data; those that differ only in the task become one command."""
-    from orca_ray.tasks.registry import get_benchmark
-
-    tasks: dict[str, list[str]] = {}
-    for cost in costs:
-        tasks.setdefault((cost.command or "").replace(cost.task, "{}"), []).append(cost.task)
-    commands = []
-    for command, names in tasks.items():
-        benchmark = names[0].partition("/")[0]
-        commands.append(command.format(benchmark if len(names) == len(get_benchmark(benchmark)) else " ".join(names)))
-    return commands
-
-
-def _gigabytes(num_bytes: int | None) -> str:
-    return _rounded(None if num_bytes is None else num_bytes / 1e9, 0.001)
-
-
-def _rounded(value: float | None, least: float) -> str:
-    """Format with two digits, as a whole number from 10 on, as "<0.01" below ``least`` = 0.01, and None as "?"."""
-    if value is None:
-        return "?"
-    return f"<{least:g}" if value < least else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """Options that say which board of a store is meant, and which part of it."""
+    """Options that select a board of a store, and a part of it."""
 
     sweep: Annotated[
         str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most scores.")
@@ -48,8 +48,7 @@ class BoardOptions:
 def load_board(name: str, options: BoardOptions) -> "Report":
     """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
 
-    A benchmark of which nothing is stored has an empty board if there are published results of it; otherwise that is a
-    UserError.
+    A benchmark without stored records has an empty board if results of it are published. Raises UserError otherwise.
     """
     from orca_ray.leaderboard import Report, build, empty_board
     from orca_ray.leaderboard.published import published_for

@@ -35,7 +35,7 @@ _SLICE_BYTES = 32 * 2**20
 def refuse_not_finite(path: Path, field: str, array: Array) -> None:
     """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
 
-    A number above the largest of float32, as which all data are prepared, counts as infinite. Large arrays are read
+    Data are prepared as float32; a number beyond its range counts as infinite. Large arrays are read
     slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":

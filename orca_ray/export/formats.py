@@ -124,11 +124,11 @@ def _torch(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]
 
 
 FORMATS: Mapping[str, Callable[[_Whole, Adapted, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
-"""Functions that write a network to a path, and return a function that runs it, or None and why there is none."""
+"""Functions that write a network to a path. They return a function that runs it, or None and the reason."""
 
 
 def metadata(model: Adapted) -> dict[str, object]:
-    """Return what a program needs besides the network, as JSON values."""
+    """Return the description of inputs and outputs that a program needs to use the network, as JSON values."""
     task = model.task
     return {
         "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,

@@ -213,6 +213,6 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
-    """Return the board of a benchmark of which nothing ran yet."""
+    """Return the board of a benchmark without trials."""
     scores = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()})
     return Board(benchmark, "", "", {}, (), scores, {}, warnings=tuple(warnings))

@@ -65,14 +65,13 @@ def sections(effects: Effects, *, full: bool) -> Iterator[Section]:
     for one, two in combinations(effects.factors, 2):
         title = f"{one} and {two}, relative to {effects.factors[one][0]}, {effects.factors[two][0]}"
         yield title, _crossed(effects, one, two), 1
-    scored = " ± ".join(("mean", "standard deviation"))
     names = list(effects.factors)
     rows = [[*names, *tasks.values()]]
     for index, cell in enumerate(effects.cells):
         scores = (effects.scores[task, index] for task in tasks)
         texts = [score_text(score, len(effects.seeds), " ± " if full else "±") for score in scores]
         rows.append([*(cell.get(name, MISSING) for name in names), *texts])
-    yield f"Test scores, {scored} over seeds {', '.join(map(str, effects.seeds))}", rows, len(names)
+    yield f"Test scores, mean ± standard deviation over seeds {', '.join(map(str, effects.seeds))}", rows, len(names)
 
 
 def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:

@@ -20,7 +20,7 @@ _DIGITS = 10
 
 @dataclass(frozen=True)
 class Report:
-    """A board and what is written with it. Equal reports give equal bytes in every format."""
+    """A board with everything that is written beside it. Equal reports give equal bytes in every format."""
 
     board: Board
     published: Published | None = None
@@ -100,7 +100,7 @@ class Report:
 
     @property
     def common_tasks(self) -> tuple[str, ...]:
-        """Tasks on which every method that has a score has one."""
+        """Tasks on which every method has a score; methods without any score do not count."""
         return self.scores.common.tasks
 
     @property

@@ -64,7 +64,7 @@ _COSTS = (
     ("peak MiB", "peak_memory_mib", "max", 0),
     ("trained parameters", "num_trainable", "mean", 0),
 )
-"""Title, field of `Cost`, how tasks are put together, and number of decimals of each column of `cost_grid`."""
+"""Title, field of `Cost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
 
 
 def cost_grid(report: Report) -> tuple[str, list[list[str]]] | None:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
 from orca_ray.tasks.metrics import all_metrics
 
+_FRONT_MATTER = "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
 
 
@@ -39,7 +40,7 @@ def _quantile(freedom: int) -> float:
 def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
     """Return the model card in Markdown; ``board`` has the scores of all methods that ran on the task."""
     task = config.task
-    parts = [_front_matter(), f"# {task.title or task.name}, by {config.method}\n", _summary(config)]
+    parts = [_FRONT_MATTER, f"# {task.title or task.name}, by {config.method}\n", _summary(config)]
     parts.append(_table({
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
@@ -64,10 +65,6 @@ def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequenc
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))
-
-
-def _front_matter() -> str:
-    return "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"
 
 
 def _summary(config: ModelConfig) -> str:

@@ -1,4 +1,4 @@
-"""Turns what users give to a trained model into batches of its inputs, and says what is wrong with it."""
+"""Converts data given to a trained model into batches of inputs; errors name the row or file at fault."""
 
 import logging
 import math
@@ -57,9 +57,9 @@ class ModelInputs:
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
         """Yield float32 inputs [n, *input_shape] in order: whole batches, but for the last part.
 
-        At most about 64 MiB of samples are read at a time, and batches do not depend on how many these are. What can
-        be predicted but is suspicious is reported to ``warn``. Raises UserError for values that the model cannot take,
-        with the row or file.
+        At most about 64 MiB of samples are read at a time; the batches do not depend on that. ``warn`` is called for
+        suspicious samples that can still be predicted. Raises UserError, with the row or file, for values that the
+        model cannot take.
         """
         row_bytes = 4 * math.prod(self.task.input_shape)
         size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))

@@ -15,9 +15,9 @@ Let e be the target's embedder, f the pretrained body, and h a linear head that 
 4. Fine-tune everything by the task's loss.
 
 Stages 1 and 2 do not depend on each other. The published code trains h on 5,000 images for 20 epochs, 10 of them with
-the penalty (30 epochs on text, without), aligns for 60 epochs, and reduces the distortion for 2 to 6. Here an epoch
-with the penalty costs about three times as much as one of fine-tuning on as many samples, because it needs second
-derivatives, and one without costs nearly nothing.
+the penalty (30 epochs on text, without), aligns for 60 epochs, and reduces the distortion for 2 to 6. An epoch
+with the penalty needs second derivatives and takes about three times as long as fine-tuning on as many samples; an
+epoch without it takes nearly no time.
 
 Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``recraft.form`` decides:
 
@@ -48,7 +48,7 @@ class RecraftConfig(Config):
     """Options of `recraft`, besides those of aligning."""
 
     form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
-    """What to follow where the paper's equations and the published code differ."""
+    """Version to follow where the paper's equations and the published code differ."""
     source_epochs: Number = 10
     """Epochs of training the source head. The published code: 20 on images, 30 on text."""
     penalty_epochs: Count = 1

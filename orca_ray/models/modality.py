@@ -93,7 +93,7 @@ def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False
 
 @dataclass(frozen=True)
 class Modality(ABC):
-    """A kind of body, by what it was pretrained on (text or images), and everything that depends on that.
+    """A kind of body, defined by its pretraining data (text or images), and everything that depends on it.
 
     To add a modality, add a subclass to this module and an instance to `_ALL`.
     """
@@ -116,7 +116,7 @@ class Modality(ABC):
 
     @abstractmethod
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
-        """Return the image size and the number of tokens of an alignment source's samples; 0 for what they lack."""
+        """Return the image size and the number of tokens of an alignment source's samples; 0 if they have none."""
 
     @abstractmethod
     def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:

@@ -31,7 +31,7 @@ _MEASURED, _MEASURED_BYTES = 512, 2**25  # most samples, and most bytes, that me
 
 @dataclass
 class Survey:
-    """What one pass over all samples found."""
+    """Properties of the samples, collected in one pass over them."""
 
     hashes: Array
     """A hash of each sample's content, [N] bytes of 16; equal samples have equal ones."""

@@ -68,14 +68,12 @@ def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None
     return named([(x, y.astype(np.int64)) for x, y in _standardised(parts, axes)])
 
 
-def regression(
-    parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None, target_axes: tuple[int, ...] = (0,)
-) -> dict[str, Array]:
-    """Return the arrays of a dense or scalar task: ``x`` as in :func:`classification`, ``y`` float32 and not scaled.
+def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) -> dict[str, Array]:
+    """Return the arrays of a dense or scalar task: ``x`` standardised over all axes, ``y`` float32 and not scaled.
 
     ``y_mean`` and ``y_std`` are mean and deviation of the training targets over ``target_axes``, which include axis 0.
     """
-    arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, axes)])
+    arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, None)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
     return {**arrays, "y_mean": mean[0], "y_std": std[0]}
 

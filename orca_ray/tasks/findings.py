@@ -1,4 +1,4 @@
-"""What was inferred from own data, why, and how to override it; and warnings."""
+"""Properties inferred from own data, with the reason and the option that overrides each; and warnings."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""`Preprocessing`: everything that turns new data of a user into model inputs, and JSON of it."""
+"""`Preprocessing`: converts a user's data into model inputs; stored as JSON."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Encoder = TableInputs | ArrayInputs | AudioInputs
 
 
 class Preprocessing(BaseModel):
-    """What was learnt from the training split of own data: how to read, check and encode more of its kind."""
+    """Reads, checks and encodes a user's data; fitted on the training split."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,7 +48,7 @@ class Preprocessing(BaseModel):
         """Return model inputs, float32 [N, *input_shape], of samples that fit into memory (see `UserData.batches`).
 
         Raises UserError, with the column, row or file, for data of another kind, shape, type or scale than those of
-        training. What can be predicted but is suspicious is reported to ``warn``.
+        training. ``warn`` is called for suspicious samples that can still be predicted.
         """
         return self.encoder.encode(data, warn)
 

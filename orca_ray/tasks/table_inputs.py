@@ -127,7 +127,7 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
-    """Return a column as float64 with NaN for what is missing, too large for float32 or text, and the rows of text."""
+    """Return a column as float64, and its rows of text. NaN replaces missing values, text and too large numbers."""
     import pandas as pd
 
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)

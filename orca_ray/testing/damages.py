@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 Writer = Callable[[Path], None]
 """Writes the raw files of one task below a directory, or damages those that are there."""
 Damage = tuple[str, Writer, str]
-"""What the damage is called, what it does to good files, and what the error must say (a regular expression)."""
+"""Name of the damage, function that damages good files, and regular expression that the error must match."""
 
 
 class Hostile:

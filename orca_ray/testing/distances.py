@@ -37,7 +37,7 @@ class DistanceSuite(Suite):
     """Names of distances whose labels change the value, but not the direction of the gradient."""
 
     def refusal(self, name: str, num_source: int, source_classes: int) -> str:
-        """Return what the error says by which a distance refuses a small source, a regular expression; "": it takes it.
+        """Return the regular expression of a distance's error about a small source; "" if it accepts the source.
 
         The source has ``num_source`` samples of 4 features in ``source_classes`` classes.
         """

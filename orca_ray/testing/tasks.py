@@ -1,4 +1,4 @@
-"""The conformance suites of tasks: their declarations, and the way of their data from raw files to a leaderboard."""
+"""The conformance suites of tasks: their declarations, and their data from raw files to a leaderboard."""
 
 import re
 import shutil
@@ -85,8 +85,9 @@ class TaskSuite(Suite):
 
 
 class TwinSuite(Suite):
-    """Tests of the way of tasks' data, on *twins*: small files of the exact format of the raw files, and damaged ones.
+    """Tests of tasks' data, from raw files to a leaderboard.
 
+    They use *twins*, small files of the exact format of the raw files, and damaged twins.
     A task without raw files has a twin that writes nothing. The first run downloads the alignment sources ``prose``
     and ``photographs`` (45 MB) into the user's cache.
     """
@@ -122,7 +123,7 @@ class TwinSuite(Suite):
 
     @pytest.fixture
     def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
-        """Return tiny random bodies by modality: what is tested here is the way of the data."""
+        """Return tiny random bodies by modality; these tests are about the data."""
         bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
         return {"sequence": bert, "image": vit}
 

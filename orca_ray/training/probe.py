@@ -24,7 +24,7 @@ from orca_ray.training.reproducibility import derive_seed
 NUM_SAMPLES = 512
 """Largest number of samples that are probed."""
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
-"""Penalties of the ridge regression, of which the best is used; features have a mean square of at most 1 / F."""
+"""Penalties of the ridge regression; the best one is used. Features have a mean square of at most 1 / F."""
 
 
 @dataclass(frozen=True)

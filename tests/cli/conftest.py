@@ -1,14 +1,26 @@
-"""What the tests of the command line share: a cache of their own, and one way to run a command."""
+"""What the tests of the command line share: a cache of their own, a sweep file, and one way to run a command."""
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from orca_ray.cli.app import run
+from orca_ray.sweep.planning import loading
+
+SWEEP = """\
+name: mine
+benchmark: pocket
+methods: [nft]
+tasks: [pocket/digits, pocket/wdbc]
+settings: {refine.epochs: 3}
+budgets:
+  full: {search_trials: 2, confirm_seeds: [1, 2]}
+"""
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,7 @@ class Ending:
 
 
 Command = Callable[..., Ending]
+EndBy = Callable[[BaseException], Ending]
 
 
 @pytest.fixture(autouse=True)
@@ -52,3 +65,20 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Ending(code, captured.out, captured.err)
 
     return invoke
+
+
+@pytest.fixture
+def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
+    """Return a function that runs a command in which ``error`` is raised."""
+
+    def ending(error: BaseException) -> Ending:
+        monkeypatch.setattr(loading, "load_spec", Mock(side_effect=error))
+        return command("benchmark", "pocket")
+
+    return ending
+
+
+@pytest.fixture
+def sweep_file() -> str:
+    Path("sweep.yaml").write_text(SWEEP)
+    return "sweep.yaml"

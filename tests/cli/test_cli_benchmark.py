@@ -1,4 +1,4 @@
-"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
+"""``benchmark``, ``run`` and ``extend``: what reaches the sweep, what is printed, and the exit codes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +17,8 @@ from orca_ray.sweep.execution.executors.base import InlineExecutor, RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.planning.searches import NodeResources
 from orca_ray.sweep.planning.spec import SweepSpec
-from tests.cli.conftest import Command
+from tests.cli.conftest import SWEEP, Command
 from tests.results.factories import make_record
-
-SWEEP = """\
-name: mine
-benchmark: pocket
-methods: [nft]
-tasks: [pocket/digits, pocket/wdbc]
-settings: {refine.epochs: 3}
-budgets:
-  full: {search_trials: 2, confirm_seeds: [1, 2]}
-"""
 
 
 class FakeSweep:
@@ -71,12 +61,6 @@ class FakeSweep:
 
 
 Install = Callable[..., FakeSweep]
-
-
-@pytest.fixture
-def sweep_file() -> str:
-    Path("sweep.yaml").write_text(SWEEP)
-    return "sweep.yaml"
 
 
 @pytest.fixture
@@ -278,75 +262,6 @@ def test_json_is_one_document(command: Command, fake: Install, sweep_file: str) 
     assert summary["up_to_date"] is False
 
 
-def test_a_dry_run_starts_and_writes_nothing(
-    command: Command, monkeypatch: pytest.MonkeyPatch, sweep_file: str, tmp_path: Path
-) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run ran")
-
-    monkeypatch.setattr(driver, "run_sweep", never)
-    monkeypatch.setattr(
-        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
-    )
-    place = tmp_path / "store"
-    ending = command("run", sweep_file, "--dry-run", "--json", "--results", str(place))
-    assert ending.code == 0
-    plan = ending.json
-    assert plan["num_trials"] == 8
-    assert [(row["task"], row["search_trials"], row["confirm_trials"]) for row in plan["rows"]] == [
-        ("pocket/digits", 2, 2),
-        ("pocket/wdbc", 2, 2),
-    ]
-    assert not place.exists()
-    table = command("plan", sweep_file, "--results", str(place))
-    assert table.code == 0
-    assert "mine/full, protocol held-out: 8 trials, 0 done" in table.out
-    assert "wdbc" in table.out
-
-
-def test_a_plan_says_that_a_sweep_is_deterministic(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
-    )
-    Path("sweep.yaml").write_text(SWEEP)
-    Path("fixed.yaml").write_text(SWEEP + "deterministic: true\n")
-    for arguments in (["plan", "sweep.yaml", "--deterministic"], ["run", "fixed.yaml", "--dry-run"]):
-        ending = command(*arguments)
-        assert "mine/full-deterministic, protocol held-out: 8 trials" in ending.out
-        assert "deterministic: one thread per trial" in ending.out
-        assert command(*arguments, "--json").json["deterministic"] is True
-    assert command("plan", "sweep.yaml", "--json").json["deterministic"] is False
-
-
-def test_a_plan_fits_eighty_columns_with_a_line_a_study(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(
-        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
-    )
-    ending = command("plan", "pocket")
-    assert ending.code == 0
-    lines = [line for line in ending.out.splitlines() if not line.startswith("  orca-sweep ")]  # to be copied whole
-    assert max(map(len, lines)) <= 80
-    planned = command("plan", "pocket", "--json").json
-    rows = [line.split() for line in ending.out.splitlines()[2 : 2 + len(planned["rows"])]]
-    assert [row[:3] for row in rows] == [
-        [row["task"].removeprefix("pocket/"), row["method"], row["body"]] for row in planned["rows"]
-    ]
-    assert "each trial: 1 CPU" in ending.out
-
-
-def test_a_plan_says_what_cannot_be_placed(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
-    monkeypatch.setattr(
-        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
-    )
-    ending = command("plan", "big.yaml")
-    assert ending.code == 2
-    assert ending.err.startswith("cannot be placed: pocket/digits nft and 1 more: a trial asks for 4096 CPUs")
-    assert len(ending.err.splitlines()) == 1
-    assert "4096 CPU" in ending.out
-
-
 def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -365,42 +280,6 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
     # The nodes of the cluster count, not this machine.
     monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())
     assert "it came to fetching" in command("run", "big.yaml", "--executor", "inline").err
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-
-
-@pytest.mark.usefixtures("no_gpu")
-def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Command) -> None:
-    ending = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft")
-    lines = ending.out.splitlines()
-    (header,) = [line for line in lines if "GPU h  " in line]
-    assert " ".join(header.split()) == "task trials epochs GPU h CPU h raw GB prepared GB data"
-    row = lines[lines.index(header) + 2].split()
-    assert (row[0], row[1], row[2], row[-1]) == ("ecg", "3", "45", "missing")
-    assert "GPU h: an A100 (none is here to be measured)" in ending.out
-    after = lines[lines.index("missing: data of 1 of 1 tasks") + 1]
-    assert after == "  orca-sweep data fetch nasbench360/ecg"  # not of the whole benchmark
-    (cost,) = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft", "--json").json["costs"]
-    assert cost["gpu_hours"] < cost["cpu_hours"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_gpu")
-def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> None:
-    def brings(benchmark: str) -> list[str]:
-        lines = command("plan", benchmark).out.splitlines()
-        return [line.strip() for line in lines if line.startswith("  orca-sweep data") and "conll2003" not in line]
-
-    assert brings("drug") == ["orca-sweep data prepare drug --raw DIR"]
-    assert brings("openml") == ["orca-sweep data fetch openml"]
-    generated = brings("pdebench_generated")
-    assert len(generated) == 9
-    assert "orca-sweep data generate pdebench/advection --samples 1000" in generated
-    assert "hours unknown for 42 of 42 tasks" in command("plan", "openml").out
 
 
 def test_a_submitted_job_keeps_its_results_out_of_its_temporary_directory(

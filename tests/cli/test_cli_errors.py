@@ -9,7 +9,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution import driver
 from orca_ray.sweep.planning import loading
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, EndBy
 
 
 @pytest.mark.parametrize(
@@ -42,14 +42,8 @@ def test_a_misspelt_word_is_named_with_the_nearest(command: Command, arguments: 
     assert ending.out == ""
 
 
-def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(
-    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise UserError("the file is truncated")
-
-    monkeypatch.setattr(loading, "load_spec", refuse)
-    ending = command("benchmark", "pocket")
+def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(end_by: EndBy, own_cache: Path) -> None:
+    ending = end_by(UserError("the file is truncated"))
     assert (ending.code, ending.err) == (2, "error: the file is truncated\n")
     log = (own_cache / "logs" / "orca-sweep.log").read_text()
     assert "Traceback" in log
@@ -65,41 +59,27 @@ def test_a_path_that_the_system_refuses_is_named(command: Command, monkeypatch: 
     assert ending.err.startswith("error: ORCA_RAY_HOME is '~nobody-of-this-name/x', and there is no such home")
 
 
-def test_a_missing_heavy_package_names_the_extra(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object, **__: object) -> None:
-        raise ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")
-
-    monkeypatch.setattr(loading, "load_spec", missing)
-    ending = command("benchmark", "pocket")
+def test_a_missing_heavy_package_names_the_extra(end_by: EndBy) -> None:
+    ending = end_by(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
     assert ending.code == 2
     assert "'torch'" in ending.err
     assert "pip install 'orca-ray[sweep]'" in ending.err
 
 
-def test_a_defect_is_called_one_and_is_not_the_users(
-    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path
-) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense")
-
-    monkeypatch.setattr(loading, "load_spec", broken)
-    ending = command("benchmark", "pocket")
+def test_a_defect_is_called_one_and_is_not_the_users(end_by: EndBy, own_cache: Path) -> None:
+    ending = end_by(ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense"))
     assert ending.code == 70
     assert "defect of orca-ray" in ending.err
     assert "orca_ray.nonsense" in (own_cache / "logs" / "orca-sweep.log").read_text()
 
 
 def test_a_log_that_cannot_be_written_does_not_hide_the_error(
-    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    end_by: EndBy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
 
-    def broken(*_: object, **__: object) -> None:
-        raise RuntimeError("boom")
-
-    monkeypatch.setattr(loading, "load_spec", broken)
-    ending = command("benchmark", "pocket")
+    ending = end_by(RuntimeError("boom"))
     assert ending.code == 70
     assert "RuntimeError: boom" in ending.err
     assert "Traceback" in ending.err
@@ -129,12 +109,8 @@ def test_a_long_message_is_cut(command: Command) -> None:
     assert len(command("plan", "x.yaml", "--tasks", "a\n" * 50_000).err) < 25_000
 
 
-def test_ctrl_c_exits_with_130(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loading, "load_spec", interrupted)
-    ending = command("benchmark", "pocket")
+def test_ctrl_c_exits_with_130(end_by: EndBy) -> None:
+    ending = end_by(KeyboardInterrupt())
     assert (ending.code, ending.err) == (130, "interrupted\n")
 
 

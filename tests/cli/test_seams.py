@@ -17,7 +17,7 @@ from orca_ray.paths import new_directories_removed, open_regular, refuse_special
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from orca_ray.sweep.planning import loading
-from tests.cli.conftest import Command
+from tests.cli.conftest import Command, EndBy
 from tests.results.factories import files_of, make_record
 
 
@@ -68,14 +68,8 @@ def test_a_failed_allocation_of_torch_is_told_as_memory(command: Command, monkey
         (OSError(errno.ENOSPC, "No space left on device"), "no space left on the disk: free some"),
     ],
 )
-def test_what_the_system_refuses_is_the_users(
-    command: Command, monkeypatch: pytest.MonkeyPatch, error: OSError, told: str
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(loading, "load_spec", refuse)
-    ending = command("benchmark", "pocket")
+def test_what_the_system_refuses_is_the_users(end_by: EndBy, error: OSError, told: str) -> None:
+    ending = end_by(error)
     assert ending.code == 2
     assert ending.err.startswith(f"error: {told}")
 
@@ -89,14 +83,8 @@ def test_what_the_system_refuses_is_the_users(
         RuntimeError("shapes differ"),
     ],
 )
-def test_errors_of_our_own_are_not_the_users(
-    command: Command, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(loading, "load_spec", fail)
-    ending = command("benchmark", "pocket")
+def test_errors_of_our_own_are_not_the_users(end_by: EndBy, error: Exception) -> None:
+    ending = end_by(error)
     assert ending.code == 70
     assert f"unexpected {type(error).__name__}" in ending.err
 

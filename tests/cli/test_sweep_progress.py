@@ -12,15 +12,7 @@ from orca_ray.methods.reports import Progress
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution import events
-from tests.results.factories import make_record
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.results.factories import Clock, make_record
 
 
 def started(clock: Clock) -> SweepState:

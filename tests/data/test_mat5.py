@@ -21,13 +21,11 @@ def element(kind: int, content: bytes, endian: str, *, short: bool = False) -> b
     return struct.pack(f"{endian}II", kind, len(content)) + content + bytes(-len(content) % 8)
 
 
-def matrix(
-    name: bytes, class_: int, stored: int, content: bytes, shape: tuple[int, ...], endian: str = "<", flags: int = 0
-) -> bytes:
+def matrix(name: bytes, class_: int, stored: int, content: bytes, shape: tuple[int, ...], endian: str = "<") -> bytes:
     """A variable as MATLAB writes it: what fits into four bytes is short."""
     return element(
         14,
-        element(6, struct.pack(f"{endian}II", class_ | flags << 8, 0), endian)
+        element(6, struct.pack(f"{endian}II", class_, 0), endian)
         + element(5, struct.pack(f"{endian}{len(shape)}i", *shape), endian)
         + element(1, name, endian, short=len(name) <= 4)
         + element(stored, content, endian, short=len(content) <= 4),

@@ -218,8 +218,8 @@ def test_data_of_another_task_are_not_returned() -> None:
     assert prepared.prepare("pocket/other", directory, build).train.y[0] == 3
 
 
-def users(directory: Path, build: prepared.Build, name: str = "pocket/toy") -> prepared.PreparedData:
-    return prepared.prepare(name, directory, build, identity="this", users=True)
+def users(directory: Path, build: prepared.Build) -> prepared.PreparedData:
+    return prepared.prepare("pocket/toy", directory, build, identity="this", users=True)
 
 
 def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -> None:

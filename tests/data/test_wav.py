@@ -9,11 +9,11 @@ from orca_ray.data.readers import read_wav
 from orca_ray.errors import UserError
 
 
-def _write_wav(path: Path, frames: bytes, *, rate: int = 22050, channels: int = 1, width: int = 2) -> None:
+def _write_wav(path: Path, frames: bytes, *, width: int = 2) -> None:
     with wave.open(str(path), "wb") as file:
-        file.setnchannels(channels)
+        file.setnchannels(1)
         file.setsampwidth(width)
-        file.setframerate(rate)
+        file.setframerate(22050)
         file.writeframes(frames)
 
 

@@ -1,23 +1,20 @@
 """Models of the tests of this directory: untrained, as training does not matter here."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
 from orca_ray.adapted import Adapted
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import make_home
 from orca_ray.testing.trials import QUICK, make_data, start
 
 Make = Callable[..., Adapted]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
+def home(module_home: None) -> None:
+    """Use a cache directory of the module's own."""
 
 
 @pytest.fixture(scope="session")

@@ -25,10 +25,10 @@ from orca_ray.leaderboard.spark import sparkline
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+from tests.leaderboard.test_published import ORCA
 from tests.results.factories import make_point, make_record
 
 FORMATS = list(all_formats())
-ORCA = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
 TASKS = ["cifar100", "spherical", "darcy_flow", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite", "deepsea"]
 
 

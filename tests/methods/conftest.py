@@ -1,18 +1,13 @@
 """Fixtures shared by the tests of methods: a cache directory per module, and two bodies per session."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import make_home
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
+def home(module_home: None) -> None:
+    """Use a cache directory of the module's own."""
 
 
 @pytest.fixture(scope="session")

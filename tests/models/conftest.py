@@ -1,5 +1,6 @@
 """Fixtures of the models' tests."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyDirectory:
         return path
 
     return directory
+
+
+@pytest.fixture
+def copied(tiny: TinyDirectory, tmp_path: Path) -> Path:
+    """A copy of a tiny model's directory, to be damaged."""
+    return Path(shutil.copytree(tiny("bert"), tmp_path / "copy"))
 
 
 @pytest.fixture

@@ -20,12 +20,6 @@ from tests.models.conftest import TinyDirectory
 pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodies")
 
 
-@pytest.fixture
-def copied(tiny: TinyDirectory, tmp_path: Path) -> Path:
-    """A copy of a tiny model's directory, to be damaged."""
-    return Path(shutil.copytree(tiny("bert"), tmp_path / "copy"))
-
-
 def configure(directory: Path, **values: Any) -> None:
     path = directory / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))

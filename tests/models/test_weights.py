@@ -1,7 +1,6 @@
 """Names, copies, seeds and errors of bodies."""
 
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -147,12 +146,6 @@ def test_few_pristine_bodies_are_kept(tiny: TinyDirectory) -> None:
         load_body(str(tiny(kind)), pretrained=False)
     assert list(weights._pristine[True]) == [(str(tiny("roberta")), 0), (str(tiny("vit")), 0)]
     assert list(weights._pristine[False]) == [(str(tiny("vit")), 0)]
-
-
-@pytest.fixture
-def copied(tiny: TinyDirectory, tmp_path: Path) -> Path:
-    """A copy of a tiny model's directory, to be damaged."""
-    return Path(shutil.copytree(tiny("bert"), tmp_path / "copy"))
 
 
 def test_truncated_weights_are_refused(copied: Path) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
@@ -12,16 +11,15 @@ from orca_ray.tasks.registry import get_task
 
 
 def run_trial(
-    task: str, method: str, body: str, values: Mapping[str, Scalar], seed: int, data: PreparedData | None = None,
-    **options: Any,
+    task: str, method: str, body: str, values: Mapping[str, Scalar], seed: int, **options: Any
 ) -> tuple[Outcome, list[Progress]]:  # fmt: skip
     """Run a trial with hyper-parameters ``values``; return its outcome and the progress after every epoch.
 
-    ``data`` None: the task's own. ``options`` are further arguments of `Adaptation`.
+    ``options`` are further arguments of `Adaptation`.
     """
     chosen = get_task(task)
     relevant = resolve(method, values).relevant(method)
-    adaptation = Adaptation(chosen, data or chosen.prepare(), method, body, relevant, seed, test=True, **options)
+    adaptation = Adaptation(chosen, chosen.prepare(), method, body, relevant, seed, test=True, **options)
     try:
         curve = []
         while not adaptation.done:

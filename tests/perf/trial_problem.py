@@ -106,8 +106,8 @@ def reference_tokens(length: int, most: int) -> int:
     return length // patch
 
 
-def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
-    """Write a RoBERTa body with random weights and the published width, vocabulary and epsilon of norms."""
+def write_body(folder: Path) -> None:
+    """Write a RoBERTa body of two layers with random weights and the published width, vocabulary and norms' epsilon."""
     import torch
     from transformers import RobertaConfig, RobertaModel
     from transformers.utils import logging
@@ -115,42 +115,43 @@ def write_body(folder: Path, *, num_layers: int = 2, seed: int = 0) -> None:
     logging.disable_progress_bar()
     config = RobertaConfig(
         vocab_size=50265,
-        num_hidden_layers=num_layers,
+        num_hidden_layers=2,
         max_position_embeddings=514,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
     )
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         model = RobertaModel(config)
     # Zero in the published weights, as RoBERTa has no segments. The reference leaves it out of its embedder.
     torch.nn.init.zeros_(model.embeddings.token_type_embeddings.weight)
     model.save_pretrained(folder)
 
 
-def write_source(folder: Path, num_samples: int, *, num_classes: int = 7, rms: float = 8.0, seed: int = 0) -> None:
-    """Write labelled source features [N, 1, `WIDTH`] at RMS distance ``rms``: class means, strong directions, noise.
+def write_source(folder: Path, num_samples: int) -> None:
+    """Write labelled source features [N, 1, `WIDTH`] of 7 classes: class means, strong directions and noise.
 
-    They have one token per sample; the published files have 32, which the reference averages.
+    The root mean square distance between two samples is 8. They have one token per sample; the published files have 32,
+    which the reference averages.
     """
-    random = np.random.default_rng(seed)
-    rank = 32
+    random = np.random.default_rng(0)
+    num_classes, rank = 7, 32
     y = random.integers(num_classes, size=num_samples)
     spectrum = 1 / np.sqrt(1 + np.arange(rank))
     x = random.normal(size=(num_classes, WIDTH))[y]
     x += (random.normal(size=(num_samples, rank)) * spectrum) @ random.normal(size=(rank, WIDTH))
     x += 0.3 * random.normal(size=(num_samples, WIDTH))
-    x *= rms / np.sqrt(2 * np.square(x - x.mean(axis=0)).sum(axis=1).mean())
+    x *= 8 / np.sqrt(2 * np.square(x - x.mean(axis=0)).sum(axis=1).mean())
     np.save(folder / "text_xs_32.npy", x[:, None].astype(np.float32))
     np.save(folder / "text_ys_32.npy", y)
 
 
-def write_recordings(path: Path, *, train: int, test: int, windows: tuple[int, int], seed: int = 0) -> None:
+def write_recordings(path: Path, *, train: int, test: int, windows: tuple[int, int]) -> None:
     """Write made-up ECG recordings of four classes as the pickle that the reference reads.
 
     ``train`` recordings are cut into ``windows[0]`` windows each, ``test`` ones into ``windows[1]``.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
     in_train = set(_split(train + test)[0].tolist())
     labels = [CLASSES[i % len(CLASSES)] for i in range(train + test)]
     data = np.empty(len(labels), dtype=object)

@@ -1,4 +1,4 @@
-"""Records for tests: a valid one, of which each test changes what it is about."""
+"""Records for tests: a valid one, of which each test changes what it is about; and a clock."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,16 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import Table, refuse_invalid
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def make_record(key: str = "k0", *, minutes: float = 1.0, **changes: Any) -> Record:

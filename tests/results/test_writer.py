@@ -9,17 +9,7 @@ from orca_ray.errors import UserError
 from orca_ray.results import writer as module
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import MAX_RECORDS, MAX_SECONDS, Writer
-from tests.results.factories import files_of, make_point, make_record
-
-
-class Clock:
-    """A clock that tests move."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.results.factories import Clock, files_of, make_point, make_record
 
 
 @pytest.fixture

@@ -141,13 +141,13 @@ def test_workers_make_the_same_file(tmp_path: Path) -> None:
     assert reports == [16, 18]
 
 
-def _interrupted(tmp_path: Path, done: int, samples: int = 6, stop: type[BaseException] = KeyboardInterrupt) -> None:
+def _interrupted(tmp_path: Path, done: int, stop: type[BaseException] = KeyboardInterrupt) -> None:
     def interrupt(count: int, _: int) -> None:
         if count == done:
             raise stop("here")
 
     with pytest.raises(stop, match="here"):
-        run.generate(TASK, samples, directory=tmp_path, progress=interrupt)
+        run.generate(TASK, 6, directory=tmp_path, progress=interrupt)
 
 
 def _counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:

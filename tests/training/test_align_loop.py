@@ -76,9 +76,9 @@ class CountedRows:
         return rows
 
 
-def scripted_loop(config: AlignConfig, distance: Measure, num_samples: int = 90, seed: int = 0) -> AlignLoop:
-    split = toy_split(num_samples)
-    return AlignLoop(toy_model(), split.x, split.y, CLASSES, config, distance, seed=seed, device=CPU)
+def scripted_loop(config: AlignConfig, distance: Measure) -> AlignLoop:
+    split = toy_split(90)
+    return AlignLoop(toy_model(), split.x, split.y, CLASSES, config, distance, seed=0, device=CPU)
 
 
 def curve(epoch: AlignEpoch) -> tuple[int, float, float]:

@@ -25,8 +25,8 @@ from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_
 KEY = "0123abcd"
 
 
-def an_alignment(scale: float = 2.0) -> Alignment:
-    embedder = {name: scale * value for name, value in copy_of(toy_model().embedder).items()}
+def an_alignment() -> Alignment:
+    embedder = {name: 2 * value for name, value in copy_of(toy_model().embedder).items()}
     epochs = tuple(AlignEpoch(number, 1.0 / number, 1e-2, 3.0) for number in (1, 2, 3))
     return Alignment(embedder, epochs, 1.5, 0.25, True, ("a class left out",))
 

@@ -24,9 +24,9 @@ NUM_CLIPS, CHUNKS_A_CLIP = 24, 2
 SAMPLE_RATE = 22050
 
 
-def write_psicov(raw: Path, *, seed: int = 0) -> None:
+def write_psicov(raw: Path) -> None:
     """Write ``protein``: lists, features and distances of six, four and no proteins."""
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     for folder, lengths in PROTEINS.items():
         names = [f"{number}{folder[:3].upper()}A" for number in range(1, len(lengths) + 1)]
         for part in ("features", "distance"):

@@ -8,9 +8,9 @@ import numpy as np
 from orca_ray.testing.damages import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
 
 
-def write_drug(raw: Path, *, name: str, seed: int = 0) -> None:
+def write_drug(raw: Path, *, name: str) -> None:
     """Write the four arrays of a screen: 30 training rows and 8 test rows; GDSC's labels have a second axis."""
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     (raw / "drug_sep").mkdir(parents=True, exist_ok=True)
     weights = random.normal(0, 0.01, 3840)
     for split, num in (("train", 30), ("test", 8)):

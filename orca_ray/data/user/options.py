@@ -1,4 +1,4 @@
-"""`Options`: what a user says about own data, on the command line, in Python or in a ``task.yaml``."""
+"""`Options`: settings for own data, given on the command line, in Python or in a ``task.yaml``."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self

@@ -1,4 +1,4 @@
-"""`UserData`: what was read from a user's file, folder or arrays."""
+"""`UserData`: samples and targets from a user's file, folder or arrays."""
 
 import mmap
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ class UserData:
     splits: Array | None = None
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()
-    """What the reader decided or left out, one sentence each."""
+    """One sentence for each choice or omission of the reader."""
     options: Options = field(default_factory=Options)
     """Options that the samples were read with, those of a ``task.yaml`` included."""
 

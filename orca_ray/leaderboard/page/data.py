@@ -219,7 +219,7 @@ def _labels(board: Board, rows: pd.DataFrame) -> list[str]:
 
 
 def _effects(effects: Effects) -> dict[str, Any]:
-    """Return what the page shows of the effects of a grid; an undefined number is None."""
+    """Return the effects of a grid as the page shows them; an undefined number is None."""
 
     def ratio(found: Ratio) -> dict[str, float | None]:
         return {name: _plain(value) for name, value in found._asdict().items()}
@@ -251,7 +251,7 @@ def _effects(effects: Effects) -> dict[str, Any]:
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:
-    """Return a value of a data frame as JSON has it; what is missing or not finite is None."""
+    """Return a value of a data frame as a JSON value: None if it is missing or not finite."""
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, datetime):
@@ -309,7 +309,7 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
 
 
 def _cell(cell: Cell) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the costs of a cell that are known, and what the page shows of its trials beyond their records."""
+    """Return the known costs of a cell, and the facts about its trials that are not in their records."""
     provenance = cell.provenance
     return {name: value for name, value in asdict(cell.cost).items() if not math.isnan(value)}, {
         "statuses": {status.value: count for status, count in provenance.statuses.items() if count},

@@ -1,4 +1,4 @@
-"""Published results for a board: what stands beside its own scores, and what stays apart."""
+"""Published results for a board: rows beside its own scores, and rows that are not comparable."""
 
 from collections.abc import Collection, Iterable
 
@@ -16,7 +16,7 @@ def published_for(
     hide: Collection[str] = (),
     tasks: Collection[str] | None = None,
 ) -> Published | None:
-    """Compare a board with what is published, submitted and ``imported`` on its benchmark; None if that is nothing.
+    """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
 
     Rows of a kind in ``hide`` are counted and left out of all ranks. With ``tasks``, rows of other tasks are left out.
     """

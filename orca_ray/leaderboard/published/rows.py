@@ -9,7 +9,6 @@ arXiv:2403.13537.
 
 import csv
 import functools
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,7 +31,7 @@ PROTOCOLS = {
     "several-coefficients": "data with several coefficients per equation, and a protocol that is not stated",
     "": "the source does not say which split selected",
 }
-"""What the protocol of a row means. The first two are the protocols of sweeps; a row with another one stays apart."""
+"""Meaning of each protocol. The first two are the protocols of sweeps; rows with another one stay apart."""
 
 FLAGS = {
     "misprint": "misprinted",
@@ -60,7 +59,7 @@ class PublishedRow:
     metric: str
     """Name of the equal metric of this project; "": none is known to be equal."""
     quantity: str
-    """What was measured, normalised to lower is better. Only rows of one quantity are comparable."""
+    """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
     score: float | None
     """None for a `CLAIM`."""
     std: float | None
@@ -106,9 +105,9 @@ def all_published() -> tuple[PublishedRow, ...]:
     return tuple(_row(row) for row in _read("results.csv"))
 
 
-def published_rows(benchmark: str, hide: Collection[str] = ()) -> list[PublishedRow]:
-    """Return the published rows of a benchmark, without those whose kind is in ``hide``."""
-    return [row for row in all_published() if row.benchmark == benchmark and row.kind not in hide]
+def published_rows(benchmark: str) -> list[PublishedRow]:
+    """Return the published rows of a benchmark."""
+    return [row for row in all_published() if row.benchmark == benchmark]
 
 
 def _read(name: str) -> list[dict[str, str]]:

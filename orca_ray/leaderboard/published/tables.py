@@ -120,7 +120,7 @@ class Published:
     beside: PublishedTable | None
     """Own scores and the published ones with the same task, metric and protocol; None if there are none."""
     tables: tuple[PublishedTable, ...]
-    """Everything that has a rank or could have one, as published."""
+    """Tables of all rows that are or could be ranked, as published."""
     reasons: Mapping[str, int]
     """Why rows are not in ``beside``, with the number of rows; empty without own scores."""
     rows: tuple[PublishedRow, ...]

@@ -11,9 +11,9 @@ from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 Over = Literal["sum", "mean", "max"]
-"""How the costs of tasks are put together."""
+"""How the costs of tasks are combined."""
 SAME_COST = 0.05
-"""Costs of which the lower one is below the other by less than this share are called equal: times vary as much."""
+"""Two costs are equal if the lower one is less than this share below the other, because times vary as much."""
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:

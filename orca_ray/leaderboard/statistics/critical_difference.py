@@ -32,7 +32,7 @@ class CriticalDifferences:
     nemenyi: float
     """Two mean ranks that differ by more are separable by Nemenyi's test."""
     nemenyi_groups: Sequence[Sequence[str]]
-    """Largest sets of methods, consecutive in mean rank, of which no two are separable: the bars of the diagram."""
+    """Bars of the diagram: the largest sets of methods, consecutive in mean rank, without a separable pair."""
     wilcoxon_groups: Sequence[Sequence[str]]
     """The same by Wilcoxon's test with Holm's correction."""
     wilcoxon_possible: bool
@@ -135,7 +135,7 @@ def signed_rank(differences: Floats) -> float:
 def smallest_p(num_tasks: int, num_methods: int) -> float:
     """Return the smallest p-value, adjusted by Holm, that `critical_difference` can give to a pair; NaN without pairs.
 
-    It belongs to a pair of which one method is better on every task: for N tasks of up to `MAX_EXACT` and K pairs, it
+    A pair reaches it if one method is better on every task. For N tasks of up to `MAX_EXACT` and K pairs, it
     is 2 K / 2^N. Where it is above the level, no pair is separable, however large the differences are.
     """
     num_pairs = math.comb(num_methods, 2)

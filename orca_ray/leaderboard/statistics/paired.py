@@ -132,7 +132,7 @@ class Logs:
     errors_TM: Floats
     """Standard errors over seeds; NaN if no method has several seeds on the task."""
     floors_T: Floats
-    """What lower means are raised to, [T, 1]; see `score_floor`."""
+    """Floors [T, 1] that lower means are raised to; see `score_floor`."""
     noise_T: Floats
     """Standard deviation of a log score over seeds, [T, 1]; see `seed_noise`."""
     freedom_T: Sequence[int]

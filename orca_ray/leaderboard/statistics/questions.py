@@ -16,7 +16,7 @@ METHODS = (
     ("guarded", "Did guarded aligning help?", "orca_guarded", "nft"),
     ("pretraining", "Did pretraining help?", "nft", "scratch"),
 )
-"""Name, question, and the methods with and without what the question is about."""
+"""Name, question, and the methods with and without the step in question."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Answer:
     name: str
     question: str
     subject: str
-    """What the scores belong to: a body ("" if the board has one), or for ``searching`` a method ("" for all)."""
+    """Owner of the scores: a body ("" if the board has one), or for ``searching`` a method ("" for all)."""
     comparison: Comparison
     """Scores with, relative to scores without; below 1 it helped. A pair is a task with both."""
     note: str = ""

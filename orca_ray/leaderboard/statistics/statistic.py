@@ -35,7 +35,7 @@ INDEX: Mapping[Shape, tuple[str, ...]] = {
     "curve": ("method", "x"),
     "hyperparameter": ("method", "hyperparameter"),
 }
-"""Names of the index of what a statistic returns, by its shape."""
+"""Index names of the frame that a statistic returns, by its shape."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Statistic:
     ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`, and options with defaults. It
     returns a frame with the index `INDEX` of its shape and at least the column ``value``. Statistics of the shapes
     ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Those of the shape
-    ``method``, and others that have an interval, also have its ends, ``low`` and ``high``. What is undefined is NaN. A
-    function does not change its arguments, and does not depend on the order of their rows.
+    ``method``, and others that have an interval, also have its ends, ``low`` and ``high``. An undefined value is NaN.
+    A function does not change its arguments, and does not depend on the order of their rows.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Statistic:
         return re.split(r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or "")[0]
 
     def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
-        """Return the statistic of ``tables``, which are those named in ``inputs``, with the columns `COLUMNS`."""
+        """Return the statistic of ``tables``, in the order of ``inputs`` and with the columns `COLUMNS`."""
         pairs = zip(self.inputs, tables, strict=True)
         given = [ScoreTable.of(table) if name == "scores" else table for name, table in pairs]
         return self.function(*given, **options)
@@ -94,7 +94,7 @@ def on_boards() -> list[str]:
 def compute_all(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return the values of all statistics by name, with default options; those with an absent input are left out.
 
-    A score table is converted once, and statistics share what they compute of it.
+    A score table is converted once, and statistics share its intermediate results.
     """
     given = {name: ScoreTable.of(table) if name == "scores" else table for name, table in tables.items()}
     return {

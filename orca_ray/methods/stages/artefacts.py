@@ -21,7 +21,7 @@ _BATCH_SIZE = 32
 
 
 class ArtefactCollector:
-    """Computes artefacts at the times when a trial has what they need. A failure adds a note; nothing is raised."""
+    """Computes artefacts as soon as a trial has their inputs. A failure adds a note; nothing is raised."""
 
     def __init__(self, task: Task, data: PreparedData) -> None:
         self._task, self._data = task, data
@@ -62,7 +62,7 @@ class ArtefactCollector:
         return {"found": [asdict(artefact) for artefact in self.found], "notes": list(self.notes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue with what the collector that returned ``state`` had found."""
+        """Restore the artefacts and notes of the collector that returned ``state``."""
         self.found = [Artefact(**artefact) for artefact in state["found"]]
         self.notes = list(state["notes"])
 

@@ -1,4 +1,4 @@
-"""A trial's stages, and what they share."""
+"""The stages of a trial, and the task, data and model that they share."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -84,7 +84,7 @@ class Stage(Protocol):
         """Run one epoch."""
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` with what the last `step` brought."""
+        """Return ``outcome`` updated with the results of the last `step`."""
 
     def state_dict(self) -> Mapping[str, Any] | None:
         """Return the state for an exact resume; None before the first step."""

@@ -10,17 +10,8 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.failures import MAX_ERROR_BYTES, RULES, Cause, Failure, FailureLedger, bounded
 from orca_ray.sweep.execution.messages import TrialReport
+from tests.results.factories import Clock
 from tests.sweep.fakes import fake_reports, fake_searches, play
-
-
-class Clock:
-    """A clock that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Models of a sweep: which stay, what their cards say, and how one that is missing is made."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,14 @@ from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Message, Summary
 from orca_ray.sweep.execution.models import ModelKeeper, best_of, board_of
 from orca_ray.tasks.registry import get_task
-from orca_ray.testing.suite import make_home
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
 
 SWEEP = TEXT.replace("search_trials: 3", "search_trials: 1").replace("refine.epochs: 3", "refine.epochs: 1")
 SWEEP = SWEEP.replace("warmup_epochs: 1", "warmup_epochs: 0")
 TASK = "pocket/wdbc"
+
+pytestmark = pytest.mark.usefixtures("module_home")
 
 
 def confirmed(method: str, seed: int, validation: float, test: float = 0.5) -> Record:
@@ -44,13 +44,6 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
     board = board_of([confirmed("b", 1, 0.1, 0.4), confirmed("a", 1, 0.1, 0.2), confirmed("b", 2, 0.1, 0.6)])
     assert [(each.method, each.scores) for each in board] == [("a", (0.2,)), ("b", (0.4, 0.6))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Trials that are run again from their record: agreement bit for bit, within the spread of seeds, and refusals."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,18 +13,10 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import reproduce as module
 from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.reproduce import find_record, make_trial, reproduce
-from orca_ray.testing.suite import make_home
 from tests.sweep.real import TEXT, tiny_spec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_home")]
 SWEEP = TEXT.replace("[orca, nft]", "[orca, nft, linear_probe]").replace("search_trials: 3", "search_trials: 1")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
 
 
 @pytest.fixture(scope="module")

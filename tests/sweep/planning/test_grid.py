@@ -16,6 +16,7 @@ from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.tasks.registry import get_task
 from tests.sweep.fakes import fake_searches, play
+from tests.sweep.planning.test_loading import refused
 
 TEXT = """\
 name: study
@@ -51,12 +52,6 @@ EXPECTED = {
 def edited(old: str, new: str) -> str:
     assert old in TEXT
     return TEXT.replace(old, new, 1)
-
-
-def refused(text: str, **options: object) -> str:
-    with pytest.raises(UserError) as caught:
-        parse_spec(text, "mine.yaml", **options)  # type: ignore[arg-type]
-    return str(caught.value)
 
 
 def test_cells_are_the_full_cross_and_their_values_win() -> None:

@@ -10,9 +10,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.nasbench360.cifar import CIFAR100 as TASK
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import ordered, prepare, training_rows
 from tests.twins.nasbench360_series_files import cifar100_content, save_cifar100
 
 
@@ -62,16 +60,3 @@ def test_a_link_in_the_archive_is_not_followed(tmp_path: Path) -> None:
         archive.addfile(member, io.BytesIO())
     with pytest.raises(UserError, match="the archive has no file cifar-100-python/train"):
         prepare(TASK, tmp_path)
-
-
-@needs_reference
-def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path)
-    # Its training set is augmented; its validation set is the whole of it without.
-    theirs = reference_arrays("cifar", raw_twin(TASK, tmp_path), tmp_path, valid=True)
-    np.testing.assert_array_equal(data.test.x, theirs["test_x"])
-    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
-    for ours, expected in zip(
-        ordered(*training_rows(data)), ordered(theirs["validation_x"], theirs["validation_y"]), strict=True
-    ):
-        np.testing.assert_array_equal(ours, expected)

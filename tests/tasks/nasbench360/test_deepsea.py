@@ -6,9 +6,7 @@ import numpy as np
 
 from orca_ray.data.prepared import SPLITS
 from orca_ray.tasks.nasbench360.deepsea import TASK
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import prepare
 from tests.twins.nasbench360_series_files import deepsea_content, save_deepsea
 
 
@@ -31,16 +29,3 @@ def test_other_types_of_numbers_give_the_same_arrays(tmp_path: Path) -> None:
         save_deepsea(directory / "raw", {key: array.astype(dtype) for key, array in deepsea_content().items()})
         fingerprints.add(prepare(TASK, directory).fingerprint)
     assert len(fingerprints) == 1
-
-
-@needs_reference
-def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path)
-    theirs = reference_arrays("deepsea", raw_twin(TASK, tmp_path), tmp_path, valid=True)
-    for split in SPLITS:
-        np.testing.assert_array_equal(data.splits[split].x, theirs[f"{split}_x"])
-        np.testing.assert_array_equal(data.splits[split].y, theirs[f"{split}_y"])
-    x, y = training_rows(data)
-    theirs = reference_arrays("deepsea", tmp_path / "raw", tmp_path, valid=False)
-    np.testing.assert_array_equal(x, theirs["train_x"])
-    np.testing.assert_array_equal(y, theirs["train_y"])

@@ -6,9 +6,7 @@ import numpy as np
 
 from orca_ray.data.prepared import SPLITS
 from orca_ray.tasks.nasbench360.ninapro import TASK
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import prepare, raw_twin
 
 
 def test_electrodes_become_rows_and_time_runs_along_the_last_axis(tmp_path: Path) -> None:
@@ -27,16 +25,3 @@ def test_labels_may_be_stored_as_floats(tmp_path: Path) -> None:
     labels = np.load(path)
     np.save(path, labels.astype(np.float64))
     np.testing.assert_array_equal(prepare(TASK, tmp_path).train.y, labels)
-
-
-@needs_reference
-def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path)
-    theirs = reference_arrays("ninapro", raw_twin(TASK, tmp_path), tmp_path, valid=True)
-    for split in SPLITS:
-        np.testing.assert_array_equal(data.splits[split].x, theirs[f"{split}_x"])
-        np.testing.assert_array_equal(data.splits[split].y, theirs[f"{split}_y"])
-    x, y = training_rows(data)
-    theirs = reference_arrays("ninapro", tmp_path / "raw", tmp_path, valid=False)
-    np.testing.assert_array_equal(x, theirs["train_x"])
-    np.testing.assert_array_equal(y, theirs["train_y"])

@@ -30,18 +30,6 @@ def test_validation_is_as_large_as_test_and_shares_nothing_with_train(tmp_path: 
 
 
 @needs_reference
-def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path)
-    theirs = reference_arrays("satellite", raw_twin(TASK, tmp_path), tmp_path, valid=False)
-    np.testing.assert_array_equal(data.test.x, theirs["test_x"])
-    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
-    for ours, expected in zip(
-        ordered(*training_rows(data)), ordered(theirs["train_x"], theirs["train_y"]), strict=True
-    ):
-        np.testing.assert_array_equal(ours, expected)
-
-
-@needs_reference
 def test_the_references_own_validation_lies_within_its_training_set(tmp_path: Path) -> None:
     """Why ours is drawn otherwise."""
     theirs = reference_arrays("satellite", raw_twin(TASK, tmp_path), tmp_path, valid=True)

@@ -5,9 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.tasks.nasbench360.cifar import SPHERICAL as TASK
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import ordered, prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import ordered, prepare, training_rows
 from tests.twins.nasbench360_series_files import save_spherical, spherical_content
 
 
@@ -31,15 +29,3 @@ def test_validation_is_carved_from_train_with_every_class(tmp_path: Path) -> Non
     images, labels = ordered(content["images"] / np.float32(255), content["labels"])
     np.testing.assert_array_equal(x, images)
     np.testing.assert_array_equal(y, labels)
-
-
-@needs_reference
-def test_it_equals_what_the_reference_loads(tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path)
-    theirs = reference_arrays("spherical", raw_twin(TASK, tmp_path), tmp_path, valid=False)
-    np.testing.assert_array_equal(data.test.x, theirs["test_x"])
-    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
-    for ours, expected in zip(
-        ordered(*training_rows(data)), ordered(theirs["train_x"], theirs["train_y"]), strict=True
-    ):
-        np.testing.assert_array_equal(ours, expected)
