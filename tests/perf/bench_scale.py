@@ -4,7 +4,8 @@
 
 - ``driver``: 126 searches with conductor, search, placement and store, on a cluster in virtual time: rate,
   last thousand trials against the first one and against the first one that TPE suggests, memory, files, resumption.
-- ``ray``: the same through Tune and warm actors, on a local Ray cluster with logical CPUs.
+- ``ray``: the same through Tune and warm actors, on a local Ray cluster with logical CPUs; a trial sleeps for 0.1 s,
+  because Tune ends a worker for which no trial waits, and starts another one for the next trial.
 - ``makespan``: 60 uneven searches on 64 logical GPUs in virtual time, against a lower bound.
 - ``start``: workers that need 5 s of sleep to start, on a local Ray cluster; all must run at the same time.
 
@@ -45,7 +46,7 @@ from orca_ray.sweep.search import NUM_STARTUP, History
 from tests.perf.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
 from tests.perf.virtual_cluster import VirtualCluster
 
-SEARCHES, GPUS, SETUP_SECONDS = 126, 64, 5.0
+SEARCHES, GPUS, SETUP_SECONDS, TRIAL_SECONDS = 126, 64, 5.0, 0.1
 Figures = dict[str, float]
 
 
@@ -86,7 +87,7 @@ def many(trials: int) -> list[SearchPlan]:
 
 def on_ray(trials: int, workers: int) -> Figures:
     """Measure a sweep through Tune; the rate is that of warm actors."""
-    return sweep(many(trials), lambda conductor: run_on_ray(conductor, workers, SimulatedActor))
+    return sweep(many(trials), lambda conductor: run_on_ray(conductor, workers, SleepingActor))
 
 
 class SimulatedActor(trainable.TrialActor):
@@ -101,6 +102,18 @@ class SimulatedActor(trainable.TrialActor):
             time.sleep(self.setup_seconds)
         with mock.patch.object(trainable, "TrialRunner", self.runner):
             super().setup(config)
+
+
+class SleepingRunner(SimulatedRunner):
+    """Runner whose trials take some time."""
+
+    seconds = TRIAL_SECONDS
+
+
+class SleepingActor(SimulatedActor):
+    """Worker whose trials take some time."""
+
+    runner = SleepingRunner
 
 
 def run_on_ray(conductor: Conductor, workers: int, actor: type[SimulatedActor]) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import psutil
 import pyarrow.parquet as pq
@@ -41,7 +42,9 @@ def uneven_seconds(task: str, method: str, seed: int) -> float:
 
 
 class SimulatedRunner:
-    """Takes the place of `TrialRunner` in a worker: reports one epoch at once."""
+    """Takes the place of `TrialRunner` in a worker: sleeps, then reports the only epoch."""
+
+    seconds: ClassVar[float] = 0.0
 
     def __init__(self, trial: TrialSpec, *_: object, **__: object) -> None:
         self.trial = trial
@@ -52,6 +55,7 @@ class SimulatedRunner:
 
     def step(self) -> TrialReport:
         """Run the only epoch."""
+        time.sleep(self.seconds)
         (report,) = fake_reports(self.trial)
         return report
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -134,11 +135,21 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Starts trials in the order in which they are suggested, and stops those that the conductor stops."""
+    """Gives free actors to the newest trials, and stops trials that the conductor stops."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         super().__init__()
         self._bridge = bridge
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the newest trial that waits, or None.
+
+        Tune gives it a free actor. An older trial may have an actor that is starting; to give it the free one would end
+        that actor, so that with short trials a cluster would never have more than its first few.
+        """
+        waiting = {each.trial_id: each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING}
+        newest = next((trial_id for trial_id in reversed(self._bridge.keys) if trial_id in waiting), None)
+        return waiting.get(newest)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Store Ray's exception, from which the cause of the failure follows."""

@@ -1,0 +1,17 @@
+"""The measurements of scale run, on few trials; their checks hold, whatever the time is."""
+
+import pytest
+
+from tests.perf import bench_scale
+
+
+def test_the_driver_runs_many_trials_in_virtual_time() -> None:
+    figures = bench_scale.driver(158, 8)
+    assert figures["trials"] == 158
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_simulated_trials_run_once_through_tune() -> None:
+    figures = bench_scale.on_ray(20, 2)
+    assert figures["trials"] == 20
