@@ -4,6 +4,7 @@ Every method runs once with its best known configuration, so that there is a mod
 the largest search, equal for all methods, that the rest of the time allows.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.errors import UserError
+from orca_ray.methods.recipe import get_method
 from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
 from orca_ray.results.folder import open_folder
@@ -30,6 +32,8 @@ from orca_ray.tasks.task import Task
 if TYPE_CHECKING:
     from orca_ray.adapted import Adapted
     from orca_ray.data.user import UserData
+
+logger = logging.getLogger(__name__)
 
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
@@ -50,7 +54,17 @@ BASELINES = {
 
 
 def methods_for(task: Task) -> tuple[str, ...]:
-    """Return the methods that `AdaptationSweep` compares by default."""
+    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` here."""
+    return tuple(name for name in _usual_methods(task) if not get_method(name).problem(task))
+
+
+def left_out(task: Task) -> list[str]:
+    """Return a line with the reason, and what to install if that helps, for each method that `methods_for` omits."""
+    problems = {name: get_method(name).problem(task) for name in _usual_methods(task)}
+    return [f"{name} is not compared: {problem}" for name, problem in problems.items() if problem]
+
+
+def _usual_methods(task: Task) -> tuple[str, ...]:
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.modality, "cnn")
     return ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
 
@@ -81,6 +95,10 @@ class AdaptationSweep:
         spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
         budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
+
+    def left_out(self) -> list[str]:
+        """Return a line for each usual method that is not compared because it cannot adapt to the task here."""
+        return [] if self.methods else left_out(self.task)
 
     def run(self) -> Summary:
         """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
@@ -188,6 +206,8 @@ def adapt(
         task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
         listener=listener,
     )  # fmt: skip
+    for line in sweep.left_out():
+        logger.warning("%s", line)
     sweep.run()
     with scratch_directory() as scratch:
         sweep.save(scratch / "model")

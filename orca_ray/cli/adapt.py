@@ -137,6 +137,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json
+    warnings = [*inferred.warnings, *sweep.left_out()]
     if not silent:
         _print_cost(sweep)
     if options.dry_run:
@@ -149,13 +150,13 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     page = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
     write_text(page, str(render(board, "html")))
     if options.json:
-        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": list(inferred.warnings)})
+        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": warnings})
     elif not options.quiet:
         say(str(render(board, "table")))
         say(f"page: {page}")
         say(f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test)")
         say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
-    for warning in inferred.warnings:
+    for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
         reason = (record.error or "no message").splitlines()[-1]
@@ -173,4 +174,5 @@ def _print_cost(sweep: "AdaptationSweep") -> None:
     known = "unknown" if None in hours else f"about {duration(3600 * sum(filter(None, hours)))}"
     methods = ", ".join(row.method for row in planned.rows)
     say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
-    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n")
+    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)")
+    say("\n".join([*sweep.left_out(), ""]))

@@ -1,0 +1,79 @@
+"""The methods that an adaptation compares by default, and those that it leaves out."""
+
+import importlib.util
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import orca_ray
+from orca_ray import adapting
+from orca_ray.adapting import AdaptationSweep, left_out, methods_for
+from orca_ray.cli.app import run
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.tasks.task import Task
+from orca_ray.testing.trials import CLASSES, make_task
+
+TABLE = replace(make_task(CLASSES, (1, 4)), modality="tabular")
+SERIES = replace(make_task(CLASSES), modality="time series")
+INSTALL = "gradient_boosting is not compared: it needs the package lightgbm: pip install 'orca-ray[trees]'"
+
+
+@pytest.fixture
+def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lightgbm" else find_spec(name))
+
+
+@pytest.mark.parametrize(
+    ("task", "baseline"),
+    [
+        (TABLE, "gradient_boosting"),
+        (SERIES, "minirocket"),
+        (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "fno"),
+        (replace(make_task(CLASSES, (3, 8, 8)), modality="image"), "cnn"),
+    ],
+)
+def test_the_usual_baseline_is_compared(task: Task, baseline: str) -> None:
+    assert methods_for(task) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
+    assert left_out(task) == []
+
+
+@pytest.mark.usefixtures("without_lightgbm")
+def test_a_baseline_whose_package_is_missing_is_left_out() -> None:
+    assert methods_for(TABLE) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch")
+    assert AdaptationSweep(task=TABLE).left_out() == left_out(TABLE) == [INSTALL]
+    assert AdaptationSweep(task=TABLE, methods=["nft"]).left_out() == []
+
+
+def test_a_baseline_that_cannot_adapt_to_the_task_is_left_out() -> None:
+    short = replace(SERIES, input_shape=(2, 5))
+    assert "minirocket" not in methods_for(short)
+    assert left_out(short) == [
+        "minirocket is not compared: its kernels have 9 positions, and the series of this task have 5"
+    ]
+
+
+@pytest.mark.usefixtures("without_lightgbm")
+def test_what_is_left_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    y = np.arange(60) % 2
+    table = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "kind": y})
+    table.to_csv("t.csv", index=False)
+    assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 0
+    printed = capfd.readouterr().out.splitlines()
+    assert printed.count(INSTALL) == 1
+    assert not any("gradient_boosting:" in line for line in printed)
+    monkeypatch.setattr(adapting.AdaptationSweep, "run", lambda self: None)
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="no results"):
+        orca_ray.adapt((table[["a"]], y), results=str(tmp_path / "results"))
+    assert INSTALL in caplog.messages
