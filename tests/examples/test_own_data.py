@@ -22,14 +22,6 @@ SMALL = ["--methods", "linear_probe", "--executor", "inline", "--minutes", "1"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("own")
-    done = subprocess.run([sys.executable, ROOT / "examples" / "make_data.py", folder / "my-data"], check=False)
-    assert done.returncode == 0
-    return folder
-
-
 def test_the_page_has_a_command_for_each_data_set() -> None:
     assert [shlex.split(command)[1].removeprefix("my-data/") for command in COMMANDS] == list(KINDS)
 
