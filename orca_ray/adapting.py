@@ -5,6 +5,7 @@ the largest search, equal for all methods, that the rest of the time allows.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,6 +86,10 @@ class AdaptationSweep:
     executor: str = "ray"
     address: str | None = None
     """Ray cluster to join; None: that of RAY_ADDRESS, or a new one on this machine."""
+    staging: str | None = None
+    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
+    cluster that is joined, ``staged`` in the results store if that is a URI; else no folder, and nodes must share the
+    cache directory."""
     command: str = ""
     """The command, for the model's card."""
     listener: Listener | None = field(default=None, repr=False)
@@ -103,11 +108,22 @@ class AdaptationSweep:
     def run(self) -> Summary:
         """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
         deadline = time.monotonic() + 60 * self.minutes
+        if self.shared and not self.staging:
+            ResultsStore(self.results, create=True)  # before nodes write to the folder: a new store must be empty
         summary = self._round(self.spec(), deadline)
         if summary.interrupted:
             return summary
         more = self._affordable(summary.seconds, deadline - time.monotonic())
         return summary if more is None else self._round(self.spec(more, SEEDS), deadline)
+
+    @property
+    def shared(self) -> str | None:
+        """The folder through which nodes get the prepared data; None: there is none (see ``staging``)."""
+        joins = self.executor == "ray" and bool(self.address or os.environ.get("RAY_ADDRESS"))
+        if self.staging or not (joins and "://" in self.results):
+            return self.staging
+        place, mark, query = self.results.partition("?")
+        return f"{place.rstrip('/')}/staged{mark}{query}"
 
     def best(self) -> Record:
         """Return the record of the best trial whose model is in the store, chosen by validation scores.
@@ -139,7 +155,7 @@ class AdaptationSweep:
         with _stopped_at(deadline, self.results, spec.sweep_id):
             return run_sweep(
                 spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
-                keep_models=KeepModels.ALL, command=self.command,
+                keep_models=KeepModels.ALL, command=self.command, staging=self.shared,
             )  # fmt: skip
 
     def _confirmed(self) -> list[Record]:

@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from orca_ray.adapting import AdaptationSweep, left_out, methods_for
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.results.store import ResultsStore
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, make_task
 
@@ -73,7 +75,48 @@ def test_what_is_left_out_is_told(
     printed = capfd.readouterr().out.splitlines()
     assert printed.count(INSTALL) == 1
     assert not any("gradient_boosting:" in line for line in printed)
-    monkeypatch.setattr(adapting.AdaptationSweep, "run", lambda self: None)
+    monkeypatch.setattr(AdaptationSweep, "run", lambda self: None)
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="no results"):
         orca_ray.adapt((table[["a"]], y), results=str(tmp_path / "results"))
     assert INSTALL in caplog.messages
+
+
+S3 = "s3://bucket/results?region=eu"
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        ({"address": "auto", "results": S3}, "s3://bucket/results/staged?region=eu"),
+        ({"address": "auto", "results": "gs://bucket/results/"}, "gs://bucket/results/staged"),
+        ({"address": "auto", "results": S3, "staging": "s3://bucket/other"}, "s3://bucket/other"),
+        ({"address": "auto", "results": "results"}, None),
+        ({"address": "auto", "results": "results", "staging": "/shared"}, "/shared"),
+        ({"results": S3}, None),
+        ({"address": "auto", "results": S3, "executor": "inline"}, None),
+    ],
+)
+def test_nodes_of_a_cluster_get_the_data_through_the_store(
+    given: dict[str, str], shared: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert AdaptationSweep(task=TABLE, **given).shared == shared  # type: ignore[arg-type]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    joined = replace(AdaptationSweep(task=TABLE, **given), address=None)  # type: ignore[arg-type]
+    assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
+
+
+def test_nodes_write_to_a_store_that_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results, seen = f"file://{tmp_path}/results", list[object]()
+
+    def stopped(*_: object, **given: object) -> None:
+        (tmp_path / "results" / "staged").mkdir()
+        seen.append(given["staging"])
+        assert ResultsStore(results).records().empty
+        raise UserError("stopped")
+
+    monkeypatch.setattr(adapting, "run_sweep", stopped)
+    monkeypatch.setattr(AdaptationSweep, "spec", lambda self: SimpleNamespace(sweep_id="own/full"))
+    with pytest.raises(UserError, match="stopped"):
+        AdaptationSweep(task=TABLE, results=results, address="auto").run()
+    assert seen == [f"{results}/staged"]

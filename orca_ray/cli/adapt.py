@@ -58,6 +58,13 @@ class AdaptOptions:
         Executor.RAY
     )
     address: AddressOption = None
+    staging: Annotated[
+        str | None,
+        Option(
+            metavar="URI", envvar="ORCA_RAY_STAGING",
+            help="Folder through which nodes of a cluster get the data. Default: in --results, if that is a URI.",
+        ),
+    ] = None  # fmt: skip
     results: ResultsOption = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print what is inferred and the plan, and run nothing.")] = False
     quiet: QuietOption = False
@@ -114,7 +121,7 @@ def adapt(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, command=_command(),
+        address=options.address, staging=options.staging, command=_command(),
     )  # fmt: skip
     _run(sweep, options, inferred)
 
