@@ -108,8 +108,8 @@ class AdaptationSweep:
     def run(self) -> Summary:
         """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
         deadline = time.monotonic() + 60 * self.minutes
-        if self.shared and not self.staging:
-            ResultsStore(self.results, create=True)  # before nodes write to the folder: a new store must be empty
+        if self.shared:
+            ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
         summary = self._round(self.spec(), deadline)
         if summary.interrupted:
             return summary
