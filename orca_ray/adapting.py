@@ -4,6 +4,8 @@ Every method runs once with its best known configuration, so that there is a mod
 the largest search, equal for all methods, that the rest of the time allows.
 """
 
+import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.errors import UserError
+from orca_ray.methods.recipe import get_method
 from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
 from orca_ray.results.folder import open_folder
@@ -30,6 +33,8 @@ from orca_ray.tasks.task import Task
 if TYPE_CHECKING:
     from orca_ray.adapted import Adapted
     from orca_ray.data.user import UserData
+
+logger = logging.getLogger(__name__)
 
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
@@ -50,7 +55,17 @@ BASELINES = {
 
 
 def methods_for(task: Task) -> tuple[str, ...]:
-    """Return the methods that `AdaptationSweep` compares by default."""
+    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` here."""
+    return tuple(name for name in _usual_methods(task) if not get_method(name).problem(task))
+
+
+def left_out(task: Task) -> list[str]:
+    """Return a line with the reason, and what to install if that helps, for each method that `methods_for` omits."""
+    problems = {name: get_method(name).problem(task) for name in _usual_methods(task)}
+    return [f"{name} is not compared: {problem}" for name, problem in problems.items() if problem]
+
+
+def _usual_methods(task: Task) -> tuple[str, ...]:
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.modality, "cnn")
     return ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
 
@@ -71,6 +86,10 @@ class AdaptationSweep:
     executor: str = "ray"
     address: str | None = None
     """Ray cluster to join; None: that of RAY_ADDRESS, or a new one on this machine."""
+    staging: str | None = None
+    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
+    cluster that is joined, ``staged`` in the results store if that is a URI; else no folder, and nodes must share the
+    cache directory."""
     command: str = ""
     """The command, for the model's card."""
     listener: Listener | None = field(default=None, repr=False)
@@ -82,14 +101,29 @@ class AdaptationSweep:
         budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
 
+    def left_out(self) -> list[str]:
+        """Return a line for each usual method that is not compared because it cannot adapt to the task here."""
+        return [] if self.methods else left_out(self.task)
+
     def run(self) -> Summary:
         """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
         deadline = time.monotonic() + 60 * self.minutes
+        if self.shared:
+            ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
         summary = self._round(self.spec(), deadline)
         if summary.interrupted:
             return summary
         more = self._affordable(summary.seconds, deadline - time.monotonic())
         return summary if more is None else self._round(self.spec(more, SEEDS), deadline)
+
+    @property
+    def shared(self) -> str | None:
+        """The folder through which nodes get the prepared data; None: there is none (see ``staging``)."""
+        joins = self.executor == "ray" and bool(self.address or os.environ.get("RAY_ADDRESS"))
+        if self.staging or not (joins and "://" in self.results):
+            return self.staging
+        place, mark, query = self.results.partition("?")
+        return f"{place.rstrip('/')}/staged{mark}{query}"
 
     def best(self) -> Record:
         """Return the record of the best trial whose model is in the store, chosen by validation scores.
@@ -121,7 +155,7 @@ class AdaptationSweep:
         with _stopped_at(deadline, self.results, spec.sweep_id):
             return run_sweep(
                 spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
-                keep_models=KeepModels.ALL, command=self.command,
+                keep_models=KeepModels.ALL, command=self.command, staging=self.shared,
             )  # fmt: skip
 
     def _confirmed(self) -> list[Record]:
@@ -188,6 +222,8 @@ def adapt(
         task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
         listener=listener,
     )  # fmt: skip
+    for line in sweep.left_out():
+        logger.warning("%s", line)
     sweep.run()
     with scratch_directory() as scratch:
         sweep.save(scratch / "model")

@@ -1,4 +1,4 @@
-"""The exception for mistakes that a user can correct, and helpers that word its messages."""
+"""The exception and the warning for what a user can correct, and helpers that word their messages."""
 
 import difflib
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,10 @@ class UserError(ValueError):
 
     The command line prints the message and exits with code 2. A trial that raises it ends with status ``failed_user``.
     """
+
+
+class DataWarning(UserWarning):
+    """Something in a user's data that training can live with, such as equal samples in different splits."""
 
 
 class ClusterLostError(RuntimeError):

@@ -4,6 +4,7 @@ They need no sweep, no Ray and no store; `orca_ray.adapt` searches for the best 
 """
 
 import logging
+import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
@@ -17,7 +18,7 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, validat
 from orca_ray.adapted import Adapted, find_device
 from orca_ray.data.rows import Array
 from orca_ray.data.user import UserData, make_options
-from orca_ray.errors import UserError
+from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.tasks.inference import Inferred, infer
@@ -26,6 +27,10 @@ from orca_ray.tasks.own_targets import label_texts
 from orca_ray.training.errors import NotFiniteError
 
 logger = logging.getLogger(__name__)
+
+_warned: set[str] = set()
+"""Warnings that were given in this process. Python's own record of them is cleared whenever a library changes filters,
+as scikit-learn does in each fit of a cross-validation."""
 
 _AXES = {2: "NL", 3: "NCL", 4: "NCHW"}
 
@@ -63,7 +68,8 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> Self:
         """Adapt the body to samples X with targets y [N], and return this estimator.
 
-        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept.
+        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. What is unusual
+        in the data is a `orca_ray.errors.DataWarning`, which is given once in a process.
 
         Raises:
             UserError (a ValueError): too few samples, targets of one value, or an unknown or unfit parameter.
@@ -83,7 +89,9 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             "kind": self._kind, "seed": seed, "fractions": (self.validation_fraction, 0.15), "body": self.body or "",
             "name": type(self).__name__, "axes": "" if table else _AXES.get(1 + np.ndim(x[0]), ""),
         }  # fmt: skip
-        inferred = infer(data, make_options(type(self).__name__, given), test=False)
+        inferred = infer(data, make_options(type(self).__name__, given), test=False, warn=logger.debug)
+        for warning in inferred.warnings:
+            _warn_once(f"{type(self).__name__}: {warning}")
         self.adapted_ = self._train(inferred, data, options, seed)
         return self
 
@@ -163,6 +171,12 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = True
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _warn_once(text: str) -> None:
+    if text not in _warned:
+        warnings.warn(text, DataWarning, stacklevel=3)
+        _warned.add(text)
 
 
 def _as_table(x: Any, names: list[str]) -> Any:

@@ -1,5 +1,6 @@
 """Entry points of other packages: what they add, and what happens if one cannot be used."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -126,6 +127,24 @@ def test_no_task_is_added_to_a_benchmark_of_this_package(tmp_path: Path) -> None
         assert len(get_benchmark("pocket")) == 8
         with pytest.raises(UserError, match=r"Left out: .* 'pocket/tones', but the benchmark 'pocket' is orca-ray's"):
             get_task("pocket/tones")
+
+
+@pytest.mark.parametrize("name", ["own/tones", "own/tones-0123ab"])
+def test_no_task_takes_the_name_of_own_data(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    entries, modules = example("task", "tones", "tones", "TASK")
+    more = f"from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name={name!r})\n"
+    entries["orca_ray.tasks"]["mine"] = "more:X"
+    write_package(tmp_path, "example", entries, more=more, **modules)
+    refused = rf"the package example 1\.0 declares '{name}', but 'own' is the benchmark of users' own data"
+    with installed(tmp_path):
+        assert [task.name for task in get_benchmark("example")] == ["example/tones"]
+        assert name not in all_tasks()
+        with pytest.raises(UserError, match=rf"unknown task '{name}'.* Left out: .*{refused}"):
+            get_task(name)
+    assert re.search(refused, caplog.text)
 
 
 def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import orca_ray
-from orca_ray import CrossModalClassifier, CrossModalRegressor
-from orca_ray.errors import UserError
+from orca_ray import CrossModalClassifier, CrossModalRegressor, estimators
+from orca_ray.errors import DataWarning, UserError
 from orca_ray.testing.bodies import save_bert, save_vit
 
 RNG = np.random.default_rng(0)
@@ -157,6 +157,46 @@ def test_pipeline_cross_validation_and_grid(quick: dict[str, Any]) -> None:
     search = GridSearchCV(pipeline, grid, cv=2, error_score="raise").fit(TABLE, Y)
     assert search.best_params_["crossmodalclassifier__epochs"] in (1, 2)
     assert clone(search.best_estimator_[-1]).get_params()["body"] == quick["body"]
+
+
+def test_what_is_unusual_is_a_warning(
+    quick: dict[str, Any], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimators, "_warned", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DataWarning)
+        for _ in range(2):
+            with pytest.raises(DataWarning):
+                CrossModalClassifier(**quick).fit(TABLE, Y)
+    with pytest.warns(DataWarning, match="^CrossModalClassifier: 60 samples are few"):
+        CrossModalClassifier(**quick).fit(TABLE, Y)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+MANY_FITS = """
+import numpy as np
+from sklearn.model_selection import cross_val_score
+from orca_ray import CrossModalClassifier, CrossModalRegressor
+
+x, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3
+quick = {"body": BODY, "method": "nft", "epochs": 1, "device": "cpu"}
+for _ in range(2):
+    cross_val_score(CrossModalClassifier(**quick), x, y, cv=3, error_score="raise")
+CrossModalRegressor(**quick).fit(x[:60], y[:60])
+"""
+
+
+@pytest.mark.slow
+def test_a_warning_is_shown_once_in_a_process(quick: dict[str, Any], tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(orca_ray.__file__).parents[1])}
+    environment.pop("PYTHONWARNINGS", None)
+    code = MANY_FITS.replace("BODY", repr(quick["body"]))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr.count("DataWarning: CrossModalClassifier: 60 samples are few") == 1
+    assert done.stderr.count("DataWarning: CrossModalRegressor: 60 samples are few") == 1
+    assert done.stderr.count("samples are few") == 2
 
 
 def test_progress_is_logged(quick: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

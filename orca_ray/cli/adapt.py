@@ -57,6 +57,13 @@ class AdaptOptions:
         Executor.RAY
     )
     address: AddressOption = None
+    staging: Annotated[
+        str | None,
+        Option(
+            metavar="URI", envvar="ORCA_RAY_STAGING",
+            help="Folder through which nodes of a cluster get the data. Default: in --results, if that is a URI.",
+        ),
+    ] = None  # fmt: skip
     results: ResultsOption = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print what is inferred and the plan, and run nothing.")] = False
     quiet: QuietOption = False
@@ -113,7 +120,7 @@ def adapt(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, command=typed(),
+        address=options.address, staging=options.staging, command=typed(),
     )  # fmt: skip
     _run(sweep, options, inferred)
 
@@ -132,6 +139,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json
+    warnings = [*inferred.warnings, *sweep.left_out()]
     if not silent:
         _print_cost(sweep)
     if options.dry_run:
@@ -144,13 +152,13 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     page = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
     write_text(page, str(render(board, "html")))
     if options.json:
-        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": list(inferred.warnings)})
+        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": warnings})
     elif not options.quiet:
         say(str(render(board, "table")))
         say(f"page: {page}")
         say(f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test)")
         say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
-    for warning in inferred.warnings:
+    for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
         reason = (record.error or "no message").splitlines()[-1]
@@ -168,4 +176,5 @@ def _print_cost(sweep: "AdaptationSweep") -> None:
     known = "unknown" if None in hours else f"about {duration(3600 * sum(filter(None, hours)))}"
     methods = ", ".join(row.method for row in planned.rows)
     say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
-    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)\n")
+    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)")
+    say("\n".join([*sweep.left_out(), ""]))

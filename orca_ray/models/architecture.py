@@ -8,6 +8,12 @@ from typing import Any
 from orca_ray.models.names import parse_body_name
 
 TIMM = "timm:"
+_UNUSED = (
+    # Where the body was, and labels of its own classifier, would only tell where the model was trained.
+    "_name_or_path", "id2label", "label2id", "problem_type", "architectures",
+    # Outputs of a backbone, which nothing reads here. They name layers, also removed ones, and are then refused.
+    "stage_names", "out_features", "out_indices",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,5 @@ def describe_body(name: str) -> BodyArchitecture:
     config = read_config(base)
     shorten(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
-    # Where the body was, and labels of its own classifier, would only tell where the model was trained.
-    for unused in ("_name_or_path", "id2label", "label2id", "problem_type", "architectures"):
-        values.pop(unused, None)
+    values = {key: value for key, value in values.items() if key not in _UNUSED}
     return BodyArchitecture(name, values, getattr(config, "_attn_implementation", None))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -54,11 +54,17 @@ class Inferred:
     warnings: tuple[str, ...]
 
 
-def infer(data: UserData, options: Options | None = None, *, test: bool = True) -> Inferred:
+def infer(
+    data: UserData,
+    options: Options | None = None,
+    *,
+    test: bool = True,
+    warn: Callable[[str], None] = logger.warning,
+) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
-    ``options`` override those that the data were read with. Warnings are also logged. Without ``test``, no test split
-    is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
+    ``options`` override those that the data were read with. ``warn`` is called with each warning. Without ``test``, no
+    test split is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
     colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
@@ -88,7 +94,7 @@ def infer(data: UserData, options: Options | None = None, *, test: bool = True) 
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
     task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
     for warning in notes.warnings:
-        logger.warning("%s: %s", task.name, warning)
+        warn(f"{task.name}: {warning}")
     return Inferred(task, preprocessing, parts, tuple(notes.findings), tuple(notes.warnings))
 
 

@@ -68,7 +68,7 @@ def get_own_task(name: str) -> Task:
     path = own_directory(name) / DECLARATION if is_own(name) else None
     if path is None or not path.is_file():
         advice = "Own tasks are made by 'orca-sweep adapt DATA' and kept in the cache directory."
-        raise unknown_name("own task", name, own_names() or ["none yet"], advice)
+        raise unknown_name("task", name, own_names() or ["none yet"], advice)
     task = task_from_json(cache.read_json(path), str(path))
     if task.name != name:
         raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")

@@ -17,7 +17,8 @@ from orca_ray.tasks.task import Task
 def all_tasks() -> Mapping[str, Task]:
     """Return all tasks by full name, sorted by name, those of plug-ins last.
 
-    A plug-in cannot add tasks to a benchmark of this package, whose boards would then be others on each installation.
+    A plug-in cannot add tasks to a benchmark of this package, whose boards would then be others on each installation,
+    nor to ``own``, whose tasks are read from the cache directory.
     Raises ValueError if two tasks of this package have the same name.
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
@@ -26,6 +27,8 @@ def all_tasks() -> Mapping[str, Task]:
     benchmarks_here = {task.benchmark for task in own.values()}
 
     def objection(new: Task, found: Mapping[str, Task]) -> str:
+        if new.benchmark == BENCHMARK:
+            return f"declares {new.name!r}, but {BENCHMARK!r} is the benchmark of users' own data; name it otherwise"
         taken = new.benchmark in benchmarks_here
         return f"declares {new.name!r}, but the benchmark {new.benchmark!r} is orca-ray's" if taken else ""
 
@@ -42,7 +45,8 @@ def get_task(name: str) -> Task:
 
     Tasks of a user's own data, ``own/NAME-HASH``, are read from the cache directory.
     """
-    return get_own_task(name) if name.startswith(f"{BENCHMARK}/") else lookup("task", name, all_tasks())
+    found = all_tasks()  # first: an error then also says which plug-ins were refused
+    return get_own_task(name) if name.startswith(f"{BENCHMARK}/") else lookup("task", name, found)
 
 
 def all_benchmarks() -> list[str]:

@@ -10,11 +10,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from orca_ray.adapted import Adapted, load
 from orca_ray.cli.app import run
+from orca_ray.serving.replica import Description
+from orca_ray.serving.requests import encode, parse, request_type
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "own-data.md").read_text()
-COMMANDS = re.findall(r"`orca-sweep (adapt my-data/[^`]*)`", PAGE)
+WALKS = [
+    block.splitlines() for block in re.findall(r"^```\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M)
+]
+"""Lines of the code block of each kind of data."""
 KINDS = {"wine.csv": 178, "basic_motions.npz": 80, "digits": 600, "darcy.h5": 300, "tones": 120}
 """Data sets and their number of samples."""
 SMALL = ["--methods", "linear_probe", "--executor", "inline", "--minutes", "1"]
@@ -22,24 +28,28 @@ SMALL = ["--methods", "linear_probe", "--executor", "inline", "--minutes", "1"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("own")
-    done = subprocess.run([sys.executable, ROOT / "examples" / "make_data.py", folder / "my-data"], check=False)
-    assert done.returncode == 0
-    return folder
+def typed(walk: list[str], command: str) -> list[str]:
+    """Return the words after ``orca-sweep`` of the line of a walk-through that calls a command."""
+    (line,) = [line for line in walk if line.startswith(f"orca-sweep {command} ")]
+    return shlex.split(line, comments=True)[1:]
 
 
-def test_the_page_has_a_command_for_each_data_set() -> None:
-    assert [shlex.split(command)[1].removeprefix("my-data/") for command in COMMANDS] == list(KINDS)
+def test_the_page_has_a_walk_through_for_each_data_set() -> None:
+    assert [typed(walk, "adapt")[1].removeprefix("my-data/") for walk in WALKS] == list(KINDS)
+    for walk in WALKS:
+        assert len(walk) <= 10
+        model = typed(walk, "adapt")[typed(walk, "adapt").index("--out") + 1]
+        assert [typed(walk, command)[1] for command in ("predict", "export", "serve")] == [model] * 3
+        (request,) = [shlex.split(line)[-1] for line in walk if line.startswith("python -c ")]
+        assert shlex.split(walk[-1])[-1] == f"@{request}"
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=list(KINDS))
+@pytest.mark.parametrize("walk", WALKS, ids=list(KINDS))
 def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
-    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(data)
-    words = shlex.split(command)
+    words = typed(walk, "adapt")
     out = words[words.index("--out") + 1]
     given = words[: words.index("--minutes")]
     assert run([*given, *SMALL, "--json"]) == 0, capfd.readouterr().err
@@ -47,23 +57,37 @@ def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
     assert answer["model"] == out
     assert 0 <= answer["record"]["test_score"] < 1
     assert Path(answer["page"]).read_text().startswith("<!doctype html>")
-    source = words[1]
-    assert run(["predict", out, source, "-o", "predictions.parquet", "--quiet"]) == 0
-    table = pd.read_parquet("predictions.parquet")
-    assert len(table) == KINDS[Path(source).name]
+    predict = typed(walk, "predict")
+    source, predictions = predict[2], predict[-1]
+    assert run([*predict, "--quiet"]) == 0
+    assert len(pd.read_parquet(predictions)) == KINDS[Path(source).name]
+    assert run(typed(walk, "export")) == 0
+    assert "largest difference from the model" in capfd.readouterr().out
+    assert answered(walk, load(out, device="cpu")) > 0
     (data / out).rename(tmp_path / "moved")
     code = f"""
 import sys
 sys.modules["ray"] = sys.modules["optuna"] = None
 import numpy as np, pandas as pd, orca_ray
 found = np.asarray(orca_ray.load("moved").predict({str(data / source)!r}))
-stored = pd.read_parquet({str(data / "predictions.parquet")!r})["prediction"]
+stored = pd.read_parquet({str(data / predictions)!r})["prediction"]
 stored = np.stack([np.asarray(each.tolist() if hasattr(each, "tolist") else each) for each in stored])
 stored = stored.reshape(found.shape) if found.dtype.kind == "f" else stored
 assert np.allclose(found, stored, rtol=1e-4, atol=1e-5) if found.dtype.kind == "f" else (found == stored).all()
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def answered(walk: list[str], model: Adapted) -> int:
+    """Return the number of predictions for the request that a walk-through sends to the server."""
+    (line,) = [line for line in walk if line.startswith("python -c ")]
+    subprocess.run(line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
+    about = Description(model.task, model.preprocessing, model.label_names, model.decides)
+    body = Path(shlex.split(line)[-1]).read_bytes()
+    inputs, warnings = encode(about, parse(request_type(about, 10), body, about))
+    assert warnings == []
+    return len(model.decide(model.outputs_of(inputs)))
 
 
 def test_a_folder_of_something_else_is_refused_before_training(

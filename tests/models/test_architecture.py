@@ -70,8 +70,9 @@ def test_timm_bodies(name: str) -> None:
     same(describe_body(name), name, pretrained=False)
 
 
-def test_layers_that_were_removed_stay_removed(tiny: TinyDirectory) -> None:
-    name = f"{tiny('bert')}:layers=1"
+@pytest.mark.parametrize("kind", ["bert", "dinov2"])
+def test_layers_that_were_removed_stay_removed(kind: str, tiny: TinyDirectory) -> None:
+    name = f"{tiny(kind)}:layers=1"
     same(describe_body(name), name, pretrained=True)
 
 

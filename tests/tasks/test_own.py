@@ -145,9 +145,9 @@ def test_arrays_in_memory_are_those_of_the_registered_task() -> None:
 
 
 def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(UserError, match=r"unknown own task 'own/none-123456'.*Allowed: none yet.*adapt DATA"):
+    with pytest.raises(UserError, match=r"unknown task 'own/none-123456'.*Allowed: none yet.*adapt DATA"):
         get_task("own/none-123456")
-    with pytest.raises(UserError, match=r"unknown own task 'own/../x'"):
+    with pytest.raises(UserError, match=r"unknown task 'own/../x'"):
         get_task("own/../x")
     task = Task.from_arrays(X, Y, name="waves")
     with pytest.raises(UserError, match=f"Did you mean '{task.name}'"):

@@ -1,0 +1,25 @@
+"""Recordings in a folder for each class: ``python examples/audio.py my-data``.
+
+It needs ``my-data/tones``, which ``make_data.py`` writes.
+"""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+import orca_ray
+
+
+def main(folder: Path) -> None:
+    model = orca_ray.adapt(folder / "tones", seconds=1.0, methods=["linear_probe"], executor="inline", minutes=1)
+    print(f"{model}: {model.task.metric} {model.config.test_score:.3g} on test")
+
+    recordings = sorted((folder / "tones").glob("*/*.wav"))[::30]  # files of any sampling rate
+    probabilities = [model.predict_proba(recording)[0] for recording in recordings]
+    print(pd.DataFrame(probabilities, columns=model.label_names, index=[each.stem for each in recordings]).round(3))
+    model.save(folder / "tones-model")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "my-data"))

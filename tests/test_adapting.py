@@ -1,0 +1,145 @@
+"""The methods that an adaptation compares by default, and those that it leaves out."""
+
+import importlib.util
+import logging
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import orca_ray
+from orca_ray import adapting
+from orca_ray.adapting import AdaptationSweep, left_out, methods_for
+from orca_ray.cli.app import run
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.execution.staging import StagingError, StagingRequest, stage
+from orca_ray.tasks.registry import get_task
+from orca_ray.tasks.task import Task
+from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import make_home
+from orca_ray.testing.trials import CLASSES, make_task
+
+TABLE = replace(make_task(CLASSES, (1, 4)), modality="tabular")
+SERIES = replace(make_task(CLASSES), modality="time series")
+INSTALL = "gradient_boosting is not compared: it needs the package lightgbm: pip install 'orca-ray[trees]'"
+
+
+@pytest.fixture
+def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.delitem(sys.modules, "lightgbm", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "lightgbm" else find_spec(name))
+
+
+@pytest.mark.parametrize(
+    ("task", "baseline"),
+    [
+        (TABLE, "gradient_boosting"),
+        (SERIES, "minirocket"),
+        (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "fno"),
+        (replace(make_task(CLASSES, (3, 8, 8)), modality="image"), "cnn"),
+    ],
+)
+def test_the_usual_baseline_is_compared(task: Task, baseline: str) -> None:
+    assert methods_for(task) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
+    assert left_out(task) == []
+
+
+@pytest.mark.usefixtures("without_lightgbm")
+def test_a_baseline_whose_package_is_missing_is_left_out() -> None:
+    assert methods_for(TABLE) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch")
+    assert AdaptationSweep(task=TABLE).left_out() == left_out(TABLE) == [INSTALL]
+    assert AdaptationSweep(task=TABLE, methods=["nft"]).left_out() == []
+
+
+def test_a_baseline_that_cannot_adapt_to_the_task_is_left_out() -> None:
+    short = replace(SERIES, input_shape=(2, 5))
+    assert "minirocket" not in methods_for(short)
+    assert left_out(short) == [
+        "minirocket is not compared: its kernels have 9 positions, and the series of this task have 5"
+    ]
+
+
+@pytest.mark.usefixtures("without_lightgbm")
+def test_what_is_left_out_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    y = np.arange(60) % 2
+    table = pd.DataFrame({"a": np.random.default_rng(0).normal(size=60), "kind": y})
+    table.to_csv("t.csv", index=False)
+    assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 0
+    printed = capfd.readouterr().out.splitlines()
+    assert printed.count(INSTALL) == 1
+    assert not any("gradient_boosting:" in line for line in printed)
+    monkeypatch.setattr(AdaptationSweep, "run", lambda self: None)
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="no results"):
+        orca_ray.adapt((table[["a"]], y), results=str(tmp_path / "results"))
+    assert INSTALL in caplog.messages
+
+
+S3 = "s3://bucket/results?region=eu"
+
+
+@pytest.mark.parametrize(
+    ("given", "shared"),
+    [
+        ({"address": "auto", "results": S3}, "s3://bucket/results/staged?region=eu"),
+        ({"address": "auto", "results": "gs://bucket/results/"}, "gs://bucket/results/staged"),
+        ({"address": "auto", "results": S3, "staging": "s3://bucket/other"}, "s3://bucket/other"),
+        ({"address": "auto", "results": "results"}, None),
+        ({"address": "auto", "results": "results", "staging": "/shared"}, "/shared"),
+        ({"results": S3}, None),
+        ({"address": "auto", "results": S3, "executor": "inline"}, None),
+    ],
+)
+def test_nodes_of_a_cluster_get_the_data_through_the_store(
+    given: dict[str, str], shared: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert AdaptationSweep(task=TABLE, **given).shared == shared  # type: ignore[arg-type]
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    joined = replace(AdaptationSweep(task=TABLE, **given), address=None)  # type: ignore[arg-type]
+    assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
+
+
+def test_nodes_write_to_a_store_that_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results, seen = f"file://{tmp_path}/results", list[object]()
+
+    def stopped(*_: object, **given: object) -> None:
+        (tmp_path / "results" / "staged").mkdir()
+        seen.append(given["staging"])
+        assert ResultsStore(results).records().empty
+        raise UserError("stopped")
+
+    monkeypatch.setattr(adapting, "run_sweep", stopped)
+    monkeypatch.setattr(AdaptationSweep, "spec", lambda self: SimpleNamespace(sweep_id="own/full"))
+    with pytest.raises(UserError, match="stopped"):
+        AdaptationSweep(task=TABLE, results=results, address="auto").run()
+    assert seen == [f"{results}/staged"]
+
+
+@pytest.mark.slow
+def test_a_node_without_the_data_gets_them_through_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    results, y = f"file://{tmp_path}/results", np.arange(60) % 2
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path / "home")))
+    task = Task.from_arrays(np.random.default_rng(0).normal(size=(60, 4)) + y[:, None], y)
+    sweep = AdaptationSweep(
+        task=task, methods=["linear_probe"], body=save_bert(tmp_path / "bert"), minutes=0.5, results=results,
+        staging=f"{results}/staged", executor="inline",
+    )  # fmt: skip
+    sweep.run()
+    record = sweep.save(tmp_path / "model")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path / "other")))
+    request = StagingRequest(task=task.name, protocol=record.protocol, fingerprint=record.data_fingerprint)
+    with pytest.raises(StagingError, match="--staging"):
+        stage(request, None)
+    assert stage(request, sweep.shared) == record.data_fingerprint
+    assert get_task(task.name) == task
