@@ -198,9 +198,10 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         self._bridge.tick()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Drop what Tune keeps of each trial to the end of the run: half of 34 KB, for nothing that is used."""
-        trial.last_result.pop("report", None)  # it is stored by now
-        for kept in (trial.run_metadata.metric_analysis, trial.run_metadata.metric_n_steps, trial.config):
+        """Drop what Tune keeps of each trial to the end of the run, for nothing that is used."""
+        metadata = trial.run_metadata
+        metadata.last_result = {"done": True}  # its report is stored by now
+        for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
             kept.clear()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
