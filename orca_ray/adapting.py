@@ -1,7 +1,7 @@
 """Adapt a body to one task within a given time; ``orca_ray.adapt`` and ``orca-sweep adapt`` do.
 
-Every method runs once with its best known configuration, so that there is a model early. Then the sweep is extended by
-the largest search, equal for all methods, that the rest of the time allows.
+Every method runs once with its best known configuration, the cheapest one first, so that there is a model early. Then
+the sweep is extended by the largest search, equal for all methods, that the rest of the time allows.
 """
 
 import logging
@@ -110,7 +110,7 @@ class AdaptationSweep:
         deadline = time.monotonic() + 60 * self.minutes
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
-        summary = self._round(self.spec(), deadline)
+        summary = self._round(self.spec(), deadline, shortest_first=True)
         if summary.interrupted:
             return summary
         more = self._affordable(summary.seconds, deadline - time.monotonic())
@@ -151,11 +151,12 @@ class AdaptationSweep:
                 models.remove(record.trial_key)
         return best
 
-    def _round(self, spec: SweepSpec, deadline: float) -> Summary:
+    def _round(self, spec: SweepSpec, deadline: float, *, shortest_first: bool = False) -> Summary:
         with _stopped_at(deadline, self.results, spec.sweep_id):
             return run_sweep(
                 spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
                 keep_models=KeepModels.ALL, command=self.command, staging=self.shared,
+                shortest_first=shortest_first,
             )  # fmt: skip
 
     def _confirmed(self) -> list[Record]:

@@ -38,6 +38,7 @@ class Conductor:
         *,
         executor: str,
         trial_seconds: Mapping[tuple[str, str], float] | None = None,
+        shortest_first: bool = False,
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
@@ -51,6 +52,7 @@ class Conductor:
             executor: name of the executor, for the records.
             trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
                 matter. A pair without a value gets 1.
+            shortest_first: whether searches with short trials start before those with long ones, not after them.
             retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
                 always run again.
             listener: called with every event.
@@ -63,7 +65,7 @@ class Conductor:
         """The searches of the sweep."""
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager = stager
-        self._durations = Durations(trial_seconds or {})
+        self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
         self._running: dict[str, Running] = {}
         self._waiting: dict[str, Running] = {}
         self.failures = FailureLedger()

@@ -60,6 +60,7 @@ def run_sweep(
     staging: str | None = None,
     keep_models: KeepModels = KeepModels.NONE,
     command: str = "",
+    shortest_first: bool = False,
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -77,6 +78,7 @@ def run_sweep(
         staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
         keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
+        shortest_first: whether searches with short trials start first, for a sweep that may be stopped early.
 
     Raises:
         UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
@@ -105,8 +107,8 @@ def run_sweep(
         def conduct(store: ResultsStore) -> Conductor:
             lease = stack.enter_context(Lease(store, spec.sweep_id))
             conductor = Conductor(
-                searches, store, executor=executor, trial_seconds=seconds, retry_failed=retry_failed,
-                listener=watch, lease=lease,
+                searches, store, executor=executor, trial_seconds=seconds, shortest_first=shortest_first,
+                retry_failed=retry_failed, listener=watch, lease=lease,
             )  # fmt: skip
             return stack.enter_context(contextlib.closing(conductor))
 
