@@ -5,11 +5,8 @@ the sweep is extended by the largest search, equal for all methods, that the res
 """
 
 import logging
-import os
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import get_method
 from orca_ray.protocol import KeepModels
-from orca_ray.results import requests
-from orca_ray.results.folder import open_folder
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Listener, Summary
+from orca_ray.sweep.execution.executors import joined_address
 from orca_ray.sweep.execution.models import best_of
 from orca_ray.sweep.execution.scratch import scratch_directory
 from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
@@ -119,7 +115,7 @@ class AdaptationSweep:
     @property
     def shared(self) -> str | None:
         """The folder through which nodes get the prepared data; None: there is none (see ``staging``)."""
-        joins = self.executor == "ray" and bool(self.address or os.environ.get("RAY_ADDRESS"))
+        joins = self.executor == "ray" and joined_address(self.address) is not None
         if self.staging or not (joins and "://" in self.results):
             return self.staging
         place, mark, query = self.results.partition("?")
@@ -152,12 +148,11 @@ class AdaptationSweep:
         return best
 
     def _round(self, spec: SweepSpec, deadline: float, *, shortest_first: bool = False) -> Summary:
-        with _stopped_at(deadline, self.results, spec.sweep_id):
-            return run_sweep(
-                spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
-                keep_models=KeepModels.ALL, command=self.command, staging=self.shared,
-                shortest_first=shortest_first,
-            )  # fmt: skip
+        return run_sweep(
+            spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
+            keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=shortest_first,
+            deadline=deadline,
+        )  # fmt: skip
 
     def _confirmed(self) -> list[Record]:
         records = ResultsStore(self.results).load(self.spec().sweep_id).values()
@@ -176,24 +171,6 @@ class AdaptationSweep:
         parallel = max(1.0, total / elapsed) if elapsed else 1.0
         fits = [n for n in SEARCHES if (n + len(SEEDS) - 1) * total / parallel <= MARGIN * left]
         return fits[0] if seconds and fits else None
-
-
-@contextmanager
-def _stopped_at(deadline: float, results: str, sweep: str) -> Iterator[None]:
-    """In the block, ask the driver of the sweep to stop when the time is over."""
-
-    folder = open_folder(results)  # now, because Ray changes the working directory
-
-    def stop() -> None:
-        requests.write(folder, sweep, requests.Request(requests.STOP))
-
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), stop)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def adapt(

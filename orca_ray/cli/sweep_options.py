@@ -1,6 +1,5 @@
 """Options of the commands that start, extend or plan a sweep."""
 
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +91,9 @@ class SweepOptions:
     @property
     def joins_cluster(self) -> bool:
         """Whether trials run on an existing Ray cluster, instead of one started on this machine."""
-        return self.executor is Executor.RAY and bool(self.address or os.environ.get("RAY_ADDRESS"))
+        from orca_ray.sweep.execution.executors import joined_address
+
+        return self.executor is Executor.RAY and joined_address(self.address) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -129,11 +129,13 @@ class Folder:
         attempts = 1 if time.monotonic() - self._failed_at < _FAILED_SECONDS else faults.ATTEMPTS
         with explained(verb, where, self._secrets):
             try:
-                return faults.retried(action, where, attempts)
+                result = faults.retried(action, where, attempts)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
                     self._failed_at = time.monotonic()
                 raise
+        self._failed_at = -math.inf
+        return result
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

@@ -115,16 +115,17 @@ def sweep_status(store: ResultsStore, sweep: str, tell: Callable[[str], None] = 
     alive = driver_lives(store.folder, state, tell)
     running = list(state.running) if alive else []
     rows = _rows(store, state, running)
-    planned = sum(row.planned or 0 for row in rows) if state.rows else None
-    done = sum(row.done for row in rows)
+    planned = [row for row in rows if row.planned is not None]  # the others are of earlier commands
+    total = sum(row.planned or 0 for row in planned) if planned else None
+    done = sum(min(row.done, row.planned or 0) for row in planned) if planned else sum(row.done for row in rows)
     return SweepStatus(
         sweep=sweep,
-        state=_state(state, alive, finished=planned is not None and done >= planned),
+        state=_state(state, alive, finished=total is not None and done >= total),
         holder=state.holder,
         rows=rows,
         running=running,
         nodes=dict(Counter(trial.node for trial in running if trial.node)),
-        planned=planned,
+        planned=total,
         done=done,
         num_running=state.num_running if alive else 0,
         failures=dict(sum((row.failures for row in rows), Counter())),

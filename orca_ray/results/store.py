@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import tables
+from orca_ray.results import live, tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
@@ -173,6 +173,8 @@ class ResultsStore:
         for table in _TABLES:
             self._folder.sweep_temporary(table.directory, _STALE_SECONDS)
             removed += self._merge(table, dict(self._files(table)))
+        for directory in ("", live.DIRECTORY):
+            self._folder.sweep_temporary(directory, _STALE_SECONDS)
         return removed
 
     def compact_recent(self) -> int:

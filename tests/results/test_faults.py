@@ -98,6 +98,16 @@ def test_a_store_goes_on_after_a_connection_was_reset(tmp_path: Path, monkeypatc
     assert not failures
 
 
+def test_after_a_success_a_store_is_patient_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ResultsStore(tmp_path / "results", create=True).folder
+    flaky = Flaky(faults.ATTEMPTS, PASSING[0])
+    with pytest.raises(UserError):
+        folder._try("write", "one", flaky)
+    assert folder._try("write", "one", flaky) == 7
+    flaky = Flaky(faults.ATTEMPTS - 1, PASSING[0])
+    assert folder._try("write", "two", flaky) == 7
+
+
 SECRET = "pa55/w+rd"
 URIS = [
     f"s3://AKIA:{SECRET}@bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http",

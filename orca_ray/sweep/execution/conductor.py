@@ -218,6 +218,10 @@ class Conductor:
                 item.search = self.searches.of(item.trial.task, item.trial.method)
         return number
 
+    def in_progress(self, key: str) -> bool:
+        """Return whether a trial runs, or waits for its next attempt."""
+        return key in self._running or key in self._waiting
+
     def running_trials(self) -> list[RunningTrial]:
         """Return the running trials."""
         return [item.live() for item in self._running.values()]
@@ -226,7 +230,8 @@ class Conductor:
         """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
         if not self._durations.known:
             return None
-        return sum(map(self._durations.of_remaining, self.searches)) / max(1, len(self._running))
+        num_workers = sum(item.placed for item in self._running.values())
+        return sum(map(self._durations.of_remaining, self.searches)) / max(1, num_workers)
 
     def demand(self) -> Counter[Resources]:
         """Return how many trials could run at the same time if there were room for all, by their resources."""

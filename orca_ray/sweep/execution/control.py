@@ -1,5 +1,6 @@
 """Requests to a running sweep, and the live state that its driver publishes."""
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ _RATE_SECONDS = 600.0
 class Control:
     """Applies requests to a sweep and publishes its live state, in the driver's thread.
 
-    Without a lease it only keeps the three attributes, which nothing then changes.
+    Without a lease there are no requests, and no state is published.
     """
 
     def __init__(self, conductor: "Conductor", lease: Lease | None, emit: Listener) -> None:
@@ -31,13 +32,15 @@ class Control:
         """Whether no more trials may start."""
         self.cancelled: set[str] = set()
         """Keys of trials that must end at their next report."""
+        self.deadline = math.inf
+        """Time of `time.monotonic` at which the sweep must end as after Ctrl-C."""
         self.retries = list(lease.retried) if lease else []
         """Requests to run failed trials again that stay in the store, because some of these trials have not ended."""
         self._conductor, self._lease, self._emit = conductor, lease, emit
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
         self._apply: dict[str, Callable[[str], None]] = {
-            requests.STOP: self._stop,
+            requests.STOP: lambda _: self._stop("stopped by request"),
             requests.PAUSE: lambda _: self._pause(True),
             requests.RESUME: lambda _: self._pause(False),
             requests.CANCEL: self._cancel,
@@ -53,6 +56,8 @@ class Control:
         if now < self._next_tick:
             return False
         self._next_tick = now + _TICK_SECONDS
+        if now > self.deadline and not self.stopping:
+            self._stop("the time is over")
         if (seconds := self._conductor.seconds_left()) is not None:
             self._emit(TimeLeft(seconds))
         if self._lease is not None:
@@ -76,18 +81,20 @@ class Control:
     def _say(self, text: str) -> None:
         self._emit(Message(text))
 
-    def _stop(self, _: str) -> None:
+    def _stop(self, reason: str) -> None:
         self.stopping = True
-        self._say("stopped by request: running trials save a checkpoint; the same command continues")
+        self._say(f"{reason}: running trials save a checkpoint; the same command continues")
 
     def _pause(self, paused: bool) -> None:
         self.paused = paused
         self._say("paused by request: no trial starts" if paused else "resumed by request")
 
     def _cancel(self, trial: str) -> None:
-        if any(trial == each.key for each in self._conductor.running_trials()):
+        if self._conductor.in_progress(trial):
             self.cancelled.add(trial)
             self._say(f"trial {trial} will be cancelled after its epoch")
+        else:
+            self._say(f"trial {trial} does not run and cannot be cancelled")
 
     def _retry(self, trial: str) -> None:
         number = self._conductor.retry(trial)

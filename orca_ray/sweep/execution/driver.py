@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pkgutil import resolve_name
@@ -61,6 +62,7 @@ def run_sweep(
     keep_models: KeepModels = KeepModels.NONE,
     command: str = "",
     shortest_first: bool = False,
+    deadline: float = math.inf,
 ) -> Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
@@ -79,6 +81,7 @@ def run_sweep(
         keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
         shortest_first: whether searches with short trials start first, for a sweep that may be stopped early.
+        deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
 
     Raises:
         UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
@@ -110,6 +113,7 @@ def run_sweep(
                 searches, store, executor=executor, trial_seconds=seconds, shortest_first=shortest_first,
                 retry_failed=retry_failed, listener=watch, lease=lease,
             )  # fmt: skip
+            conductor.control.deadline = deadline
             return stack.enter_context(contextlib.closing(conductor))
 
         with contextlib.ExitStack() as stack:

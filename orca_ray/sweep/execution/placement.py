@@ -35,6 +35,10 @@ class Placement:
         """
         return True
 
+    def capacity(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` run at a time, if no others do."""
+        return 1
+
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of nodes on which a trial with the resources ``wanted`` must not start."""
         return []
@@ -49,7 +53,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """GPUs that trials of one (task, method) request if any node has one."""
+    """GPUs that trials of one (task, method) request from when a node has had one: they then wait for another."""
 
     gpus: float
     measured: bool = False
@@ -84,14 +88,20 @@ class ClusterPlacement(Placement):
         self._listed_at = -math.inf
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
+        self._has_gpus = False
 
     @property
     def nodes(self) -> list[NodeResources]:
         """Nodes that get trials: those that are alive and not in quarantine, or all if that leaves none."""
         if self._clock() - self._listed_at >= REFRESH_SECONDS:
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
+            self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
             self._names.update({node.id: node.name for node in self._nodes})
         return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
+
+    def capacity(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` fit on the nodes at a time."""
+        return sum(node.slots(wanted) for node in self.nodes)
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of the nodes in quarantine and, if others fit, of those on which the trial has failed.
@@ -110,7 +120,7 @@ class ClusterPlacement(Placement):
         """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
-        if request.gpus and any(node.gpus for node in nodes):
+        if request.gpus and self._has_gpus:
             measured = request.measured and not trial.deterministic and request.gpus <= 1
             gpus = self.packing.share(trial, request.gpus, measured=measured)
         wanted = replace(trial.resources, gpus=gpus)
@@ -124,7 +134,7 @@ class ClusterPlacement(Placement):
         self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
     ) -> bool:
         """Return whether the trials in flight leave room; trials of other sizes don't count, Ray places all it can."""
-        capacity = sum(node.slots(wanted) for node in self.nodes)
+        capacity = self.capacity(wanted)
         spare = 1 + capacity // 8 if self._spare is None else self._spare
         if in_flight.get(wanted, 0) >= capacity + spare:
             return False

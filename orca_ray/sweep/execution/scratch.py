@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import platform
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,10 @@ def remove_abandoned() -> None:
     import psutil
 
     for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
-        pid, created = path.name.removeprefix(_prefix()).split("-")[:2]
+        found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_prefix()))
+        if found is None:  # of a machine whose name begins with the name of this one
+            continue
+        pid, created = found.groups()
         with contextlib.suppress(psutil.NoSuchProcess):
             if abs(psutil.Process(int(pid)).create_time() - float(created)) < 1:
                 continue

@@ -25,6 +25,7 @@ from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message, TimeLeft
 from orca_ray.sweep.execution.executors.base import InlineExecutor
+from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
@@ -90,9 +91,30 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     record = conductor.finish(trial.key, reports[1].stopped_early())
     assert (record.status, record.error, record.epochs) == (Status.CANCELLED, "cancelled by request", 2)
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
+    assert Message("trial no such key does not run and cannot be cancelled") in events
     conductor.close()
     assert trial.key not in {each.key for each in play(conduct(store), most=5)}
     assert conduct(store).searches.finished_before == 6
+
+
+def test_a_trial_that_waits_for_its_next_attempt_can_be_cancelled(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    trial = started(conductor)
+    assert conductor.failed(trial.key, Failure(Cause.LOST, "gone", "")) is None
+    ask(store, conductor, "cancel", trial.key, lambda: trial.key in conductor.control.cancelled)
+
+
+def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -> None:
+    events: list[Event] = []
+    conductor = conduct(store, held, listener=events.append)
+    started(conductor)
+    conductor.control.deadline = time.monotonic() + 0.05
+    conductor.tick()
+    assert not conductor.control.stopping
+    time.sleep(0.06)
+    conductor.tick()
+    assert conductor.control.stopping
+    assert Message("the time is over: running trials save a checkpoint; the same command continues") in events
 
 
 def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:

@@ -61,6 +61,9 @@ def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
     cluster.nodes.append(GPU_NODE)
     cluster.now += 6
     assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
+    cluster.nodes.remove(GPU_NODE)
+    cluster.now += 6
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5, "it waits for the next one, not for days on a CPU"
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:

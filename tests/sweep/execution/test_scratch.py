@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,11 @@ def test_only_directories_of_dead_processes_are_deleted(tmp_path: Path, monkeypa
     left = Path(done.stdout.strip())
     assert left.parent == tmp_path
     assert left.is_dir()
-    (tmp_path / "orca-ray-other").mkdir()
+    others = [f"orca-ray-{platform.node()}-a-1-2.00-x", "orca-ray-other"]  # a machine whose name begins as ours does
+    for name in others:
+        (tmp_path / name).mkdir()
     with scratch_directory() as own:
         remove_abandoned()
         assert not left.exists()
         assert own.is_dir()
-    assert [path.name for path in tmp_path.iterdir()] == ["orca-ray-other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

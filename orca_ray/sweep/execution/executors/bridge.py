@@ -19,7 +19,7 @@ from orca_ray.sweep.execution.executors.heartbeats import Deadlines, delete_hear
 from orca_ray.sweep.execution.executors.loss import failure_of
 from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import Assignment, TrialReport
-from orca_ray.sweep.planning.searches import Resources
+from orca_ray.sweep.planning.searches import Resources, TrialSpec
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def __init__(self, conductor: Conductor, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
         self.conductor, self.deadlines = conductor, deadlines
-        self.keys: dict[str, str] = {}
-        """`TrialSpec.key` of each running trial, by Tune's trial id."""
+        self.trials: dict[str, TrialSpec] = {}
+        """Each trial that Tune has, by Tune's trial id, the oldest first."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
         """Ray's exception and its text for each trial whose worker disappeared, by Tune's trial id."""
         self.expired: dict[str, str] = {}
@@ -56,7 +56,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             trial = self.conductor.next_trial()
             if trial is None:
                 return Searcher.FINISHED if self.conductor.done or self.ending else None
-            self.keys[trial_id] = trial.key
+            self.trials[trial_id] = trial
             failures = self.conductor.failures.of(trial.key)
             avoid = self.conductor.placement.avoided(trial.resources, failures)
             return {"assignment": Assignment(trial=trial, halvings=failures.halvings).to_json(), "avoid": avoid}
@@ -76,7 +76,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Pass the report in ``result`` to the conductor; return True if the trial has ended or must stop."""
         report, node = TrialReport.from_json(result["report"]), result.get("node", "")
         with self._own_errors():
-            key = self.keys[trial_id]
+            key = self.trials[trial_id].key
             self.deadlines.reported(trial_id)
             stop = self.conductor.report(key, report.progress, log=report.log, node=report.worker.node)
             if stop or report.done:
@@ -93,7 +93,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
         scheduler stopped has already been handled.
         """
-        if trial_id not in self.keys or self.error is not None:
+        if trial_id not in self.trials or self.error is not None:
             return
         if error or not result or "report" not in result:
             if not self.conductor.control.stopping:  # trials that had not reported end so, too
@@ -104,7 +104,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def _lose(self, trial_id: str) -> None:
         """Report to the conductor why the worker of a trial is gone; it decides whether the trial runs again."""
-        key = self.keys[trial_id]
+        key = self.trials[trial_id].key
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))
         failure = failure_of(error, text, node)
@@ -115,7 +115,7 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.conductor.failed(key, failure)
 
     def _forget(self, trial_id: str) -> None:
-        del self.keys[trial_id]
+        del self.trials[trial_id]
         self.deadlines.ended(trial_id)
         delete_heartbeat(trial_id)
 
@@ -135,21 +135,32 @@ class ConductorSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class ConductorScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Gives free actors to the newest trials, and stops trials that the conductor stops."""
+    """Chooses the trial for a free actor, and stops trials that the conductor stops."""
 
     def __init__(self, bridge: ConductorSearcher) -> None:
         super().__init__()
         self._bridge = bridge
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the newest trial that waits, or None.
+        """Return the trial that gets the next free actor: the oldest one for which no actor is starting; else None.
 
-        Tune gives it a free actor. An older trial may have an actor that is starting; to give it the free one would end
-        that actor, so that with short trials a cluster would never have more than its first few.
+        Tune's own choice is the oldest of all. If an actor is starting for that one, Tune ends this actor, so that with
+        trials shorter than such a start a cluster would never have more than its first few actors. Tune does not say
+        which actors are starting: they are those of the oldest trials, as many as the cluster has room for.
         """
-        waiting = {each.trial_id: each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING}
-        newest = next((trial_id for trial_id in reversed(self._bridge.keys) if trial_id in waiting), None)
-        return waiting.get(newest)
+        states = {each.trial_id: each for each in tune_controller.get_live_trials()}
+        trials = [(states[name], trial) for name, trial in self._bridge.trials.items() if name in states]
+        waiting = [(state, trial) for state, trial in trials if state.status == Trial.PENDING]
+        for state, _ in waiting:
+            if state.temporary_state.ray_actor is not None:  # a free actor is being given to it
+                self._bridge.deadlines.watch(state.trial_id)
+        if not waiting:
+            return None
+        size = waiting[0][1].resources
+        alike = [state for state, trial in waiting if trial.resources == size]
+        num_running = sum(trial.resources == size for state, trial in trials if state.status == Trial.RUNNING)
+        num_starting = self._bridge.conductor.placement.capacity(size) - num_running - 1
+        return alike[min(max(num_starting, 0), len(alike) - 1)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Store Ray's exception, from which the cause of the failure follows."""
@@ -175,8 +186,8 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell the conductor that a trial has started."""
-        if trial.trial_id in self._bridge.keys:
-            self._bridge.conductor.started(self._bridge.keys[trial.trial_id])
+        if trial.trial_id in self._bridge.trials:
+            self._bridge.conductor.started(self._bridge.trials[trial.trial_id].key)
             self._bridge.deadlines.started(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
@@ -203,6 +214,8 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
         metadata.last_result = {"done": True}  # its report is stored by now
         for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
             kept.clear()
+
+    on_trial_error = on_trial_complete
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return False: single trials are stopped by the scheduler."""

@@ -106,6 +106,11 @@ class Deadlines:
         now = self._clock()
         self._watches[name] = _Watch(now, now)
 
+    def watch(self, name: str) -> None:
+        """Watch the trial ``name``, which is about to start, unless it is watched."""
+        if name not in self._watches:
+            self.started(name)
+
     def reported(self, name: str) -> None:
         """Note that the trial ``name`` has reported that its data are staged, or an epoch."""
         if (watch := self._watches.get(name)) is not None:

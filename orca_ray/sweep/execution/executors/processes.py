@@ -50,6 +50,8 @@ def reap_orphans() -> list[int]:
     """
     ended: list[int] = []
     for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
+        if not note.stem.removeprefix(f"{platform.node()}-").isdecimal():
+            continue  # of a machine whose name begins with the name of this one
         try:
             content = cache.read_json(note)
             if _living(*content["driver"]):

@@ -19,6 +19,7 @@ import psutil
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.execution.conductor import Conductor
+from orca_ray.sweep.execution.executors import joined_address
 from orca_ray.sweep.execution.executors.background import Background
 from orca_ray.sweep.execution.executors.base import Executor, RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import Deadlines
@@ -80,7 +81,7 @@ class RayExecutor(Executor):
         os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
         import ray
 
-        address = address or os.environ.get("RAY_ADDRESS") or "local"
+        address = joined_address(address) or "local"
         reap_orphans()
         remove_abandoned()
         try:
