@@ -5,6 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
 _READ_ATTEMPTS = 100
+_MAX_CONNECTIONS = 16
+"""Number of files that compaction reads or deletes at a time, because an object store answers each request slowly."""
 MAX_FILES = 12
 """Number of files of a table from which on `ResultsStore.compact_recent` merges the newest of them."""
 _RECENT_ROWS = 1000
@@ -206,7 +209,8 @@ class ResultsStore:
         if len(parts) < 2:
             return 0
         self._marker.claim()
-        merged = tables.ordered(tables.distinct(pa.concat_tables(map(_whole, parts.values()))), table)
+        with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
+            merged = tables.ordered(tables.distinct(pa.concat_tables(pool.map(_whole, parts.values()))), table)
         # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
         stamp = max(parts).partition("-")[0]
         for number, start in enumerate(range(0, len(merged), table.file_rows)):
@@ -215,8 +219,8 @@ class ResultsStore:
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         compaction = json.dumps({"id": uuid.uuid4().hex}, indent=1).encode() + b"\n"
         self._folder.write(_COMPACTION, pa.py_buffer(compaction))
-        for part in parts:
-            self._folder.delete(f"{table.directory}/{part}")
+        with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
+            list(pool.map(self._folder.delete, [f"{table.directory}/{part}" for part in parts]))
         logger.info("compacted %d files of %s/%s", len(parts), self._folder.name, table.directory)
         return len(parts)
 
