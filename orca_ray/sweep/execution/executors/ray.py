@@ -90,7 +90,7 @@ class RayExecutor(Executor):
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
                 f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, and is the "
-                "token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
+                "token the same (RAY_AUTH_MODE=token; RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and RAY_ADDRESS a cluster is "
                 "started on this machine."
             ) from error
         nodes, self.grows = self.nodes(), address != "local"
