@@ -89,9 +89,9 @@ class RayExecutor(Executor):
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
-                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, "
-                "RAY_AUTH_MODE 'token' here, and the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without --address and "
-                "RAY_ADDRESS a cluster is started on this machine."
+                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
+                "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
+                "--address and RAY_ADDRESS a cluster is started on this machine."
             ) from error
         nodes, self.grows = self.nodes(), address != "local"
         kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
