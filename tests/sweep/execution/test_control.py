@@ -149,13 +149,12 @@ def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsS
     conductor = conduct(store)
     failed = started(conductor)
     conductor.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    running = None
-    while running is None:
-        for trial in play(conductor, most=1):
-            assert trial.phase == "search"
-        search = next(each for each in conductor.searches if each.plan.method == failed.method)
-        if search.sampler.done:
-            running = next(trial for trial in iter(conductor.next_trial, None) if trial.phase == "confirm")
+    own = (failed.task, failed.method)
+    search = next(each for each in conductor.searches if (each.plan.task, each.plan.method) == own)
+    while not search.sampler.done:
+        play(conductor, most=1)
+    trials = iter(conductor.next_trial, None)
+    running = next(trial for trial in trials if (trial.task, trial.method) == own and trial.phase == "confirm")
     assert conductor.retry() == 1
     out = [trial.key for trial in iter(conductor.next_trial, None)]
     assert failed.key in out
