@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, say, show
-from orca_ray.cli.sweep_options import AddressOption, Executor
+from orca_ray.cli.sweep_options import AddressOption, Executor, StagingOption
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,13 +57,7 @@ class AdaptOptions:
         Executor.RAY
     )
     address: AddressOption = None
-    staging: Annotated[
-        str | None,
-        Option(
-            metavar="URI", envvar="ORCA_RAY_STAGING",
-            help="Folder through which nodes of a cluster get the data. Default: in --results, if that is a URI.",
-        ),
-    ] = None  # fmt: skip
+    staging: StagingOption = None
     results: ResultsOption = None
     dry_run: Annotated[bool, Option("--dry-run", help="Print what is inferred and the plan, and run nothing.")] = False
     quiet: QuietOption = False

@@ -47,6 +47,15 @@ AddressOption = Annotated[
 ]
 
 
+StagingOption = Annotated[
+    str | None,
+    Option(
+        metavar="URI", envvar="ORCA_RAY_STAGING",
+        help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
+    ),
+]  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
@@ -118,13 +127,7 @@ class RunOptions(SweepOptions):
     wait: Annotated[
         float, Option(min=0, help="Seconds to wait for nodes that are large enough, if --address is a cluster.")
     ] = 300.0
-    staging: Annotated[
-        str | None,
-        Option(
-            metavar="URI", envvar="ORCA_RAY_STAGING",
-            help="Folder through which nodes share prepared data and bodies, e.g. s3://bucket/staged.",
-        ),
-    ] = None  # fmt: skip
+    staging: StagingOption = None
     keep_models: Annotated[
         KeepModels,
         Option(

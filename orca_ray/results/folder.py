@@ -34,6 +34,8 @@ MAX_JSON_BYTES = 2**20
 _CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
+_ABSENT_SECONDS = 0.3
+"""How long a local file must be missing before it is created, since an exchange takes it away for a moment."""
 _FAILED_SECONDS = 60.0
 """For how long operations are tried only once, after one failed in all its attempts: a command can then end soon."""
 _EXCHANGE_SECONDS = 2.0
@@ -94,8 +96,9 @@ class Folder:
     def exchange(self, path: str, before: Any | None, after: Any) -> bool:
         """Write ``after`` to a file only if its content is ``before`` (None: there is no file); return whether it did.
 
-        Of several processes that replace the same content, one gets True. In a mounted file system this is exact. An
-        object store keeps what was written last: every writer waits, then reads what won.
+        Of several processes that replace the same content, one gets True. In a mounted file system this is exact, unless
+        a process stands still for `_ABSENT_SECONDS` while it puts a file back that it took away in vain. An object store
+        keeps what was written last: every writer waits, then reads what won.
         """
         return self._try("write", path, lambda: self._exchange(path, before, after))
 
@@ -276,6 +279,8 @@ class LocalFolder(Folder):
             if found != before.to_pybytes():
                 _write_new(target, found)
                 return False
+        elif not target.exists():
+            time.sleep(_ABSENT_SECONDS)
         return _write_new(target, after)
 
     def _delete(self, path: str) -> None:

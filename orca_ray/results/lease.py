@@ -33,8 +33,6 @@ RENEW_SECONDS = 3.0
 """How often the live state is rewritten, and requests are read."""
 EXPIRY_SECONDS = 30.0
 """How long a sequence number stays the same until its driver counts as dead."""
-_EXCHANGE_SECONDS = 0.3
-"""How long a file may be missing while drivers exchange it; see `LocalFolder`."""
 
 
 class Lease(AbstractContextManager["Lease"]):
@@ -125,9 +123,6 @@ class Lease(AbstractContextManager["Lease"]):
     def _dead(self) -> Any | None:
         """Return the content of the live state when it has no living holder; None if there is no such file."""
         content, state = self._read()
-        if content is None:  # there is none, or another driver is about to put back the one that it took away
-            time.sleep(min(_EXCHANGE_SECONDS, self._renew_seconds))
-            content, state = self._read()
         deadline = time.monotonic() + self._expiry_seconds
         while content is not None and (state is None or state.holder is not None):
             if state is not None and state.holder is not None and ended_here(state.holder):

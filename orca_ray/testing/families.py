@@ -40,7 +40,7 @@ class FamilySuite(Suite, ABC):
     def expected(self, model: Any, inputs: Tensor) -> Tensor:
         """Return the last hidden state [B, S, F] of the Hugging Face model for token ids [B, S] or images [B, C, H, W].
 
-        By default, a model that can interpolate its positions to other sizes of images is told to.
+        By default, positions are interpolated to the size of the images if the model can do that.
         """
         named = {}
         if inputs.ndim == 4 and "interpolate_pos_encoding" in inspect.signature(model.forward).parameters:

@@ -1,4 +1,4 @@
-"""What the results store knows of a sweep when it starts: records, learning curves and the journal of suggestions."""
+"""Records, learning curves and journal of suggestions that the results store has when a sweep starts."""
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
