@@ -96,9 +96,9 @@ class Folder:
     def exchange(self, path: str, before: Any | None, after: Any) -> bool:
         """Write ``after`` to a file only if its content is ``before`` (None: there is no file); return whether it did.
 
-        Of several processes that replace the same content, one gets True. In a mounted file system this is exact, unless
-        a process stands still for `_ABSENT_SECONDS` while it puts a file back that it took away in vain. An object store
-        keeps what was written last: every writer waits, then reads what won.
+        Of several processes that replace the same content, one gets True. In a mounted file system this is exact,
+        unless a process stands still for `_ABSENT_SECONDS` while it puts a file back that it took away in vain. An
+        object store keeps what was written last: every writer waits, then reads what won.
         """
         return self._try("write", path, lambda: self._exchange(path, before, after))
 
