@@ -30,13 +30,13 @@ class Remote(Folder):
     def __init__(self, path: Path) -> None:
         import pyarrow.fs as pafs
 
-        self.uri = self.name = self._root = str(path)
+        self.uri = self.name = self._root = self._place = str(path)
         self._secrets, self._files, self._directories = frozenset(), pafs.LocalFileSystem(), set()
 
 
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
-    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
+    monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if request.param == "remote":
         made._folder = Remote(tmp_path / "results")

@@ -1,11 +1,13 @@
 """The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
 
+import logging
 import socket
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
 
@@ -77,11 +79,19 @@ def test_two_stores_append_while_a_third_compacts(uri: str) -> None:
     assert len(stores[0].load("pocket/quick")) == 6
 
 
-def test_an_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.001)
-    store = ResultsStore(uri, create=True)
-    store.append([make_record("a")])
-    folder: Any = store._folder
+def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    folder = ResultsStore(uri, create=True).folder
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "werkzeug"):
+        folder.write("live/a.json", pa.py_buffer(b"{}"))
+    requests_of = [record.getMessage() for record in caplog.records if record.name == "werkzeug"]
+    assert len(requests_of) == 1, requests_of
+    assert bytes(folder.read("live/a.json")) == b"{}"
+
+
+def test_a_large_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder: Any = ResultsStore(uri, create=True).folder
+    content = pa.py_buffer(bytes(12 * 2**20))
 
     class Broken:
         """A file system whose move, the last step of a write, is never reached."""
@@ -90,20 +100,22 @@ def test_an_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.M
             return getattr(files, name)
 
         def move(self, source: str, target: str) -> None:
-            raise OSError("connection reset")
+            raise OSError("connection broken")
 
         def delete_file(self, path: str) -> None:
-            raise OSError("connection reset")
+            raise OSError("connection broken")
 
     files = folder._files
     monkeypatch.setattr(folder, "_files", Broken())
-    with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection reset"):
-        store.append([make_record("b")])
+    with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection broken"):
+        folder.write("records/large", content)
     monkeypatch.setattr(folder, "_files", files)
-    assert set(ResultsStore(uri).load("pocket/quick")) == {"a"}
-    assert any(info.base_name.startswith(".tmp-") for info in folder._infos("records"))
+    assert folder.names("records") == []
+    assert any(name.startswith(".tmp-") for name in folder.names("records", hidden=True))
     folder.sweep_temporary("records", -60)
-    assert not any(info.base_name.startswith(".tmp-") for info in folder._infos("records"))
+    assert folder.names("records", hidden=True) == []
+    folder.write("records/large", content)
+    assert folder.read("records/large") == content
 
 
 def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
@@ -117,7 +129,7 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
 
 
 def test_lease_requests_and_status(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
+    monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.1)
     store, sweep = ResultsStore(uri, create=True), "pocket/quick"
     store.append([make_record("a")])
     with Lease(store, sweep, renew_seconds=0.1) as held:

@@ -1,24 +1,18 @@
-"""File operations of the results store, in a local directory or on another file system or object store.
-
-Writes are atomic: a reader sees a complete file or none. Paths are relative to the folder, with ``/`` between parts.
-"""
+"""The folder of a results store on any file system of `pyarrow.fs`."""
 
 import contextlib
-import errno
 import math
-import os
 import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any, ClassVar, Literal, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
-from orca_ray.paths import open_regular, refuse_special, regular_size
 from orca_ray.results import faults
 from orca_ray.results.faults import explained
 from orca_ray.uris import public_uri, secrets_in
@@ -34,8 +28,6 @@ MAX_JSON_BYTES = 2**20
 _CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
-_ABSENT_SECONDS = 0.3
-"""How long a local file must be missing before it is created, since an exchange takes it away for a moment."""
 _FAILED_SECONDS = 60.0
 """For how long operations are tried only once, after one failed in all its attempts: a command can then end soon."""
 _EXCHANGE_SECONDS = 2.0
@@ -49,8 +41,8 @@ class Folder:
     processes may share an instance.
     """
 
-    _failed_at = -math.inf
-    """When an operation last failed in all its attempts."""
+    _failed_at: ClassVar[dict[str, float]] = {}
+    """When an operation last failed in all its attempts, by the server and bucket or the local path."""
 
     def __init__(self, uri: str) -> None:
         parts, self._secrets = urlsplit(uri), secrets_in(uri)
@@ -60,8 +52,8 @@ class Folder:
         """URI or absolute path, with which `open_folder` opens this folder again from any working directory."""
         self.name = public_uri(uri, options=False)
         """The URI without user name, password and query, for messages."""
-        files, root = self._try("open", "", lambda: pafs.FileSystem.from_uri(uri))
-        self._files = _that_retries_little(files)
+        self._place = parts._replace(path="").geturl()
+        self._files, root = self._try("open", "", lambda: pafs.FileSystem.from_uri(uri))
         self._root = root.rstrip("/")
         self._directories: set[str] = set()
 
@@ -129,15 +121,16 @@ class Folder:
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
         where = f"{self.name}/{path}" if path else self.name
-        attempts = 1 if time.monotonic() - self._failed_at < _FAILED_SECONDS else faults.ATTEMPTS
+        failed_at = self._failed_at.get(self._place, -math.inf)
+        attempts = 1 if time.monotonic() - failed_at < _FAILED_SECONDS else faults.ATTEMPTS
         with explained(verb, where, self._secrets):
             try:
                 result = faults.retried(action, where, attempts)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
-                    self._failed_at = time.monotonic()
+                    self._failed_at[self._place] = time.monotonic()
                 raise
-        self._failed_at = -math.inf
+        self._failed_at.pop(self._place, None)
         return result
 
     def _at(self, path: str) -> str:
@@ -158,7 +151,7 @@ class Folder:
 
     def _open(self, path: str) -> Any:
         stream = self._files.open_input_file(self._at(path))
-        _check_size(f"{self.name}/{path}", stream.size())
+        check_size(f"{self.name}/{path}", stream.size())
         return stream
 
     def _read(self, path: str) -> Any:
@@ -207,153 +200,10 @@ class Folder:
         self._files.delete_file(path)
 
 
-class LocalFolder(Folder):
-    """A folder in a mounted file system, local or shared; written files are synced to disk to survive a power cut."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = Path(os.path.abspath(path.expanduser()))
-        self.uri = self.name = self._root = str(self.path)
-        self._secrets = frozenset()
-        self._files = pafs.LocalFileSystem()
-
-    def _kind(self) -> Kind:
-        refuse_special(self.path, "the results store")
-        if self.path.is_dir():
-            return "directory"
-        if self.path.exists():
-            return "file"
-        if not next(above for above in self.path.parents if above.exists()).is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        return "missing"
-
-    def _create(self) -> None:
-        try:
-            _make_directory(self.path)
-        except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
-            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
-
-    def _open(self, path: str) -> Any:
-        regular_size(self.path / path)  # opening a pipe would block
-        return super()._open(path)
-
-    def _read(self, path: str) -> Any:
-        try:
-            with open_regular(self.path / path) as stream:
-                _check_size(f"{self.name}/{path}", os.fstat(stream.fileno()).st_size)
-                return pa.py_buffer(stream.read())
-        except OSError as error:
-            if error.errno == errno.ESTALE:  # NFS: another machine deleted it after we opened it
-                raise FileNotFoundError(path) from error
-            raise
-
-    def _write(self, path: str, content: Any) -> None:
-        target = self.path / path
-        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-        # A folder that was removed during a sweep is not created again, because its marker file would be missing.
-        if not self.path.is_dir():
-            raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
-        _make_directory(target.parent)
-        try:
-            with temporary.open("xb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
-        _sync_directory(target.parent)
-
-    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
-        target = self.path / path
-        _make_directory(target.parent)
-        if before is not None:
-            aside = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-            try:
-                os.rename(target, aside)  # only one process can take the file away
-            except FileNotFoundError:
-                return False
-            found = aside.read_bytes()
-            os.unlink(aside)
-            if found != before.to_pybytes():
-                _write_new(target, found)
-                return False
-        elif not target.exists():
-            time.sleep(_ABSENT_SECONDS)
-        return _write_new(target, after)
-
-    def _delete(self, path: str) -> None:
-        os.unlink(path)
-
-
-def open_folder(uri: str | Path) -> Folder:
-    """Return the folder at a path or URI. Raises `UserError` if `pyarrow.fs` has no file system for the URI."""
-    if isinstance(uri, Path) or "://" not in uri:
-        return LocalFolder(Path(uri))
-    parts = urlsplit(uri)
-    if parts.scheme != "file":
-        return Folder(uri)
-    if parts.netloc not in ("", "localhost"):
-        shown = public_uri(uri, options=False)
-        place = shown.removeprefix("file://")
-        where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
-        raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
-    return LocalFolder(Path(unquote(parts.path)))
-
-
-def _that_retries_little(files: Any) -> Any:
-    """Return the file system with one attempt per request: Arrow tries 31 times, 100 s if a server does not answer."""
-    if not isinstance(files, getattr(pafs, "S3FileSystem", ())):
-        return files
-    state: Any = files.__reduce__()
-    (options,) = state[1]
-    return pafs.S3FileSystem(**{**options, "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1)})
-
-
-def _check_size(name: str, num_bytes: int) -> None:
+def check_size(name: str, num_bytes: int) -> None:
+    """Raise UserError if a file is too large to be read; ``name`` is its name in the message."""
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
         most = f"the {limit / scale:g} {unit} that such a file of a results store may have"
         raise UserError(f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out of the directory.")
-
-
-def _make_directory(path: Path) -> None:
-    """Create a directory and its missing parents, and sync them to disk."""
-    if path.is_dir():
-        return
-    _make_directory(path.parent)
-    with contextlib.suppress(FileExistsError):
-        path.mkdir()
-        _sync_directory(path.parent)
-    if not path.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-
-def _write_new(path: Path, content: Any) -> bool:
-    """Write a file that does not exist yet, and return whether it did not; nobody sees a part of it."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
-    temporary.write_bytes(content)
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: readers may see a part
-        with path.open("xb") as stream:
-            stream.write(content)
-    finally:
-        os.unlink(temporary)
-    return True
-
-
-def _sync_directory(path: Path) -> None:
-    """Sync a directory to disk, so that new file names in it survive a power cut, if the file system supports it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
