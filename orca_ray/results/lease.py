@@ -68,7 +68,6 @@ class Lease(AbstractContextManager["Lease"]):
         self._sequence = 0
         self._renewed = time.monotonic()
         self._lost = ""
-        self._missing = False
         self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._retries: set[str] = set()  # paths of retries that were read, and not carried out
         self._carried_out: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -180,26 +179,23 @@ class Lease(AbstractContextManager["Lease"]):
             self._retries.discard(path)
 
     def _renew(self) -> None:
-        content = self._other_holder()
+        self._other_holder()
         if self._lost:
             return
-        if content is not None or self._missing:  # missing once: another driver's exchange may be under way
-            self._folder.write(self._path, self._next())
-            self._renewed = time.monotonic()
-        self._missing = content is None
+        self._folder.write(self._path, self._next())
+        self._renewed = time.monotonic()
 
-    def _other_holder(self) -> Any | None:
-        """Return the content of the live state; if another driver holds the lease now, store a message about it."""
-        content, state = self._read()
+    def _other_holder(self) -> None:
+        """If another driver holds the lease now, set the message about it."""
+        _, state = self._read()
         if state is None or (state.holder is not None and state.holder.id == self._holder.id):
-            return content
+            return
         other = "another driver" if state.holder is None else str(state.holder)
         self._lost = (
             f"this driver of {self._sweep} gave no sign of life for {self._expiry_seconds:g} s (was the machine "
             f"suspended, or the store unreachable?), and {other} has taken over: this one ends. Finished trials are "
             f"stored. Watch the other one with 'orca-sweep status {self._sweep}'."
         )
-        return content
 
     def _leave(self) -> None:
         self._other_holder()

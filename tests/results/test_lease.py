@@ -280,3 +280,13 @@ def test_one_of_many_exchanges_succeeds(tmp_path: Path) -> None:
         assert len(won) == 1
         assert folder.read(path).to_pybytes() == str(won[0]).encode()
         assert not folder.exchange(path, pa.py_buffer(b"before"), pa.py_buffer(b"late"))
+
+
+def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.results.folder.local._LOCK_SECONDS", 0.2)
+    folder = LocalFolder(tmp_path)
+    folder.write("live/a.json", pa.py_buffer(b"before"))
+    (tmp_path / "live/.tmp-lock-a.json").touch()
+    assert folder.exchange("live/a.json", pa.py_buffer(b"before"), pa.py_buffer(b"after"))
+    assert folder.read("live/a.json").to_pybytes() == b"after"
+    assert folder.names("live", hidden=True) == ["a.json"]

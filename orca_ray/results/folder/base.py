@@ -89,8 +89,8 @@ class Folder:
         """Write ``after`` to a file only if its content is ``before`` (None: there is no file); return whether it did.
 
         Of several processes that replace the same content, one gets True. In a mounted file system this is exact,
-        unless a process stands still for `_ABSENT_SECONDS` while it puts a file back that it took away in vain. An
-        object store keeps what was written last: every writer waits, then reads what won.
+        unless a process stands still for seconds in its exchange. An object store keeps what was written last: every
+        writer waits, then reads what won.
         """
         return self._try("write", path, lambda: self._exchange(path, before, after))
 
@@ -179,22 +179,23 @@ class Folder:
             raise
 
     def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
-        if self._content(path) != before:
+        if not self._holds(path, before):
             return False
         self._write(path, after)
         time.sleep(_EXCHANGE_SECONDS)
-        return bool(self._content(path) == after)
+        return self._holds(path, after)
 
     def _download(self, path: str, target: Path) -> None:
         with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
             while chunk := stream.read(_CHUNK_BYTES):
                 copy.write(chunk)
 
-    def _content(self, path: str) -> Any | None:
+    def _holds(self, path: str, content: Any | None) -> bool:
         try:
-            return self._read(path)
+            found = self._read(path)
         except FileNotFoundError:
-            return None
+            return content is None
+        return content is not None and bool(found == content)
 
     def _delete(self, path: str) -> None:
         self._files.delete_file(path)

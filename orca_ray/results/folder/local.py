@@ -5,6 +5,7 @@ import errno
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from orca_ray.errors import UserError
 from orca_ray.paths import open_regular, refuse_special, regular_size
 from orca_ray.results.folder.base import TEMPORARY, Folder, Kind, check_size
 
-_ABSENT_SECONDS = 0.3
-"""How long a file must be missing before it is created, since an exchange takes it away for a moment."""
+_LOCK_SECONDS = 5.0
+"""How long an exchange may take; after that its process counts as dead."""
 
 
 class LocalFolder(Folder):
@@ -78,22 +79,12 @@ class LocalFolder(Folder):
         _sync_directory(target.parent)
 
     def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
-        target = self.path / path
-        _make_directory(target.parent)
-        if before is not None:
-            aside = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
-            try:
-                os.rename(target, aside)  # only one process can take the file away
-            except FileNotFoundError:
+        _make_directory((self.path / path).parent)
+        with _locked(self.path / path):
+            if not self._holds(path, before):
                 return False
-            found = aside.read_bytes()
-            os.unlink(aside)
-            if found != before.to_pybytes():
-                _write_new(target, found)
-                return False
-        elif not target.exists():
-            time.sleep(_ABSENT_SECONDS)
-        return _write_new(target, after)
+            self._write(path, after)
+            return True
 
     def _delete(self, path: str) -> None:
         os.unlink(path)
@@ -111,20 +102,31 @@ def _make_directory(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
-def _write_new(path: Path, content: Any) -> bool:
-    """Write a file that does not exist yet, and return whether it did not; nobody sees a part of it."""
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{path.name}")
-    temporary.write_bytes(content)
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Context manager: hold the lock of a file, which is another file that only one process can create.
+
+    It works on network file systems. A lock that stays for `_LOCK_SECONDS` was left by a process that died.
+    """
+    lock = path.with_name(f"{TEMPORARY}lock-{path.name}")
+    deadline, first = time.monotonic() + _LOCK_SECONDS, None
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            time.sleep(0.01)
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(lock)
+            if first is None or (found.st_ino, found.st_mtime_ns) != first:
+                deadline, first = time.monotonic() + _LOCK_SECONDS, (found.st_ino, found.st_mtime_ns)
+            elif time.monotonic() > deadline:
+                os.unlink(lock)
     try:
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links: readers may see a part
-        with path.open("xb") as stream:
-            stream.write(content)
+        yield
     finally:
-        os.unlink(temporary)
-    return True
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
 
 
 def _sync_directory(path: Path) -> None:
