@@ -52,16 +52,17 @@ def may_pass(error: Exception) -> bool:
     return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
 
 
-def retried(action: Callable[[], _Result], where: str, attempts: int = ATTEMPTS) -> _Result:
-    """Return what ``action`` returns; try it up to ``attempts`` times while its errors `may_pass`.
+def retried(action: Callable[[], _Result], where: str, patient: Callable[[], bool] = lambda: True) -> _Result:
+    """Return what ``action`` returns; try it up to `ATTEMPTS` times while its errors `may_pass`.
 
-    Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time.
+    Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time. After
+    an error, ``patient`` says whether another attempt is worth its time.
     """
-    for attempt in range(1, attempts):
+    for attempt in range(1, ATTEMPTS):
         try:
             return action()
         except (OSError, pa.ArrowException) as error:
-            if not may_pass(error):
+            if not may_pass(error) or not patient():
                 raise
             pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             logger.info("%s: %s; attempt %d follows in %.1f s", where, type(error).__name__, attempt + 1, pause)

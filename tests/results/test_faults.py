@@ -108,6 +108,16 @@ def test_after_a_success_a_store_is_patient_again(tmp_path: Path, monkeypatch: p
     assert folder._try("write", "two", flaky) == 7
 
 
+def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:
+    first, second = (ResultsStore(tmp_path / "results", create=True).folder for _ in range(2))
+    with pytest.raises(UserError):
+        first._try("write", "one", Flaky(faults.ATTEMPTS, PASSING[0]))
+    flaky = Flaky(1, PASSING[0])
+    with pytest.raises(UserError):
+        second._try("write", "one", flaky)
+    assert flaky.calls == 1
+
+
 SECRET = "pa55/w+rd"
 URIS = [
     f"s3://AKIA:{SECRET}@bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http",

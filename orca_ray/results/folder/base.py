@@ -29,7 +29,7 @@ _CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 _FAILED_SECONDS = 60.0
-"""For how long operations are tried only once, after one failed in all its attempts: a command can then end soon."""
+"""For how long operations are not repeated, after one failed in all its attempts: a command can then end soon."""
 _EXCHANGE_SECONDS = 2.0
 """How long `Folder.exchange` waits for another writer on an object store, which may have read the same content."""
 
@@ -121,17 +121,18 @@ class Folder:
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
         where = f"{self.name}/{path}" if path else self.name
-        failed_at = self._failed_at.get(self._place, -math.inf)
-        attempts = 1 if time.monotonic() - failed_at < _FAILED_SECONDS else faults.ATTEMPTS
         with explained(verb, where, self._secrets):
             try:
-                result = faults.retried(action, where, attempts)
+                result = faults.retried(action, where, self._patient)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
                     self._failed_at[self._place] = time.monotonic()
                 raise
         self._failed_at.pop(self._place, None)
         return result
+
+    def _patient(self) -> bool:
+        return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
