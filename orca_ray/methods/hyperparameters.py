@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.methods.lora import LoraConfig
 from orca_ray.methods.recipe import Scalar, all_methods, get_method
 from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
 from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig, section_name
@@ -20,7 +21,7 @@ _SHARED: Mapping[str, type[Any]] = {
     "align": AlignConfig,
     "refine": RefineConfig,
 }
-_YOUNGER = {"decoder.context": DecoderConfig.context}
+_YOUNGER = {"decoder.context": DecoderConfig.context, "lora.weights": LoraConfig.weights}
 """Defaults of the options that are younger than the first records."""
 
 

@@ -7,6 +7,10 @@ A linear layer W [out, in] of the body becomes
 of which A and B are trained. B starts at 0, so the network starts as that of ``nft``. The library ``peft`` does this.
 Biases and norms of the body stay as pretrained. ``lora.targets`` names the layers by their role, as each library has
 names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.lora`).
+
+With ``lora.weights: nf4`` the frozen W of the adapted layers takes 4 bits a value instead of 32, so that bodies of some
+billion parameters fit one GPU (QLoRA: Dettmers et al., NeurIPS 2023, arXiv:2305.14314); x, A and B keep their
+precision. The library ``bitsandbytes`` does this, on the CPU too.
 """
 
 from collections.abc import Iterator
@@ -32,6 +36,9 @@ TARGETS = {
 }
 """Roles of the linear layers that each value of ``lora.targets`` adapts."""
 
+WEIGHTS = ("float32", "nf4")
+"""Values of ``lora.weights``."""
+
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
@@ -46,6 +53,9 @@ class LoraConfig(Config):
     """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
     ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
     queries, keys and values together, it is adapted as a whole."""
+    weights: Annotated[str, partial(one_of, WEIGHTS)] = "float32"
+    """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
+    for each 64 values."""
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":

@@ -4,6 +4,7 @@ Tensor suffixes: B batch, T input tokens, S output features, D token width, F fe
 A *layout* is the spatial arrangement of tokens: ``(T,)`` for a sequence, ``(gh, gw)`` for a grid in row-major order.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,12 @@ class EncoderBody(Body):
         named = {"inputs_embeds": tokens_BTD} if self.modality == "sequence" else {"pixel_values": tokens_BTD}
         features: Tensor = self.encoder(**named).last_hidden_state
         return features
+
+
+def num_values(parameter: nn.Parameter) -> int:
+    """Return the number of values of a parameter; one with 4-bit values stores two in a byte."""
+    quantised = getattr(parameter, "quant_state", None)
+    return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 _CACHED = {True: 2, False: 1}
 "Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"
+_MOST_CACHED_BYTES = 4 * 2**30
+"Bodies above this size are loaded again instead: a body of 7 billion parameters takes 28 GB, and its copy as much"
 _pristine: dict[bool, OrderedDict[tuple[str, int], "LoadedBody"]] = {True: OrderedDict(), False: OrderedDict()}
 _guard = threading.Lock()
 
@@ -53,6 +55,8 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
     with _guard:
         kept = _pristine[pretrained]
         loaded = kept.pop(key, None) or _load(name, pretrained, seed)
+        if sum(parameter.nbytes for parameter in loaded.body.parameters()) > _MOST_CACHED_BYTES:
+            return loaded
         kept[key] = loaded
         while len(kept) > _CACHED[pretrained]:
             kept.popitem(last=False)

@@ -1,6 +1,7 @@
 """LoRA: which layers are adapted, what their updates compute, and that only they, embedder and head train."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,17 @@ from torch import nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.lora import TARGETS, LoraConfig
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.lora import insert_adapters, linear_layers
-from orca_ray.models.body import seeded
+from orca_ray.methods.stages.snapshot import rebuild
+from orca_ray.models.body import num_values, seeded
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, scores, start
 from tests.models.conftest import TinyDirectory
 from tests.models.conftest import tiny as tiny  # a fixture
-from tests.models.tiny import DECODERS, IMAGE, TEXT
+from tests.models.tiny import DECODERS, IMAGE, TEXT, save_tiny
 
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
 FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}
@@ -160,3 +163,82 @@ def test_micro_batches_give_the_same_gradients(tiny: TinyDirectory) -> None:
         run(adaptation)
         found.append(adaptation.result().validation_score)
     assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+NF4 = {**QUICK, "refine.epochs": 2, "lora.weights": "nf4"}
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Callable[[str], Path]:
+    """Directory of a tiny body of width 64 by its type."""
+    pytest.importorskip("bitsandbytes")
+
+    def directory(kind: str) -> Path:
+        save_tiny(kind, tmp_path / kind, width=64)
+        return tmp_path / kind
+
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "dinov2"])
+@torch.no_grad()
+def test_four_bit_weights_are_close_to_those_of_the_body(kind: str, wide: Callable[[str], Path]) -> None:
+    name = str(wide(kind))
+    body, exact = load_body(name).body, load_body(name).body
+    layers: dict[str, Any] = linear_layers(exact, "all")
+    with seeded(0):
+        insert_adapters(body, LoraConfig(weights="nf4"))
+    found = adapted(body)
+    assert set(found) == set(layers)
+    for name, part in found.items():
+        assert part.base_layer.weight.dtype == torch.uint8
+        weight = layers[name].weight.T if kind == "gpt2" else layers[name].weight
+        bias = 0 if part.base_layer.bias is None else part.base_layer.bias
+        stored = (part(torch.eye(weight.shape[1])) - bias).T
+        gap = 0.304 / 2  # half the largest distance between neighbouring values of nf4, which are scaled to -1 … 1
+        assert 0 < (stored - weight).abs().max() <= (gap + 0.01) * weight.abs().max()
+    inserted = sum(value.numel() for name, value in body.named_parameters() if "lora_" in name)
+    assert sum(map(num_values, body.parameters())) == sum(map(num_values, exact.parameters())) + inserted
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_four_bit_weights_never_change_and_a_model_folder_gives_the_same_outputs(
+    kind: str, wide: Callable[[str], Path], tmp_path: Path
+) -> None:
+    body = str(wide(kind))
+    whole, first, second = (start(body, "lora", hyperparameters=NF4) for _ in range(3))
+    before = copy_of(whole.model)
+    run(whole)
+    moved = changed(before, copy_of(whole.model))
+    assert moved
+    assert not [name for name in moved if name.startswith("body.") and "lora_" not in name]
+    first.step()
+    first.save(tmp_path / "checkpoint")
+    assert second.restore(tmp_path / "checkpoint")
+    run(second)
+    assert scores(second.result()) == scores(whole.result())
+
+    taken = whole.snapshot()
+    assert all("lora_" in name for name in taken.weights if name.startswith("body."))
+    x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(rebuild(taken.config, taken.weights)(x), whole.model.eval()(x))
+
+
+def test_layers_that_would_be_stored_wrongly_are_refused(tiny: TinyDirectory) -> None:
+    pytest.importorskip("bitsandbytes")
+    with pytest.raises(
+        UserError, match=r"layer encoder\.layers\.0\.\S+ of the body has 24 inputs, and only multiples of 64"
+    ):
+        insert_adapters(loaded("llama", tiny), LoraConfig(weights="nf4"))
+
+
+def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch, bert: str) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    with pytest.raises(UserError, match=r"pip install 'orca-ray\[nf4\]'"):
+        start(bert, "lora", hyperparameters=NF4)
+
+
+def test_trials_with_float_weights_keep_their_keys(bert: str) -> None:
+    assert "lora.weights" not in resolve("lora", {}).relevant("lora")
+    assert resolve("lora", NF4).relevant("lora")["lora.weights"] == "nf4"

@@ -43,16 +43,16 @@ DECODERS: dict[str, dict[str, Any]] = {
     "qwen2": {"num_key_value_heads": 1},
     "qwen3": {"num_key_value_heads": 1, "head_dim": 12},
 }
-_SHARED = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 VOCABULARY = 300
 
 
-def save_tiny(kind: str, directory: Path) -> None:
-    """Write a tiny model with every parameter random (norms and biases, too)."""
+def save_tiny(kind: str, directory: Path, width: int = 24) -> None:
+    """Write a tiny model with every parameter random (norms and biases, too); some classes have their own width."""
     from transformers import AutoConfig, AutoModel
 
     values = {**TEXT, **IMAGE, **DECODERS}[kind]
-    shared = {} if kind in ("distilbert", "swin") else _SHARED
+    sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 3, "num_attention_heads": 2}
+    shared = {} if kind in ("distilbert", "swin") else sizes
     vocabulary = {} if kind in IMAGE else {"vocab_size": VOCABULARY}
     config = AutoConfig.for_model(kind, **shared, **vocabulary, **values)
     with torch.random.fork_rng(devices=[]):

@@ -23,6 +23,7 @@ from orca_ray.methods.stages.artefacts import ArtefactCollector
 from orca_ray.methods.stages.network import network_request
 from orca_ray.methods.stages.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import Stage, Trial
+from orca_ray.models.body import num_values
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation
@@ -114,7 +115,7 @@ class Adaptation:
         self.stage: StageName = self._stages[0].name
         """The stage that the next `step` runs."""
         self._outcome = Outcome(
-            num_parameters=sum(parameter.numel() for parameter in self.model.parameters()),
+            num_parameters=sum(map(num_values, self.model.parameters())),
             num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
         )
 

@@ -1,8 +1,10 @@
-"""Inserts the adapters of LoRA into a body, by the library ``peft``."""
+"""Inserts the adapters of LoRA into a body, by ``peft``, and quantises frozen weights, by ``bitsandbytes``."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,17 +22,24 @@ _ROLES: Mapping[str, Callable[[str], bool]] = {
 }
 """Whether a linear layer has a role, given its name inside a transformer layer, e.g. ``attention.self.query``."""
 
+_BLOCK = 64
+"""Number of values with a common scale. Blocks that cross rows are stored wrongly by bitsandbytes 0.50 on the CPU."""
+
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:
     """Replace linear layers of ``body`` by those of `peft`; torch's global generator draws the matrices A.
 
-    Raises UserError if `peft` is not installed, or if a role has no linear layer in some layer of the body.
+    The body is on the CPU. Raises UserError if a library is not installed, or if a role has no linear layer in some
+    layer of the body.
     """
     try:
         import peft
     except ModuleNotFoundError as error:
         raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[sweep]'") from error
     chosen = linear_layers(body, options.targets)
+    if options.weights == "nf4":
+        _quantise(body, chosen)
+        chosen = linear_layers(body, options.targets)
     config = peft.LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
         target_modules="|".join(map(re.escape, chosen)), fan_in_fan_out=isinstance(next(iter(chosen.values())), Conv1D),
@@ -56,3 +65,27 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
                 )
             chosen |= found
     return chosen
+
+
+def _quantise(body: Body, chosen: Iterable[str]) -> None:
+    """Replace each of the ``chosen`` layers by one with 4-bit weights, one at a time, to save memory."""
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ModuleNotFoundError as error:
+        raise UserError(f"lora.weights 'nf4' needs the package {error.name!r}: pip install 'orca-ray[nf4]'") from error
+    for name in chosen:
+        layer: Any = body.get_submodule(name)
+        weight = layer.weight.data.T.contiguous() if isinstance(layer, Conv1D) else layer.weight.data
+        if weight.shape[1] % _BLOCK:
+            raise UserError(
+                f"lora.weights 'nf4': the layer {name} of the body has {weight.shape[1]} inputs, and only multiples of "
+                f"{_BLOCK} are stored correctly: use float32, or another body"
+            )
+        # In float32 or as autocast decides: without a type, the first input's type would change the bias for good.
+        quantised = Linear4bit(1, 1, bias=layer.bias is not None, quant_type="nf4", compute_dtype=torch.float32)
+        quantised.out_features, quantised.in_features = weight.shape
+        quantised.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=quantised).to("cpu")
+        quantised.bias = layer.bias
+        quantised.support_avx512bf16_for_cpu = False  # evaluation would store the weights in another layout
+        body.set_submodule(name, quantised)
+    setattr(body, "is_loaded_in_4bit", True)  # noqa: B010 (what peft looks at; mypy assumes a module)

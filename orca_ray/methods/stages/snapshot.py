@@ -24,7 +24,7 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
 from orca_ray.tasks.task import Task
 
-_LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
+_LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
 
 
 @dataclass(frozen=True)
