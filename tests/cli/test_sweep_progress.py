@@ -82,6 +82,8 @@ def test_counts_and_best_follow_the_events() -> None:
     assert (row.best, row.stage) == (0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
+    state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
+    assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
     finish(state, "a", 1, status=Status.FAILED_NAN, validation_score=None, test_score=None)
     assert (row.best, row.failed, row.stage) == (0.2, 1, "waiting")
     assert state.rows["pocket/wdbc", "nft"].stage == "done"

@@ -183,8 +183,10 @@ class Conductor:
         if not again:
             return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
         item = self._waiting[key] = self._running.pop(key)
+        item.placed = False
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
+        self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
         self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempts} follows"))
         return None
 
@@ -222,9 +224,10 @@ class Conductor:
         """Return whether a trial runs, or waits for its next attempt."""
         return key in self._running or key in self._waiting
 
-    def running_trials(self) -> list[RunningTrial]:
-        """Return the running trials."""
-        return [item.live() for item in self._running.values()]
+    def live_trials(self) -> list[RunningTrial]:
+        """Return the trials that have not ended, for the live state: those with a worker first."""
+        unended = [*self._running.values(), *self._waiting.values()]
+        return sorted((item.live() for item in unended), key=lambda trial: trial.waiting)
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
@@ -299,7 +302,7 @@ class Conductor:
         if not admits(resources):
             return False
         item.trial = replace(item.trial, resources=resources)
-        item.handed_out, item.placed = self.failures.now(), False
+        item.handed_out = self.failures.now()
         self._running[item.trial.key] = self._waiting.pop(item.trial.key)
         return True
 

@@ -47,6 +47,14 @@ class TrialProgress(NamedTuple):
     progress: Progress
 
 
+class TrialWaits(NamedTuple):
+    """A trial has failed, and waits for its next attempt."""
+
+    trial_key: str
+    task: str
+    method: str
+
+
 class TrialFinished(NamedTuple):
     """A trial has ended; its record is in the store within seconds."""
 
@@ -108,5 +116,8 @@ class SweepFinished(NamedTuple):
     summary: Summary
 
 
-Event = SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialFinished | TimeLeft | Message | SweepFinished
+Event = (
+    SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialWaits | TrialFinished | TimeLeft | Message
+    | SweepFinished
+)  # fmt: skip
 Listener = Callable[[Event], None]

@@ -18,6 +18,7 @@ from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
+from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import control
@@ -270,6 +271,21 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
     assert sum(row.planned for row in state.rows) == 24
+
+
+def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    first, second = started(conductor), started(conductor)
+    assert conductor.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
+    for_resources = conductor.next_trial()
+    assert for_resources is not None
+    deadline = time.monotonic() + 20
+    while not (found := sweep_status(store, SWEEP)).waiting:
+        assert time.monotonic() < deadline
+        conductor.tick()
+    assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
+    assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
+    assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
 
 
 def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
