@@ -126,7 +126,7 @@ def run_sweep(
                 shared,
                 checkpoint_seconds,
                 keep_models is not KeepModels.NONE,
-                options.time.heartbeat_interval,
+                options.time,
                 passed_environment(),
             )
             with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
