@@ -14,7 +14,7 @@ from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 10
+_MOST_NAMED = 5
 
 
 @dataclass
@@ -98,14 +98,18 @@ def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
     """Return the pair (sweep, key) whose key starts with ``prefix``; raise UserError unless there is exactly one."""
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
+    keys = sorted({key for _, key in found})
     if not found or not prefix:
-        raise UserError(f"no trial with the key {prefix!r} here: 'orca-sweep status SWEEP' lists those that run")
-    if len({key for _, key in found}) > 1:
-        named = ", ".join(key for _, key in found[:_MOST_NAMED])
-        raise UserError(f"{len(found)} trials have a key that starts with {prefix!r}: {named}; give more digits")
+        hint = "'orca-sweep status SWEEP' lists those that run, and each score of a leaderboard names its trial"
+        raise UserError(f"no trial with the key {prefix!r} here: {hint}")
+    if len(keys) > 1:
+        named = ", ".join(keys[:_MOST_NAMED]) + (", …" if len(keys) > _MOST_NAMED else "")
+        raise UserError(
+            f"{len(keys)} trials in this store have a key that starts with {prefix!r}: {named}; give more digits"
+        )
     if len(found) > 1:
         sweeps = ", ".join(name for name, _ in found)
-        raise UserError(f"trial {found[0][1]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
+        raise UserError(f"trial {keys[0]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
     return found[0]
 
 

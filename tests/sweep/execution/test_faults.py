@@ -21,7 +21,7 @@ from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_envi
 from orca_ray.sweep.planning.loading import load_spec
 from tests.sweep import fakes, real
 from tests.sweep.fakes import fake_searches, fake_spec
-from tests.sweep.real import tiny_text
+from tests.sweep.real import alive, tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -188,7 +188,3 @@ def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path:
         summary = run_sweep(load_spec(sweep), str(results), executor="inline")
     assert summary.statuses[Status.COMPLETED] == summary.planned == 6
     assert summary.finished_before >= 1
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
