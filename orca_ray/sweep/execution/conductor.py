@@ -184,6 +184,7 @@ class Conductor:
             return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
         item = self._waiting[key] = self._running.pop(key)
         item.placed = False
+        self._recorder.attempt_failed(item)
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
         self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
@@ -214,9 +215,8 @@ class Conductor:
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
         self._recorder.flush()
-        unended = [*self._running.values(), *self._waiting.values()]
-        if number := self.searches.retry(key, [item.trial.key for item in unended]):
-            for item in unended:
+        if number := self.searches.retry(key, [item.trial.key for item in self._unended()]):
+            for item in self._unended():
                 item.search = self.searches.of(item.trial.task, item.trial.method)
         return number
 
@@ -226,8 +226,7 @@ class Conductor:
 
     def live_trials(self) -> list[RunningTrial]:
         """Return the trials that have not ended, for the live state: those with a worker first."""
-        unended = [*self._running.values(), *self._waiting.values()]
-        return sorted((item.live() for item in unended), key=lambda trial: trial.waiting)
+        return sorted((item.live() for item in self._unended()), key=lambda trial: trial.waiting)
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
@@ -266,6 +265,9 @@ class Conductor:
     def tidy(self) -> None:
         """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
         self._recorder.tidy(record.trial_key for record in self.searches.records)
+
+    def _unended(self) -> list[Running]:
+        return [*self._running.values(), *self._waiting.values()]
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()

@@ -317,6 +317,20 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
     assert "bytes left out]" in text
 
 
+def test_the_log_of_a_failed_attempt_is_stored_before_the_next_one(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = started(conductor)
+    conductor.report(trial.key, (), log="Traceback\n")
+    conductor.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
+    conductor.close()
+    [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(index=False)
+    assert (attempt, text) == (1, "Traceback\n")
+    assert started(conductor) == trial
+    conductor.report(trial.key, (), log="again\n")
+    conductor.close()
+    assert store.logs(trial_key=trial.key)["attempt"].tolist() == [1, 2]
+
+
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     conductor = conduct(store)
     monkeypatch.setattr(Writer, "flush_due", lambda self: None)
