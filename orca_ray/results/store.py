@@ -308,7 +308,7 @@ class ResultsStore:
         return MemoryPart(content, where)
 
     def _last_compaction(self) -> bytes | None:
-        """Return what identifies the last compaction; None before the first."""
+        """Return the content of the file that every compaction rewrites; None before the first."""
         try:
             return bytes(self._folder.read(_COMPACTION))
         except FileNotFoundError:

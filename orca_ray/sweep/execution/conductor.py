@@ -42,7 +42,6 @@ class Conductor:
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
-        stager: Stager | None = None,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -57,14 +56,14 @@ class Conductor:
                 always run again.
             listener: called with every event.
             lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
-            stager: says when the trials of a task may start; None: at once. It may also be set later, as `stager`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
         self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])})
         """The searches of the sweep."""
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
-        self.stager = stager
+        self.stager: Stager | None = None
+        """Says when the trials of a task may start; None: at once."""
         self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
         self._running: dict[str, Running] = {}
         self._waiting: dict[str, Running] = {}
@@ -72,7 +71,7 @@ class Conductor:
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
         """Decides which resources a trial gets, and whether it may start now; executors set their own."""
-        self._ran: list[Record] = []
+        self._num_ran = 0
         self._began = datetime.now(UTC)
         self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
         self.control = Control(self, lease, self._emit)
@@ -158,7 +157,7 @@ class Conductor:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Take note of what a report shows about memory, and of the node (its id) on which the trial runs."""
+        """Learn from a report how much memory the trial needs, and that the node with the id ``node`` works."""
         self.placement.learn(self._running[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
@@ -204,7 +203,7 @@ class Conductor:
         record = make_record(item.trial, self.sweep, report, item.curve, item.started_at, **run)
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
-        self._ran.append(record)
+        self._num_ran += 1
         self._durations.learn(record)
         self.searches.finish(item.search, record, item.scores)
         if self.done:
@@ -249,7 +248,7 @@ class Conductor:
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.searches.plans),
             finished_before=self.searches.finished_before,
-            ran=len(self._ran),
+            ran=self._num_ran,
             statuses={status: sum(r.status is status for r in records) for status in Status},
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,

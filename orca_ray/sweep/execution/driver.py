@@ -115,7 +115,7 @@ def run_sweep(
             store = store or ResultsStore(uri, create=True)
             conductor = conductor or _conduct(make, store, spec, keeper, emit, stack)
             conductor.stager, conductor.control.deadline = stager, deadline
-            emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.searches.rows()))
+            emit(SweepStarted(spec.sweep_id, engine.where, conductor.searches.rows()))
             if conductor.searches.reused and not conductor.done:
                 tell(conductor.searches.reused)
             interrupted = not conductor.done and engine.run(conductor, settings, options)

@@ -248,7 +248,8 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
     failed = fail_two(store)
     stager = LateStager([])
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
-    conductor = Conductor(searches, store, executor="fake", stager=stager)
+    conductor = Conductor(searches, store, executor="fake")
+    conductor.stager = stager
     assert conductor.retry() == 2
     assert conductor.searches.retrying
     stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
