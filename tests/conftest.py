@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -56,10 +57,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="module")
-def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Give the tests of a module a cache directory of their own, with the fetched packages and bodies of the user's."""
     from orca_ray.testing.suite import make_home  # imports torch
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield
+        home = make_home(tmp_path_factory.mktemp("home"))
+        patch.setenv("ORCA_RAY_HOME", str(home))
+        yield home

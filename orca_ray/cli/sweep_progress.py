@@ -80,6 +80,8 @@ class SweepState:
                     progress = event.progress
                     state.running[event.trial_key] = f"{progress.stage} {progress.epoch}/{progress.epochs}"
                     state.best = lower(state.best, progress.validation_score)
+                case events.TrialWaits():
+                    self._row(event.task, event.method).running.pop(event.trial_key, None)
                 case events.TrialFinished(record, remaining):
                     state = self._row(record.task, record.method)
                     state.running.pop(record.trial_key, None)

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
@@ -10,6 +11,7 @@ from orca_ray.cli.options import JsonOption, ResultsOption, required_store
 from orca_ray.cli.output import console, duration, emit_json, note, say, score, show
 
 if TYPE_CHECKING:
+    from orca_ray.results.live import RunningTrial
     from orca_ray.results.status import SweepStatus
     from orca_ray.results.store import ResultsStore
 
@@ -36,7 +38,7 @@ def status(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show the state of a sweep: trials done and running, nodes, best scores, rate, time left, failures, driver."""
+    """Show the state of a sweep: trials done, running and waiting, scores, nodes, rate, time left, failures, driver."""
     from orca_ray.results.status import find_sweep, sweep_status
 
     store = required_store(results)
@@ -95,13 +97,16 @@ def _print(found: "SweepStatus") -> None:
     for row in found.rows:
         failed = ", ".join(f"{number} {status}" for status, number in row.failures.items())
         planned = "?" if row.planned is None else row.planned
-        cells = (row.task.partition("/")[2], row.method, f"{row.done}/{planned}", row.running or "", score(row.best))
-        rows.append((*cells, failed))
-    show(("task", "method", "done", "run", "best val.", "failed"), rows, right=("done", "run", "best val."))
-    if found.running:
+        counts = (f"{row.done}/{planned}", row.running or "", row.waiting or "")
+        rows.append((row.task.partition("/")[2], row.method, *counts, score(row.best), failed))
+    columns = ("task", "method", "done", "run", "wait", "best val.", "failed")
+    show(columns, rows, right=("done", "run", "wait", "best val."))
+    if found.running or found.waiting:
         say()
-        _print_running(found)
+        _print_trials([*found.running, *found.waiting])
     facts = [f"{found.done}/{'?' if found.planned is None else found.planned} trials", f"{found.num_running} running"]
+    if found.waiting:
+        facts.append(f"{len(found.waiting)} waiting")
     if found.trials_per_minute is not None:
         facts.append(f"{found.trials_per_minute:.3g} a minute")
     if found.seconds_left is not None:
@@ -115,15 +120,13 @@ def _print(found: "SweepStatus") -> None:
     say(f"{found.state}: {found.holder}" if found.has_driver else _STATES[found.state])
 
 
-def _print_running(found: "SweepStatus") -> None:
+def _print_trials(trials: Sequence["RunningTrial"]) -> None:
     rows = []
-    for trial in found.running:
-        stage = f"{trial.stage} {trial.epoch}/{trial.epochs}" if trial.stage else "waiting"
-        task = trial.task.partition("/")[2]
-        since = f"{trial.started_at[:19].replace('T', ' ')}"
-        which = f"{trial.phase} {trial.seed}"
-        rows.append(
-            (trial.key, task, trial.method, which, stage, score(trial.score), score(trial.best), since, trial.node)
-        )
+    for trial in trials:
+        epochs = f"{trial.stage} {trial.epoch}/{trial.epochs}" if trial.stage else "starting"
+        stage = "waiting" if trial.waiting else epochs
+        which = (trial.key, trial.task.partition("/")[2], trial.method, f"{trial.phase} {trial.seed}")
+        since = trial.started_at[:19].replace("T", " ")
+        rows.append((*which, stage, score(trial.score), score(trial.best), since, trial.node))
     columns = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
     show(columns, rows, right=("val.", "best"))

@@ -270,7 +270,7 @@ def ended_here(holder: Holder) -> bool:
 
 
 def machine() -> str:
-    """Return what identifies the boot of this machine and its process namespace; "" if the system does not say."""
+    """Return an identifier of this boot of the machine and of the process namespace; "" if the system has none."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

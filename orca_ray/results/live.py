@@ -19,7 +19,7 @@ from orca_ray.results.folder import Folder
 
 DIRECTORY = "live"
 MAX_RUNNING = 2000
-"""Largest number of running trials that are listed, which keeps the file under `folder.MAX_JSON_BYTES`."""
+"""Largest number of running and waiting trials that are listed, which keeps the file under `folder.MAX_JSON_BYTES`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class RunningTrial:
-    """A trial that a worker runs, or that waits for resources."""
+    """A trial that a worker runs, or that waits for a worker."""
 
     key: str
     task: str
@@ -52,6 +52,8 @@ class RunningTrial:
     seed: int
     attempt: int
     started_at: str
+    waiting: bool = False
+    """Whether no worker runs it: it waits for resources or for its next attempt."""
     node: str = ""
     """Name of the node; empty before the first report."""
     stage: str = ""
@@ -85,8 +87,9 @@ class LiveState:
     executor: str = ""
     rows: tuple[Row, ...] = ()
     running: tuple[RunningTrial, ...] = ()
+    """At most `MAX_RUNNING` trials; those that wait are last."""
     num_running: int = 0
-    """Number of running trials, of which ``running`` lists at most `MAX_RUNNING`."""
+    """Number of trials that a worker runs."""
     trials_per_minute: float | None = None
     seconds_left: float | None = None
     paused: bool = False

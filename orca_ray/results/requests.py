@@ -20,7 +20,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder
 from orca_ray.results.live import file_name
 
-_DIRECTORY = "requests"
+DIRECTORY = "requests"
 MAX_TAKEN = 50
 """Number of requests that are read at a time: the lease must be renewed meanwhile."""
 
@@ -66,7 +66,7 @@ def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Reques
 
 
 def _place(sweep: str) -> str:
-    return f"{_DIRECTORY}/{file_name(sweep)}"
+    return f"{DIRECTORY}/{file_name(sweep)}"
 
 
 def _read(folder: Folder, sweep: str, known: Collection[str]) -> Iterator[Request]:

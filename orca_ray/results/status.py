@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from orca_ray.errors import UserError, lookup
@@ -14,7 +14,7 @@ from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 10
+_MOST_NAMED = 5
 
 
 @dataclass
@@ -27,6 +27,7 @@ class SearchStatus:
     """Number of planned trials; None if the sweep ran with a version of orca-ray that did not store it."""
     done: int = 0
     running: int = 0
+    waiting: int = 0
     best: float | None = None
     failures: Counter[str] = field(default_factory=Counter)
     """Number of failed trials by status."""
@@ -43,6 +44,8 @@ class SweepStatus:
     """The driver that runs it, or that was killed."""
     rows: list[SearchStatus]
     running: list[RunningTrial]
+    waiting: list[RunningTrial]
+    """Trials that wait for resources or for their next attempt."""
     nodes: dict[str, int]
     """Number of running trials by node."""
     planned: int | None
@@ -88,21 +91,25 @@ def find_trial(store: ResultsStore, prefix: str, sweep: str | None = None) -> tu
 
 
 def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
-    """Return sweep and key of each trial that runs, by the live states."""
+    """Return sweep and key of each trial that runs or waits, by the live states."""
     return {(state.sweep, trial.key) for state in live.read_all(store.folder) for trial in state.running}
 
 
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
     """Return the pair (sweep, key) whose key starts with ``prefix``; raise UserError unless there is exactly one."""
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
+    keys = sorted({key for _, key in found})
     if not found or not prefix:
-        raise UserError(f"no trial with the key {prefix!r} here: 'orca-sweep status SWEEP' lists those that run")
-    if len({key for _, key in found}) > 1:
-        named = ", ".join(key for _, key in found[:_MOST_NAMED])
-        raise UserError(f"{len(found)} trials have a key that starts with {prefix!r}: {named}; give more digits")
+        hint = "'orca-sweep status SWEEP' lists those that run, and each score of a leaderboard names its trial"
+        raise UserError(f"no trial with the key {prefix!r} here: {hint}")
+    if len(keys) > 1:
+        named = ", ".join(keys[:_MOST_NAMED]) + (", …" if len(keys) > _MOST_NAMED else "")
+        raise UserError(
+            f"{len(keys)} trials in this store have a key that starts with {prefix!r}: {named}; give more digits"
+        )
     if len(found) > 1:
         sweeps = ", ".join(name for name, _ in found)
-        raise UserError(f"trial {found[0][1]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
+        raise UserError(f"trial {keys[0]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
     return found[0]
 
 
@@ -113,8 +120,9 @@ def sweep_status(store: ResultsStore, sweep: str, tell: Callable[[str], None] = 
     """
     state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
     alive = driver_lives(store.folder, state, tell)
-    running = list(state.running) if alive else []
-    rows = _rows(store, state, running)
+    trials = state.running if alive else ()
+    running = [trial for trial in trials if not trial.waiting]
+    rows = _rows(store, state, trials)
     planned = [row for row in rows if row.planned is not None]  # the others are of earlier commands
     total = sum(row.planned or 0 for row in planned) if planned else None
     done = sum(min(row.done, row.planned or 0) for row in planned) if planned else sum(row.done for row in rows)
@@ -124,6 +132,7 @@ def sweep_status(store: ResultsStore, sweep: str, tell: Callable[[str], None] = 
         holder=state.holder,
         rows=rows,
         running=running,
+        waiting=[trial for trial in trials if trial.waiting],
         nodes=dict(Counter(trial.node for trial in running if trial.node)),
         planned=total,
         done=done,
@@ -142,7 +151,7 @@ def _state(state: LiveState, alive: bool, *, finished: bool) -> str:
     return "stopping" if state.stopping else "paused" if state.paused else "running"
 
 
-def _rows(store: ResultsStore, state: LiveState, running: list[RunningTrial]) -> list[SearchStatus]:
+def _rows(store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial]) -> list[SearchStatus]:
     rows = {(row.task, row.method): SearchStatus(row.task, row.method, row.planned) for row in state.rows}
 
     def row(task: str, method: str) -> SearchStatus:
@@ -157,9 +166,10 @@ def _rows(store: ResultsStore, state: LiveState, running: list[RunningTrial]) ->
                 each.failures[status.value] += 1
             else:
                 each.best = lower(each.best, record["validation_score"])
-    for trial in running:
+    for trial in trials:
         each = row(trial.task, trial.method)
-        each.running += 1
+        each.running += not trial.waiting
+        each.waiting += trial.waiting
         each.best = lower(each.best, trial.best)
     for stored in state.rows:  # a suggestion that repeats another counts twice there, and has one record
         row(stored.task, stored.method).done = max(row(stored.task, stored.method).done, stored.done)

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, tables
+from orca_ray.results import live, models, requests, tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
@@ -178,6 +178,8 @@ class ResultsStore:
             removed += self._merge(table, dict(self._files(table)))
         for directory in ("", live.DIRECTORY):
             self._folder.sweep_temporary(directory, _STALE_SECONDS)
+        for directory in (requests.DIRECTORY, models.DIRECTORY):
+            self._folder.sweep_temporary(directory, _STALE_SECONDS, recursive=True)
         return removed
 
     def compact_recent(self) -> int:
@@ -306,7 +308,7 @@ class ResultsStore:
         return MemoryPart(content, where)
 
     def _last_compaction(self) -> bytes | None:
-        """Return what identifies the last compaction; None before the first."""
+        """Return the content of the file that every compaction rewrites; None before the first."""
         try:
             return bytes(self._folder.read(_COMPACTION))
         except FileNotFoundError:

@@ -35,7 +35,7 @@ class FakeSweep:
     ) -> events.Summary:
         self.spec, self.store, self.options = spec, ResultsStore(results, create=True), options
         rows = (Row(task="pocket/digits", method="nft", planned=2, done=0),)
-        listener(events.SweepStarted(spec.sweep_id, "inline", "this process", rows))
+        listener(events.SweepStarted(spec.sweep_id, "this process", rows))
         for seed in (1, 2):
             key = f"k{seed}"
             listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))

@@ -21,7 +21,7 @@ def started(clock: Clock) -> SweepState:
         Row(task="pocket/digits", method="orca", planned=4, done=1),
         Row(task="pocket/wdbc", method="nft", planned=2, done=2),
     )
-    state.apply(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+    state.apply(events.SweepStarted("pocket/quick", "one node", rows))
     return state
 
 
@@ -43,7 +43,7 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     tasks = ("burgers16", "japanese_vowels", "digits", "wdbc", "osuleaf", "mnist")
     methods = ("orca", "nft", "scratch", "fpt", "linear_probe")
     rows = tuple(Row(task=f"pocket/{t}", method=m, planned=7, done=3) for t in tasks for m in methods)
-    state.apply(events.SweepStarted("pocket/full", "ray", "one node", rows))
+    state.apply(events.SweepStarted("pocket/full", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
     state.apply(
         events.TrialProgress(
@@ -82,6 +82,8 @@ def test_counts_and_best_follow_the_events() -> None:
     assert (row.best, row.stage) == (0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
     assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
+    state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
+    assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
     finish(state, "a", 1, status=Status.FAILED_NAN, validation_score=None, test_score=None)
     assert (row.best, row.failed, row.stage) == (0.2, 1, "waiting")
     assert state.rows["pocket/wdbc", "nft"].stage == "done"
@@ -146,7 +148,7 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
     rows = (Row(task="pocket/digits", method="orca", planned=1, done=0),)
     failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
     with SweepProgress(quiet=False) as listener:
-        listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+        listener(events.SweepStarted("pocket/quick", "one node", rows))
         listener(
             events.TrialProgress(
                 "a",
@@ -171,7 +173,7 @@ def test_a_terminal_gets_a_live_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     rows = (Row(task="pocket/digits", method="orca", planned=1, done=0),)
     with SweepProgress(quiet=False) as listener:
-        listener(events.SweepStarted("pocket/quick", "ray", "one node", rows))
+        listener(events.SweepStarted("pocket/quick", "one node", rows))
         listener(events.TrialFinished(make_record("a"), 0))
     output = screen.file
     assert isinstance(output, io.StringIO)

@@ -1,6 +1,7 @@
 """Models of the tests of this directory: untrained, as training does not matter here."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ Make = Callable[..., Adapted]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(module_home: None) -> None:
+def home(module_home: Path) -> None:
     """Use a cache directory of the module's own."""
 
 

@@ -1,12 +1,14 @@
 """Fixtures shared by the tests of methods: a cache directory per module, and two bodies per session."""
 
+from pathlib import Path
+
 import pytest
 
 from orca_ray.testing.bodies import save_bert, save_vit
 
 
 @pytest.fixture(scope="module", autouse=True)
-def home(module_home: None) -> None:
+def home(module_home: Path) -> None:
     """Use a cache directory of the module's own."""
 
 

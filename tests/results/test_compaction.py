@@ -100,10 +100,12 @@ class TestCompaction:
         with pytest.raises(UserError, match="compacted again and again"):
             store.records()
 
-    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore) -> None:
+    @pytest.mark.parametrize("directory", ["records", "requests/fake-1234abcd", "models/0123456789abcdef0123"])
+    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore, directory: str) -> None:
         store.append([make_record()])
-        directory = files_of(store)[0].parent
-        old, fresh = directory / ".tmp-old.parquet", directory / ".tmp-fresh.parquet"
+        place = Path(store.uri) / directory
+        place.mkdir(parents=True, exist_ok=True)
+        old, fresh = place / ".tmp-old.parquet", place / ".tmp-fresh.parquet"
         for path in (old, fresh):
             path.write_bytes(b"half")
         os.utime(old, (0, 0))

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,6 @@ from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.serving.guard import Bucket, Limits
 from orca_ray.serving.replica import Answer, Description, answers
 from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import make_home
 from tests.serving.models import every_model
 
 PATH = "/v1/predict"
@@ -30,10 +30,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Adapted]]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        yield every_model(save_bert(tmp_path_factory.mktemp("bert")), save_vit(tmp_path_factory.mktemp("vit")))
+def models(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapted]:
+    return every_model(save_bert(tmp_path_factory.mktemp("bert")), save_vit(tmp_path_factory.mktemp("vit")))
 
 
 def app_of(model: Adapted, limits: Limits | None = None, token: str | None = None) -> FastAPI:

@@ -22,7 +22,6 @@ import orca_ray
 from orca_ray.adapted import Adapted
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.testing.bodies import save_bert
-from orca_ray.testing.suite import make_home
 from tests.serving.models import save_wine, wine
 from tests.serving.test_application import PATH, TOLERANCE, arrow_answer, fuzz, stream
 
@@ -74,21 +73,13 @@ def start(*arguments: str, home: Path) -> Server:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    with pytest.MonkeyPatch.context() as patch:
-        made = make_home(tmp_path_factory.mktemp("home"))
-        patch.setenv("ORCA_RAY_HOME", str(made))
-        yield made
+def model(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+    return save_wine(module_home / "model", save_bert(tmp_path_factory.mktemp("bert")))
 
 
 @pytest.fixture(scope="module")
-def model(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
-    return save_wine(home / "model", save_bert(tmp_path_factory.mktemp("bert")))
-
-
-@pytest.fixture(scope="module")
-def server(home: Path, model: Adapted) -> Iterator[Server]:
-    running = start(str(home / "model"), *LIMITS, home=home)
+def server(module_home: Path, model: Adapted) -> Iterator[Server]:
+    running = start(str(module_home / "model"), *LIMITS, home=module_home)
     parent = psutil.Process(running.process.pid)
     family = [parent, *parent.children(recursive=True)]
     try:

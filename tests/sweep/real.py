@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import psutil
+
 from orca_ray.sweep.planning.loading import parse_spec
 from orca_ray.sweep.planning.spec import SweepSpec
 from orca_ray.testing.bodies import save_tokenizer
@@ -54,3 +56,7 @@ def tiny_text(directory: Path, text: str = TEXT) -> str:
 
 def tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:
     return parse_spec(tiny_text(directory, text))
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -111,10 +111,10 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             self._try("delete", path, lambda: self._delete(self._at(path)))
 
-    def sweep_temporary(self, directory: str, older_than_seconds: float) -> None:
+    def sweep_temporary(self, directory: str, older_than_seconds: float, *, recursive: bool = False) -> None:
         """Delete temporary files older than ``older_than_seconds`` in a directory; killed writers left them."""
         before = time.time() - older_than_seconds
-        for info in self._infos(directory):
+        for info in self._infos(directory, recursive=recursive):
             if info.base_name.startswith(TEMPORARY) and info.mtime is not None and info.mtime.timestamp() < before:
                 with contextlib.suppress(OSError):  # another process deleted it first
                     self._delete(info.path)
@@ -137,8 +137,8 @@ class Folder:
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
 
-    def _infos(self, directory: str) -> list[Any]:
-        selector = pafs.FileSelector(self._at(directory), allow_not_found=True)
+    def _infos(self, directory: str, *, recursive: bool = False) -> list[Any]:
+        selector = pafs.FileSelector(self._at(directory), allow_not_found=True, recursive=recursive)
         return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
 
     def _kind(self) -> Kind:

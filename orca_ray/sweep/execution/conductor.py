@@ -42,7 +42,6 @@ class Conductor:
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
-        stager: Stager | None = None,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -57,14 +56,14 @@ class Conductor:
                 always run again.
             listener: called with every event.
             lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
-            stager: says when the trials of a task may start; None: at once. It may also be set later, as `stager`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
         self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])})
         """The searches of the sweep."""
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
-        self.stager = stager
+        self.stager: Stager | None = None
+        """Says when the trials of a task may start; None: at once."""
         self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
         self._running: dict[str, Running] = {}
         self._waiting: dict[str, Running] = {}
@@ -72,7 +71,7 @@ class Conductor:
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
         """Decides which resources a trial gets, and whether it may start now; executors set their own."""
-        self._ran: list[Record] = []
+        self._num_ran = 0
         self._began = datetime.now(UTC)
         self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
         self.control = Control(self, lease, self._emit)
@@ -158,7 +157,7 @@ class Conductor:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Take note of what a report shows about memory, and of the node (its id) on which the trial runs."""
+        """Learn from a report how much memory the trial needs, and that the node with the id ``node`` works."""
         self.placement.learn(self._running[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
@@ -183,8 +182,11 @@ class Conductor:
         if not again:
             return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
         item = self._waiting[key] = self._running.pop(key)
+        item.placed = False
+        self._recorder.attempt_failed(item)
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
+        self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
         self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempts} follows"))
         return None
 
@@ -201,7 +203,7 @@ class Conductor:
         record = make_record(item.trial, self.sweep, report, item.curve, item.started_at, **run)
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
-        self._ran.append(record)
+        self._num_ran += 1
         self._durations.learn(record)
         self.searches.finish(item.search, record, item.scores)
         if self.done:
@@ -212,9 +214,8 @@ class Conductor:
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
         self._recorder.flush()
-        unended = [*self._running.values(), *self._waiting.values()]
-        if number := self.searches.retry(key, [item.trial.key for item in unended]):
-            for item in unended:
+        if number := self.searches.retry(key, [item.trial.key for item in self._unended()]):
+            for item in self._unended():
                 item.search = self.searches.of(item.trial.task, item.trial.method)
         return number
 
@@ -222,9 +223,9 @@ class Conductor:
         """Return whether a trial runs, or waits for its next attempt."""
         return key in self._running or key in self._waiting
 
-    def running_trials(self) -> list[RunningTrial]:
-        """Return the running trials."""
-        return [item.live() for item in self._running.values()]
+    def live_trials(self) -> list[RunningTrial]:
+        """Return the trials that have not ended, for the live state: those with a worker first."""
+        return sorted((item.live() for item in self._unended()), key=lambda trial: trial.waiting)
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
@@ -247,7 +248,7 @@ class Conductor:
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.searches.plans),
             finished_before=self.searches.finished_before,
-            ran=len(self._ran),
+            ran=self._num_ran,
             statuses={status: sum(r.status is status for r in records) for status in Status},
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,
@@ -263,6 +264,9 @@ class Conductor:
     def tidy(self) -> None:
         """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
         self._recorder.tidy(record.trial_key for record in self.searches.records)
+
+    def _unended(self) -> list[Running]:
+        return [*self._running.values(), *self._waiting.values()]
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()
@@ -299,7 +303,7 @@ class Conductor:
         if not admits(resources):
             return False
         item.trial = replace(item.trial, resources=resources)
-        item.handed_out, item.placed = self.failures.now(), False
+        item.handed_out = self.failures.now()
         self._running[item.trial.key] = self._waiting.pop(item.trial.key)
         return True
 

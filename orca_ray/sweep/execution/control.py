@@ -104,13 +104,13 @@ class Control:
         while self._ended and self._ended[0] < now - _RATE_SECONDS:
             self._ended.popleft()
         window = now - self._ended[0] if len(self._ended) > 1 else 0.0
-        running = self._conductor.running_trials()
+        trials = self._conductor.live_trials()
         return LiveState(
             sweep=self._conductor.sweep,
             executor=self._conductor.executor,
             rows=self._conductor.searches.rows(),
-            running=tuple(running[:MAX_RUNNING]),
-            num_running=len(running),
+            running=tuple(trials[:MAX_RUNNING]),
+            num_running=sum(not trial.waiting for trial in trials),
             trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,
             seconds_left=self._conductor.seconds_left(),
             quarantined=self._conductor.quarantined,

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pkgutil import resolve_name
 
 from orca_ray.errors import UserError, lookup
@@ -87,66 +88,60 @@ def run_sweep(
         UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
             another driver runs this sweep (`lease.Lease`).
     """
-    options = options or RunOptions()
-    emit = listener or (lambda event: logger.debug("%s", event))
+    options, emit = options or RunOptions(), listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
 
     def tell(text: str) -> None:
         emit(Message(text))
 
-    with make_executor(executor) as engine:
+    with make_executor(executor) as engine, contextlib.ExitStack() as stack:
         nodes = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit)
         searches = plan_searches(spec, fingerprints(spec), gpus=any(node.gpus > 0 for node in nodes))
         searches = resolve(searches, tell)
-        seconds = trial_seconds(searches)
         store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
         keeper = ModelKeeper(uri, keep_models, command=command, tell=tell)
-
-        def watch(event: Event) -> None:
-            emit(event)
-            if isinstance(event, TrialFinished) and not event.remaining and conductor is not None:
-                keeper.tidy(list(conductor.searches))
-
-        def conduct(store: ResultsStore) -> Conductor:
-            lease = stack.enter_context(Lease(store, spec.sweep_id))
-            conductor = Conductor(
-                searches, store, executor=executor, trial_seconds=seconds, shortest_first=shortest_first,
-                retry_failed=retry_failed, listener=watch, lease=lease,
-            )  # fmt: skip
-            conductor.control.deadline = deadline
-            return stack.enter_context(contextlib.closing(conductor))
-
-        with contextlib.ExitStack() as stack:
-            conductor = None if store is None else conduct(store)
-            requests = staging_requests(
-                searches, set(spec.tasks) if conductor is None else conductor.searches.unfinished_tasks
-            )
-            settings = WorkerSettings(
-                uri,
-                shared,
-                checkpoint_seconds,
-                keep_models is not KeepModels.NONE,
-                options.time.heartbeat_interval,
-                passed_environment(),
-            )
-            with contextlib.closing(engine.stager(requests, settings, tell)) as stager:
-                if (staged := engine.first_staged(stager)) and not (conductor and conductor.searches.finished_before):
-                    refuse_unstaged(staged)
-                store = store or ResultsStore(uri, create=True)
-                conductor = conductor or conduct(store)
-                conductor.stager = stager
-                emit(SweepStarted(spec.sweep_id, executor, engine.where, conductor.searches.rows()))
-                if conductor.searches.reused and not conductor.done:
-                    tell(conductor.searches.reused)
-                interrupted = not conductor.done and engine.run(conductor, settings, options)
-            conductor.close()
-            store.compact()
-            conductor.tidy()
-            keeper.tidy(list(conductor.searches))
+        make = partial(
+            Conductor, searches, executor=executor, trial_seconds=trial_seconds(searches),
+            shortest_first=shortest_first, retry_failed=retry_failed,
+        )  # fmt: skip
+        conductor = None if store is None else _conduct(make, store, spec, keeper, emit, stack)
+        tasks = set(spec.tasks) if conductor is None else conductor.searches.unfinished_tasks
+        settings = WorkerSettings(
+            uri, shared, checkpoint_seconds, keep_models is not KeepModels.NONE, options.time, passed_environment()
+        )
+        with contextlib.closing(engine.stager(staging_requests(searches, tasks), settings, tell)) as stager:
+            if (staged := engine.first_staged(stager)) and not (conductor and conductor.searches.finished_before):
+                refuse_unstaged(staged)
+            store = store or ResultsStore(uri, create=True)
+            conductor = conductor or _conduct(make, store, spec, keeper, emit, stack)
+            conductor.stager, conductor.control.deadline = stager, deadline
+            emit(SweepStarted(spec.sweep_id, engine.where, conductor.searches.rows()))
+            if conductor.searches.reused and not conductor.done:
+                tell(conductor.searches.reused)
+            interrupted = not conductor.done and engine.run(conductor, settings, options)
+        conductor.close()
+        store.compact()
+        conductor.tidy()
+        keeper.tidy(conductor.searches)
     summary = conductor.summary(interrupted=interrupted)
     summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
     emit(SweepFinished(summary))
     return summary
+
+
+def _conduct(
+    make: Callable[..., Conductor], store: ResultsStore, spec: SweepSpec, keeper: ModelKeeper, emit: Listener,
+    stack: contextlib.ExitStack,
+) -> Conductor:  # fmt: skip
+    """Return the conductor that ``make`` builds on ``store``; it has the lease of the sweep until ``stack`` ends."""
+
+    def watch(event: Event) -> None:
+        emit(event)
+        if isinstance(event, TrialFinished) and not event.remaining:
+            keeper.tidy(conductor.searches)
+
+    conductor = make(store, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)))
+    return stack.enter_context(contextlib.closing(conductor))
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:

@@ -15,7 +15,6 @@ class SweepStarted(NamedTuple):
     """Data of at least one task are ready, and trials are about to start."""
 
     sweep: str
-    executor: str
     where: str
     """Description of the machine or cluster, for users."""
     rows: tuple[Row, ...]
@@ -45,6 +44,14 @@ class TrialProgress(NamedTuple):
     task: str
     method: str
     progress: Progress
+
+
+class TrialWaits(NamedTuple):
+    """A trial has failed, and waits for its next attempt."""
+
+    trial_key: str
+    task: str
+    method: str
 
 
 class TrialFinished(NamedTuple):
@@ -90,7 +97,6 @@ class Summary:
     """Notes in the records, e.g. on a class that was left out, with the number of trials, most frequent first."""
     quarantined: tuple[str, ...] = ()
     """Lines "node: reason" for each node that got no more trials."""
-
     models: Mapping[str, str] = field(default_factory=dict)
     """Path or URI of the best model of each task, if models are kept."""
     missing_models: Mapping[str, str] = field(default_factory=dict)
@@ -108,5 +114,8 @@ class SweepFinished(NamedTuple):
     summary: Summary
 
 
-Event = SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialFinished | TimeLeft | Message | SweepFinished
+Event = (
+    SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialWaits | TrialFinished | TimeLeft | Message
+    | SweepFinished
+)  # fmt: skip
 Listener = Callable[[Event], None]

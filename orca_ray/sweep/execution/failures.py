@@ -158,11 +158,11 @@ class FailureLedger:
         return added
 
 
-def bounded(text: str, most: int = MAX_ERROR_BYTES) -> str:
-    """Return ``text`` in at most ``most`` bytes of UTF-8; the middle is left out, since both ends name the error."""
+def bounded(text: str) -> str:
+    """Return ``text`` in at most `MAX_ERROR_BYTES`; the middle is left out, since both ends name the error."""
     encoded = text.encode("utf-8", "replace")
-    if len(encoded) <= most:
+    if len(encoded) <= MAX_ERROR_BYTES:
         return text
     gap = b"\n...\n"
-    half = (most - len(gap)) // 2
+    half = (MAX_ERROR_BYTES - len(gap)) // 2
     return (encoded[:half] + gap + encoded[-half:]).decode("utf-8", "ignore")

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
@@ -60,7 +60,7 @@ class ModelKeeper:
         self.missing: dict[str, str] = {}
         """Task of each trial whose model should be in the store and is not, by key."""
 
-    def tidy(self, searches: Sequence[Search]) -> None:
+    def tidy(self, searches: Iterable[Search]) -> None:
         """Keep the models of the tasks in ``searches`` whose trials have all ended, each task once."""
         if self._keep is KeepModels.NONE:
             return

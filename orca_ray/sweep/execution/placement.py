@@ -44,7 +44,7 @@ class Placement:
         return []
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Take note of the memory in the report of a trial."""
+        """Learn the memory use in the report of a trial."""
 
     def node_name(self, node: str) -> str:
         """Return the name of the node with the id ``node``, for users."""

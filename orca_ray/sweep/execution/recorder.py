@@ -15,6 +15,7 @@ from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.running import Running
+from orca_ray.sweep.execution.trial_log import LogStream
 
 LOG_SECONDS = 10.0
 """How often the logs of running trials are stored."""
@@ -51,6 +52,11 @@ class Recorder:
             logs=self._log_rows([item], ended=True),
             then=self._remove_checkpoints,
         )
+
+    def attempt_failed(self, item: Running) -> None:
+        """Store the rest of the log of a failed attempt; the next attempt has a log of its own."""
+        self._writer.add(logs=self._log_rows([item], ended=True))
+        item.log = LogStream()
 
     def logs(self, items: Iterable[Running]) -> None:
         """Store what running trials have logged, every `LOG_SECONDS`."""

@@ -16,6 +16,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.recipe import get_method
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record, Status
+from orca_ray.results.status import only_trial
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.messages import TrialReport, make_record
 from orca_ray.sweep.execution.trial_runner import TrialRunner
@@ -28,7 +29,6 @@ WIDTH = 2 * math.sqrt(2)
 """Scores of a trial that is not deterministic agree within this many standard deviations of the scores of its seeds.
 The difference of two independent scores has √2 deviations; twice that holds for about 95 % of them."""
 _STAND_IN = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
-_MOST_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,17 +53,8 @@ class Comparison:
 
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
     """Return the current record of a trial; raises UserError unless ``key`` is the start of one key in one sweep."""
-    found = store.select({} if sweep is None else {"sweep": [sweep]}, key_prefix=key) if key else []
-    keys, sweeps = (sorted({getattr(record, name) for record in found}) for name in ("trial_key", "sweep"))
-    where = "this results store" if sweep is None else f"the sweep {sweep} of this results store"
-    if not found:
-        raise UserError(f"no trial with the key {key!r} in {where}: each score of a leaderboard names its trial")
-    if len(keys) > 1:
-        named = ", ".join(keys[:_MOST_NAMED]) + (", …" if len(keys) > _MOST_NAMED else "")
-        raise UserError(f"{len(keys)} trials in {where} have a key that starts with {key!r}: {named}; give more digits")
-    if len(sweeps) > 1:
-        raise UserError(f"trial {keys[0]} belongs to {len(sweeps)} sweeps: give --sweep, one of {', '.join(sweeps)}")
-    return found[0]
+    found = {(record.sweep, record.trial_key): record for record in store.select({}, key_prefix=key)}
+    return found[only_trial(found, key, sweep)]
 
 
 def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:

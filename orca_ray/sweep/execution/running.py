@@ -43,7 +43,7 @@ class Running:
         scores = [score for score in self.scores if math.isfinite(score)]
         return RunningTrial(
             key=trial.key, task=trial.task, method=trial.method, phase=trial.phase, seed=trial.seed,
-            attempt=self.attempts, started_at=self.started_at.isoformat(), node=self.node,
+            attempt=self.attempts, started_at=self.started_at.isoformat(), waiting=not self.placed, node=self.node,
             score=scores[-1] if scores else None, best=min(scores, default=None),
             stage=last.stage if last else "", epoch=last.epoch if last else 0, epochs=last.epochs if last else 0,
         )  # fmt: skip

@@ -86,7 +86,7 @@ class SweepSearches:
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
 
     def staged(self, staged: Staged) -> None:
-        """Take note of a task that was staged, and open its searches; or of one that cannot be staged."""
+        """Open the searches of a task that was staged, or store the reason why it cannot be."""
         if staged.error:
             self._errors[staged.task] = staged.error
             return

@@ -20,7 +20,7 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 
 
 class LogStream:
-    """Log of a running trial in the driver: its beginning is stored while it runs, the end when the trial ends.
+    """Log of one attempt at a trial, in the driver: its beginning is stored while it runs, its end when it ends.
 
     Each half is at most half of `MAX_BYTES`.
     """

@@ -98,7 +98,7 @@ class TrialRunner:
     def interrupt(self) -> None:
         """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
         if self._adaptation is not None and self._last is None and self._between_epochs:
-            self._save(self._adaptation)
+            self._save()
         self.close()
 
     def write_model(self, directory: Path) -> None:
@@ -170,9 +170,9 @@ class TrialRunner:
     def _save_in_time(self) -> None:
         """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
         if self._adaptation is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
-            self._save(self._adaptation)
+            self._save()
 
-    def _save(self, adaptation: "Adaptation") -> None:
+    def _save(self) -> None:
         with self._best_effort():
             self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), self._write_state)
         self._saved_at = time.monotonic()

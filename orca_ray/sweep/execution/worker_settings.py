@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from orca_ray.data import cache
+from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 
 _NAMES = (
     "HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE",
@@ -37,8 +38,8 @@ class WorkerSettings:
     """Minimum time between two checkpoints of a trial."""
     keep_models: bool = False
     """Whether confirm trials store their models."""
-    heartbeat_seconds: float = 30.0
-    """Minimum time between two heartbeats of a worker."""
+    time: TimeLimits = field(default_factory=TimeLimits)
+    """Time limits of a trial, from which the interval of heartbeats and the limit of a worker's start follow."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Environment variables, see `passed_environment`."""
 

@@ -18,6 +18,7 @@ from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
+from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
 from orca_ray.sweep.execution import control
@@ -247,7 +248,8 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
     failed = fail_two(store)
     stager = LateStager([])
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
-    conductor = Conductor(searches, store, executor="fake", stager=stager)
+    conductor = Conductor(searches, store, executor="fake")
+    conductor.stager = stager
     assert conductor.retry() == 2
     assert conductor.searches.retrying
     stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
@@ -270,6 +272,21 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
     assert sum(row.planned for row in state.rows) == 24
+
+
+def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
+    conductor = conduct(store, held)
+    first, second = started(conductor), started(conductor)
+    assert conductor.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
+    for_resources = conductor.next_trial()
+    assert for_resources is not None
+    deadline = time.monotonic() + 20
+    while not (found := sweep_status(store, SWEEP)).waiting:
+        assert time.monotonic() < deadline
+        conductor.tick()
+    assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
+    assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
+    assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
 
 
 def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,6 +316,20 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
     assert text.endswith("Traceback\nValueError: the end\n")
     assert len(text) < 70_000
     assert "bytes left out]" in text
+
+
+def test_the_log_of_a_failed_attempt_is_stored_before_the_next_one(store: ResultsStore) -> None:
+    conductor = conduct(store)
+    trial = started(conductor)
+    conductor.report(trial.key, (), log="Traceback\n")
+    conductor.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
+    conductor.close()
+    [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(index=False)
+    assert (attempt, text) == (1, "Traceback\n")
+    assert started(conductor) == trial
+    conductor.report(trial.key, (), log="again\n")
+    conductor.close()
+    assert store.logs(trial_key=trial.key)["attempt"].tolist() == [1, 2]
 
 
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import Resources, plan_searches
 from orca_ray.testing.suite import make_home
 from tests.sweep.fakes import fake_searches, waiting_requests
-from tests.sweep.real import TEXT, tiny_spec, tiny_text
+from tests.sweep.real import TEXT, alive, tiny_spec, tiny_text
 
 EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
 
@@ -245,10 +245,6 @@ def test_sigkill_then_ctrl_c_then_the_same_sweep_again(
     while time.monotonic() < deadline and any(alive(process) for process in before):
         time.sleep(0.5)
     assert not [process for process in before if alive(process)], "processes of the killed driver stayed behind"
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.ray

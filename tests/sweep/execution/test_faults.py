@@ -21,7 +21,7 @@ from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_envi
 from orca_ray.sweep.planning.loading import load_spec
 from tests.sweep import fakes, real
 from tests.sweep.fakes import fake_searches, fake_spec
-from tests.sweep.real import tiny_text
+from tests.sweep.real import alive, tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -33,8 +33,8 @@ SLOW = real.TEXT.replace(
 SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 60")
 
 
-def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """Replace the trials of workers by arithmetic. The method ``fault`` of the actor runs before each step."""
+def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step") -> None:
+    """Replace the trials of workers by arithmetic. The method ``fault`` of the actor runs before each step or setup."""
     import ray
 
     from orca_ray.sweep.execution.executors import trainable
@@ -45,10 +45,13 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     class FakeActor(trainable.TrialActor):
         def setup(self, config: dict[str, Any]) -> None:
             super().setup(config)
+            if where == "setup":
+                getattr(self, fault)()
             self._reports = fakes.fake_reports(self._runner.trial)
 
         def step(self) -> dict[str, Any]:
-            getattr(self, fault)()
+            if where == "step":
+                getattr(self, fault)()
             report = next(self._reports)
             return {"report": report.to_json(), "done": report.done, "node": self._node}
 
@@ -80,9 +83,8 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def settings(conductor_folder: Path, hang_seconds: float = 1800.0) -> WorkerSettings:
-    limits = TimeLimits(heartbeat=hang_seconds)
     uri, environment = str(conductor_folder / "results"), passed_environment()
-    return WorkerSettings(uri, heartbeat_seconds=limits.heartbeat_interval, environment=environment)
+    return WorkerSettings(uri, time=TimeLimits(heartbeat=hang_seconds), environment=environment)
 
 
 def fake_conductor(folder: Path, events: list[Event]) -> Conductor:
@@ -90,13 +92,14 @@ def fake_conductor(folder: Path, events: list[Event]) -> Conductor:
     return Conductor(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
 
 
+@pytest.mark.parametrize(("where", "told"), [("step", "the worker hangs"), ("setup", "lost (")])
 def test_a_hung_worker_is_killed_and_its_trial_runs_again(
-    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, where: str, told: str
 ) -> None:
     from orca_ray.sweep.execution.executors.ray import RayExecutor
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    fake_actors(monkeypatch, "hang_once")
+    fake_actors(monkeypatch, "hang_once", where)
     events: list[Event] = []
     conductor = fake_conductor(tmp_path, events)
     with RayExecutor() as engine:
@@ -104,7 +107,7 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
         assert not engine.run(conductor, settings(tmp_path, 3.0), RunOptions(TimeLimits(heartbeat=3.0)))
     summary = conductor.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
-    assert any(isinstance(event, Message) and "the worker hangs" in event.text for event in events)
+    assert any(isinstance(event, Message) and told in event.text for event in events)
 
 
 def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +188,3 @@ def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path:
         summary = run_sweep(load_spec(sweep), str(results), executor="inline")
     assert summary.statuses[Status.COMPLETED] == summary.planned == 6
     assert summary.finished_before >= 1
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -108,7 +108,7 @@ def test_the_first_trial_of_a_late_node_has_its_whole_time(tmp_path: Path, monke
 
     store = ResultsStore(tmp_path / "results", create=True)
     conductor = Conductor(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=listen)
-    settings = WorkerSettings(store.uri, heartbeat_seconds=1.0, environment=passed_environment())
+    settings = WorkerSettings(store.uri, time=TimeLimits(heartbeat=8.0), environment=passed_environment())
     with ExitStack() as nodes, RayExecutor() as engine:
         nodes.callback(cluster.shutdown)
         engine.open(cluster.address)

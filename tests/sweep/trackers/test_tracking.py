@@ -50,7 +50,7 @@ def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
     with Tracking([option]) as listener:
         opened = ResultsStore(store, create=True)
         conductor = Conductor(fake_searches(spec), opened, executor="inline", listener=listener)
-        listener(events.SweepStarted(spec.sweep_id, "inline", "here", conductor.searches.rows()))
+        listener(events.SweepStarted(spec.sweep_id, "here", conductor.searches.rows()))
         play(conductor, most)
         if most is not None and (trial := conductor.next_trial()) is not None:
             conductor.started(trial.key)

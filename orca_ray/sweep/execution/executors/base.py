@@ -65,7 +65,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return what stages the tasks on the nodes; ``progress`` is called with one line of text per message."""
+        """Return the stager of the nodes; ``progress`` is called with one line of text per message."""
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:

@@ -1,5 +1,7 @@
 """The trainable for Ray Tune: an actor that runs one trial after another in the same process."""
 
+import faulthandler
+import threading
 from typing import Any, ClassVar
 
 import ray
@@ -20,6 +22,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     settings: ClassVar[WorkerSettings]
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """End this process if :meth:`setup` hangs: the driver watches an actor only from when it has started."""
+        limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(limit, exit=True)  # works even if the interpreter's lock is held
+        super().__init__(*args, **kwargs)
+        faulthandler.cancel_dump_traceback_later()
+
     def setup(self, config: dict[str, Any]) -> None:
         """Set up the trial in ``config``."""
         order, settings = Assignment.from_json(config["assignment"]), self.settings
@@ -27,7 +36,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         if not hasattr(self, "_heart"):
             remove_abandoned()  # of workers that were killed on this node
             self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-            self._heart = Heart(settings.heartbeat_seconds, self._node)
+            self._heart = Heart(settings.time.heartbeat_interval, self._node)
         self._heart.follow(self.trial_id)
         self._runner = TrialRunner(
             order.trial,

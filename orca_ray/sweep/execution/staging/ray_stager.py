@@ -50,7 +50,7 @@ class _Node:
     """Tasks that were given to this node."""
 
     def give(self, request: StagingRequest) -> None:
-        """Let the node stage a task after those that wait, unless it does so already."""
+        """Append a task to those that wait, unless the node has it already."""
         if all(each.task != request.task for each in (*self.waiting, *self.running.values())):
             self.waiting.append(request)
 
