@@ -72,7 +72,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
     config = request.hyperparameters.of(CnnConfig)
     options = {name: value for name, value in asdict(config).items() if name != "network"}
-    given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
+    given = request.given("input_shape", "target", "seed", "statistics")
     architecture = Architecture(**options, dropout=request.hyperparameters.refine.dropout)
     table = _is_table(request.task, config)
     stride = 1 if table else _stem_stride(request.task)
