@@ -8,74 +8,61 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from orca_ray.data.bodies import ModalityName
-from orca_ray.errors import lookup, unknown_name
+from orca_ray.errors import lookup
 from orca_ray.models.names import listed_body
+from orca_ray.options import Config, Number, one_of
 
 if TYPE_CHECKING:
     from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
 
+Patching = Literal["pad", "divide"]
 Initialisation = Literal["body", "paper", "random"]
 DenseHeadName = Literal["learned", "pooled"]
 ContextName = Literal["causal", "doubled", "flipped"]
 
 
 @dataclass(frozen=True)
-class EmbedderConfig:
+class EmbedderConfig(Config):
     """Settings of the embedder, which maps raw inputs to tokens."""
 
-    sequence_length: int = 64
+    sequence_length: Number = 64
     "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
-    image_size: int = 56
+    image_size: Number = 56
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
-    patching: Literal["pad", "divide"] = "pad"
+    patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
     padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
-    initialisation: Initialisation = "body"
+    initialisation: Annotated[Initialisation, partial(one_of, get_args(Initialisation))] = "body"
     """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a kernel computed from the
     body's own embedding, the body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their
     patch kernel repeated over the channels, text bodies a Xavier kernel, and positions after the norm; the norm is
     the body's. ``random``, as ORCA's code if it does not align: the same order, but a random kernel (text bodies:
     Xavier again) and a new norm."""
 
-    def __post_init__(self) -> None:
-        for name in ("sequence_length", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in (("initialisation", get_args(Initialisation)), ("patching", ("pad", "divide"))):
-            if getattr(self, name) not in allowed:
-                raise unknown_name(f"embedder.{name}", getattr(self, name), allowed)
-
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Config):
     """Settings of the head, which maps the body's features to predictions."""
 
-    dense: DenseHeadName = "learned"
+    dense: Annotated[DenseHeadName, partial(one_of, get_args(DenseHeadName))] = "learned"
     """Head for fields. ``learned``: a linear layer maps each feature to a patch. ``pooled``, as in ORCA's code: text
     bodies' patches are averages over a feature's components; with image bodies, a linear layer maps each feature to its
     part of an RGB image, whose colours and pixels are averaged."""
 
-    def __post_init__(self) -> None:
-        if self.dense not in get_args(DenseHeadName):
-            raise unknown_name("head.dense", self.dense, get_args(DenseHeadName))
-
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Settings of decoders as bodies; encoders ignore the default and refuse other values."""
 
-    context: ContextName = "causal"
+    context: Annotated[ContextName, partial(one_of, get_args(ContextName))] = "causal"
     """Tokens that a feature depends on. ``causal``: those before it and its own. ``doubled`` and ``flipped``: all,
     because the decoder gets the tokens twice, or also in reverse order; see
     `orca_ray.models.families.decoders.DecoderBody`. Both double the body's cost."""
-
-    def __post_init__(self) -> None:
-        if self.context not in get_args(ContextName):
-            raise unknown_name("decoder.context", self.context, get_args(ContextName))
 
 
 def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
