@@ -184,10 +184,6 @@ class RefineLoop:
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
 
-    def evaluate(self, split: Split) -> float:
-        """Return the metric of a whole split with the model's present weights, as in validation; lower is better."""
-        return score(self.predict(split), split.y, self._objective, split.group)
-
     def predict(self, split: Split) -> np.ndarray:
         """Return the predictions [N, *output_shape] for a whole split with the model's present weights."""
         batch_size = self._evaluation_batch
