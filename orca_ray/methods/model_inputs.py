@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import TaskSummary
 
@@ -107,19 +107,13 @@ def _user_data(x: Any, preprocessing: "Preprocessing | None") -> "UserData":
     if hasattr(x, "detach"):  # a tensor
         x = x.detach().cpu().numpy()
     if isinstance(x, list | tuple):
-        x = _stacked(x)
+        x = stacked(x)
     if isinstance(x, list) or (hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)):
         return UserData(x=x, source="the inputs")
     raise UserError(
         f"cannot predict from a {type(x).__name__}: give an array of samples, a pandas table, a list of arrays, or the "
         "path of a file or folder"
     )
-
-
-def _stacked(samples: Sequence[Any]) -> "Array | list[Array]":
-    """Return samples of equal shape as one array, else as a list of arrays."""
-    arrays = [np.asarray(each) for each in samples]
-    return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
 
 
 def _check_shape(data: "UserData", task: TaskSummary) -> None:

@@ -13,14 +13,13 @@ import numpy as np
 from orca_ray.data import cache, prepared, splits
 from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import Array, RowIndex, Target
+from orca_ray.data.rows import Array, RowIndex, Target, stacked
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
     from orca_ray.data.user import UserData
     from orca_ray.tasks.inference import Inferred
-    from orca_ray.tasks.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +72,6 @@ def get_own_task(name: str) -> Task:
     if task.name != name:
         raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
     return task
-
-
-def preprocessing_of(task: str) -> "Preprocessing | None":
-    """Return the preprocessing of an own task; None for a task of a benchmark, whose inputs are arrays already."""
-    from orca_ray.tasks.preprocessing import Preprocessing
-
-    if not is_own(task):
-        return None
-    path = own_directory(task) / PREPROCESSING
-    return Preprocessing.from_json(cache.read_json(path), str(path))
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
@@ -244,7 +233,4 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
 def _samples(x: Any) -> Any:
     if hasattr(x, "columns"):
         return x.set_axis([str(name) for name in x.columns], axis=1)
-    if isinstance(x, list | tuple):
-        arrays = [np.asarray(each) for each in x]
-        return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
-    return x if isinstance(x, np.ndarray) else np.asarray(x)
+    return stacked(x) if isinstance(x, list | tuple) else np.asarray(x)
