@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TABLES = ("tabular", "drug response")
 """Values of `Task.modality` whose features have no order."""
 MAX_POSITIONS = 128**2
-"""Larger images are reduced to at most so many positions by the stride of the stem, unless the target is dense."""
+"""Limit to which the stride of the stem reduces the positions of larger images, unless the target is dense."""
 
 
 def _odd(option: str, value: int) -> None:

@@ -29,7 +29,7 @@ from orca_ray.training.throughput import Throughput, throughput
 from orca_ray.training.trained import Trained
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""The loss is checked for NaN every so many optimiser steps, by device type: a check waits for the device."""
+"""Optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
 
 
 @dataclass(frozen=True)
