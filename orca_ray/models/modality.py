@@ -3,7 +3,6 @@
 This module imports neither torch nor the Hugging Face library, so that a sweep can be planned without them.
 """
 
-import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ from orca_ray.models.names import listed_body
 from orca_ray.options import Config, Number, one_of
 
 if TYPE_CHECKING:
-    from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
 
 Patching = Literal["pad", "divide"]
@@ -90,16 +88,11 @@ class Modality(ABC):
     """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
     stand_in: str
     """Name of the alignment source that stands in where the paper's cannot be fetched; it comes in Python packages."""
-    embedder_class: str
-    """Name of the embedder's class in :mod:`orca_ray.models.embedder`."""
 
-    def embedder(
-        self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
-    ) -> "Embedder":
-        """Build the embedder for inputs of ``input_shape``, (C, L) or (C, H, W), and the body with this stem."""
-        embedders = importlib.import_module("orca_ray.models.embedder")
-        built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
-        return built
+    @property
+    @abstractmethod
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
 
     @abstractmethod
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
@@ -119,6 +112,13 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
+
+    @property
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
+        from orca_ray.models.embedder import SequenceEmbedder
+
+        return SequenceEmbedder
 
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (0, ``num_tokens``): texts of an alignment source have as many tokens as the task's samples."""
@@ -141,6 +141,13 @@ class SequenceModality(Modality):
 class ImageModality(Modality):
     """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
 
+    @property
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
+        from orca_ray.models.embedder import ImageEmbedder
+
+        return ImageEmbedder
+
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (``image_size``, 0): images of an alignment source are resized to the same size as inputs."""
         return image_size, 0
@@ -155,8 +162,8 @@ class ImageModality(Modality):
 
 
 _ALL = (
-    SequenceModality("sequence", "conll2003", "prose", "SequenceEmbedder"),
-    ImageModality("image", "cifar10", "photographs", "ImageEmbedder"),
+    SequenceModality("sequence", "conll2003", "prose"),
+    ImageModality("image", "cifar10", "photographs"),
 )
 MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 
