@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.raw import Workspace
-from orca_ray.data.readers import read_wav
+from orca_ray.data.wav import read_wav
 from orca_ray.tasks import arrays
 from orca_ray.tasks.nasbench360 import fsd50k
 from orca_ray.tasks.spectrogram import log_mel
