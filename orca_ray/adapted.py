@@ -4,12 +4,13 @@ import html
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from orca_ray.data.rows import Array
+from orca_ray.devices import find_device
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import resolve
@@ -20,13 +21,11 @@ from orca_ray.methods.recipe import get_method
 from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.head import pooled
 from orca_ray.tasks.losses import get_loss
+from orca_ray.tasks.preprocessing import Preprocessing
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
 from orca_ray.training.feed import Feed
 from orca_ray.training.precision import choose_precision
-
-if TYPE_CHECKING:
-    from orca_ray.tasks.preprocessing import Preprocessing
 
 HUB = "hub:"
 
@@ -62,7 +61,7 @@ class Adapted:
         self.device = find_device(device)
         self.preprocessing_json = preprocessing
         """Content of ``preprocessing.json``; None: inputs are arrays."""
-        self._preprocessing = None if preprocessing is None else _preprocessing(preprocessing)
+        self._preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The network, a `torch.nn.Module`: standardised outputs [B, *output_shape] of inputs [B, *input_shape]."""
@@ -118,7 +117,7 @@ class Adapted:
         return self.config.task
 
     @property
-    def preprocessing(self) -> "Preprocessing | None":
+    def preprocessing(self) -> Preprocessing | None:
         """How inputs are made of the user's data; None: inputs are arrays."""
         return self._preprocessing
 
@@ -280,29 +279,11 @@ def load(path: str | Path, device: str = "auto") -> Adapted:
     return Adapted.load(path, device)
 
 
-def _preprocessing(values: Mapping[str, Any]) -> "Preprocessing":
-    from orca_ray.tasks.preprocessing import Preprocessing
-
-    return Preprocessing.from_json(dict(values))
-
-
-def find_device(name: str) -> torch.device:
-    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
-    return device
-
-
 def _from_hub(name: str) -> Path:
     """Return the local copy of a repository of the Hugging Face hub that is a model folder."""
     from huggingface_hub import constants, snapshot_download
 
-    from orca_ray.models.hugging_face import cause, require_hub
+    from orca_ray.models.body_files import cause, require_hub
 
     repository = name.removeprefix(HUB)
     files = [model_folder.CONFIG, model_folder.WEIGHTS, model_folder.PREPROCESSING, model_folder.CARD]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.errors import UserError
+from orca_ray.methods.model_folder import refuse_other
 from orca_ray.methods.recipe import get_method
 from orca_ray.protocol import KeepModels
 from orca_ray.results.models import StoredModels
@@ -138,10 +139,11 @@ class AdaptationSweep:
     def save(self, out: str | Path) -> Record:
         """Write the best model to the folder ``out``, delete the others from the store, and return its record.
 
-        Raises UserError as `best`, and if ``out`` has files that do not belong to a model.
+        Raises UserError as `best`, and as `refuse_other` for ``out``.
         """
-        best, models = self.best(), StoredModels(self.results)
-        models.fetch(best.trial_key, Path(out).expanduser())  # first: if it fails, nothing is lost
+        best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
+        refuse_other(folder)
+        models.fetch(best.trial_key, folder)  # first: if it fails, nothing is lost
         for record in self._confirmed():
             if record.trial_key != best.trial_key:
                 models.remove(record.trial_key)

@@ -1,6 +1,20 @@
-"""Capabilities of PyTorch devices."""
+"""PyTorch devices: by name, and their capabilities."""
 
 import torch
+
+from orca_ray.errors import UserError
+
+
+def find_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
+    return device
 
 
 def has_bfloat16_units(device: torch.device) -> bool:

@@ -15,9 +15,10 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
-from orca_ray.adapted import Adapted, find_device
+from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Array
 from orca_ray.data.user import UserData, make_options
+from orca_ray.devices import find_device
 from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
 from orca_ray.methods.stages.adaptation import Adaptation

@@ -4,7 +4,7 @@ Composite rows are computed from arrays in ``<name>.<part>.npy`` files (their pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -178,3 +178,9 @@ def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
     """Return consecutive slices that cover all rows. A slice has at most ``most_bytes``, or is a single row."""
     size = max(1, most_bytes // max(1, num_bytes(rows) // max(1, len(rows))))
     return [slice(start, min(start + size, len(rows))) for start in range(0, len(rows), size)]
+
+
+def stacked(samples: Iterable[Any]) -> Array | list[Array]:
+    """Return samples of equal shape as one array [N, ...], others as a list of arrays."""
+    arrays = [np.asarray(each) for each in samples]
+    return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TABLES = ("tabular", "drug response")
 """Values of `Task.modality` whose features have no order."""
 MAX_POSITIONS = 128**2
-"""Larger images are reduced to at most so many positions by the stride of the stem, unless the target is dense."""
+"""Limit to which the stride of the stem reduces the positions of larger images, unless the target is dense."""
 
 
 def _odd(option: str, value: int) -> None:
@@ -72,7 +72,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
     config = request.hyperparameters.of(CnnConfig)
     options = {name: value for name, value in asdict(config).items() if name != "network"}
-    given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
+    given = request.given("input_shape", "target", "seed", "statistics")
     architecture = Architecture(**options, dropout=request.hyperparameters.refine.dropout)
     table = _is_table(request.task, config)
     stride = 1 if table else _stem_stride(request.task)

@@ -38,7 +38,7 @@ def _problem(task: "Task") -> str | None:
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.fourier import build_fourier
 
-    given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
+    given = request.given("input_shape", "target", "seed", "statistics")
     options = asdict(request.hyperparameters.of(FnoConfig))
     return build_fourier(**options, dropout=request.hyperparameters.refine.dropout, **given)
 

@@ -58,7 +58,7 @@ def _problem(task: "Task") -> str | None:
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.trees import build_trees
 
-    return build_trees(**{name: request.arguments[name] for name in ("input_shape", "target", "statistics")})
+    return build_trees(**request.given("input_shape", "target", "statistics"))
 
 
 def _stages(trial: "Trial") -> "list[Stage]":

@@ -10,7 +10,8 @@ from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.lora import LoraConfig
 from orca_ray.methods.recipe import Scalar, all_methods, get_method
 from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
-from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig, section_name
+from orca_ray.options import section_name
+from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 
 _Config = TypeVar("_Config")
 _SHARED: Mapping[str, type[Any]] = {

@@ -50,7 +50,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.minirocket import build_minirocket
 
     config = request.hyperparameters.of(MiniRocketConfig)
-    given = {name: request.arguments[name] for name in ("input_shape", "target", "seed", "statistics")}
+    given = request.given("input_shape", "target", "seed", "statistics")
     return build_minirocket(config.features, config.dilations, **given)
 
 

@@ -6,17 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, stacked
+from orca_ray.data.user import UserData, read
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import TaskSummary
-
-if TYPE_CHECKING:
-    from orca_ray.data.user import UserData
-    from orca_ray.tasks.preprocessing import Preprocessing
+from orca_ray.tasks.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +27,12 @@ _MOST_BYTES = 64 * 2**20
 class ModelInputs:
     """Samples to predict; one slice of them is read at a time."""
 
-    data: "UserData"
+    data: UserData
     task: TaskSummary
-    preprocessing: "Preprocessing | None"
+    preprocessing: Preprocessing | None
 
     @classmethod
-    def of(cls, x: Any, task: TaskSummary, preprocessing: "Preprocessing | None") -> "ModelInputs":
+    def of(cls, x: Any, task: TaskSummary, preprocessing: Preprocessing | None) -> "ModelInputs":
         """Return the samples in ``x``: an array, tensor, table, list of arrays, `UserData`, or a path to read.
 
         Raises UserError if it is none of these, or has no samples.
@@ -75,7 +73,7 @@ class ModelInputs:
         if num_waiting:
             yield np.concatenate(waiting)
 
-    def _inputs(self, part: "UserData", first: int, warn: Callable[[str], None]) -> Array:
+    def _inputs(self, part: UserData, first: int, warn: Callable[[str], None]) -> Array:
         if self.preprocessing is not None:
             return np.ascontiguousarray(self.preprocessing.inputs(part, warn), dtype=np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -88,16 +86,12 @@ class ModelInputs:
         return inputs
 
 
-def read_data(path: Path | str, preprocessing: "Preprocessing | None", *, labelled: bool) -> "UserData":
+def read_data(path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool) -> UserData:
     """Return the samples in a file or folder, read as those that the model was trained on."""
-    from orca_ray.data.user import read
-
     return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
 
 
-def _user_data(x: Any, preprocessing: "Preprocessing | None") -> "UserData":
-    from orca_ray.data.user import UserData
-
+def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
     if isinstance(x, UserData):
         return x
     if isinstance(x, str | Path):
@@ -107,7 +101,7 @@ def _user_data(x: Any, preprocessing: "Preprocessing | None") -> "UserData":
     if hasattr(x, "detach"):  # a tensor
         x = x.detach().cpu().numpy()
     if isinstance(x, list | tuple):
-        x = _stacked(x)
+        x = stacked(x)
     if isinstance(x, list) or (hasattr(x, "shape") and hasattr(x, "__getitem__") and len(x.shape)):
         return UserData(x=x, source="the inputs")
     raise UserError(
@@ -116,13 +110,7 @@ def _user_data(x: Any, preprocessing: "Preprocessing | None") -> "UserData":
     )
 
 
-def _stacked(samples: Sequence[Any]) -> "Array | list[Array]":
-    """Return samples of equal shape as one array, else as a list of arrays."""
-    arrays = [np.asarray(each) for each in samples]
-    return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
-
-
-def _check_shape(data: "UserData", task: TaskSummary) -> None:
+def _check_shape(data: UserData, task: TaskSummary) -> None:
     expected = task.input_shape
     wanted = f"the model takes numbers of shape (N, {', '.join(map(str, expected))})"
     if not hasattr(data.x, "shape"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from orca_ray import methods
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
-from orca_ray.training.config import section_name
+from orca_ray.options import section_name
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn

@@ -33,14 +33,14 @@ def describe_body(name: str) -> BodyArchitecture:
 
     Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
     """
-    from orca_ray.models.family import family_of, shorten
+    from orca_ray.models.family import family_of, keep_layers
     from orca_ray.models.hugging_face import read_config
 
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
         return BodyArchitecture(name, {})
     config = read_config(base)
-    shorten(family_of(config), config, base, layers)
+    keep_layers(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
     values = {key: value for key, value in values.items() if key not in _UNUSED}
     return BodyArchitecture(name, values, getattr(config, "_attn_implementation", None))

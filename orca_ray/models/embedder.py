@@ -1,4 +1,4 @@
-"""Embedders: they map a task's raw input to tokens that resemble the body's own.
+"""Embedders: they map a task's raw input to tokens.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D input.
 """
@@ -109,6 +109,21 @@ class ImageEmbedder(PatchEmbedder):
             tokens = torch.cat((self.prefix.expand(x.shape[0], -1, -1).to(tokens.dtype), tokens), dim=1)
         embedded: Tensor = self.dropout(tokens)
         return embedded
+
+
+class PointEmbedder(Embedder):
+    """Embedder for networks that take inputs as they are: a token is the channels' values at one point.
+
+    It has no parameters.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layout = tuple(input_shape[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the points of [B, C, L] or [B, C, H, W] as [B, T, C]."""
+        return x.flatten(2).transpose(1, 2)
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def family_of(specification: Any, library: Library = "transformers") -> Family:
     raise UserError(f"cannot use {library}'s {type(specification).__name__} as a body: supported are {known}{unusable}")
 
 
-def shorten(family: Family, specification: Any, body: str, layers: int | None) -> None:
+def keep_layers(family: Family, specification: Any, body: str, layers: int | None) -> None:
     """Keep ``layers`` layers of a specification (None: all); UserError if it has fewer layers or more stages than that.
 
     Each removed layer is the last one of the stage that has most layers at that moment. No stage disappears, so the
@@ -88,7 +88,7 @@ def shorten(family: Family, specification: Any, body: str, layers: int | None) -
 
 
 def shallower(body: str, depths: Sequence[int], layers: int) -> list[int]:
-    """Return the layers of each stage, reduced from ``depths`` to ``layers`` in total; UserError as in `shorten`."""
+    """Return the layers of each stage, reduced from ``depths`` to ``layers`` in total, as `keep_layers` does."""
     depths, depth = list(depths), sum(depths)
     if not len(depths) <= layers <= depth:
         stages = f" in {len(depths)} stages" if len(depths) > 1 else ""

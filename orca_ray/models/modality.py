@@ -3,79 +3,64 @@
 This module imports neither torch nor the Hugging Face library, so that a sweep can be planned without them.
 """
 
-import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from orca_ray.data.bodies import ModalityName
-from orca_ray.errors import lookup, unknown_name
+from orca_ray.errors import lookup
 from orca_ray.models.names import listed_body
+from orca_ray.options import Config, Number, one_of
 
 if TYPE_CHECKING:
-    from orca_ray.models.body import Stem
     from orca_ray.models.embedder import Embedder
 
+Patching = Literal["pad", "divide"]
 Initialisation = Literal["body", "paper", "random"]
 DenseHeadName = Literal["learned", "pooled"]
 ContextName = Literal["causal", "doubled", "flipped"]
 
 
 @dataclass(frozen=True)
-class EmbedderConfig:
+class EmbedderConfig(Config):
     """Settings of the embedder, which maps raw inputs to tokens."""
 
-    sequence_length: int = 64
+    sequence_length: Number = 64
     "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
-    image_size: int = 56
+    image_size: Number = 56
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
-    patching: Literal["pad", "divide"] = "pad"
+    patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is
     padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
-    initialisation: Initialisation = "body"
+    initialisation: Annotated[Initialisation, partial(one_of, get_args(Initialisation))] = "body"
     """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a kernel computed from the
     body's own embedding, the body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their
     patch kernel repeated over the channels, text bodies a Xavier kernel, and positions after the norm; the norm is
     the body's. ``random``, as ORCA's code if it does not align: the same order, but a random kernel (text bodies:
     Xavier again) and a new norm."""
 
-    def __post_init__(self) -> None:
-        for name in ("sequence_length", "image_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"embedder.{name} must be at least 1, got {getattr(self, name)}")
-        for name, allowed in (("initialisation", get_args(Initialisation)), ("patching", ("pad", "divide"))):
-            if getattr(self, name) not in allowed:
-                raise unknown_name(f"embedder.{name}", getattr(self, name), allowed)
-
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Config):
     """Settings of the head, which maps the body's features to predictions."""
 
-    dense: DenseHeadName = "learned"
+    dense: Annotated[DenseHeadName, partial(one_of, get_args(DenseHeadName))] = "learned"
     """Head for fields. ``learned``: a linear layer maps each feature to a patch. ``pooled``, as in ORCA's code: text
     bodies' patches are averages over a feature's components; with image bodies, a linear layer maps each feature to its
     part of an RGB image, whose colours and pixels are averaged."""
 
-    def __post_init__(self) -> None:
-        if self.dense not in get_args(DenseHeadName):
-            raise unknown_name("head.dense", self.dense, get_args(DenseHeadName))
-
 
 @dataclass(frozen=True)
-class DecoderConfig:
+class DecoderConfig(Config):
     """Settings of decoders as bodies; encoders ignore the default and refuse other values."""
 
-    context: ContextName = "causal"
+    context: Annotated[ContextName, partial(one_of, get_args(ContextName))] = "causal"
     """Tokens that a feature depends on. ``causal``: those before it and its own. ``doubled`` and ``flipped``: all,
     because the decoder gets the tokens twice, or also in reverse order; see
     `orca_ray.models.families.decoders.DecoderBody`. Both double the body's cost."""
-
-    def __post_init__(self) -> None:
-        if self.context not in get_args(ContextName):
-            raise unknown_name("decoder.context", self.context, get_args(ContextName))
 
 
 def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:
@@ -103,16 +88,11 @@ class Modality(ABC):
     """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
     stand_in: str
     """Name of the alignment source that stands in where the paper's cannot be fetched; it comes in Python packages."""
-    embedder_class: str
-    """Name of the embedder's class in :mod:`orca_ray.models.embedder`."""
 
-    def embedder(
-        self, input_shape: tuple[int, ...], stem: "Stem", config: EmbedderConfig, dropout: float, seed: int
-    ) -> "Embedder":
-        """Build the embedder for inputs of ``input_shape``, (C, L) or (C, H, W), and the body with this stem."""
-        embedders = importlib.import_module("orca_ray.models.embedder")
-        built: Embedder = getattr(embedders, self.embedder_class)(input_shape, stem, config, dropout, seed)
-        return built
+    @property
+    @abstractmethod
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
 
     @abstractmethod
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
@@ -132,6 +112,13 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
+
+    @property
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
+        from orca_ray.models.embedder import SequenceEmbedder
+
+        return SequenceEmbedder
 
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (0, ``num_tokens``): texts of an alignment source have as many tokens as the task's samples."""
@@ -154,6 +141,13 @@ class SequenceModality(Modality):
 class ImageModality(Modality):
     """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
 
+    @property
+    def embedder(self) -> "type[Embedder]":
+        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
+        from orca_ray.models.embedder import ImageEmbedder
+
+        return ImageEmbedder
+
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (``image_size``, 0): images of an alignment source are resized to the same size as inputs."""
         return image_size, 0
@@ -168,8 +162,8 @@ class ImageModality(Modality):
 
 
 _ALL = (
-    SequenceModality("sequence", "conll2003", "prose", "SequenceEmbedder"),
-    ImageModality("image", "cifar10", "photographs", "ImageEmbedder"),
+    SequenceModality("sequence", "conll2003", "prose"),
+    ImageModality("image", "cifar10", "photographs"),
 )
 MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 

@@ -15,7 +15,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.points import PointEmbedder
+from orca_ray.models.embedder import PointEmbedder
 
 _SEPARATOR = "\0"
 

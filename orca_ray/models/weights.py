@@ -11,11 +11,18 @@ import torch
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import UserError, nearest
-from orca_ray.models import hugging_face
 from orca_ray.models.architecture import TIMM, BodyArchitecture
 from orca_ray.models.body import Body, Stem, seeded
-from orca_ray.models.family import Family, family_of, shorten
-from orca_ray.models.hugging_face import cause, check_config, read_config
+from orca_ray.models.body_files import WEIGHT_FILES, cause, check_weights, image_statistics, require_hub
+from orca_ray.models.family import Family, family_of, keep_layers
+from orca_ray.models.hugging_face import (
+    check_config,
+    check_size,
+    make_config,
+    quiet_transformers,
+    read_config,
+    read_weights,
+)
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.stems import ImageStem
 
@@ -42,7 +49,7 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
 
     ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that Hugging
     Face's ``from_pretrained`` accepts, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body
-    with stages such as Swin, see `shorten`. ``pretrained=False`` builds the same architecture with the random
+    with stages such as Swin, see `keep_layers`. ``pretrained=False`` builds the same architecture with the random
     initialisation of its library, which depends on ``seed`` alone. The global random state does not change.
     A `BodyArchitecture` is built with weights that mean nothing, whatever ``pretrained`` is, to be overwritten; neither
     cache nor hub is asked.
@@ -86,17 +93,17 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     elif base not in PACKAGED:
         config = read_config(base)
         family = check_config(base, config)
-        shorten(family, config, base, layers)
+        keep_layers(family, config, base, layers)
         if family.modality == "image":
-            hugging_face.image_statistics(base)
+            image_statistics(base)
         if pretrained:
-            hugging_face.check_weights(base)
+            check_weights(base)
 
 
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     base, layers = parse_body_name(name)
     make = _timm_model if base.startswith(TIMM) else _transformers_model
-    with hugging_face.quiet_transformers(), seeded(seed):
+    with quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
     if isinstance(stem, ImageStem) and family.library == "transformers" and base not in PACKAGED:
@@ -109,7 +116,7 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
 
     base, layers = parse_body_name(architecture.name)
     # Random initialisation would take ten times as long as all else (vit-s14: 7 s of 7.5 s on a busy core).
-    with hugging_face.quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
+    with quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
         if base.startswith(TIMM):
             family, model = _timm_model(base, layers, pretrained=False)
         else:
@@ -124,8 +131,8 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
     from transformers import AutoModel
 
     try:
-        config = hugging_face.make_config(base, dict(architecture.values))
-        family, _ = hugging_face.check_size(base, config)
+        config = make_config(base, dict(architecture.values))
+        family, _ = check_size(base, config)
         model = AutoModel.from_config(
             config, dtype=torch.float32, trust_remote_code=False, attn_implementation=architecture.attention
         )
@@ -138,7 +145,7 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
 
 def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
     """Set the colours' statistics of the body's own preprocessor; without one, keep those of its family, and warn."""
-    found = hugging_face.image_statistics(base, download=pretrained)
+    found = image_statistics(base, download=pretrained)
     if found is not None:
         stem.image_mean, stem.image_std = found
         return
@@ -157,12 +164,12 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
     try:
         source = timm.get_pretrained_cfg(name)
         if pretrained and source is not None and source.hf_hub_id:
-            hugging_face.require_hub(source.hf_hub_id, *hugging_face.WEIGHT_FILES)
+            require_hub(source.hf_hub_id, *WEIGHT_FILES)
         model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on any exception of the hub client
         raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
     family = family_of(model, "timm")
-    shorten(family, model, base, layers)
+    keep_layers(family, model, base, layers)
     return family, model
 
 
@@ -171,9 +178,9 @@ def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tupl
 
     config = read_config(base)
     family = family_of(config) if base in PACKAGED else check_config(base, config)
-    shorten(family, config, base, layers)
+    keep_layers(family, config, base, layers)
     if pretrained:
-        return family, hugging_face.read_weights(base, config)
+        return family, read_weights(base, config)
     return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 

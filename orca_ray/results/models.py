@@ -56,13 +56,11 @@ class StoredModels:
     def fetch(self, key: str, directory: Path) -> None:
         """Copy the model of the trial ``key`` to a local directory, in place of a model that is there.
 
-        Raises UserError if the directory has files that do not belong to a model.
+        Other files in the directory stay; the caller decides whether a directory may be used.
         """
         names = self._folder.names(f"{DIRECTORY}/{key}")
-        present = [path.name for path in directory.iterdir()] if directory.is_dir() else []
-        if foreign := [name for name in present if name not in names]:
-            raise UserError(f"{directory} has other files ({foreign[0]}): give a new or empty folder for the model")
         directory.mkdir(parents=True, exist_ok=True)
+        (directory / _CONFIG).unlink(missing_ok=True)
         for name in sorted(names, key=lambda name: name == _CONFIG):
             self._folder.download(f"{DIRECTORY}/{key}/{name}", directory / name)
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from orca_ray.data.rows import Array
 from orca_ray.data.user import UserData
 from orca_ray.errors import UserError
+from orca_ray.tasks.spectrogram import log_mel
 
 Warn = Callable[[str], None]
 _PIXEL = 255.0
@@ -146,8 +147,6 @@ class AudioInputs(BaseModel):
         return ((x - self.mean) / self.std).astype(np.float32)[:, None]
 
     def _spectrogram(self, waveform: Array, where: str) -> Array:
-        from orca_ray.tasks.nasbench360.fsd50k import log_mel
-
         if waveform.ndim != 1 or not len(waveform):
             raise UserError(f"{where}: expected one channel of samples, found shape {list(waveform.shape)}")
         surplus = len(waveform) - self.num_samples

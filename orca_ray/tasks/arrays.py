@@ -39,14 +39,22 @@ def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> 
 
 
 def filled(
-    workspace: Workspace, split: str, indices: Indices, rows: Callable[[Indices], Array], shape: tuple[int, ...]
+    workspace: Workspace,
+    name: str,
+    indices: Indices,
+    rows: Callable[[Indices], Array],
+    shape: tuple[int, ...],
+    most: int | None = None,
 ) -> Array:
-    """Return inputs ``x`` [N, *shape] float32 in a file: ``x[b] = rows(indices[b])`` for each batch b of N indices."""
-    x = workspace.array(f"{split}_x", (len(indices), *shape))
+    """Return the array ``name`` [N, *shape] float32 of a workspace, filled by ``rows(indices[b])`` for each batch b.
+
+    A batch has 64 MiB at most, and ``most`` of the N indices.
+    """
+    array = workspace.array(name, (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))
-    for part in workspace.batches(split, len(indices), size, x):
-        x[part] = rows(indices[part])
-    return x
+    for part in workspace.batches(name, len(indices), min(size, most or size), array):
+        array[part] = rows(indices[part])
+    return array
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:

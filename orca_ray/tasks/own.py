@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +13,14 @@ import numpy as np
 from orca_ray.data import cache, prepared, splits
 from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import Array, RowIndex, Target
+from orca_ray.data.rows import Array, RowIndex, Target, stacked
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
     from orca_ray.data.user import UserData
     from orca_ray.tasks.inference import Inferred
-    from orca_ray.tasks.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,6 @@ DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
 """Names of the files beside the prepared arrays."""
 _VERSION = 1
 _NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
-_BATCH_BYTES = 64 * 2**20
 _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
@@ -73,16 +72,6 @@ def get_own_task(name: str) -> Task:
     if task.name != name:
         raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
     return task
-
-
-def preprocessing_of(task: str) -> "Preprocessing | None":
-    """Return the preprocessing of an own task; None for a task of a benchmark, whose inputs are arrays already."""
-    from orca_ray.tasks.preprocessing import Preprocessing
-
-    if not is_own(task):
-        return None
-    path = own_directory(task) / PREPROCESSING
-    return Preprocessing.from_json(cache.read_json(path), str(path))
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
@@ -158,24 +147,13 @@ def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arra
         return preprocessing.inputs(data.select(indices), logger.debug)  # told when the task was inferred
 
     for split, indices in inferred.splits.items():
-        arrays[f"{split}_x"] = _batched(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
+        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
         if coding.kind == "dense":
-            made = _batched(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
+            made = filled(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
     return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
-
-
-def _batched(
-    workspace: Workspace, name: str, indices: Array, rows: Callable[[Array], Array], shape: tuple[int, ...], size: int
-) -> Array:
-    """Return the array ``name`` of ``workspace``, filled with ``rows`` of at most ``size`` of ``indices`` at a time."""
-    array = workspace.array(name, (len(indices), *shape))
-    size = max(1, min(size, _BATCH_BYTES // (4 * int(np.prod(shape)))))
-    for part in workspace.batches(name, len(indices), size, array):
-        array[part] = rows(indices[part])
-    return array
 
 
 def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
@@ -244,7 +222,4 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
 def _samples(x: Any) -> Any:
     if hasattr(x, "columns"):
         return x.set_axis([str(name) for name in x.columns], axis=1)
-    if isinstance(x, list | tuple):
-        arrays = [np.asarray(each) for each in x]
-        return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays
-    return x if isinstance(x, np.ndarray) else np.asarray(x)
+    return stacked(x) if isinstance(x, list | tuple) else np.asarray(x)

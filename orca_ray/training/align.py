@@ -4,8 +4,6 @@ Shapes: N training samples, n samples of one epoch, D features (the token width 
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -189,7 +187,7 @@ class AlignLoop:
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
         """Do one optimiser step and return the distance before it."""
-        with self._trainable_embedder():
+        with optimisation.requires_grad(self._parameters, True):
             distance = self.distance_of(indices)
             self._optimizer.zero_grad(set_to_none=True)
             distance.backward()  # type: ignore[no-untyped-call]
@@ -211,16 +209,6 @@ class AlignLoop:
         if self._schedule(self._position) != rate:
             self._plateau.restart()
         self.plateaued = self.done and self.epoch < self._config.epochs
-
-    @contextmanager
-    def _trainable_embedder(self) -> Iterator[None]:
-        flags = [parameter.requires_grad for parameter in self._parameters]
-        self._model.embedder.requires_grad_(True)
-        try:
-            yield
-        finally:
-            for parameter, flag in zip(self._parameters, flags, strict=True):
-                parameter.requires_grad_(flag)
 
     def _measure(self) -> float:
         with torch.no_grad():

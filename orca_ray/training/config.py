@@ -3,56 +3,21 @@
 `Config` and the annotations also serve the options of single methods (`Recipe.options`).
 """
 
-import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated
 
 from orca_ray.alignment.registry import distance_names, source_names
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError
+from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, must, one_of
 from orca_ray.training.optimisation import ALIGN_SCHEDULES, DECAYS, OPTIMIZERS
 
+__all__ = [
+    "PRECISIONS", "AlignConfig", "Amount", "Config", "Count", "DataConfig", "Fraction", "Number", "Positive",
+    "RefineConfig", "Share", "at_least_2", "must", "one_of",
+]  # fmt: skip
+
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
-
-
-def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
-    """Raise UserError unless ``holds(value)``, which ``text`` says in words; annotations bind the first two."""
-    if not holds(value):
-        raise UserError(f"{option} must be {text}, got {value!r}")
-
-
-def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
-    """Raise UserError if the ``value`` of ``option`` is not one of ``names``; annotations bind the first argument."""
-    allowed = list(names() if callable(names) else names)
-    if value not in allowed:
-        raise unknown_name(option, value, allowed)
-
-
-def section_name(config: type[Any]) -> str:
-    """Return the section of a class of options, e.g. ``refine`` for `RefineConfig`."""
-    return config.__name__.removesuffix("Config").lower()
-
-
-class Config:
-    """Base of a section of options, a frozen dataclass whose annotations hold the rules for values."""
-
-    def __post_init__(self) -> None:
-        """Check each option by the functions in its annotation, which raise UserError."""
-        section = section_name(type(self))
-        for option, annotated in get_type_hints(type(self), include_extras=True).items():
-            for rule in annotated.__metadata__:
-                rule(f"{section}.{option}", getattr(self, option))
-
-
-_AT_LEAST_0 = partial(must, "at least 0 and finite", lambda value: 0 <= value < math.inf)
-at_least_2 = partial(must, "at least 2 and finite", lambda value: 2 <= value < math.inf)
-Count = Annotated[int, _AT_LEAST_0]
-Number = Annotated[int, partial(must, "at least 1 and finite", lambda value: 1 <= value < math.inf)]
-Amount = Annotated[float, _AT_LEAST_0]
-Positive = Annotated[float, partial(must, "greater than 0 and finite", lambda value: 0 < value < math.inf)]
-Fraction = Annotated[float, partial(must, "in [0, 1)", lambda value: 0 <= value < 1)]
-Share = Annotated[float, partial(must, "in (0, 1]", lambda value: 0 < value <= 1)]
 Optimizer = Annotated[str, partial(one_of, OPTIMIZERS)]
 
 

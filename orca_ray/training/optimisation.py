@@ -4,7 +4,8 @@ A schedule is a pure function of the optimiser step, so that a resumed trial onl
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from orca_ray.errors import lookup
@@ -61,6 +62,19 @@ def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
     """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
+
+
+@contextmanager
+def requires_grad(parameters: "Iterable[Parameter]", value: bool) -> Iterator[None]:
+    """In the block, set ``requires_grad`` of ``parameters`` to ``value``; then restore the former values."""
+    former = [(parameter, parameter.requires_grad) for parameter in parameters]
+    try:
+        for parameter, _ in former:
+            parameter.requires_grad_(value)
+        yield
+    finally:
+        for parameter, flag in former:
+            parameter.requires_grad_(flag)
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:

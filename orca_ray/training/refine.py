@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.data.prepared import Split
-from orca_ray.errors import UserError
 from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
@@ -21,15 +20,16 @@ from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import Feed, make_feed
 from orca_ray.training.gradient_accumulation import Augment, GradientAccumulator
-from orca_ray.training.optimisation import ParameterGroup, make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.terms import BatchTerm, StepTerm
 from orca_ray.training.throughput import Throughput, throughput
+from orca_ray.training.trained import Trained
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""The loss is checked for NaN every so many optimiser steps, by device type: a check waits for the device."""
+"""Optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -98,27 +98,22 @@ class RefineLoop:
         on_step: Callable[[], None] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Freeze all parameters but ``parameters``, and build the optimiser.
+        """Freeze all parameters but ``parameters``, as `Trained` does, and build the optimiser.
 
         ``on_step`` is called after each optimiser step but an epoch's last; it may store the `state_dict`.
         """
-        chosen = {id(parameter) for parameter in parameters}
-        self._trained = {name: value for name, value in model.named_parameters() if id(value) in chosen}
-        if not self._trained:
-            raise UserError("the method trains no parameter of this model")
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in self._trained)
+        self._trained = Trained(model, parameters)
         self._model, self._config, self._seed, self._device = model, config, seed, device
         self._train, self._validation, self._augmentation = train, validation, augmentation
         self._objective, self._notes = objective, list[str]()
         self._batch_term, self._step_term, self._on_step, self._ranks = batch_term, step_term, on_step, ranks
         self._partial: _PartialEpoch | None = None
         self._fitting: int | None = None  # batch size that evaluation was reduced to, as memory ran out
-        self._parameters = list(self._trained.values())
         self._loss = objective.training_loss(train.y, device)
         self.precision = choose_precision(config.precision, device, int(getattr(model.body, "feature_width", 0)))
+        groups = self._trained.groups(config.body_learning_rate_scale)
         self._optimizer = make_optimizer(
-            config.optimizer, self._groups(), config.learning_rate, config.weight_decay, config.momentum
+            config.optimizer, groups, config.learning_rate, config.weight_decay, config.momentum
         )
         self._schedule = make_schedule(
             config.schedule,
@@ -171,7 +166,7 @@ class RefineLoop:
         earlier = self._partial.seconds if self._partial else 0.0
         with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
-        self._ranks.equalise(self._weights().values())  # buffers differ, and a step term may on CUDA
+        self._ranks.equalise(self._trained.weights().values())  # buffers differ, and a step term may on CUDA
         trained = perf_counter()
         self._training_seconds += trained - prepared + earlier
         validation = self._validation
@@ -180,13 +175,9 @@ class RefineLoop:
         self.epoch += 1
         if self.best_score is None or value < self.best_score:
             self.best_epoch, self.best_score = self.epoch, value
-            self._best = {name: weight.to("cpu", copy=True) for name, weight in self._weights().items()}
+            self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
-
-    def evaluate(self, split: Split) -> float:
-        """Return the metric of a whole split with the model's present weights, as in validation; lower is better."""
-        return score(self.predict(split), split.y, self._objective, split.group)
 
     def predict(self, split: Split) -> np.ndarray:
         """Return the predictions [N, *output_shape] for a whole split with the model's present weights."""
@@ -207,7 +198,7 @@ class RefineLoop:
 
     def restore_best(self) -> None:
         """Load the weights of the best epoch into the model."""
-        self._load_weights(self._best)
+        self._trained.load(self._best)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
@@ -217,14 +208,14 @@ class RefineLoop:
         """
         return {
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
-            "weights": self._weights(), "optimizer": self._optimizer.state_dict(),
+            "weights": self._trained.weights(), "optimizer": self._optimizer.state_dict(),
             "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
             "partial": self._partial.to_state(self._device) if self._partial else None,
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue exactly where the loop that returned ``state`` was."""
-        self._load_weights(state["weights"])
+        self._trained.load(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = dict(state["best"])
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
@@ -244,8 +235,8 @@ class RefineLoop:
     @cached_property
     def _accumulator(self) -> GradientAccumulator:
         return GradientAccumulator(
-            self._model, self._parameters, self._train_feed, self._train.y, self._loss, self._config, seed=self._seed,
-            term=self._batch_term, ranks=self._ranks,
+            self._model, self._trained.parameters, self._train_feed, self._train.y, self._loss, self._config,
+            seed=self._seed, term=self._batch_term, ranks=self._ranks,
         )  # fmt: skip
 
     @property
@@ -256,13 +247,9 @@ class RefineLoop:
 
     def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
         stochastic = stochastic or self._config.dropout > 0 or has_stochastic_depth(self._model.body)
-        return make_feed(self._model, self._parameters, split.x, stochastic=stochastic, precision=self.precision)
-
-    def _groups(self) -> list[ParameterGroup]:
-        body = set(self._model.body.parameters())  # tensors are hashed by identity
-        inside = [parameter for parameter in self._parameters if parameter in body]
-        outside = [parameter for parameter in self._parameters if parameter not in body]
-        return [ParameterGroup(outside), ParameterGroup(inside, self._config.body_learning_rate_scale)]
+        return make_feed(
+            self._model, self._trained.parameters, split.x, stochastic=stochastic, precision=self.precision
+        )
 
     def _train_epoch(self) -> tuple[float, float]:
         """Run the optimiser steps of one epoch that are left; return their mean loss and the last learning rate."""
@@ -294,7 +281,7 @@ class RefineLoop:
         """Run one optimiser step with the present gradients, and clear them."""
         set_learning_rate(self._optimizer, learning_rate)
         if self._config.clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self._config.clip)
+            torch.nn.utils.clip_grad_norm_(self._trained.parameters, self._config.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
 
@@ -314,13 +301,3 @@ class RefineLoop:
     def _check(self, loss: Tensor) -> None:
         if not np.isfinite(value := float(loss)):  # synchronises with the device
             raise NotFiniteError(f"the training loss is {value} in epoch {self.epoch + 1}")
-
-    def _weights(self) -> dict[str, Tensor]:
-        saved = self._model.state_dict()
-        buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
-        return {name: value.detach() for name, value in self._trained.items()} | buffers
-
-    def _load_weights(self, weights: dict[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in self._weights().items():
-                value.copy_(weights[name])

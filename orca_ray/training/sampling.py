@@ -15,16 +15,13 @@ class ClassIndex:
                 f"labels of shape {labels.shape}: the align stage needs one label per training sample and at least one "
                 "sample; prepare the task's data again or choose a method that does not align"
             )
-        self.classes, self._class_of, self.counts = np.unique(labels, return_inverse=True, return_counts=True)
-        self.members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self.counts)[:-1])
+        _, self._class_of, self._counts = np.unique(labels, return_inverse=True, return_counts=True)
+        self.members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self._counts)[:-1])
         """Indices of the samples of each class, in order of class id."""
-
-    def __len__(self) -> int:
-        return int(self.counts.sum())
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
         """Return the training-set shares of the classes that occur in ``indices`` (sum 1), in order of class id."""
-        counts = self.counts[np.unique(self._class_of[indices])]
+        counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
 

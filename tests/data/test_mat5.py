@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from orca_ray.data.hdf5 import mat5_variables, read_mat5
+from orca_ray.data.mat import mat5_variables, read_mat5
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
+from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle, wav
 from orca_ray.data.archives import read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
@@ -32,7 +32,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
     "npz": lambda path: readers.Npz(path, ["x"]),
     "hdf5": _hdf5,
     "mat": lambda path: readers.read_mat(path, "x"),
-    "wav": lambda path: readers.read_wav(path, 22050),
+    "wav": lambda path: wav.read_wav(path, 22050),
     "csv": lambda path: readers.read_csv(path, ["x"]),
     "lines": readers.read_lines,
     "pickle": lambda path: safe_pickle.load(path, "records"),

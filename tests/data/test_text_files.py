@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.data.readers import read_csv, read_json, read_lines, read_wav
+from orca_ray.data.readers import read_csv, read_json, read_lines
+from orca_ray.data.wav import read_wav
 from orca_ray.errors import UserError
 
 

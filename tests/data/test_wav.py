@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.data.readers import read_wav
+from orca_ray.data.wav import read_wav
 from orca_ray.errors import UserError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.errors import UserError
-from orca_ray.models import hugging_face
+from orca_ray.models import body_files, weights
 from orca_ray.models.architecture import BodyArchitecture, describe_body
 from orca_ray.models.body import Body
 from orca_ray.models.weights import load_body
@@ -57,9 +57,8 @@ def test_every_family_is_built_without_its_directory(
     def refused(*given: object, **named: object) -> None:
         raise AssertionError("the hub or the cache was asked")
 
-    monkeypatch.setattr(hugging_face, "read_config", refused)
-    monkeypatch.setattr(hugging_face, "local_file", refused)
-    monkeypatch.setattr(hugging_face, "require_hub", refused)
+    monkeypatch.setattr(weights, "read_config", refused)
+    monkeypatch.setattr(body_files, "local_file", refused)
     same(described, name, pretrained=True)  # from the bodies that this process keeps
     assert expected.body.feature_width
 

@@ -244,9 +244,9 @@ def test_stem_is_not_shared_with_the_embedder(tiny: TinyDirectory) -> None:
 def test_bad_configurations_are_refused() -> None:
     with pytest.raises(UserError, match="Did you mean 'pooled'"):
         HeadConfig(dense="poled")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="sequence_length must be at least 1, got 0"):
+    with pytest.raises(UserError, match=r"embedder.sequence_length must be at least 1 and finite, got 0"):
         EmbedderConfig(sequence_length=0)
-    with pytest.raises(ValueError, match="image_size"):
+    with pytest.raises(UserError, match=r"embedder.image_size"):
         EmbedderConfig(image_size=-3)
     with pytest.raises(UserError, match="Did you mean 'body'"):
         EmbedderConfig(initialisation="boddy")  # type: ignore[arg-type]

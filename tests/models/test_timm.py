@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
-from orca_ray.models.family import family_of, shallower, shorten
+from orca_ray.models.family import family_of, keep_layers, shallower
 from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("untouched_random_state")
 def cut_timm(model: Any, layers: int | None) -> tuple[Body, ImageStem]:
     """Cut a timm model as `load_body` does."""
     family = family_of(model, "timm")
-    shorten(family, model, "timm:tiny", layers)
+    keep_layers(family, model, "timm:tiny", layers)
     body, stem = family.cut(model)
     assert isinstance(stem, ImageStem)
     return body, stem

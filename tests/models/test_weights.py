@@ -12,7 +12,7 @@ import torch
 
 from orca_ray.data.download import Patience
 from orca_ray.errors import UserError
-from orca_ray.models import hugging_face, weights
+from orca_ray.models import body_files, weights
 from orca_ray.models.names import list_bodies, parse_body_name
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import body_modality, load_body
@@ -81,7 +81,7 @@ def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "timm:vit_tiny_patch16_224"])
 def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hugging_face, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
+    monkeypatch.setattr(body_files, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")

@@ -48,6 +48,16 @@ def test_a_local_store(tmp_path: Path) -> None:
     assert models.place(OTHER) == f"{store}/models/{OTHER}"
 
 
+def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    models = StoredModels(tmp_path / "results")
+    models.add(KEY, folder(tmp_path / "first", **{"model.safetensors": "new"}))
+    out = folder(tmp_path / "out", **{"predictions.parquet": "mine"})
+    models.fetch(KEY, out)
+    found = {path.name: path.read_text() for path in out.iterdir()}
+    assert found == {"config.json": "{}", "model.safetensors": "new", "predictions.parquet": "mine"}
+
+
 @pytest.mark.slow
 def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
     models = StoredModels(uri)

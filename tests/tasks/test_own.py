@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.data import prepared
+from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array
 from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
 from orca_ray.tasks import own
 from orca_ray.tasks.inference import infer
+from orca_ray.tasks.preprocessing import Preprocessing
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
 
@@ -27,6 +28,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
 
 
+def stored_preprocessing(task: Task) -> Preprocessing:
+    """Return the preprocessing beside the prepared arrays, which is exported with models."""
+    return Preprocessing.from_json(cache.read_json(task.prepared_directory() / own.PREPROCESSING))
+
+
 def test_a_task_of_arrays_is_found_by_its_name() -> None:
     task = Task.from_arrays(X, Y, name="Waves")
     assert task.name.startswith("own/waves-")
@@ -36,10 +42,7 @@ def test_a_task_of_arrays_is_found_by_its_name() -> None:
     assert task.num_samples == (len(data.train), len(data.validation), len(data.test)) == (42, 9, 9)
     assert data.train.x.shape == (42, 2, 20)
     prepared.verify(data)
-    preprocessing = own.preprocessing_of(task.name)
-    assert preprocessing is not None
-    np.testing.assert_array_equal(preprocessing.inputs(UserData(x=X[:0])), np.zeros((0, 2, 20)))
-    assert own.preprocessing_of("pocket/digits") is None
+    np.testing.assert_array_equal(stored_preprocessing(task).inputs(UserData(x=X[:0])), np.zeros((0, 2, 20)))
 
 
 def test_the_same_data_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +59,7 @@ def test_the_arrays_are_those_that_new_data_give(tmp_path: Path) -> None:
     data = read(tmp_path / "t.csv", Options(target=("kind",)))
     inferred = infer(data, Options(target=("kind",)))
     task = own.register(inferred, data)
-    preprocessing = own.preprocessing_of(task.name)
-    assert preprocessing is not None
+    preprocessing = stored_preprocessing(task)
     again = preprocessing.read(tmp_path / "t.csv", labelled=True)
     x, y = preprocessing.inputs(again), preprocessing.targets(cast(Array, again.y))
     stored = task.prepare()

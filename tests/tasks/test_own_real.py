@@ -83,8 +83,7 @@ def test_real_data_become_tasks(
     assert (task.modality, task.input_shape, task.target.kind, task.num_samples, task.body) == expected
     assert (task.metric == "one_minus_macro_f1") == (write is wine), "as its task.yaml says"
     assert not [each for each in inferred.warnings if "few" not in each]
-    preprocessing = own.preprocessing_of(task.name)
-    assert preprocessing is not None
+    preprocessing = inferred.preprocessing
     x = np.concatenate([preprocessing.inputs(part) for part in preprocessing.read(inferred_path(path)).batches(50)])
     np.testing.assert_array_equal(x[inferred.splits["test"]], task.prepare().test.x[:])
 

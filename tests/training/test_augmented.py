@@ -76,7 +76,7 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
         assert torch.equal(torch.cat(seen[False]), torch.from_numpy(validation.x[:]))
         seen[True].clear()
         seen[False].clear()
-    loop.evaluate(validation)
+    loop.predict(validation)
     assert torch.equal(torch.cat(seen[False]), torch.from_numpy(validation.x[:]))
     shifts = np.stack([shifts_of(epoch.numpy(), train.x[:]) for epoch in epochs])
     np.testing.assert_allclose(shifts.std(axis=1), 1, atol=0.3)

@@ -60,12 +60,37 @@ def from_arrow(
     images: tuple[str, ...] = (),
     label_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> UserData:
-    """Return the samples of a table, one a row. ``images`` are columns of encoded images, and
-    ``label_names`` the classes of columns that hold their numbers.
+    """Return the samples of a table, one a row.
+
+    ``images`` are columns of encoded images, and ``label_names`` the classes of columns that hold their numbers.
 
     Raises UserError for no rows, columns without a name or of the same name, columns that are missing, or of types that
     cannot be used.
     """
+    import pyarrow.types as types
+
+    _refuse_unusable(source, table)
+    names = table.column_names
+    target = _target(source, names, options, labelled)
+    extra = (options.group, options.time, options.split)
+    for name in (*options.inputs, *filter(None, extra), *options.columns):
+        if name not in names and labelled:
+            raise unknown_name("column", name, names, f"({source})")
+    inputs = [name for name in options.inputs or names if name in names and name not in (*target, *extra)]
+    inputs = [name for name in inputs if options.columns.get(name) != "drop"]
+    cells = [name for name in inputs if name in images or types.is_nested(table.schema.field(name).type)]
+    x, kind, notes = _inputs(source, table, inputs, cells, images, options)
+    y = _targets(source, table, target)
+    if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
+        y = _named(y, known)
+    groups, times, splits = (_values(table, name) if name in names else None for name in extra)
+    return UserData(
+        x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
+        splits=splits,
+    )  # fmt: skip
+
+
+def _refuse_unusable(source: str, table: "pa.Table") -> None:
     import pyarrow.types as types
 
     names = table.column_names
@@ -78,24 +103,12 @@ def from_arrow(
     )
     if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
         raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
-    target = _target(source, names, options, labelled)
-    extra = (options.group, options.time, options.split)
-    for name in (*options.inputs, *filter(None, extra), *options.columns):
-        if name not in names and labelled:
-            raise unknown_name("column", name, names, f"({source})")
-    inputs = [name for name in options.inputs or names if name in names and name not in (*target, *extra)]
-    inputs = [name for name in inputs if options.columns.get(name) != "drop"]
-    cells = [name for name in inputs if name in images or types.is_nested(table.schema.field(name).type)]
-    x, kind, notes = _inputs(source, table, inputs, cells, images, options)
-    y = _targets(source, table, target)
-    if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
-        numbers = [-1 if number is None or np.isnan(number) else int(number) for number in y.tolist()]
-        y = np.array([known[number] if 0 <= number < len(known) else None for number in numbers], dtype=object)
-    groups, times, splits = (_values(table, name) if name in names else None for name in extra)
-    return UserData(
-        x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
-        splits=splits,
-    )  # fmt: skip
+
+
+def _named(y: Array, known: tuple[str, ...]) -> Array:
+    """Return the names of class numbers ``y`` [N]; None for a missing number, and for one without a name."""
+    numbers = [-1 if number is None or np.isnan(number) else int(number) for number in y.tolist()]
+    return np.array([known[number] if 0 <= number < len(known) else None for number in numbers], dtype=object)
 
 
 def _target(source: str, names: list[str], options: Options, labelled: bool) -> tuple[str, ...]:

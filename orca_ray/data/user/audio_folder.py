@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.readers import read_recording
 from orca_ray.data.rows import Array
 from orca_ray.data.user._folders import FileSamples, list_folder
 from orca_ray.data.user.format import Format
 from orca_ray.data.user.options import Options
 from orca_ray.data.user.user_data import UserData
+from orca_ray.data.wav import read_recording
 from orca_ray.errors import UserError, shorten
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")

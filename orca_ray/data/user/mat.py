@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
+from orca_ray.data.hdf5 import open_hdf5
+from orca_ray.data.mat import mat5_variables, read_mat
 from orca_ray.data.rows import Array
 from orca_ray.data.user._named import choose
 from orca_ray.data.user.format import Format

@@ -89,9 +89,7 @@ class Adaptation:
         _check_data(task, data)
         refuse_unfit(method, task)
         self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
-        if (fraction := self._hyperparameters.data.fraction) < 1:
-            drawn = derive_seed(seed, "fraction") % 2**32
-            data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
+        data = _reduced(task, data, self._hyperparameters.data.fraction, seed)
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
         self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
@@ -221,6 +219,14 @@ class Adaptation:
 
     def _computing(self) -> AbstractContextManager[None]:
         return torch_settings(self._threads, deterministic=self._deterministic)
+
+
+def _reduced(task: Task, data: PreparedData, fraction: float, seed: int) -> PreparedData:
+    """Return the data with the share ``fraction`` of the training samples, drawn by the trial's seed."""
+    if fraction == 1:
+        return data
+    drawn = derive_seed(seed, "fraction") % 2**32
+    return with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
 
 
 def _check_data(task: Task, data: PreparedData) -> None:

@@ -1,8 +1,7 @@
 """Base of the stages before refining that train a few parameters by a loss of their own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.alignment.cost import recomputed
@@ -18,7 +17,7 @@ from orca_ray.heartbeat import beat
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.optimisation import ParameterGroup, make_optimizer
+from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 from orca_ray.training.precision import Precision, choose_precision
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 
@@ -62,7 +61,10 @@ class EpochStage(ABC):
         """Run one epoch; raises NotFiniteError if a loss is NaN or infinite."""
         started, trial = perf_counter(), self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
-        with isolated_rng(seed, trial.device), self._precision.active(), only(trial.model, self.parameters()):
+        with (
+            isolated_rng(seed, trial.device), self._precision.active(),
+            requires_grad(trial.model.parameters(), False), requires_grad(self.parameters(), True),
+        ):  # fmt: skip
             trial.model.eval()
             batches = self.batches(np.random.default_rng(seed))
             total = sum(self._update(indices) * len(indices) for indices in batches)
@@ -110,22 +112,8 @@ class EpochStage(ABC):
         return loss.double()
 
 
-@contextmanager
-def only(model: nn.Module, trained: Sequence[Parameter]) -> Iterator[None]:
-    """In the block, freeze all parameters of ``model`` except ``trained``; then restore the former flags."""
-    chosen = {id(parameter) for parameter in trained}
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(id(parameter) in chosen)
-        yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
-
-
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; of more than ``limit`` rows, the backward pass recomputes so many at a time."""
+    """Return ``function(rows)``; of more than ``limit`` rows, the backward pass recomputes ``limit`` at a time."""
     if len(rows) <= limit:
         return function(rows)
     return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

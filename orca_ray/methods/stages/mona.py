@@ -17,6 +17,7 @@ from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import pooled
 from orca_ray.training.feed import Feed
 from orca_ray.training.gradient_accumulation import GradientAccumulator
+from orca_ray.training.optimisation import requires_grad
 
 _STEP = 0.01
 """Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS."""
@@ -70,7 +71,7 @@ class BilevelStage(EpochStage):
         config = replace(trial.hyperparameters.refine, gradient_checkpointing="off")
         feed, loss = Feed(train.x, trial.model, self._precision), trial.objective.training_loss(train.y, trial.device)
         parameters = [*self.parameters(), *self._body]
-        with _requires_grad(self._body, True):
+        with requires_grad(self._body, True):
             return GradientAccumulator(trial.model, parameters, feed, train.y, loss, config, seed=trial.seed)
 
     def _source_gradients(self) -> Tensor:
@@ -106,15 +107,15 @@ def bilevel_gradients(
         weight, rate: λ and α.
     """
     with _restored(inner) as before:
-        with _requires_grad(inner, True):
+        with requires_grad(inner, True):
             task_loss = task()
             task_gradients = _taken(outer)
             _move(inner, before, _taken(inner), -rate)
-            with _requires_grad(outer, False):
+            with requires_grad(outer, False):
                 source_loss = source()
         directions = _taken(inner)
         scale = _STEP / max(float(torch.stack([direction.norm() for direction in directions]).norm()), _TINY)
-        with _requires_grad(inner, False):
+        with requires_grad(inner, False):
             _move(inner, before, directions, scale)
             task()
             ahead = _taken(outer)
@@ -179,15 +180,3 @@ def _restored(parameters: Sequence[Parameter]) -> Iterator[list[Tensor]]:
         yield before
     finally:
         _move(parameters, before, before, 0.0)
-
-
-@contextmanager
-def _requires_grad(parameters: Sequence[Parameter], value: bool) -> Iterator[None]:
-    flags = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(value)
-        yield
-    finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)

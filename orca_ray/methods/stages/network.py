@@ -22,6 +22,10 @@ class NetworkRequest:
     arguments: Mapping[str, Any]
     """Arguments of `build_model`."""
 
+    def given(self, *names: str) -> dict[str, Any]:
+        """Return those of the `arguments` that a network without a body takes, too."""
+        return {name: self.arguments[name] for name in names}
+
     def build(self, **changes: Any) -> CrossModalModel:
         """Return the body between a new embedder and a new head; ``changes`` replace `arguments`."""
         return build_model(**{**self.arguments, **changes})

@@ -81,12 +81,12 @@ def _drawn(workspace: Workspace, split: str, paths: Sequence[Path], seed: int) -
         pixels = _pixels(paths[index], LARGER)[top : top + SIDE, left : left + SIDE]
         return _normalised(pixels[:, ::-1] if mirrored[index] else pixels)
 
-    return filled(workspace, split, np.arange(len(paths)), each(cut), (3, SIDE, SIDE))
+    return filled(workspace, f"{split}_x", np.arange(len(paths)), each(cut), (3, SIDE, SIDE))
 
 
 def _whole(workspace: Workspace, split: str, paths: Sequence[Path]) -> Array:
     rows = each(lambda index: _normalised(_pixels(paths[index], SIDE)))
-    return filled(workspace, split, np.arange(len(paths)), rows, (3, SIDE, SIDE))
+    return filled(workspace, f"{split}_x", np.arange(len(paths)), rows, (3, SIDE, SIDE))
 
 
 def _pixels(path: Path, side: int) -> Array:

@@ -72,7 +72,7 @@ def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: 
         refuse_not_finite(path, "", rows[batch])
         return rows[batch]
 
-    return filled(workspace, split, indices, read, (1, WIDTH))
+    return filled(workspace, f"{split}_x", indices, read, (1, WIDTH))
 
 
 TASKS = (

@@ -80,7 +80,7 @@ def published_splits(
         def rows(part: Indices, x: Array = x) -> Array:
             return scaled(x[part])
 
-        arrays[f"{split}_x"] = filled(workspace, split, indices, rows, scaled(x[:1]).shape[1:])
+        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, rows, scaled(x[:1]).shape[1:])
         arrays[f"{split}_y"] = labels[indices]
     return arrays
 

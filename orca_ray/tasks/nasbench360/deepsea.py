@@ -36,7 +36,7 @@ def _split(workspace: Workspace, path: Path, content: Npz, split: str, name: str
     def one_hot(indices: Indices) -> Array:
         return _zeros_and_ones(path, f"x_{name}", sequences[indices]).transpose(0, 2, 1)
 
-    x = filled(workspace, split, np.arange(len(y)), one_hot, (NUM_BASES, LENGTH))
+    x = filled(workspace, f"{split}_x", np.arange(len(y)), one_hot, (NUM_BASES, LENGTH))
     return x, y.astype(np.float32)
 
 

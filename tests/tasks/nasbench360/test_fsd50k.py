@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.raw import Workspace
-from orca_ray.data.readers import read_wav
+from orca_ray.data.wav import read_wav
 from orca_ray.tasks import arrays
 from orca_ray.tasks.nasbench360 import fsd50k
-from orca_ray.tasks.nasbench360.fsd50k import log_mel
+from orca_ray.tasks.spectrogram import log_mel
 from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
 from tests.tasks.reference_utils import needs_reference
 from tests.twins._nasbench360_large_files import NUM_CLIPS, write_fsd50k, write_wav

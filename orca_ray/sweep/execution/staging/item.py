@@ -217,7 +217,7 @@ class HubItem(Item):
 
     def present(self) -> bool:
         """Return whether configuration and weights are in the hub's cache."""
-        from orca_ray.models.hugging_face import local_file, weight_files
+        from orca_ray.models.body_files import local_file, weight_files
 
         try:
             return local_file(self.base, "config.json") is not None and bool(weight_files(self.base))
