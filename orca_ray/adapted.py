@@ -209,7 +209,7 @@ class Adapted:
         if self.task.target.kind == "classes":
             chosen: Array = outputs.argmax(axis=1)
             return np.asarray(self.label_names)[chosen] if self.label_names else chosen
-        return outputs > 0 if self.decides else outputs
+        return self._as_given(outputs > 0 if self.decides else outputs)
 
     def probabilities(self, outputs: Array) -> Array:
         """Return the probabilities that follow from `outputs`; see `predict_proba`."""
@@ -217,7 +217,11 @@ class Adapted:
             raise UserError(f"{self.task.name} predicts numbers, which have no probabilities: use predict")
         logits = torch.from_numpy(outputs)
         classes = self.task.target.kind == "classes"
-        return np.asarray(logits.softmax(dim=1) if classes else logits.sigmoid())
+        return self._as_given(np.asarray(logits.softmax(dim=1) if classes else logits.sigmoid()))
+
+    def _as_given(self, values: Array) -> Array:
+        """Return fields [N, *shape] with their axes in the order of the user's data; other values as they are."""
+        return values if self._preprocessing is None else self._preprocessing.target.decode(values)
 
     def __repr__(self) -> str:
         return f"<Adapted {self.task.name} by {self.config.method} on {self.config.body.name}>"

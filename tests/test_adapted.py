@@ -248,17 +248,30 @@ def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tup
     kind = random.choice(["red", "white"], 120)
     rows = {"acid": random.normal(size=120) + 2 * (kind == "red"), "cask": random.choice(["oak", "steel"], 120)}
     pd.DataFrame({**rows, "kind": kind}).to_csv(directory / "wine.csv", index=False)
-    options = Options(target=("kind",), name="wine")
-    data = read(directory / "wine.csv", options)
+    model = trained_on_own(directory / "wine.csv", "kind", bodies["sequence"])
+    return directory / "wine.csv", model.save(directory / "model"), model
+
+
+def trained_on_own(file: Path, target: str, body: str) -> Adapted:
+    options = Options(target=(target,), name=file.stem)
+    data = read(file, options)
     inferred = infer(data, options)
     task = register(inferred, data)
     prepared = task.prepare()
     adaptation = start(
-        bodies["sequence"], "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
+        body, "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
     )
     run(adaptation)
-    model = Adapted(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
-    return directory / "wine.csv", model.save(directory / "model"), model
+    return Adapted(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
+
+
+def test_fields_come_back_with_their_axes_as_they_were_given(bodies: dict[str, str], tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "fields.npz", x=x, y=np.stack([x, 2 * x, 1 - x], axis=-1))
+    model = trained_on_own(tmp_path / "fields.npz", "y", bodies["image"])
+    found = model.predict(tmp_path / "fields.npz")
+    assert found.shape == (60, 8, 8, 3)
+    assert np.array_equal(found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1))
 
 
 def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Adapted]) -> None:

@@ -43,7 +43,7 @@ class TargetCoding(BaseModel):
                 raise unknown_name("class", unknown[0], self.label_names, "The model knows only these.")
             return np.array([-1 if text is None else number[text] for text in texts], dtype=np.int64)
         values = as_numbers(y)
-        expected = {"labels": (len(self.label_names),), "scalar": ()}.get(self.kind, self._given_shape)
+        expected = {"labels": (len(self.label_names),), "scalar": ()}.get(self.kind, self.given_shape)
         if values.shape[1:] != expected:
             raise UserError(f"expected targets of shape {list(expected)}, found {list(values.shape[1:])}")
         if self.kind == "dense" and self.axes:
@@ -68,7 +68,8 @@ class TargetCoding(BaseModel):
         return fields.transpose(0, *(self.axes.index(axis) + 1 for axis in range(len(self.axes))))
 
     @property
-    def _given_shape(self) -> tuple[int, ...]:
+    def given_shape(self) -> tuple[int, ...]:
+        """Shape of a field, with the axes in the order in which targets were given."""
         if not self.axes:
             return self.shape
         return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.axes)))
