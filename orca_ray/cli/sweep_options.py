@@ -114,7 +114,8 @@ class RunOptions(SweepOptions):
         str | None,
         Option(
             callback=_gpus, metavar="auto|FRACTION",
-            help="GPU memory of a trial: auto follows the measured peak of earlier trials; or a fraction such as 0.25.",
+            help="GPUs of a trial: auto follows the measured memory of earlier trials; with a number such as 0.25, "
+            "trials wait for nodes with GPUs.",
         ),
     ] = None  # fmt: skip
     trial_minutes: Annotated[

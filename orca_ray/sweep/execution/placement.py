@@ -58,6 +58,8 @@ class GpuRequest:
     gpus: float
     measured: bool = False
     """Whether the measured peak memory of earlier trials replaces the request."""
+    required: bool = False
+    """Whether the request stands while no node has a GPU, so that an autoscaler adds one."""
 
 
 class ClusterPlacement(Placement):
@@ -120,7 +122,7 @@ class ClusterPlacement(Placement):
         """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
-        if request.gpus and self._has_gpus:
+        if request.gpus and (request.required or self._has_gpus):
             measured = request.measured and not trial.deterministic and request.gpus <= 1
             gpus = self.packing.share(trial, request.gpus, measured=measured)
         wanted = replace(trial.resources, gpus=gpus)

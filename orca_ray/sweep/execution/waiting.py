@@ -19,11 +19,14 @@ def wait_for_room(
     nodes: Sequence[NodeResources],
     seconds: float,
     emit: Listener,
+    *,
+    needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Sequence[NodeResources]:
     """Return the cluster's nodes once every trial of a sweep fits on one of them; ``nodes`` are those of now.
 
-    Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its GPUs.
+    Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its GPUs. Unless a sweep
+    ``needs_gpus``, nodes without any will do.
 
     Raises:
         UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
@@ -31,7 +34,8 @@ def wait_for_room(
     fingerprints, waited, told = dict.fromkeys(spec.tasks, ""), 0.0, False
     while True:
         try:
-            refuse_unplaceable(plan_searches(spec, fingerprints, gpus=any(node.gpus for node in nodes)), nodes)
+            gpus = needs_gpus or any(node.gpus for node in nodes)
+            refuse_unplaceable(plan_searches(spec, fingerprints, gpus=gpus), nodes)
         except UserError as error:
             if not engine.grows or waited >= seconds:
                 raise

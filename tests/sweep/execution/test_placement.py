@@ -45,6 +45,12 @@ def measured(trial: TrialSpec, peak_mib: float, status: Status | None = None) ->
     return TrialReport(outcome=outcome, worker=Worker(device="card", device_memory_mib=16384.0), status=status)
 
 
+@pytest.mark.parametrize("required", [False, True])
+def test_required_gpus_are_requested_before_a_node_has_any(required: bool, trial: TrialSpec) -> None:
+    placement = Cluster(NodeResources("cpus", 8, 0, 32.0, "cpus")).placement(GpuRequest(0.5, required=required))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == (0.5 if required else 0.0)
+
+
 def test_slots_of_a_node() -> None:
     assert GPU_NODE.slots(Resources(1, 0.25)) == 8
     assert GPU_NODE.slots(Resources(2, 1)) == 2
@@ -191,7 +197,7 @@ class Growing(InlineExecutor):
 def test_a_cluster_that_starts_is_waited_for() -> None:
     engine, events, spec = Growing(), list[Event](), fake_spec(TEXT + "resources: {cpus: 2, gpus: 0.5}\n")
     slept: list[float] = []
-    nodes = wait_for_room(engine, spec, engine.nodes(), 300.0, events.append, slept.append)
+    nodes = wait_for_room(engine, spec, engine.nodes(), 300.0, events.append, sleep=slept.append)
     assert GPU_NODE in nodes
     assert len(slept) == 2
     (message,) = events
@@ -200,10 +206,24 @@ def test_a_cluster_that_starts_is_waited_for() -> None:
     assert engine.demand == {Resources(2.0, 0.5): 4}
 
 
+@pytest.mark.parametrize("needs_gpus", [False, True])
+def test_a_sweep_that_needs_gpus_waits_for_them(needs_gpus: bool) -> None:
+    class CpusFirst(Growing):
+        def nodes(self) -> list[NodeResources]:
+            return [NodeResources("cpus", 8, 0, 32.0), *super().nodes()]
+
+    engine, spec = CpusFirst(), fake_spec(TEXT + "resources: {cpus: 2, gpus: 0.5}\n")
+    nodes = wait_for_room(
+        engine, spec, engine.nodes(), 300.0, lambda event: None, needs_gpus=needs_gpus, sleep=lambda seconds: None
+    )
+    assert (GPU_NODE in nodes) == needs_gpus
+    assert engine.demand == ({Resources(2.0, 0.5): 4} if needs_gpus else {})
+
+
 def test_waiting_ends() -> None:
     engine = Growing()
     with pytest.raises(UserError, match="more than any node has"):
-        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, lambda event: None, lambda seconds: None)
+        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, lambda event: None, sleep=lambda seconds: None)
     assert engine.looks == 2
 
 

@@ -32,7 +32,13 @@ class RunOptions:
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial. The inline executor has none."""
     gpus_per_trial: float | Literal["auto"] | None = None
-    """GPUs of each trial; ``auto``: by the measured memory of earlier trials; None: as the sweep file says."""
+    """GPUs of each trial, which then needs them; ``auto``: by the measured memory of earlier trials; None: as the sweep
+    file says. Without a number, trials use GPUs only if some node has any."""
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether trials wait for GPUs if no node has any yet."""
+        return isinstance(self.gpus_per_trial, float)
 
 
 class Executor(AbstractContextManager["Executor"], ABC):

@@ -237,7 +237,7 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
     """Return the GPUs of a search's trials: those ``given`` on the command line, else those of the sweep file."""
     request = plan.spec.resources(plan.task, plan.method)
     if isinstance(given, float):
-        return GpuRequest(given)
+        return GpuRequest(given, required=True)
     return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
 
 
