@@ -131,11 +131,6 @@ class Published:
     """Sentences about misprints, doubtful scores and differences of protocol."""
 
     @property
-    def claims(self) -> list[PublishedRow]:
-        """Statements about the whole benchmark."""
-        return [row for row in self.rows if row.setting == CLAIM]
-
-    @property
     def sources(self) -> dict[str, str]:
         """Text of each source of the rows, by key."""
         return {row.source: sources().get(row.source, row.source) for row in self.rows}
