@@ -121,13 +121,12 @@ def _report(
 
 
 def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
-    """Return the records of the board's sweep, tasks and methods. A method of a board may be "method (body)"."""
+    """Return the records of the board's sweep, tasks and methods."""
     from orca_ray.results.tables import RECORDS, to_frame
 
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
     records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
-    labels = records["method"] + " (" + records["body"] + ")"
-    return records[records["method"].isin(board.methods) | labels.isin(board.methods)]
+    return records[board.labels(records).isin(board.methods)]
 
 
 def _positions(scan: "Scan", wanted: "Mapping[str, Collection[str]]") -> "NDArray[np.int64]":

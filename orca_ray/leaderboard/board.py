@@ -179,6 +179,11 @@ class Board:
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
 
+    def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
+        """Return the name on the board of the method of each record: the method, or "method (body)"."""
+        methods, bodies = records["method"].astype("str"), records["body"].astype("str")
+        return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
+
     def count(self, method: str, status: Status) -> int:
         """Return the number of trials of a method that ended with ``status``."""
         return sum(cell.provenance.statuses[status] for key, cell in self.cells.items() if key[1] == method)
