@@ -19,9 +19,9 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard import Report, all_formats, build, empty_board, render, subset
 from orca_ray.leaderboard.export import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
+from orca_ray.leaderboard.formats.table import sparkline
 from orca_ray.leaderboard.published import compare, published_rows
 from orca_ray.leaderboard.searches import read_searches
-from orca_ray.leaderboard.spark import sparkline
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
