@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from orca_ray.cli.options import ResultsOption, existing_store, is_path, results_uri, split_names
+from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
@@ -67,9 +67,7 @@ def load_board(name: str, options: BoardOptions) -> "Report":
             return _report(nothing, options, store)
     if scan is None:
         command = "run" if is_path(name) else "benchmark"
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: run `orca-sweep {command} {name}` first, or give --results URI"
-        )
+        raise no_results(uri, f"run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
     try:

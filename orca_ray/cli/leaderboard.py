@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.boards import BoardOptions, load_board
-from orca_ray.cli.options import JsonOption, existing_store, takes
+from orca_ray.cli.options import JsonOption, required_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
 from orca_ray.errors import UserError, lookup, printable
@@ -225,12 +225,7 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.export import score_frame
 
-    store = existing_store(uri)
-    if store is None:
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: give a results store, or a board exported as .json or .parquet"
-        )
-    scan = store.scan()
+    scan = required_store(uri, "give a results store, or a board exported as .json or .parquet").scan()
     if benchmark is None:
         names = scan.values("benchmark")
         if len(names) != 1:

@@ -14,7 +14,7 @@ from orca_ray.cli.output import note
 from orca_ray.errors import UserError
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
-from orca_ray.uris import secrets_in, without
+from orca_ray.uris import public_uri, secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
@@ -128,11 +128,19 @@ def existing_store(uri: str) -> "ResultsStore | None":
     return None if empty else ResultsStore(uri)
 
 
-def required_store(given: str | None) -> "ResultsStore":
-    """Open the store of the option ``--results``; raises UserError if it does not exist."""
-    from orca_ray.results.store import ResultsStore
+def required_store(
+    uri: str, advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI"
+) -> "ResultsStore":
+    """Open the store at ``uri``; raises the UserError of `no_results` if `existing_store` finds none."""
+    store = existing_store(uri)
+    if store is None:
+        raise no_results(uri, advice)
+    return store
 
-    return ResultsStore(results_uri(given))
+
+def no_results(uri: str, advice: str) -> UserError:
+    """Return the error for a store that does not exist; ``advice`` says what to do."""
+    return UserError(f"no results at {public_uri(uri)!r}: {advice}")
 
 
 def is_path(source: str) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import ResultsOption, existing_store, results_uri
+from orca_ray.cli.options import ResultsOption, required_store, results_uri
 from orca_ray.cli.output import say
 from orca_ray.errors import UserError
 from orca_ray.paths import refuse_special
@@ -75,12 +75,7 @@ def export(
 
     if out is not None:
         refuse_special(out, "--out")
-    uri = results_uri(results)
-    store = existing_store(uri)
-    if store is None:
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: run `orca-sweep benchmark {name}` first, or give --results URI"
-        )
+    store = required_store(results_uri(results), f"run `orca-sweep benchmark {name}` first, or give --results URI")
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)
