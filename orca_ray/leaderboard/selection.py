@@ -72,16 +72,9 @@ def build(
     groups = groups[(groups["sweep"] == chosen.sweep) & (groups["protocol"] == chosen.protocol)]
     groups = groups.assign(label=_labels(groups))
     state = _state(groups)
-
     wanted = {"benchmark": [benchmark], "sweep": [chosen.sweep], "protocol": [chosen.protocol], "phase": ["confirm"]}
     confirmed, invalid = _confirmed(scan, {**wanted, "status": [_COMPLETED], "task": list(state.index)})
-    labels = groups.drop_duplicates(["method", "task", "body"])[["method", "task", "body", "label"]]
-    scored, notes = confirmed_scores(confirmed.merge(labels, on=["method", "task", "body"], how="left"), state)
-    repeated = scored.sort_values("finished_at", kind="stable").duplicated(["task", "label", "seed"], keep="last")
-    if repeated.any():
-        scored = scored[~repeated.sort_index()]
-        notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
-    scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
+    scored, notes = _scored(confirmed, groups, state)
     methods = sorted(groups["label"].unique())
     scores = score_table(scored)
     ranks = get_statistic("mean_rank").compute(scores)["value"]
@@ -100,6 +93,17 @@ def build(
         notes=tuple(notes),
         warnings=(*warnings, *invalid),
     )
+
+
+def _scored(confirmed: pd.DataFrame, groups: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return `confirmed_scores`, one for each task, method of the board and seed, with the columns of a score table."""
+    labels = groups.drop_duplicates(["method", "task", "body"])[["method", "task", "body", "label"]]
+    scored, notes = confirmed_scores(confirmed.merge(labels, on=["method", "task", "body"], how="left"), state)
+    repeated = scored.sort_values("finished_at", kind="stable").duplicated(["task", "label", "seed"], keep="last")
+    if repeated.any():
+        scored = scored[~repeated.sort_index()]
+        notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
+    return scored.assign(method=scored["label"], score=scored["test_score"].astype("float64")), notes
 
 
 _RUN_FIRST = "run `orca-sweep benchmark NAME` first."
