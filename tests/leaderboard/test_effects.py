@@ -46,11 +46,10 @@ def effects(*runs: list[Run], of: Grid) -> Effects:
     return build_effects(records, of, benchmark="pocket", sweep="study/full")
 
 
-def compared(
-    found: Effects,
-    levels: Levels = {"aligning": "l2"},
-    reference: Levels = {"aligning": "none"},  # noqa: B006
-) -> Comparison:
+ALIGNED, NOT_ALIGNED = {"aligning": "l2"}, {"aligning": "none"}
+
+
+def compared(found: Effects, levels: Levels = ALIGNED, reference: Levels = NOT_ALIGNED) -> Comparison:
     """Return a comparison that must be there, by default that of aligned cells with others."""
     comparison = found.find(levels, reference)
     assert comparison is not None
