@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.boards import BoardOptions, load_board
-from orca_ray.cli.options import JsonOption, required_store, takes
+from orca_ray.cli.options import JsonOption, check_file, required_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
 from orca_ray.errors import UserError, lookup, printable
@@ -59,7 +59,7 @@ def leaderboard(
         return
     path = options.out or (Path(f"{_stem(name)}.html") if options.open or options.watch else None)
     if path is not None:
-        _check_file(path)
+        check_file(path, "--out")
     form = _format(options)
     if options.open or options.watch:
         if form != "html":
@@ -97,15 +97,6 @@ def _format(options: LeaderboardOptions) -> str:
     if options.out.suffix not in known:
         raise UserError(f"--out {options.out}: give --format, or a name that ends in {', '.join(sorted(known))}")
     return known[options.out.suffix]
-
-
-def _check_file(path: Path) -> None:
-    """Raise UserError if no file can be written to ``path``."""
-    refuse_special(path, "--out")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        where = path if path.is_dir() else path.absolute().parent
-        what = "is a directory" if path.is_dir() else "is no directory"
-        raise UserError(f"--out {path}: {where} {what}; give the path of a file in an existing directory")
 
 
 def _file(report: "Report", form: str) -> bytes:

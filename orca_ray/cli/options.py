@@ -23,6 +23,7 @@ Options = TypeVar("Options")
 
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document to stdout, for programs.")]
 QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print only errors and failed trials.")]
+DeviceOption = Annotated[str, Option("--device", help="auto, cpu or cuda.")]
 BenchmarkArgument = Annotated[str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
 SplitsOption = Annotated[
     Protocol, Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
@@ -86,6 +87,15 @@ def _directory(given: str) -> Path:
     except UserError as error:  # Typer drops the message of any other ValueError
         raise BadParameter(str(error)) from error
     return Path(given)
+
+
+def check_file(path: Path, option: str) -> None:
+    """Raise UserError if no file can be written to ``path``, the value of an option."""
+    refuse_special(path, option)
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        what = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
+        raise UserError(f"{option} {path}: {what}; give the path of a file in an existing directory")
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:

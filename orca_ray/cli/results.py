@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import ResultsOption, required_store, results_uri
+from orca_ray.cli.options import ResultsOption, check_file, required_store, results_uri
 from orca_ray.cli.output import say
 from orca_ray.errors import UserError
-from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
@@ -74,7 +73,7 @@ def export(
     from orca_ray.results.submissions import SubmittedScore, write_scores
 
     if out is not None:
-        refuse_special(out, "--out")
+        check_file(out, "--out")
     store = required_store(results_uri(results), f"run `orca-sweep benchmark {name}` first, or give --results URI")
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"

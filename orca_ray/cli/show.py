@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, check_file
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.errors import UserError
-from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -101,11 +100,9 @@ def show(
 
 
 def _check_picture(picture: Path) -> None:
-    refuse_special(picture, "--picture")
+    check_file(picture, "--picture")
     if picture.suffix.lower() != ".png":
         raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
-    if picture.is_dir() or not picture.absolute().parent.is_dir():
-        raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
 
 
 def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
