@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
-from orca_ray.cli.sweep_options import AddressOption, Executor, StagingOption
+from orca_ray.cli.sweep_options import AddressOption, Executor, ExecutorOption, StagingOption
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class AdaptOptions:
         list[str] | None, Option(help="Methods to compare. Default: six, among them baselines without a body.")
     ] = None
     body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
-    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
-        Executor.RAY
-    )
+    executor: ExecutorOption = Executor.RAY
     address: AddressOption = None
     staging: StagingOption = None
     results: ResultsOption = None

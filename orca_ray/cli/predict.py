@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from orca_ray.cli.data_progress import DataProgress
-from orca_ray.cli.options import JsonOption, QuietOption
+from orca_ray.cli.options import DeviceOption, JsonOption, QuietOption
 from orca_ray.cli.output import duration, emit_json, note, say, size
 from orca_ray.errors import UserError
 from orca_ray.protocol import ExportFormat
@@ -15,7 +15,6 @@ from orca_ray.protocol import ExportFormat
 ModelArgument = Annotated[
     str, Argument(metavar="MODEL", help="Model folder, models/KEY of a results store, or hub:OWNER/NAME.")
 ]
-DeviceOption = Annotated[str, Option(help="auto, cpu or cuda.")]
 
 
 def predict(

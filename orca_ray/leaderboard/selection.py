@@ -129,8 +129,8 @@ def _confirmed(scan: Scan, wanted: Mapping[str, Collection[str]]) -> tuple[pd.Da
         frames.append(frame)
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=object) for name in ["position", *_SCORED]}), []
-    told = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
-    return pd.concat(frames, ignore_index=True), [told] if left_out else []
+    warning = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
+    return pd.concat(frames, ignore_index=True), [warning] if left_out else []
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:

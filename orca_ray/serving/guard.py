@@ -155,7 +155,7 @@ class BodyReader:
         return b"".join(parts)
 
     def release(self, size: int) -> None:
-        """Say that a body of ``size`` bytes is no longer held."""
+        """Subtract a body of ``size`` bytes from those that are held."""
         self._held -= size
 
 

@@ -28,7 +28,7 @@ class CriticalDifferences:
     num_tasks: int
     friedman_statistic: float
     friedman_p: float
-    """Of the hypothesis that all methods are equal; NaN without tasks or with one method."""
+    """P-value of the hypothesis that all methods are equal; NaN without tasks or with one method."""
     nemenyi: float
     """Two mean ranks that differ by more are separable by Nemenyi's test."""
     nemenyi_groups: Sequence[Sequence[str]]
