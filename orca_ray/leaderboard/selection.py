@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
-from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, score_table
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
@@ -32,7 +32,6 @@ def build(
     sweep: str | None = None,
     protocol: str | None = None,
     known_tasks: Collection[str] | None = None,
-    empty: bool = False,
 ) -> Board:
     """Build the leaderboard of a benchmark from a store, or from records as `ResultsStore.records` returns them.
 
@@ -46,7 +45,6 @@ def build(
         sweep: name of the sweep.
         protocol: name of the protocol.
         known_tasks: tasks of the benchmark; records of others are left out with a warning. None: every task counts.
-        empty: return an empty board if there is no record of the benchmark.
 
     Raises:
         UserError: there is no record of the benchmark, the sweep or the protocol, or the store cannot be read.
@@ -62,8 +60,6 @@ def build(
             f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does not have, left out"
             for task, count in unknown.groupby("task")["count"].sum().items()
         ]
-    if groups.empty and empty:
-        return empty_board(benchmark, warnings)
     if groups.empty:
         select(pd.DataFrame({"benchmark": scan.values("benchmark")}), "benchmark", benchmark, _RUN_FIRST)
         raise UserError(f"no records of tasks of {benchmark!r} yet: {_RUN_FIRST}")
