@@ -77,7 +77,9 @@ def show(
 
     chosen = get_task(task).under(protocol.value)
     if picture is not None:
-        _check_picture(picture)
+        check_file(picture, "--picture")
+        if picture.suffix.lower() != ".png":
+            raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     data = chosen.prepared(protocol.value)
     option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
     command = f"orca-sweep data prepare {task}{option}"
@@ -97,12 +99,6 @@ def show(
             say(f"picture: {facts['picture']}")
     if data is None and not json:
         note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
-
-
-def _check_picture(picture: Path) -> None:
-    check_file(picture, "--picture")
-    if picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
 
 
 def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:
