@@ -52,35 +52,39 @@ def leaderboard(
     options: LeaderboardOptions,
 ) -> None:
     """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
-    from orca_ray.leaderboard import render
-
     if options.check is not None:
         _check(name, options, options.check)
         return
-    path = options.out or (Path(f"{_stem(name)}.html") if options.open or options.watch else None)
-    if path is not None:
-        check_file(path, "--out")
+    if options.out is not None:
+        check_file(options.out, "--out")
     form = _format(options)
     if options.open or options.watch:
-        if form != "html":
-            raise UserError(f"--open and --watch show the page: give --format html, not {form}")
-        assert path is not None
-
-        def page(watched: bool) -> str:
-            return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
-
-        show_page(page, path, opened=options.open, watched=options.watch)
+        _show_page(name, options, form)
         return
     board = load_board(name, options)
-    if path is not None:
+    if options.out is not None:
         from orca_ray.data.cache import disk_errors, write_bytes
 
         content = _file(board, form)
-        with disk_errors(path.absolute().parent):
-            write_bytes(path, content, durable=True)
-        note(f"written: {path}")
+        with disk_errors(options.out.absolute().parent):
+            write_bytes(options.out, content, durable=True)
+        note(f"written: {options.out}")
     else:
         _print(board, form)
+
+
+def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
+    from orca_ray.leaderboard import render
+
+    if form != "html":
+        raise UserError(f"--open and --watch show the page: give --format html, not {form}")
+    path = options.out or Path(f"{_stem(name)}.html")
+    check_file(path, "--out")
+
+    def page(watched: bool) -> str:
+        return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
+
+    show_page(page, path, opened=options.open, watched=options.watch)
 
 
 def _format(options: LeaderboardOptions) -> str:
