@@ -12,7 +12,7 @@ import torch
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics import all_statistics, compute_all, get_statistic
+from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.methods import hyperparameters
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
@@ -163,7 +163,7 @@ def test_a_statistic(drop: Drop) -> None:
     drop("orca_ray.leaderboard.statistics", "worst_rank.py", example("worst_rank"))
     scores = pd.DataFrame({"task": ["t", "u"], "method": ["nft", "orca"], "seed": 0, "score": [0.25, 0.5]})
     scores = pd.concat([scores, scores.assign(method=["orca", "nft"], score=0.3)])
-    assert compute_all(scores=scores)["worst_rank"]["value"].to_dict() == {"nft": 1, "orca": 2}
+    assert get_statistic("worst_rank").compute(scores)["value"].to_dict() == {"nft": 1, "orca": 2}
 
 
 def test_nothing_stays_behind() -> None:

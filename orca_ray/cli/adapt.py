@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
-from orca_ray.cli.output import duration, emit_json, note, plain, say, show
-from orca_ray.cli.sweep_options import AddressOption, Executor, StagingOption
+from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.cli.sweep_options import AddressOption, Executor, ExecutorOption, StagingOption
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,9 +53,7 @@ class AdaptOptions:
         list[str] | None, Option(help="Methods to compare. Default: six, among them baselines without a body.")
     ] = None
     body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
-    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
-        Executor.RAY
-    )
+    executor: ExecutorOption = Executor.RAY
     address: AddressOption = None
     staging: StagingOption = None
     results: ResultsOption = None
@@ -140,10 +138,11 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
         return
     with SweepProgress(quiet=silent) as progress:
         summary = replace(sweep, listener=progress).run()
-    out = options.out or Path(f"{sweep.task.short_name.rpartition('-')[0]}-model")
+    name = sweep.task.short_name.rpartition("-")[0]
+    out = options.out or Path(f"{name}-model")
     best = sweep.save(out)
     board = load_board(sweep.task.benchmark, BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results))
-    page = Path(f"{sweep.task.short_name.rpartition('-')[0]}.html")
+    page = Path(f"{name}.html")
     write_text(page, str(render(board, "html")))
     if options.json:
         emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": warnings})
@@ -155,8 +154,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
     for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
-        reason = (record.error or "no message").splitlines()[-1]
-        note(f"{record.status.value}: {record.method} seed {record.seed}: {reason}")
+        note(f"{record.status.value}: {record.method} seed {record.seed}: {reason(record)}")
     if summary.interrupted and not silent:
         note("not all trials have ended: the same command goes on, --minutes gives it more time")
 

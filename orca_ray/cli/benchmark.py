@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit
 
 from orca_ray.cli.options import existing_store, is_path, results_uri, takes, typed
-from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, duration, emit_json, note, plain, say
+from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, duration, emit_json, note, plain, reason, say
 from orca_ray.cli.plan import show_plan
 from orca_ray.cli.sweep_options import RunOptions
 from orca_ray.errors import UserError
@@ -134,10 +134,9 @@ def _print_models(summary: "Summary", where: str) -> None:
 def _print_failures(summary: "Summary") -> None:
     """Print to stderr each failed trial, and each (task, method) without a test score, with the reason."""
     for record in summary.failed:
-        reason = record.error.strip().splitlines()[-1] if record.error and record.error.strip() else "no message"
         note(
             f"{record.status.value}: {record.task} {record.method} {record.phase} seed {record.seed} "
-            f"(trial {record.trial_key}): {reason}"
+            f"(trial {record.trial_key}): {reason(record)}"
         )
     for node in summary.quarantined:
         note(f"no more trials were placed on {node}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Option
 
-from orca_ray.cli.options import ResultsOption, existing_store, is_path, results_uri, split_names
+from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.protocol import Protocol
@@ -67,9 +67,7 @@ def load_board(name: str, options: BoardOptions) -> "Report":
             return _report(nothing, options, store)
     if scan is None:
         command = "run" if is_path(name) else "benchmark"
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: run `orca-sweep {command} {name}` first, or give --results URI"
-        )
+        raise no_results(uri, f"run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
     try:
@@ -121,13 +119,12 @@ def _report(
 
 
 def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
-    """Return the records of the board's sweep, tasks and methods. A method of a board may be "method (body)"."""
+    """Return the records of the board's sweep, tasks and methods."""
     from orca_ray.results.tables import RECORDS, to_frame
 
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
     records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
-    labels = records["method"] + " (" + records["body"] + ")"
-    return records[records["method"].isin(board.methods) | labels.isin(board.methods)]
+    return records[board.labels(records).isin(board.methods)]
 
 
 def _positions(scan: "Scan", wanted: "Mapping[str, Collection[str]]") -> "NDArray[np.int64]":

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import ResultsOption, required_store
+from orca_ray.cli.options import ResultsOption, required_store, results_uri
 from orca_ray.cli.output import note, say
 from orca_ray.cli.watch import OneSweepOption, SweepArgument, TrialArgument
 from orca_ray.errors import UserError
@@ -33,7 +33,7 @@ def cancel(trial: TrialArgument, sweep: OneSweepOption = None, results: ResultsO
     from orca_ray.results import requests
     from orca_ray.results.status import only_trial, running_keys
 
-    store = required_store(results)
+    store = required_store(results_uri(results))
     name, key = only_trial(running_keys(store), trial, sweep)
     holder = _driver(store, name)
     requests.write(store.folder, name, requests.Request("cancel", key))
@@ -52,7 +52,7 @@ def retry(
     from orca_ray.results.record import Status
     from orca_ray.results.status import find_sweep, only_trial, sweep_status
 
-    store = required_store(results)
+    store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
     wanted = {"sweep": [name], "status": [status.value for status in Status if status.failed]}
     failed = {(record.sweep, record.trial_key) for record in store.select(wanted)}
@@ -70,7 +70,7 @@ def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
     from orca_ray.results import requests
     from orca_ray.results.status import find_sweep
 
-    store = required_store(results)
+    store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
     holder = _driver(store, name)
     requests.write(store.folder, name, requests.Request(kind))

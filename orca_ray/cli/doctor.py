@@ -19,6 +19,7 @@ from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
 from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError
+from orca_ray.sweep.execution.executors.limits import allowed_cpus
 from orca_ray.uris import public_uri
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
@@ -79,7 +80,7 @@ def _plug_ins() -> Iterator[Finding]:
 
 
 def _devices() -> Iterator[Finding]:
-    yield Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {_usable_cpus()}")
+    yield Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {allowed_cpus()}")
     with contextlib.suppress(ValueError, OSError, AttributeError):  # the system does not report it
         yield Finding("devices", "memory", size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
     try:
@@ -93,13 +94,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding("devices", "GPUs", "none (trials run on CPUs)")
 
 
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _threads() -> Finding:
     given = os.environ.get("OMP_NUM_THREADS", "")
-    if given.isdecimal() and len(given) < 10 and int(given) > _usable_cpus():
+    if given.isdecimal() and len(given) < 10 and int(given) > allowed_cpus():
         return Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
     return Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.boards import BoardOptions, load_board
-from orca_ray.cli.options import JsonOption, existing_store, takes
+from orca_ray.cli.options import JsonOption, check_file, required_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
 from orca_ray.errors import UserError, lookup, printable
@@ -52,35 +52,39 @@ def leaderboard(
     options: LeaderboardOptions,
 ) -> None:
     """Print each method's test score on each task, mean rank, wins, and how trials ended; or the effects of a grid."""
-    from orca_ray.leaderboard import render
-
     if options.check is not None:
         _check(name, options, options.check)
         return
-    path = options.out or (Path(f"{_stem(name)}.html") if options.open or options.watch else None)
-    if path is not None:
-        _check_file(path)
+    if options.out is not None:
+        check_file(options.out, "--out")
     form = _format(options)
     if options.open or options.watch:
-        if form != "html":
-            raise UserError(f"--open and --watch show the page: give --format html, not {form}")
-        assert path is not None
-
-        def page(watched: bool) -> str:
-            return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
-
-        show_page(page, path, opened=options.open, watched=options.watch)
+        _show_page(name, options, form)
         return
     board = load_board(name, options)
-    if path is not None:
+    if options.out is not None:
         from orca_ray.data.cache import disk_errors, write_bytes
 
         content = _file(board, form)
-        with disk_errors(path.absolute().parent):
-            write_bytes(path, content, durable=True)
-        note(f"written: {path}")
+        with disk_errors(options.out.absolute().parent):
+            write_bytes(options.out, content, durable=True)
+        note(f"written: {options.out}")
     else:
         _print(board, form)
+
+
+def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
+    from orca_ray.leaderboard import render
+
+    if form != "html":
+        raise UserError(f"--open and --watch show the page: give --format html, not {form}")
+    path = options.out or Path(f"{_stem(name)}.html")
+    check_file(path, "--out")
+
+    def page(watched: bool) -> str:
+        return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
+
+    show_page(page, path, opened=options.open, watched=options.watch)
 
 
 def _format(options: LeaderboardOptions) -> str:
@@ -97,15 +101,6 @@ def _format(options: LeaderboardOptions) -> str:
     if options.out.suffix not in known:
         raise UserError(f"--out {options.out}: give --format, or a name that ends in {', '.join(sorted(known))}")
     return known[options.out.suffix]
-
-
-def _check_file(path: Path) -> None:
-    """Raise UserError if no file can be written to ``path``."""
-    refuse_special(path, "--out")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        where = path if path.is_dir() else path.absolute().parent
-        what = "is a directory" if path.is_dir() else "is no directory"
-        raise UserError(f"--out {path}: {where} {what}; give the path of a file in an existing directory")
 
 
 def _file(report: "Report", form: str) -> bytes:
@@ -225,12 +220,7 @@ def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataF
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.export import score_frame
 
-    store = existing_store(uri)
-    if store is None:
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: give a results store, or a board exported as .json or .parquet"
-        )
-    scan = store.scan()
+    scan = required_store(uri, "give a results store, or a board exported as .json or .parquet").scan()
     if benchmark is None:
         names = scan.values("benchmark")
         if len(names) != 1:

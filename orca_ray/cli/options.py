@@ -14,7 +14,7 @@ from orca_ray.cli.output import note
 from orca_ray.errors import UserError
 from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
-from orca_ray.uris import secrets_in, without
+from orca_ray.uris import public_uri, secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
@@ -23,6 +23,7 @@ Options = TypeVar("Options")
 
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document to stdout, for programs.")]
 QuietOption = Annotated[bool, Option("--quiet", "-q", help="Print only errors and failed trials.")]
+DeviceOption = Annotated[str, Option("--device", help="auto, cpu or cuda.")]
 BenchmarkArgument = Annotated[str | None, Argument(metavar="[BENCHMARK]", help="Only tasks of this benchmark.")]
 SplitsOption = Annotated[
     Protocol, Option("--protocol", help="Protocol of the splits; most tasks have the same splits for both.")
@@ -88,6 +89,15 @@ def _directory(given: str) -> Path:
     return Path(given)
 
 
+def check_file(path: Path, option: str) -> None:
+    """Raise UserError if no file can be written to ``path``, the value of an option."""
+    refuse_special(path, option)
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        what = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
+        raise UserError(f"{option} {path}: {what}; give the path of a file in an existing directory")
+
+
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
     """Return the names in an option that may be repeated, comma-separated, or both; None if it was not given.
 
@@ -128,11 +138,19 @@ def existing_store(uri: str) -> "ResultsStore | None":
     return None if empty else ResultsStore(uri)
 
 
-def required_store(given: str | None) -> "ResultsStore":
-    """Open the store of the option ``--results``; raises UserError if it does not exist."""
-    from orca_ray.results.store import ResultsStore
+def required_store(
+    uri: str, advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI"
+) -> "ResultsStore":
+    """Open the store at ``uri``; raises the UserError of `no_results` if `existing_store` finds none."""
+    store = existing_store(uri)
+    if store is None:
+        raise no_results(uri, advice)
+    return store
 
-    return ResultsStore(results_uri(given))
+
+def no_results(uri: str, advice: str) -> UserError:
+    """Return the error for a store that does not exist; ``advice`` says what to do."""
+    return UserError(f"no results at {public_uri(uri)!r}: {advice}")
 
 
 def is_path(source: str) -> bool:

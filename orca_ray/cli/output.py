@@ -18,6 +18,8 @@ from orca_ray.errors import printable, shorten
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from orca_ray.results.record import Record
+
 TRIALS_FAILED = OUT_OF_DATE = 1
 USER_ERROR = 2
 INTERNAL_ERROR = 70
@@ -40,6 +42,12 @@ def fail(message: str, code: int) -> int:
     message = shorten("\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000)
     note(message if message.lower().startswith(("error", "interrupted", "usage")) else f"error: {message}")
     return code
+
+
+def reason(record: "Record") -> str:
+    """Return the last line of a record's error, which says why the trial failed."""
+    lines = (record.error or "").strip().splitlines()
+    return lines[-1] if lines else "no message"
 
 
 def emit_json(value: Any) -> None:

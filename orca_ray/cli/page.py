@@ -9,10 +9,8 @@ from typing import Annotated
 
 from typer import Argument
 
-from orca_ray.cli.options import ResultsOption, existing_store, results_uri
+from orca_ray.cli.options import ResultsOption, required_store, results_uri
 from orca_ray.cli.output import note, say
-from orca_ray.errors import UserError
-from orca_ray.uris import public_uri
 
 REFRESH_SECONDS = 10
 """Seconds after which a watched page is written again, and loads itself again in the browser."""
@@ -52,13 +50,7 @@ def site(
     from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
 
-    uri = results_uri(results)
-    store = existing_store(uri)
-    if store is None:
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: run `orca-sweep benchmark NAME` first, or give --results URI"
-        )
-    benchmarks = store.scan().values("benchmark")
+    benchmarks = required_store(results_uri(results)).scan().values("benchmark")
     directory.mkdir(parents=True, exist_ok=True)
     names, options = file_names(benchmarks), BoardOptions(results=results)
     boards = {}

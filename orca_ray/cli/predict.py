@@ -1,23 +1,20 @@
 """``orca-sweep predict`` and ``export``: use a trained model, or write its network for other programs."""
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Argument, Option
 
 from orca_ray.cli.data_progress import DataProgress
-from orca_ray.cli.options import JsonOption, QuietOption
+from orca_ray.cli.options import DeviceOption, JsonOption, QuietOption
 from orca_ray.cli.output import duration, emit_json, note, say, size
 from orca_ray.errors import UserError
 from orca_ray.protocol import ExportFormat
 
-if TYPE_CHECKING:
-    from orca_ray.adapted import Adapted
-
 ModelArgument = Annotated[
     str, Argument(metavar="MODEL", help="Model folder, models/KEY of a results store, or hub:OWNER/NAME.")
 ]
-DeviceOption = Annotated[str, Option(help="auto, cpu or cuda.")]
 
 
 def predict(
@@ -34,18 +31,17 @@ def predict(
 
     Data are read in parts, so they may be larger than the memory. The output appears when it is complete.
     """
-    from time import perf_counter
-
+    from orca_ray.adapted import load
     from orca_ray.export.predictions import check_output, write_predictions
 
-    adapted = _load(model, device)
+    adapted = load(model, device)
     check_output(out, adapted)
-    inputs, started = adapted.inputs(data), perf_counter()
+    inputs, started = adapted.inputs(data), time.perf_counter()
     with DataProgress(quiet=quiet) as progress:
         write_predictions(adapted, inputs, out, lambda done: progress(f"predicting: {done} of {len(inputs)} samples"))
     if not quiet:
         place = f"{out} ({size(out.stat().st_size)})"
-        say(f"{len(inputs):,} predictions of {adapted.task.name} in {duration(perf_counter() - started)}: {place}")
+        say(f"{len(inputs):,} predictions of {adapted.task.name} in {duration(time.perf_counter() - started)}: {place}")
 
 
 def export(
@@ -58,11 +54,12 @@ def export(
 
     Label names and preprocessing go along as JSON, under the key orca_ray; inputs are those after preprocessing.
     """
+    from orca_ray.adapted import load
     from orca_ray.export import export_model
 
     if out.is_dir():
         raise UserError(f"{out} is a directory: name a file")
-    exported = export_model(_load(model, "cpu"), to.value, out)
+    exported = export_model(load(model, "cpu"), to.value, out)
     if json:
         emit_json(exported)
         return
@@ -71,9 +68,3 @@ def export(
     else:
         say(f"largest difference from the model: {exported.difference:.1e} of the largest output")
     say(f"{to.value}: {out} ({size(out.stat().st_size)})")
-
-
-def _load(model: str, device: str) -> "Adapted":
-    from orca_ray.adapted import load
-
-    return load(model, device)

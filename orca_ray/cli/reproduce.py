@@ -5,10 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, directory_option, existing_store, results_uri
+from orca_ray.cli.options import JsonOption, ResultsOption, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
-from orca_ray.errors import UserError
-from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     from orca_ray.sweep.execution.reproduce import Comparison
@@ -28,9 +26,7 @@ def reproduce(
     Exit code 0: the scores agree, bit for bit if the trial is deterministic, else within the spread of its seeds. 1:
     they do not. 2: the trial cannot run here.
     """
-    uri = results_uri(results)
-    if (store := existing_store(uri)) is None:
-        raise UserError(f"no results at {public_uri(uri)!r}: give the store of the trial with --results URI")
+    store = required_store(results_uri(results), "give the store of the trial with --results URI")
     from orca_ray.methods.model_folder import refuse_other
     from orca_ray.sweep.execution import reproduce as again
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import ResultsOption, existing_store, results_uri
+from orca_ray.cli.options import ResultsOption, check_file, required_store, results_uri
 from orca_ray.cli.output import say
 from orca_ray.errors import UserError
-from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
@@ -74,13 +73,8 @@ def export(
     from orca_ray.results.submissions import SubmittedScore, write_scores
 
     if out is not None:
-        refuse_special(out, "--out")
-    uri = results_uri(results)
-    store = existing_store(uri)
-    if store is None:
-        raise UserError(
-            f"no results at {public_uri(uri)!r}: run `orca-sweep benchmark {name}` first, or give --results URI"
-        )
+        check_file(out, "--out")
+    store = required_store(results_uri(results), f"run `orca-sweep benchmark {name}` first, or give --results URI")
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"
     rows = board.scores[["task", "method", "seed", "score"]].itertuples(index=False)

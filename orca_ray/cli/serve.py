@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
+from orca_ray.cli.options import DeviceOption
 from orca_ray.cli.output import say
 from orca_ray.errors import UserError
 
@@ -35,7 +36,7 @@ def serve(
     max_samples: Annotated[int, Option(min=1, help="Most samples in a request.")] = 10_000,
     rate: Annotated[float, Option(min=0.01, help="Most requests a second, over all clients.")] = 500.0,
     timeout: Annotated[float, Option(min=0.1, metavar="SECONDS", help="Most time for a request.")] = 30.0,
-    device: Annotated[str, Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health, metrics, an OpenAPI description."""
     os.environ.update(_RAY)

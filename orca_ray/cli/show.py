@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, check_file
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.errors import UserError
-from orca_ray.paths import refuse_special
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -78,7 +77,9 @@ def show(
 
     chosen = get_task(task).under(protocol.value)
     if picture is not None:
-        _check_picture(picture)
+        check_file(picture, "--picture")
+        if picture.suffix.lower() != ".png":
+            raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     data = chosen.prepared(protocol.value)
     option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
     command = f"orca-sweep data prepare {task}{option}"
@@ -98,14 +99,6 @@ def show(
             say(f"picture: {facts['picture']}")
     if data is None and not json:
         note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
-
-
-def _check_picture(picture: Path) -> None:
-    refuse_special(picture, "--picture")
-    if picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
-    if picture.is_dir() or not picture.absolute().parent.is_dir():
-        raise UserError(f"--picture {picture}: {picture.absolute().parent} is not a directory to write a file into")
 
 
 def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:

@@ -43,11 +43,20 @@ def submit(
             raise UserError(f"--token-path {token}: there is no such file")
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token.absolute()))
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
-    from ray.job_submission import JobSubmissionClient
 
     files = tracked_files(Path.cwd())
     check_size(files, GCS_STORAGE_MAX_SIZE)
-    entrypoint = shlex.join(["orca-sweep", *command])
+    job = _submitted(shlex.join(["orca-sweep", *command]), files, address)
+    option = f" --address {shlex.quote(address)}" if address else ""
+    say(f"job {job}: {shlex.join(['orca-sweep', *map(_shown, command)])}")
+    say(f"follow it: ray job logs{option} --follow {job}")
+    say(f"end it: ray job stop{option} {job}")
+
+
+def _submitted(command: str, files: list[Path], address: str | None) -> str:
+    """Submit a command with copies of files of the working directory; return the name of the job."""
+    from ray.job_submission import JobSubmissionClient
+
     with tempfile.TemporaryDirectory(prefix="orca-ray-job-") as package:
         for file in files:
             target = Path(package, file)
@@ -55,17 +64,13 @@ def submit(
             shutil.copy2(file, target)
         try:
             client = JobSubmissionClient(address)
-            job = client.submit_job(entrypoint=entrypoint, runtime_env={"working_dir": package})
+            return str(client.submit_job(entrypoint=command, runtime_env={"working_dir": package}))
         except (ConnectionError, RuntimeError, ValueError) as error:
             where = address or "this machine"
             raise UserError(
                 f"cannot submit a job to the Ray cluster at {where}: {error}. Give the address of its dashboard with "
                 "--address, and its token with --token-path, if it needs one."
             ) from error
-    option = f" --address {shlex.quote(address)}" if address else ""
-    say(f"job {job}: {shlex.join(['orca-sweep', *map(_shown, command)])}")
-    say(f"follow it: ray job logs{option} --follow {job}")
-    say(f"end it: ray job stop{option} {job}")
 
 
 def _shown(argument: str) -> str:

@@ -21,6 +21,9 @@ class Executor(StrEnum):
     INLINE = "inline"
 
 
+ExecutorOption = Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")]
+
+
 def _address(given: str | None) -> str | None:
     """Return ``given`` if it is a Ray address (HOST:PORT, auto, local) or None; else fail before any work starts."""
     host, _, port = (given or "auto").rpartition(":")
@@ -80,9 +83,7 @@ class SweepOptions:
             "Slower; stored as a sweep of its own.",
         ),
     ] = False
-    executor: Annotated[Executor, Option(help="ray: a cluster or this machine; inline: in this process.")] = (
-        Executor.RAY
-    )
+    executor: ExecutorOption = Executor.RAY
     address: AddressOption = None
     results: ResultsOption = None
     json: JsonOption = False

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, required_store
+from orca_ray.cli.options import JsonOption, ResultsOption, required_store, results_uri
 from orca_ray.cli.output import console, duration, emit_json, note, say, score, show
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def status(
     """Show the state of a sweep: trials done, running and waiting, scores, nodes, rate, time left, failures, driver."""
     from orca_ray.results.status import find_sweep, sweep_status
 
-    store = required_store(results)
+    store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
     while True:
         found = sweep_status(store, name, note)
@@ -65,7 +65,7 @@ def logs(
     """Print what the worker of a trial has logged, with the traceback of a failure."""
     from orca_ray.results.status import find_trial
 
-    store = required_store(results)
+    store = required_store(results_uri(results))
     name, key = find_trial(store, trial, sweep)
     shown = 0
     while True:

@@ -4,6 +4,7 @@ Inputs are float32 [B, *input_shape], as the preprocessing returns them; outputs
 the target, as `Adapted.outputs` returns them. Label names and preprocessing are stored in the file as JSON.
 """
 
+import importlib.util
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -83,7 +84,8 @@ _Run = Callable[[Array], Array]
 
 
 def _onnx(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
-    _require("onnxscript", "export to ONNX")
+    if importlib.util.find_spec("onnxscript") is None:
+        raise UserError("to export to ONNX, install the package 'onnxscript': pip install 'orca-ray[export]'")
     sample, shapes = _example(model)
     large = sum(value.nbytes for value in whole.state_dict().values()) > _ONNX_MOST_BYTES
     try:
@@ -164,10 +166,3 @@ def _difference(run: _Run, whole: _Whole, shape: tuple[int, ...]) -> float:
             f"{TOLERANCE:g}: nothing was written; try another format ({', '.join(FORMATS)})"
         )
     return largest
-
-
-def _require(package: str, purpose: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise UserError(f"to {purpose}, install the package {package!r}: pip install 'orca-ray[export]'")

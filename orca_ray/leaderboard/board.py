@@ -16,7 +16,10 @@ SCORE_TABLE = {"task": "str", "method": "str", "seed": "int64", "score": "float6
 
 
 class Score(NamedTuple):
-    """Test score of one method on one task: mean and standard deviation over n seeds; NaN where undefined."""
+    """Test score of one method on one task: mean and standard deviation (divided by n - 1) over n seeds.
+
+    The mean is NaN without a seed, the deviation with fewer than two.
+    """
 
     mean: float
     std: float
@@ -85,11 +88,6 @@ class Provenance:
         """Number of trials."""
         return sum(self.statuses.values())
 
-    @property
-    def failures(self) -> int:
-        """Number of trials that failed."""
-        return sum(count for status, count in self.statuses.items() if status.failed)
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -116,26 +114,6 @@ class Cell:
     """Key of the scored trial by seed; seeds are sorted."""
     provenance: Provenance
     cost: Cost = field(default_factory=Cost)
-
-    @property
-    def mean(self) -> float:
-        """Mean test score; NaN if there is none."""
-        return self.score.mean
-
-    @property
-    def std(self) -> float:
-        """Standard deviation over seeds, divided by n - 1; NaN for fewer than two."""
-        return self.score.std
-
-    @property
-    def n(self) -> int:
-        """Number of scored trials, one per seed."""
-        return self.score.n
-
-    @cached_property
-    def seeds(self) -> tuple[int, ...]:
-        """Seeds of the scored trials, sorted."""
-        return tuple(self.trial_keys)
 
 
 @dataclass(frozen=True)
@@ -200,6 +178,11 @@ class Board:
         means = {method: self.score(task, method).mean for method in self.methods if self.score(task, method).n}
         lowest = min(means.values(), default=None)
         return [method for method, mean in means.items() if mean == lowest]
+
+    def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
+        """Return the name on the board of the method of each record: the method, or "method (body)"."""
+        methods, bodies = records["method"].astype("str"), records["body"].astype("str")
+        return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 
     def count(self, method: str, status: Status) -> int:
         """Return the number of trials of a method that ended with ``status``."""

@@ -137,7 +137,7 @@ class _Table:
     seeds: Sequence[int]
     cells: Sequence[Levels]
     logs: Logs
-    """Of the scores [T, C, S] by the indices of ``cells``; NaN where there is no score."""
+    """Logarithms of the scores [T, C, S], whose methods are the indices of ``cells``; NaN where there is no score."""
     trials_TC: NDArray[np.int64]
     """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
     notes: Sequence[str]

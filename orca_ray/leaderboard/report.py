@@ -11,7 +11,7 @@ from orca_ray.errors import unknown_name
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
-from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, compute_all, get_statistic, on_boards
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.questions import Answer, answers
 
 _DIGITS = 10
@@ -86,9 +86,11 @@ class Report:
 
     def statistics(self) -> dict[str, pd.DataFrame]:
         """Return all statistics of the scores by name that have one value for each method, or pair of methods."""
-        shapes = {name: each.shape for name, each in all_statistics().items()}
-        found = compute_all(scores=self.board.scores)
-        return {name: _rounded(values) for name, values in found.items() if shapes[name] in ("method", "pair")}
+        return {
+            name: _rounded(each.compute(self.scores))
+            for name, each in all_statistics().items()
+            if each.inputs == ("scores",) and each.shape in ("method", "pair")
+        }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
         """Return the statistic ``cost`` of a field of `Cost`, of all methods; NaN where it is unknown."""

@@ -15,8 +15,7 @@ _COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_sco
 def read_searches(scan: Scan, board: Board) -> pd.DataFrame | None:
     """Return ``task``, ``method``, ``number`` and ``score`` of each search trial of a board's sweep, tasks and methods.
 
-    ``number`` is the place in the search, by the time of the start. Returns None if there are more trials than
-    `MAX_SEARCH_TRIALS`.
+    See `numbered`. Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
     """
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
     schema, found, num = pa.schema([Record.SCHEMA.field(name) for name in _COLUMNS]), [], 0
@@ -25,9 +24,16 @@ def read_searches(scan: Scan, board: Board) -> pd.DataFrame | None:
         if num > MAX_SEARCH_TRIALS:
             return None
         found.append(table.cast(schema))
-    rows: pd.DataFrame = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
-    labels = rows["method"] + " (" + rows["body"] + ")"
-    rows["method"] = rows["method"].where(rows["method"].isin(board.methods), labels)
-    rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
-    rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount(), score=rows["validation_score"])
+    rows = numbered(pa.concat_tables([schema.empty_table(), *found]).to_pandas(), board)
     return rows[["task", "method", "number", "score"]]
+
+
+def numbered(trials: pd.DataFrame, board: Board) -> pd.DataFrame:
+    """Return the search trials of a board's tasks and methods in the order of their starts, with two more columns.
+
+    ``score`` is the validation score, and ``number`` the place in the search. ``method`` is that of the board.
+    """
+    rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
+    rows = rows[rows["task"].isin(board.tasks) & rows["method"].isin(board.methods)]
+    rows = rows.sort_values(["started_at", "trial_key"], kind="stable")
+    return rows.assign(number=rows.groupby(["task", "method"]).cumcount())

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
-from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board, score_table
+from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, score_table
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
@@ -32,7 +32,6 @@ def build(
     sweep: str | None = None,
     protocol: str | None = None,
     known_tasks: Collection[str] | None = None,
-    empty: bool = False,
 ) -> Board:
     """Build the leaderboard of a benchmark from a store, or from records as `ResultsStore.records` returns them.
 
@@ -46,7 +45,6 @@ def build(
         sweep: name of the sweep.
         protocol: name of the protocol.
         known_tasks: tasks of the benchmark; records of others are left out with a warning. None: every task counts.
-        empty: return an empty board if there is no record of the benchmark.
 
     Raises:
         UserError: there is no record of the benchmark, the sweep or the protocol, or the store cannot be read.
@@ -62,8 +60,6 @@ def build(
             f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does not have, left out"
             for task, count in unknown.groupby("task")["count"].sum().items()
         ]
-    if groups.empty and empty:
-        return empty_board(benchmark, warnings)
     if groups.empty:
         select(pd.DataFrame({"benchmark": scan.values("benchmark")}), "benchmark", benchmark, _RUN_FIRST)
         raise UserError(f"no records of tasks of {benchmark!r} yet: {_RUN_FIRST}")
@@ -72,16 +68,9 @@ def build(
     groups = groups[(groups["sweep"] == chosen.sweep) & (groups["protocol"] == chosen.protocol)]
     groups = groups.assign(label=_labels(groups))
     state = _state(groups)
-
     wanted = {"benchmark": [benchmark], "sweep": [chosen.sweep], "protocol": [chosen.protocol], "phase": ["confirm"]}
     confirmed, invalid = _confirmed(scan, {**wanted, "status": [_COMPLETED], "task": list(state.index)})
-    labels = groups.drop_duplicates(["method", "task", "body"])[["method", "task", "body", "label"]]
-    scored, notes = confirmed_scores(confirmed.merge(labels, on=["method", "task", "body"], how="left"), state)
-    repeated = scored.sort_values("finished_at", kind="stable").duplicated(["task", "label", "seed"], keep="last")
-    if repeated.any():
-        scored = scored[~repeated.sort_index()]
-        notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
-    scored = scored.assign(method=scored["label"], score=scored["test_score"].astype("float64"))
+    scored, notes = _scored(confirmed, groups, state)
     methods = sorted(groups["label"].unique())
     scores = score_table(scored)
     ranks = get_statistic("mean_rank").compute(scores)["value"]
@@ -100,6 +89,17 @@ def build(
         notes=tuple(notes),
         warnings=(*warnings, *invalid),
     )
+
+
+def _scored(confirmed: pd.DataFrame, groups: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return `confirmed_scores`, one for each task, method of the board and seed, with the columns of a score table."""
+    labels = groups.drop_duplicates(["method", "task", "body"])[["method", "task", "body", "label"]]
+    scored, notes = confirmed_scores(confirmed.merge(labels, on=["method", "task", "body"], how="left"), state)
+    repeated = scored.sort_values("finished_at", kind="stable").duplicated(["task", "label", "seed"], keep="last")
+    if repeated.any():
+        scored = scored[~repeated.sort_index()]
+        notes.append(f"{int(repeated.sum())} confirm trial(s) of a seed that has a later one left out")
+    return scored.assign(method=scored["label"], score=scored["test_score"].astype("float64")), notes
 
 
 _RUN_FIRST = "run `orca-sweep benchmark NAME` first."
@@ -125,8 +125,8 @@ def _confirmed(scan: Scan, wanted: Mapping[str, Collection[str]]) -> tuple[pd.Da
         frames.append(frame)
     if not frames:
         return pd.DataFrame({name: pd.Series(dtype=object) for name in ["position", *_SCORED]}), []
-    told = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
-    return pd.concat(frames, ignore_index=True), [told] if left_out else []
+    warning = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
+    return pd.concat(frames, ignore_index=True), [warning] if left_out else []
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:

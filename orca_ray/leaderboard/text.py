@@ -1,9 +1,8 @@
-"""Text that several formats share: numbers, scores, titles, footers and plain tables."""
+"""Text that several formats share: numbers, scores, titles and footers."""
 
-import json
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
@@ -190,17 +189,3 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
     """Return the lines of a text, without unprintable characters; further lines are indented."""
     return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-
-
-def plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table with aligned columns; the first row holds their titles, and a rule follows it."""
-    cells = [[printable(cell) for cell in row] for row in grid]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
-
-
-def dump_json(document: object) -> str:
-    """Return a document as JSON, which has no NaN: those become null."""
-    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
-    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)

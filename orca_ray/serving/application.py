@@ -1,6 +1,7 @@
 """The HTTP application: routes, and what happens between a body and its answer."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,7 +17,7 @@ from orca_ray import __version__
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.serving import arrow, requests
-from orca_ray.serving.guard import PREDICT, BodyReader, Guard, Limits, Metrics, deadline, refuse, too_slow
+from orca_ray.serving.guard import PREDICT, BodyReader, Guard, Limits, Metrics, refuse
 from orca_ray.serving.replica import Answer, Description
 
 JSON = "application/json"
@@ -44,10 +45,12 @@ class Predictions:
     async def __call__(self, request: Request) -> Response:
         """Return the answer to one request; its errors are answers too."""
         try:
-            async with deadline(self._limits):
+            async with asyncio.timeout(self._limits.seconds):
                 return await self._answer(request)
         except TimeoutError:
-            return too_slow(self._limits)
+            advice = "send fewer samples, or send them faster"
+            message = f"the request took longer than {self._limits.seconds:g} s; {advice}"
+            return refuse(408, message, {"Connection": "close"})
         except UserError as error:
             return refuse(422, str(error))
         except ClientDisconnect:
@@ -139,12 +142,10 @@ def _add_state(app: FastAPI, ready: Callable[[], Awaitable[bool]], metrics: Metr
 
     async def readyz() -> Response:
         """Say whether predictions are possible now: 200 or 503."""
-        try:
+        with contextlib.suppress(Exception):  # the replica is gone, which Ray reports by several types
             async with asyncio.timeout(READY_SECONDS):
                 if await ready():
                     return JSONResponse({"status": "ready"})
-        except Exception:  # the replica is gone, which Ray reports by several types
-            return refuse(503, "the model is not ready; ask again")
         return refuse(503, "the model is not ready; ask again")
 
     async def exposition() -> Response:

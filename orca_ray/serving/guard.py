@@ -1,6 +1,5 @@
 """Checks of a request before it is read: token, rate, number of requests in progress; and the metrics."""
 
-import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -132,7 +131,7 @@ class BodyReader:
         self._limits, self._held = limits, 0
 
     async def read(self, request: Request) -> bytes | Response:
-        """Return the body, or the refusal: 413 if it is too large, 408 if it comes too slowly, 429 if memory is short.
+        """Return the body, or the refusal: 413 if it is too large, 429 if too many bytes are in memory.
 
         The caller calls `release` with the length of the body when it is done with it.
         """
@@ -156,21 +155,10 @@ class BodyReader:
         return b"".join(parts)
 
     def release(self, size: int) -> None:
-        """Say that a body of ``size`` bytes is no longer held."""
+        """Subtract a body of ``size`` bytes from those that are held."""
         self._held -= size
 
 
 def refuse(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
     """Return the answer to a request that is refused."""
     return JSONResponse({"error": message}, status, headers)
-
-
-def too_slow(limits: Limits) -> Response:
-    """Return the answer to a request that took too long; the connection ends with it."""
-    message = f"the request took longer than {limits.seconds:g} s; send fewer samples, or send them faster"
-    return refuse(408, message, {"Connection": "close"})
-
-
-def deadline(limits: Limits) -> asyncio.Timeout:
-    """Return the context manager that ends a request when its time is over."""
-    return asyncio.timeout(limits.seconds)

@@ -85,9 +85,6 @@ def answers(model: Any, requests: list[Array]) -> list[Answer | str]:
     except UserError as error:
         return [str(error)] if len(requests) == 1 else [answers(model, [each])[0] for each in requests]
     parts = np.split(outputs, np.cumsum([len(each) for each in requests])[:-1])
-    decide, probabilities = model.decide, model.probabilities if model.decides else _none
-    return [Answer(decide(part), probabilities(part), len(outputs)) for part in parts]
-
-
-def _none(outputs: Array) -> None:
-    return None
+    return [
+        Answer(model.decide(part), model.probabilities(part) if model.decides else None, len(outputs)) for part in parts
+    ]

@@ -58,15 +58,15 @@ def request_type(model: Description, limit: int) -> type[BaseModel]:
 
 def answer_type(model: Description) -> type[BaseModel]:
     """Return the type of JSON answers."""
-    target, number = model.task.target, float
-    if model.task.target.kind == "classes":
+    target = model.task.target
+    if target.kind == "classes":
         kind: Any = str if model.label_names else int
     else:
-        kind = _nested(target.output_shape, bool if model.decides else number)
+        kind = _nested(target.output_shape, bool if model.decides else float)
     fields: dict[str, Any] = {"predictions": (list[kind], Field(description="One for each sample, in order."))}
     if model.decides:
         text = "In the order of labels." if model.label_names else "One for each output."
-        each: Any = _nested(target.output_shape, number)
+        each: Any = _nested(target.output_shape, float)
         fields["probabilities"] = (list[each], Field(description=text))
     fields["labels"] = (list[str], Field(description="Names of the classes or labels; empty: they have none."))
     fields["warnings"] = (list[str], Field(description="What was suspicious about the inputs."))

@@ -375,7 +375,7 @@ def value_and_gradient(distance: Distance, x: Tensor, y: Tensor) -> tuple[float,
 
 
 class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every tensor that an operation makes."""
+    """Measures the largest tensor that an operation makes."""
 
     num_bytes = 0
 

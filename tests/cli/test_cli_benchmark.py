@@ -39,24 +39,14 @@ class FakeSweep:
         for seed in (1, 2):
             key = f"k{seed}"
             listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))
-            listener(
-                events.TrialProgress(
-                    key,
-                    "pocket/digits",
-                    "nft",
-                    Progress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0),
-                )
-            )
+            report = Progress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0)
+            listener(events.TrialProgress(key, "pocket/digits", "nft", report))
             record = make_record(key, task="pocket/digits", method="nft", seed=seed, validation_score=0.25)
             listener(events.TrialFinished(record, remaining=2 - seed))
         values: dict[str, Any] = {
-            "sweep": spec.sweep_id,
-            "planned": 2,
-            "finished_before": 0,
-            "ran": 2,
-            "statuses": {Status.COMPLETED: 2},
-            "seconds": 12.0,
-        }
+            "sweep": spec.sweep_id, "planned": 2, "finished_before": 0, "ran": 2,
+            "statuses": {Status.COMPLETED: 2}, "seconds": 12.0,
+        }  # fmt: skip
         return events.Summary(**(values | self.ending))
 
 

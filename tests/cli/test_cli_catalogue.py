@@ -149,10 +149,14 @@ def test_doctor_finds_a_results_store_that_is_none(command: Command, tmp_path: P
     assert "file" in found["advice"]
 
 
-def test_doctor_warns_of_too_many_threads(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "4096")
+def test_doctor_warns_of_more_threads_than_the_container_allows(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setattr("orca_ray.cli.doctor.allowed_cpus", lambda: 3)
     findings = {finding["item"]: finding for finding in command("doctor", "--json").json}
     assert findings["OMP_NUM_THREADS"]["state"] == "note"
+    assert findings["CPUs"]["value"].endswith("usable by this process: 3")
 
 
 @pytest.mark.parametrize(("answer", "told"), [(b"", "timed out"), (b"HTTP/1.1 400", "another service than Ray")])

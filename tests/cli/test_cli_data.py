@@ -192,7 +192,7 @@ def test_several_tasks_go_into_directories_of_their_own(command: Command, server
         (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere does not exist"),
         (["show", "toy/frist"], "'toy/first'"),
         (["show", "toy/first", "--picture", "x.jpg"], "must end in .png"),
-        (["show", "toy/first", "--picture", "no/where.png"], "is not a directory"),
+        (["show", "toy/first", "--picture", "no/where.png"], "no is no directory"),
         (["show", "toy/first", "--picture", "x.png"], "not prepared"),
         (["list", "toi"], "'toy'"),
     ],

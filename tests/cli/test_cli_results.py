@@ -101,6 +101,15 @@ def test_imported_rows_of_a_store_without_records(command: Command, rows: Path) 
     assert "theirs [1] (imported)" in ending.out
 
 
+@pytest.mark.parametrize(("out", "told"), [(".", ". is a directory"), ("missing/mine.csv", "missing is no directory")])
+def test_an_export_that_cannot_be_written_is_refused(command: Command, out: str, told: str) -> None:
+    ResultsStore("results", create=True).append([make_record("a")])
+    ending = command("results", "export", "pocket", "-o", out)
+    assert ending.code == 2
+    assert f"--out {out}: " in ending.err
+    assert f"{told}; give the path of a file in an existing directory" in ending.err
+
+
 def test_export_and_import_of_another_store(command: Command) -> None:
     scores = {0: 0.1, 1: 1 / 3}
     records = [make_record(f"k{seed}", seed=seed, test_score=score) for seed, score in scores.items()]

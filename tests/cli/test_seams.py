@@ -48,14 +48,8 @@ def test_limits_reached_by_input_are_the_users(
     assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()
 
 
-def test_a_failed_allocation_of_torch_is_told_as_memory(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def allocate(*_: object, **__: object) -> None:
-        raise RuntimeError(
-            "[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory: you tried"
-        )
-
-    monkeypatch.setattr(loading, "load_spec", allocate)
-    ending = command("benchmark", "pocket")
+def test_a_failed_allocation_of_torch_is_told_as_memory(end_by: EndBy) -> None:
+    ending = end_by(RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory"))
     assert ending.code == 2
     assert ending.err.startswith("error: not enough memory: free some, or give smaller data")
 

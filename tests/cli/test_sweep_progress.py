@@ -30,6 +30,12 @@ def finish(state: SweepState, key: str, remaining: int, **changes: Any) -> None:
     state.apply(events.TrialFinished(record, remaining))
 
 
+def progress(key: str, task: str, method: str, epoch: int, epochs: int, score: float) -> events.TrialProgress:
+    """Return the report of an epoch of refining."""
+    report = Progress(stage="refine", epoch=epoch, epochs=epochs, validation_score=score, loss=1.0)
+    return events.TrialProgress(key, f"pocket/{task}", method, report)
+
+
 def text(state: SweepState) -> str:
     screen = Console(file=io.StringIO(), width=160)
     screen.print(render(state))
@@ -45,14 +51,7 @@ def test_a_low_terminal_shows_what_runs_and_the_totals() -> None:
     rows = tuple(Row(task=f"pocket/{t}", method=m, planned=7, done=3) for t in tasks for m in methods)
     state.apply(events.SweepStarted("pocket/full", "one node", rows))
     state.apply(events.TrialStarted("a", "pocket/mnist", "linear_probe", "search"))
-    state.apply(
-        events.TrialProgress(
-            "a",
-            "pocket/mnist",
-            "linear_probe",
-            Progress(stage="refine", epoch=12, epochs=12, validation_score=0.1234, loss=1.0),
-        )
-    )
+    state.apply(progress("a", "mnist", "linear_probe", 12, 12, 0.1234))
     screen = Console(file=io.StringIO(), width=80)
     screen.print(render(state, 24))
     assert isinstance(screen.file, io.StringIO)
@@ -69,11 +68,7 @@ def test_counts_and_best_follow_the_events() -> None:
     assert state.totals() == (3, 6, 0)
     state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
-    state.apply(
-        events.TrialProgress(
-            "a", "pocket/digits", "orca", Progress(stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0)
-        )
-    )
+    state.apply(progress("a", "digits", "orca", 2, 5, 0.31))
     state.apply(
         events.TrialProgress("b", "pocket/digits", "orca", Progress(stage="align", epoch=1, epochs=9, distance=3.0))
     )
@@ -112,11 +107,7 @@ def test_the_table_shows_each_row_and_the_totals() -> None:
     clock = Clock()
     state = started(clock)
     state.apply(events.TrialStarted("a", "pocket/digits", "orca", "search"))
-    state.apply(
-        events.TrialProgress(
-            "a", "pocket/digits", "orca", Progress(stage="refine", epoch=2, epochs=5, validation_score=0.31, loss=1.0)
-        )
-    )
+    state.apply(progress("a", "digits", "orca", 2, 5, 0.31))
     state.apply(events.Message("fetched [mnist]"))
     clock.now += 65
     shown = text(state)
@@ -149,14 +140,7 @@ def test_without_a_terminal_each_finished_trial_is_a_line(capsys: pytest.Capture
     failed = make_record("a", status=Status.FAILED_OOM, validation_score=None, test_score=None, error="out\nof memory")
     with SweepProgress(quiet=False) as listener:
         listener(events.SweepStarted("pocket/quick", "one node", rows))
-        listener(
-            events.TrialProgress(
-                "a",
-                "pocket/digits",
-                "orca",
-                Progress(stage="refine", epoch=1, epochs=5, validation_score=0.3, loss=1.0),
-            )
-        )
+        listener(progress("a", "digits", "orca", 1, 5, 0.3))
         listener(events.TrialFinished(failed, 0))
         listener(events.Message("retrying"))
     captured = capsys.readouterr()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from orca_ray.cli import submit
+from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
@@ -192,7 +194,7 @@ def test_a_store_that_does_not_exist_is_named_without_its_credentials(command: C
 
 class TestSubmit:
     @pytest.fixture
-    def checkout(self, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def checkout(self) -> Path:
         for command in (["init", "-q"], ["add", "-A"]):
             subprocess.run(["git", *command], check=True)
         return Path.cwd()
@@ -237,20 +239,15 @@ class TestSubmit:
         assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(checkout / "token")
         assert ending.out.splitlines()[1] == "follow it: ray job logs --address http://head:8265 --follow raysubmit_1"
 
-    def test_sizes(self, command: Command, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from orca_ray.cli import submit
-        from orca_ray.errors import UserError
-
+    def test_sizes(self, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.track("large.bin", "x" * 2000)
         files = submit.tracked_files(checkout)
         with pytest.raises(UserError, match=r"have 2.0 KiB, more than the 1.0 KiB that Ray takes.*large.bin"):
             submit.check_size(files, 1024)
         monkeypatch.setattr(submit, "WARN_BYTES", 1000)
         submit.check_size(files, 10_000)
+        assert "warning: every node downloads 2.0 KiB" in capsys.readouterr().err
 
     def test_outside_of_a_checkout(self, tmp_path: Path) -> None:
-        from orca_ray.cli import submit
-        from orca_ray.errors import UserError
-
         with pytest.raises(UserError, match="is not in a git checkout"):
             submit.tracked_files(tmp_path)

@@ -12,6 +12,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Effects, Grid, all_formats, build_effects, render_effects
+from orca_ray.leaderboard.statistics.paired import Comparison, Levels
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import Run, frame
 
@@ -45,6 +46,16 @@ def effects(*runs: list[Run], of: Grid) -> Effects:
     return build_effects(records, of, benchmark="pocket", sweep="study/full")
 
 
+ALIGNED, NOT_ALIGNED = {"aligning": "l2"}, {"aligning": "none"}
+
+
+def compared(found: Effects, levels: Levels = ALIGNED, reference: Levels = NOT_ALIGNED) -> Comparison:
+    """Return a comparison that must be there, by default that of aligned cells with others."""
+    comparison = found.find(levels, reference)
+    assert comparison is not None
+    return comparison
+
+
 def square(task: str, none: float, l2: float, body: float, both: float, noise: float = 1.0) -> list[Run]:
     """Return the runs of four cells whose mean scores over the two seeds are given."""
     means = {("random", "none"): none, ("random", "l2"): l2, ("body", "none"): body, ("body", "l2"): both}
@@ -56,24 +67,20 @@ def square(task: str, none: float, l2: float, body: float, both: float, noise: f
 class TestRatios:
     def test_by_hand(self) -> None:
         found = effects(square("a", 0.4, 0.2, 0.1, 0.1), square("b", 0.3, 0.3, 0.3, 0.15), of=grid("a", "b"))
-        aligning = found.find({"aligning": "l2"}, {"aligning": "none"})
-        assert aligning is not None
+        aligning = compared(found)
         assert aligning.tasks["pocket/a"].value == pytest.approx(math.sqrt(0.5 * 1.0))
         assert aligning.tasks["pocket/b"].value == pytest.approx(math.sqrt(1.0 * 0.5))
         assert aligning.ratio.value == pytest.approx(math.sqrt(0.5))
         assert (aligning.pairs, aligning.planned) == (8, 8)
-        from_random = found.find({"aligning": "l2", "start": "random"}, {"aligning": "none", "start": "random"})
-        assert from_random is not None
+        from_random = compared(found, {"aligning": "l2", "start": "random"}, {"aligning": "none", "start": "random"})
         assert from_random.ratio.value == pytest.approx(math.sqrt(0.5 * 1.0))
         assert (from_random.given, from_random.changed) == ({"start": "random"}, {"aligning": "l2"})
-        both = found.find({"start": "body", "aligning": "l2"}, {"start": "random", "aligning": "none"})
-        assert both is not None
+        both = compared(found, {"start": "body", "aligning": "l2"}, {"start": "random", "aligning": "none"})
         assert both.ratio.value == pytest.approx(math.sqrt(0.25 * 0.5))
 
     def test_the_mean_over_seeds_comes_before_the_ratio(self) -> None:
         runs = (cell("a", "random", "none", 0.1, 0.3), cell("a", "random", "l2", 0.2, 0.1))
-        found = effects(*runs, of=grid("a")).find({"aligning": "l2"}, {"aligning": "none"})
-        assert found is not None
+        found = compared(effects(*runs, of=grid("a")))
         assert found.ratio.value == pytest.approx(0.15 / 0.2)
 
     def test_only_seeds_of_both_are_paired_and_missing_cells_are_counted(self) -> None:
@@ -83,8 +90,7 @@ class TestRatios:
             cell("a", "body", "none", 0.1, 0.1),
         )
         found = effects(*runs, of=grid("a", "b"))
-        aligning = found.find({"aligning": "l2"}, {"aligning": "none"})
-        assert aligning is not None
+        aligning = compared(found)
         assert aligning.ratio.value == pytest.approx(0.2 / 0.1)
         assert list(aligning.tasks) == ["pocket/a"]
         assert (aligning.pairs, aligning.planned) == (1, 8)
@@ -97,11 +103,9 @@ class TestRatios:
 
     def test_a_mean_of_zero_counts_as_half_of_the_smallest_score(self) -> None:
         runs = (cell("a", "random", "none", 0.08, 0.02), cell("a", "random", "l2", 0.0, 0.0))
-        found = effects(*runs, of=grid("a")).find({"aligning": "l2"}, {"aligning": "none"})
-        assert found is not None
+        found = compared(effects(*runs, of=grid("a")))
         assert found.ratio.value == pytest.approx(0.01 / 0.05)
-        nothing = effects(square("a", 0.0, 0.0, 0.0, 0.0), of=grid("a")).find({"aligning": "l2"}, {"aligning": "none"})
-        assert nothing is not None
+        nothing = compared(effects(square("a", 0.0, 0.0, 0.0, 0.0), of=grid("a")))
         assert nothing.ratio.value == 1.0
 
     def test_cells_that_share_their_trials_are_no_pair(self) -> None:
@@ -112,17 +116,14 @@ class TestRatios:
         runs = cell("a", "random", "none", 0.3, 0.3, method="nft", hyperparameters=json.dumps(nft))
         found = effects(square("a", 0.4, 0.2, 0.2, 0.1), runs, of=both)
         assert list(found.factors) == ["method", "start", "aligning"]
-        aligning = found.find({"aligning": "l2"}, {"aligning": "none"})
-        assert aligning is not None
+        aligning = compared(found)
         assert (aligning.pairs, aligning.planned) == (4, 4)
-        method = found.find({"method": "nft", "aligning": "l2"}, {"method": "orca", "aligning": "l2"})
-        assert method is not None
+        method = compared(found, {"method": "nft", "aligning": "l2"}, {"method": "orca", "aligning": "l2"})
         assert method.ratio.value == pytest.approx(0.3 / 0.2)
 
     def test_factors_that_are_not_fully_crossed(self) -> None:
         found = effects(square("a", 0.4, 0.2, 0.1, 0.1), of=grid("a", cells=CELLS[:3]))
-        aligning = found.find({"aligning": "l2"}, {"aligning": "none"})
-        assert aligning is not None
+        aligning = compared(found)
         assert aligning.ratio.value == pytest.approx(0.5)
         assert aligning.planned == 2
         assert found.find({"aligning": "l2", "start": "body"}, {"aligning": "none", "start": "body"}) is None
@@ -138,8 +139,7 @@ class TestIntervals:
             for task, factor in scores.items()
             for aligning, mean in (("none", 0.2), ("l2", 0.2 * factor))
         ]
-        found = effects(*runs, of=grid(*scores, cells=CELLS[:2])).find({"aligning": "l2"}, {"aligning": "none"})
-        assert found is not None
+        found = compared(effects(*runs, of=grid(*scores, cells=CELLS[:2])))
         assert (found.better, found.worse) == (1, 1)
         error = 0.1 * math.sqrt(2 / 2)
         assert found.tasks["pocket/a"] == pytest.approx((0.7, 0.7 * math.exp(-2 * error), 0.7 * math.exp(2 * error)))
@@ -169,18 +169,15 @@ class TestIntervals:
     def test_the_bootstrap_needs_scores_on_five_tasks(self) -> None:
         begun = [square(task, 0.4, 0.2, 0.2, 0.1) for task in "abcd"]
         plan = grid(*"abcde")
-        found = effects(*begun, of=plan).find({"aligning": "l2"}, {"aligning": "none"})
-        assert found is not None
+        found = compared(effects(*begun, of=plan))
         assert found.ratio == pytest.approx((0.5, math.nan, math.nan), nan_ok=True)
-        whole = effects(*begun, square("e", 0.4, 0.4, 0.2, 0.2), of=plan).find({"aligning": "l2"}, {"aligning": "none"})
-        assert whole is not None
+        whole = compared(effects(*begun, square("e", 0.4, 0.4, 0.2, 0.2), of=plan))
         # Percentiles 0.1 and 99.9. Of 5 draws, none is e with probability 0.33, four or five 0.0067, five 0.0003.
         assert whole.ratio == pytest.approx((0.5**0.8, 0.5, 0.5**0.2))
 
     def test_few_tasks_with_one_seed_have_no_interval(self) -> None:
         runs = [cell(task, "random", aligning, 0.1) for task in "ab" for aligning in ("none", "l2")]
-        found = effects(*runs, of=grid("a", "b")).find({"aligning": "l2"}, {"aligning": "none"})
-        assert found is not None
+        found = compared(effects(*runs, of=grid("a", "b")))
         assert found.ratio == pytest.approx((1.0, math.nan, math.nan), nan_ok=True)
         assert found.tasks["pocket/a"] == pytest.approx((1.0, math.nan, math.nan), nan_ok=True)
         assert (found.better, found.worse) == (0, 0)
@@ -208,10 +205,9 @@ class TestWhichRecords:
         found = effects(runs, of=grid("a", cells=cells))
         assert found.notes == []
         assert [found.scores["pocket/a", index].mean for index in (0, 1)] == pytest.approx([0.4, 0.2])
-        compared = found.find({"source": "b"}, {"source": "own"})
-        assert compared is not None
-        assert compared.ratio.value == pytest.approx(0.5)
-        assert compared.pairs == 2
+        source = compared(found, {"source": "b"}, {"source": "own"})
+        assert source.ratio.value == pytest.approx(0.5)
+        assert source.pairs == 2
 
     def test_seeds_beyond_the_plan_count(self) -> None:
         extra = [{**each, "seed": 7} for each in square("a", 0.4, 0.2, 0.2, 0.1)[::2]]
@@ -226,12 +222,8 @@ class TestWhichRecords:
         both = pd.concat([records, records.assign(protocol="paper")])
         with pytest.raises(UserError, match="give --protocol held-out or paper"):
             build_effects(both, grid("a"), benchmark="pocket", sweep="study/full")
-        assert (
-            build_effects(both, grid("a"), benchmark="pocket", sweep="study/full", protocol="paper")
-            .scores["pocket/a", 0]
-            .n
-            == 2
-        )
+        found = build_effects(both, grid("a"), benchmark="pocket", sweep="study/full", protocol="paper")
+        assert found.scores["pocket/a", 0].n == 2
 
 
 class TestRendering:

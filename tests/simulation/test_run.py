@@ -339,20 +339,17 @@ def test_what_is_there_already_is_kept(tmp_path: Path) -> None:
     assert len(_tensor(path)) == 3
 
 
-@pytest.mark.parametrize("content", [b"", b"not HDF5"])
-def test_a_file_that_is_not_ours_is_never_replaced(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / FILE).write_bytes(content)
+@pytest.mark.parametrize("content", [b"", b"not HDF5", "a download"])
+def test_a_file_that_is_not_ours_is_never_replaced(tmp_path: Path, content: bytes | str) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / FILE).write_bytes(content)
+    else:
+        with h5py.File(tmp_path / FILE, "w") as file:
+            file["tensor"] = np.zeros(3)
+    before = (tmp_path / FILE).read_bytes()
     with pytest.raises(UserError, match="left alone"):
         run.generate(TASK, 1, directory=tmp_path, overwrite=True)
-    assert (tmp_path / FILE).read_bytes() == content
-
-
-def test_a_downloaded_file_is_never_replaced(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / FILE, "w") as file:
-        file["tensor"] = np.zeros(3)
-    assert files.read_marker(tmp_path / FILE) is None
-    with pytest.raises(UserError, match="left alone"):
-        run.generate(TASK, 1, directory=tmp_path, overwrite=True)
+    assert (tmp_path / FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(

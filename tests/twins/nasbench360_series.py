@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.damages import Damage, Writer
+from orca_ray.testing.damages import Damage, Hostile, Writer
 from tests.twins import nasbench360_series_files as files
-from tests.twins.nasbench360_series_files import Array, Content, Hostile
+from tests.twins.nasbench360_series_files import Array, Content
 
 Change = Callable[[Any], Any]
 

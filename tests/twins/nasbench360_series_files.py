@@ -20,15 +20,6 @@ Array = npt.NDArray[Any]
 Content = dict[str, Any]
 
 
-class Hostile:
-    """Runs a command when an ordinary unpickler reads it."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        import os
-
-        return os.system, ("true",)
-
-
 def _save_string(pickler: Any, value: str | bytes) -> None:
     raw = value.encode("latin1") if isinstance(value, str) else value
     head = b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))

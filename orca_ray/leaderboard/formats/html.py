@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pandas as pd
+
 from orca_ray.leaderboard.board import TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
@@ -13,8 +15,8 @@ from orca_ray.results.record import CurvePoint, Record
 def _render(report: Report) -> str:
     data = page_data(
         report.board,
-        report.read_records() if report.read_records else Record.SCHEMA.empty_table().to_pandas(),
-        CurvePoint.SCHEMA.empty_table().to_pandas() if report.curves is None else report.curves,
+        report.read_records() if report.read_records else _empty(Record),
+        _empty(CurvePoint) if report.curves is None else report.curves,
         published=report.published,
         artefacts=report.read_artefacts and report.read_artefacts(),
         about=report.read_about and report.read_about(),
@@ -33,8 +35,11 @@ def _render_effects(effects: Effects) -> str:
         infos=infos,
         notes=tuple(effects.notes),
     )
-    records, curves = (kind.SCHEMA.empty_table().to_pandas() for kind in (Record, CurvePoint))
-    return render(page_data(board, records, curves, effects=effects))
+    return render(page_data(board, _empty(Record), _empty(CurvePoint), effects=effects))
+
+
+def _empty(kind: type[Record] | type[CurvePoint]) -> pd.DataFrame:
+    return kind.SCHEMA.empty_table().to_pandas()  # type: ignore[no-any-return]
 
 
 FORMAT = Format("html", ".html", _render, _render_effects)

@@ -1,5 +1,6 @@
 """One JSON document, in full precision."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -13,7 +14,6 @@ from orca_ray.leaderboard.report import Report
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
 from orca_ray.leaderboard.statistics.questions import Answer
-from orca_ray.leaderboard.text import dump_json
 from orca_ray.results.record import Status
 
 
@@ -51,7 +51,7 @@ def _render(report: Report) -> str:
         "scores": score_rows(board),
         "published": report.published and report.published.to_dict(),
     }
-    return dump_json(document)
+    return _dump(document)
 
 
 def _statistic(name: str, values: pd.DataFrame) -> dict[str, Any]:
@@ -93,7 +93,13 @@ def _json_effects(effects: Effects) -> str:
         "statuses": {status.value: count for status, count in effects.statuses.items()},
         "notes": effects.notes,
     }
-    return dump_json(document)
+    return _dump(document)
+
+
+def _dump(document: object) -> str:
+    """Return a document as JSON, which has no NaN: those become null."""
+    finite = json.loads(json.dumps(document), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2, ensure_ascii=False, allow_nan=False)
 
 
 FORMAT = Format("json", ".json", _render, _json_effects)

@@ -1,6 +1,7 @@
 """Plain tables for a terminal, with a sparkline of the validation curve below each score."""
 
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,11 @@ from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import Report
-from orca_ray.leaderboard.spark import sparkline
 from orca_ray.leaderboard.text import (
     WIDTH,
     cost_grid,
     footer,
     metrics_text,
-    plain_table,
     published_footer,
     published_tables,
     score_grid,
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 BEST = "*"
+BLOCKS = "▁▂▃▄▅▆▇█"
+MAX_CURVE = 12
+"""Largest number of characters of a sparkline."""
 Grid = Sequence[Sequence[str]]
 
 
@@ -76,6 +78,21 @@ def _add_curves(report: Report, grid: list[list[str]]) -> bool:
                 found = True
                 row[column] += "\n" + sparkline(curves[method], min(values), max(values))
     return found
+
+
+def sparkline(values: Sequence[float], low: float, high: float) -> str:
+    """Return values as characters from ``▁`` (``low``) to ``█`` (``high``); NaN is a space.
+
+    Of more than `MAX_CURVE` values, as many are drawn, evenly spaced, with the first and the last one.
+    """
+    if len(values) > MAX_CURVE:
+        values = [values[round(i * (len(values) - 1) / (MAX_CURVE - 1))] for i in range(MAX_CURVE)]
+    return "".join(" " if math.isnan(value) else BLOCKS[_level(value, low, high)] for value in values)
+
+
+def _level(value: float, low: float, high: float) -> int:
+    share = (value - low) / (high - low) if high > low else 0.0
+    return min(int(share * len(BLOCKS)), len(BLOCKS) - 1)
 
 
 def _sentences(texts: Sequence[str], width: int) -> "RenderableType":
@@ -131,8 +148,16 @@ def _render(report: Report) -> str:
 def _table_effects(effects: Effects) -> str:
     lines = [printable(effects_text.title(effects))]
     for title, rows, _ in effects_text.sections(effects, full=False):
-        lines += ["", printable(title), "", *plain_table(rows)]
+        lines += ["", printable(title), "", *_plain_table(rows)]
     return "\n".join([*lines, "", *(line for text in effects_text.footer(effects) for line in wrapped(text))])
+
+
+def _plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table with aligned columns; the first row holds their titles, and a rule follows it."""
+    cells = [[printable(cell) for cell in row] for row in grid]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    return [rows[0], "-" * max(map(len, rows)), *rows[1:]]
 
 
 FORMAT = Format("table", ".txt", _render, _table_effects)

@@ -13,7 +13,8 @@ from string import Template
 from typing import Any
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.page.data import chosen_pictures, page_data, picture_keys
+from orca_ray.leaderboard.page.data import page_data
+from orca_ray.leaderboard.page.pictures import chosen_pictures, picture_keys
 
 __all__ = ["chosen_pictures", "page_data", "picture_keys", "render", "render_index"]
 

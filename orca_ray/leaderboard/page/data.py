@@ -1,6 +1,5 @@
 """The content of a page as plain JSON: scores, records, curves, costs, published rows and artefacts of a board."""
 
-import contextlib
 import itertools
 import json
 import math
@@ -15,19 +14,15 @@ import pandas as pd
 from orca_ray.leaderboard.board import Board, Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
+from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS, numbered
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
-from orca_ray.results.artefacts import parse_payload
 from orca_ray.results.record import Status
 
 MAX_RECORDS = 1500
 """Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
 MAX_EPOCHS = 100
 """Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
-MAX_SEARCH_TRIALS = 20_000
-"""Number of search trials up to which a page holds their scores, for the question whether searching helped."""
-MAX_PICTURE_CHARACTERS = 1_000_000
-"""Largest size of all artefacts of a page together, as JSON."""
 _FAILED = [status.value for status in Status if status.failed]
 _COLUMNS = (
     "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
@@ -116,33 +111,6 @@ def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
     return found
 
 
-def chosen_pictures(board: Board, artefacts: pd.DataFrame) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the artefacts that a page shows by trial key: those of each cell's first seed, as far as there is room.
-
-    Room goes to the first artefact of each cell, then to the second of each, and so on. ``artefacts`` are those of the
-    store, as `ResultsStore.artefacts` returns them; one whose payload is not valid is left out.
-    """
-    payloads = {str(key): group["payload"].tolist() for key, group in artefacts.groupby("trial_key", sort=True)}
-    keys = [key for key in picture_keys(board) if key in payloads]
-    room = MAX_PICTURE_CHARACTERS
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for place in range(max((len(payloads[key]) for key in keys), default=0)):
-        for key in keys:
-            for payload in payloads[key][place : place + 1]:
-                if len(payload) <= room:
-                    with contextlib.suppress(ValueError):
-                        picture = parse_payload(payload)
-                        json.dumps(picture, allow_nan=False)  # a page holds no NaN
-                        found.setdefault(key, []).append(picture)
-                        room -= len(payload)
-    return found
-
-
-def picture_keys(board: Board) -> list[str]:
-    """Return the key of the scored trial with the lowest seed of each cell; a page shows their artefacts."""
-    return [next(iter(cell.trial_keys.values())) for cell in board.cells.values() if cell.trial_keys]
-
-
 def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
     info = board.infos[task]
     return {
@@ -170,7 +138,7 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         "key": rows["trial_key"].tolist(),
         "task": rows["task"].tolist(),
-        "method": _labels(board, rows),
+        "method": board.labels(rows).tolist(),
         "test": [_plain(value) for value in rows["test_score"]],
         "validation": [_plain(value) for value in rows["validation_score"]],
     }
@@ -184,17 +152,13 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
 def _search_trials(board: Board, records: pd.DataFrame) -> pd.DataFrame:
     """Return the search trials of the sweep, with the columns that statistics take as ``searches``.
 
-    ``number`` is the place in the search, by the time of the start. There are none if they are more than
-    `MAX_SEARCH_TRIALS`.
+    There are none if they are more than `MAX_SEARCH_TRIALS`.
     """
     rows = _of_sweep(board, records)
-    rows = rows[rows["phase"] == "search"].sort_values(["started_at", "trial_key"], kind="stable")
-    rows = rows.assign(method=_labels(board, rows), score=rows["validation_score"].astype("float64"))
-    rows = rows[rows["task"].isin(board.tasks) & rows["method"].isin(board.methods)]
+    rows = numbered(rows[rows["phase"] == "search"], board)
     rows = rows.iloc[: 0 if len(rows) > MAX_SEARCH_TRIALS else None]
-    number = rows.groupby(["task", "method"]).cumcount()
     parsed = rows["hyperparameters"].map(lambda text: json.loads(text, parse_constant=str))
-    rows = rows.assign(number=number, hyperparameters=parsed.astype(object))
+    rows = rows.assign(hyperparameters=parsed.astype(object))
     columns = ["task", "method", "number", "score", "hyperparameters"]
     return rows[columns].sort_values(columns[:3], kind="stable").reset_index(drop=True)
 
@@ -210,12 +174,6 @@ def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
 def _of_sweep(board: Board, records: pd.DataFrame) -> pd.DataFrame:
     same = (records["benchmark"] == board.benchmark) & (records["sweep"] == board.sweep)
     return records.loc[same & (records["protocol"] == board.protocol)]
-
-
-def _labels(board: Board, rows: pd.DataFrame) -> list[str]:
-    """Return the name on the board of the method of each record: the method, or "method (body)"."""
-    names = zip(rows["method"], rows["body"], strict=True)
-    return [method if method in board.methods else f"{method} ({body})" for method, body in names]
 
 
 def _effects(effects: Effects) -> dict[str, Any]:

@@ -1,31 +1,17 @@
-"""Tables of published results with ranks, and the rule by which a published row stands beside own rows."""
+"""Tables of published results with ranks, and their text and JSON."""
 
 import math
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.published.rows import (
-    CLAIM,
-    FLAGS,
-    IMPORTED,
-    KINDS,
-    PRIMARY,
-    PROTOCOLS,
-    SUBMITTED,
-    PublishedRow,
-    sources,
-)
-from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
+from orca_ray.leaderboard.published.rows import KINDS, PRIMARY, PublishedRow, sources
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
 _PERCENT = 100.0
-_MAX_NAMES = 6
-_OTHERS = (SUBMITTED, IMPORTED)
 
 
 @dataclass(frozen=True)
@@ -131,11 +117,6 @@ class Published:
     """Sentences about misprints, doubtful scores and differences of protocol."""
 
     @property
-    def claims(self) -> list[PublishedRow]:
-        """Statements about the whole benchmark."""
-        return [row for row in self.rows if row.setting == CLAIM]
-
-    @property
     def sources(self) -> dict[str, str]:
         """Text of each source of the rows, by key."""
         return {row.source: sources().get(row.source, row.source) for row in self.rows}
@@ -152,151 +133,3 @@ class Published:
             "notes": list(self.notes),
             "sources": self.sources,
         }
-
-
-def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a row cannot stand beside own scores of its task; "" if it can.
-
-    Args:
-        row: a published, submitted or imported row.
-        metric: metric of the own scores of its task; None if there are none.
-        protocol: protocol of the own scores.
-    """
-    if row.setting == CLAIM:
-        return "statement about the whole benchmark"
-    if row.flag:
-        return FLAGS[row.flag]
-    if metric is None:
-        return "no own score on the task"
-    if row.metric != metric:
-        return f"its metric is {row.metric}, not {metric}" if row.metric else f"its {row.quantity} may not be {metric}"
-    if row.protocol != protocol:
-        return f"{PROTOCOLS[row.protocol]}; own scores: {PROTOCOLS[protocol]}"
-    return ""
-
-
-def compare(
-    rows: Sequence[PublishedRow],
-    benchmark: str,
-    *,
-    own: Sequence[PublishedRow] = (),
-    metrics: Mapping[str, str] | None = None,
-    protocol: str = "",
-    hide: Collection[str] = (),
-) -> Published:
-    """Build the tables of published rows, and a table of those that are comparable with own scores.
-
-    Args:
-        rows: rows of the benchmark, such as `published_rows` returns.
-        benchmark: its name.
-        own: the store's scores as rows of kind `OWN` (see `own_row`).
-        metrics: metric of the own scores by task.
-        protocol: their protocol, ``paper`` or ``held-out``.
-        hide: kinds whose rows are left out.
-    """
-    shown = tuple(row for row in rows if row.kind not in hide)
-    ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
-    groups: dict[str, list[PublishedRow]] = {}
-    quantities: dict[tuple[str, str], list[str]] = {}
-    for row in ranked:
-        known = quantities.setdefault((row.setting, row.task), [])
-        known += [] if row.quantity in known else [row.quantity]
-        groups.setdefault(_title(row) + ", another metric" * known.index(row.quantity), []).append(row)
-    reasons: Counter[str] = Counter()
-    beside = []
-    if own:
-        for row in shown:
-            reason = reason_apart(row, (metrics or {}).get(row.task), protocol)
-            reasons.update([reason] if reason else ())
-            beside += [] if reason else [row]
-    tasks = {row.task for row in beside}
-    fair = [*(row for row in own if row.task in tasks), *beside]
-    numbers = {source: i for i, source in enumerate(dict.fromkeys(r.source for r in shown if r.kind in _OTHERS), 1)}
-    return Published(
-        benchmark,
-        _table("own and published scores, same metric and protocol", fair, numbers) if beside else None,
-        tuple(_table(title, group, numbers) for title, group in groups.items()),
-        dict(reasons.most_common()),
-        shown,
-        Counter(row.kind for row in rows if row.kind in hide),
-        tuple(
-            dict.fromkeys(
-                [
-                    *(f"[{number}] {source}" for source, number in numbers.items()),
-                    *_notes(ranked, [row for row in shown if row.setting == CLAIM]),
-                ]
-            )
-        ),
-    )
-
-
-def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int) -> PublishedRow:
-    """Return the mean score of a method in the store as a row of kind `OWN`; a NaN ``std`` becomes None."""
-    return PublishedRow(
-        task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
-        published="", published_std="", published_metric=metric, direction="lower", protocol=protocol, setting="",
-        kind=OWN, flag="", source="this store", note="",
-    )  # fmt: skip
-
-
-def _title(row: PublishedRow) -> str:
-    if row.kind in _OTHERS:
-        return f"scores of others: {row.setting}"
-    return "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
-
-
-def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:
-    """Return a table; of several rows for a cell, one without a flag wins, then the first.
-
-    ``numbers`` are those of the sources of other people's rows. They keep methods of equal name apart.
-    """
-    ordered = sorted(rows, key=lambda row: bool(row.flag))
-    units = {row.task: row for row in reversed(ordered) if row.kind != OWN}
-    columns = {
-        task: Column(task, units[task].quantity, units[task].published_metric)
-        for task in dict.fromkeys(row.task for row in rows if row.task in units)
-    }
-    cells: dict[tuple[str, Column], PublishedRow] = {}
-    for row in ordered:
-        name = f"{row.method}, this store" if row.kind == OWN else row.method
-        name += f" [{numbers[row.source]}]" if row.kind in _OTHERS else ""
-        cells.setdefault((name, columns[row.task]), row)
-    return PublishedTable(title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values())))
-
-
-def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence[Column]) -> pd.DataFrame:
-    methods = list(dict.fromkeys(name for name, _ in cells))
-    scores = {
-        name: {c.task: cells[name, c].score for c in columns if (name, c) in cells and not cells[name, c].flag}
-        for name in methods
-    }
-    means = pd.DataFrame(scores, index=[c.task for c in columns], columns=methods, dtype="float64")
-    complete = means.loc[:, means.notna().all()]
-    if complete.shape[1] < 2:
-        complete = complete.iloc[:, :0]
-    table = complete.rename_axis("task").reset_index().melt("task", var_name="method", value_name="score")
-    ranked = ScoreTable.of(table.assign(seed=0))
-    found = pd.DataFrame({name: get_statistic(name).compute(ranked)["value"] for name in ("mean_rank", "wins")})
-    return found.reindex(methods).sort_values("mean_rank", kind="stable")
-
-
-def _notes(ranked: Sequence[PublishedRow], claims: Iterable[PublishedRow]) -> Iterator[str]:
-    for row in ranked:
-        if row.flag:
-            yield f"{row.method} on {row.task}, {row.published} in {row.source}, is {FLAGS[row.flag]}: {row.note}"
-    protocols: dict[str, set[str]] = {}
-    for row in ranked:
-        protocols.setdefault(row.protocol, set()).add(row.method)
-    for protocol, methods in protocols.items():
-        yield f"protocol of {_listed(methods)}: {PROTOCOLS[protocol]}"
-    for row in claims:
-        kind = "" if row.kind == PRIMARY else f"{row.kind}, "
-        yield f"stated of {row.method}: {row.published_metric} {row.published} ({row.note}; {kind}{row.source})"
-    for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
-        if key in sources():
-            yield f"source {key}: {sources()[key]}"
-
-
-def _listed(methods: Collection[str]) -> str:
-    named = sorted(methods)
-    return ", ".join(named[:_MAX_NAMES]) + (f" and {len(named) - _MAX_NAMES} more" if len(named) > _MAX_NAMES else "")

@@ -11,7 +11,7 @@ Rules that all of them keep:
   seeds, and hold for these tasks only.
 """
 
-from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, compute_all, get_statistic, on_boards
+from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.table import ScoreTable
 
-__all__ = ["ScoreTable", "Statistic", "all_statistics", "compute_all", "get_statistic", "on_boards"]
+__all__ = ["ScoreTable", "Statistic", "all_statistics", "get_statistic", "on_boards"]

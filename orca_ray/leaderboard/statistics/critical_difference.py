@@ -1,78 +1,18 @@
-"""Critical differences of mean ranks: the tests of Friedman, Wilcoxon with Holm's correction, and Nemenyi."""
+"""Wilcoxon's signed-rank test of two methods, with Holm's correction for the number of pairs."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.distributions import NORMAL, chi_square_tail, studentised_range
-from orca_ray.leaderboard.statistics.mean_rank import ranks
+from orca_ray.leaderboard.statistics.distributions import NORMAL
 from orca_ray.leaderboard.statistics.paired import Logs
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 MAX_EXACT = 25
 """Largest number of differences for which Wilcoxon's test is exact."""
-
-
-@dataclass(frozen=True)
-class CriticalDifferences:
-    """Numbers of a critical-difference diagram. Demšar 2006, "Statistical Comparisons of Classifiers", JMLR 7."""
-
-    mean_ranks: Mapping[str, float]
-    """By method, best first."""
-    num_tasks: int
-    friedman_statistic: float
-    friedman_p: float
-    """Of the hypothesis that all methods are equal; NaN without tasks or with one method."""
-    nemenyi: float
-    """Two mean ranks that differ by more are separable by Nemenyi's test."""
-    nemenyi_groups: Sequence[Sequence[str]]
-    """Bars of the diagram: the largest sets of methods, consecutive in mean rank, without a separable pair."""
-    wilcoxon_groups: Sequence[Sequence[str]]
-    """The same by Wilcoxon's test with Holm's correction."""
-    wilcoxon_possible: bool
-    """Whether that test can separate a pair at all; see `smallest_p`."""
-
-
-def critical_differences(scores: pd.DataFrame | ScoreTable, *, level: float = 0.05) -> CriticalDifferences:
-    """Compute a critical-difference diagram on the tasks on which every method has a score."""
-    table = ScoreTable.of(scores)
-    common = table.common
-    num, methods = len(common.tasks), len(common.methods)
-    ranks_TM = ranks(common.means_TM)
-    values_M = ranks_TM.mean(axis=0) if num else np.full(methods, np.nan)
-    mean_ranks = dict(sorted(zip(common.methods, values_M.tolist(), strict=True), key=lambda item: item[1]))
-    statistic, p = friedman(ranks_TM)
-    possible = num > 0 and methods > 1
-    nemenyi = (
-        studentised_range(level, methods) * math.sqrt(methods * (methods + 1) / (12 * num)) if possible else math.nan
-    )
-    adjusted = critical_difference(table)["value"].to_dict()
-    order = list(mean_ranks)
-    by_ranks = {pair for pair in combinations(order, 2) if mean_ranks[pair[1]] - mean_ranks[pair[0]] > nemenyi}
-    by_wilcoxon = {pair for pair in combinations(order, 2) if adjusted[pair] <= level}
-    groups, wilcoxon_groups = _groups(order, by_ranks), _groups(order, by_wilcoxon)
-    separates = smallest_p(num, methods) <= level
-    return CriticalDifferences(mean_ranks, num, statistic, p, nemenyi, groups, wilcoxon_groups, separates)
-
-
-def _groups(order: Sequence[str], separable: set[tuple[str, str]]) -> list[list[str]]:
-    """Return the longest runs of at least two methods without a separable pair."""
-    groups: list[list[str]] = []
-    end = 0
-    for start in range(len(order)):
-        stop = start + 1
-        while stop < len(order) and not any((one, order[stop]) in separable for one in order[start:stop]):
-            stop += 1
-        if stop > max(end, start + 1):
-            groups.append(list(order[start:stop]))
-        end = max(end, stop)
-    return groups
 
 
 def critical_difference(table: ScoreTable) -> pd.DataFrame:
@@ -91,17 +31,6 @@ def critical_difference(table: ScoreTable) -> pd.DataFrame:
     adjusted = np.full((num, num), np.nan)
     adjusted[above, below] = adjusted[below, above] = holm(p[above, below])
     return table.by_pair(value=adjusted, p=p, num_tasks=len(common.tasks))
-
-
-def friedman(ranks_TM: Floats) -> tuple[float, float]:
-    """Return the statistic of Friedman's test, corrected for ties, and its p-value from chi-square."""
-    centred = ranks_TM - (ranks_TM.shape[1] + 1) / 2
-    spread = float((centred**2).sum())
-    if not spread:
-        return math.nan, math.nan
-    freedom = ranks_TM.shape[1] - 1
-    statistic = freedom * float((centred.sum(axis=0) ** 2).sum()) / spread
-    return statistic, chi_square_tail(statistic, freedom)
 
 
 def signed_rank(differences: Floats) -> float:

@@ -4,8 +4,6 @@ import math
 from functools import cache
 from statistics import NormalDist
 
-import numpy as np
-
 NORMAL = NormalDist()
 
 
@@ -55,22 +53,3 @@ def chi_square_tail(x: float, freedom: int) -> float:
         tail += math.exp(shape * math.log(half) - half - math.lgamma(shape + 1))
         shape += 1
     return tail
-
-
-@cache
-def studentised_range(level: float, num: int) -> float:
-    """Return q such that the range of ``num`` standard normal variables exceeds it with probability ``level``.
-
-    This is the studentised range with infinite degrees of freedom. Its distribution function is
-    ``num`` ∫ φ(z) [Φ(z) − Φ(z − q)]^(num − 1) dz (trapezoids of width 0.02), and is inverted by bisection.
-    """
-    z = np.arange(-8, 8.01, 0.02)
-    density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-    below = np.array([NORMAL.cdf(each) for each in z])
-    low, high = 0.0, 20.0
-    while high - low > 1e-10:
-        q = (low + high) / 2
-        shifted = np.array([NORMAL.cdf(each - q) for each in z])
-        inside = num * 0.02 * float((density * (below - shifted) ** (num - 1)).sum())
-        low, high = (q, high) if 1 - inside > level else (low, q)
-    return high

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -112,14 +112,8 @@ def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | F
         error = float(np.sqrt(np.square(errors).sum())) / num if num and not bootstrap else float("nan")
         return ratio_within(mean, error)
     below = tail(num, num - 1)
-    resampled = cached_draws(num) @ np.asarray(logs) / num
+    resampled = drawn_tasks(num) @ np.asarray(logs) / num
     return Ratio(*np.exp([mean, *np.quantile(resampled, [below, 1 - below])]).tolist())
-
-
-@cache
-def cached_draws(num: int) -> Floats:
-    """Return `drawn_tasks`, which the comparisons of a board share."""
-    return drawn_tasks(num)
 
 
 @dataclass(frozen=True)

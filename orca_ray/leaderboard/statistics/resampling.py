@@ -28,6 +28,7 @@ Know About the Bootstrap", The American Statistician 69(4). See `tail`.
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,8 +57,12 @@ def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[
     return ((drawn * np.asarray(limits, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
+@cache
 def drawn_tasks(num: int) -> Floats:
-    """Return how often each resample draws each of ``num`` tasks, [R, T]."""
+    """Return how often each resample draws each of ``num`` tasks, [R, T].
+
+    The statistics of a board share the array: do not change it.
+    """
     drawn_RT = indices((NUM_RESAMPLES, num), num) + num * np.arange(NUM_RESAMPLES)[:, None]
     return np.bincount(drawn_RT.ravel(), minlength=NUM_RESAMPLES * num).reshape(-1, num).astype(np.float64)
 
@@ -80,9 +85,9 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
     return values
 
 
-def tail(num: int, freedom: int, level: float = 0.05) -> float:
-    """Return the probability of the lower percentile for samples of ``num`` values and an interval of 1 − ``level``."""
-    return NORMAL.cdf(-student_quantile(level, freedom) * math.sqrt(num / (num - 1)))
+def tail(num: int, freedom: int) -> float:
+    """Return the probability of the lower percentile of a 95 % interval, for samples of ``num`` values."""
+    return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 
 def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:

@@ -89,16 +89,3 @@ def get_statistic(name: str) -> Statistic:
 def on_boards() -> list[str]:
     """Return the names of the statistics that are rows below the scores of a leaderboard."""
     return [name for name, each in all_statistics().items() if each.on_boards]
-
-
-def compute_all(**tables: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return the values of all statistics by name, with default options; those with an absent input are left out.
-
-    A score table is converted once, and statistics share its intermediate results.
-    """
-    given = {name: ScoreTable.of(table) if name == "scores" else table for name, table in tables.items()}
-    return {
-        name: each.compute(*(given[table] for table in each.inputs))
-        for name, each in all_statistics().items()
-        if set(each.inputs) <= set(given)
-    }

@@ -12,10 +12,10 @@ import pytest
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
 from orca_ray.leaderboard.statistics.cost import Over, pareto
-from orca_ray.leaderboard.statistics.critical_difference import critical_differences
 from orca_ray.leaderboard.statistics.questions import answers
 from tests.leaderboard.page.boards import data
 from tests.leaderboard.page.conftest import Open
+from tests.leaderboard.statistics.diagram import critical_differences
 
 pytestmark = pytest.mark.slow
 METHODS = ("fpt", "orca_guarded", "nft", "orca", "scratch", "Ωmega", "zz\U0001f600", "zz\uffee")

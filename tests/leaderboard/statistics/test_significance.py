@@ -8,8 +8,6 @@ import pytest
 import scipy.stats
 
 from orca_ray.leaderboard.statistics.critical_difference import (
-    critical_differences,
-    friedman,
     holm,
     signed_rank,
     smallest_p,
@@ -18,11 +16,11 @@ from orca_ray.leaderboard.statistics.distributions import (
     chi_square_tail,
     student_quantile,
     student_tail,
-    studentised_range,
 )
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
 from orca_ray.leaderboard.statistics.mean_rank import ranks
 from orca_ray.testing.tables import random_table, table
+from tests.leaderboard.statistics.diagram import critical_differences, friedman, studentised_range
 
 
 class TestDistributions:

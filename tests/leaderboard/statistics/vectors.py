@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.leaderboard.statistics.critical_difference import critical_differences, signed_rank
+from orca_ray.leaderboard.statistics.critical_difference import signed_rank
 from orca_ray.leaderboard.statistics.distributions import (
     chi_square_tail,
     student_quantile,
     student_tail,
-    studentised_range,
 )
 from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.resampling import indices, tail, words
 from orca_ray.testing.tables import random_table, table
+from tests.leaderboard.statistics.diagram import critical_differences, studentised_range
 
 FILE = Path(__file__).with_name("vectors.json")
 
