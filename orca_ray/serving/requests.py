@@ -58,15 +58,16 @@ def request_type(model: Description, limit: int) -> type[BaseModel]:
 
 def answer_type(model: Description) -> type[BaseModel]:
     """Return the type of JSON answers."""
-    target = model.task.target
-    if target.kind == "classes":
+    coding = None if model.preprocessing is None else model.preprocessing.target
+    shape = coding.given_shape if coding is not None and coding.axes else model.task.target.output_shape
+    if model.task.target.kind == "classes":
         kind: Any = str if model.label_names else int
     else:
-        kind = _nested(target.output_shape, bool if model.decides else float)
+        kind = _nested(shape, bool if model.decides else float)
     fields: dict[str, Any] = {"predictions": (list[kind], Field(description="One for each sample, in order."))}
     if model.decides:
         text = "In the order of labels." if model.label_names else "One for each output."
-        each: Any = _nested(target.output_shape, float)
+        each: Any = _nested(shape, float)
         fields["probabilities"] = (list[each], Field(description=text))
     fields["labels"] = (list[str], Field(description="Names of the classes or labels; empty: they have none."))
     fields["warnings"] = (list[str], Field(description="What was suspicious about the inputs."))

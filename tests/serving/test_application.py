@@ -12,15 +12,20 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Array
-from orca_ray.data.user import UserData
+from orca_ray.data.user import Options, UserData
 from orca_ray.serving import application
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.serving.guard import Bucket, Limits
 from orca_ray.serving.replica import Answer, Description, answers
+from orca_ray.serving.requests import answer_type
+from orca_ray.tasks.array_inputs import ArrayInputs
+from orca_ray.tasks.own_targets import TargetCoding
+from orca_ray.tasks.preprocessing import Preprocessing
 from orca_ray.testing.bodies import save_bert, save_vit
 from tests.serving.models import every_model
 
@@ -402,3 +407,15 @@ def fuzz(load: Callable[[Any], Any], examples: int = 60) -> None:
             except Exception as error:
                 if type(error).__name__ not in ("Unsatisfiable", "SkipTest"):  # nothing can break e.g. GET /healthz
                     raise
+
+
+def test_an_answer_has_fields_with_their_axes_as_the_user_gave_them(models: dict[str, Adapted]) -> None:
+    coding = TargetCoding(kind="dense", shape=(3, 8, 8), axes=(2, 0, 1))
+    encoder = ArrayInputs(axes="CHW", given=None, shape=(1, 8, 8), mask=False, mean=(0,), std=(1,), largest=1)
+    own = Preprocessing(reading=Options(), encoder=encoder, target=coding)
+    kind = answer_type(Description(models["fields"].task, own, (), decides=False))
+    fields = np.zeros((2, 3, 8, 8), np.float32)
+    rest: dict[str, Any] = {"labels": [], "warnings": []}
+    assert kind.model_validate({"predictions": coding.decode(fields).tolist(), **rest})
+    with pytest.raises(ValidationError):
+        kind.model_validate({"predictions": fields.tolist(), **rest})

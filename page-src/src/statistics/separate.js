@@ -1,4 +1,4 @@
-/** Which methods differ: the tests of critical_difference.py and verdict.py. */
+/** Which methods differ: the tests of statistics/critical_difference.py and verdict.py, and of tests/…/diagram.py. */
 import { chiSquareTail, normalCdf, normalUpper, studentisedRange, studentTail } from "./distributions.js";
 import { Logs, ratioOverTasks } from "./paired.js";
 import { ranks } from "./ranks.js";
