@@ -106,6 +106,11 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
         "orca": 1,
     }
     assert "worst_rank" in document["statistics"]
+    orca_sweep("leaderboard", "example", "--results", str(results), "-o", "page.html")
+    page = (tmp_path / "page.html").read_text()
+    (embedded,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    (worst,) = (each for each in json.loads(embedded)["statistics"] if each["name"] == "worst_rank")
+    assert sorted(each["value"] for each in worst["values"].values()) == [1, 2]
 
     records = ResultsStore(str(results)).records()
     aligned = records[(records["method"] == "orca") & (records["phase"] == "confirm")].iloc[0]

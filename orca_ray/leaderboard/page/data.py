@@ -15,7 +15,7 @@ from orca_ray.leaderboard.board import Board, Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS, numbered
-from orca_ray.leaderboard.statistics import all_statistics, get_statistic
+from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.results.record import Status
 
@@ -74,10 +74,7 @@ def page_data(
         "methods": [{"name": method, **(about or {}).get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
-        "statistics": [
-            {name: getattr(each, name) for name in ("name", "title", "definition", "better", "shape")}
-            for each in all_statistics().values()
-        ],
+        "statistics": [_statistic(board, each) for each in all_statistics().values()],
         "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
         "searches": [
             [tasks[task], methods.index(method), number, _plain(score)]
@@ -118,6 +115,16 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
         "label": task.removeprefix(f"{board.benchmark}/"),
         **{f"{name}_text": text for name, text in about.items()},
     }
+
+
+def _statistic(board: Board, statistic: Statistic) -> dict[str, Any]:
+    """Return the description of a statistic; of a plug-in's, for which the page has no code, also the values."""
+    told = {name: getattr(statistic, name) for name in ("name", "title", "definition", "better", "shape")}
+    if statistic.on_boards and not statistic.function.__module__.startswith("orca_ray."):
+        found = statistic.compute(board.scores)
+        ends = ("value", "low", "high")
+        told["values"] = {method: {end: _plain(found.at[method, end]) for end in ends} for method in found.index}
+    return told
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -136,22 +136,22 @@ function later(build) {
   return place;
 }
 
-/** Every statistic that has one value a method. */
+/** Every statistic that has one value a method; those of plug-ins have values of the whole board alone. */
 function statistics(board) {
-  const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && typeof board.results[each.name] === "object");
+  const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && (each.values || typeof board.results[each.name] === "object"));
   if (!shown.length || !board.scores.length) return null;
   const baseline = Object.values(board.results.improvement)[0]?.baseline;
   const titles = { improvement: baseline && `score relative to ${baseline}`, wins: "wins (ties shared)" };
-  const title = (each) => titles[each.name] ?? each.title;
-  const value = (name, method) => {
-    const { value, low, high } = board.results[name][method] ?? {};
+  const title = (each) => titles[each.name] ?? (each.values ? `${each.title}, over all tasks and methods` : each.title);
+  const value = (each, method) => {
+    const { value, low, high } = (each.values ?? board.results[each.name])[method] ?? {};
     return [format.short(value ?? NaN), Number.isFinite(low) && h("span.spread", {}, `${format.short(low)} – ${format.short(high)}`)];
   };
   return [
     h("h3", {}, "Statistics over the chosen tasks"),
     h("div.scroll", { tabindex: 0, role: "region", "aria-label": "statistics" }, h("table.board", {},
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Method"), shown.map((each) => h("th", { scope: "col", title: board.definition(each.name) }, title(each), h("span.metric", {}, each.better === "lower" ? "↓ lower is better" : each.better === "higher" ? "↑ higher is better" : ""))))),
-      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each.name, method)))))))),
+      h("tbody", {}, board.ranked.map((method) => h("tr", {}, h(short(method), { scope: "row" }, mark(method), "\u00a0", method), shown.map((each) => h("td", {}, value(each, method)))))))),
     h("details", {}, h("summary", {}, "What the statistics are"), h("dl.facts", {}, shown.map((each) => [h("dt", {}, title(each)), h("dd", {}, board.definition(each.name))]))),
   ];
 }
