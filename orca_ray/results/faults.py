@@ -21,6 +21,8 @@ _Result = TypeVar("_Result")
 
 ATTEMPTS = 5
 """How often an operation is tried in total."""
+PATIENCE_SECONDS = 12.0
+"""Time after the first attempt in which others begin, where each of them waits for an answer that does not come."""
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
 
@@ -53,16 +55,17 @@ def may_pass(error: Exception) -> bool:
 
 
 def retried(action: Callable[[], _Result], where: str, patient: Callable[[], bool] = lambda: True) -> _Result:
-    """Return what ``action`` returns; try it up to `ATTEMPTS` times while its errors `may_pass`.
+    """Return what ``action`` returns; try it up to `ATTEMPTS` times in `PATIENCE_SECONDS` while its errors `may_pass`.
 
     Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time. After
     an error, ``patient`` says whether another attempt is worth its time.
     """
+    deadline = time.monotonic() + PATIENCE_SECONDS
     for attempt in range(1, ATTEMPTS):
         try:
             return action()
         except (OSError, pa.ArrowException) as error:
-            if not may_pass(error) or not patient():
+            if not may_pass(error) or not patient() or time.monotonic() > deadline:
                 raise
             pause = FIRST_PAUSE_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.5)
             logger.info("%s: %s; attempt %d follows in %.1f s", where, type(error).__name__, attempt + 1, pause)

@@ -76,6 +76,14 @@ def test_attempts_are_bounded() -> None:
     assert flaky.calls == faults.ATTEMPTS
 
 
+def test_no_attempt_begins_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "PATIENCE_SECONDS", -1.0)
+    flaky = Flaky(2, PASSING[0])
+    with pytest.raises(type(PASSING[0])):
+        retried(flaky, "s3://bucket")
+    assert flaky.calls == 1
+
+
 def test_an_error_that_lasts_is_raised_at_once() -> None:
     flaky = Flaky(1, LASTING[0])
     with pytest.raises(OSError, match="Access Denied"):
