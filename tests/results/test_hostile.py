@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import folder, parts
+from orca_ray.results import parts
+from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
@@ -128,7 +129,7 @@ def test_a_large_file_is_not_read(store: ResultsStore) -> None:
 @pytest.mark.parametrize("uri", ["file://results", "file://%00", "file://elsewhere/results"])
 def test_a_file_uri_of_another_host_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match=r"names the host '.*give a path"):
-        folder.open_folder(uri)
+        open_folder(uri)
 
 
 def test_a_file_uri_of_this_machine(store: ResultsStore) -> None:
@@ -138,7 +139,7 @@ def test_a_file_uri_of_this_machine(store: ResultsStore) -> None:
 
 @pytest.mark.slow
 def test_google_storage_that_nothing_answers_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "_RETRY_SECONDS", 1)
+    monkeypatch.setattr("orca_ray.results.folder.base._RETRY_SECONDS", 1)
     with pytest.raises(UserError, match="cannot reach gs://b/x"):
         ResultsStore("gs://anonymous@b/x?endpoint_override=127.0.0.1:9&scheme=http")
 
