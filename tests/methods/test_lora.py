@@ -1,5 +1,7 @@
 """LoRA: which layers are adapted, what their updates compute, and that only they, embedder and head train."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -231,6 +233,21 @@ def test_layers_that_would_be_stored_wrongly_are_refused(tiny: TinyDirectory) ->
         UserError, match=r"layer encoder\.layers\.0\.\S+ of the body has 24 inputs, and only multiples of 64"
     ):
         insert_adapters(loaded("llama", tiny), LoraConfig(weights="nf4"))
+
+
+def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('ran', 'w').close()\n")
+    code = (
+        "from orca_ray.methods.lora import LoraConfig; from orca_ray.methods.stages.lora import insert_adapters;"
+        "from orca_ray.models.weights import load_body; import sys;"
+        "insert_adapters(load_body(sys.argv[1]).body, LoraConfig(weights='nf4')); import kernels; kernels.get_kernel"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", code, str(wide("bert"))]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "kernels" not in done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch, bert: str) -> None:

@@ -1,7 +1,10 @@
 """Inserts the adapters of LoRA into a body, by ``peft``, and quantises frozen weights, by ``bitsandbytes``."""
 
+import contextlib
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +36,8 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
     layer of the body.
     """
     try:
-        import peft
+        with _without_hub_kernels():
+            import peft
     except ModuleNotFoundError as error:
         raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[sweep]'") from error
     chosen = linear_layers(body, options.targets)
@@ -45,6 +49,24 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
         target_modules="|".join(map(re.escape, chosen)), fan_in_fan_out=isinstance(next(iter(chosen.values())), Conv1D),
     )  # fmt: skip
     peft.inject_adapter_in_model(config, body)
+
+
+@contextlib.contextmanager
+def _without_hub_kernels() -> Iterator[None]:
+    """Context manager: make the package ``kernels`` look missing.
+
+    If it is installed, bitsandbytes, which peft imports, downloads compiled code from the hub and runs it.
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # it warns that the package is missing
+    found = sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if found is None:
+            del sys.modules["kernels"]
+        else:
+            sys.modules["kernels"] = found
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
