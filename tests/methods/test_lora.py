@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,25 @@ def test_four_bit_weights_never_change_and_a_model_folder_gives_the_same_outputs
     x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(rebuild(taken.config, taken.weights)(x), whole.model.eval()(x))
+
+
+def test_a_layer_is_freed_before_the_next_but_one_is_quantised(
+    wide: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bitsandbytes import nn as quantised
+
+    body = load_body(str(wide("bert"))).body
+    layers = [weakref.ref(layer) for layer in linear_layers(body, "all").values()]
+    make, alive = quantised.Params4bit, list[int]()
+
+    def counted(*given: Any, **named: Any) -> Any:
+        alive.append(sum(layer() is not None for layer in layers))
+        return make(*given, **named)
+
+    monkeypatch.setattr(quantised, "Params4bit", counted)
+    insert_adapters(body, LoraConfig(weights="nf4"))
+    assert len(alive) == len(layers)
+    assert all(left <= len(layers) - done + 1 for done, left in enumerate(alive))
 
 
 def test_layers_that_would_be_stored_wrongly_are_refused(tiny: TinyDirectory) -> None:

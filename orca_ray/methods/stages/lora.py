@@ -40,13 +40,13 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
             import peft
     except ModuleNotFoundError as error:
         raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[sweep]'") from error
-    chosen = linear_layers(body, options.targets)
+    chosen = list(linear_layers(body, options.targets))  # names alone: replaced layers must not stay in memory
     if options.weights == "nf4":
         _quantise(body, chosen)
-        chosen = linear_layers(body, options.targets)
     config = peft.LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
-        target_modules="|".join(map(re.escape, chosen)), fan_in_fan_out=isinstance(next(iter(chosen.values())), Conv1D),
+        target_modules="|".join(map(re.escape, chosen)),
+        fan_in_fan_out=isinstance(body.get_submodule(chosen[0]), Conv1D),
     )  # fmt: skip
     peft.inject_adapter_in_model(config, body)
 
