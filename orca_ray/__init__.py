@@ -28,7 +28,14 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'orca_ray' has no attribute {name!r}")
-    return resolve_name(_LAZY[name])
+    try:
+        return resolve_name(_LAZY[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("orca_ray"):
+            raise
+        extra = "predict" if name in ("Adapted", "load") else "sweep"
+        message = f"orca_ray.{name} needs the package {error.name!r}: pip install 'orca-ray[{extra}]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,9 @@ from orca_ray.adapted import Adapted
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, lookup, shorten
+from orca_ray.export.trees import TreeArrays
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.trees import TreeBody
 
 METADATA = "orca_ray"
 """Key of the metadata of an ONNX file, and name of the extra file (with ``.json``) of a torch program."""
@@ -48,7 +51,7 @@ class _Whole(nn.Module):
 
     def __init__(self, model: Adapted) -> None:
         super().__init__()
-        self.network = model.network
+        self.network = _exportable(model.network)
         for name in ("y_mean", "y_std"):
             stored = getattr(model.config, name)
             self.register_buffer(name, None if stored is None else torch.from_numpy(stored.array()))
@@ -58,6 +61,15 @@ class _Whole(nn.Module):
         """Return outputs [B, *output_shape]; autocast, which the network's own forward uses, cannot be exported."""
         outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
+
+
+def _exportable(network: CrossModalModel) -> CrossModalModel:
+    """Return ``network``, with trees that LightGBM would compute as operations of torch."""
+    if not isinstance(network.body, TreeBody):
+        return network
+    mean, deviation = network.input_mean, network.input_deviation
+    statistics = None if mean is None or deviation is None else (mean, deviation)
+    return CrossModalModel(network.embedder, TreeArrays(network.body), network.head, statistics)
 
 
 def export_model(model: Adapted, to: str, path: Path) -> Exported:

@@ -96,10 +96,11 @@ def _scores(config: ModelConfig, board: Sequence[Score]) -> str:
 
 
 def _use(config: ModelConfig) -> str:
+    extras = "predict,trees" if config.method == "gradient_boosting" else "predict"
     return (
         "## Use\n\n```python\nimport orca_ray\n\nmodel = orca_ray.load(\"PATH OF THIS FOLDER\")\n"
         "predictions = model.predict(x)\n```\n\nor `orca-sweep predict PATH DATA -o predictions.parquet`. "
-        "It needs `pip install 'orca-ray[sweep]'`; no Ray cluster, model hub or data set."
+        f"It needs `pip install 'orca-ray[{extras}]'`; no Ray, model hub or data set."
         + (f" The weights of the body {config.body.name} are not in this folder." * bool(config.body.weights_sha256))
         + "\n"
     )  # fmt: skip

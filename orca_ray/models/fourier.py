@@ -39,13 +39,18 @@ class SpectralConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved field, of the same shape."""
         with torch.autocast(x.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(x.float())
-            low = spectrum[:, :, self._rows, : self._columns]
-            mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
+            # real and imaginary parts apart, because ONNX has no complex numbers
+            spectrum = torch.view_as_real(torch.fft.rfft2(x.float()))
+            (real, imaginary), (a, b) = spectrum[:, :, self._rows, : self._columns].unbind(-1), self.weight.unbind(-1)
+            mixed = _mix(real, a) - _mix(imaginary, b), _mix(real, b) + _mix(imaginary, a)
             kept = torch.zeros_like(spectrum)
-            kept[:, :, self._rows, : self._columns] = mixed
-            convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
+            kept[:, :, self._rows, : self._columns] = torch.stack(mixed, dim=-1)
+            convolved: Tensor = torch.fft.irfft2(torch.view_as_complex(kept), s=self._size)
             return convolved
+
+
+def _mix(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.einsum("bihw,iohw->bohw", x, weight)
 
 
 class FourierEmbedder(Embedder):
@@ -63,7 +68,7 @@ class FourierEmbedder(Embedder):
     def forward(self, x: Tensor) -> Tensor:
         """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
         points = x.flatten(2).transpose(1, 2)
-        coordinates = self.coordinates.to(points).expand(len(x), -1, -1)
+        coordinates = self.coordinates.to(points).expand(x.shape[0], -1, -1)
         embedded: Tensor = self.projection(torch.cat([points, coordinates], dim=2))
         return embedded
 
@@ -83,7 +88,7 @@ class FourierBody(Body):
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features of each point; ``grid`` is not used, because the layout is known."""
-        x = tokens_BTD.transpose(1, 2).reshape(len(tokens_BTD), -1, *self._size)
+        x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._size)
         for number, (spectral, pointwise) in enumerate(zip(self.spectral, self.pointwise, strict=True), 1):
             x = spectral(x) + pointwise(x)
             x = F.gelu(x) if number < len(self.spectral) else x

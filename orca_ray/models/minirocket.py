@@ -70,12 +70,10 @@ class MiniRocketBody(Body):
             with torch.autocast(x.device.type, enabled=False):
                 outputs = F.conv1d(x, self.weights[number], padding=margin, dilation=dilation)
             biases = self.biases[start : start + NUM_KERNELS * each].reshape(NUM_KERNELS, each)
-            shares = outputs.new_empty(len(x), NUM_KERNELS, each)
-            for first, inner in ((number % 2, outputs), (1 - number % 2, outputs[..., margin : x.shape[2] - margin])):
-                for bias in range(each):
-                    above = inner[:, first::2] > biases[first::2, bias, None]
-                    shares[:, first::2, bias] = above.mean(dim=2, dtype=torch.float32)
-            parts.append(shares.flatten(1))
+            inner = outputs[..., margin : x.shape[2] - margin]
+            even, odd = (inner, outputs) if number % 2 else (outputs, inner)
+            shares = _shares(even[:, ::2], biases[::2]), _shares(odd[:, 1::2], biases[1::2])
+            parts.append(torch.stack(shares, dim=2).flatten(1))
             start += NUM_KERNELS * each
         return torch.cat(parts, dim=1)[:, None]
 
@@ -94,6 +92,12 @@ class MiniRocketBody(Body):
             wanted, levels = levels[: NUM_KERNELS * each], levels[NUM_KERNELS * each :]
             parts.append(_quantiles(outputs[0], wanted.reshape(NUM_KERNELS, each)).flatten())
         self.biases.copy_(torch.cat(parts))
+
+
+def _shares(outputs: Tensor, biases: Tensor) -> Tensor:
+    """Return the shares of positions of ``outputs`` [B, K, L] above each of the ``biases`` [K, n], [B, K, n]."""
+    # One bias at a time, because all comparisons together take too much memory.
+    return torch.stack([(outputs > bias[:, None]).float().mean(dim=2) for bias in biases.unbind(1)], dim=2)
 
 
 def _channels(num: int, num_channels: int, seed: int) -> Tensor:

@@ -35,9 +35,11 @@ class TreeBody(Body):
         """Make a model without trees, which predicts 0."""
         super().__init__()
         self.feature_width = target.num_outputs
-        self._binary = target.kind == "classes" and target.size == 2
+        binary = target.kind == "classes" and target.size == 2
+        self.num_trained = 1 if binary else target.num_outputs
+        """Number of outputs that have trees."""
         self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
-        self._boosters: list[Any] | None = None  # parsed from the text when needed
+        self._boosters: list[Any] | None = None
 
     @property
     def models(self) -> list[str]:
@@ -52,6 +54,13 @@ class TreeBody(Body):
         self._boosters = None
 
     @property
+    def boosters(self) -> list[Any]:
+        """The boosters; raises UserError if LightGBM is missing or cannot read them."""
+        if self._boosters is None:
+            self._boosters = _parsed(self.models)
+        return self._boosters
+
+    @property
     def num_values(self) -> int:
         """Number of fitted values: the leaves' outputs and the thresholds of the splits."""
         leaves = re.findall(r"^num_leaves=(\d+)", "\n".join(self.models), re.MULTILINE)
@@ -59,17 +68,13 @@ class TreeBody(Body):
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the raw predictions; ``grid`` is not used."""
-        if self._boosters is None:
-            self._boosters = _parsed(self.models)
-        rows = _in_order(tokens_BTD)
-        if not self._boosters:
+        rows = in_order(tokens_BTD).cpu().numpy()
+        if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
         threads = torch.get_num_threads()
-        outputs = [each.predict(rows, raw_score=True, num_threads=threads) for each in self._boosters]
+        outputs = [each.predict(rows, raw_score=True, num_threads=threads) for each in self.boosters]
         raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
-        if self._binary:
-            raw = nn.functional.pad(raw, (1, 0))
-        return raw[:, None]
+        return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}text")
@@ -79,8 +84,10 @@ class TreeBody(Body):
 
 
 def _parsed(models: Sequence[str]) -> list[Any]:
-    import lightgbm
-
+    try:
+        import lightgbm
+    except ModuleNotFoundError as error:
+        raise UserError(f"these trees need the package {error.name!r}: pip install 'orca-ray[trees]'") from error
     try:
         return [lightgbm.Booster(model_str=text) for text in models]
     except lightgbm.basic.LightGBMError as error:
@@ -101,12 +108,12 @@ class _Outputs(nn.Module):
 def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
     """Return the features [B, C * T] of the inputs ``x`` [B, C, ...] as the trees see them."""
     with torch.no_grad():
-        return _in_order(model.embed(x))
+        return np.asarray(in_order(model.embed(x)).cpu())
 
 
-def _in_order(tokens_BTD: Tensor) -> np.ndarray:
-    rows: np.ndarray = tokens_BTD.transpose(1, 2).flatten(1).float().cpu().numpy()
-    return rows
+def in_order(tokens_BTD: Tensor) -> Tensor:
+    """Return tokens as the trees see them, [B, C * T]."""
+    return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
 def build_trees(

@@ -1,5 +1,6 @@
 """Exported networks: equal outputs for any batch size, and what goes along with them."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from orca_ray.adapted import Adapted
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model, formats
+from orca_ray.methods.recipe import all_methods
 from orca_ray.testing.trials import CLASSES, make_task
 
 from .conftest import Make
@@ -30,12 +33,25 @@ def _needs(to: str) -> None:
         pytest.importorskip("onnxruntime")
 
 
-@pytest.mark.parametrize("method", ["nft", "cnn", "lora", "no_body"])
-@pytest.mark.parametrize("kind", TASKS)
+BASELINES = [("series", "minirocket"), ("field", "fno")]
+OTHERS = sorted({*all_methods()} - {"nft", "cnn", "lora", "no_body", "minirocket", "fno", "gradient_boosting"})
+"""Methods of the package without a test of both formats; trees have theirs in test_trees.py."""
+
+
+@pytest.mark.parametrize(("kind", "method"), [*itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"]), *BASELINES])
 @pytest.mark.parametrize("to", FORMATS)
 def test_an_exported_network_agrees(make: Make, to: str, kind: str, method: str, tmp_path: Path) -> None:
     _needs(to)
-    model = make(TASKS[kind], method)
+    _exported_agrees(make(TASKS[kind], method), to, tmp_path)
+
+
+@pytest.mark.parametrize("method", OTHERS)
+def test_the_network_of_any_method_can_be_exported(make: Make, method: str, tmp_path: Path) -> None:
+    kind = next(kind for kind, task in TASKS.items() if all_methods()[method].problem(task) is None)
+    _exported_agrees(make(TASKS[kind], method), "torch", tmp_path)
+
+
+def _exported_agrees(model: Adapted, to: str, tmp_path: Path) -> None:
     exported = export_model(model, to, tmp_path / "network")
     assert exported.difference is not None
     assert exported.difference < 1e-5

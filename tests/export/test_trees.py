@@ -1,0 +1,98 @@
+"""Trees as operations of torch: equal to LightGBM's own predictions, also at thresholds and for missing values."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from orca_ray.adapted import Adapted
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.export import FORMATS, export_model
+from orca_ray.export.trees import TreeArrays
+from orca_ray.models.trees import TreeBody
+from orca_ray.testing.trials import make_task
+
+from .conftest import Make
+
+lightgbm = pytest.importorskip("lightgbm")
+SAMPLES, FEATURES = 400, 6
+TARGETS: dict[str, tuple[Target, str, Callable[[np.ndarray], list[np.ndarray]]]] = {
+    "two classes": (Target("classes", 2), "binary", lambda z: [z > 0]),
+    "three classes": (Target("classes", 3), "multiclass", lambda z: [np.digitize(z, [-0.5, 0.5])]),
+    "labels": (Target("labels", 2), "binary", lambda z: [z > 0, np.abs(z) > 1]),
+    "number": (Target("scalar"), "regression", lambda z: [z]),
+}
+
+
+def trained(kind: str, *, missing: bool, rounds: int = 7) -> tuple[TreeBody, np.ndarray]:
+    """Return trees of a kind of target, and the table that they were trained on."""
+    target, objective, columns = TARGETS[kind]
+    random = np.random.default_rng(0)
+    x = random.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+    z = x[:, 0] + x[:, 1] * x[:, 2]
+    x[:, 3] = x[:, 3].round()  # splits between few values
+    if missing:
+        x[random.random(x.shape) < 0.2] = np.nan
+    settings = {"objective": objective, "num_class": 3 if objective == "multiclass" else 1, "verbosity": -1}
+    made = [lightgbm.train(settings, lightgbm.Dataset(x, column), rounds) for column in columns(z)]
+    trees = TreeBody(target)
+    trees.set_models([booster.model_to_string() for booster in made])
+    return trees, x
+
+
+def tokens(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(x.astype(np.float32))[:, :, None]
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("kind", TARGETS)
+def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
+    trees, x = trained(kind, missing=missing)
+    plain = TreeArrays(trees)
+    # At each threshold and beside it, where a rounded comparison would go the other way; and values that training
+    # never saw: missing ones, zeros of both signs, infinities.
+    edges = plain.threshold.numpy()
+    edges = edges[np.abs(edges) > 1e-30]  # LightGBM takes values below 1e-35 as 0
+    beside = [np.nextafter(edges, np.float32(sign * np.inf)) for sign in (-1, 1)]
+    strange = np.array([np.nan, 0.0, -0.0, np.inf, -np.inf], np.float32)
+    values = np.concatenate([edges, *beside, strange])
+    others = np.random.default_rng(1).choice(values, (2000, FEATURES))
+    rows = tokens(np.concatenate([x, others]))
+    assert torch.allclose(plain(rows), trees(rows), rtol=1e-6, atol=1e-7)
+    assert plain(rows).shape == (len(rows), 1, trees.feature_width)
+    assert len(plain(rows).unique()) > 50
+
+
+def test_a_tree_of_one_leaf_has_no_splits() -> None:
+    trees = TreeBody(Target("scalar"))
+    same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
+    trees.set_models([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1).model_to_string()])
+    assert TreeArrays(trees)(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
+
+
+def test_splits_by_categories_are_refused() -> None:
+    trees, _ = trained("number", missing=False, rounds=1)
+    first = next(line for line in trees.models[0].splitlines() if line.startswith("decision_type="))
+    trees.set_models([trees.models[0].replace(first, first.replace("2", "4", 1), 1)])
+    with pytest.raises(UserError, match="splits by categories"):
+        TreeArrays(trees)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TARGETS)
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path) -> None:
+    if to == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    trees, _ = trained(kind, missing=True)
+    model: Adapted = make(make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting")
+    body = model.network.body
+    assert isinstance(body, TreeBody)
+    body.set_models(trees.models)
+    exported = export_model(model, to, tmp_path / "network")
+    assert exported.difference is not None
+    assert exported.difference < 1e-6
