@@ -39,18 +39,15 @@ class SpectralConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved field, of the same shape."""
         with torch.autocast(x.device.type, enabled=False):
-            # real and imaginary parts apart, because ONNX has no complex numbers
+            # A complex number is a pair p of real ones, and multiplies as a matrix [p, q]: ONNX has no complex numbers.
             spectrum = torch.view_as_real(torch.fft.rfft2(x.float()))
-            (real, imaginary), (a, b) = spectrum[:, :, self._rows, : self._columns].unbind(-1), self.weight.unbind(-1)
-            mixed = _mix(real, a) - _mix(imaginary, b), _mix(real, b) + _mix(imaginary, a)
+            real, imaginary = self.weight.unbind(-1)
+            matrices = torch.stack([self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2)
             kept = torch.zeros_like(spectrum)
-            kept[:, :, self._rows, : self._columns] = torch.stack(mixed, dim=-1)
+            low = spectrum[:, :, self._rows, : self._columns]
+            kept[:, :, self._rows, : self._columns] = torch.einsum("bihwp,iohwpq->bohwq", low, matrices)
             convolved: Tensor = torch.fft.irfft2(torch.view_as_complex(kept), s=self._size)
             return convolved
-
-
-def _mix(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.einsum("bihw,iohw->bohw", x, weight)
 
 
 class FourierEmbedder(Embedder):
