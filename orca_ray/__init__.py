@@ -31,11 +31,11 @@ def __getattr__(name: str) -> Any:
     try:
         return resolve_name(_LAZY[name])
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("orca_ray"):
+        from orca_ray.extras import missing_package
+
+        if not (message := missing_package(error, "sweep" if name == "adapt" else "predict")):
             raise
-        extra = "predict" if name in ("Adapted", "load") else "sweep"
-        message = f"orca_ray.{name} needs the package {error.name!r}: pip install 'orca-ray[{extra}]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise ModuleNotFoundError(f"orca_ray.{name} {message}", name=error.name) from error
 
 
 def __dir__() -> list[str]:

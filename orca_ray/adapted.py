@@ -294,7 +294,7 @@ def _from_hub(name: str) -> Path:
     try:
         require_hub(repository, model_folder.CONFIG)
         return Path(snapshot_download(repository, allow_patterns=files, local_files_only=constants.HF_HUB_OFFLINE))
-    except UserError:
+    except (UserError, ModuleNotFoundError):
         raise
     except Exception as error:  # the hub's client raises many types that it does not document
         raise UserError(f"cannot get the model {repository!r} from the hub: {cause(error)}") from error

@@ -40,14 +40,9 @@ from orca_ray.cli import (
 from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, nearest
+from orca_ray.extras import missing_package
 
 logger = logging.getLogger(__name__)
-
-HEAVY_PACKAGES = {
-    "PIL", "filelock", "h5py", "onnx", "optuna", "ot", "psutil", "ray", "requests", "safetensors", "scipy", "sklearn",
-    "timm", "torch", "torchvision", "transformers", "urllib3",
-}  # fmt: skip
-"""Modules of the extra ``sweep``, which the base install lacks (docs/decisions/0001-extras.md)."""
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -153,14 +148,9 @@ def _usage(error: Any) -> str:
 
 
 def _missing_package(error: Exception) -> str:
-    """Return the message for a package of the extra ``sweep`` that is not installed; "" for any other error."""
-    package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
-    if package not in HEAVY_PACKAGES:
-        return ""
-    return (
-        f"this command needs the package {package!r}, which is not installed: pip install 'orca-ray[sweep]'\n"
-        f"(leaderboard, tasks, bodies and doctor work without it)"
-    )
+    """Return the message for a package of an extra that is not installed; "" for any other error."""
+    message = missing_package(error, "sweep")
+    return message and f"this command {message}\n(leaderboard, tasks, bodies and doctor work without it)"
 
 
 def _refused(error: Exception) -> str:

@@ -65,7 +65,8 @@ def _versions() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        advice = "leaderboards work, sweeps do not: pip install 'orca-ray[sweep]'"
+        works = "leaderboards" if "torch" in missing else "leaderboards and models"
+        advice = f"{works} work, sweeps do not: pip install 'orca-ray[sweep]'"
         yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
 
 

@@ -19,9 +19,8 @@ from orca_ray.adapted import Adapted
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, lookup, shorten
-from orca_ray.export.trees import TreeArrays
+from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.trees import TreeBody
 
 METADATA = "orca_ray"
 """Key of the metadata of an ONNX file, and name of the extra file (with ``.json``) of a torch program."""
@@ -44,14 +43,18 @@ class Exported:
 
 
 class _Whole(nn.Module):
-    """The network in float32, and the map of its outputs to the units of the target."""
+    """A network in float32, and the map of its outputs to the units of the target."""
 
     y_mean: Tensor
     y_std: Tensor
 
-    def __init__(self, model: Adapted) -> None:
+    def __init__(self, model: Adapted, body: Body) -> None:
+        """Wrap the network of ``model`` with ``body`` in the place of its body."""
         super().__init__()
-        self.network = _exportable(model.network)
+        network = model.network
+        mean, deviation = network.input_mean, network.input_deviation
+        statistics = None if mean is None or deviation is None else (mean, deviation)
+        self.network = CrossModalModel(network.embedder, body, network.head, statistics)
         for name in ("y_mean", "y_std"):
             stored = getattr(model.config, name)
             self.register_buffer(name, None if stored is None else torch.from_numpy(stored.array()))
@@ -63,15 +66,6 @@ class _Whole(nn.Module):
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 
 
-def _exportable(network: CrossModalModel) -> CrossModalModel:
-    """Return ``network``, with trees that LightGBM would compute as operations of torch."""
-    if not isinstance(network.body, TreeBody):
-        return network
-    mean, deviation = network.input_mean, network.input_deviation
-    statistics = None if mean is None or deviation is None else (mean, deviation)
-    return CrossModalModel(network.embedder, TreeArrays(network.body), network.head, statistics)
-
-
 def export_model(model: Adapted, to: str, path: Path) -> Exported:
     """Write the network of ``model`` in a format of `FORMATS` to ``path``, and compare its outputs with the model's.
 
@@ -80,12 +74,12 @@ def export_model(model: Adapted, to: str, path: Path) -> Exported:
     """
     write = lookup("export format", to, FORMATS)
     cpu = Adapted(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
-    whole = _Whole(cpu).eval()
+    expected, whole = (_Whole(cpu, body).eval() for body in (cpu.network.body, cpu.network.body.exportable()))
     with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters, about their own future
             run, note = write(whole, cpu, scratch / path.name)
-        difference = None if run is None else _difference(run, whole, cpu.task.input_shape)
+        difference = None if run is None else _difference(run, expected, cpu.task.input_shape)
         for file in sorted(scratch.iterdir(), reverse=True):
             cache.replace_file(file, path.absolute().parent / file.name)
     return Exported(path, difference, note)
@@ -160,13 +154,13 @@ def _inputs(num: int, shape: tuple[int, ...]) -> Tensor:
     return torch.randn(num, *shape, generator=torch.Generator().manual_seed(num))
 
 
-def _difference(run: _Run, whole: _Whole, shape: tuple[int, ...]) -> float:
+def _difference(run: _Run, model: _Whole, shape: tuple[int, ...]) -> float:
     """Return the largest difference for random inputs of several batch sizes; raises UserError if it is too large."""
     largest = 0.0
     for num in _BATCHES:
         inputs = _inputs(num, shape)
         with torch.no_grad():
-            expected = whole(inputs).numpy()
+            expected = model(inputs).numpy()
         found = run(inputs.numpy())
         if found.shape != expected.shape:
             raise UserError(f"the exported network returns shape {found.shape} instead of {expected.shape}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
+from orca_ray.methods.recipe import get_method
 from orca_ray.tasks.metrics import all_metrics
 
 _FRONT_MATTER = "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"
@@ -96,7 +97,7 @@ def _scores(config: ModelConfig, board: Sequence[Score]) -> str:
 
 
 def _use(config: ModelConfig) -> str:
-    extras = "predict,trees" if config.method == "gradient_boosting" else "predict"
+    extras = ",".join(["predict", *get_method(config.method).extras(config.hyperparameters)])
     return (
         "## Use\n\n```python\nimport orca_ray\n\nmodel = orca_ray.load(\"PATH OF THIS FOLDER\")\n"
         "predictions = model.predict(x)\n```\n\nor `orca-sweep predict PATH DATA -o predictions.parquet`. "

@@ -65,6 +65,8 @@ class Recipe:
     problem: "Callable[[Task], str | None]" = lambda task: None
     """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before
     data are prepared, a task may lack its input shape. Default: every task will do."""
+    extras: "Callable[[Mapping[str, Scalar]], Sequence[str]]" = lambda values: ()
+    """Returns the extras of orca-ray that a model with these hyper-parameters needs besides ``predict``."""
     network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
     """Returns the model to train. Default: the body between a new embedder and a new head."""
     stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine

@@ -55,6 +55,10 @@ class Body(nn.Module, ABC):
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Adapt parameters that depend on the grid, such as Swin's windows; called once, before training."""
 
+    def exportable(self) -> "Body":
+        """Return a body of torch's operations alone that computes the same, for exported networks."""
+        return self
+
     def set_context(self, context: ContextName) -> None:
         """Set which tokens the features of a causal body depend on; UserError for other bodies, unless ``causal``."""
         if context != "causal":

@@ -39,15 +39,30 @@ class SpectralConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved field, of the same shape."""
         with torch.autocast(x.device.type, enabled=False):
-            # A complex number is a pair p of real ones, and multiplies as a matrix [p, q]: ONNX has no complex numbers.
-            spectrum = torch.view_as_real(torch.fft.rfft2(x.float()))
-            real, imaginary = self.weight.unbind(-1)
-            matrices = torch.stack([self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2)
-            kept = torch.zeros_like(spectrum)
-            low = spectrum[:, :, self._rows, : self._columns]
-            kept[:, :, self._rows, : self._columns] = torch.einsum("bihwp,iohwpq->bohwq", low, matrices)
-            convolved: Tensor = torch.fft.irfft2(torch.view_as_complex(kept), s=self._size)
+            spectrum = torch.fft.rfft2(x.float())
+            kept = self._mixed_for_onnx(spectrum) if torch.compiler.is_exporting() else self._mixed(spectrum)
+            convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
             return convolved
+
+    def _mixed(self, spectrum: Tensor) -> Tensor:
+        low = spectrum[:, :, self._rows, : self._columns]
+        kept = torch.zeros_like(spectrum)
+        mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
+        kept[:, :, self._rows, : self._columns] = mixed
+        return kept
+
+    def _mixed_for_onnx(self, spectrum: Tensor) -> Tensor:
+        """Return the same without complex products, which ONNX lacks; in training this takes up to 1.6 times as long.
+
+        A complex number is a pair p of real ones, and multiplies as a matrix [p, q].
+        """
+        pairs = torch.view_as_real(spectrum)
+        real, imaginary = self.weight.unbind(-1)
+        matrices = torch.stack([self.weight, torch.stack([-imaginary, real], dim=-1)], dim=-2)
+        kept = torch.zeros_like(pairs)
+        low = pairs[:, :, self._rows, : self._columns]
+        kept[:, :, self._rows, : self._columns] = torch.einsum("bihwp,iohwpq->bohwq", low, matrices)
+        return torch.view_as_complex(kept)
 
 
 class FourierEmbedder(Embedder):

@@ -16,6 +16,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.embedder import PointEmbedder
+from orca_ray.models.tree_arrays import TreeArrays, in_order
 
 _SEPARATOR = "\0"
 
@@ -37,7 +38,7 @@ class TreeBody(Body):
         self.feature_width = target.num_outputs
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
-        """Number of outputs that have trees."""
+        """Number of outputs that have trees; of two classes, only the second."""
         self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
         self._boosters: list[Any] | None = None
 
@@ -76,14 +77,21 @@ class TreeBody(Body):
         raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
+    def exportable(self) -> Body:
+        """Return the trees as operations of torch; LightGBM's own library cannot be exported."""
+        return TreeArrays(self.boosters, self.feature_width, self.num_trained)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}text")
         if stored is not None:  # of another length
-            self.text, self._boosters = torch.empty_like(stored, device=self.text.device), None
+            self.text = torch.empty_like(stored, device=self.text.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._boosters = _parsed(self.models)  # now, so that a missing package is known before the first prediction
 
 
 def _parsed(models: Sequence[str]) -> list[Any]:
+    if not models:
+        return []
     try:
         import lightgbm
     except ModuleNotFoundError as error:
@@ -109,11 +117,6 @@ def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
     """Return the features [B, C * T] of the inputs ``x`` [B, C, ...] as the trees see them."""
     with torch.no_grad():
         return np.asarray(in_order(model.embed(x)).cpu())
-
-
-def in_order(tokens_BTD: Tensor) -> Tensor:
-    """Return tokens as the trees see them, [B, C * T]."""
-    return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
 def build_trees(

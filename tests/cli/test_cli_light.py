@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
-from orca_ray.cli.app import HEAVY_PACKAGES
+import orca_ray
+from orca_ray.extras import HEAVY_PACKAGES
 from orca_ray.results.store import ResultsStore
+from tests.docs.pages import ROOT
 from tests.results.factories import make_record
 
 pytestmark = pytest.mark.slow  # each test starts processes
@@ -73,3 +78,24 @@ def test_a_sweep_without_the_extra_says_how_to_install_it() -> None:
     assert "pip install 'orca-ray[sweep]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("results").exists()
+
+
+def test_every_package_of_the_extras_is_known_by_its_module() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = metadata.packages_distributions()
+    for name in {Requirement(each).name.lower() for each in [*extras["predict"], *extras["sweep"]]} - {"orca-ray"}:
+        assert {top for top, owners in modules.items() if name in map(str.lower, owners)} & HEAVY_PACKAGES, name
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("load", "predict"), ("CrossModalClassifier", "predict"), ("adapt", "sweep")]
+)
+def test_a_missing_package_is_named_in_python(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = {"predict": "torch", "sweep": "optuna"}[extra]
+
+    def missing(place: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(orca_ray, "resolve_name", missing)
+    with pytest.raises(ModuleNotFoundError, match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]"):
+        getattr(orca_ray, name)

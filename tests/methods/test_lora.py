@@ -110,7 +110,7 @@ def test_a_body_without_transformer_layers_is_refused(tiny: TinyDirectory) -> No
 
 def test_without_peft(monkeypatch: pytest.MonkeyPatch, bert: str) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"'peft': pip install 'orca-ray\[sweep\]'"):
+    with pytest.raises(UserError, match=r"'peft': pip install 'orca-ray\[predict\]'"):
         start(bert, "lora")
 
 

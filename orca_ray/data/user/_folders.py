@@ -57,7 +57,8 @@ def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelle
     every = sorted(file for file in folder.rglob("*") if _visible(file.relative_to(folder)) and file.is_file())
     paths = [file for file in every if file.suffix.lower() in suffixes]
     table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
-    skipped = [file.name for file in every if file not in set(paths) and file != table and file.suffix != ".yaml"]
+    chosen = {*paths, table}
+    skipped = [file.name for file in every if file not in chosen and file.suffix != ".yaml"]
     notes = [f"{len(skipped)} files of other types are left out, such as {printable(skipped[0])}"] if skipped else []
     parts = [file.relative_to(folder).parts for file in paths]
     splits = None

@@ -39,7 +39,7 @@ def insert_adapters(body: Body, options: LoraConfig) -> None:
         with _without_hub_kernels():
             import peft
     except ModuleNotFoundError as error:
-        raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[sweep]'") from error
+        raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'") from error
     chosen = list(linear_layers(body, options.targets))  # names alone: replaced layers must not stay in memory
     if options.weights == "nf4":
         _quantise(body, chosen)

@@ -1,5 +1,6 @@
 """Folders of images, recordings and arrays by class."""
 
+import time
 from pathlib import Path
 from typing import cast
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from orca_ray.data.rows import Array
-from orca_ray.data.user import Options, UserData, read
+from orca_ray.data.user import Options, UserData, make_options, read
+from orca_ray.data.user._folders import list_folder
 from orca_ray.errors import UserError
 
 from .writers import image, tone
@@ -119,3 +121,12 @@ def test_a_single_file_is_one_sample(tmp_path: Path) -> None:
     data = read(tmp_path / "1.png", labelled=False)
     assert (len(data), data.names, data.y) == (1, ["1.png"], None)
     assert samples(data)[0].shape == (4, 5)
+
+
+def test_a_folder_of_many_files_is_listed_in_time_that_grows_with_their_number(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for number in range(6000):
+        (tmp_path / "a" / f"{number}.wav").touch()
+    begin = time.perf_counter()
+    assert len(list_folder(tmp_path, [".wav"], make_options("x", {}), labelled=True).paths) == 6000
+    assert time.perf_counter() - begin < 10  # a square takes a minute

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
-from orca_ray.export.trees import TreeArrays
+from orca_ray.models.tree_arrays import TreeArrays
 from orca_ray.models.trees import TreeBody
 from orca_ray.testing.trials import make_task
 
@@ -51,7 +52,8 @@ def tokens(x: np.ndarray) -> torch.Tensor:
 @pytest.mark.parametrize("kind", TARGETS)
 def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
     trees, x = trained(kind, missing=missing)
-    plain = TreeArrays(trees)
+    plain = trees.exportable()
+    assert isinstance(plain, TreeArrays)
     # At each threshold and beside it, where a rounded comparison would go the other way; and values that training
     # never saw: missing ones, zeros of both signs, infinities.
     edges = plain.threshold.numpy()
@@ -70,15 +72,25 @@ def test_a_tree_of_one_leaf_has_no_splits() -> None:
     trees = TreeBody(Target("scalar"))
     same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
     trees.set_models([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1).model_to_string()])
-    assert TreeArrays(trees)(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
+    assert trees.exportable()(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
 
 
-def test_splits_by_categories_are_refused() -> None:
-    trees, _ = trained("number", missing=False, rounds=1)
-    first = next(line for line in trees.models[0].splitlines() if line.startswith("decision_type="))
-    trees.set_models([trees.models[0].replace(first, first.replace("2", "4", 1), 1)])
-    with pytest.raises(UserError, match="splits by categories"):
-        TreeArrays(trees)
+def test_no_trees_predict_zero() -> None:
+    assert torch.equal(TreeBody(Target("classes", 3)).exportable()(torch.ones(4, 2, 1)), torch.zeros(4, 1, 3))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"categorical_feature": [0]}, "splits by categories"), ({"zero_as_missing": True}, "zeros as missing")],
+)
+def test_splits_of_other_kinds_are_refused(settings: dict[str, Any], message: str) -> None:
+    x = np.random.default_rng(0).integers(0, 5, (SAMPLES, 1)).astype(np.float64)
+    table = lightgbm.Dataset(x, x[:, 0] % 2)
+    booster = lightgbm.train({"objective": "regression", "verbosity": -1, **settings}, table, 1)
+    trees = TreeBody(Target("scalar"))
+    trees.set_models([booster.model_to_string()])
+    with pytest.raises(UserError, match=message):
+        trees.exportable()
 
 
 @pytest.mark.slow
@@ -96,3 +108,14 @@ def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path
     exported = export_model(model, to, tmp_path / "network")
     assert exported.difference is not None
     assert exported.difference < 1e-6
+
+
+def test_the_difference_is_that_from_lightgbm(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees, _ = trained("number", missing=False)
+    model: Adapted = make(make_task(Target("scalar"), (1, FEATURES)), "gradient_boosting")
+    assert isinstance(model.network.body, TreeBody)
+    model.network.body.set_models(trees.models)
+    right = TreeArrays.forward
+    monkeypatch.setattr(TreeArrays, "forward", lambda self, *given: right(self, *given) + 1)
+    with pytest.raises(UserError, match="differs from the model"):
+        export_model(model, "torch", tmp_path / "network")

@@ -3,6 +3,7 @@
 Splits are those of ``Tree::NumericalDecision`` in LightGBM's ``tree.h``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
-from orca_ray.models.trees import TreeBody, in_order
 
 
 @dataclass
@@ -39,8 +39,10 @@ class _Nodes:
         self.value.append(node.get("leaf_value", 0.0))
         if "split_feature" not in node:
             return number, 0
-        if node["decision_type"] != "<=" or node["missing_type"] not in ("None", "NaN"):
-            raise UserError("cannot export trees with splits by categories or with missing zeros")
+        if node["decision_type"] != "<=":
+            raise UserError("cannot export trees with splits by categories: train them on numbers")
+        if node["missing_type"] not in ("None", "NaN"):
+            raise UserError("cannot export trees that take zeros as missing: train them without zero_as_missing")
         as_zero = node["missing_type"] == "None"
         self.missing_right[number] = node["threshold"] < 0 if as_zero else not node["default_left"]
         self.left[number], left_depth = self.add(node["left_child"])
@@ -49,7 +51,7 @@ class _Nodes:
 
 
 class TreeArrays(Body):
-    """Sums the leaves that samples reach, [B, T, C] -> [B, 1, K], as a `TreeBody` does.
+    """Sums the leaves that samples reach, [B, T, C] -> [B, 1, K], as `orca_ray.models.trees.TreeBody` does.
 
     After as many steps as the deepest tree has levels, every sample is at a leaf of each tree.
     """
@@ -64,18 +66,20 @@ class TreeArrays(Body):
     value: Tensor
     output: Tensor
 
-    def __init__(self, trees: TreeBody) -> None:
-        """Copy the trees of ``trees``. Raises UserError for splits of another kind than numbers."""
+    def __init__(self, boosters: Sequence[Any], num_outputs: int, num_trained: int) -> None:
+        """Copy the trees of LightGBM's ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
+
+        Only the last ``num_trained`` outputs have trees. Raises UserError for splits of another kind than numbers.
+        """
         super().__init__()
-        self.feature_width = trees.feature_width
+        self.feature_width = num_outputs
         nodes, roots, outputs, depths = _Nodes(), list[int](), list[int](), [0]
-        boosters = trees.boosters
         for label, booster in enumerate(boosters):
             for place, tree in enumerate(booster.dump_model()["tree_info"]):
                 root, depth = nodes.add(tree["tree_structure"])
                 roots.append(root)
                 depths.append(depth)
-                outputs.append(label if len(boosters) > 1 else place % trees.num_trained)
+                outputs.append(label if len(boosters) > 1 else place % num_trained)
         self._depth = max(depths)
         exact = np.array(nodes.threshold)
         threshold = exact.astype(np.float32)
@@ -83,12 +87,12 @@ class TreeArrays(Body):
         threshold = np.where(threshold > exact, np.nextafter(threshold, np.float32(-np.inf)), threshold)
         self.register_buffer("threshold", torch.from_numpy(threshold))
         for name in ("feature", "missing_right", "left", "right"):
-            self.register_buffer(name, torch.tensor(getattr(nodes, name)))
+            kind = torch.bool if name == "missing_right" else torch.long
+            self.register_buffer(name, torch.tensor(getattr(nodes, name), dtype=kind))
         self.register_buffer("value", torch.tensor(nodes.value, dtype=torch.float64))
-        self.register_buffer("roots", torch.tensor(roots))
-        # Of two classes, only the second has trees.
-        places = torch.tensor(outputs) + (trees.feature_width - trees.num_trained)
-        self.register_buffer("output", torch.nn.functional.one_hot(places, trees.feature_width).double())
+        self.register_buffer("roots", torch.tensor(roots, dtype=torch.long))
+        places = torch.tensor(outputs, dtype=torch.long) + (num_outputs - num_trained)
+        self.register_buffer("output", torch.nn.functional.one_hot(places, num_outputs).double())
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the sums; ``grid`` is not used."""
@@ -100,3 +104,8 @@ class TreeArrays(Body):
             nodes = torch.where(right, self.right[nodes], self.left[nodes])
         sums: Tensor = self.value[nodes] @ self.output
         return sums.to(rows)[:, None]
+
+
+def in_order(tokens_BTD: Tensor) -> Tensor:
+    """Return tokens as trees see them, [B, C * T]."""
+    return tokens_BTD.transpose(1, 2).flatten(1).float()
