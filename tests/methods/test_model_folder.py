@@ -197,6 +197,20 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Pa
         rebuild(taken.config, taken.weights)
 
 
+@pytest.mark.parametrize(
+    ("method", "values", "extras"),
+    [
+        ("nft", {}, "predict"),
+        ("gradient_boosting", {}, "predict,trees"),
+        ("lora", {"lora.weights": "nf4"}, "predict,nf4"),
+        ("lora", {"lora.weights": "float32"}, "predict"),
+    ],
+)
+def test_the_card_names_what_to_install(snapshot: Snapshot, method: str, values: dict[str, str], extras: str) -> None:
+    config = replace(snapshot.config, method=method, hyperparameters={**snapshot.config.hyperparameters, **values})
+    assert f"pip install 'orca-ray[{extras}]'" in make_card(config)
+
+
 def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     board = [Score(method="nft", scores=(0.1, 0.2, 0.3)), Score(method="cnn", scores=(0.4,))]
     config = replace(read_config(folder), command="orca-sweep benchmark tiny")

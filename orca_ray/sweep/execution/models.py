@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -48,7 +49,8 @@ class ModelKeeper:
     """Deletes the models of a task that are not kept, when its last trial has ended, and completes the others' cards.
 
     The best model of a task is that of the method and hyper-parameters whose confirm trials have the lowest mean
-    validation score, and among its seeds the one with the lowest. Test scores play no part.
+    validation score, of equal ones those that train the fewest parameters, and among its seeds the one with the lowest
+    score. Test scores play no part.
     """
 
     def __init__(self, store: str, keep: KeepModels, *, command: str, tell: Callable[[str], None]) -> None:
@@ -113,8 +115,12 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
             scored[place].append((each.validation_score, each.trial_key, each))
     if not scored:
         return None
-    chosen = min(scored, key=lambda place: (mean(score for score, _, _ in scored[place]), place))
-    return min(scored[chosen])[2]
+
+    def rank(place: tuple[str, str, str]) -> tuple[float, float, tuple[str, str, str]]:
+        trained = scored[place][0][2].num_trainable
+        return mean(score for score, _, _ in scored[place]), math.inf if trained is None else trained, place
+
+    return min(scored[min(scored, key=rank)])[2]
 
 
 def board_of(confirmed: Sequence[Record]) -> list[Score]:

@@ -25,10 +25,10 @@ TASK = "pocket/wdbc"
 pytestmark = pytest.mark.usefixtures("module_home")
 
 
-def confirmed(method: str, seed: int, validation: float, test: float = 0.5) -> Record:
+def confirmed(method: str, seed: int, validation: float, test: float = 0.5, trained: int = 12) -> Record:
     return make_record(
         f"{method}{seed}", method=method, seed=seed, phase="confirm", validation_score=validation, test_score=test,
-        hyperparameters="{}",
+        hyperparameters="{}", num_trainable=trained,
     )  # fmt: skip
 
 
@@ -39,6 +39,12 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
     assert best is not None
     assert best.trial_key == "steady2"
     assert best_of([]) is None
+
+
+def test_of_equal_models_that_with_the_fewest_trained_parameters_is_best() -> None:
+    best = best_of([confirmed("a", 1, 0.0, trained=900), confirmed("b", 1, 0.0, trained=7), confirmed("c", 1, 0.1)])
+    assert best is not None
+    assert best.method == "b"
 
 
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
