@@ -65,7 +65,7 @@ def _versions() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
-        works = "leaderboards" if "torch" in missing else "leaderboards and models"
+        works = "leaderboards and models" if {*missing} <= {"ray", "optuna"} else "leaderboards"
         advice = f"{works} work, sweeps do not: pip install 'orca-ray[sweep]'"
         yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
 

@@ -1,5 +1,6 @@
 """The base install is enough for boards; a sweep says what is missing (heavy packages are hidden from the process)."""
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -11,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import orca_ray
+from orca_ray.cli.app import run
 from orca_ray.extras import HEAVY_PACKAGES
 from orca_ray.results.store import ResultsStore
 from tests.docs.pages import ROOT
@@ -99,3 +101,22 @@ def test_a_missing_package_is_named_in_python(name: str, extra: str, monkeypatch
     monkeypatch.setattr(orca_ray, "resolve_name", missing)
     with pytest.raises(ModuleNotFoundError, match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]"):
         getattr(orca_ray, name)
+
+
+@pytest.mark.parametrize(
+    ("gone", "works"), [(["ray", "optuna"], "leaderboards and models"), (["ray", "optuna", "timm"], "leaderboards")]
+)
+def test_doctor_says_what_works_without_packages(
+    gone: list[str], works: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    installed = metadata.version
+
+    def version(name: str) -> str:
+        if name in gone:
+            raise metadata.PackageNotFoundError(name)
+        return installed(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    run(["doctor", "--json"])
+    (missing,) = [each for each in json.loads(capfd.readouterr().out) if each["item"] == "missing"]
+    assert missing["advice"].startswith(f"{works} work, sweeps do not")
