@@ -1,4 +1,4 @@
-"""Did aligning, pretraining or searching help: comparisons paired by task."""
+"""Did aligning, pretraining, the body or searching help: comparisons paired by task."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,15 @@ from orca_ray.leaderboard.statistics.table import ScoreTable
 METHODS = (
     ("aligning", "Did aligning help?", "orca", "nft"),
     ("guarded", "Did guarded aligning help?", "orca_guarded", "nft"),
+    ("aligning_norms", "Did aligning help where only norms of the body are trained?", "orca_fpt", "fpt"),
+    ("aligning_lora", "Did aligning help low-rank updates?", "orca_lora", "lora"),
+    ("joint", "Did joint losses help?", "joint", "nft"),
+    ("mixing", "Did mixing in source tokens help?", "pare", "nft"),
+    ("bilevel", "Did bilevel learning of the embedder help?", "mona", "nft"),
+    ("distortion", "Did reducing the label distortion help?", "recraft", "nft"),
     ("pretraining", "Did pretraining help?", "nft", "scratch"),
+    ("body", "Did the body help?", "nft", "no_body"),
+    ("transformer", "Did the transformer help?", "nft", "cnn"),
 )
 """Name, question, and the methods with and without the step in question."""
 

@@ -1,4 +1,4 @@
-/** Did aligning, pretraining or searching help, as orca_ray/leaderboard/statistics/questions.py computes it. */
+/** Did aligning, pretraining, the body or searching help, as orca_ray/leaderboard/statistics/questions.py computes it. */
 import { Logs, ratioOverTasks, ratioWithin, scoreFloor } from "./paired.js";
 import { MIN_TASKS } from "./resampling.js";
 import { byCodePoint, mean } from "./table.js";
@@ -6,7 +6,15 @@ import { byCodePoint, mean } from "./table.js";
 const METHODS = [
   ["aligning", "Did aligning help?", "Aligning", "orca", "nft"],
   ["guarded", "Did guarded aligning help?", "Guarded aligning", "orca_guarded", "nft"],
+  ["aligning_norms", "Did aligning help where only norms of the body are trained?", "Aligning where only norms of the body are trained", "orca_fpt", "fpt"],
+  ["aligning_lora", "Did aligning help low-rank updates?", "Aligning before low-rank updates", "orca_lora", "lora"],
+  ["joint", "Did joint losses help?", "Joint losses", "joint", "nft"],
+  ["mixing", "Did mixing in source tokens help?", "Mixing in source tokens", "pare", "nft"],
+  ["bilevel", "Did bilevel learning of the embedder help?", "Bilevel learning of the embedder", "mona", "nft"],
+  ["distortion", "Did reducing the label distortion help?", "Reducing the label distortion", "recraft", "nft"],
   ["pretraining", "Did pretraining help?", "Pretraining", "nft", "scratch"],
+  ["body", "Did the body help?", "The body", "nft", "no_body"],
+  ["transformer", "Did the transformer help?", "The transformer", "nft", "cnn"],
 ];
 const CAUTION = "The winner was chosen by these validation scores, so this is the most that searching can have gained.";
 

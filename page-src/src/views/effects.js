@@ -14,7 +14,7 @@ export function effectsView(board) {
       "Filled, and helped or did harm in words: the 95 % interval excludes 1. It is not adjusted for the number of questions; the verdicts under Differences are, for the number of pairs, so they may call the same two methods not separable. ",
       board.spread && "On one task the interval is two standard errors over seeds wide on either side. ", "Over all tasks it is a bootstrap over tasks."),
     answers.some(({ name }) => name !== "searching") && h("p.note", {}, "Each method has its own scored configuration, so learning rates may differ, too: these answers compare methods, not the stage alone. For the stage alone, see the effects of a grid sweep."),
-    answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining or searching."),
+    answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining, the body or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
     importance(board),
     effects && factors(board, effects),

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, questions
 from orca_ray.leaderboard.statistics.cost import Over, pareto
 from orca_ray.leaderboard.statistics.questions import answers
 from tests.leaderboard.page.boards import data
@@ -117,6 +117,15 @@ def test_critical_differences_and_answers_are_pythons(open_page: Open, seed: int
             "tasks": {k: v._asdict() for k, v in one.comparison.tasks.items()},
         }
         assert list(differences(ratios, {name: other[name] for name in ratios})) == []
+
+
+def test_the_questions_are_pythons(open_page: Open) -> None:
+    names = sorted({name for _, _, *sides in questions.METHODS for name in sides})
+    scores = pd.DataFrame([("b/t", name, 0, 1.0 + n) for n, name in enumerate(names)])
+    scores.columns = pd.Index(["task", "method", "seed", "score"])
+    theirs = in_page(open_page(), scores, "answers")
+    found = [(each["name"], each["question"], each["method"], each["reference"]) for each in theirs]
+    assert found == list(questions.METHODS)
 
 
 @pytest.mark.parametrize("over", ["sum", "mean", "max"])
