@@ -139,7 +139,9 @@ def test_a_task(drop: Drop, tmp_path: Path) -> None:
 def test_a_method(drop: Drop, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown method"):
         get_method("l2sp")
-    drop("orca_ray.methods", "l2sp.py", example("l2sp"))
+    source = example("l2sp")
+    assert len(source.splitlines()) < 60
+    drop("orca_ray.methods", "l2sp.py", source)
     (tmp_path / "bert").mkdir()
     body = save_bert(tmp_path / "bert")
     moved = {}

@@ -1,8 +1,9 @@
 """Controls: methods that show what the pretrained body contributes.
 
 ``no_body`` follows the ablation LLM2Attn of Tan et al.: one attention layer from random initialisation stands in the
-body's place, y = norm(x + attention(x)). The embedder starts as that of ``nft``, so the two differ in the body alone.
-``random_features`` is the row "frozen random" of Lu et al.: body and embedder start random, and the body is frozen.
+body's place, y = norm(x + attention(x)). The embedder starts as that of ``nft``, so with its defaults from pretrained
+weights. ``random_features``: body and embedder start random, and the body is frozen, with its norms. (The row "frozen
+random" of Lu et al. trains the norms.)
 """
 
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ def _attention(request: "NetworkRequest") -> "CrossModalModel":
 RECIPES = (
     Recipe(
         name="no_body",
-        title="refine everything, with one attention layer in the body's place",
+        title="refine everything, with one random attention layer in the body's place",
         reference="Tan et al., Are Language Models Actually Useful for Time Series Forecasting?, NeurIPS 2024, "
         "arXiv:2406.16964",
         network=_attention,

@@ -23,7 +23,7 @@ _SHARED: Mapping[str, type[Any]] = {
     "refine": RefineConfig,
 }
 _YOUNGER = {"decoder.context": DecoderConfig.context, "lora.weights": LoraConfig.weights}
-"""Defaults of the options that are younger than the first records."""
+"""Defaults of the options that were added after the first records."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Hyperparameters:
     def relevant(self, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
         """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage.
 
-        An option that is younger than the first records, and not among the ``searched``, is left out if it has the
+        An option that was added after the first records, and is not among the ``searched``, is left out if it has the
         method's default, so that trials keep the keys that they have in older stores.
         """
         recipe = get_method(method)

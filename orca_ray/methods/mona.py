@@ -19,8 +19,11 @@ error is O(ε²). (A form without the second derivative would lose S altogether.
 bfloat16 would round the perturbations ± ε g away. One of its steps costs about three of fine-tuning.
 
 There is no public code, and only summaries of the paper were available: hence "after". Our own choices are the virtual
-step (plain gradient descent), the optimiser, the head that is learned with the embedder, the positive pairs (two random
-samples of one class), and the defaults. Notes on the paper name λ from 0.3 to 0.5, a learning rate of 3e-5, and 5 to 10
+step (plain gradient descent), the outer loss at θ instead of θ', the optimiser (without weight decay), the head that is
+learned with the embedder, the positive pairs (two random samples of one class), and the defaults. Of the options
+``align.*``, only ``align.source`` and ``align.source_samples`` matter. Training embedder and head before the body may
+help without S (arXiv:2202.10054): a gain over `nft` shows what S adds only beside a trial with ``mona.source_weight:
+0``. Notes on the paper name λ from 0.3 to 0.5, a learning rate of 3e-5, and 5 to 10
 epochs of stage 2.
 """
 
@@ -75,9 +78,9 @@ RECIPE = Recipe(
     name="mona",
     title="after MoNA: learn an embedder that keeps source knowledge through an update, then refine everything",
     reference="Ma et al., Learning Modality Knowledge Alignment, ICML 2024, arXiv:2406.18864",
-    sections=("data", "decoder", "embedder", "head", "align", "refine"),  # align.source and align.source_samples
+    aligns=True,  # for the options of the source
     options=(MonaConfig,),
     stages=_stages,
     stage_names=("warmup", "bilevel", "refine"),
-    relative_cost=1.6,
+    other_epochs=lambda values, num_train: float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"]),
 )

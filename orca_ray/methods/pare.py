@@ -8,18 +8,18 @@ with the lowest gates; both keep their order. With λ = k / T and the task's los
     ℓ(h(f(e(x))), y) + ω [(1 − λ) ℓ(h(f(m)), y) + λ CE(h_s(f(m)), y_s)].
 
 In epoch t = 0, 1, … of n, k = max(1, ⌊T (begin + (end − begin) t / n)⌋). In the first epochs, the choice is by keys
-instead of gates: g(z) plus Gumbel noise, so that tokens are drawn without replacement with probabilities proportional
-to exp g(z). Its gradient is that of sigmoid((key − κ) / 0.9), where κ is the k-th key, as if the choice were a factor
-of each token (straight-through). Later the choice is by the gates alone, and the gate no longer learns. An optimiser
-step costs twice that of `nft`. There is no align stage: of the options ``align.*``, only ``align.source`` and
-``align.source_samples`` matter.
+instead of gates: g(z) plus Gumbel noise, so that the source tokens that come and the target tokens that stay are drawn
+without replacement with probabilities proportional to exp g(z). Its gradient is that of sigmoid((key − κ) / 0.9), where
+κ is the k-th key, as if the choice were a factor of each token (straight-through). Later the choice is by the gates
+alone, and the gate no longer learns. An optimiser step costs at least twice that of `nft`. There is no align stage: of
+the options ``align.*``, only ``align.source`` and ``align.source_samples`` matter.
 
 Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
 
 - The code replaces the target tokens with the highest gates once it no longer draws, the opposite of what it does
   before. Its last epochs may have k = 0, which fails.
-- The code counts tokens: k falls from 2000 to 500 of 3136 on images, from 32 to 1 on sequences. Here k is a share of T,
-  so that the same options serve any T.
+- The code counts tokens: k falls from 2000 to 500 of 3136 on images, from 32 to 1 of 32 source tokens on sequences.
+  Here k is a share of T, so that the same options serve any T; the defaults are those of images, also for sequences.
 - The code draws tokens by k softmaxes in turn, and its gradient is theirs. Here one top-k does (arXiv:1903.06059).
 - For dense targets, the code predicts object masks of the source images by the target's head. The sources here have
   no masks, so for every kind of target the source term is the cross-entropy of h_s for the samples' classes.

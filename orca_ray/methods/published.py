@@ -1,6 +1,7 @@
 """Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -9,18 +10,10 @@ from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
-    from orca_ray.methods.stages.trial import Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
-
-
-def _guarded(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.align_stage import AlignStage
-
-    stages = align_then_refine(trial)
-    return [AlignStage(trial, guarded=True), *stages[1:]] if len(stages) > 1 else stages
 
 
 def _fpt_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
@@ -34,7 +27,7 @@ RECIPES = (
         title="align as far as a probe finds useful, then refine everything",
         reference="orca-ray, docs/decisions/0012-guarded.md",
         aligns=True,
-        stages=_guarded,
+        stages=partial(align_then_refine, guarded=True),
     ),
     Recipe(name="nft", title="refine everything, no align", reference=_ORCA),
     Recipe(

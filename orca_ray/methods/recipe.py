@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.methods.stages.trial import Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
+    from orca_ray.training.config import AlignConfig
 
 Scalar = int | float | str
 """Value of one hyper-parameter."""
@@ -26,13 +27,16 @@ NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 
 
-def align_then_refine(trial: "Trial") -> "list[Stage]":
-    """Return the refine stage and, if the method aligns and ``align.epochs`` is not 0, an align stage before it."""
+def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":
+    """Return the refine stage and, if the method aligns and ``align.epochs`` is not 0, an `AlignStage` before it.
+
+    ``options`` replace those of the trial; ``guarded`` is that of the stage.
+    """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage
 
     aligns = trial.recipe.aligns and trial.hyperparameters.align.epochs > 0
-    return [*([AlignStage(trial)] if aligns else []), RefineStage(trial)]
+    return [*([AlignStage(trial, options, guarded=guarded)] if aligns else []), RefineStage(trial)]
 
 
 FIELD = "field"
@@ -81,7 +85,10 @@ class Recipe:
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
     """Defaults of this method, by dotted name, that override those of the sections."""
     relative_cost: float = 1.0
-    """Seconds of a trial relative to those of ``nft`` with the same options; measured on the pocket tasks."""
+    """Seconds of refining relative to those of ``nft`` with the same options; measured on the pocket tasks."""
+    other_epochs: "Callable[[Mapping[str, Scalar], int], float]" = lambda values, num_train: 0.0
+    """Returns how many epochs of ``nft`` take as long as the stages that neither align nor refine, given all
+    hyper-parameters and the number of training samples."""
     variant: bool = False
     """Whether the group `FIELD` leaves the method out: a variant of another one, or a baseline for some tasks only."""
 

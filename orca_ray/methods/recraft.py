@@ -26,15 +26,18 @@ Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``
 - ``code`` applies the softmax twice and has no penalty on sequence bodies, as the code does for 1-D tasks.
 - ``code`` also trains h in stage 3, where the paper's figure and the code's argument say that it is frozen.
 
-Both forms differ from the code in this: classes of the target have equal weight in stage 1, as in `orca`; the smallest
-batches of stage 3 are not skipped; dropout is off in stages 1 to 3.
+Both forms differ from the code in this: classes of the target have equal weight in stage 1, as in `orca`, and its
+learning rate and scale are those of ``align.*``; the learning rate of stage 2 is constant (there: a cosine), and its
+gradients are clipped at ``refine.clip``; the smallest batches of stage 3 are not skipped; dropout is off in stages 1 to
+3. The defaults are below the published settings: fewer source epochs, one of them with the penalty.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from orca_ray.methods.recipe import Recipe, align_then_refine
+from orca_ray.methods.recipe import Recipe, Scalar, align_then_refine
 from orca_ray.training.config import Amount, Config, Count, Number, Positive, one_of
 
 if TYPE_CHECKING:
@@ -56,8 +59,8 @@ class RecraftConfig(Config):
     source_batch_size: Number = 8
     """The published code: 4 on images."""
     source_learning_rate: Positive = 1e-3
-    """A higher rate raises the penalty instead of lowering it. The published code: 1e-4, with ten times as many source
-    samples."""
+    """With much higher rates the penalty grows while the head is trained. The published code: 1e-4, with ten times as
+    many source samples."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4
@@ -66,24 +69,26 @@ class RecraftConfig(Config):
     """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
     distortion_learning_rate: Positive = 1e-4
     distortion_batch_size: Number = 32
-    """Most samples of a class in an optimiser step. The published code: 16 to 32."""
+    """Maximum number of samples of a class in an optimiser step. The published code: 16 to 32."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.alignment.labels import NUM_CLASSES
-    from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
 
-    *aligning, refining = align_then_refine(trial)
-    if aligning:
-        options, target = trial.hyperparameters.align, trial.task.target
-        num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
-        options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
-        aligning = [AlignStage(trial, options)]
+    options, target = trial.hyperparameters.align, trial.task.target
+    num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
+    options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
+    *aligning, refining = align_then_refine(trial, options)
     if trial.hyperparameters.of(RecraftConfig).distortion_epochs == 0:  # nothing would use the source head
         return [*aligning, refining]
     head = SourceHead(trial)
     return [*aligning, SourceHeadStage(trial, head), DistortionStage(trial, head), refining]
+
+
+def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
+    penalised = 3.0 * float(values["recraft.penalty_epochs"]) * float(values["align.source_samples"]) / num_train
+    return float(values["recraft.distortion_epochs"]) + penalised
 
 
 _RECRAFT = Recipe(
@@ -94,7 +99,7 @@ _RECRAFT = Recipe(
     options=(RecraftConfig,),
     stages=_stages,
     stage_names=("align", "source_head", "distortion", "refine"),
-    relative_cost=1.5,
+    other_epochs=_epochs_before,
     defaults={"align.distance": "wasserstein"},
 )
 RECIPES = (
@@ -102,7 +107,7 @@ RECIPES = (
     replace(
         _RECRAFT,
         name="recraft_code",
-        title="recraft, as its published code computes it",
+        title="recraft, closer to its published code",
         reference=f"{_PAPER}; khiembk/RECRAFT",
         variant=True,
         defaults={**_RECRAFT.defaults, "recraft.form": "code"},

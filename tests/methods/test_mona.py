@@ -1,15 +1,18 @@
 """After MoNA: its losses by hand-computed values, and its bilevel gradient where that is known in closed form."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.stages.mona import alignment_and_uniformity, bilevel_gradients, positive_pairs
+from orca_ray.methods.stages.mona import BilevelStage, alignment_and_uniformity, bilevel_gradients, positive_pairs
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.gradient_accumulation import GradientAccumulator
@@ -94,6 +97,43 @@ def test_the_bilevel_gradient_of_a_curved_loss_is_that_of_autograd() -> None:
     (expected,) = torch.autograd.grad(loss + 0.4 * source_loss(theta - 0.3 * inner), e)
     assert e.grad is not None
     torch.testing.assert_close(e.grad, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> None:
+    """In float32, the difference of two gradients must not drown the source's part in rounding."""
+    adaptation = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0})
+    stage, model = adaptation._stages[0], adaptation.model.eval()
+    assert isinstance(stage, BilevelStage)
+    indices, outer, body = np.arange(6), list(stage.parameters()), dict(model.body.named_parameters())
+    parts = []
+    for weight in (0.0, 0.5):
+        stage._config = replace(stage._config, source_weight=weight)
+        torch.manual_seed(0)
+        stage.backward(indices)
+        parts.append(torch.cat([parameter.grad.flatten() for parameter in outer if parameter.grad is not None]))
+        model.zero_grad(set_to_none=True)
+    found = parts[1] - parts[0]
+
+    train, trial = adaptation._data.train, stage._trial
+    with sdpa_kernel(SDPBackend.MATH):
+        y = torch.from_numpy(np.asarray(train.y[indices]))
+        loss = trial.objective.training_loss(train.y, trial.device)(model(torch.from_numpy(train.x[indices])), y)
+        inner = torch.autograd.grad(loss, list(body.values()), create_graph=True, allow_unused=True)
+        moved = {n: p if g is None else p - 0.1 * g for (n, p), g in zip(body.items(), inner, strict=True)}
+        torch.manual_seed(0)
+        rows = torch.cat(positive_pairs(stage._source.y, 8))
+        with torch.nn.utils.stateless._reparametrize_module(model.body, moved):  # type: ignore[attr-defined]
+            source = alignment_and_uniformity(*stage._features(rows).chunk(2))
+        gradients = torch.autograd.grad(0.5 * source, outer, allow_unused=True)
+    expected = torch.cat([g.flatten() for g in gradients if g is not None])
+    assert torch.nn.functional.cosine_similarity(found, expected, dim=0) > 0.99
+    assert float(found.norm() / expected.norm()) == pytest.approx(1, abs=0.05)
+
+
+def test_a_step_has_the_samples_of_a_step_of_refining(bert: str) -> None:
+    options = {**SHORT, "refine.batch_size": 4, "refine.accumulation": 3}
+    stage = next(s for s in start(bert, "mona", hyperparameters=options)._stages if isinstance(s, BilevelStage))
+    assert {len(batch) for batch in stage.batches(np.random.default_rng(0))[:-1]} == {12}
 
 
 def test_an_error_restores_the_body() -> None:

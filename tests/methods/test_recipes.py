@@ -1,12 +1,9 @@
 """The methods: which parameters each trains, and that the others stay bit-identical."""
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
-from orca_ray import methods
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import FIELD, all_methods, expand, get_method
@@ -55,23 +52,6 @@ def test_the_methods_of_the_first_release() -> None:
     assert random == {"cnn", "fno", "gradient_boosting", "minirocket", "random_features", "scratch"}
     left_out = {"fno", "gradient_boosting", "minirocket", "recraft_code"}
     assert set(expand([FIELD])) == set(TRAINED) - left_out  # records of the group exist
-
-
-def test_a_method_is_one_new_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "norms_only.py").write_text(
-        "from orca_ray.methods.recipe import Recipe, head_parameters\n"
-        "RECIPE = Recipe(name='norms_only', title='', reference='', aligns=False, pretrained=True,\n"
-        "                trainable=head_parameters)\n"
-    )
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    monkeypatch.delitem(sys.modules, "orca_ray.methods.norms_only", raising=False)
-    all_methods.cache_clear()
-    try:
-        assert get_method("norms_only").trainable is get_method("linear_probe").trainable
-    finally:
-        monkeypatch.undo()
-        sys.modules.pop("orca_ray.methods.norms_only", None)
-        all_methods.cache_clear()
 
 
 def test_misspelt_method() -> None:

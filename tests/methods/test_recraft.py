@@ -1,7 +1,6 @@
 """RECRAFT: its losses by hand-computed values, its stages and the differences between its two forms."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recraft import RecraftConfig
 from orca_ray.methods.stages import recraft
+from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
@@ -47,10 +47,47 @@ def test_the_entropy_is_that_of_the_mean_prediction() -> None:
     assert entropy_of_mean(probabilities[:1]).item() == 0.0
 
 
+def stage_of(adaptation: Adaptation) -> recraft.SourceHeadStage:
+    return next(stage for stage in adaptation._stages if isinstance(stage, recraft.SourceHeadStage))
+
+
+def test_the_loss_of_the_code_on_images(vit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the next test, of each channel, and of the gradient of the step's mean loss."""
+    options = {**SHORT, "recraft.penalty": 2e4, "recraft.threshold": 1e-4}
+    adaptation = start(vit, "recraft_code", hyperparameters=options)
+    stage = stage_of(adaptation)
+    monkeypatch.setattr(adaptation.model, "encode", lambda tokens: tokens)
+    rows = torch.arange(5)
+    source, linear = stage._head.source, stage._head.linear
+    features = stage._head.features(source.tokens(rows))
+    residuals = linear(features).softmax(1) - torch.nn.functional.one_hot(source.y[rows], source.num_classes)
+    assert adaptation.model.body.pooling == "mean"
+    norms = (residuals @ linear.weight).abs() / math.sqrt(source.tokens(rows).shape[1]) / 20
+    plain = torch.nn.functional.cross_entropy(linear(features), source.y[rows], reduction="none")
+    expected = plain + 2e4 * (norms - 1e-4).clamp_min(0).square().sum(dim=1)
+    torch.testing.assert_close(stage._penalised(rows, 20), expected)
+    assert not torch.allclose(expected, plain, rtol=0.1)
+
+
+def test_the_loss_of_the_code_on_sequences_has_two_softmaxes_and_no_penalty(bert: str) -> None:
+    losses = []
+    for penalty in (0.0, 1e6):
+        options = {**SHORT, "recraft.penalty": penalty, "recraft.penalty_epochs": 2, "recraft.threshold": 0.0}
+        adaptation = start(bert, "recraft_code", hyperparameters=options)
+        while adaptation.stage != "source_head":
+            adaptation.step()
+        losses.append(adaptation.step().loss)
+    assert losses[0] == losses[1]
+    stage, rows = stage_of(adaptation), torch.arange(4)
+    logits = stage._head.linear(stage._features[rows]).softmax(1)
+    expected = torch.nn.functional.cross_entropy(logits, stage._head.source.y[rows], reduction="none")
+    torch.testing.assert_close(stage._losses(stage._features[rows], rows), expected)
+
+
 def test_the_penalty_of_a_body_that_is_linear(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the identity as body and T tokens, ∂ℓ/∂z = Wᵀ(p − y) / T for each token, so its norm is ‖Wᵀ(p − y)‖ / √T."""
     adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.penalty": 2.0, "recraft.threshold": 0.01})
-    stage = next(s for s in adaptation._stages if isinstance(s, recraft.SourceHeadStage))
+    stage = stage_of(adaptation)
     monkeypatch.setattr(adaptation.model, "encode", lambda tokens: tokens)
     rows = torch.arange(5)
     source, linear = stage._head.source, stage._head.linear
@@ -125,16 +162,6 @@ def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.M
 def test_without_distortion_there_is_no_source_head(bert: str) -> None:
     reports = run(start(bert, "recraft", hyperparameters={**SHORT, "recraft.distortion_epochs": 0}))
     assert {report["stage"] for report in reports} == {"align", "refine"}
-
-
-def test_a_resumed_distortion_has_the_trained_source_head(bert: str, tmp_path: Path) -> None:
-    first = start(bert, "recraft", hyperparameters=SHORT)
-    while first.stage != "distortion":
-        first.step()
-    first.save(tmp_path / "trial")
-    second = start(bert, "recraft", hyperparameters=SHORT)
-    assert second.restore(tmp_path / "trial")
-    assert second.step().loss == first.step().loss
 
 
 def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:

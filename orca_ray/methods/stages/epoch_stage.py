@@ -33,6 +33,7 @@ class EpochStage(ABC):
     parallel = False
     optimizer = "adamw"
     weight_decay = 0.0
+    momentum = 0.9
     precision_option: str | None = None
     """Precision of the body; None: that of the refine stage."""
 
@@ -95,7 +96,7 @@ class EpochStage(ABC):
     @cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
         group = ParameterGroup(self.parameters())
-        return make_optimizer(self.optimizer, [group], self._learning_rate, self.weight_decay)
+        return make_optimizer(self.optimizer, [group], self._learning_rate, self.weight_decay, self.momentum)
 
     @cached_property
     def _precision(self) -> Precision:

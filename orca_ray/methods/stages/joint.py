@@ -37,14 +37,15 @@ class DistanceTerm:
 
 def joint_stage(trial: Trial) -> RefineStage:
     """Return the stage; the body is frozen."""
-    config = trial.hyperparameters.of(JointConfig)
+    config, refining = trial.hyperparameters.of(JointConfig), trial.hyperparameters.refine
+    optimizer = "adam" if refining.optimizer == "sgd" else refining.optimizer  # as ``joint.learning_rate`` supposes
     return RefineStage(
         trial,
         name="joint",
         parameters=new_parameters,
         config=replace(
-            trial.hyperparameters.refine, epochs=config.epochs, learning_rate=config.learning_rate, decay_epochs=0.0,
-            batch_size=config.batch_size, accumulation=1,
+            refining, epochs=config.epochs, learning_rate=config.learning_rate, decay_epochs=0.0,
+            batch_size=config.batch_size, accumulation=1, optimizer=optimizer,
         ),
         step_term=DistanceTerm(trial),
         final=False,

@@ -1,4 +1,4 @@
-"""The bilevel stage of `mona`: the embedder learns what one virtual step of the body does to source features."""
+"""The bilevel stage of `mona`: the embedder is trained so that a virtual step of the body keeps source features."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +35,9 @@ class BilevelStage(EpochStage):
     def __init__(self, trial: Trial) -> None:
         self._config = trial.hyperparameters.of(MonaConfig)
         super().__init__(trial, self._config.epochs, trial.hyperparameters.refine.learning_rate)
-        self.optimizer = trial.hyperparameters.refine.optimizer
+        refining = trial.hyperparameters.refine
+        self.optimizer, self.momentum = refining.optimizer, refining.momentum
+        self._step_size = refining.batch_size * refining.accumulation
         self._body = list(trial.model.body.parameters())
 
     def parameters(self) -> Sequence[Parameter]:
@@ -44,8 +46,8 @@ class BilevelStage(EpochStage):
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return all training samples in random order."""
-        size, order = self._trial.hyperparameters.refine.batch_size, random.permutation(len(self._trial.data.train))
-        return np.split(order, range(size, len(order), size))
+        order = random.permutation(len(self._trial.data.train))
+        return np.split(order, range(self._step_size, len(order), self._step_size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
         """Set the gradients of the outer objective for one batch, and return the objective."""

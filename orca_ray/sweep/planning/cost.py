@@ -184,11 +184,9 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
     None if the size of the network or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
-    whichever distance the trial uses; the cost of embedding its samples is ignored. A method costs its
-    `Recipe.relative_cost` times as much.
+    whichever distance the trial uses; the cost of embedding its samples is ignored. An epoch of refining costs a
+    method's `Recipe.relative_cost` times as much, and its other stages as much as `Recipe.other_epochs` of ``nft``.
     """
-    from orca_ray.methods.recipe import get_method
-
     if plan.cells:
         return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))
     operations = _operations(task, plan)
@@ -202,8 +200,9 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     batch, accumulation = (int(plan.first.get(f"refine.{name}", train)) for name in ("batch_size", "accumulation"))
     steps = math.ceil(train / (batch * accumulation))  # without these options, there are no optimiser steps
     epoch = max(3 * train * forward, steps * rate.step_seconds) + validation * forward
-    per_trial = num_epochs(plan.first) * epoch + align_flops(task, plan, train) / rate.flops
-    per_trial *= get_method(plan.method).relative_cost
+    recipe = get_method(plan.method)
+    num = recipe.relative_cost * num_epochs(plan.first) + recipe.other_epochs(plan.first, train)
+    per_trial = num * epoch + align_flops(task, plan, train) / rate.flops
     return plan.num_trials * per_trial + len(plan.confirm_seeds) * test * forward
 
 
@@ -221,7 +220,7 @@ def align_flops(task: Task, plan: SearchPlan, train: int) -> float:
     For n target samples, N source samples and features of width W, an epoch takes 24 passes over the n x N cost matrix
     and 4 n N W operations of matrix products.
     """
-    if "align.epochs" not in plan.first:
+    if "align" not in get_method(plan.method).stage_names:
         return 0.0
     classes = task.target.size if task.target.kind == "classes" else _PSEUDO_CLASSES
     sampled = min(train, int(plan.first["align.samples_per_class"]) * classes)

@@ -12,7 +12,15 @@ from pydantic import BaseModel, ValidationError
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import open_regular, refuse_special
 from orca_ray.sweep.planning.grid import check_cells, check_grid
-from orca_ray.sweep.planning.schema import Budget, Dimension, Layer, ResourceRequest, SuccessiveHalving, SweepFile
+from orca_ray.sweep.planning.schema import (
+    Budget,
+    Dimension,
+    Layer,
+    ResourceRequest,
+    SuccessiveHalving,
+    SweepFile,
+    TaskLayer,
+)
 from orca_ray.sweep.planning.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
@@ -21,7 +29,8 @@ MAX_MISTAKES = 5
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _NESTED: Mapping[str, type[BaseModel]] = {
-    **dict.fromkeys(("per_task", "per_method", "tasks"), Layer),
+    **dict.fromkeys(("per_method", "tasks"), Layer),
+    "per_task": TaskLayer,
     "budgets": Budget,
     "space": Dimension,
     "resources": ResourceRequest,
@@ -262,6 +271,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 def _position(spec: SweepSpec, document: _Document, task: str, method: str, *keys: str) -> str:
     """Return ``file:line`` of the value below ``keys``, e.g. ``space`` and a name, that one (task, method) uses."""
     budget = ["budgets", spec.budget_name]
-    layers = [[*budget, "tasks", task], budget, ["per_task", task], ["per_method", method], []]
+    of_task = ["per_task", task]
+    layers = [[*budget, "tasks", task], budget, [*of_task, "per_method", method], of_task, ["per_method", method], []]
     places = [[*layer, *keys] for layer in layers]
     return document.position(next((place for place in places if document.holds(place)), [*keys[:1]]))

@@ -229,13 +229,19 @@ class SuccessiveHalving(_Model):
 
 
 class Layer(_Model):
-    """Values for the trials of one task, one method, or one task in one budget; `SweepSpec.layers` gives precedence."""
+    """Values for some trials; `SweepSpec.layers` gives the precedence."""
 
     settings: Settings = {}
     space: Space = {}
     body: Text | None = None
     resources: ResourceRequest | None = None
     search_trials: NumTrials | None = None
+
+
+class TaskLayer(Layer):
+    """Values for the trials of one task, or of one method on it."""
+
+    per_method: dict[MethodName, Layer] = {}
 
 
 class Budget(_Model):
@@ -284,7 +290,7 @@ class SweepFile(_Model):
     grid: Grid | None = None
     """Factors that are crossed instead of a search: each (task, method) runs all cells with all confirm seeds. The
     values of a cell override all other settings. A list has several such crosses; equal cells run once."""
-    per_task: dict[TaskName, Layer] = {}
+    per_task: dict[TaskName, TaskLayer] = {}
     per_method: dict[MethodName, Layer] = {}
     budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}
     default_budget: Text = "full"

@@ -98,7 +98,7 @@ class SweepSpec:
         """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
 
         These are: the file's top-level values, the task's published configuration (if the file uses it), then the
-        values for the method, for the task, for the budget, and for the task in the budget.
+        values for the method, for the task, for the method on the task, for the budget, and for the task in the budget.
         """
         file, budget = self.file, self.budget
         whole = Layer.model_construct(  # all values have been validated
@@ -107,8 +107,14 @@ class SweepSpec:
         paper = (method, self.body(task, method)) if self.protocol == PAPER else None
         published = published_settings(task, paper=paper) if file.published else {}
         of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
-        of_file = [Layer.model_construct(settings=published), file.per_method.get(method), file.per_task.get(task)]
-        return [layer for layer in (whole, *of_file, *of_budget) if layer is not None]
+        layers = [whole, Layer.model_construct(settings=published), *self._own_layers(task, method), *of_budget]
+        return [layer for layer in layers if layer is not None]
+
+    def _own_layers(self, task: str, method: str) -> list[Layer | None]:
+        """Return the file's blocks for the method, for the task, and for the method on the task."""
+        of_task = self.file.per_task.get(task)
+        both = None if of_task is None else of_task.per_method.get(method)
+        return [self.file.per_method.get(method), of_task, both]
 
     def search_trials(self, task: str, method: str) -> int:
         """Return the number of search trials of one (task, method); 0 means no search."""
@@ -139,7 +145,7 @@ class SweepSpec:
         """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
 
         It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
-        task, for the method, for the task's modality (``bodies``), and the task's default.
+        method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
         """
         from orca_ray.methods.recipe import NO_BODY, get_method
 
@@ -147,7 +153,7 @@ class SweepSpec:
             return NO_BODY
         if self.overrides.body is not None:
             return self.overrides.body
-        layers = (self.file.per_method.get(method), self.file.per_task.get(task), self.budget.tasks.get(task))
+        layers = [*self._own_layers(task, method), self.budget.tasks.get(task)]
         chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
         declared = get_task(task)
         return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
@@ -203,7 +209,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     Under the protocol ``paper``, pass the names of the method and of the body as ``paper``: the result then contains
     ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and
     the reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation`` is ``paper`` if the method
-    aligns, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
+    has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
     Otherwise pass None: these hyper-parameters then have their defaults.
 
     Refine stage: the reference sums the gradients of the micro-batches of a step; orca-ray averages them. SGD's

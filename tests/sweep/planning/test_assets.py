@@ -111,6 +111,14 @@ def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
     assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
 
 
+@pytest.mark.parametrize("method", ["joint", "mona", "pare", "recraft"])
+def test_a_method_without_align_epochs_may_read_its_source(method: str) -> None:
+    (asked,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=[method])), pytest.fail)
+    trial = asked.trial({"align.epochs": 0}, 1, "confirm")
+    assert trial.hyperparameters["align.epochs"] == 0
+    assert StagingRequest.of_trial(trial).sources == ("prose",)
+
+
 @pytest.fixture
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Packages can be fetched, and files cannot."""

@@ -146,12 +146,15 @@ def test_layers_later_ones_win() -> None:
     text = (
         MINIMAL
         + "per_task:\n  pocket/wdbc: {settings: {refine.epochs: 9}}\n"
+        + "  pocket/mnist: {settings: {refine.epochs: 7}, per_method: {orca: {settings: {refine.epochs: 6}}}}\n"
         + "per_method:\n  orca: {settings: {refine.epochs: 8}}\n"
     )
     spec = parse_spec(text)
     assert spec.settings("pocket/wdbc", "orca")["refine.epochs"] == 9
     assert spec.settings("pocket/digits", "orca")["refine.epochs"] == 8
     assert "refine.epochs" not in spec.settings("pocket/digits", "nft")
+    epochs = {method: spec.settings("pocket/mnist", method)["refine.epochs"] for method in ("orca", "nft")}
+    assert epochs == {"orca": 6, "nft": 7}
 
 
 @pytest.mark.slow
@@ -179,6 +182,14 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         ("settings: {align.distance: otd}", "mine.yaml:5: settings of pocket/digits with orca: unknown align.distance"),
         ("per_method:\n  orca:\n    settings:\n      align.distance: otd", "mine.yaml:8: "),
         ("per_task:\n  pocket/digits:\n    space: {align.distance: {choice: [otdd, mdd]}}", "mine.yaml:7: "),
+        (
+            "per_task:\n  pocket/digits:\n    per_method:\n      orca:\n        settings: {align.distance: otd}",
+            "mine.yaml:9: settings of pocket/digits with orca: unknown align.distance",
+        ),
+        (
+            "per_task: {pocket/digits: {per_method: {orca: {setings: {}}}}}",
+            "unknown key 'setings'. Did you mean 'settings'",
+        ),
         ("budgets: {full: {confirm_seeds: [1, 1]}}", "mine.yaml:5: budgets.full.confirm_seeds: each seed once"),
         ("bodies: {image: vit-s15}", "Did you mean 'vit-s14'"),
         ("? [a, b]\n: c", "mine.yaml:5: a key must be a word"),

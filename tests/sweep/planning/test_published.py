@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.recipe import expand
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.planning.spec import Overrides, published_settings, reference_row
@@ -189,8 +190,12 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     assert spec.settings("nasbench360/cifar100", "orca")["align.source"] == "cifar10"
     text = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper", body="minilm-l6"))
     assert text.settings("nasbench360/cifar100", "orca")["align.source"] == "conll2003"
-    starts = {name: spec.settings("nasbench360/ecg", name)["embedder.initialisation"] for name in ("orca", "nft")}
-    assert starts == {"orca": "paper", "nft": "random"}  # the reference ties the embedder's start to aligning
+    starts = {name: spec.settings("nasbench360/ecg", name)["embedder.initialisation"] for name in expand(["field"])}
+    # The reference ties the embedder's start to aligning, and so do the methods that follow it.
+    assert {name for name, start in starts.items() if start == "paper"} == {
+        "joint", "mona", "orca", "orca_fpt", "orca_guarded", "orca_lora", "pare", "recraft"
+    }  # fmt: skip
+    assert {*starts.values()} == {"paper", "random"}
     held_out = load_spec("nasbench360").settings("nasbench360/ecg", "orca")
     assert held_out["embedder.initialisation"] == "body"
     assert "head.dense" not in held_out

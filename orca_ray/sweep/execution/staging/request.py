@@ -24,11 +24,10 @@ class StagingRequest:
         from orca_ray.methods.recipe import get_method
 
         source = str(trial.hyperparameters.get("align.source") or "")
-        aligns = source and trial.hyperparameters.get("align.epochs") != 0
         return cls(
             task=trial.task,
             protocol=trial.protocol,
             fingerprint=trial.data_fingerprint,
             bodies=(trial.body,) if get_method(trial.method).pretrained else (),
-            sources=(source,) if aligns else (),
+            sources=(source,) if source else (),  # also without align epochs: a method may use it later
         )
