@@ -41,7 +41,7 @@ def fetch(
 
     Several processes may call this at the same time; each file is downloaded by one of them. The URLs of a file are
     tried in order. A failed file does not stop the others. Existing files are never overwritten or removed.
-    ``progress`` is called with lines of text in the calling thread. An optional file that fails is only logged.
+    ``progress`` is called with lines of text in the calling thread.
 
     Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
@@ -51,13 +51,7 @@ def fetch(
     cache.make_directory(directory)
     _require_space([file for file in wanted if not file.present(directory)], directory, workers, patience)
     pool = ThreadPool(progress)
-    errors = []
-    for file, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers):
-        if file.optional and isinstance(error, UserError):
-            logger.warning("going on without %s, which is optional: %s", file.path, error)
-        else:
-            errors.append(error)
-    _raise_all(errors)
+    _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
 
 @dataclass
@@ -258,7 +252,7 @@ class _ByteProgress:
 
 def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
     """Raise UserError if a required file is missing and has no URL."""
-    manual = [directory / file.path for file in files if not (file.urls or file.optional or file.present(directory))]
+    manual = [directory / file.path for file in files if not (file.urls or file.present(directory))]
     if manual := [path for path in manual if not path.is_file()]:
         places = "".join(f"\n  {path}" for path in manual)
         raise UserError(

@@ -62,8 +62,6 @@ class RawFile:
     """For an archive: a path relative to the raw directory that exists once it is unpacked; "": not an archive."""
     made_by: str = ""
     """For a file without a URL: the shell command that creates it; "": none."""
-    optional: bool = False
-    """Whether the task works without it."""
 
     def __post_init__(self) -> None:
         for path in (self.path, self.unpacked):
@@ -94,8 +92,8 @@ class RawFile:
 
 
 def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
-    """Return the files that are not optional and not present in the raw directory ``directory``."""
-    return [file for file in files if not file.optional and not file.present(directory)]
+    """Return the files that are not present in the raw directory ``directory``."""
+    return [file for file in files if not file.present(directory)]
 
 
 def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:

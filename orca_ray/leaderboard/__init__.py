@@ -2,7 +2,7 @@
 
 from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects, Grid, build_effects
-from orca_ray.leaderboard.format import Format, all_formats, render, render_effects
+from orca_ray.leaderboard.format import Format, all_formats, render
 from orca_ray.leaderboard.report import Report, subset
 from orca_ray.leaderboard.selection import build
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
@@ -27,6 +27,5 @@ __all__ = [
     "empty_board",
     "get_statistic",
     "render",
-    "render_effects",
     "subset",
 ]

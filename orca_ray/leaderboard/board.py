@@ -43,8 +43,6 @@ class TaskInfo:
     metric_version: int
     """Version of the metric's definition. Records from before versions were stored have version 1."""
     data_fingerprint: str
-    direction: str = "lower"
-    """Whether a ``lower`` or ``higher`` value of the metric is better. Scores of records are always lower-is-better."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,6 @@ class Format:
     """Ending of the names of files in this format, e.g. ``.md``."""
     render: Callable[[Report], str | bytes]
     effects: Callable[[Effects], str] | None = None
-    binary: bool = False
-    """Whether ``render`` returns bytes."""
     same: Callable[[bytes, bytes], bool] = eq
     """Whether two files hold the same board."""
 
@@ -45,13 +43,9 @@ def render(report: Report | Board, format: str = "table") -> str | bytes:
     """
     found = lookup("format", format, all_formats())
     report = Report(report) if isinstance(report, Board) else report
-    return found.render(report) if report.effects is None else render_effects(report.effects, format)
-
-
-def render_effects(effects: Effects, format: str = "table") -> str:
-    """Return the effects of a grid in a format; raises `UserError` for an unknown format, and for one without them."""
-    found = lookup("format", format, all_formats())
+    if report.effects is None:
+        return found.render(report)
     if found.effects is None:
         allowed = ", ".join(name for name, each in all_formats().items() if each.effects)
         raise UserError(f"the effects of a grid cannot be written as {format}: give one of {allowed}")
-    return found.effects(effects)
+    return found.effects(report.effects)

@@ -127,23 +127,23 @@ class ResultsStore:
 
         ``trial_key`` is one key or several. Of compacted files, only the parts that may hold them are read.
         """
-        return tables.to_frame(tables.current_curves(self._table(CURVES, sweep=sweep, trial_key=trial_key)))
+        return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
     def artefacts(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the artefacts, sorted by sweep, trial, kind and name; of several rows, the last appended.
 
         ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
         """
-        return tables.to_frame(tables.current_artefacts(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key)))
+        return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
     def journal(self, sweep: str) -> list[Suggestion]:
         """Return the suggestions of a sweep by task, method and number; of several rows for one, the last appended."""
-        rows = tables.current_suggestions(self._table(JOURNAL, sweep=sweep)).to_pylist()
+        rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
         return [Suggestion(**row) for row in rows]
 
     def logs(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the parts of the logs of trials, sorted by sweep, trial and time; columns are those of `LogRow`."""
-        return tables.to_frame(tables.current_logs(self._table(LOGS, sweep=sweep, trial_key=trial_key)))
+        return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
     def scan(self) -> Scan:
         """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.

@@ -108,7 +108,8 @@ class Table:
     directory: str
     schema: Any
     order: tuple[str, ...]
-    """Columns by which compacted files are sorted, so that row groups hold narrow ranges of values."""
+    """Columns by which compacted files are sorted, so that row groups hold narrow ranges of values. Except in records,
+    they identify a row: of several with equal values, the last one appended counts (`current`)."""
     file_rows: int
     """Number of rows from which on a file is not merged with others."""
     group_rows: int
@@ -145,7 +146,12 @@ ARTEFACTS = Table(
     problems=_artefact_problems,
 )
 JOURNAL = Table(
-    "journal", Suggestion.SCHEMA, ("sweep", "task", "method", "number"), 2**19, 2**14, problems=_journal_problems
+    "journal",
+    Suggestion.SCHEMA,
+    ("sweep", "task", "method", "number", "trial_key"),
+    2**19,
+    2**14,
+    problems=_journal_problems,
 )
 LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14, 2**8)
 
@@ -217,27 +223,9 @@ def current_records(table: Any) -> Any:
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 
 
-def current_artefacts(table: Any) -> Any:
-    """Return the last row of each (sweep, trial key, kind, name), sorted by these columns."""
-    return _last_of_each(table, ["sweep", "trial_key", "kind", "name"])
-
-
-def current_logs(table: Any) -> Any:
-    """Return the rows of the table of logs, sorted by sweep, trial and time."""
-    return _last_of_each(table, ["sweep", "trial_key", "written_at"])
-
-
-def current_curves(table: Any) -> Any:
-    """Return the last row of each (sweep, trial key, stage, epoch), sorted by these columns."""
-    return _last_of_each(table, ["sweep", "trial_key", "stage", "epoch"])
-
-
-def current_suggestions(table: Any) -> Any:
-    """Return the last row of each (sweep, task, method, number, trial key), sorted by these columns."""
-    return _last_of_each(table, ["sweep", "task", "method", "number", "trial_key"])
-
-
-def _last_of_each(table: Any, columns: list[str]) -> Any:
+def current(table: Any, kind: Table) -> Any:
+    """Return the last of the rows that are equal in the columns ``kind.order``, sorted by these columns."""
+    columns = list(kind.order)
     frame = to_frame(table.select(columns))
     frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))

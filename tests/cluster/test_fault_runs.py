@@ -1,4 +1,4 @@
-"""Six runs of the fault harness. ``python -m tests.cluster.fault_harness`` makes many more, of all kinds."""
+"""Seven runs of the fault harness. ``python -m tests.cluster.fault_harness`` makes many more, of all kinds."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "seed"), [("driver", 1), ("worker", 2), ("raylet", 3), ("node", 4), ("sigterm", 5), ("store-break", 6)]
+    ("kind", "seed"),
+    [("driver", 1), ("worker", 2), ("raylet", 3), ("node", 4), ("sigterm", 5), ("store-break", 6), ("gcs", 7)],
 )
 def test_the_same_command_completes_the_sweep_after_a_fault(site: Site, kind: str, seed: int) -> None:
     if kind.startswith("store"):

@@ -419,17 +419,6 @@ def test_a_file_that_is_there_and_another_one_is_kept_and_told(server: Server, r
     assert len(server.gets("a")) == 1
 
 
-def test_optional_files_may_fail(server: Server, raw: Path, caplog: pytest.LogCaptureFixture) -> None:
-    files = [
-        RawFile(path="a", urls=(server.add("a", CONTENT),)),
-        RawFile(path="sky", urls=(f"{server.url}/gone",), optional=True),
-        RawFile(path="own", optional=True),
-    ]
-    fetch(files, raw, patience=FAST)
-    assert names(raw) == ["a", PINS]
-    assert "going on without sky, which is optional" in caplog.text
-
-
 def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, raw: Path) -> None:
     files = [RawFile(path=name, urls=(f"{server.url}/{name}",)) for name in "abc"]
     server.add("b", CONTENT)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import Effects, Grid, all_formats, build_effects, render_effects
+from orca_ray.leaderboard import Effects, Grid, Report, all_formats, build_effects, empty_board, render
 from orca_ray.leaderboard.statistics.paired import Comparison, Levels
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import Run, frame
@@ -24,6 +24,10 @@ CELLS: list[Cell] = [
     ({"start": start, "aligning": aligning}, {NAMES["start"]: start, NAMES["aligning"]: aligning})
     for start, aligning in product(*FACTORS.values())
 ]
+
+
+def render_effects(found: Effects, format: str = "table") -> str:
+    return str(render(Report(empty_board("pocket"), effects=found), format))
 
 
 def grid(*tasks: str, methods: Sequence[str] = ("orca",), cells: Sequence[Cell] = CELLS) -> Grid:

@@ -122,7 +122,7 @@ def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> N
         moved = {n: p if g is None else p - 0.1 * g for (n, p), g in zip(body.items(), inner, strict=True)}
         torch.manual_seed(0)
         rows = torch.cat(positive_pairs(stage._source.y, 8))
-        with torch.nn.utils.stateless._reparametrize_module(model.body, moved):  # type: ignore[attr-defined]
+        with torch.nn.utils.stateless._reparametrize_module(model.body, moved):
             source = alignment_and_uniformity(*stage._features(rows).chunk(2))
         gradients = torch.autograd.grad(0.5 * source, outer, allow_unused=True)
     expected = torch.cat([g.flatten() for g in gradients if g is not None])

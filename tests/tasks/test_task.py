@@ -139,7 +139,8 @@ def test_splits_of_the_paper_lie_beside_the_others() -> None:
 
 
 def test_missing_raw_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
-    files = (RawFile(path="a.npy", urls=("https://example.org/a.npy",)), RawFile(path="b.npy", optional=True))
+    files = (RawFile(path="a.npy", urls=("https://example.org/a.npy",)), RawFile(path="b.npy"))
+    (tmp_path / "b.npy").write_bytes(b"")
     task = replace(_task(CLASSES), files=files)
     with pytest.raises(UserError, match=r"1 of 2 raw files are not in .*: a\.npy; run 'orca-sweep data fetch toy/one "):
         task.prepare(raw=tmp_path)
@@ -176,9 +177,7 @@ def test_raw_files_that_changed_make_the_data_again_and_those_that_are_gone_do_n
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     built: list[Path] = []
-    task = _of_files(
-        RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), RawFile(path="c", optional=True), built=built
-    )
+    task = _of_files(RawFile(path="a.npy"), RawFile(path="b.zip", unpacked="inside"), built=built)
     raw = task.raw_directory
     (raw / "inside").mkdir(parents=True)
     (raw / "a.npy").write_bytes(b"1")

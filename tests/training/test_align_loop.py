@@ -17,6 +17,7 @@ from orca_ray.alignment.registry import get_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.testing.trials import copy_of
 from orca_ray.training import align, checkpoint
 from orca_ray.training.align import AlignLoop, Measure
 from orca_ray.training.aligned_cache import AlignEpoch
@@ -25,7 +26,7 @@ from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
 from orca_ray.training.sampling import ClassIndex
 
-from .training_toys import CLASSES, CPU, copy_of, same, toy_model, toy_split
+from .training_toys import CLASSES, CPU, same, toy_model, toy_split
 
 
 def fitted(name: str = "mmd") -> Distance:

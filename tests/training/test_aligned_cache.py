@@ -16,11 +16,12 @@ import torch
 from orca_ray.alignment import tensor_cache
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.data.prepared import Split
+from orca_ray.testing.trials import copy_of
 from orca_ray.training import aligned_cache, checkpoint
 from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
 from orca_ray.training.probe import ProbePoint
 
-from .training_toys import CPU, copy_of, files_of_at_most, same, toy_model, toy_split
+from .training_toys import CPU, files_of_at_most, same, toy_model, toy_split
 
 KEY = "0123abcd"
 

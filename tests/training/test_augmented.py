@@ -10,11 +10,12 @@ from torch import Tensor
 from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.testing.trials import copy_of
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 
-from .training_toys import CLASSES, copy_of, limited_memory, make_refine, same, toy_model, toy_split
+from .training_toys import CLASSES, limited_memory, make_refine, same, toy_model, toy_split
 
 STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
 

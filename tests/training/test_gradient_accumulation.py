@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from orca_ray.data.prepared import Split
 from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.testing.trials import copy_of
 from orca_ray.training import gradient_accumulation, micro_batch, refine
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
@@ -25,7 +26,6 @@ from .training_toys import (
     EXACT,
     OBJECTIVE,
     OUT_OF_MEMORY,
-    copy_of,
     limited_memory,
     make_refine,
     real_model,

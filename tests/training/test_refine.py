@@ -14,6 +14,7 @@ from torch import Tensor
 from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.testing.trials import copy_of
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
@@ -25,7 +26,6 @@ from .training_toys import (
     OBJECTIVE,
     OUT_OF_MEMORY,
     ScriptedObjective,
-    copy_of,
     evaluate,
     limited_memory,
     predictions_of,

@@ -32,4 +32,4 @@ def _same(one: bytes, other: bytes) -> bool:
     return bool(tables[0].equals(tables[1]))
 
 
-FORMAT = Format("parquet", ".parquet", _render, binary=True, same=_same)
+FORMAT = Format("parquet", ".parquet", _render, same=_same)

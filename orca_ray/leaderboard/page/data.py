@@ -14,10 +14,11 @@ import pandas as pd
 from orca_ray.leaderboard.board import Board, Cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
+from orca_ray.leaderboard.report import Report
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS, numbered
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
-from orca_ray.results.record import Status
+from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
 """Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
@@ -36,29 +37,13 @@ _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
 """Significant digits of columns by a word in their name; all others are exact."""
 
 
-def page_data(
-    board: Board,
-    records: pd.DataFrame,
-    curves: pd.DataFrame,
-    *,
-    published: Published | None = None,
-    effects: Effects | None = None,
-    artefacts: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
-    about: Mapping[str, Mapping[str, str]] | None = None,
-    reproduce: str = "orca-sweep reproduce KEY",
-) -> dict[str, Any]:
-    """Return the content of a board's page; equal arguments give equal content in equal order.
-
-    Args:
-        board: the board.
-        records: records of the store, with those of the board's sweep.
-        curves: learning curves of the store; those of scored trials are kept.
-        published: published results of the benchmark.
-        effects: effects of the factors of a grid, if the sweep has one.
-        artefacts: pictures of trials by trial key, as plain JSON.
-        about: for each task, texts named ``title``, ``metric`` and ``definition``; for each method, its ``title``.
-        reproduce: command that runs a trial again; ``KEY`` stands for its key.
-    """
+def page_data(report: Report) -> dict[str, Any]:
+    """Return the content of a report's page as plain JSON; equal reports give equal content in equal order."""
+    board = report.board
+    records = report.read_records() if report.read_records else _empty(Record)
+    curves = _empty(CurvePoint) if report.curves is None else report.curves
+    artefacts = report.read_artefacts() if report.read_artefacts else {}
+    about = report.read_about() if report.read_about else {}
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
     tasks = {task: index for index, task in enumerate(board.tasks)}
@@ -70,29 +55,33 @@ def page_data(
         "sweep": board.sweep,
         "protocol": board.protocol,
         "updated": _time(max((time for time in finished if time), default=None)),
-        "tasks": [_task(board, task, (about or {}).get(task, {})) for task in board.tasks],
-        "methods": [{"name": method, **(about or {}).get(method.partition(" (")[0], {})} for method in methods],
+        "tasks": [_task(board, task, about.get(task, {})) for task in board.tasks],
+        "methods": [{"name": method, **about.get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
-        "statistics": [_statistic(board, each) for each in all_statistics().values()],
+        "statistics": [_statistic(report, each) for each in all_statistics().values()],
         "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
         "searches": [
             [tasks[task], methods.index(method), number, _plain(score)]
             for task, method, number, score, _ in searches.itertuples(index=False, name=None)
         ],
         "importance": _importance(searches),
-        "effects": effects and _effects(effects),
+        "effects": report.effects and _effects(report.effects),
         "records": _records(board, rows),
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
-        "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if artefacts and key in artefacts},
-        "published": _published(published),
+        "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts},
+        "published": _published(report.published),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
-        "reproduce": reproduce,
+        "reproduce": report.reproduce,
     }
+
+
+def _empty(kind: type[Record] | type[CurvePoint]) -> pd.DataFrame:
+    return kind.SCHEMA.empty_table().to_pandas()  # type: ignore[no-any-return]
 
 
 def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
@@ -117,11 +106,11 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _statistic(board: Board, statistic: Statistic) -> dict[str, Any]:
+def _statistic(report: Report, statistic: Statistic) -> dict[str, Any]:
     """Return the description of a statistic; of a plug-in's, for which the page has no code, also the values."""
     told = {name: getattr(statistic, name) for name in ("name", "title", "definition", "better", "shape")}
     if statistic.on_boards and not statistic.function.__module__.startswith("orca_ray."):
-        found = statistic.compute(board.scores)
+        found = report.statistic(statistic.name)
         ends = ("value", "low", "high")
         told["values"] = {method: {end: _plain(found.at[method, end]) for end in ends} for method in found.index}
     return told

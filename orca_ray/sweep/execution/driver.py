@@ -95,8 +95,7 @@ def run_sweep(
         emit(Message(text))
 
     with make_executor(executor) as engine, contextlib.ExitStack() as stack:
-        nodes = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
-        gpus = options.needs_gpus or any(node.gpus > 0 for node in nodes)
+        gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
         searches = plan_searches(spec, fingerprints(spec), gpus=gpus)
         searches = resolve(searches, tell)
         store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)

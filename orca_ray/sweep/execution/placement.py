@@ -71,7 +71,6 @@ class ClusterPlacement(Placement):
         requests: Mapping[tuple[str, str], GpuRequest],
         *,
         quarantined: Collection[str] = (),
-        spare: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Store the arguments and list the nodes.
@@ -80,11 +79,9 @@ class ClusterPlacement(Placement):
             list_nodes: returns the nodes that are alive.
             requests: requested GPUs of each (task, method).
             quarantined: ids of nodes that get no more trials; the caller may change it.
-            spare: number of trials handed out beyond what fits, which Ray sees as waiting; None: 1, and one for eight
-                trials that fit.
             clock: returns the time in seconds.
         """
-        self._list_nodes, self._requests, self._spare, self._clock = list_nodes, requests, spare, clock
+        self._list_nodes, self._requests, self._clock = list_nodes, requests, clock
         self._quarantined = quarantined
         self.packing = Packing()
         self._listed_at = -math.inf
@@ -137,8 +134,7 @@ class ClusterPlacement(Placement):
     ) -> bool:
         """Return whether the trials in flight leave room; trials of other sizes don't count, Ray places all it can."""
         capacity = self.capacity(wanted)
-        spare = 1 + capacity // 8 if self._spare is None else self._spare
-        if in_flight.get(wanted, 0) >= capacity + spare:
+        if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:  # Ray sees those that do not fit as waiting
             return False
         return not any(other != wanted and any(node.slots(other) for node in self.nodes) for other in overdue)
 

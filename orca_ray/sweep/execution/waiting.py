@@ -22,11 +22,11 @@ def wait_for_room(
     *,
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
-) -> Sequence[NodeResources]:
-    """Return the cluster's nodes once every trial of a sweep fits on one of them; ``nodes`` are those of now.
+) -> bool:
+    """Return once every trial of a sweep fits on a node of the cluster: whether trials get GPUs.
 
-    Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its GPUs. Unless a sweep
-    ``needs_gpus``, nodes without any will do.
+    ``nodes`` are those of now. Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its
+    GPUs. Unless a sweep ``needs_gpus``, trials do without where no node has any.
 
     Raises:
         UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
@@ -44,7 +44,7 @@ def wait_for_room(
                 engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
                 told = True
         else:
-            return nodes
+            return gpus
         sleep(POLL_SECONDS)
         waited += POLL_SECONDS
         nodes = engine.nodes()

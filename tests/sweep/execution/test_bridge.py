@@ -15,8 +15,6 @@ from orca_ray.sweep.execution.placement import Placement
 from orca_ray.sweep.planning.searches import Resources
 from tests.sweep.fakes import fake_searches
 
-pytestmark = pytest.mark.ray
-
 
 class Slots(Placement):
     """Room for some trials, whatever they need."""

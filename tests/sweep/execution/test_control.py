@@ -404,7 +404,7 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
             raise UserError("the cluster is gone")
 
     for name, value in {
-        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: [], "resolve": lambda given, _: given,
+        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: 0, "resolve": lambda given, _: given,
         "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16), "trial_seconds": lambda _: {},
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)

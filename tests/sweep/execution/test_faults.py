@@ -1,36 +1,26 @@
 """Faults on a real Ray cluster: a worker hangs, a node is bad, the driver loses its raylet or the GCS."""
 
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.driver import run_sweep
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.executors.base import RunOptions
 from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
 from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
-from orca_ray.sweep.planning.loading import load_spec
-from tests.sweep import fakes, real
+from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
-from tests.sweep.real import alive, tiny_text
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
-
-SLOW = real.TEXT.replace(
-    "search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3, 4, 5, 6]"
-)
-SLOW = SLOW.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 60")
 
 
 def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step") -> None:
@@ -151,40 +141,3 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     (record,) = conductor.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")
-
-
-@pytest.mark.parametrize("service", ["raylet", "gcs_server"])
-def test_a_lost_cluster_ends_the_driver_and_the_same_command_continues(tmp_path: Path, service: str) -> None:
-    sweep, results = tmp_path / "tiny.yaml", tmp_path / "results"
-    sweep.write_text(tiny_text(tmp_path, SLOW))
-    code = "import os, sys; os.sched_getaffinity = lambda _: {0}; from orca_ray.cli.main import entry; entry()"
-    environment = {**os.environ, "ORCA_RAY_HOME": str(tmp_path / "home")}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", code, "run", str(sweep), "--results", str(results)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True,
-    )  # fmt: skip
-    try:
-        deadline = time.monotonic() + 120
-        while len(list(results.glob("records/*.parquet"))) < 1:
-            assert time.monotonic() < deadline
-            assert driver.poll() is None, driver.communicate()[1]
-            time.sleep(0.2)
-        family = psutil.Process(driver.pid).children(recursive=True)
-        next(process for process in family if process.name().startswith(service)).kill()
-        begin = time.monotonic()
-        _, told = driver.communicate(timeout=60)
-        assert time.monotonic() - begin < 30
-        assert driver.returncode == 75, told
-        assert "does not answer any more" in told
-        assert "the same command continues it" in told
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and any(alive(process) for process in family):
-            time.sleep(0.5)
-        assert not [process for process in family if alive(process)]
-    finally:
-        driver.kill()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
-        summary = run_sweep(load_spec(sweep), str(results), executor="inline")
-    assert summary.statuses[Status.COMPLETED] == summary.planned == 6
-    assert summary.finished_before >= 1

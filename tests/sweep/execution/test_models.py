@@ -123,15 +123,6 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
     assert not summary.models
 
 
-@pytest.mark.ray
-@pytest.mark.slow
-def test_workers_of_a_cluster_store_models(swept: tuple[Path, Path, Summary], tmp_path: Path) -> None:
-    summary = run_sweep(tiny_spec(swept[0], SWEEP), str(tmp_path / "results"), keep_models=KeepModels.BEST)
-    assert not summary.failed
-    assert Path(summary.models[TASK]).name == Path(swept[2].models[TASK]).name
-    assert load(summary.models[TASK], device="cpu").config.trial == Path(summary.models[TASK]).name
-
-
 def test_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
     said: list[Message] = []
     keeper = ModelKeeper(

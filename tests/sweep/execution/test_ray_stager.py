@@ -16,8 +16,6 @@ from orca_ray.sweep.execution.staging import (  # noqa: E402
 from orca_ray.sweep.execution.staging.ray_stager import RayStager  # noqa: E402
 from orca_ray.sweep.execution.worker_settings import WorkerSettings  # noqa: E402
 
-pytestmark = pytest.mark.ray
-
 TASKS = ("b/one", "b/two", "b/three")
 
 

@@ -106,7 +106,6 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
     assert asked.is_set()
 
 
-@pytest.mark.ray
 def test_causes_of_what_ray_reports() -> None:
     from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 

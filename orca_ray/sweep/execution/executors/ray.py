@@ -47,6 +47,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # once a year: sweeps resume from the results store
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
     "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # actors started at a time, instead of one; `ClusterPlacement` limits them
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -54,7 +55,6 @@ _TUNE_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a run that lost its cluster would start another one
 }
-_PENDING = "TUNE_MAX_PENDING_TRIALS_PG"
 MEMORY_FOR_TRIALS = 0.7
 """Part of a container's memory that trials may reserve; Ray's own default for a machine."""
 MAX_ANNOUNCED = 1000
@@ -190,10 +190,7 @@ class RayExecutor(Executor):
         """Return the placement of a conductor's trials, which knows the peak memory in the records."""
         given = options.gpus_per_trial
         requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in conductor.searches.plans}
-        spare = os.environ.get(_PENDING)
-        placement = ClusterPlacement(
-            self.nodes, requests, quarantined=conductor.failures.quarantined, spare=int(spare) if spare else None
-        )
+        placement = ClusterPlacement(self.nodes, requests, quarantined=conductor.failures.quarantined)
         for record in conductor.searches.records:
             placement.learn_record(record)
         return placement
@@ -208,7 +205,7 @@ class RayExecutor(Executor):
         hooks = bridge.ConductorHooks(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
-        with scratch_directory() as scratch, working_in(str(scratch)), _many_pending():
+        with scratch_directory() as scratch, working_in(str(scratch)):
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
                 failure_config=tune.FailureConfig(max_failures=0),  # the conductor retries
@@ -248,19 +245,6 @@ def _own_handler_of_sigterm() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def _many_pending() -> Iterator[None]:
-    """Let Tune start any number of actors at a time in the block, instead of one; `ClusterPlacement` limits them."""
-    before = os.environ.get(_PENDING)
-    os.environ[_PENDING] = str(10**6)
-    try:
-        yield
-    finally:
-        os.environ.pop(_PENDING)
-        if before is not None:
-            os.environ[_PENDING] = before
 
 
 @contextlib.contextmanager
