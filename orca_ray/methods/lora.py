@@ -77,7 +77,7 @@ def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
         name=name, title=title, aligns=aligns, options=(LoraConfig,), network=_network,
         extras=lambda values: ["nf4"] if values.get("lora.weights") == "nf4" else [],
-        trainable=_trainable, names_body=True, relative_cost=0.9,
+        trainable=_trainable, names_body=True, relative_cost=0.8,
         reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685",
         # As with few trained parameters in general, they must change more than those of a whole body.
         defaults={"refine.learning_rate": 1e-3},

@@ -72,6 +72,6 @@ RECIPE = Recipe(
     stage_names=("refine",),
     options=(PareConfig,),
     stages=_stages,
-    relative_cost=2.0,
+    relative_cost=2.2,
     defaults=MappingProxyType({"align.epochs": 0}),
 )
