@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe
 from orca_ray.training.config import Amount, Config, Fraction, Number, Positive
 
 if TYPE_CHECKING:
@@ -45,10 +45,6 @@ class JointConfig(Config):
     """Samples of an optimiser step, whose distance is taken."""
 
 
-_COST = 0.7
-"""Seconds of an epoch in which the body is frozen, relative to one in which it is trained."""
-
-
 def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.joint import joint_stage
     from orca_ray.methods.stages.refine_stage import RefineStage
@@ -64,6 +60,6 @@ RECIPE = Recipe(
     stage_names=("joint", "refine"),
     options=(JointConfig,),
     stages=_stages,
-    other_epochs=lambda values, num_train: _COST * float(values["joint.epochs"]),
+    other_epochs=lambda values, num_train: FROZEN_BODY * float(values["joint.epochs"]),
     defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
 )

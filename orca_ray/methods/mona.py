@@ -27,10 +27,11 @@ help without S (arXiv:2202.10054): a gain over `nft` shows what S adds only besi
 epochs of stage 2.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, new_parameters
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, Scalar, new_parameters
 from orca_ray.training.config import Amount, Config, Count, Number, Positive
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ def _stages(trial: "Trial") -> "list[Stage]":
     return [*stages, *([BilevelStage(trial)] if options.epochs else []), RefineStage(trial)]
 
 
+def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
+    return FROZEN_BODY * float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"])
+
+
 RECIPE = Recipe(
     name="mona",
     title="after MoNA: learn an embedder that keeps source knowledge through an update, then refine everything",
@@ -82,5 +87,5 @@ RECIPE = Recipe(
     options=(MonaConfig,),
     stages=_stages,
     stage_names=("warmup", "bilevel", "refine"),
-    other_epochs=lambda values, num_train: float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"]),
+    other_epochs=_epochs_before,
 )

@@ -25,6 +25,8 @@ Scalar = int | float | str
 """Value of one hyper-parameter."""
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
+FROZEN_BODY = 0.7
+"""Seconds of an epoch in which the body is frozen, relative to one in which it is trained; of the pocket tasks."""
 
 
 def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":

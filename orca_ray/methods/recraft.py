@@ -87,8 +87,10 @@ def _stages(trial: "Trial") -> "list[Stage]":
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
-    penalised = 3.0 * float(values["recraft.penalty_epochs"]) * float(values["align.source_samples"]) / num_train
-    return float(values["recraft.distortion_epochs"]) + penalised
+    if not (epochs := float(values["recraft.distortion_epochs"])):
+        return 0.0
+    penalised = min(float(values["recraft.penalty_epochs"]), float(values["recraft.source_epochs"]))
+    return epochs + 3.0 * penalised * float(values["align.source_samples"]) / num_train
 
 
 _RECRAFT = Recipe(

@@ -29,5 +29,5 @@ class StagingRequest:
             protocol=trial.protocol,
             fingerprint=trial.data_fingerprint,
             bodies=(trial.body,) if get_method(trial.method).pretrained else (),
-            sources=(source,) if source else (),  # also without align epochs: a method may use it later
+            sources=(source,) if source else (),  # also without align epochs: pare, joint and mona have none
         )
