@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from orca_ray.data import archives, cache
 from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.gzip_stream import DamagedFile
-from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile
+from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
 from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
 from orca_ray.errors import UserError
 
@@ -49,7 +49,7 @@ def fetch(
     wanted = list({file.path: file for file in files}.values())
     _refuse_manual(wanted, directory)
     cache.make_directory(directory)
-    _require_space([file for file in wanted if not file.present(directory)], directory, workers, patience)
+    _require_space(missing(wanted, directory), directory, workers, patience)
     pool = ThreadPool(progress)
     _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
@@ -251,8 +251,8 @@ class _ByteProgress:
 
 
 def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if a required file is missing and has no URL."""
-    manual = [directory / file.path for file in files if not (file.urls or file.present(directory))]
+    """Raise UserError if a file is missing and has no URL."""
+    manual = [directory / file.path for file in missing(files, directory) if not file.urls]
     if manual := [path for path in manual if not path.is_file()]:
         places = "".join(f"\n  {path}" for path in manual)
         raise UserError(

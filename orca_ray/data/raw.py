@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -91,7 +91,7 @@ class RawFile:
         return directory / LOCKS / self.path.replace("/", "+")
 
 
-def missing(files: tuple[RawFile, ...], directory: Path) -> list[RawFile]:
+def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
     """Return the files that are not present in the raw directory ``directory``."""
     return [file for file in files if not file.present(directory)]
 

@@ -41,6 +41,7 @@ class JointConfig(Config):
     weight: Amount = 1.0
     """Weight w of the distance."""
     learning_rate: Positive = 1e-3
+    """That of Adam, which replaces SGD in this stage if refining uses it."""
     batch_size: Number = 64
     """Samples of an optimiser step, whose distance is taken."""
 

@@ -128,8 +128,8 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
         code = run.command.wait()
     elif code not in fault.codes:
         result.problems.append(f"exit code {code} instead of {' or '.join(map(str, fault.codes))}: {run.tail()}")
-    elif code and fault.message not in run.log.read_text():
-        result.problems.append(f"the message lacks {fault.message!r}: {run.tail()}")
+    elif code and (lacking := [text for text in fault.messages if text not in run.log.read_text()]):
+        result.problems.append(f"the message lacks {lacking}: {run.tail()}")
     result.codes.append(code)
 
 

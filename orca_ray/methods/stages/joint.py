@@ -38,7 +38,7 @@ class DistanceTerm:
 def joint_stage(trial: Trial) -> RefineStage:
     """Return the stage; the body is frozen."""
     config, refining = trial.hyperparameters.of(JointConfig), trial.hyperparameters.refine
-    optimizer = "adam" if refining.optimizer == "sgd" else refining.optimizer  # as ``joint.learning_rate`` supposes
+    optimizer = "adam" if refining.optimizer == "sgd" else refining.optimizer
     return RefineStage(
         trial,
         name="joint",

@@ -13,7 +13,7 @@ class FullDisk(Fault):
     """Fills the file system of the store, a small tmpfs."""
 
     codes = (2,)
-    message = "space"
+    messages = ("space",)
 
     def prepare(self) -> str:
         if os.geteuid():

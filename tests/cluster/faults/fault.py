@@ -11,8 +11,8 @@ class Fault:
 
     codes: Collection[int] = (0,)
     """Exit codes that the disturbed command may have. With 0 among them it may go on, for as long as it takes."""
-    message: str = ""
-    """Text that the command prints if it ends with another code than 0."""
+    messages: Collection[str] = ()
+    """Texts that the command prints if it ends with another code than 0."""
     options: tuple[str, ...] = ()
     """More options of the disturbed command."""
 

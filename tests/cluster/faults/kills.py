@@ -29,7 +29,7 @@ class KillRaylet(Fault):
     """Kills the raylet of the driver."""
 
     codes = (75,)
-    message = "the same command continues"
+    messages = ("does not answer any more", "the same command continues")
     process = "raylet"
 
     def inject(self) -> bool:

@@ -16,7 +16,7 @@ class _StoreFault(Fault):
     """A fault of the object store: half of them pass after some seconds, the others last until the command ends."""
 
     codes: Collection[int] = (0, 2)
-    message = "s3://"
+    messages = ("s3://",)
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         super().__init__(run, chance)

@@ -404,8 +404,9 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
             raise UserError("the cluster is gone")
 
     for name, value in {
-        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: 0, "resolve": lambda given, _: given,
-        "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16), "trial_seconds": lambda _: {},
+        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: False,
+        "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
+        "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16),
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
     with pytest.raises(UserError, match="the cluster is gone"):

@@ -26,6 +26,7 @@ from orca_ray.sweep.execution.driver import make_executor, run_sweep
 from orca_ray.sweep.execution.events import Event, SweepStarted, TrialFinished
 from orca_ray.sweep.execution.executors.ray import placement, working_in
 from orca_ray.sweep.execution.messages import Assignment
+from orca_ray.sweep.execution.models import best_of
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import Resources, plan_searches
 from orca_ray.testing.suite import make_home
@@ -133,9 +134,12 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     assert max(record.attempts for record in store.load("tiny/full").values()) == 2
     assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
     assert run_sweep(spec, store, executor="inline").up_to_date
-    for folder in map(Path, summary.models.values()):  # workers wrote them
-        assert load(folder, device="cpu").config.trial == folder.name
+    confirmed = store.select({"phase": ["confirm"]})
     assert summary.models.keys() == {record["task"] for record in inline.values()}
+    for task, folder in summary.models.items():  # workers wrote them
+        best = best_of([record for record in confirmed if record.task == task])
+        assert best is not None
+        assert load(folder, device="cpu").config.trial == Path(folder).name == best.trial_key
     assert not (tmp_path / "results" / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
 

@@ -29,5 +29,5 @@ class StagingRequest:
             protocol=trial.protocol,
             fingerprint=trial.data_fingerprint,
             bodies=(trial.body,) if get_method(trial.method).pretrained else (),
-            sources=(source,) if source else (),  # also without align epochs: pare, joint and mona have none
+            sources=(source,) if source else (),  # also without align epochs, since stages such as PaRe's read it, too
         )
