@@ -1,6 +1,7 @@
 # make demo       install, fetch data and bodies, sweep the pocket benchmark, print the leaderboard, write its page
 # make test-fast  the tests to run while typing: no Ray cluster, nothing marked slow
-# make test       all tests
+# make test       tests of everything, a few minutes; each room's behaviour, a Ray sweep, a kill and resume, a browser, S3
+# make test-all   also the exhaustive ones: fault runs, isolated nodes, jobs, installations; the scheduled workflow runs it
 # make check      everything CI runs: style, submitted scores, types, tests
 # make boards     build the boards in README.md and docs/ again from the stores that they name
 # make page       build the leaderboard's page from page-src (needs Node.js; only after changes there)
@@ -28,7 +29,7 @@ WORKERS ?= auto
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-fast check boards page docs bench venv clean
+.PHONY: demo test test-fast test-all check boards page docs bench venv clean
 
 # $(call stage,title,command) runs a command and prints how long it took.
 define stage
@@ -45,7 +46,10 @@ test: venv
 	$(PYTEST)
 
 test-fast: venv
-	$(PYTEST) -m 'not slow and not ray and not network and not gpu'
+	$(PYTEST) -m 'not slow and not ray and not network and not gpu and not exhaustive'
+
+test-all: venv
+	$(PYTEST) -m 'not network and not gpu'
 
 # mypy runs at the same time as the tests, because Ray tests wait most of their time. Its report follows theirs.
 check: venv
@@ -69,7 +73,7 @@ docs: venv
 bench: venv
 	@test -z "$${ORCA_REFERENCE:-}" || $(INSTALL) '.[sweep,dev,bench]'
 	@mkdir -p bench
-	for script in tests/perf/bench_*.py; do \
+	for script in benchmarks/bench_*.py; do \
 		echo "== $$script"; $(BIN)/python "$$script" --json "bench/$$(basename "$$script" .py).json"; done
 
 # The stamp is written last, so an interrupted installation is repeated and a complete one is not.

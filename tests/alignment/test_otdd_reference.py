@@ -17,7 +17,7 @@ from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances import otdd_reference
 from orca_ray.alignment.registry import get_distance
 from orca_ray.errors import UserError
-from tests.perf.reference import make_features
+from benchmarks.reference import make_features
 
 NAME = "otdd_reference"
 Metric = Callable[[Tensor, Tensor], Tensor]

@@ -127,7 +127,7 @@ def main() -> None:
     args = parser.parse_args()
     from transformers.models.swin.modeling_swin import SwinMaskedImageModelingOutput
 
-    from tests.perf.run_reference import repair
+    from benchmarks.run_reference import repair
 
     repair()
     if not hasattr(SwinMaskedImageModelingOutput, "logits"):  # its name before transformers 5

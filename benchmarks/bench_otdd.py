@@ -1,6 +1,6 @@
 """OTDD against the reference's own code, in one process with one thread: agreement, seconds, memory.
 
-``python tests/perf/bench_otdd.py [--reference DIR] [--repeats 3] [--cases quick|usual|goals|grid] [--features 768 128]
+``python benchmarks/bench_otdd.py [--reference DIR] [--repeats 3] [--cases quick|usual|goals|grid] [--features 768 128]
 [--device cuda] [--json FILE]``. DIR is a checkout of the reference, by default what ``ORCA_REFERENCE`` names; without
 one, only ours is timed. A call is value and gradient of one target class against 5000 source features. A wrong answer
 ends with exit code 1; a missed goal of speed or memory, which depends on the machine, is only reported. The usual calls
@@ -29,14 +29,14 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import Tensor
 
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
-from tests.perf.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
+from benchmarks.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
 
 NAME = "otdd_reference"
 VALUE_TOLERANCE, COSINE_TOLERANCE = 1e-4, 1e-6

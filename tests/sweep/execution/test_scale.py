@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.perf import bench_scale
+from benchmarks import bench_scale
 
 
 def test_the_driver_runs_many_trials_in_virtual_time() -> None:

@@ -1,6 +1,6 @@
 """Latency of ``orca-sweep serve`` under a steady load on loopback: single wine rows, in an open loop.
 
-``python tests/perf/bench_serve.py [--rate 100] [--seconds 60] [--model DIR] [--body minilm-l6] [--json FILE]``. Without
+``python benchmarks/bench_serve.py [--rate 100] [--seconds 60] [--model DIR] [--body minilm-l6] [--json FILE]``. Without
 ``--model`` a model of the wine table is trained for a few seconds. Requests are sent at fixed times, whether earlier
 ones have been answered or not, and latency counts from the time when a request was due. Server and client share the
 machine, so it must be idle. Prints percentiles and errors; any error, or a late client, ends with exit code 1.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import aiohttp
 import numpy as np

@@ -1,6 +1,6 @@
 """Time of a refine epoch: our loop, the reference's own loop, and a plain PyTorch loop with the same recipe.
 
-``python tests/perf/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--device cuda] [--json FILE]``, on one
+``python benchmarks/bench_refine.py [--samples 256] [--repeats 3] [--layers 2] [--device cuda] [--json FILE]``, on one
 thread. ``--layers 12`` is a body of 86 million parameters, for the model FLOP utilisation (MFU) on a GPU.
 
 Four loops train the same model (a random 768-wide BERT over 63 tokens) on the same samples in the same order, with the
@@ -33,7 +33,7 @@ from time import perf_counter
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import make_generator
-from tests.perf.reference import compile_function, reference_checkout
+from benchmarks.reference import compile_function, reference_checkout
 
 BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
 TOLERANCES = {"reference": 1e-4, "float32": 1e-4, "auto": 2e-2}

@@ -1,6 +1,6 @@
 """Time and memory of a leaderboard's board from a compacted store, beside pandas and one JSON file per record.
 
-``python tests/perf/bench_leaderboard.py [--records 100000 1000000 10000000] [--json-files 20000] [--points 100000000]
+``python benchmarks/bench_leaderboard.py [--records 100000 1000000 10000000] [--json-files 20000] [--points 100000000]
 [--dir DIR]``. A store has 60 tasks and 20 methods in one sweep: 5 % of the trials are confirm trials, each with one of
 5 seeds, and 1 % ran twice. Each measurement is a process of its own on one core, imports included; memory is its
 largest resident size. The board of a small store is first compared with one that pandas computes from all of its rows;
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 BENCHMARK, SWEEP = "bench", "bench/full"
 TASKS, METHODS, SEEDS = 60, 20, 5

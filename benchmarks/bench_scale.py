@@ -1,6 +1,6 @@
 """Scale of a sweep: many searches, many trials that compute nothing, many workers.
 
-``python tests/perf/bench_scale.py [MEASUREMENT ...] [--trials N] [--workers N] [--json FILE]``
+``python benchmarks/bench_scale.py [MEASUREMENT ...] [--trials N] [--workers N] [--json FILE]``
 
 - ``driver``: 126 searches with conductor, search, placement and store, on a cluster in virtual time: rate,
   last thousand trials against the first one and against the first one that TPE suggests, memory, files, resumption.
@@ -29,7 +29,7 @@ from typing import Any, ClassVar
 from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
@@ -43,8 +43,8 @@ from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.search import NUM_STARTUP, History
-from tests.perf.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
-from tests.perf.virtual_cluster import VirtualCluster
+from benchmarks.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
+from benchmarks.virtual_cluster import VirtualCluster
 
 SEARCHES, GPUS, SETUP_SECONDS, TRIAL_SECONDS = 126, 64, 5.0, 0.1
 Figures = dict[str, float]

@@ -1,6 +1,6 @@
 """Effect of the precision of the refine stage on scores: trials of a pocket task over seeds, in each precision.
 
-``python tests/perf/compare_precisions.py [--task pocket/digits] [--method orca] [--seeds 3] [--epochs N]
+``python benchmarks/compare_precisions.py [--task pocket/digits] [--method orca] [--seeds 3] [--epochs N]
 [--device cuda] [--precisions float32,tf32,bfloat16] [--json FILE]``. Trials take the first configuration of the
 ``pocket`` sweep; the trials of a seed share its alignment. Exits with 1 where a precision's mean
 is worse than the first one's by more than the seeds' spread.
@@ -17,11 +17,11 @@ from statistics import mean
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.spec import Overrides
-from tests.perf.single_trial import run_trial
+from benchmarks.single_trial import run_trial
 
 
 def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tests.perf import trial_problem
-from tests.perf.trial_problem import Setting
+from benchmarks import trial_problem
+from benchmarks.trial_problem import Setting
 
 HERE = Path(__file__).resolve().parent
 
@@ -77,7 +77,7 @@ class Bench:
         self._reused = [run for run in reused if run["side"] == "reference"]
         self.runs: list[dict[str, Any]] = []
         self._environment = os.environ | {
-            "PYTHONPATH": str(HERE.parents[1]),
+            "PYTHONPATH": str(HERE.parent),
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",

@@ -1,6 +1,6 @@
 """Step by step: the reference's ``main.py`` and ours under the protocol ``paper`` on one small ECG problem.
 
-``ORCA_REFERENCE=CHECKOUT python tests/perf/compare_reference.py``. Same raw file, source features, body (two layers of
+``ORCA_REFERENCE=CHECKOUT python benchmarks/compare_reference.py``. Same raw file, source features, body (two layers of
 random weights), initial weights of embedder and head, and order of samples; every class is aligned with all its
 samples, so that nothing else is drawn at random. Prints the distance of every align epoch and the loss of every refine
 epoch of both, and exits with 1 if distances differ by more than 1e-3 or losses by more than 1e-2, relatively. Cases:
@@ -19,7 +19,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -29,12 +29,12 @@ from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.sweep.planning.spec import published_settings
 from orca_ray.training.reproducibility import make_generator
-from tests.perf import trial_problem
-from tests.perf.reference import CHECKOUT_VARIABLE, reference_checkout
-from tests.perf.run_ours import read_problem, register_source
-from tests.perf.trial_problem import Setting
+from benchmarks import trial_problem
+from benchmarks.reference import CHECKOUT_VARIABLE, reference_checkout
+from benchmarks.run_ours import read_problem, register_source
+from benchmarks.trial_problem import Setting
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
 PUBLISHED = Setting(align_epochs=24, refine_epochs=4, source_samples=500)
 LEARNING = replace(
@@ -101,7 +101,7 @@ def run_reference(checkout: Path, folder: Path, setting: Setting) -> Curve:
     """Run the reference in the problem's folder, which has a ``start.npz``."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(setting.reference_config("ECG", SEED)))
-    command = [sys.executable, str(ROOT / "tests/perf/run_reference.py"), str(checkout), str(folder), str(config)]
+    command = [sys.executable, str(ROOT / "benchmarks/run_reference.py"), str(checkout), str(folder), str(config)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ran.returncode:

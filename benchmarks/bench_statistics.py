@@ -1,4 +1,4 @@
-"""CPU time of every statistic of a leaderboard, ``python tests/perf/bench_statistics.py [TASKS METHODS SEEDS]``."""
+"""CPU time of every statistic of a leaderboard, ``python benchmarks/bench_statistics.py [TASKS METHODS SEEDS]``."""
 
 # ruff: noqa: T201 - a benchmark prints its table
 
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
 from orca_ray.testing.tables import random_table

@@ -1,6 +1,6 @@
 """Run the reference's own ``main.py`` and print timed events as JSON lines.
 
-``python tests/perf/run_reference.py CHECKOUT WORKDIR CONFIG.yaml``, or ``--arrays FILE.npz`` instead of the
+``python benchmarks/run_reference.py CHECKOUT WORKDIR CONFIG.yaml``, or ``--arrays FILE.npz`` instead of the
 configuration to write the arrays of its ECG loader to a file. Nothing of the reference is copied or edited: `repair`
 restores what newer libraries have moved or removed before its files run. WORKDIR becomes the current directory, where
 the reference looks for ``datasets/`` and the body ``roberta-base``, and writes ``results/``. If WORKDIR has a
@@ -29,7 +29,7 @@ from typing import Any, TextIO, cast
 import numpy as np
 import torch
 
-from tests.perf.reference import repair_libraries
+from benchmarks.reference import repair_libraries
 
 # Modules that the reference imports but does not use in these runs, and the names that it takes from them.
 _UNUSED = {"h5py": (), "torchtext": (), "torchtext.data": (), "torchtext.data.utils": ("get_tokenizer",)}

@@ -1,6 +1,6 @@
 """Run one of our trials on a problem in the reference's layout, and print timed events.
 
-``python tests/perf/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON lines as `run_reference`.
+``python benchmarks/run_ours.py WORKDIR HYPERPARAMETERS.json SEED`` prints the same JSON lines as `run_reference`.
 """
 
 # ruff: noqa: T201 - the result of this script is what it prints
@@ -22,7 +22,7 @@ from orca_ray.data.prepared import PreparedData, Split, fingerprint
 from orca_ray.data.rows import Target
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.tasks.task import Task
-from tests.perf.trial_problem import CLASSES, read_windows
+from benchmarks.trial_problem import CLASSES, read_windows
 
 _STARTED = perf_counter()
 

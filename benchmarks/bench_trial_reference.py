@@ -1,6 +1,6 @@
 """Whole trials of the reference's ``main.py`` and of ours: same raw files, body and settings, one thread each.
 
-``ORCA_REFERENCE=CHECKOUT python tests/perf/bench_trial_reference.py [--json FILE] [--reuse FILE] [--part PART …]``.
+``ORCA_REFERENCE=CHECKOUT python benchmarks/bench_trial_reference.py [--json FILE] [--reuse FILE] [--part PART …]``.
 Parts: ``published`` times the stages of the ECG configuration as published (the reference runs a few epochs, the rest
 is extrapolated from their median; ours runs all), ``scores`` compares the scores of a small ECG trial over seeds,
 ``pocket`` compares the times of small trials on our own tasks. Exits with 1 if arrays differ or our scores are worse
@@ -24,12 +24,12 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.perf import trial_problem
-from tests.perf.reference import CHECKOUT_VARIABLE, reference_checkout
-from tests.perf.trial_problem import Setting
-from tests.perf.trial_runs import Bench, Trial
+from benchmarks import trial_problem
+from benchmarks.reference import CHECKOUT_VARIABLE, reference_checkout
+from benchmarks.trial_problem import Setting
+from benchmarks.trial_runs import Bench, Trial
 
 PUBLISHED = Setting(align_epochs=60, refine_epochs=15)
 LEARNING = Setting(

@@ -1,6 +1,6 @@
 """Memory and time of preparing the two largest tasks of NAS-Bench-360 from raw files of several gigabytes.
 
-``python -m tests.perf.prepare_large [fsd50k] [cosmic] [--gigabytes 3] [--directory DIR]``
+``python -m benchmarks.prepare_large [fsd50k] [cosmic] [--gigabytes 3] [--directory DIR]``
 
 Writes raw files of that size into a temporary directory, prepares them with ``orca-sweep data prepare`` in a separate
 process, and prints two peaks of its memory: all resident pages, including reclaimable pages of mapped files (the
