@@ -34,9 +34,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from benchmarks.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import get_distance
-from benchmarks.reference import Features, ReferenceOtdd, load_otdd, make_features, reference_checkout
 
 NAME = "otdd_reference"
 VALUE_TOLERANCE, COSINE_TOLERANCE = 1e-4, 1e-6

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
+from benchmarks.reference import compile_function, reference_checkout
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.models.crossmodal import CrossModalModel, build_model
@@ -47,7 +48,6 @@ from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import make_generator
-from benchmarks.reference import compile_function, reference_checkout
 
 BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
 TOLERANCES = {"reference": 1e-4, "float32": 1e-4, "auto": 2e-2}

@@ -2,7 +2,7 @@
 
 ``python benchmarks/bench_scale.py [MEASUREMENT ...] [--trials N] [--workers N] [--json FILE]``
 
-- ``driver``: 126 searches with conductor, search, placement and store, on a cluster in virtual time: rate,
+- ``driver``: 126 searches with controller, search, placement and store, on a cluster in virtual time: rate,
   last thousand trials against the first one and against the first one that TPE suggests, memory, files, resumption.
 - ``ray``: the same through Tune and warm actors, on a local Ray cluster with logical CPUs; a trial sleeps for 0.1 s,
   because Tune ends a worker for which no trial waits, and starts another one for the next trial.
@@ -33,24 +33,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import psutil
 
-from orca_ray.results.lease import Lease
-from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.executors import ray as ray_executor
-from orca_ray.sweep.execution.executors import trainable
-from orca_ray.sweep.execution.executors.base import RunOptions
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.worker_settings import WorkerSettings
-from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec
-from orca_ray.sweep.search import NUM_STARTUP, History
 from benchmarks.simulated_sweep import FileCounter, Meter, SimulatedRunner, plans, uneven_seconds
 from benchmarks.virtual_cluster import VirtualCluster
+from orca_ray.results.lease import Lease
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors import ray as ray_executor
+from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.search import NUM_STARTUP, History
+from orca_ray.sweep.worker.settings import WorkerSettings
 
 SEARCHES, GPUS, SETUP_SECONDS, TRIAL_SECONDS = 126, 64, 5.0, 0.1
 Figures = dict[str, float]
 
 
-def sweep(searches: list[SearchPlan], run: Callable[[Conductor], None], **options: Any) -> Figures:
+def sweep(searches: list[SearchPlan], run: Callable[[SweepController], None], **options: Any) -> Figures:
     """Run a sweep, check its store, resume it, and return the figures of `Meter` and of the store."""
     with tempfile.TemporaryDirectory(prefix="orca-ray-bench-") as name:
         store = ResultsStore(Path(name) / "results", create=True)
@@ -58,7 +58,7 @@ def sweep(searches: list[SearchPlan], run: Callable[[Conductor], None], **option
         files.start()
         with Lease(store, searches[0].spec.sweep_id) as lease:
             meter = Meter()
-            run(Conductor(searches, store, executor="simulated", listener=meter, lease=lease, **options))
+            run(SweepController(searches, store, executor="simulated", listener=meter, lease=lease, **options))
         num_random = sum(min(NUM_STARTUP, plan.num_search // 2) for plan in searches)
         figures = {**meter.figures(num_random), "files": files.end()}
         meter.check(searches, store)
@@ -66,7 +66,7 @@ def sweep(searches: list[SearchPlan], run: Callable[[Conductor], None], **option
         again = ResultsStore(store.uri)
         History.read(again, searches[0].spec)
         read = time.perf_counter() - begin
-        assert Conductor(searches, again, executor="simulated").done
+        assert SweepController(searches, again, executor="simulated").done
         resumed = {
             "resume_seconds": time.perf_counter() - begin - read,
             "resume_and_read_cpu": time.process_time() - cpu,
@@ -87,7 +87,7 @@ def many(trials: int) -> list[SearchPlan]:
 
 def on_ray(trials: int, workers: int) -> Figures:
     """Measure a sweep through Tune; the rate is that of warm actors."""
-    return sweep(many(trials), lambda conductor: run_on_ray(conductor, workers, SleepingActor))
+    return sweep(many(trials), lambda controller: run_on_ray(controller, workers, SleepingActor))
 
 
 class SimulatedActor(trainable.TrialActor):
@@ -116,7 +116,7 @@ class SleepingActor(SimulatedActor):
     runner = SleepingRunner
 
 
-def run_on_ray(conductor: Conductor, workers: int, actor: type[SimulatedActor]) -> None:
+def run_on_ray(controller: SweepController, workers: int, actor: type[SimulatedActor]) -> None:
     """Run a sweep on a local Ray cluster with ``workers`` logical CPUs."""
 
     def make(name: str, settings: WorkerSettings) -> Any:
@@ -129,7 +129,7 @@ def run_on_ray(conductor: Conductor, workers: int, actor: type[SimulatedActor]) 
         ray_executor.RayExecutor() as executor,
     ):
         executor.open("local")
-        executor.run(conductor, WorkerSettings(""), RunOptions())
+        executor.run(controller, WorkerSettings(""), RunOptions())
 
 
 def _seconds_of(seconds: Mapping[tuple[str, str], float], trial: TrialSpec) -> float:
@@ -185,7 +185,7 @@ def start(trials: int, workers: int) -> Figures:
             runner, setup_seconds = Runner, SETUP_SECONDS
 
         begin = time.time()
-        sweep(plans(workers, 0), lambda conductor: run_on_ray(conductor, workers, Actor))
+        sweep(plans(workers, 0), lambda controller: run_on_ray(controller, workers, Actor))
         started = [json.loads(path.read_text()) for path in folder.glob("*.json")]
     own = [ready - created for created, ready, _ in started]
     asleep = [ready - SETUP_SECONDS for _, ready, _ in started]

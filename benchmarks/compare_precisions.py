@@ -19,9 +19,9 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.spec import Overrides
 from benchmarks.single_trial import run_trial
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.spec import Overrides
 
 
 def adapt(options: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:

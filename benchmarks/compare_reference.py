@@ -25,14 +25,14 @@ import numpy as np
 import torch
 import yaml
 
-from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.stages.adaptation import Adaptation
-from orca_ray.sweep.planning.spec import published_settings
-from orca_ray.training.reproducibility import make_generator
 from benchmarks import trial_problem
 from benchmarks.reference import CHECKOUT_VARIABLE, reference_checkout
 from benchmarks.run_ours import read_problem, register_source
 from benchmarks.trial_problem import Setting
+from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.sweep.plan.spec import published_settings
+from orca_ray.training.reproducibility import make_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0
@@ -70,7 +70,7 @@ def our_settings(setting: Setting) -> dict[str, Scalar]:
 def run_ours(folder: Path, setting: Setting) -> Curve:
     """Write ``start.npz`` into the problem's folder and run ours."""
     task, data = read_problem(folder)
-    adaptation = Adaptation(
+    adaptation = TrialTrainer(
         task, data, "orca", str(folder / "roberta-base"), our_settings(setting), SEED, test=True,
         reuse_aligned=False, standardise=False,
     )  # fmt: skip

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.trial_problem import CLASSES, read_windows
 from orca_ray.alignment import sources
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.data.prepared import PreparedData, Split, fingerprint
 from orca_ray.data.rows import Target
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.tasks.task import Task
-from benchmarks.trial_problem import CLASSES, read_windows
 
 _STARTED = perf_counter()
 
@@ -44,13 +44,13 @@ def main() -> None:
     task, data = read_problem(workdir)
     emit("loaded")
     body = str(workdir / "roberta-base")
-    adaptation = Adaptation(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
+    adaptation = TrialTrainer(task, data, "orca", body, hyperparameters, seed, test=True, reuse_aligned=False)
     emit("built")
     _run(adaptation)
     emit("end", peak_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
-def _run(adaptation: Adaptation) -> None:
+def _run(adaptation: TrialTrainer) -> None:
     before = adaptation.result()
     while not adaptation.done:
         progress = adaptation.step()

@@ -6,7 +6,7 @@ from typing import Any
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.tasks.registry import get_task
 
 
@@ -15,11 +15,11 @@ def run_trial(
 ) -> tuple[Outcome, list[Progress]]:  # fmt: skip
     """Run a trial with hyper-parameters ``values``; return its outcome and the progress after every epoch.
 
-    ``options`` are further arguments of `Adaptation`.
+    ``options`` are further arguments of `TrialTrainer`.
     """
     chosen = get_task(task)
     relevant = resolve(method, values).relevant(method)
-    adaptation = Adaptation(chosen, chosen.prepare(), method, body, relevant, seed, test=True, **options)
+    adaptation = TrialTrainer(chosen, chosen.prepare(), method, body, relevant, seed, test=True, **options)
     try:
         curve = []
         while not adaptation.done:

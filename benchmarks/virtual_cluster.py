@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
 from unittest import mock
 
-from orca_ray.sweep.execution import conductor as conductor_module
-from orca_ray.sweep.execution import messages
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
+from orca_ray.sweep.run import controller as conductor_module
+from orca_ray.sweep.run import messages
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
 from tests.sweep.fakes import fake_reports
 
 GPUS_PER_NODE = 8
 
 
 class VirtualCluster:
-    """Runs the trials that a conductor chooses on logical GPUs, one trial a GPU.
+    """Runs the trials that a controller chooses on logical GPUs, one trial a GPU.
 
     As on Ray, the placement decides how many trials are handed out, and those that find no free GPU wait in order.
     """
@@ -35,38 +35,38 @@ class VirtualCluster:
         self.busy = 0.0
         """Virtual GPU seconds of all trials so far."""
 
-    def run(self, conductor: Conductor) -> None:
-        """Run trials until the conductor has none."""
-        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in conductor.searches.plans}
-        conductor.placement = ClusterPlacement(lambda: self._nodes, requests)
+    def run(self, controller: SweepController) -> None:
+        """Run trials until the controller has none."""
+        requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in controller.searches.plans}
+        controller.placement = ClusterPlacement(lambda: self._nodes, requests)
         waiting: deque[TrialSpec] = deque()
         running: dict[str, TrialSpec] = {}
         ends: list[tuple[float, str]] = []
         with self._virtual_dates():
             while True:
-                while (trial := conductor.next_trial()) is not None:
+                while (trial := controller.next_trial()) is not None:
                     waiting.append(trial)
                 while waiting and len(ends) < self._gpus:
                     trial = waiting.popleft()
                     running[trial.key] = trial
-                    heapq.heappush(ends, self._start(conductor, trial))
+                    heapq.heappush(ends, self._start(controller, trial))
                 if not ends:
                     break
                 self.now, key = heapq.heappop(ends)
                 (report,) = fake_reports(running.pop(key))
-                conductor.report(key, report.progress)
-                conductor.ended(key, report)
-            conductor.close()
+                controller.report(key, report.progress)
+                controller.ended(key, report)
+            controller.close()
 
-    def _start(self, conductor: Conductor, trial: TrialSpec) -> tuple[float, str]:
-        conductor.started(trial.key)
+    def _start(self, controller: SweepController, trial: TrialSpec) -> tuple[float, str]:
+        controller.started(trial.key)
         seconds = self._seconds(trial)
         self.busy += seconds
         return self.now + seconds, trial.key
 
     @contextmanager
     def _virtual_dates(self) -> Iterator[None]:
-        """Context manager: records get virtual dates, so that the conductor learns virtual durations from them."""
+        """Context manager: records get virtual dates, so that the controller learns virtual durations from them."""
         cluster = self
 
         class VirtualDate(datetime):

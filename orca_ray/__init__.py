@@ -1,24 +1,24 @@
 """orca-ray: distributed sweeps for cross-modal fine-tuning (align, then refine).
 
-`load`, `Adapted` and the estimators import torch when they are first used.
+`load`, `Predictor` and the estimators import torch when they are first used.
 """
 
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from orca_ray.adapted import Adapted as Adapted
-    from orca_ray.adapted import load as load
-    from orca_ray.adapting import adapt as adapt
+    from orca_ray.api import adapt as adapt
     from orca_ray.estimators import CrossModalClassifier as CrossModalClassifier
     from orca_ray.estimators import CrossModalRegressor as CrossModalRegressor
+    from orca_ray.predictor import Predictor as Predictor
+    from orca_ray.predictor import load as load
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "adapt": "orca_ray.adapting:adapt",
-    "Adapted": "orca_ray.adapted:Adapted",
-    "load": "orca_ray.adapted:load",
+    "adapt": "orca_ray.api:adapt",
+    "Predictor": "orca_ray.predictor:Predictor",
+    "load": "orca_ray.predictor:load",
     "CrossModalClassifier": "orca_ray.estimators:CrossModalClassifier",
     "CrossModalRegressor": "orca_ray.estimators:CrossModalRegressor",
 }

@@ -15,16 +15,16 @@ from sklearn.utils import check_array, check_consistent_length, check_random_sta
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
-from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Array
-from orca_ray.data.user import UserData, make_options
 from orca_ray.devices import find_device
 from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
-from orca_ray.methods.stages.adaptation import Adaptation
-from orca_ray.tasks.inference import Inferred, infer
-from orca_ray.tasks.own import in_memory
-from orca_ray.tasks.own_targets import label_texts
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.own_data import UserData, make_options
+from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.own import in_memory
+from orca_ray.own_data.targets import label_texts
+from orca_ray.predictor import Predictor
 from orca_ray.training.errors import NotFiniteError
 
 logger = logging.getLogger(__name__)
@@ -112,10 +112,10 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         # A grid of numpy gives numpy's numbers.
         return {name: value.item() if isinstance(value, np.generic) else value for name, value in values.items()}
 
-    def _train(self, inferred: Inferred, data: UserData, options: Mapping[str, Scalar], seed: int) -> Adapted:
+    def _train(self, inferred: Inferred, data: UserData, options: Mapping[str, Scalar], seed: int) -> Predictor:
         device = find_device(self.device)
         body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
-        adaptation = Adaptation(
+        adaptation = TrialTrainer(
             inferred.task, in_memory(inferred, data), self.method, body, options, seed, test=False, device=str(device),
             threads=torch.get_num_threads(), reuse_aligned=False,
         )  # fmt: skip
@@ -131,7 +131,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             raise UserError(f"training diverged ({error}): lower learning_rate") from error
         finally:
             adaptation.close()
-        return Adapted(snapshot, inferred.preprocessing.to_json(), device=str(device))
+        return Predictor(snapshot, inferred.preprocessing.to_json(), device=str(device))
 
     def _read(self, X: Any, *, reset: bool) -> Any:
         """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: those of fit."""
@@ -204,7 +204,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         verbose: whether the progress of each epoch is logged at the level INFO, and not DEBUG.
 
     Attributes:
-        adapted_: the trained model, an `orca_ray.Adapted`; ``adapted_.save(folder)`` writes a model folder.
+        adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)`` writes a model folder.
         n_features_in_: number of columns or channels (the second axis of X); absent after a list of series.
         feature_names_in_: names of the columns [F], if X was a data frame whose columns have names.
         classes_: the classes [K], sorted.

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 import orca_ray
-from orca_ray.adapted import Adapted, load
 from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
-from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
-from orca_ray.tasks.inference import infer
-from orca_ray.tasks.own import register
+from orca_ray.own_data import Options, UserData, read
+from orca_ray.own_data.inference import infer
+from orca_ray.own_data.own import register
+from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
@@ -38,22 +38,22 @@ def bodies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {"sequence": save_bert(tmp_path_factory.mktemp("bert")), "image": save_vit(tmp_path_factory.mktemp("vit"))}
 
 
-def trained(body: str, method: str, task: Task) -> tuple[Adapted, float]:
+def trained(body: str, method: str, task: Task) -> tuple[Predictor, float]:
     """Return a model and the test score of its trial."""
     adaptation = start(body, method, task=task, data=make_data(task), hyperparameters=SHORT)
     run(adaptation)
     found = adaptation.result().test_score
     assert found is not None
-    return Adapted(adaptation.snapshot(), device="cpu"), found
+    return Predictor(adaptation.snapshot(), device="cpu"), found
 
 
 @pytest.fixture(scope="module")
-def series(bodies: dict[str, str]) -> Adapted:
+def series(bodies: dict[str, str]) -> Predictor:
     return trained(bodies["sequence"], "nft", SERIES)[0]
 
 
 @pytest.fixture(scope="module")
-def field(bodies: dict[str, str]) -> Adapted:
+def field(bodies: dict[str, str]) -> Predictor:
     return trained(bodies["image"], "nft", FIELD)[0]
 
 
@@ -82,7 +82,9 @@ assert not [name for name in sys.modules if name.startswith(("ray.", "optuna."))
 
 
 @pytest.fixture(scope="module")
-def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Adapted, float]]:
+def loaded(
+    bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Path, Predictor, float]]:
     """Train every method, save and move the models, remove the bodies that they hold, and predict in a new process."""
     kept = {}
     made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
@@ -108,7 +110,7 @@ def loaded(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("kind", "method"), EVERY)
 def test_a_loaded_model_predicts_the_same_bits(
-    loaded: dict[str, tuple[Path, Adapted, float]], kind: str, method: str
+    loaded: dict[str, tuple[Path, Predictor, float]], kind: str, method: str
 ) -> None:
     folder, model, found = loaded[f"{kind}-{method}"]
     data = make_data(KINDS[kind]).test
@@ -121,7 +123,7 @@ def test_a_loaded_model_predicts_the_same_bits(
     assert (body["weights_sha256"] is not None) == (method in LORA)
 
 
-def test_classes(series: Adapted) -> None:
+def test_classes(series: Predictor) -> None:
     x = make_data(SERIES).test.x
     found, probabilities = series.predict(x), series.predict_proba(x)
     assert found.shape == (45,)
@@ -133,7 +135,7 @@ def test_classes(series: Adapted) -> None:
     assert np.array_equal(series.predict(list(np.asarray(x))), found)
 
 
-def test_fields_have_no_probabilities(field: Adapted) -> None:
+def test_fields_have_no_probabilities(field: Predictor) -> None:
     x = make_data(FIELD).test.x
     assert field.predict(x).shape == (45, 8, 8)
     assert field.predict(x).mean() == pytest.approx(3, abs=1), "predictions are in the target's units"
@@ -141,7 +143,7 @@ def test_fields_have_no_probabilities(field: Adapted) -> None:
         field.predict_proba(x)
 
 
-def test_only_a_part_of_the_samples_is_in_memory(series: Adapted, tmp_path: Path) -> None:
+def test_only_a_part_of_the_samples_is_in_memory(series: Predictor, tmp_path: Path) -> None:
     x = np.tile(np.asarray(make_data(SERIES).test.x), (200, 1, 1))
     np.save(tmp_path / "x.npy", x)
     inputs = series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))
@@ -152,7 +154,7 @@ def test_only_a_part_of_the_samples_is_in_memory(series: Adapted, tmp_path: Path
 
 @pytest.mark.parametrize("size", [1, 7, 64, 100])
 def test_batches_do_not_depend_on_how_samples_are_read(
-    series: Adapted, size: int, monkeypatch: pytest.MonkeyPatch
+    series: Predictor, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = np.tile(np.asarray(make_data(SERIES).test.x), (5, 1, 1))
     expected = series.outputs(x)
@@ -175,13 +177,13 @@ def test_batches_do_not_depend_on_how_samples_are_read(
         (lambda x: pd.DataFrame({"a": [1.0]}), r"has shape \(1, 1\)"),
     ],
 )
-def test_wrong_inputs_are_named(series: Adapted, change: object, message: str) -> None:
+def test_wrong_inputs_are_named(series: Predictor, change: object, message: str) -> None:
     assert callable(change)
     with pytest.raises(UserError, match=message):
         series.predict(change(np.asarray(make_data(SERIES).test.x)))
 
 
-def test_wrong_targets_are_named(series: Adapted) -> None:
+def test_wrong_targets_are_named(series: Predictor) -> None:
     data = make_data(SERIES).test
     unknown = np.where(np.arange(45) < 40, -1, data.y)
     assert series.evaluate(data.x, unknown) == series.evaluate(np.asarray(data.x)[40:], np.asarray(data.y)[40:])
@@ -195,17 +197,17 @@ def test_wrong_targets_are_named(series: Adapted) -> None:
         series.evaluate(data.x, np.array(["a"] * 45))
 
 
-def test_a_notebook_shows_the_model(series: Adapted) -> None:
+def test_a_notebook_shows_the_model(series: Predictor) -> None:
     shown = series._repr_html_()
     for part in ("tiny/classes", "nft on", "3 classes", "on validation", "parameters"):
         assert part in shown
     assert "tiny/classes" in repr(series)
 
 
-def test_the_package_loads_a_folder_lazily(series: Adapted, tmp_path: Path) -> None:
+def test_the_package_loads_a_folder_lazily(series: Predictor, tmp_path: Path) -> None:
     folder = series.save(tmp_path / "model")
     again = orca_ray.load(folder)
-    assert isinstance(again, orca_ray.Adapted)
+    assert isinstance(again, orca_ray.Predictor)
     x = make_data(SERIES).test.x
     assert np.array_equal(again.outputs(x), series.outputs(x))
     assert "load" in dir(orca_ray)
@@ -213,19 +215,19 @@ def test_the_package_loads_a_folder_lazily(series: Adapted, tmp_path: Path) -> N
         orca_ray.lode  # noqa: B018
 
 
-def test_saving_again_writes_the_same_files(series: Adapted, tmp_path: Path) -> None:
+def test_saving_again_writes_the_same_files(series: Predictor, tmp_path: Path) -> None:
     first = series.save(tmp_path / "a")
     second = load(first).save(tmp_path / "b")
     for file in first.iterdir():
         assert file.read_bytes() == (second / file.name).read_bytes(), file.name
 
 
-def test_an_unknown_device_is_refused(series: Adapted, tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused(series: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot use the device 'quantum'"):
         load(series.save(tmp_path / "model"), device="quantum")
 
 
-def test_a_model_in_the_cache_of_the_hub(series: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_in_the_cache_of_the_hub(series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     repository = tmp_path / "models--ann--wines"
@@ -241,7 +243,7 @@ def test_a_model_in_the_cache_of_the_hub(series: Adapted, tmp_path: Path, monkey
 
 
 @pytest.fixture(scope="module")
-def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Adapted]:
+def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Predictor]:
     """Return a CSV file of a user, the folder of a model of it, and the model before it was saved."""
     directory = tmp_path_factory.mktemp("own")
     random = np.random.default_rng(0)
@@ -252,7 +254,7 @@ def own(bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> tup
     return directory / "wine.csv", model.save(directory / "model"), model
 
 
-def trained_on_own(file: Path, target: str, body: str) -> Adapted:
+def trained_on_own(file: Path, target: str, body: str) -> Predictor:
     options = Options(target=(target,), name=file.stem)
     data = read(file, options)
     inferred = infer(data, options)
@@ -262,7 +264,7 @@ def trained_on_own(file: Path, target: str, body: str) -> Adapted:
         body, "nft", task=task.resolved(prepared), data=prepared, hyperparameters=SHORT, standardise=True
     )
     run(adaptation)
-    return Adapted(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
+    return Predictor(adaptation.snapshot(), inferred.preprocessing.to_json(), device="cpu")
 
 
 def test_fields_come_back_with_their_axes_as_they_were_given(bodies: dict[str, str], tmp_path: Path) -> None:
@@ -274,7 +276,7 @@ def test_fields_come_back_with_their_axes_as_they_were_given(bodies: dict[str, s
     assert np.array_equal(found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1))
 
 
-def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Adapted]) -> None:
+def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Predictor]) -> None:
     file, folder, model = own
     again = load(folder, device="cpu")
     found = again.predict(file)
@@ -289,7 +291,7 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Ad
     assert "red, white" in (folder / "README.md").read_text()
 
 
-def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Adapted]) -> None:
+def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:
     file, _, model = own
     table = pd.read_csv(file)
     with pytest.raises(UserError, match="acid"):
@@ -298,13 +300,13 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Adapted]) -> 
         model.evaluate(table, table["kind"].replace("red", "blue"))
 
 
-def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Adapted]) -> None:
+def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Predictor]) -> None:
     assert {file.name for file in own[1].iterdir()} == {
         "model.safetensors", "config.json", "preprocessing.json", "README.md",
     }  # fmt: skip
 
 
-def test_the_command_predicts_own_data(own: tuple[Path, Path, Adapted], tmp_path: Path) -> None:
+def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_path: Path) -> None:
     file, folder, model = own
     out = tmp_path / "out.csv"
     assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0

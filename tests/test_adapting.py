@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 import orca_ray
-from orca_ray import adapting
-from orca_ray.adapting import AdaptationSweep, left_out, methods_for
+from orca_ray import api as adapting
+from orca_ray.api import AdaptationSweep, left_out, methods_for
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.staging import StagingError, StagingRequest, stage
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert

@@ -144,16 +144,16 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
 @pytest.mark.parametrize(
     ("source", "module", "told"),
     [
-        ("import orca_ray.sweep.execution.driver", "orca_ray.methods.orca", "arrows go down"),
-        ("from orca_ray import cli", "orca_ray.sweep.execution.driver", "arrows go down"),
+        ("import orca_ray.sweep.run.driver", "orca_ray.methods.orca", "arrows go down"),
+        ("from orca_ray import cli", "orca_ray.sweep.run.driver", "arrows go down"),
         ("from orca_ray.tasks.task import Task", "orca_ray.models.head", "arrows go down"),
         ("from orca_ray.models import head", "orca_ray.tasks.task", "arrows go down"),
         ("from orca_ray.leaderboard import build", "orca_ray.results.store", "arrows go down"),
-        ("from ...cli import main", "orca_ray.sweep.execution.driver", "arrows go down"),
-        ("from .... import cli", "orca_ray.sweep.execution.executors.ray", "arrows go down"),
+        ("from ...cli import main", "orca_ray.sweep.run.driver", "arrows go down"),
+        ("from .... import cli", "orca_ray.sweep.executors.ray", "arrows go down"),
         ("def f():\n    from orca_ray.training import refine", "orca_ray.alignment.distances.otdd", "arrows go down"),
         ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
-        ("importlib.import_module('orca_ray.sweep.execution.driver')", "orca_ray.methods.orca", "arrows go down"),
+        ("importlib.import_module('orca_ray.sweep.run.driver')", "orca_ray.methods.orca", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
         ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
         ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
@@ -170,11 +170,11 @@ def test_a_wrong_arrow_is_told(source: str, module: str, told: str) -> None:
     ("source", "module"),
     [
         ("from orca_ray.results import Record", "orca_ray.leaderboard.board"),
-        ("from . import spec", "orca_ray.sweep.execution.driver"),
-        ("from .executors import inline", "orca_ray.sweep.execution.driver"),
+        ("from . import spec", "orca_ray.sweep.run.driver"),
+        ("from .executors import inline", "orca_ray.sweep.run.driver"),
         ("from orca_ray.errors import UserError", "orca_ray.results.store"),
         ("import torch", "orca_ray.models.head"),
-        ("import ray", "orca_ray.sweep.execution.driver"),
+        ("import ray", "orca_ray.sweep.run.driver"),
         ("import raytracing", "orca_ray.results.store"),
     ],
 )
@@ -193,7 +193,7 @@ LIGHT = {
     "the declared tasks": "from orca_ray.tasks.registry import all_tasks; assert all_tasks()",
     "the methods": "from orca_ray.methods.recipe import all_methods; assert all_methods()",
     "the planning of a sweep": """
-from orca_ray.sweep.planning import loading, searches
+from orca_ray.sweep.plan import loading, searches
 spec = loading.load_spec("pocket")
 assert searches.plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
 """,

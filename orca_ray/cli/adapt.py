@@ -13,9 +13,9 @@ from orca_ray.cli.sweep_options import AddressOption, Executor, ExecutorOption, 
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from orca_ray.adapting import AdaptationSweep
-    from orca_ray.data.user import Options
-    from orca_ray.tasks.inference import Inferred
+    from orca_ray.api import AdaptationSweep
+    from orca_ray.own_data import Options
+    from orca_ray.own_data.inference import Inferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class AdaptOptions:
 
     def data_options(self) -> "Options":
         """Return the options about the data that are given; raises UserError for a wrong one."""
-        from orca_ray.data.user import make_options
+        from orca_ray.own_data import make_options
 
         given: dict[str, Any] = {
             "target": split_names("--target", self.target), "inputs": split_names("--inputs", self.inputs),
@@ -94,11 +94,11 @@ def adapt(
 
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
-    from orca_ray.adapting import AdaptationSweep
-    from orca_ray.data.user import read
+    from orca_ray.api import AdaptationSweep
     from orca_ray.methods.model_folder import refuse_other
-    from orca_ray.tasks.inference import infer
-    from orca_ray.tasks.own import register
+    from orca_ray.own_data import read
+    from orca_ray.own_data.inference import infer
+    from orca_ray.own_data.own import register
 
     given = options.data_options()
     if options.out is not None:
@@ -161,7 +161,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
 
 def _print_cost(sweep: "AdaptationSweep") -> None:
     """Print the estimated time of the first round; its measured time then determines the second one."""
-    from orca_ray.sweep.planning.plan import build_plan
+    from orca_ray.sweep.plan.plan import build_plan
 
     planned = build_plan(sweep.spec(), None)
     hours = [cost.cpu_hours if cost.cpu_hours is not None else cost.gpu_hours for cost in planned.costs]

@@ -21,22 +21,22 @@ from orca_ray.cli import (
     adapt,
     benchmark,
     catalogue,
-    control,
     data,
     doctor,
     generate,
     leaderboard,
-    log,
     page,
     plan,
     predict,
-    reproduce,
     results,
-    serve,
     show,
     submit,
-    watch,
-)  # fmt: skip
+    watch,  # fmt: skip
+)
+from orca_ray.cli import output as log
+from orca_ray.cli import predict as serve
+from orca_ray.cli import results as reproduce
+from orca_ray.cli import watch as control
 from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, nearest

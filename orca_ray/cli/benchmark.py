@@ -15,8 +15,8 @@ from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.execution.events import Event, Summary
-    from orca_ray.sweep.planning.spec import SweepSpec
+    from orca_ray.sweep.plan.spec import SweepSpec
+    from orca_ray.sweep.run.events import Event, Summary
 
 MAX_NOTES = 5
 """Largest number of distinct notes of trials that the summary of a sweep lists."""
@@ -65,7 +65,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
         show_plan(spec, uri, options, quiet=options.quiet)
         return
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.sweep.execution.driver import run_sweep
+    from orca_ray.sweep.run.driver import run_sweep
     from orca_ray.sweep.tracking import Tracking
 
     existing_store(uri)  # raises if something else is at this path, before data are fetched
@@ -93,7 +93,7 @@ def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
 
 def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str) -> None:
     """Print how a sweep ended, the notes of its trials, and the command that prints its leaderboard."""
-    from orca_ray.sweep.planning.spec import Overrides
+    from orca_ray.sweep.plan.spec import Overrides
 
     if spec.file.grid:
         name, default = source, replace(spec, budget_name=spec.file.default_budget, overrides=Overrides()).sweep_id

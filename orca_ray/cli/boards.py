@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from orca_ray.results.scan import Scan
     from orca_ray.results.store import ResultsStore
     from orca_ray.results.submissions import SubmittedScore
-    from orca_ray.sweep.planning.spec import SweepSpec
+    from orca_ray.sweep.plan.spec import SweepSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ def _effects(scan: "Scan", spec: "SweepSpec", options: BoardOptions) -> "Effects
     from orca_ray.leaderboard.effects import COLUMNS
     from orca_ray.results.scan import invalid_rows_text
     from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
-    from orca_ray.sweep.planning.grid import grid_cells
+    from orca_ray.sweep.plan.grid import grid_cells
 
     for option, given in (("--tasks", options.tasks), ("--methods", options.methods), ("--hide", options.hide)):
         if given:
@@ -168,7 +168,7 @@ def _sweep_with_grid(name: str, options: BoardOptions) -> "SweepSpec | None":
 
     The budget is the option's, else that in the name of the sweep (``aligning/quick-deterministic``), else the default.
     """
-    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
+    from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 
     if not is_path(name) and name not in shipped_sweeps():
         return None

@@ -83,7 +83,7 @@ def _fetch(task: "Task", raw: Path, progress: DataProgress, workers: int, *, qui
 def _source_of(task: "Task") -> "tuple[str, ModalityName]":
     """Return the alignment source that the shipped sweep of a task names, "" for the default, and its modality."""
     from orca_ray.models.weights import body_modality
-    from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
+    from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 
     modality = body_modality(task.body)
     sweep = load_spec(task.benchmark).file if task.benchmark in shipped_sweeps() else None

@@ -19,7 +19,7 @@ from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
 from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError
-from orca_ray.sweep.execution.executors.limits import allowed_cpus
+from orca_ray.sweep.executors.base import allowed_cpus
 from orca_ray.uris import public_uri
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
@@ -159,7 +159,7 @@ def _cluster(address: str | None) -> Finding:
         import ray
     except ImportError:
         return Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")
-    from orca_ray.sweep.execution.executors.ray import require_answer
+    from orca_ray.sweep.executors.ray import require_answer
 
     try:
         require_answer(wanted)

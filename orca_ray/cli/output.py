@@ -1,18 +1,19 @@
-"""Functions that print messages, tables and JSON, and the exit codes.
-
-Text for people passes through `orca_ray.errors.printable`, which escapes the terminal's control sequences.
-"""
+"""Functions that print messages, tables and JSON, the exit codes, and the log file."""
 
 import dataclasses
+import io
 import json
+import logging
 import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
+from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any, Literal
 
+from orca_ray.data.cache import home
 from orca_ray.errors import printable, shorten
 
 if TYPE_CHECKING:
@@ -141,3 +142,60 @@ def size(num_bytes: float) -> str:
 def score(value: float | None) -> str:
     """Format a score with four decimals; ``–`` if it is None or not finite."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.4f}"
+
+
+MAX_BYTES = 2**20
+
+
+class _LogFile(RotatingFileHandler):
+    """Log file whose directory is created by the first message, so that ``--help`` writes nothing.
+
+    If the file cannot be written, the command continues; warnings and errors still appear on stderr.
+    """
+
+    def _open(self) -> io.TextIOWrapper:
+        os.makedirs(os.path.dirname(self.baseFilename), exist_ok=True)
+        return super()._open()
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Ignore errors of writing the log."""
+
+
+class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
+    """Prints warnings and errors to stderr, except those of the logger ``hidden``, which are printed elsewhere."""
+
+    def __init__(self, hidden: str) -> None:
+        super().__init__()
+        self.setLevel(logging.WARNING)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        self.addFilter(lambda record: record.name != hidden)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record, with control sequences escaped."""
+        return printable(super().format(record), keep="\n")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write to the current ``sys.stderr``; a live table replaces it, so that messages appear above the table."""
+        self.stream = sys.stderr  # not setStream: it flushes the old stream, which may be closed by now
+        super().emit(record)
+
+
+def start(hidden: str) -> None:
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings also to stderr (not those of ``hidden``)."""
+    package = logging.getLogger("orca_ray")
+    for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
+        package.removeHandler(handler)
+        handler.close()
+    file = _LogFile(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
+    file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    package.setLevel(logging.DEBUG)
+    package.addHandler(file)
+    package.addHandler(_Console(hidden))
+
+
+def path() -> str | None:
+    """Return the path of the log file, or None if it does not exist, because it could not be written."""
+    for handler in logging.getLogger("orca_ray").handlers:
+        if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):
+            return handler.baseFilename
+    return None

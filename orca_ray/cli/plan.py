@@ -9,9 +9,9 @@ from orca_ray.cli.output import USER_ERROR, emit_json, note, plain, say, show
 from orca_ray.cli.sweep_options import SweepOptions
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.planning.cost import TaskCost
-    from orca_ray.sweep.planning.plan import Plan
-    from orca_ray.sweep.planning.spec import SweepSpec
+    from orca_ray.sweep.plan.cost import TaskCost
+    from orca_ray.sweep.plan.plan import Plan
+    from orca_ray.sweep.plan.spec import SweepSpec
 
 
 @takes(SweepOptions)
@@ -24,8 +24,8 @@ def plan(
 
 def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
     """Print the plan, without starting a cluster; exit with code 2 if some trial fits on no node."""
-    from orca_ray.sweep.execution.driver import make_executor
-    from orca_ray.sweep.planning.plan import build_plan
+    from orca_ray.sweep.plan.plan import build_plan
+    from orca_ray.sweep.run.driver import make_executor
 
     nodes = None
     if options.joins_cluster:

@@ -10,8 +10,8 @@ from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, split_n
 from orca_ray.protocol import KeepModels, Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
-    from orca_ray.sweep.planning.spec import SweepSpec
+    from orca_ray.sweep.executors.base import RunOptions as ExecutorOptions
+    from orca_ray.sweep.plan.spec import SweepSpec
 
 
 class Executor(StrEnum):
@@ -90,8 +90,8 @@ class SweepOptions:
 
     def spec(self, source: str) -> "SweepSpec":
         """Load the benchmark or sweep file ``source``; options that are given replace values of the file."""
-        from orca_ray.sweep.planning.loading import load_spec
-        from orca_ray.sweep.planning.spec import Overrides
+        from orca_ray.sweep.plan.loading import load_spec
+        from orca_ray.sweep.plan.spec import Overrides
 
         tasks, methods = split_names("--tasks", self.tasks), split_names("--methods", self.methods)
         protocol = None if self.protocol is None else self.protocol.value
@@ -101,7 +101,7 @@ class SweepOptions:
     @property
     def joins_cluster(self) -> bool:
         """Whether trials run on an existing Ray cluster, instead of one started on this machine."""
-        from orca_ray.sweep.execution.executors import joined_address
+        from orca_ray.sweep.executors import joined_address
 
         return self.executor is Executor.RAY and joined_address(self.address) is not None
 
@@ -148,8 +148,8 @@ class RunOptions(SweepOptions):
 
     def run_options(self) -> "ExecutorOptions":
         """Return the options of the executor."""
-        from orca_ray.sweep.execution.executors.base import RunOptions as ExecutorOptions
-        from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
+        from orca_ray.sweep.executors.base import RunOptions as ExecutorOptions
+        from orca_ray.sweep.executors.liveness import TimeLimits
 
         trial = None if self.trial_minutes is None else 60 * self.trial_minutes
         time = TimeLimits(trial, 60 * self.hang_minutes)

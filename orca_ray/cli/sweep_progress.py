@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 from orca_ray.cli.output import console, duration, note, say, score, table
 from orca_ray.errors import printable
 from orca_ray.results.record import lower
-from orca_ray.sweep.execution import events
+from orca_ray.sweep.run import events
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -1,7 +1,7 @@
 """Networks for other programs: ONNX files and programs of `torch.export`, both with a dynamic batch size.
 
 Inputs are float32 [B, *input_shape], as the preprocessing returns them; outputs are logits, or numbers in the units of
-the target, as `Adapted.outputs` returns them. Label names and preprocessing are stored in the file as JSON.
+the target, as `Predictor.outputs` returns them. Label names and preprocessing are stored in the file as JSON.
 """
 
 import importlib.util
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orca_ray.adapted import Adapted
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, lookup, shorten
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.predictor import Predictor
 
 METADATA = "orca_ray"
 """Key of the metadata of an ONNX file, and name of the extra file (with ``.json``) of a torch program."""
@@ -48,7 +48,7 @@ class _Whole(nn.Module):
     y_mean: Tensor
     y_std: Tensor
 
-    def __init__(self, model: Adapted, body: Body) -> None:
+    def __init__(self, model: Predictor, body: Body) -> None:
         """Wrap the network of ``model`` with ``body`` in the place of its body."""
         super().__init__()
         network = model.network
@@ -66,14 +66,14 @@ class _Whole(nn.Module):
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 
 
-def export_model(model: Adapted, to: str, path: Path) -> Exported:
+def export_model(model: Predictor, to: str, path: Path) -> Exported:
     """Write the network of ``model`` in a format of `FORMATS` to ``path``, and compare its outputs with the model's.
 
     Raises UserError for another format, a path that cannot be written, a network that cannot be exported, a missing
     library, or outputs that differ by more than `TOLERANCE`; nothing is written then.
     """
     write = lookup("export format", to, FORMATS)
-    cpu = Adapted(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
+    cpu = Predictor(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
     expected, whole = (_Whole(cpu, body).eval() for body in (cpu.network.body, cpu.network.body.exportable()))
     with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):
         with warnings.catch_warnings():
@@ -89,7 +89,7 @@ _Run = Callable[[Array], Array]
 """Returns the outputs of an exported network for inputs."""
 
 
-def _onnx(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
+def _onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError("to export to ONNX, install the package 'onnxscript': pip install 'orca-ray[export]'")
     sample, shapes = _example(model)
@@ -112,7 +112,7 @@ def _onnx(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
     return lambda x: np.asarray(session.run(None, {"inputs": x})[0]), ""
 
 
-def _torch(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]:
+def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
     sample, shapes = _example(model)
     try:
         with torch.no_grad():
@@ -131,11 +131,11 @@ def _torch(whole: _Whole, model: Adapted, path: Path) -> tuple[_Run | None, str]
     return run, ""
 
 
-FORMATS: Mapping[str, Callable[[_Whole, Adapted, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
+FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
 """Functions that write a network to a path. They return a function that runs it, or None and the reason."""
 
 
-def metadata(model: Adapted) -> dict[str, object]:
+def metadata(model: Predictor) -> dict[str, object]:
     """Return the description of inputs and outputs that a program needs to use the network, as JSON values."""
     task = model.task
     return {
@@ -146,7 +146,7 @@ def metadata(model: Adapted) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _example(model: Adapted) -> tuple[Tensor, dict[str, object]]:
+def _example(model: Predictor) -> tuple[Tensor, dict[str, object]]:
     return _inputs(2, model.task.input_shape), {"inputs": {0: torch.export.Dim("batch", min=1, max=65536)}}
 
 

@@ -10,17 +10,17 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from orca_ray.adapted import Adapted
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.model_inputs import ModelInputs
+from orca_ray.predictor import Predictor
 
 WRITERS: dict[str, Callable[..., Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
 """Writers of `pyarrow` by suffix of the file."""
 
 
-def check_output(path: Path, model: Adapted) -> None:
+def check_output(path: Path, model: Predictor) -> None:
     """Raise UserError if predictions of ``model`` cannot be written to ``path``."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"cannot write predictions to {path}: its name must end with {' or '.join(WRITERS)}")
@@ -31,7 +31,7 @@ def check_output(path: Path, model: Adapted) -> None:
 
 
 def write_predictions(
-    model: Adapted, inputs: ModelInputs, path: Path, progress: Callable[[int], None] = lambda done: None
+    model: Predictor, inputs: ModelInputs, path: Path, progress: Callable[[int], None] = lambda done: None
 ) -> None:
     """Write a row for each sample to ``path``: ``id``, ``prediction``, and, of classes and labels, probabilities.
 
@@ -58,7 +58,7 @@ def write_predictions(
         cache.replace_file(scratch / target.name, target)
 
 
-def _table(model: Adapted, outputs: Array, ids: Sequence[str] | Array) -> Any:
+def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
     columns: dict[str, Any] = {"id": pa.array(ids), "prediction": _predictions(model, model.decide(outputs))}
     if model.task.target.kind in ("classes", "labels"):
         probabilities = model.probabilities(outputs)
@@ -69,14 +69,14 @@ def _table(model: Adapted, outputs: Array, ids: Sequence[str] | Array) -> Any:
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
 
 
-def column_names(model: Adapted) -> list[str]:
+def column_names(model: Predictor) -> list[str]:
     """Return the names of the columns of probabilities; equal names of labels get their number."""
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
     found = [f"p_{name}" for name in names]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
 
 
-def _predictions(model: Adapted, predictions: Array) -> Any:
+def _predictions(model: Predictor, predictions: Array) -> Any:
     if model.task.target.kind != "labels":
         return _nested(predictions)
     names = model.label_names or tuple(map(str, range(model.task.target.size)))

@@ -24,7 +24,7 @@ from orca_ray.models.modality import patch_side
 from orca_ray.training.config import Config, Number, one_of
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 

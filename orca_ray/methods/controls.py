@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from orca_ray.methods.recipe import Recipe, new_parameters
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
 
 

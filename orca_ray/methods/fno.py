@@ -14,7 +14,7 @@ from orca_ray.methods.recipe import Recipe, Scalar
 from orca_ray.training.config import Config, Number
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 

@@ -15,8 +15,7 @@ from orca_ray.methods.recipe import Recipe, Scalar
 from orca_ray.training.config import Amount, Config, Count, Number, Positive, Share, at_least_2
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.network import NetworkRequest
-    from orca_ray.methods.stages.trial import Stage, Trial
+    from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 

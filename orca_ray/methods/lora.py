@@ -25,7 +25,7 @@ from orca_ray.training.config import Config, Fraction, Number, Positive, one_of
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
-    from orca_ray.methods.stages.network import NetworkRequest
+    from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
 
 TARGETS = {

@@ -14,8 +14,7 @@ from orca_ray.methods.recipe import Recipe, Scalar, head_parameters
 from orca_ray.training.config import Config, Number, must
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.network import NetworkRequest
-    from orca_ray.methods.stages.trial import Stage, Trial
+    from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
 
@@ -55,7 +54,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.ridge import RidgeStage
+    from orca_ray.methods.stages.fitted import RidgeStage
 
     return [RidgeStage(trial)]
 

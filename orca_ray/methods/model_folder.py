@@ -106,7 +106,7 @@ class BodySummary:
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
-    """As in `orca_ray.models.architecture.BodyArchitecture`; empty for methods without a body, too."""
+    """As in `orca_ray.models.weights.BodyArchitecture`; empty for methods without a body, too."""
     attention: str | None = None
     weights_sha256: str | None = None
     """Hash of the weights that the folder does not have; None: it has all."""

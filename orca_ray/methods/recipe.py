@@ -15,8 +15,7 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
     from torch.nn import Parameter
 
-    from orca_ray.methods.stages.network import NetworkRequest
-    from orca_ray.methods.stages.trial import Stage, Trial
+    from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig

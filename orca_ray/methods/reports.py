@@ -10,7 +10,7 @@ aligning; ``done``: the trial has ended."""
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Progress after one `Adaptation.step`; fields that do not apply to the stage are None."""
+    """Progress after one `TrialTrainer.step`; fields that do not apply to the stage are None."""
 
     stage: StageName
     epoch: int

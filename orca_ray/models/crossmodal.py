@@ -7,12 +7,11 @@ from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.architecture import BodyArchitecture
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import Embedder
 from orca_ray.models.head import build_head
 from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig, get_modality
-from orca_ray.models.weights import LoadedBody, load_body
+from orca_ray.models.weights import BodyArchitecture, LoadedBody, load_body
 
 
 class CrossModalModel(nn.Module):

@@ -1,9 +1,11 @@
 """Load bodies by name (packaged, Hugging Face directory or hub name, timm), with pretrained or random weights."""
 
 import copy
+import json
 import logging
 import threading
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +13,6 @@ import torch
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import UserError, nearest
-from orca_ray.models.architecture import TIMM, BodyArchitecture
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.body_files import WEIGHT_FILES, cause, check_weights, image_statistics, require_hub
 from orca_ray.models.family import Family, family_of, keep_layers
@@ -27,6 +28,45 @@ from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.stems import ImageStem
 
 logger = logging.getLogger(__name__)
+
+TIMM = "timm:"
+_UNUSED = (
+    # Where the body was, and labels of its own classifier, would only tell where the model was trained.
+    "_name_or_path", "id2label", "label2id", "problem_type", "architectures",
+    # Outputs of a backbone, which nothing reads here. They name layers, also removed ones, and are then refused.
+    "stage_names", "out_features", "out_indices",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BodyArchitecture:
+    """A body without its weights, as JSON values; `orca_ray.models.weights.load_body` builds it."""
+
+    name: str
+    """Name of the body that it describes, with the suffix ``:layers=N`` if it has one."""
+    values: Mapping[str, Any]
+    """Every value of the Hugging Face configuration, after layers were removed; of a timm model, nothing."""
+    attention: str | None = None
+    """Attention implementation that the configuration asks for; None: the library's default."""
+
+
+def describe_body(name: str) -> BodyArchitecture:
+    """Return the architecture of a body; its configuration must be on this machine, or at the hub.
+
+    Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
+    """
+    from orca_ray.models.family import family_of, keep_layers
+    from orca_ray.models.hugging_face import read_config
+
+    base, layers = parse_body_name(name)
+    if base.startswith(TIMM):
+        return BodyArchitecture(name, {})
+    config = read_config(base)
+    keep_layers(family_of(config), config, base, layers)
+    values = json.loads(config.to_json_string(use_diff=False))
+    values = {key: value for key, value in values.items() if key not in _UNUSED}
+    return BodyArchitecture(name, values, getattr(config, "_attn_implementation", None))
+
 
 _CACHED = {True: 2, False: 1}
 "Largest number of bodies cached per process: 2 pretrained ones (text and image), 1 random one (cheap to rebuild)"

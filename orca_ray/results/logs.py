@@ -1,5 +1,8 @@
-"""Rows of the table of logs: what the worker of a trial logged, with the traceback of a failure."""
+"""Logs of trials: what a worker logs, what the driver keeps of it, and the rows of the table of logs."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, ClassVar
@@ -28,3 +31,68 @@ class LogRow:
 
 
 LogRow.SCHEMA = schema_of(LogRow)
+
+
+LOGGER = logging.getLogger("orca_ray")
+
+
+def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
+    """Return the last whole lines of ``text``, at most ``limit`` bytes, after a line that says how much is missing."""
+    content = text.encode("utf-8", "replace")
+    if len(content) <= limit:
+        return text
+    kept = content[-limit:]
+    kept = kept[kept.find(b"\n") + 1 :]
+    return f"[{len(content) - len(kept)} bytes left out]\n{kept.decode('utf-8', 'replace')}"
+
+
+class LogStream:
+    """Log of one attempt at a trial, in the driver: its beginning is stored while it runs, its end when it ends.
+
+    Each half is at most half of `MAX_BYTES`.
+    """
+
+    def __init__(self) -> None:
+        self._waiting, self._taken = "", 0
+
+    def add(self, text: str) -> None:
+        """Add text that a worker reported."""
+        self._waiting = last_bytes(self._waiting + text, MAX_BYTES // 2)
+
+    def take(self, *, ended: bool = False) -> str:
+        """Return text that is not stored yet and may be now."""
+        if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
+            return ""
+        text, self._waiting = self._waiting, ""
+        self._taken += len(text)
+        return text
+
+
+class TrialLog(logging.Handler):
+    """Collects messages of the loggers of orca-ray, from level INFO on, with tracebacks."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a message."""
+        self._lines.append(f"{self.format(record)}\n")
+
+    def take(self) -> str:
+        """Return the messages since the last call, at most `MAX_BYTES` of them: the last ones."""
+        text, self._lines = "".join(self._lines), []
+        return last_bytes(text)
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Context manager: collect what is logged in its block, by any thread of this process."""
+        level = LOGGER.level
+        LOGGER.addHandler(self)
+        LOGGER.setLevel(min(level or logging.INFO, logging.INFO))
+        try:
+            yield
+        finally:
+            LOGGER.setLevel(level)
+            LOGGER.removeHandler(self)

@@ -3,9 +3,14 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from orca_ray.errors import UserError
+from orca_ray.results.artefacts import ArtefactRow
+from orca_ray.results.record import CurvePoint, Record
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
@@ -80,3 +85,19 @@ class Writer:
             self._store.compact_recent()
         except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
             logger.warning("the store cannot be compacted now: %s", error)
+
+
+def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
+    """Add records of other sweeps to ``sweep``, with their learning curves and artefacts."""
+    curves: list[CurvePoint] = []
+    artefacts: list[ArtefactRow] = []
+    for origin in dict.fromkeys(record.sweep for record in records):
+        keys = [record.trial_key for record in records if record.sweep == origin]
+        curves += [CurvePoint(**row | {"sweep": sweep}) for row in _rows(store.curves(origin, keys))]
+        artefacts += [ArtefactRow(**row | {"sweep": sweep}) for row in _rows(store.artefacts(origin, keys))]
+    if records:
+        store.append([replace(record, sweep=sweep) for record in records], curves, artefacts)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]

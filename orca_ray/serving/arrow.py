@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from orca_ray.data.rows import Array
-from orca_ray.data.user import UserData
 from orca_ray.errors import UserError, quoted, shorten
+from orca_ray.own_data import UserData
+from orca_ray.own_data.table_inputs import TableInputs
 from orca_ray.serving.replica import Description
 from orca_ray.serving.requests import MOST_CHARACTERS, SOURCE, array_data
-from orca_ray.tasks.table_inputs import TableInputs
 
 MEDIA_TYPE = "application/vnd.apache.arrow.stream"
 SAMPLES = "x"

@@ -10,7 +10,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import TaskSummary
-from orca_ray.tasks.preprocessing import Preprocessing
+from orca_ray.own_data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Answer:
     """Predictions for the n samples of one request."""
 
     predictions: Array
-    """As `Adapted.predict` returns them."""
+    """As `Predictor.predict` returns them."""
     probabilities: Array | None
-    """As `Adapted.predict_proba` returns them; None: the model predicts numbers."""
+    """As `Predictor.predict_proba` returns them; None: the model predicts numbers."""
     batch_samples: int
     """Number of samples in the batch that the request was part of."""
 
@@ -41,13 +41,13 @@ class Replica:
 
     def __init__(self, path: str, device: str) -> None:
         """Load the model folder ``path``; an error of it is kept for `describe`, as Ray Serve would only retry."""
-        from orca_ray.adapted import Adapted
+        from orca_ray.predictor import Predictor
 
         _listen_on_loopback()
-        self._worker = ThreadPoolExecutor(1)  # one, because an `Adapted` is not thread-safe
-        self._model: Adapted | None = None
+        self._worker = ThreadPoolExecutor(1)  # one, because a `Predictor` is not thread-safe
+        self._model: Predictor | None = None
         try:
-            self._model = Adapted.load(path, device)
+            self._model = Predictor.load(path, device)
         except UserError as error:
             self._error = str(error)
 
@@ -79,7 +79,7 @@ def _listen_on_loopback() -> None:
 
 
 def answers(model: Any, requests: list[Array]) -> list[Answer | str]:
-    """Return the answers of an `Adapted` to a batch of requests, or the message of the error of one of them."""
+    """Return the answers of a `Predictor` to a batch of requests, or the message of the error of one of them."""
     try:
         outputs = model.outputs_of(np.concatenate(requests))
     except UserError as error:

@@ -11,12 +11,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from typing_extensions import TypedDict
 
-from orca_ray.data.user import UserData
 from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.methods.model_inputs import ModelInputs
+from orca_ray.own_data import UserData
+from orca_ray.own_data.array_inputs import AudioInputs
+from orca_ray.own_data.table_inputs import Column, TableInputs
 from orca_ray.serving.replica import Answer, Description
-from orca_ray.tasks.array_inputs import AudioInputs
-from orca_ray.tasks.table_inputs import Column, TableInputs
 
 SOURCE = "the request"
 MOST_VALUES = 4 * 2**20

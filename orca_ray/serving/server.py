@@ -20,8 +20,8 @@ from orca_ray.serving import application
 from orca_ray.serving.batches import Batches
 from orca_ray.serving.guard import Limits
 from orca_ray.serving.replica import Description, Replica
-from orca_ray.sweep.execution.executors.limits import allowed_cpus
-from orca_ray.sweep.execution.executors.ray import RayExecutor
+from orca_ray.sweep.executors.base import allowed_cpus
+from orca_ray.sweep.executors.ray import RayExecutor
 
 HUB = "hub:"
 TOKEN = "ORCA_RAY_SERVE_TOKEN"

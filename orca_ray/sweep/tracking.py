@@ -17,8 +17,8 @@ from orca_ray.discovery import declared, modules, origin, with_plug_ins
 from orca_ray.errors import UserError, lookup, quoted
 from orca_ray.results.record import Record
 from orca_ray.sweep import trackers
-from orca_ray.sweep.execution import events
-from orca_ray.sweep.planning.schema import Scalar
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind
 
 logger = logging.getLogger(__name__)

@@ -157,18 +157,18 @@ class Task:
             x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a data frame.
             y: N targets: numbers, text, [N, K] labels or numbers, or fields [N, ...]; or a column of the data frame.
             name: name of the data; the task is named ``own/NAME-HASH``.
-            options: ``groups`` and ``times`` [N], and fields of :class:`orca_ray.data.user.Options`, such as ``kind``.
+            options: ``groups`` and ``times`` [N], and fields of :class:`orca_ray.own_data.Options`, such as ``kind``.
 
-        Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.tasks.inference.infer`).
+        Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.own_data.inference.infer`).
         """
-        from orca_ray.tasks import own
+        from orca_ray.own_data import own
 
         return own.from_arrays(x, y, name=name, **options)
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, name: str = "data", **options: Any) -> "Task":
         """Return a task of the pairs (x, y) of a map-style ``torch`` data set, read item by item; see `from_arrays`."""
-        from orca_ray.tasks import own
+        from orca_ray.own_data import own
 
         return own.from_dataset(dataset, name=name, **options)
 

@@ -16,9 +16,9 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.loading import parse_spec
-from orca_ray.sweep.planning.spec import SweepSpec
+from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric

@@ -13,7 +13,7 @@ from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 from orca_ray.training.ranks import ALONE, Ranks
@@ -122,9 +122,9 @@ def start(
     deterministic: bool = False,
     standardise: bool = True,
     ranks: Ranks = ALONE,
-) -> Adaptation:
+) -> TrialTrainer:
     """Start a trial; it shares its alignment only through a directory ``aligned``."""
-    return Adaptation(
+    return TrialTrainer(
         task,
         data or make_data(task),
         method,
@@ -142,7 +142,7 @@ def start(
     )
 
 
-def run(adaptation: Adaptation) -> list[dict[str, Any]]:
+def run(adaptation: TrialTrainer) -> list[dict[str, Any]]:
     """Run a trial to its end; return the progress after every step, without durations."""
     reports = []
     while not adaptation.done:

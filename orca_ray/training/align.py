@@ -13,16 +13,15 @@ from torch import Tensor
 
 from orca_ray.alignment.cost import recomputed
 from orca_ray.alignment.distance import Diagnosis
-from orca_ray.alignment.labels import is_sketched, pseudo_labels
+from orca_ray.alignment.labels import ClassIndex, is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows, Target
-from orca_ray.heartbeat import beat
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.progress_counter import beat
 from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.reproducibility import derive_seed
-from orca_ray.training.sampling import ClassIndex
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Maximum size of the tokens of one forward pass of the embedder, by device. On a CPU, the system

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
-from orca_ray.heartbeat import beat
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.progress_counter import beat
 from orca_ray.training.memory_limits import allocatable_bytes
 from orca_ray.training.precision import Precision
 

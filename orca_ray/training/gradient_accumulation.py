@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +21,29 @@ from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, halved, max_micro_batch, measure_cost
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
-from orca_ray.training.terms import BatchTerm
+
+_log = logging.getLogger(__name__)
+
+
+class BatchTerm(Protocol):
+    """A loss of each micro-batch that is added to the task's, e.g. one of mixed samples that pass through the body.
+
+    Random numbers come from torch's global generators, which the refine stage seeds for each epoch.
+    """
+
+    def start(self, epoch: int, epochs: int) -> None:
+        """Prepare for an epoch, counted from 0."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the mean loss of inputs [b, ...] with targets [b, ...]."""
+
+
+class StepTerm(Protocol):
+    """A loss of each optimiser step that is added to the task's, e.g. a distance, which needs the whole step."""
+
+    def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
+        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
+
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Maps outputs [b, *output_shape] and targets [b, ...] to their mean loss."""
@@ -28,7 +51,6 @@ Augment = Callable[[Tensor, np.ndarray], Tensor]
 """Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
 MIN_COMPILED = 2000
 """Option ``compile: auto`` compiles on CUDA for at least this many micro-batches. Compilation takes about a minute."""
-_log = logging.getLogger(__name__)
 
 
 class GradientAccumulator:

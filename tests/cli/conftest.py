@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import pytest
 
 from orca_ray.cli.app import run
-from orca_ray.sweep.planning import loading
+from orca_ray.sweep.plan import loading
 
 SWEEP = """\
 name: mine

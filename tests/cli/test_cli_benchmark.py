@@ -12,11 +12,11 @@ from orca_ray.protocol import KeepModels
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import driver, events
-from orca_ray.sweep.execution.executors.base import InlineExecutor, RunOptions
-from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
-from orca_ray.sweep.planning.searches import NodeResources
-from orca_ray.sweep.planning.spec import SweepSpec
+from orca_ray.sweep.executors.base import InlineExecutor, RunOptions
+from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.plan.searches import NodeResources
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run import driver, events
 from tests.cli.conftest import SWEEP, Command
 from tests.results.factories import make_record
 

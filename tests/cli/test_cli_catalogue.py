@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.execution.executors import ray as ray_executor
+from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
 from tests.cli.conftest import Command
 

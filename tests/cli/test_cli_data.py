@@ -19,7 +19,8 @@ from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.rows import PairwiseRows, Target
 from orca_ray.errors import UserError
-from orca_ray.tasks import own, registry
+from orca_ray.own_data import own
+from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import Command
 from tests.cli.test_cli_light import without_the_extra

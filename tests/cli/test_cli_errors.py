@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning import loading
+from orca_ray.sweep.plan import loading
 from tests.cli.conftest import Command, EndBy
 
 

@@ -4,16 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.execution import driver
+from orca_ray.sweep.run import driver
 from tests.cli.conftest import SWEEP, Command
 
 
 @pytest.fixture
 def prepared_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plan as if the data of every task were prepared."""
-    monkeypatch.setattr(
-        "orca_ray.sweep.planning.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16)
-    )
+    monkeypatch.setattr("orca_ray.sweep.plan.plan.fingerprints", lambda spec, **_: dict.fromkeys(spec.tasks, "f" * 16))
 
 
 @pytest.mark.usefixtures("prepared_data")

@@ -16,7 +16,7 @@ from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import new_directories_removed, open_regular, refuse_special, require_directory
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
-from orca_ray.sweep.planning import loading
+from orca_ray.sweep.plan import loading
 from tests.cli.conftest import Command, EndBy
 from tests.results.factories import files_of, make_record
 

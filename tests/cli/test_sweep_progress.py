@@ -11,7 +11,7 @@ from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial
 from orca_ray.methods.reports import Progress
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution import events
+from orca_ray.sweep.run import events
 from tests.results.factories import Clock, make_record
 
 

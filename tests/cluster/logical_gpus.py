@@ -13,12 +13,12 @@ from typing import Any
 import ray
 
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.executors import trainable
-from orca_ray.sweep.execution.executors.base import RunOptions
-from orca_ray.sweep.execution.executors.ray import RayExecutor
-from orca_ray.sweep.execution.worker_settings import WorkerSettings
-from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.ray import RayExecutor
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.worker.settings import WorkerSettings
 from tests.sweep import fakes
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2]")
@@ -51,12 +51,12 @@ def main(directory: str) -> None:
     spec = fakes.fake_spec(f"{TEXT}resources: {{cpus: 0.5, gpus: 0.5}}\n")
     searches = plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=True)
     store = ResultsStore(f"{directory}/results", create=True)
-    conductor = Conductor(searches, store, executor="ray")
+    controller = SweepController(searches, store, executor="ray")
     with RayExecutor() as engine:
         engine.open(None)
-        engine.run(conductor, WorkerSettings(store.uri), RunOptions())
-    conductor.close()
-    print(json.dumps({status.value: count for status, count in conductor.summary().statuses.items() if count}))  # noqa: T201
+        engine.run(controller, WorkerSettings(store.uri), RunOptions())
+    controller.close()
+    print(json.dumps({status.value: count for status, count in controller.summary().statuses.items() if count}))  # noqa: T201
 
 
 if __name__ == "__main__":

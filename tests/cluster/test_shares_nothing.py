@@ -17,11 +17,11 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.driver import run_sweep, staging_requests
-from orca_ray.sweep.execution.staging import stage
-from orca_ray.sweep.planning.loading import parse_spec
-from orca_ray.sweep.planning.plan import fingerprints, resolve
-from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.sweep.plan.plan import fingerprints, resolve
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.run.driver import run_sweep, staging_requests
+from orca_ray.sweep.worker.staging import stage
 from orca_ray.testing.suite import make_home
 from tests.cluster.test_job_submit import ROOT, TOKEN, free_ports
 from tests.sweep.execution.test_executors import facts

@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from orca_ray.cli.app import app
-from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.plan.loading import parse_spec
 
 from .pages import (
     FENCE,

@@ -34,7 +34,7 @@ def show(cell):
     if not isinstance(last, ast.Expr):
         exec(compile(ast.Module([last], []), "cell", "exec"), names)
     elif (shown := eval(compile(ast.Expression(last.value), "cell", "eval"), names)) is not None:
-        print(shown._repr_html_() if isinstance(shown, names["orca_ray"].Adapted) else shown)
+        print(shown._repr_html_() if isinstance(shown, names["orca_ray"].Predictor) else shown)
 
 """
 """Runs a cell as Jupyter does: the value of its last expression is shown."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orca_ray.adapted import Adapted, load
 from orca_ray.cli.app import run
+from orca_ray.predictor import Predictor, load
 from orca_ray.serving.replica import Description
 from orca_ray.serving.requests import encode, parse, request_type
 
@@ -83,7 +83,7 @@ assert np.allclose(found, stored, rtol=1e-4, atol=1e-5) if found.dtype.kind == "
     assert done.returncode == 0, done.stderr
 
 
-def answered(walk: list[str], model: Adapted) -> int:
+def answered(walk: list[str], model: Predictor) -> int:
     """Return the number of predictions for the request that a walk-through sends to the server."""
     (line,) = [line for line in walk if line.startswith("python -c ")]
     subprocess.run(line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.adapted import Adapted
+from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
 from orca_ray.testing.trials import QUICK, make_data, start
 
-Make = Callable[..., Adapted]
+Make = Callable[..., Predictor]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,8 +23,8 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Return a function that makes a model of a task by a method."""
     bodies = {"sequence": save_bert(tmp_path_factory.mktemp("b")), "image": save_vit(tmp_path_factory.mktemp("v"))}
 
-    def made(task: Task, method: str = "nft") -> Adapted:
+    def made(task: Task, method: str = "nft") -> Predictor:
         adaptation = start(bodies[task.kind], method, task=task, data=make_data(task), hyperparameters=QUICK)
-        return Adapted(adaptation.snapshot(), device="cpu")
+        return Predictor(adaptation.snapshot(), device="cpu")
 
     return made

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.adapted import Adapted
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model, formats
 from orca_ray.methods.recipe import all_methods
+from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
 
 from .conftest import Make
@@ -51,7 +51,7 @@ def test_the_network_of_any_method_can_be_exported(make: Make, method: str, tmp_
     _exported_agrees(make(TASKS[kind], method), "torch", tmp_path)
 
 
-def _exported_agrees(model: Adapted, to: str, tmp_path: Path) -> None:
+def _exported_agrees(model: Predictor, to: str, tmp_path: Path) -> None:
     exported = export_model(model, to, tmp_path / "network")
     assert exported.difference is not None
     assert exported.difference < 1e-5

@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from orca_ray.adapted import Adapted
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
-from orca_ray.data.user import UserData
 from orca_ray.errors import UserError
 from orca_ray.export.predictions import write_predictions
+from orca_ray.own_data import UserData
+from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_data, make_task
 
 from .conftest import Make
@@ -24,11 +24,11 @@ FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
 
 
 @pytest.fixture
-def series(make: Make) -> Adapted:
+def series(make: Make) -> Predictor:
     return make(make_task(CLASSES))
 
 
-def test_classes_have_probabilities(series: Adapted, tmp_path: Path) -> None:
+def test_classes_have_probabilities(series: Predictor, tmp_path: Path) -> None:
     x = np.asarray(make_data(make_task(CLASSES)).test.x)
     told: list[int] = []
     write_predictions(series, series.inputs(x), tmp_path / "out.parquet", told.append)
@@ -41,7 +41,7 @@ def test_classes_have_probabilities(series: Adapted, tmp_path: Path) -> None:
     assert told == [45]
 
 
-def test_samples_with_names_keep_them(series: Adapted, tmp_path: Path) -> None:
+def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None:
     x = np.asarray(make_data(make_task(CLASSES)).test.x)[:2]
     write_predictions(series, series.inputs(UserData(x=x, names=["a.wav", "b.wav"])), tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text().splitlines()
@@ -69,7 +69,7 @@ def test_fields_are_nested_lists(make: Make, tmp_path: Path) -> None:
         write_predictions(model, model.inputs(x), tmp_path / "out.csv")
 
 
-def test_a_bad_row_leaves_no_file(series: Adapted, tmp_path: Path) -> None:
+def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
     x = np.zeros((5000, 2, 16), np.float32)
     x[4999] = np.inf
     with pytest.raises(UserError, match="row 5000 has values that are not finite"):
@@ -77,7 +77,7 @@ def test_a_bad_row_leaves_no_file(series: Adapted, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command(series: Adapted, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(series.save(tmp_path / "model"))
     x = np.asarray(make_data(make_task(CLASSES)).test.x)
     np.save(tmp_path / "new.npy", x)

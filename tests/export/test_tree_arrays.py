@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
 from orca_ray.models.tree_arrays import TreeArrays
 from orca_ray.models.trees import TreeBody
+from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import make_task
 
 from .conftest import Make
@@ -101,7 +101,7 @@ def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     trees, _ = trained(kind, missing=True)
-    model: Adapted = make(make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting")
+    model: Predictor = make(make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting")
     body = model.network.body
     assert isinstance(body, TreeBody)
     body.set_models(trees.models)
@@ -112,7 +112,7 @@ def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path
 
 def test_the_difference_is_that_from_lightgbm(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trees, _ = trained("number", missing=False)
-    model: Adapted = make(make_task(Target("scalar"), (1, FEATURES)), "gradient_boosting")
+    model: Predictor = make(make_task(Target("scalar"), (1, FEATURES)), "gradient_boosting")
     assert isinstance(model.network.body, TreeBody)
     model.network.body.set_models(trees.models)
     right = TreeArrays.forward

@@ -15,7 +15,7 @@ from orca_ray.data.prepared import Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,
@@ -291,7 +291,7 @@ SLOW_ALIGN: dict[str, Scalar] = {**QUICK, "align.epochs": 9, "align.patience": 1
 """Nine epochs, of which plateaus leave four."""
 
 
-def aligned(body: str, directory: Path, **changes: Any) -> tuple[Reports, Adaptation]:
+def aligned(body: str, directory: Path, **changes: Any) -> tuple[Reports, TrialTrainer]:
     """Run a trial that shares its alignment through ``directory``."""
     adaptation = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
     return run(adaptation), adaptation
@@ -455,7 +455,7 @@ def test_data_that_do_not_fit_the_task_are_refused(
 def test_on_a_gpu_a_resumed_trial_follows_a_whole_one(
     bert: str, options: dict[str, Scalar], deterministic: bool, tolerance: float, tmp_path: Path
 ) -> None:
-    def make() -> Adaptation:
+    def make() -> TrialTrainer:
         return start(bert, hyperparameters=QUICK | options, device="cuda", deterministic=deterministic)
 
     whole = make()

@@ -14,7 +14,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.models.trees import TreeBody
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
@@ -31,13 +31,13 @@ ONE_SPLIT: dict[str, Scalar] = {
 }
 
 
-def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> Adaptation:
+def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
     adaptation = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
     run(adaptation)
     return adaptation
 
 
-def trees(adaptation: Adaptation) -> TreeBody:
+def trees(adaptation: TrialTrainer) -> TreeBody:
     assert isinstance(adaptation.model.body, TreeBody)
     return adaptation.model.body
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.stages import guard as guard_module
-from orca_ray.methods.stages.adaptation import Adaptation
-from orca_ray.methods.stages.guard import POINTS, Guard
+from orca_ray.methods.stages import align_stage as guard_module
+from orca_ray.methods.stages.align_stage import POINTS, Guard
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 from orca_ray.training.errors import NotFiniteError
 
@@ -120,7 +120,7 @@ def test_where_validation_is_test_the_probe_does_not_read_it(bert: str, paper: b
         trial.step()
 
 
-def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] = SHORT, **changes: Any) -> Adaptation:
+def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] = SHORT, **changes: Any) -> TrialTrainer:
     return start(body, "orca_guarded", hyperparameters=hyperparameters, aligned=directory, **changes)
 
 
@@ -153,7 +153,7 @@ def test_an_interrupted_replay_continues_without_the_file(bert: str, steps: int,
 def test_who_shares_a_guarded_alignment(bert: str, tmp_path: Path) -> None:
     """Not `orca`, whose embedder is the last one, nor a body with other layers, whose features differ."""
 
-    def reuses(trial: Adaptation) -> bool:
+    def reuses(trial: TrialTrainer) -> bool:
         while trial.stage != "refine":
             trial.step()
         return trial.result().align_reused

@@ -12,7 +12,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import NO_BODY, get_method, refuse_unfit
-from orca_ray.methods.stages.ridge import PENALTIES, ridge
+from orca_ray.methods.stages.fitted import PENALTIES, ridge
 from orca_ray.models import crossmodal
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, TASK, make_task, run, start
@@ -45,7 +45,7 @@ def test_the_penalty_is_the_best_one_on_validation(monkeypatch: pytest.MonkeyPat
     run(chosen)
     scores = []
     for penalty in PENALTIES:
-        monkeypatch.setattr("orca_ray.methods.stages.ridge.PENALTIES", (penalty,))
+        monkeypatch.setattr("orca_ray.methods.stages.fitted.PENALTIES", (penalty,))
         single = start(NO_BODY, "minirocket", task=task)
         run(single)
         scores.append(single.result().validation_score)

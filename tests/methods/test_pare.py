@@ -11,9 +11,9 @@ from torch.nn import functional
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
@@ -31,7 +31,7 @@ def tokens(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[None, :, None]
 
 
-def term_of(adaptation: Adaptation) -> MixTerm:
+def term_of(adaptation: TrialTrainer) -> MixTerm:
     stage = adaptation._stages[0]
     assert isinstance(stage, RefineStage)
     term = stage._terms[0]
@@ -39,14 +39,14 @@ def term_of(adaptation: Adaptation) -> MixTerm:
     return term
 
 
-def term_with_one_source_sample(adaptation: Adaptation) -> MixTerm:
+def term_with_one_source_sample(adaptation: TrialTrainer) -> MixTerm:
     """Return the term; nothing is random if the gates alone choose."""
     term = term_of(adaptation)
     term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
     return term
 
 
-def batch(adaptation: Adaptation) -> tuple[Tensor, Tensor]:
+def batch(adaptation: TrialTrainer) -> tuple[Tensor, Tensor]:
     train = adaptation._data.train
     return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
 

@@ -10,9 +10,9 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recraft import RecraftConfig
 from orca_ray.methods.stages import recraft
-from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 from orca_ray.training.errors import NotFiniteError
 
@@ -47,7 +47,7 @@ def test_the_entropy_is_that_of_the_mean_prediction() -> None:
     assert entropy_of_mean(probabilities[:1]).item() == 0.0
 
 
-def stage_of(adaptation: Adaptation) -> recraft.SourceHeadStage:
+def stage_of(adaptation: TrialTrainer) -> recraft.SourceHeadStage:
     return next(stage for stage in adaptation._stages if isinstance(stage, recraft.SourceHeadStage))
 
 

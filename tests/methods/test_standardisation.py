@@ -9,7 +9,7 @@ import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
@@ -33,7 +33,7 @@ def test_units_do_not_reach_the_body(bert: str) -> None:
     tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
     tokens = {}
     for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
-        adaptation = Adaptation(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
+        adaptation = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
         tokens[name] = adaptation.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
         adaptation.close()
     torch.testing.assert_close(tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3)
@@ -44,8 +44,8 @@ def test_statistics_are_no_weights(bert: str, tmp_path: Path) -> None:
     """A checkpoint of a trial on raw units resumes exactly, its statistics made anew."""
     data = replace(in_other_units(make_data(DENSE), 10.0, 3.0), y_mean=None, y_std=None)
 
-    def make() -> Adaptation:
-        return Adaptation(DENSE, data, "nft", bert, QUICK, 0, test=True)
+    def make() -> TrialTrainer:
+        return TrialTrainer(DENSE, data, "nft", bert, QUICK, 0, test=True)
 
     whole, cut = make(), make()
     while not whole.done:

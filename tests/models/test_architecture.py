@@ -11,9 +11,8 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.models import body_files, weights
-from orca_ray.models.architecture import BodyArchitecture, describe_body
 from orca_ray.models.body import Body
-from orca_ray.models.weights import load_body
+from orca_ray.models.weights import BodyArchitecture, describe_body, load_body
 from tests.models.conftest import TinyDirectory
 from tests.models.tiny import DECODERS, IMAGE, TEXT
 

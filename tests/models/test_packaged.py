@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from orca_ray.data import cache, packages
 from orca_ray.errors import UserError
 from orca_ray.models.names import MINILM, MPNET, PACKAGED, VIT_S14, list_bodies
-from orca_ray.models.onnx_vit import NUM_TENSORS, read_dinov2
-from orca_ray.models.packaged import WEIGHTS, body_directory
+from orca_ray.models.packaged import NUM_TENSORS, WEIGHTS, body_directory, read_dinov2
 from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results.copying import copy_trials
 from orca_ray.results.record import Suggestion
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import JOURNAL, encode, from_rows
+from orca_ray.results.writer import copy_trials
 from tests.results.factories import START, files_of, make_point, make_record
 
 

@@ -8,9 +8,9 @@ from orca_ray.errors import UserError
 from orca_ray.results.lease import Lease
 from orca_ray.results.status import only_trial, sweep_status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import control
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run import control
+from orca_ray.sweep.run.controller import SweepController
 from tests.sweep.fakes import fake_searches, fake_spec, play
 
 
@@ -20,11 +20,11 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
     store = ResultsStore(tmp_path / "results", create=True)
     nft, orca = (fake_searches(fake_spec(overrides=Overrides(methods=[name]))) for name in ("nft", "orca"))
-    first = Conductor(nft, store, executor="fake")
+    first = SweepController(nft, store, executor="fake")
     play(first)
     first.close()
     with Lease(store, "fake/full") as lease:
-        second = Conductor(orca, store, executor="fake", lease=lease)
+        second = SweepController(orca, store, executor="fake", lease=lease)
         play(second, most=2)
         second.tick()
         second.close()

@@ -7,13 +7,13 @@ import numpy as np
 import pandas as pd
 from sklearn.datasets import load_wine
 
-from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Target
-from orca_ray.data.user import Options, UserData
-from orca_ray.tasks.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.tasks.own_targets import TargetCoding
-from orca_ray.tasks.preprocessing import Encoder, Preprocessing
-from orca_ray.tasks.table_inputs import Column, TableInputs
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
+from orca_ray.own_data.preprocessing import Encoder, Preprocessing
+from orca_ray.own_data.table_inputs import Column, TableInputs
+from orca_ray.own_data.targets import TargetCoding
+from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 3}
@@ -26,7 +26,7 @@ def wine() -> pd.DataFrame:
     return frame
 
 
-def wine_model(body: str) -> Adapted:
+def wine_model(body: str) -> Predictor:
     frame = wine()
     columns = tuple(
         Column(name=name, kind="number", mean=float(frame[name].mean()), std=float(frame[name].std()))
@@ -44,10 +44,10 @@ def wine_model(body: str) -> Adapted:
     run(adaptation)
     coding = TargetCoding(kind="classes", label_names=CULTIVARS)
     made = Preprocessing(reading=Options(), encoder=encoder, target=coding)
-    return Adapted(adaptation.snapshot(), made.to_json(), device="cpu")
+    return Predictor(adaptation.snapshot(), made.to_json(), device="cpu")
 
 
-def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)) -> Adapted:
+def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)) -> Predictor:
     """Train a model on made-up data; ``encoder`` is how it is told to make inputs of what is sent."""
     task = make_task(target, shape if encoder is None else encoder.shape)
     adaptation = start(body, "nft", task=task, data=make_data(task), hyperparameters={**SHORT, "refine.epochs": 1})
@@ -57,7 +57,7 @@ def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, 
         names = ("a", "b", "c") if target.kind in ("classes", "labels") else ()
         coding = TargetCoding(kind=target.kind, label_names=names, shape=target.shape)
         made = Preprocessing(reading=Options(), encoder=encoder, target=coding).to_json()
-    return Adapted(adaptation.snapshot(), made, device="cpu")
+    return Predictor(adaptation.snapshot(), made, device="cpu")
 
 
 MIXED = TableInputs(
@@ -72,7 +72,7 @@ SERIES = ArrayInputs(axes="LC", given=None, shape=(3, 16), mask=True, mean=(0, 0
 RECORDINGS = AudioInputs(rate=8000, num_samples=1600, num_mels=16)
 
 
-def every_model(bert: str, vit: str) -> dict[str, Adapted]:
+def every_model(bert: str, vit: str) -> dict[str, Predictor]:
     """Return a model of each form of requests and of each kind of target."""
     return {
         "mixed": model(bert, Target("labels", size=3), MIXED),
@@ -83,7 +83,7 @@ def every_model(bert: str, vit: str) -> dict[str, Adapted]:
     }
 
 
-def save_wine(directory: Path, body: str) -> Adapted:
+def save_wine(directory: Path, body: str) -> Predictor:
     """Write the model of the wine table to ``directory``, and return it."""
     made = wine_model(body)
     made.save(directory)

@@ -15,17 +15,17 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.testclient import TestClient
 
-from orca_ray.adapted import Adapted
 from orca_ray.data.rows import Array
-from orca_ray.data.user import Options, UserData
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.array_inputs import ArrayInputs
+from orca_ray.own_data.preprocessing import Preprocessing
+from orca_ray.own_data.targets import TargetCoding
+from orca_ray.predictor import Predictor
 from orca_ray.serving import application
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.serving.guard import Bucket, Limits
 from orca_ray.serving.replica import Answer, Description, answers
 from orca_ray.serving.requests import answer_type
-from orca_ray.tasks.array_inputs import ArrayInputs
-from orca_ray.tasks.own_targets import TargetCoding
-from orca_ray.tasks.preprocessing import Preprocessing
 from orca_ray.testing.bodies import save_bert, save_vit
 from tests.serving.models import every_model
 
@@ -35,11 +35,11 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def models(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapted]:
+def models(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
     return every_model(save_bert(tmp_path_factory.mktemp("bert")), save_vit(tmp_path_factory.mktemp("vit")))
 
 
-def app_of(model: Adapted, limits: Limits | None = None, token: str | None = None) -> FastAPI:
+def app_of(model: Predictor, limits: Limits | None = None, token: str | None = None) -> FastAPI:
     async def predict(x: Array) -> Answer | str:
         return answers(model, [x])[0]
 
@@ -50,12 +50,12 @@ def app_of(model: Adapted, limits: Limits | None = None, token: str | None = Non
     return application.build(described, predict, ready, limits=limits or Limits(), token=token)
 
 
-def client_of(model: Adapted, limits: Limits | None = None, token: str | None = None) -> TestClient:
+def client_of(model: Predictor, limits: Limits | None = None, token: str | None = None) -> TestClient:
     return TestClient(app_of(model, limits, token), raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
-def clients(models: dict[str, Adapted]) -> dict[str, TestClient]:
+def clients(models: dict[str, Predictor]) -> dict[str, TestClient]:
     return {name: client_of(model) for name, model in models.items()}
 
 
@@ -83,10 +83,10 @@ SENT: dict[str, tuple[dict[str, Any], Any]] = {
     "arrays": ({"samples": series(0, 3, 2, 16).tolist()}, series(0, 3, 2, 16)),
     "fields": ({"samples": series(0, 70, 2, 8, 8).tolist()}, series(0, 70, 2, 8, 8)),
 }
-"""A JSON request for each model, and the same samples as Python gives them to `Adapted.predict`."""
+"""A JSON request for each model, and the same samples as Python gives them to `Predictor.predict`."""
 
 
-def check(found: dict[str, Any], model: Adapted, x: Any) -> None:
+def check(found: dict[str, Any], model: Predictor, x: Any) -> None:
     expected = model.predict(x)
     if model.decides:
         assert np.array_equal(np.asarray(found["predictions"]), expected)
@@ -121,7 +121,7 @@ def arrow_answer(body: bytes) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_json(clients: dict[str, TestClient], models: dict[str, Adapted], name: str) -> None:
+def test_json(clients: dict[str, TestClient], models: dict[str, Predictor], name: str) -> None:
     request, x = SENT[name]
     answer = clients[name].post(PATH, json=request)
     assert answer.status_code == 200, answer.text
@@ -129,7 +129,7 @@ def test_json(clients: dict[str, TestClient], models: dict[str, Adapted], name: 
 
 
 @pytest.mark.parametrize("name", SENT)
-def test_arrow(clients: dict[str, TestClient], models: dict[str, Adapted], name: str) -> None:
+def test_arrow(clients: dict[str, TestClient], models: dict[str, Predictor], name: str) -> None:
     request, x = SENT[name]
     if name == "mixed":
         frame = x.astype({"1": str})
@@ -209,7 +209,7 @@ def test_wrong_json_is_explained(clients: dict[str, TestClient], name: str, body
     assert re.search(message, answer.json()["error"], re.IGNORECASE), answer.text
 
 
-def test_a_request_without_an_answer_spares_the_others_of_its_batch(models: dict[str, Adapted]) -> None:
+def test_a_request_without_an_answer_spares_the_others_of_its_batch(models: dict[str, Predictor]) -> None:
     x = series(0, 3, 2, 16).astype(np.float32)
     found = answers(models["arrays"], [x[:1], np.full_like(x[:2], 3e38), x[1:]])
     assert isinstance(found[1], str)
@@ -278,7 +278,7 @@ def test_content_types(clients: dict[str, TestClient], headers: dict[str, str], 
     assert clients["mixed"].post(PATH, content=body, headers=headers).status_code == status
 
 
-def test_a_large_body_is_refused(models: dict[str, Adapted]) -> None:
+def test_a_large_body_is_refused(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"], Limits(body_bytes=1000))
 
     def parts() -> Iterator[bytes]:
@@ -293,14 +293,14 @@ def test_a_large_body_is_refused(models: dict[str, Adapted]) -> None:
     assert client.post(PATH, json={"rows": ROWS}).status_code == 200
 
 
-def test_many_samples_are_refused(models: dict[str, Adapted]) -> None:
+def test_many_samples_are_refused(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"], Limits(samples=2))
     assert "at most 2 items" in client.post(PATH, json={"rows": ROWS}).json()["error"]
     table = pa.table({"1": ["oak"] * 3})
     assert "more than 2 rows" in post_arrow(client, stream(table)).json()["error"]
 
 
-def test_rate(models: dict[str, Adapted]) -> None:
+def test_rate(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"], Limits(rate=2))
     answers = [client.post(PATH, json={"rows": ROWS}) for _ in range(3)]
     assert [answer.status_code for answer in answers[:2]] == [200, 200]
@@ -324,7 +324,7 @@ def test_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
 TOKEN = "0123456789abcdef"
 
 
-def test_token(models: dict[str, Adapted]) -> None:
+def test_token(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"], token=TOKEN)
     for headers in ({}, {"Authorization": TOKEN}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": "Bearer é"}):
         encoded = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
@@ -338,7 +338,7 @@ def test_token(models: dict[str, Adapted]) -> None:
     assert client.get("/openapi.json", headers=right).json()["components"]["securitySchemes"]
 
 
-def test_metrics(models: dict[str, Adapted]) -> None:
+def test_metrics(models: dict[str, Predictor]) -> None:
     client = client_of(models["mixed"])
     client.post(PATH, json={"rows": ROWS})
     client.post(PATH, json={"rows": []})
@@ -378,7 +378,7 @@ def test_the_description_follows_the_model(clients: dict[str, TestClient]) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SENT)
-def test_a_fuzzer_finds_no_server_error(models: dict[str, Adapted], name: str) -> None:
+def test_a_fuzzer_finds_no_server_error(models: dict[str, Predictor], name: str) -> None:
     fuzz(lambda schemathesis: schemathesis.openapi.from_asgi("/openapi.json", app_of(models[name], Limits(rate=1e6))))
 
 
@@ -409,7 +409,7 @@ def fuzz(load: Callable[[Any], Any], examples: int = 60) -> None:
                     raise
 
 
-def test_an_answer_has_fields_with_their_axes_as_the_user_gave_them(models: dict[str, Adapted]) -> None:
+def test_an_answer_has_fields_with_their_axes_as_the_user_gave_them(models: dict[str, Predictor]) -> None:
     coding = TargetCoding(kind="dense", shape=(3, 8, 8), axes=(2, 0, 1))
     encoder = ArrayInputs(axes="CHW", given=None, shape=(1, 8, 8), mask=False, mean=(0,), std=(1,), largest=1)
     own = Preprocessing(reading=Options(), encoder=encoder, target=coding)

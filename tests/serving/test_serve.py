@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 
 import orca_ray
-from orca_ray.adapted import Adapted
+from orca_ray.predictor import Predictor
 from orca_ray.serving.arrow import MEDIA_TYPE
 from orca_ray.testing.bodies import save_bert
 from tests.serving.models import save_wine, wine
@@ -73,12 +73,12 @@ def start(*arguments: str, home: Path) -> Server:
 
 
 @pytest.fixture(scope="module")
-def model(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Adapted:
+def model(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     return save_wine(module_home / "model", save_bert(tmp_path_factory.mktemp("bert")))
 
 
 @pytest.fixture(scope="module")
-def server(module_home: Path, model: Adapted) -> Iterator[Server]:
+def server(module_home: Path, model: Predictor) -> Iterator[Server]:
     running = start(str(module_home / "model"), *LIMITS, home=module_home)
     parent = psutil.Process(running.process.pid)
     family = [parent, *parent.children(recursive=True)]
@@ -92,7 +92,7 @@ def server(module_home: Path, model: Adapted) -> Iterator[Server]:
     assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_predictions_are_those_of_the_model(server: Server, model: Adapted) -> None:
+def test_predictions_are_those_of_the_model(server: Server, model: Predictor) -> None:
     x = wine()
     for count in (1, len(x)):
         part = x.iloc[:count]
@@ -105,7 +105,7 @@ def test_predictions_are_those_of_the_model(server: Server, model: Adapted) -> N
         assert np.allclose(again["probabilities"], found["probabilities"], atol=TOLERANCE)
 
 
-def test_requests_that_arrive_together_are_one_batch(server: Server, model: Adapted) -> None:
+def test_requests_that_arrive_together_are_one_batch(server: Server, model: Predictor) -> None:
     import asyncio
 
     rows = wine().to_dict("records")

@@ -7,11 +7,11 @@ from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.live import file_name
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.loading import parse_spec
-from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import TrialReport
 
 TEXT = """\
 name: fake
@@ -63,21 +63,21 @@ def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
     )  # fmt: skip
 
 
-def play(conductor: Conductor, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
+def play(controller: SweepController, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
     """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
     ran: list[TrialSpec] = []
-    while (most is None or len(ran) < most) and (trial := conductor.next_trial()) is not None:
-        conductor.started(trial.key)
+    while (most is None or len(ran) < most) and (trial := controller.next_trial()) is not None:
+        controller.started(trial.key)
         ran.append(trial)
         if trial.task in fail:
-            conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER))
+            controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
             continue
         for report in fake_reports(trial):
-            stop = conductor.report(trial.key, report.progress)
+            stop = controller.report(trial.key, report.progress)
             if report.done or stop:
-                conductor.finish(trial.key, report if report.done else report.stopped_early())
+                controller.finish(trial.key, report if report.done else report.stopped_early())
                 break
-    conductor.close()
+    controller.close()
     return ran
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.sweep.execution.rank_processes import RankProcesses
+from orca_ray.sweep.worker.rank_processes import RankProcesses
 from orca_ray.training.ranks import Ranks
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import psutil
 
-from orca_ray.sweep.planning.loading import parse_spec
-from orca_ray.sweep.planning.spec import SweepSpec
+from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.testing.bodies import save_tokenizer
 
 TEXT = """\

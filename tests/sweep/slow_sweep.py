@@ -1,6 +1,6 @@
 """A process that runs the fake sweep with the inline executor, one epoch every ``SECONDS``, for tests that watch it.
 
-``python -m tests.sweep.slow_sweep STORE SECONDS [SWEEP]``. Driver, lease, conductor, writer, runner, checkpoints and
+``python -m tests.sweep.slow_sweep STORE SECONDS [SWEEP]``. Driver, lease, controller, writer, runner, checkpoints and
 outcome files are real; data and model are not. It ends with the exit code of ``orca-sweep run``.
 """
 
@@ -15,11 +15,12 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results import lease
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution import driver, trial_runner
-from orca_ray.sweep.execution.executors import base
-from orca_ray.sweep.execution.messages import Worker
-from orca_ray.sweep.execution.staging import stager
-from orca_ray.sweep.planning.searches import NodeResources, TrialSpec
+from orca_ray.sweep.executors import base
+from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
+from orca_ray.sweep.run import driver
+from orca_ray.sweep.run.messages import Worker
+from orca_ray.sweep.worker import runner as trial_runner
+from orca_ray.sweep.worker.staging import stager
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
 RENEW_SECONDS = 0.2

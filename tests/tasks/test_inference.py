@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.data.user import Options, UserData
 from orca_ray.errors import UserError
-from orca_ray.tasks.inference import Inferred, infer
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.inference import Inferred, infer
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3

@@ -10,11 +10,10 @@ import pytest
 
 from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array
-from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
-from orca_ray.tasks import own
-from orca_ray.tasks.inference import infer
-from orca_ray.tasks.preprocessing import Preprocessing
+from orca_ray.own_data import Options, UserData, own, read
+from orca_ray.own_data.inference import infer
+from orca_ray.own_data.preprocessing import Preprocessing
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
 

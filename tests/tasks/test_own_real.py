@@ -8,9 +8,8 @@ import pytest
 
 from orca_ray.data import packages, readers
 from orca_ray.data.rows import Array
-from orca_ray.data.user import read
-from orca_ray.tasks import own
-from orca_ray.tasks.inference import infer
+from orca_ray.own_data import own, read
+from orca_ray.own_data.inference import infer
 from orca_ray.tasks.pocket.tasks import AEON, _operator_tensors
 from orca_ray.tasks.task import Task
 from tests.data.user.writers import image, tone

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orca_ray.data.user import Options, UserData
 from orca_ray.errors import UserError
-from orca_ray.tasks.inference import infer
-from orca_ray.tasks.preprocessing import Preprocessing
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.inference import infer
+from orca_ray.own_data.preprocessing import Preprocessing
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3

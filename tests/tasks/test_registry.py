@@ -16,7 +16,7 @@ from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.spec import published_settings
+from orca_ray.sweep.plan.spec import published_settings
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
 from orca_ray.tasks.task import Task

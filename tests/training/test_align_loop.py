@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from orca_ray.alignment import labels as labels_module
 from orca_ray.alignment.distance import Diagnosis, Distance, SourceFeatures
+from orca_ray.alignment.labels import ClassIndex
 from orca_ray.alignment.registry import get_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
@@ -24,7 +25,6 @@ from orca_ray.training.aligned_cache import AlignEpoch
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
-from orca_ray.training.sampling import ClassIndex
 
 from .training_toys import CLASSES, CPU, same, toy_model, toy_split
 

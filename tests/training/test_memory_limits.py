@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from orca_ray.heartbeat import beats
+from orca_ray.progress_counter import beats
 from orca_ray.training import feed
 from orca_ray.training.feed import Samples
 from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from orca_ray.data.rows import row_slices
-from orca_ray.heartbeat import beat
 from orca_ray.methods.gradient_boosting import BoostingConfig
 from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.fitted import FittedStage, regressed
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.trees import TreeBody, table_rows
+from orca_ray.progress_counter import beat
 from orca_ray.training.feed import make_samples
 from orca_ray.training.reproducibility import derive_seed
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.alignment.cost import recomputed
-from orca_ray.heartbeat import beat
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.progress_counter import beat
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 from orca_ray.training.precision import Precision, choose_precision

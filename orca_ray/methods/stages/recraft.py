@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_ray.alignment.labels import pseudo_labels
+from orca_ray.alignment.labels import ClassIndex, pseudo_labels
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
 from orca_ray.methods.recraft import RecraftConfig
@@ -20,7 +20,6 @@ from orca_ray.models.body import seeded
 from orca_ray.models.head import pooled
 from orca_ray.training.micro_batch import budget_bytes, halved, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import derive_seed
-from orca_ray.training.sampling import ClassIndex
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""

@@ -12,8 +12,8 @@ from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import score
+from orca_ray.training.gradient_accumulation import BatchTerm, StepTerm
 from orca_ray.training.refine import RefineEpoch, RefineLoop
-from orca_ray.training.terms import BatchTerm, StepTerm
 
 
 class RefineStage:

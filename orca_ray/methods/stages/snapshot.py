@@ -18,10 +18,10 @@ from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import Hyperparameters, resolve
 from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
 from orca_ray.methods.recipe import NO_BODY, Recipe, get_method
-from orca_ray.methods.stages.network import network_request
-from orca_ray.models.architecture import BodyArchitecture, describe_body
+from orca_ray.methods.stages.trial import network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
+from orca_ray.models.weights import BodyArchitecture, describe_body
 from orca_ray.tasks.task import Task
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")

@@ -9,11 +9,8 @@ Optuna for new suggestions only. Another version of Optuna therefore changes no 
 uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs.
 """
 
-from orca_ray.sweep.search.answer import Answer
-from orca_ray.sweep.search.candidate import Candidate
 from orca_ray.sweep.search.history import History
-from orca_ray.sweep.search.sampler import NUM_STARTUP, CandidateSampler
+from orca_ray.sweep.search.sampler import NUM_STARTUP, Answer, Candidate, CandidateSampler, Study
 from orca_ray.sweep.search.search import Search
-from orca_ray.sweep.search.study import Study
 
 __all__ = ["NUM_STARTUP", "Answer", "Candidate", "CandidateSampler", "History", "Search", "Study"]

@@ -6,13 +6,10 @@ from datetime import UTC, datetime
 from heapq import heapify, heappop, heappush
 
 from orca_ray.results.record import Record, Status, Suggestion
-from orca_ray.sweep.planning.schema import Scalar
-from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
-from orca_ray.sweep.search.answer import Answer
-from orca_ray.sweep.search.candidate import Candidate
-from orca_ray.sweep.search.history import History
-from orca_ray.sweep.search.restoring import restored
-from orca_ray.sweep.search.sampler import CandidateSampler
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
+from orca_ray.sweep.search.history import History, restored
+from orca_ray.sweep.search.sampler import Answer, Candidate, CandidateSampler
 
 
 class Search:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record
-from orca_ray.sweep.planning.schema import Scalar
+from orca_ray.sweep.plan.schema import Scalar
 
 _EPOCH = ("loss", "distance", "validation_score", "learning_rate", "seconds")
 _FINAL = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from orca_ray.data.rows import Array
-from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
+from orca_ray.own_data import Options, UserData, read
 
 from .writers import ARRAYS, npy, npz
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from orca_ray.data.rows import Array
-from orca_ray.data.user import Options, UserData, make_options, read
-from orca_ray.data.user._folders import list_folder
 from orca_ray.errors import UserError
+from orca_ray.own_data import Options, UserData, make_options, read
+from orca_ray.own_data._folders import list_folder
 
 from .writers import image, tone
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.data.user import Options, options_of, read, read_options
 from orca_ray.errors import UserError
+from orca_ray.own_data import Options, options_of, read, read_options
 
 
 def test_a_task_file_names_the_data_and_options(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data.user import Options, UserData, read
 from orca_ray.errors import UserError
+from orca_ray.own_data import Options, UserData, read
 
 from .writers import TABLES, arrow_folder, image
 

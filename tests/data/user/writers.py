@@ -1,4 +1,4 @@
-"""Write the same samples in every format that `orca_ray.data.user` reads."""
+"""Write the same samples in every format that `orca_ray.own_data` reads."""
 
 import json
 import wave

@@ -13,7 +13,7 @@ from orca_ray.leaderboard.statistics.bradley_terry import strengths
 from orca_ray.leaderboard.statistics.cost import pareto_front
 from orca_ray.leaderboard.statistics.questions import Answer, answers
 from orca_ray.leaderboard.statistics.verdict import describe
-from orca_ray.testing.tables import random_table, table
+from orca_ray.testing.statistics import random_table, table
 
 
 def compute(name: str, scores: pd.DataFrame, **options: Any) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from orca_ray.leaderboard.statistics.distributions import (
 )
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
 from orca_ray.leaderboard.statistics.mean_rank import ranks
-from orca_ray.testing.tables import random_table, table
+from orca_ray.testing.statistics import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, friedman, studentised_range
 
 

@@ -22,7 +22,7 @@ from orca_ray.leaderboard.statistics.distributions import (
 )
 from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.statistics.resampling import indices, tail, words
-from orca_ray.testing.tables import random_table, table
+from orca_ray.testing.statistics import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, studentised_range
 
 FILE = Path(__file__).with_name("vectors.json")

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.executors.bridge import ConductorScheduler, ConductorSearcher
-from orca_ray.sweep.execution.executors.heartbeats import Deadlines, TimeLimits
-from orca_ray.sweep.execution.placement import Placement
-from orca_ray.sweep.planning.searches import Resources
+from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
+from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher
+from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.placement import Placement
 from tests.sweep.fakes import fake_searches
 
 
@@ -40,11 +40,11 @@ class Tune:
 
     def __init__(self, store: ResultsStore, slots: int, statuses: str) -> None:
         self.now = 0.0
-        conductor = Conductor(fake_searches(), store, executor="fake")
-        conductor.placement = Slots(slots)
+        controller = SweepController(fake_searches(), store, executor="fake")
+        controller.placement = Slots(slots)
         limits = TimeLimits(heartbeat=60.0)
         self.deadlines = Deadlines(limits, read=lambda name: ("", 0), clock=lambda: self.now)
-        self.searcher = ConductorSearcher(conductor, self.deadlines)
+        self.searcher = TuneSearcher(controller, self.deadlines)
         self.trials = [
             TuneTrial(f"t{number}", {"r": "RUNNING", "p": "PENDING"}[status]) for number, status in enumerate(statuses)
         ]
@@ -55,7 +55,7 @@ class Tune:
         return self.trials[::-1]  # Tune has them in a set, without an order
 
     def chosen(self) -> str | None:
-        found = ConductorScheduler(self.searcher).choose_trial_to_run(self)
+        found = TuneScheduler(self.searcher).choose_trial_to_run(self)
         return None if found is None else str(found.trial_id)
 
 

@@ -11,9 +11,9 @@ import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution import checkpoints
-from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.worker import checkpoints
+from orca_ray.sweep.worker.checkpoints import Checkpoints
 
 KEY, OTHER = "0123456789abcdef0123", "f" * 20
 POINT = Progress(

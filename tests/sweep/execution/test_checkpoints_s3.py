@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from orca_ray.results.folder import open_folder
-from orca_ray.sweep.execution import checkpoints
-from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.staging.shared_folder import SharedFolder
+from orca_ray.sweep.worker import checkpoints
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
 from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
 from tests.sweep.execution.test_checkpoints import ENDED, KEY, OTHER, RUNNING, restored, writes
 

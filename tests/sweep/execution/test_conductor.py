@@ -9,12 +9,12 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, TrialFinished
-from orca_ray.sweep.execution.failures import Cause, Failure
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, placement_problem
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, placement_problem
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, TrialFinished
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import Cause, Failure
 from tests.results.factories import files_of
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
@@ -24,16 +24,16 @@ def store(tmp_path: Path) -> ResultsStore:
     return ResultsStore(tmp_path / "results", create=True)
 
 
-def conduct(store: ResultsStore, **options: object) -> Conductor:
-    return Conductor(fake_searches(), store, executor="fake", **options)  # type: ignore[arg-type]
+def conduct(store: ResultsStore, **options: object) -> SweepController:
+    return SweepController(fake_searches(), store, executor="fake", **options)  # type: ignore[arg-type]
 
 
 def test_a_whole_sweep(store: ResultsStore) -> None:
     events: list[Event] = []
-    conductor = conduct(store, listener=events.append)
-    ran = play(conductor)
-    assert conductor.done
-    summary = conductor.summary()
+    controller = conduct(store, listener=events.append)
+    ran = play(controller)
+    assert controller.done
+    summary = controller.summary()
     assert summary.planned == summary.ran == len(ran) == 4 * (4 + 2)
     assert not summary.failed
     records = store.load("fake/full")
@@ -85,20 +85,20 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path, extra: str) -> N
     """A deterministic search, or one that runs one trial at a time, does not depend on the number of workers."""
     spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + extra)
     one = ResultsStore(tmp_path / "one", create=True)
-    play(Conductor(fake_searches(spec), one, executor="fake"))
+    play(SweepController(fake_searches(spec), one, executor="fake"))
     many = ResultsStore(tmp_path / "many", create=True)
-    conductor = Conductor(fake_searches(spec), many, executor="fake")
+    controller = SweepController(fake_searches(spec), many, executor="fake")
     out: list[tuple[TrialSpec, list[TrialReport]]] = []
-    while not conductor.done:
-        while (trial := conductor.next_trial()) is not None:
-            conductor.started(trial.key)
+    while not controller.done:
+        while (trial := controller.next_trial()) is not None:
+            controller.started(trial.key)
             out.append((trial, list(fake_reports(trial))))
         trial, reports = out.pop()  # the youngest first: an order that no single worker would give
         for report in reports:
-            if conductor.report(trial.key, report.progress) and not report.done:
+            if controller.report(trial.key, report.progress) and not report.done:
                 report = report.stopped_early()
             if report.done:
-                conductor.finish(trial.key, report)
+                controller.finish(trial.key, report)
                 break
     facts = [{key: each.reproducible() for key, each in s.load(spec.sweep_id).items()} for s in (one, many)]
     assert facts[0] == facts[1]
@@ -106,21 +106,21 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path, extra: str) -> N
 
 
 def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    stopped, failed, lost = (conductor.next_trial() for _ in range(3))
+    controller = conduct(store)
+    stopped, failed, lost = (controller.next_trial() for _ in range(3))
     assert stopped is not None
     assert failed is not None
     assert lost is not None
     for trial in (stopped, failed, lost):
         reports = list(fake_reports(trial))
         for report in reports[:3]:
-            conductor.report(trial.key, report.progress)
+            controller.report(trial.key, report.progress)
     # Resumed, it has told of its end before it was stopped at its third epoch.
-    one = conductor.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
-    two = conductor.finish(
+    one = controller.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
+    two = controller.finish(
         failed.key, replace(list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN")
     )
-    three = conductor.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
+    three = controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
     for record, trial in ((one, stopped), (two, failed), (three, lost)):
         assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
         assert record.validation_score == fake_score(trial, 3)
@@ -130,7 +130,7 @@ def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsSt
         assert (record.distance_before, record.distance_after, record.align_epochs) == (3.0, 1.0, 2)
         assert record.notes == "a class was left out; solved in chunks"
     assert (three.num_parameters, three.samples_per_second, three.notes, three.align_epochs) == (None, None, None, 0)
-    conductor.close()
+    controller.close()
     assert store.load("fake/full")[one.trial_key] == one
 
 
@@ -148,11 +148,11 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     assert [trial.threads for trial in trials] == [2, 1]
     assert [trial.deterministic for trial in trials] == [False, True]
     assert trials[0].key != trials[1].key
-    play(Conductor(usual, store, executor="fake"), most=3)
-    conductor = Conductor(fixed, store, executor="fake")
-    assert conductor.searches.finished_before == 0
-    play(conductor, most=2)
-    assert conductor.summary().deterministic
+    play(SweepController(usual, store, executor="fake"), most=3)
+    controller = SweepController(fixed, store, executor="fake")
+    assert controller.searches.finished_before == 0
+    play(controller, most=2)
+    assert controller.summary().deterministic
     assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}
     assert {record.deterministic for record in store.load("fake/full").values()} == {False}
 
@@ -167,9 +167,9 @@ def test_the_key_of_a_trial_is_what_it_was_before_there_were_deterministic_ones(
 
 @pytest.mark.slow
 def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    play(conductor, fail=frozenset({"pocket/wdbc"}))
-    summary = conductor.summary()
+    controller = conduct(store)
+    play(controller, fail=frozenset({"pocket/wdbc"}))
+    summary = controller.summary()
     assert summary.statuses[Status.FAILED_USER] == len(summary.failed) == 8
     assert summary.unfinished == (
         "pocket/wdbc nft: every search trial failed",
@@ -183,44 +183,46 @@ def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> Non
 
 @pytest.mark.slow
 def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = conductor.next_trial()
+    controller = conduct(store)
+    trial = controller.next_trial()
     assert trial is not None
-    conductor.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
+    controller.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
     again = play(conduct(store))
     assert trial.key in {t.key for t in again}
     assert store.load("fake/full")[trial.key].status is Status.COMPLETED
 
 
 def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = conductor.next_trial()
+    controller = conduct(store)
+    trial = controller.next_trial()
     assert trial is not None
     reports = list(fake_reports(trial))
     points = [report.progress[0] for report in reports]
-    conductor.report(trial.key, points[:2])
-    conductor.failed(trial.key, Failure(Cause.TIME, "no progress"))
-    assert conductor.next_trial() == trial
-    conductor.report(trial.key, points[:3])
-    conductor.report(trial.key, points[3:])
-    record = conductor.finish(trial.key, reports[-1])
+    controller.report(trial.key, points[:2])
+    controller.failed(trial.key, Failure(Cause.TIME, "no progress"))
+    assert controller.next_trial() == trial
+    controller.report(trial.key, points[:3])
+    controller.report(trial.key, points[3:])
+    record = controller.finish(trial.key, reports[-1])
     assert record.attempts == 2
-    conductor.close()
+    controller.close()
     assert len(store.curves(trial_key=trial.key)) == trial.epochs
 
 
 @pytest.mark.parametrize(("shortest_first", "task"), [(False, "pocket/wdbc"), (True, "pocket/digits")])
 def test_the_longest_or_the_shortest_search_starts_first(shortest_first: bool, task: str, store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
-    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds, shortest_first=shortest_first)
-    first = conductor.next_trial()
+    controller = SweepController(
+        fake_searches(), store, executor="fake", trial_seconds=seconds, shortest_first=shortest_first
+    )
+    first = controller.next_trial()
     assert first is not None
     assert first.task == task
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
     searches = fake_searches(fake_spec(overrides=Overrides(trials=1, methods=["nft"])))
-    ran = play(Conductor(searches, store, executor="fake"))
+    ran = play(SweepController(searches, store, executor="fake"))
     assert [(trial.phase, trial.seed) for trial in ran] == [("confirm", 1), ("confirm", 1)]
     assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
 
@@ -241,10 +243,10 @@ def test_keys_are_stable_and_tell_trials_apart() -> None:
 
 def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
     text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
-    conductor = Conductor(fake_searches(fake_spec(text)), store, executor="fake")
-    ran = play(conductor)
+    controller = SweepController(fake_searches(fake_spec(text)), store, executor="fake")
+    ran = play(controller)
     assert len({trial.key for trial in ran}) == len(ran) < 12
-    assert conductor.done
+    assert controller.done
 
 
 def test_placement() -> None:
@@ -261,11 +263,11 @@ def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore,
     """A trial saves an epoch before it is judged; killed in between, it resumes past its rung."""
     expected = ResultsStore(tmp_path / "expected", create=True)
     play(conduct(expected))
-    conductor = conduct(store)
-    while (trial := conductor.next_trial()) is not None:
+    controller = conduct(store)
+    while (trial := controller.next_trial()) is not None:
         reports = list(fake_reports(trial))
-        stop = conductor.report(trial.key, [point for report in reports for point in report.progress])
-        conductor.finish(trial.key, reports[-1].stopped_early() if stop else reports[-1])
+        stop = controller.report(trial.key, [point for report in reports for point in report.progress])
+        controller.finish(trial.key, reports[-1].stopped_early() if stop else reports[-1])
     facts = [{key: r.reproducible() for key, r in s.load("fake/full").items()} for s in (expected, store)]
     assert facts[0] == facts[1]
     assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
@@ -273,25 +275,25 @@ def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore,
 
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
-    conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)
-    assert {trial.task for trial in play(conductor, most=2)} == {"pocket/wdbc"}
-    unknown = [conductor.next_trial() for _ in range(2)]
+    controller = SweepController(fake_searches(), store, executor="fake", trial_seconds=seconds)
+    assert {trial.task for trial in play(controller, most=2)} == {"pocket/wdbc"}
+    unknown = [controller.next_trial() for _ in range(2)]
     assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
-    following = conductor.next_trial()
+    following = controller.next_trial()
     assert following is not None
     assert following.task == "pocket/wdbc"
 
 
 def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = conductor.next_trial()
+    controller = conduct(store)
+    trial = controller.next_trial()
     assert trial is not None
     folder = Path(store.uri) / "checkpoints"
     folder.mkdir()
     for name in (f"{trial.key}.state", f"{trial.key}.pt", f".tmp-{'0' * 32}-{trial.key}.state"):
         (folder / name).touch()
-    conductor.finish(trial.key, list(fake_reports(trial))[-1])
-    conductor.tidy()
+    controller.finish(trial.key, list(fake_reports(trial))[-1])
+    controller.tidy()
     assert not folder.exists()
 
 
@@ -338,7 +340,7 @@ def test_a_sweep_continues_on_odd_records(store: ResultsStore, tmp_path: Path, c
     play(conduct(store), most=20)
     odd = ResultsStore(tmp_path / "odd", create=True)
     odd.append([replace(record, **changes) for record in store.load("fake/full").values()])
-    conductor = conduct(odd)
-    play(conductor)
-    assert conductor.done
-    assert conductor.summary().planned == 24
+    controller = conduct(odd)
+    play(controller)
+    assert controller.done
+    assert controller.summary().planned == 24

@@ -14,22 +14,23 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests, writer
+from orca_ray.results import live, writer
+from orca_ray.results import live as requests
 from orca_ray.results.lease import Lease
+from orca_ray.results.live import Request
 from orca_ray.results.record import Status
-from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
-from orca_ray.sweep.execution import control
-from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message, TimeLeft
-from orca_ray.sweep.execution.executors.base import InlineExecutor
-from orca_ray.sweep.execution.failures import Cause, Failure
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
-from orca_ray.sweep.planning.searches import TrialSpec
+from orca_ray.sweep.executors.base import InlineExecutor
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.run import control
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, Message, TimeLeft
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import Cause, Failure
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager
 from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
 
 SWEEP = "fake/full"
@@ -47,136 +48,136 @@ def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease
         yield lease
 
 
-def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> Conductor:
-    return Conductor(fake_searches(), store, executor="fake", lease=lease, **options)
+def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> SweepController:
+    return SweepController(fake_searches(), store, executor="fake", lease=lease, **options)
 
 
-def ask(store: ResultsStore, conductor: Conductor, kind: str, trial: str, true: Callable[[], bool]) -> None:
-    """Write a request, and let the conductor do its periodic work until it is carried out."""
+def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str, true: Callable[[], bool]) -> None:
+    """Write a request, and let the controller do its periodic work until it is carried out."""
     requests.write(store.folder, SWEEP, Request(kind, trial))
     deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline
-        conductor.tick()
+        controller.tick()
         time.sleep(0.01)
 
 
-def started(conductor: Conductor) -> TrialSpec:
-    trial = conductor.next_trial()
+def started(controller: SweepController) -> TrialSpec:
+    trial = controller.next_trial()
     assert trial is not None
-    conductor.started(trial.key)
+    controller.started(trial.key)
     return trial
 
 
 def test_no_trial_starts_during_a_pause(store: ResultsStore, held: Lease) -> None:
-    conductor = conduct(store, held)
-    trial = started(conductor)
-    ask(store, conductor, "pause", "", lambda: conductor.control.paused)
-    assert conductor.next_trial() is None
-    assert not conductor.report(trial.key, next(fake_reports(trial)).progress)
-    ask(store, conductor, "resume", "", lambda: not conductor.control.paused)
-    assert conductor.next_trial() is not None
+    controller = conduct(store, held)
+    trial = started(controller)
+    ask(store, controller, "pause", "", lambda: controller.control.paused)
+    assert controller.next_trial() is None
+    assert not controller.report(trial.key, next(fake_reports(trial)).progress)
+    ask(store, controller, "resume", "", lambda: not controller.control.paused)
+    assert controller.next_trial() is not None
 
 
 def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     store: ResultsStore, held: Lease
 ) -> None:
     events: list[Event] = []
-    conductor = conduct(store, held, listener=events.append)
-    trial = started(conductor)
+    controller = conduct(store, held, listener=events.append)
+    trial = started(controller)
     reports = list(fake_reports(trial))
-    assert not conductor.report(trial.key, reports[0].progress)
-    ask(store, conductor, "cancel", "no such key", lambda: not waiting_requests(store, SWEEP))
-    ask(store, conductor, "cancel", trial.key, lambda: trial.key in conductor.control.cancelled)
-    assert conductor.report(trial.key, reports[1].progress)
-    record = conductor.finish(trial.key, reports[1].stopped_early())
+    assert not controller.report(trial.key, reports[0].progress)
+    ask(store, controller, "cancel", "no such key", lambda: not waiting_requests(store, SWEEP))
+    ask(store, controller, "cancel", trial.key, lambda: trial.key in controller.control.cancelled)
+    assert controller.report(trial.key, reports[1].progress)
+    record = controller.finish(trial.key, reports[1].stopped_early())
     assert (record.status, record.error, record.epochs) == (Status.CANCELLED, "cancelled by request", 2)
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
     assert Message("trial no such key does not run and cannot be cancelled") in events
-    conductor.close()
+    controller.close()
     assert trial.key not in {each.key for each in play(conduct(store), most=5)}
     assert conduct(store).searches.finished_before == 6
 
 
 def test_a_trial_that_waits_for_its_next_attempt_can_be_cancelled(store: ResultsStore, held: Lease) -> None:
-    conductor = conduct(store, held)
-    trial = started(conductor)
-    assert conductor.failed(trial.key, Failure(Cause.LOST, "gone", "")) is None
-    ask(store, conductor, "cancel", trial.key, lambda: trial.key in conductor.control.cancelled)
+    controller = conduct(store, held)
+    trial = started(controller)
+    assert controller.failed(trial.key, Failure(Cause.LOST, "gone", "")) is None
+    ask(store, controller, "cancel", trial.key, lambda: trial.key in controller.control.cancelled)
 
 
 def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -> None:
     events: list[Event] = []
-    conductor = conduct(store, held, listener=events.append)
-    started(conductor)
-    conductor.control.deadline = time.monotonic() + 0.05
-    conductor.tick()
-    assert not conductor.control.stopping
+    controller = conduct(store, held, listener=events.append)
+    started(controller)
+    controller.control.deadline = time.monotonic() + 0.05
+    controller.tick()
+    assert not controller.control.stopping
     time.sleep(0.06)
-    conductor.tick()
-    assert conductor.control.stopping
+    controller.tick()
+    assert controller.control.stopping
     assert Message("the time is over: running trials save a checkpoint; the same command continues") in events
 
 
 def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:
-    conductor = conduct(store, held)
-    failed = [started(conductor), started(conductor)]
-    other = started(conductor)
+    controller = conduct(store, held)
+    failed = [started(controller), started(controller)]
+    other = started(controller)
     for trial in failed:
-        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    before = conductor.summary().statuses[Status.FAILED_USER]
-    ask(store, conductor, "retry", failed[0].key, lambda: conductor.summary().statuses[Status.FAILED_USER] < before)
-    out = {trial.key for trial in iter(conductor.next_trial, None)}
+        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    before = controller.summary().statuses[Status.FAILED_USER]
+    ask(store, controller, "retry", failed[0].key, lambda: controller.summary().statuses[Status.FAILED_USER] < before)
+    out = {trial.key for trial in iter(controller.next_trial, None)}
     assert {trial.key for trial in failed} & out == {failed[0].key}
     assert other.key not in out
     for report in fake_reports(other):
-        conductor.report(other.key, report.progress)
-    assert conductor.finish(other.key, report).status is Status.COMPLETED
+        controller.report(other.key, report.progress)
+    assert controller.finish(other.key, report).status is Status.COMPLETED
 
 
 def test_a_retry_remembers_the_one_before(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    one, other = started(conductor), started(conductor)
+    controller = conduct(store)
+    one, other = started(controller), started(controller)
     for trial in (one, other):
-        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-        assert conductor.retry() == 1
-    play(conductor)
-    assert conductor.done
-    assert conductor.summary().statuses[Status.FAILED_USER] == 0
-    assert conductor.searches.finished_before + len(set(store.load(SWEEP))) == 24
+        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+        assert controller.retry() == 1
+    play(controller)
+    assert controller.done
+    assert controller.summary().statuses[Status.FAILED_USER] == 0
+    assert controller.searches.finished_before + len(set(store.load(SWEEP))) == 24
 
 
 def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    failed = started(conductor)
-    conductor.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    controller = conduct(store)
+    failed = started(controller)
+    controller.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
     own = (failed.task, failed.method)
-    search = next(each for each in conductor.searches if (each.plan.task, each.plan.method) == own)
+    search = next(each for each in controller.searches if (each.plan.task, each.plan.method) == own)
     while not search.sampler.done:
-        play(conductor, most=1)
-    trials = iter(conductor.next_trial, None)
+        play(controller, most=1)
+    trials = iter(controller.next_trial, None)
     running = next(trial for trial in trials if (trial.task, trial.method) == own and trial.phase == "confirm")
-    assert conductor.retry() == 1
-    out = [trial.key for trial in iter(conductor.next_trial, None)]
+    assert controller.retry() == 1
+    out = [trial.key for trial in iter(controller.next_trial, None)]
     assert failed.key in out
     assert running.key not in out, "it runs already"
 
 
 def test_a_paused_inline_sweep_can_be_stopped(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    conductor.control.paused = True
-    assert conductor.pausing
-    conductor.control.stopping = True
-    assert not conductor.pausing
-    assert InlineExecutor._next(conductor) is None
+    controller = conduct(store)
+    controller.control.paused = True
+    assert controller.pausing
+    controller.control.stopping = True
+    assert not controller.pausing
+    assert InlineExecutor._next(controller) is None
 
 
 def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    one, other = started(conductor), started(conductor)
+    controller = conduct(store)
+    one, other = started(controller), started(controller)
     for trial in (one, other):
-        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    conductor.close()
+        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    controller.close()
     assert conduct(store).searches.finished_before == 2
     requests.write(store.folder, SWEEP, Request("retry", one.key))
     with Lease(store, SWEEP) as lease:
@@ -189,11 +190,11 @@ def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store
 
 def fail_two(store: ResultsStore) -> list[str]:
     """Let two trials of a sweep fail, and return their keys; the driver then ends."""
-    conductor = conduct(store)
-    keys = [started(conductor).key for _ in range(2)]
+    controller = conduct(store)
+    keys = [started(controller).key for _ in range(2)]
     for key in keys:
-        conductor.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    conductor.close()
+        controller.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    controller.close()
     return keys
 
 
@@ -225,12 +226,12 @@ def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_end
     store: ResultsStore, held: Lease
 ) -> None:
     failed = fail_two(store)
-    conductor = conduct(store, held)
-    ask(store, conductor, "retry", failed[0], lambda: conductor.searches.retrying)
+    controller = conduct(store, held)
+    ask(store, controller, "retry", failed[0], lambda: controller.searches.retrying)
     assert len(waiting_requests(store, SWEEP)) == 1
-    (trial,) = play(conductor, most=1)
+    (trial,) = play(controller, most=1)
     assert trial.key == failed[0]
-    ask(store, conductor, "pause", "", lambda: not waiting_requests(store, SWEEP))
+    ask(store, controller, "pause", "", lambda: not waiting_requests(store, SWEEP))
     assert store.load(SWEEP)[trial.key].status is Status.COMPLETED
 
 
@@ -248,24 +249,24 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
     failed = fail_two(store)
     stager = LateStager([])
     searches = [replace(plan, fingerprint="") for plan in fake_searches()]
-    conductor = Conductor(searches, store, executor="fake")
-    conductor.stager = stager
-    assert conductor.retry() == 2
-    assert conductor.searches.retrying
+    controller = SweepController(searches, store, executor="fake")
+    controller.stager = stager
+    assert controller.retry() == 2
+    assert controller.searches.retrying
     stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
-    assert set(failed) <= {trial.key for trial in play(conductor)}
-    assert not conductor.searches.retrying
+    assert set(failed) <= {trial.key for trial in play(controller)}
+    assert not controller.searches.retrying
 
 
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
-    conductor = conduct(store, held)
-    trial = started(conductor)
+    controller = conduct(store, held)
+    trial = started(controller)
     for report in list(fake_reports(trial))[:2]:
-        conductor.report(trial.key, report.progress, node="node7")
+        controller.report(trial.key, report.progress, node="node7")
     deadline = time.monotonic() + 20
     while not ((state := live.read(store.folder, SWEEP)) and state.running and state.running[0].epoch == 2):
         assert time.monotonic() < deadline
-        conductor.tick()
+        controller.tick()
     [shown] = state.running
     assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
         trial.key, trial.task, "node7", "refine", 6
@@ -275,15 +276,15 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
 
 
 def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
-    conductor = conduct(store, held)
-    first, second = started(conductor), started(conductor)
-    assert conductor.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
-    for_resources = conductor.next_trial()
+    controller = conduct(store, held)
+    first, second = started(controller), started(controller)
+    assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
+    for_resources = controller.next_trial()
     assert for_resources is not None
     deadline = time.monotonic() + 20
     while not (found := sweep_status(store, SWEEP)).waiting:
         assert time.monotonic() < deadline
-        conductor.tick()
+        controller.tick()
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
     assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
@@ -292,26 +293,26 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
 def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
     events: list[Event] = []
-    conductor = conduct(store, listener=events.append)
-    conductor.tick()
+    controller = conduct(store, listener=events.append)
+    controller.tick()
     assert not any(isinstance(event, TimeLeft) for event in events)
-    play(conductor)
+    play(controller)
     estimates = [event.seconds for event in events if isinstance(event, TimeLeft)]
-    conductor.tick()
+    controller.tick()
     assert estimates[0] > estimates[-1]
     assert events[-1] == TimeLeft(0.0)
 
 
 def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = started(conductor)
+    controller = conduct(store)
+    trial = started(controller)
     reports = list(fake_reports(trial))
-    conductor.report(trial.key, reports[0].progress, log="one\n")
+    controller.report(trial.key, reports[0].progress, log="one\n")
     for number in range(4000):
-        conductor.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
-    conductor.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
-    conductor.finish(trial.key, reports[1].stopped_early())
-    conductor.close()
+        controller.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
+    controller.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
+    controller.finish(trial.key, reports[1].stopped_early())
+    controller.close()
     text = "".join(store.logs(trial_key=trial.key)["text"])
     assert text.endswith("Traceback\nValueError: the end\n")
     assert len(text) < 70_000
@@ -319,29 +320,29 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
 
 
 def test_the_log_of_a_failed_attempt_is_stored_before_the_next_one(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = started(conductor)
-    conductor.report(trial.key, (), log="Traceback\n")
-    conductor.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
-    conductor.close()
+    controller = conduct(store)
+    trial = started(controller)
+    controller.report(trial.key, (), log="Traceback\n")
+    controller.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
+    controller.close()
     [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(index=False)
     assert (attempt, text) == (1, "Traceback\n")
-    assert started(conductor) == trial
-    conductor.report(trial.key, (), log="again\n")
-    conductor.close()
+    assert started(controller) == trial
+    controller.report(trial.key, (), log="again\n")
+    controller.close()
     assert store.logs(trial_key=trial.key)["attempt"].tolist() == [1, 2]
 
 
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    conductor = conduct(store)
+    controller = conduct(store)
     monkeypatch.setattr(Writer, "flush_due", lambda self: None)
-    trial = started(conductor)
+    trial = started(controller)
     Checkpoints(store.uri).save_outcome(trial.key, TrialReport())
     outcome = Path(store.uri) / "checkpoints" / f"{trial.key}.outcome"
-    conductor.finish(trial.key, list(fake_reports(trial))[-1])
+    controller.finish(trial.key, list(fake_reports(trial))[-1])
     assert outcome.exists()
     assert not store.load(SWEEP)
-    conductor.close()
+    controller.close()
     assert not outcome.exists()
     assert set(store.load(SWEEP)) == {trial.key}
 
@@ -357,22 +358,22 @@ def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkey
 
     monkeypatch.setattr(Checkpoints, "remove", slow_remove)
     monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
-    conductor = conduct(store)
-    trial = started(conductor)
+    controller = conduct(store)
+    trial = started(controller)
     checkpoints = Checkpoints(store.uri)
     checkpoints.save_outcome(trial.key, TrialReport())
-    conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
     assert deleting.wait(20)
     assert set(store.load(SWEEP)) == {trial.key}
-    assert started(conductor)
+    assert started(controller)
     assert checkpoints.outcome(trial.key) is not None, "the store is still busy with it"
     threading.Timer(0.2, go_on.set).start()
-    assert conductor.retry() == 1
+    assert controller.retry() == 1
     assert checkpoints.outcome(trial.key) is None
 
 
 def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orca_ray.sweep.execution import driver
+    from orca_ray.sweep.run import driver
     from tests.sweep.fakes import fake_spec
 
     class Broken:
@@ -396,11 +397,11 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
         def first_staged(self, _: Stager) -> list[Any]:
             return []
 
-        def run(self, conductor: Conductor, *_: object) -> bool:
-            conductor.stager = None
+        def run(self, controller: SweepController, *_: object) -> bool:
+            controller.stager = None
             monkeypatch.setattr(Writer, "flush_due", lambda self: None)
-            trial = started(conductor)
-            conductor.finish(trial.key, list(fake_reports(trial))[-1])
+            trial = started(controller)
+            controller.finish(trial.key, list(fake_reports(trial))[-1])
             raise UserError("the cluster is gone")
 
     for name, value in {

@@ -14,21 +14,21 @@ from typing import Any
 import psutil
 import pytest
 
-from orca_ray.adapted import load
 from orca_ray.errors import UserError
+from orca_ray.predictor import load
 from orca_ray.protocol import KeepModels
-from orca_ray.results import requests
+from orca_ray.results import live as requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import driver
-from orca_ray.sweep.execution.driver import make_executor, run_sweep
-from orca_ray.sweep.execution.events import Event, SweepStarted, TrialFinished
-from orca_ray.sweep.execution.executors.ray import placement, working_in
-from orca_ray.sweep.execution.messages import Assignment
-from orca_ray.sweep.execution.models import best_of
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.searches import Resources, plan_searches
+from orca_ray.sweep.executors.ray import placement, working_in
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.searches import Resources, plan_searches
+from orca_ray.sweep.run import driver
+from orca_ray.sweep.run.driver import make_executor, run_sweep
+from orca_ray.sweep.run.events import Event, SweepStarted, TrialFinished
+from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.worker.models import best_of
 from orca_ray.testing.suite import make_home
 from tests.sweep.fakes import fake_searches, waiting_requests
 from tests.sweep.real import TEXT, alive, tiny_spec, tiny_text
@@ -169,8 +169,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.loading import load_spec
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.plan.loading import load_spec
 
 finished = 0
 

@@ -1,4 +1,4 @@
-"""One rule for each cause of a failure, and what the conductor makes of it."""
+"""One rule for each cause of a failure, and what the controller makes of it."""
 
 from pathlib import Path
 
@@ -6,28 +6,28 @@ import pytest
 
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message
-from orca_ray.sweep.execution.failures import MAX_ERROR_BYTES, RULES, Cause, Failure, FailureLedger, bounded
-from orca_ray.sweep.execution.messages import TrialReport
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, Message
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, RULES, Cause, Failure, FailureLedger, bounded
 from tests.results.factories import Clock
 from tests.sweep.fakes import fake_reports, fake_searches, play
 
 
 @pytest.fixture
-def conductor(tmp_path: Path) -> Conductor:
-    return Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+def controller(tmp_path: Path) -> SweepController:
+    return SweepController(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
 
 
-def fail_until_recorded(conductor: Conductor, cause: Cause) -> tuple[Record, int]:
+def fail_until_recorded(controller: SweepController, cause: Cause) -> tuple[Record, int]:
     """Let the first trial fail with ``cause`` each time; return its record and the number of attempts."""
-    conductor.failures = FailureLedger(clock := Clock())
-    trial = conductor.next_trial()
+    controller.failures = FailureLedger(clock := Clock())
+    trial = controller.next_trial()
     assert trial is not None
     attempts = 1
-    while (record := conductor.failed(trial.key, Failure(cause, "why"))) is None:
+    while (record := controller.failed(trial.key, Failure(cause, "why"))) is None:
         clock.now += 60
-        again = conductor.next_trial()
+        again = controller.next_trial()
         assert again is not None
         assert again.key == trial.key, "a trial that failed comes before those that have not run"
         attempts += 1
@@ -46,73 +46,73 @@ def fail_until_recorded(conductor: Conductor, cause: Cause) -> tuple[Record, int
     ],
 )
 def test_each_cause_has_a_status_and_a_number_of_attempts(
-    conductor: Conductor, cause: Cause, status: Status, attempts: int
+    controller: SweepController, cause: Cause, status: Status, attempts: int
 ) -> None:
-    record, started = fail_until_recorded(conductor, cause)
+    record, started = fail_until_recorded(controller, cause)
     assert (record.status, record.attempts, record.error) == (status, attempts, "why")
     assert started == attempts
 
 
-def test_preemption_never_counts(conductor: Conductor) -> None:
-    conductor.failures = FailureLedger(clock := Clock())
-    trial = conductor.next_trial()
+def test_preemption_never_counts(controller: SweepController) -> None:
+    controller.failures = FailureLedger(clock := Clock())
+    trial = controller.next_trial()
     assert trial is not None
     for _ in range(50):
-        assert conductor.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance")) is None
+        assert controller.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance")) is None
         clock.now += 60
-        assert conductor.next_trial() == trial
-    record = conductor.ended(trial.key, list(fake_reports(trial))[-1])
+        assert controller.next_trial() == trial
+    record = controller.ended(trial.key, list(fake_reports(trial))[-1])
     assert record is not None
     assert (record.status, record.attempts) == (Status.COMPLETED, 1)
 
 
-def test_a_pause_lets_other_trials_pass(conductor: Conductor) -> None:
-    conductor.failures = FailureLedger(clock := Clock())
-    lost = conductor.next_trial()
+def test_a_pause_lets_other_trials_pass(controller: SweepController) -> None:
+    controller.failures = FailureLedger(clock := Clock())
+    lost = controller.next_trial()
     assert lost is not None
-    conductor.failed(lost.key, Failure(Cause.LOST, "node gone"))
-    other = conductor.next_trial()
+    controller.failed(lost.key, Failure(Cause.LOST, "node gone"))
+    other = controller.next_trial()
     assert other is not None
     assert other.key != lost.key
-    assert not conductor.done
+    assert not controller.done
     clock.now += 1.1
-    again = conductor.next_trial()
+    again = controller.next_trial()
     assert again is not None
     assert again.key == lost.key
 
 
-def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(conductor: Conductor) -> None:
-    trial = conductor.next_trial()
+def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(controller: SweepController) -> None:
+    trial = controller.next_trial()
     assert trial is not None
     for halvings in (1, 2, 3):
         report = TrialReport(status=Status.FAILED_OOM, error="OutOfMemoryError: CUDA")
-        assert conductor.ended(trial.key, report) is None
-        assert conductor.failures.of(trial.key).halvings == halvings
-        assert conductor.next_trial() == trial
+        assert controller.ended(trial.key, report) is None
+        assert controller.failures.of(trial.key).halvings == halvings
+        assert controller.next_trial() == trial
 
 
-def test_a_failed_trial_keeps_the_others_going(conductor: Conductor) -> None:
-    trial = conductor.next_trial()
+def test_a_failed_trial_keeps_the_others_going(controller: SweepController) -> None:
+    trial = controller.next_trial()
     assert trial is not None
-    conductor.failed(trial.key, Failure(Cause.CODE, "KeyError"))
-    assert len(play(conductor)) == 24
-    assert conductor.done
+    controller.failed(trial.key, Failure(Cause.CODE, "KeyError"))
+    assert len(play(controller)) == 24
+    assert controller.done
 
 
 def test_a_node_that_fails_trials_is_quarantined_and_named(tmp_path: Path) -> None:
     events: list[Event] = []
     store = ResultsStore(tmp_path / "results", create=True)
-    conductor = Conductor(fake_searches(), store, executor="fake", listener=events.append)
-    trials = [conductor.next_trial() for _ in range(4)]
+    controller = SweepController(fake_searches(), store, executor="fake", listener=events.append)
+    trials = [controller.next_trial() for _ in range(4)]
     good, *bad = [trial for trial in trials if trial is not None]
-    conductor.observe(good.key, next(fake_reports(good)), "node-a")
+    controller.observe(good.key, next(fake_reports(good)), "node-a")
     for trial in bad[:2]:
-        conductor.failed(trial.key, Failure(Cause.LOST, "worker died", "node-b"))
-    assert not conductor.failures.quarantined
-    conductor.failed(bad[2].key, Failure(Cause.CODE, "OSError: disk", "node-b"))
-    assert list(conductor.failures.quarantined) == ["node-b"]
+        controller.failed(trial.key, Failure(Cause.LOST, "worker died", "node-b"))
+    assert not controller.failures.quarantined
+    controller.failed(bad[2].key, Failure(Cause.CODE, "OSError: disk", "node-b"))
+    assert list(controller.failures.quarantined) == ["node-b"]
     assert any(isinstance(event, Message) and "node-b" in event.text and "disk" in event.text for event in events)
-    assert conductor.summary(interrupted=True).quarantined[0].startswith("node-b: 3 trials")
+    assert controller.summary(interrupted=True).quarantined[0].startswith("node-b: 3 trials")
 
 
 def test_a_node_is_not_blamed_without_a_reason() -> None:

@@ -10,11 +10,11 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message
-from orca_ray.sweep.execution.executors.base import RunOptions
-from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
-from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
+from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, Message
+from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -27,7 +27,7 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step"
     """Replace the trials of workers by arithmetic. The method ``fault`` of the actor runs before each step or setup."""
     import ray
 
-    from orca_ray.sweep.execution.executors import trainable
+    from orca_ray.sweep.executors import tune_adapter as trainable
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(fakes)
@@ -77,25 +77,25 @@ def settings(conductor_folder: Path, hang_seconds: float = 1800.0) -> WorkerSett
     return WorkerSettings(uri, time=TimeLimits(heartbeat=hang_seconds), environment=environment)
 
 
-def fake_conductor(folder: Path, events: list[Event]) -> Conductor:
+def fake_conductor(folder: Path, events: list[Event]) -> SweepController:
     store = ResultsStore(folder / "results", create=True)
-    return Conductor(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
+    return SweepController(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
 
 
 @pytest.mark.parametrize(("where", "told"), [("step", "the worker hangs"), ("setup", "lost (")])
 def test_a_hung_worker_is_killed_and_its_trial_runs_again(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, where: str, told: str
 ) -> None:
-    from orca_ray.sweep.execution.executors.ray import RayExecutor
+    from orca_ray.sweep.executors.ray import RayExecutor
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     fake_actors(monkeypatch, "hang_once", where)
     events: list[Event] = []
-    conductor = fake_conductor(tmp_path, events)
+    controller = fake_conductor(tmp_path, events)
     with RayExecutor() as engine:
         engine.open("local")
-        assert not engine.run(conductor, settings(tmp_path, 3.0), RunOptions(TimeLimits(heartbeat=3.0)))
-    summary = conductor.summary()
+        assert not engine.run(controller, settings(tmp_path, 3.0), RunOptions(TimeLimits(heartbeat=3.0)))
+    summary = controller.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
     assert any(isinstance(event, Message) and told in event.text for event in events)
 
@@ -103,30 +103,30 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
 def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.cluster_utils import Cluster
 
-    from orca_ray.sweep.execution.executors.ray import RayExecutor
+    from orca_ray.sweep.executors.ray import RayExecutor
 
     fake_actors(monkeypatch, "fail_on_the_bad_node")
     events: list[Event] = []
-    conductor = fake_conductor(tmp_path, events)
+    controller = fake_conductor(tmp_path, events)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     bad = cluster.add_node(num_cpus=1)
     marker.write_text(bad.node_id)
     try:
         with RayExecutor() as engine:
             engine.open(cluster.address)
-            engine.run(conductor, settings(tmp_path), RunOptions())
+            engine.run(controller, settings(tmp_path), RunOptions())
     finally:
         cluster.shutdown()
-    summary = conductor.summary()
+    summary = controller.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned
-    assert list(conductor.failures.quarantined) == [bad.node_id]
+    assert list(controller.failures.quarantined) == [bad.node_id]
     assert "the disk of this node is broken" in summary.quarantined[0]
 
 
 def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orca_ray.sweep.execution.executors.ray import RayExecutor
+    from orca_ray.sweep.executors.ray import RayExecutor
 
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # Ray kills every worker, whatever it uses
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
@@ -134,10 +134,10 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     fake_actors(monkeypatch, "wait")
     spec = fake_spec(TEXT.replace("[1, 2, 3]", "[1]").replace("[nft, orca]", "[nft]").replace("pocket/digits, ", ""))
     store = ResultsStore(tmp_path / "results", create=True)
-    conductor = Conductor(fake_searches(spec), store, executor="ray")
+    controller = SweepController(fake_searches(spec), store, executor="ray")
     with RayExecutor() as engine:
         engine.open("local")
-        engine.run(conductor, settings(tmp_path), RunOptions())
-    (record,) = conductor.summary().failed
+        engine.run(controller, settings(tmp_path), RunOptions())
+    (record,) = controller.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")

@@ -12,13 +12,13 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, TrialFinished
-from orca_ray.sweep.execution.executors.base import RunOptions
-from orca_ray.sweep.execution.executors.heartbeats import TimeLimits
-from orca_ray.sweep.execution.messages import TrialReport, Worker
-from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_environment
-from orca_ray.sweep.planning.searches import TrialSpec
+from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, TrialFinished
+from orca_ray.sweep.run.messages import TrialReport, Worker
+from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from tests.cluster.processes import running
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
@@ -74,8 +74,8 @@ def test_the_first_trial_of_a_late_node_has_its_whole_time(tmp_path: Path, monke
     import ray
     from ray.cluster_utils import Cluster
 
-    from orca_ray.sweep.execution.executors import trainable
-    from orca_ray.sweep.execution.executors.ray import RayExecutor
+    from orca_ray.sweep.executors import tune_adapter as trainable
+    from orca_ray.sweep.executors.ray import RayExecutor
 
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     for module in (sys.modules[__name__], fakes):
@@ -107,13 +107,13 @@ def test_the_first_trial_of_a_late_node_has_its_whole_time(tmp_path: Path, monke
                 nodes.enter_context(running(join, dict(os.environ), tmp_path / "log"))
 
     store = ResultsStore(tmp_path / "results", create=True)
-    conductor = Conductor(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=listen)
+    controller = SweepController(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=listen)
     settings = WorkerSettings(store.uri, time=TimeLimits(heartbeat=8.0), environment=passed_environment())
     with ExitStack() as nodes, RayExecutor() as engine:
         nodes.callback(cluster.shutdown)
         engine.open(cluster.address)
-        assert not engine.run(conductor, settings, RunOptions(TimeLimits(trial=LIMIT_SECONDS)))
-    conductor.close()
+        assert not engine.run(controller, settings, RunOptions(TimeLimits(trial=LIMIT_SECONDS)))
+    controller.close()
     _, late = sorted((tmp_path / "staging").glob("*.staged"), key=lambda path: path.stat().st_mtime)
     staged = late.stat().st_mtime
     records = store.load("fake/full").values()

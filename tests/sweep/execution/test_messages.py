@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution.messages import Assignment, TrialReport, Worker
-from orca_ray.sweep.planning.schema import Scalar
-from orca_ray.sweep.planning.searches import Resources, TrialSpec
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import Resources, TrialSpec
+from orca_ray.sweep.run.messages import Assignment, TrialReport, Worker
 
 SCALARS = (
     st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.adapted import load
 from orca_ray.cli.app import run
+from orca_ray.predictor import load
 from orca_ray.protocol import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import models
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.execution.events import Message, Summary
-from orca_ray.sweep.execution.models import ModelKeeper, best_of, board_of
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.events import Message, Summary
+from orca_ray.sweep.worker import models
+from orca_ray.sweep.worker.models import ModelKeeper, best_of, board_of
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text

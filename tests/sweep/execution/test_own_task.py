@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.planning.loading import parse_spec
+from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.tasks.task import Task
 from tests.sweep.real import TEXT, tiny_text
 

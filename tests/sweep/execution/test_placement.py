@@ -9,14 +9,14 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.events import Event, Message
-from orca_ray.sweep.execution.executors.base import InlineExecutor
-from orca_ray.sweep.execution.failures import Cause, Failure, FailuresOfTrial
-from orca_ray.sweep.execution.messages import TrialReport, Worker
-from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.execution.waiting import wait_for_room
-from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, plan_searches, refuse_unplaceable
+from orca_ray.sweep.executors.base import InlineExecutor
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, plan_searches, refuse_unplaceable
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.driver import wait_for_room
+from orca_ray.sweep.run.events import Event, Message
+from orca_ray.sweep.run.messages import TrialReport, Worker
+from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.run.retries import Cause, Failure, FailuresOfTrial
 from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
@@ -85,24 +85,24 @@ def test_as_many_trials_are_handed_out_as_fit() -> None:
 
 def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
     searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
-    conductor = Conductor(searches, ResultsStore(tmp_path / "results", create=True), executor="fake")
+    controller = SweepController(searches, ResultsStore(tmp_path / "results", create=True), executor="fake")
     requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
-    conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
-    out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
+    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
     shapes = Counter(trial.resources.gpus for trial in out)
     assert shapes[1.0] == 2, "one runs, one waits"
     assert shapes[0.0] == 2, "the searches of the other task go on"
-    assert conductor.demand()[Resources(1, 1.0)] > 0
+    assert controller.demand()[Resources(1, 1.0)] > 0
 
 
 def test_a_search_without_room_suggests_nothing(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
-    conductor = Conductor(fake_searches(), store, executor="fake")
+    controller = SweepController(fake_searches(), store, executor="fake")
     requests = dict.fromkeys(METHODS, GpuRequest(0.0))
-    conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
-    out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
-    conductor.close()
-    assert len(out) == len(store.journal(conductor.sweep)) == 3, "two run, one follows"
+    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
+    controller.close()
+    assert len(out) == len(store.journal(controller.sweep)) == 3, "two run, one follows"
     assert len({(trial.task, trial.method) for trial in out}) == 3, "the duration of each search is measured first"
 
 
@@ -134,15 +134,15 @@ def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
 
 def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
-    conductor = Conductor(fake_searches(), store, executor="fake")
-    conductor.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
-    ran = conductor.next_trial()
+    controller = SweepController(fake_searches(), store, executor="fake")
+    controller.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
+    ran = controller.next_trial()
     assert ran is not None
-    record = conductor.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
+    record = controller.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
     assert record is not None
     assert (record.gpus, first.packing.share(ran, 1.0, measured=True)) == (1.0, 0.25)
     restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
-    conductor.close()
+    controller.close()
     restarted.learn_record(store.load("fake/full")[ran.key])
     restarted.packing.learn_card(16384.0)
     assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25
@@ -250,12 +250,12 @@ def test_memory_does_not_change_the_number_of_several_gpus(trial: TrialSpec) -> 
 
 
 def test_failures_reach_the_placement(tmp_path: Path) -> None:
-    conductor = Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
-    conductor.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
-    trial = conductor.next_trial()
+    controller = SweepController(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+    controller.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
+    trial = controller.next_trial()
     assert trial is not None
-    conductor.ended(trial.key, measured(trial, 2000.0, Status.FAILED_OOM))
-    again = conductor.next_trial()
+    controller.ended(trial.key, measured(trial, 2000.0, Status.FAILED_OOM))
+    again = controller.next_trial()
     assert again is not None
     assert (again.key, again.resources.gpus) == (trial.key, 0.25)
-    conductor.failed(trial.key, Failure(Cause.USER, "bad data"))
+    controller.failed(trial.key, Failure(Cause.USER, "bad data"))

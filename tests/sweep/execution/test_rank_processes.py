@@ -20,18 +20,18 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Progress
-from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import trial_runner
-from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.execution.events import Event, TrialProgress
-from orca_ray.sweep.execution.executors import trainable
-from orca_ray.sweep.execution.rank_processes import Build, RankFailedError, RankProcesses
-from orca_ray.sweep.execution.trial_runner import TrialRunner
-from orca_ray.sweep.execution.worker_settings import WorkerSettings
-from orca_ray.sweep.planning.searches import Resources, plan_searches
+from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.plan.searches import Resources, plan_searches
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.events import Event, TrialProgress
+from orca_ray.sweep.worker import runner as trial_runner
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.rank_processes import Build, RankFailedError, RankProcesses
+from orca_ray.sweep.worker.runner import TrialRunner
+from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.tasks.registry import get_task
 from orca_ray.testing.bodies import save_bert
 from orca_ray.testing.suite import make_home
@@ -115,7 +115,7 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
     assert alive == []
 
 
-def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]) -> Adaptation:
+def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]) -> TrialTrainer:
     task = tiny_task(target, (1, 16) if target.kind == "dense" else (2, 16))
     options = {**QUICK, "refine.dropout": 0.0, **changes}
     return start(body, method, task=task, hyperparameters=options, deterministic=True, ranks=ranks)

@@ -8,13 +8,13 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from orca_ray.sweep.execution.staging import (  # noqa: E402
+from orca_ray.sweep.worker.settings import WorkerSettings  # noqa: E402
+from orca_ray.sweep.worker.staging import (  # noqa: E402
     Staged,
     StagingRequest,
     ray_stager,
 )
-from orca_ray.sweep.execution.staging.ray_stager import RayStager  # noqa: E402
-from orca_ray.sweep.execution.worker_settings import WorkerSettings  # noqa: E402
+from orca_ray.sweep.worker.staging.ray_stager import RayStager  # noqa: E402
 
 TASKS = ("b/one", "b/two", "b/three")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orca_ray.sweep.execution.executors.processes import (
+from orca_ray.sweep.executors.processes import (
     descendants,
     kill_with_descendants,
     note_processes,
@@ -18,7 +18,7 @@ from orca_ray.sweep.execution.executors.processes import (
 
 DRIVER = """
 import subprocess, sys, time
-from orca_ray.sweep.execution.executors.processes import descendants, note_processes
+from orca_ray.sweep.executors.processes import descendants, note_processes
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 note_processes(descendants())
 print(child.pid, flush=True)

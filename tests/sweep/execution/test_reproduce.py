@@ -10,9 +10,9 @@ from orca_ray.cli.app import run
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution import reproduce as module
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.execution.reproduce import find_record, make_trial, reproduce
+from orca_ray.sweep.run import reproduce as module
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.reproduce import find_record, make_trial, reproduce
 from tests.sweep.real import TEXT, tiny_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("module_home")]

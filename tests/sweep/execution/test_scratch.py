@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.sweep.execution.scratch import remove_abandoned, scratch_directory
+from orca_ray.sweep.worker.scratch import remove_abandoned, scratch_directory
 
 CHILD = """\
 import os, signal
-from orca_ray.sweep.execution.scratch import scratch_directory
+from orca_ray.sweep.worker.scratch import scratch_directory
 with scratch_directory() as path:
     print(path, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -10,13 +10,13 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
-from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.executors.trainable import TrialActor, make_trainable
-from orca_ray.sweep.execution.messages import Assignment, TrialReport
-from orca_ray.sweep.execution.staging import StagingError, StagingRequest, node
-from orca_ray.sweep.execution.trial_runner import PAPER_NOTE, TrialRunner, classify
-from orca_ray.sweep.execution.worker_settings import WorkerSettings
-from orca_ray.sweep.planning.searches import Resources, SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.executors.tune_adapter import TrialActor, make_trainable
+from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.run.messages import Assignment, TrialReport
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner, classify
+from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node
 from orca_ray.tasks.registry import get_task
 from orca_ray.testing.suite import make_home
 from orca_ray.training.errors import NotFiniteError

@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.sweep.execution.executors.background import Background
-from orca_ray.sweep.execution.executors.heartbeats import Deadlines, TimeLimits
-from orca_ray.sweep.execution.executors.limits import allowed_cpus, allowed_memory
-from orca_ray.sweep.execution.executors.watchdog import Watchdog, lost_service
-from orca_ray.sweep.execution.failures import Cause
+from orca_ray.sweep.executors.base import allowed_cpus, allowed_memory
+from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits, Watchdog, lost_service
+from orca_ray.sweep.executors.processes import Background
+from orca_ray.sweep.run.retries import Cause
 
 
 class Watched:
@@ -109,7 +108,7 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
 def test_causes_of_what_ray_reports() -> None:
     from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-    from orca_ray.sweep.execution.executors.loss import failure_of
+    from orca_ray.sweep.executors.liveness import failure_of
 
     task = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
     memory = RayTaskError("step", "Traceback ...\nMemoryError", MemoryError())

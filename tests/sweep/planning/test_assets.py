@@ -8,13 +8,13 @@ import pytest
 from orca_ray.alignment.source import Source
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import NO_BODY
-from orca_ray.sweep.execution.driver import run_sweep, staging_requests
-from orca_ray.sweep.execution.staging import StagingRequest
-from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.plan import Absent, absent, build_plan, resolve, with_sources
-from orca_ray.sweep.planning.searches import SearchPlan, plan_searches
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.loading import load_spec, parse_spec
+from orca_ray.sweep.plan.plan import Absent, absent, build_plan, resolve, with_sources
+from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.search import Search
+from orca_ray.sweep.worker.staging import StagingRequest
 
 SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
 

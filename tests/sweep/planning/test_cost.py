@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data.rows import Target
-from orca_ray.sweep.planning.cost import (
+from orca_ray.sweep.plan.cost import (
     GPU_STEP_SECONDS,
     SWIN_SLOWNESS,
     Rate,
@@ -16,10 +16,10 @@ from orca_ray.sweep.planning.cost import (
     tokens,
     trial_seconds,
 )
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.plan import build_plan, fingerprints
-from orca_ray.sweep.planning.searches import NodeResources, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.plan import build_plan, fingerprints
+from orca_ray.sweep.plan.searches import NodeResources, plan_searches
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.tasks.registry import get_task
 
 GPU = NodeResources("gpu", 16.0, 1.0, 128.0)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.loading import MAX_BASES, load_spec, shipped_sweeps
-from orca_ray.sweep.planning.searches import plan_searches
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.loading import MAX_BASES, load_spec, shipped_sweeps
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.plan.spec import Overrides
 
 BASE = """\
 name: base

@@ -7,13 +7,13 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.planning.cost import Rate, task_costs
-from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
-from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.plan import build_plan, with_sources
-from orca_ray.sweep.planning.searches import plan_searches
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.cost import Rate, task_costs
+from orca_ray.sweep.plan.grid import MAX_GRID_TRIALS, grid_cells
+from orca_ray.sweep.plan.loading import load_spec, parse_spec
+from orca_ray.sweep.plan.plan import build_plan, with_sources
+from orca_ray.sweep.plan.searches import plan_searches
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run.controller import SweepController
 from orca_ray.tasks.registry import get_task
 from tests.sweep.fakes import fake_searches, play
 from tests.sweep.planning.test_loading import refused
@@ -67,10 +67,10 @@ def test_cells_are_the_full_cross_and_their_values_win() -> None:
 def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(tmp_path: Path) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
     searches = fake_searches(parse_spec(TEXT))
-    conductor = Conductor(searches, store, executor="fake")
-    first = play(conductor, most=7)  # the first seed of all cells, then one of the second
+    controller = SweepController(searches, store, executor="fake")
+    first = play(controller, most=7)  # the first seed of all cells, then one of the second
     assert [trial.seed for trial in first] == [1] * 6 + [2]
-    rest = play(Conductor(searches, store, executor="fake"))
+    rest = play(SweepController(searches, store, executor="fake"))
     trials = [*first, *rest]
     assert {trial.phase for trial in trials} == {"confirm"}
     ran = sorted((trial.seed, *(trial.hyperparameters[name] for name in VARIED)) for trial in trials)
@@ -78,7 +78,7 @@ def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(tmp_path: Path)
     records = store.load("study/full").values()
     assert {record.status for record in records} == {Status.COMPLETED}
     assert all(record.test_score is not None for record in records)
-    assert Conductor(searches, store, executor="fake").summary().up_to_date
+    assert SweepController(searches, store, executor="fake").summary().up_to_date
 
 
 def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.loading import load_spec, parse_spec
-from orca_ray.sweep.planning.spec import MAX_SEEDS, Overrides
+from orca_ray.sweep.plan.loading import load_spec, parse_spec
+from orca_ray.sweep.plan.spec import MAX_SEEDS, Overrides
 from orca_ray.yaml_reader import MAX_BYTES, MAX_NODES
 
 HEAD = "name: mine\nbenchmark: pocket\nmethods: [nft]\ntasks: [pocket/digits]\n"

@@ -4,8 +4,8 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results.record import PROTOCOLS
-from orca_ray.sweep.planning.loading import load_spec, parse_spec, shipped_sweeps
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.loading import load_spec, parse_spec, shipped_sweeps
+from orca_ray.sweep.plan.spec import Overrides
 
 MINIMAL = """\
 name: mine

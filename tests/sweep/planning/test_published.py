@@ -10,9 +10,9 @@ import yaml
 
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import expand
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.searches import SearchPlan, TrialSpec, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, published_settings, reference_row
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import all_tasks, get_task
 
@@ -21,9 +21,7 @@ PAPERS = [
 ]  # of which each has a row of its own
 ROWS = {
     row["dataset"]: row
-    for row in csv.DictReader(
-        (files("orca_ray.sweep.planning") / "reference_hyperparameters.csv").read_text().splitlines()
-    )
+    for row in csv.DictReader((files("orca_ray.sweep.plan") / "reference_hyperparameters.csv").read_text().splitlines())
 }
 
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from orca_ray.sweep.planning.schema import Dimension, tidy
+from orca_ray.sweep.plan.schema import Dimension, tidy
 
 
 @pytest.mark.parametrize(

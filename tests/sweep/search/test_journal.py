@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.execution.failures import Cause, Failure
-from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.plan import with_sources
-from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.plan import with_sources
+from orca_ray.sweep.plan.searches import TrialSpec, plan_searches
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
@@ -38,17 +38,17 @@ def store(tmp_path: Path) -> ResultsStore:
     return ResultsStore(tmp_path / "results", create=True)
 
 
-def conduct(store: ResultsStore, text: str = LONG, **options: object) -> Conductor:
+def conduct(store: ResultsStore, text: str = LONG, **options: object) -> SweepController:
     spec = fake_spec(text, Overrides(**options))  # type: ignore[arg-type]
-    return Conductor(fake_searches(spec), store, executor="fake")
+    return SweepController(fake_searches(spec), store, executor="fake")
 
 
-def end(conductor: Conductor, trial: TrialSpec) -> None:
+def end(controller: SweepController, trial: TrialSpec) -> None:
     """Run a trial that has been taken to its end."""
     for report in fake_reports(trial):
-        stop = conductor.report(trial.key, report.progress)
+        stop = controller.report(trial.key, report.progress)
         if stop or report.done:
-            conductor.finish(trial.key, report.stopped_early() if stop and not report.done else report)
+            controller.finish(trial.key, report.stopped_early() if stop and not report.done else report)
             return
 
 
@@ -70,9 +70,9 @@ def keys(trials: list[TrialSpec]) -> list[str]:
 def test_an_upgrade_repeats_no_trial(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, most: int, extra: str
 ) -> None:
-    conductor = conduct(store, LONG + extra)
-    before = play(conductor, most=most)
-    running = [trial for _ in range(3) if (trial := conductor.next_trial())]  # then the driver dies
+    controller = conduct(store, LONG + extra)
+    before = play(controller, most=most)
+    running = [trial for _ in range(3) if (trial := controller.next_trial())]  # then the driver dies
     suggest_otherwise(monkeypatch)
     again = conduct(store, LONG + extra)
     assert again.searches.finished_before == most
@@ -97,9 +97,9 @@ def test_without_the_journal_an_upgrade_would_suggest_other_trials(
 
 
 def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
-    conductor = conduct(store)
+    controller = conduct(store)
     trials: list[TrialSpec] = []
-    while (trial := conductor.next_trial()) is not None:
+    while (trial := controller.next_trial()) is not None:
         trials.append(trial)
         assert trial.key in {entry.trial_key for entry in ResultsStore(store.uri).journal("fake/full")}
     assert len(trials) == 28, "nothing waits for an answer"
@@ -107,10 +107,10 @@ def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsS
     assert [(e.method, e.number) for e in entries] == [(m, n) for m in ("nft", "orca") for n in range(14)]
     assert {entry.known for entry in entries} == {"[]"}
     for trial in trials[:-1]:
-        end(conductor, trial)
-    conductor.failed(trials[-1].key, Failure(Cause.PREEMPTED, "gone"))
-    conductor.failures.of(trials[-1].key).not_before = 0.0
-    assert conductor.next_trial() == trials[-1]
+        end(controller, trial)
+    controller.failed(trials[-1].key, Failure(Cause.PREEMPTED, "gone"))
+    controller.failures.of(trials[-1].key).not_before = 0.0
+    assert controller.next_trial() == trials[-1]
 
 
 def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
@@ -134,33 +134,33 @@ def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pyt
 
 
 def test_a_cap_limits_how_many_search_trials_run(store: ResultsStore) -> None:
-    conductor = conduct(store, LONG + "parallel: 2\n")
-    running = [conductor.next_trial() for _ in range(5)]
+    controller = conduct(store, LONG + "parallel: 2\n")
+    running = [controller.next_trial() for _ in range(5)]
     assert [trial is not None for trial in running] == [True] * 4 + [False]
 
 
 def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str) -> list[str]:
     """Run a sweep by random actions of workers, the user and the driver; return the keys of the trials that ended."""
-    conductor, running, ended = conduct(store, text), [], []
-    while not conductor.done:
+    controller, running, ended = conduct(store, text), [], []
+    while not controller.done:
         action = choose.choice(["start", "start", "end", "end", *actions])
         if action == "start":
-            if trial := conductor.next_trial():
+            if trial := controller.next_trial():
                 assert trial.key not in ended
                 running.append(trial)
         elif action == "die":
-            conductor, running = conduct(store, text), []
+            controller, running = conduct(store, text), []
         elif running:
             trial = running.pop(choose.randrange(len(running)))
             if action == "give back":
-                conductor.failed(trial.key, Failure(Cause.PREEMPTED, "gone"))
-                conductor.failures.of(trial.key).not_before = 0.0
+                controller.failed(trial.key, Failure(Cause.PREEMPTED, "gone"))
+                controller.failures.of(trial.key).not_before = 0.0
                 continue
             ended.append(trial.key)
             if action == "end" or trial.phase == "confirm":
-                end(conductor, trial)
+                end(controller, trial)
             else:
-                conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER))
+                controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
     return ended
 
 
@@ -210,9 +210,9 @@ def test_stores_from_before_the_journal_continue(
     before = play(conduct(store), most=most)
     old = without_journal(store, tmp_path / "old")
     suggest_otherwise(monkeypatch)
-    conductor = conduct(old)
-    assert conductor.searches.finished_before == most
-    after = play(conductor)
+    controller = conduct(old)
+    assert controller.searches.finished_before == most
+    after = play(controller)
     assert not set(keys(before)) & set(keys(after))
     assert len(before) + len(after) == 32
     entries = {(entry.method, entry.number): entry for entry in old.journal("fake/full")}
@@ -223,12 +223,12 @@ def test_stores_from_before_the_journal_continue(
 
 def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, tmp_path: Path) -> None:
     """Number 2 was running when the driver of an older version died; the others had ended."""
-    conductor = conduct(store, LONG.replace("[nft, orca]", "[nft]"))
-    trials = [conductor.next_trial() for _ in range(5)]
+    controller = conduct(store, LONG.replace("[nft, orca]", "[nft]"))
+    trials = [controller.next_trial() for _ in range(5)]
     for trial in (trials[4], trials[1], trials[0], trials[3]):
         assert trial is not None
-        end(conductor, trial)
-    conductor.close()
+        end(controller, trial)
+    controller.close()
     old = conduct(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
     assert old.next_trial() == trials[2]
 
@@ -250,31 +250,31 @@ class TestMore:
     @pytest.mark.parametrize("first", ["nft", "orca"])
     def test_methods_and_tasks(self, store: ResultsStore, first: str) -> None:
         done = play(conduct(store, TEXT, methods=[first], tasks=["wdbc"]))
-        conductor = conduct(store, TEXT)
-        assert conductor.searches.finished_before == 6
-        assert conductor.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
-        assert not set(keys(play(conductor))) & set(keys(done))
-        assert conductor.done
+        controller = conduct(store, TEXT)
+        assert controller.searches.finished_before == 6
+        assert controller.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
+        assert not set(keys(play(controller))) & set(keys(done))
+        assert controller.done
 
     def test_seeds(self, store: ResultsStore) -> None:
         play(conduct(store))
-        conductor = conduct(store, seeds=4)
-        assert {(trial.phase, trial.seed) for trial in play(conductor)} == {("confirm", 3), ("confirm", 4)}
+        controller = conduct(store, seeds=4)
+        assert {(trial.phase, trial.seed) for trial in play(controller)} == {("confirm", 3), ("confirm", 4)}
 
     def test_trials_of_the_command_line(self, store: ResultsStore) -> None:
         """They are a sweep of their own, which takes over what the others have."""
         done = play(conduct(store, LONG, trials=4, methods=["nft"]))
         assert len(done) == 6
-        conductor = conduct(store, LONG, trials=12, methods=["nft"])
+        controller = conduct(store, LONG, trials=12, methods=["nft"])
         assert (
-            conductor.searches.reused
+            controller.searches.reused
             == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
         )
         records, curves = store.load("fake/full-trials12"), store.curves("fake/full-trials12")
         assert set(records) == set(keys(done)[:4])
         old = store.curves("fake/full-trials4", list(records))
         assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
-        after = play(conductor)
+        after = play(controller)
         winner = min(
             (r for r in store.load("fake/full-trials12").values() if r.phase == "search" and not r.status.failed),
             key=lambda record: (record.status is not Status.COMPLETED, record.validation_score),
@@ -288,9 +288,9 @@ class TestMore:
 
     def test_confirm_trials_are_taken_over_when_the_winner_is_the_same(self, store: ResultsStore) -> None:
         done = play(conduct(store, LONG, trials=13, methods=["nft"]))
-        conductor = conduct(store, LONG, trials=12, methods=["nft"])
-        ran = play(conductor)
-        assert conductor.done
+        controller = conduct(store, LONG, trials=12, methods=["nft"])
+        ran = play(controller)
+        assert controller.done
         best = {r.hyperparameters for r in store.load("fake/full-trials12").values() if r.phase == "confirm"}
         before = {r.hyperparameters for r in store.load("fake/full-trials13").values() if r.phase == "confirm"}
         assert len(ran) == (0 if best == before else 2)
@@ -300,9 +300,9 @@ class TestMore:
         done = play(conduct(store, methods=["nft"]), most=12)
         for bounds in ("[1e-6, 1.0]", "[1e-4, 1e-2]"):
             text = LONG.replace("[1e-5, 1e-1]", bounds).replace("search_trials: 14", "search_trials: 20")
-            conductor = conduct(store, text, methods=["nft"])
-            assert conductor.searches.finished_before >= 12
-            ran = play(conductor, most=2)
+            controller = conduct(store, text, methods=["nft"])
+            assert controller.searches.finished_before >= 12
+            ran = play(controller, most=2)
             assert len(ran) == 2
             assert not set(keys(ran)) & set(keys(done))
             done += ran
@@ -310,22 +310,22 @@ class TestMore:
     def test_a_further_dimension(self, store: ResultsStore) -> None:
         done = play(conduct(store, methods=["nft"]), most=12)
         text = LONG.replace("space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, ")
-        conductor = conduct(store, text, methods=["nft"])
-        assert conductor.searches.finished_before == 12
-        rest = play(conductor)
+        controller = conduct(store, text, methods=["nft"])
+        assert controller.searches.finished_before == 12
+        rest = play(controller)
         assert not set(keys(rest)) & set(keys(done))
         assert len(rest) == 4
         assert rest[0].hyperparameters["refine.weight_decay"] != done[0].hyperparameters["refine.weight_decay"]
 
     def test_another_first_configuration_is_tried_and_the_old_one_kept(self, store: ResultsStore) -> None:
         done = play(conduct(store, methods=["nft"]), most=4)
-        conductor = conduct(store, LONG.replace("learning_rate: 1e-3", "learning_rate: 2e-3"), methods=["nft"])
-        assert conductor.searches.finished_before == 4
-        trial = conductor.next_trial()
+        controller = conduct(store, LONG.replace("learning_rate: 1e-3", "learning_rate: 2e-3"), methods=["nft"])
+        assert controller.searches.finished_before == 4
+        trial = controller.next_trial()
         assert trial is not None
         assert trial.hyperparameters["refine.learning_rate"] == 2e-3
-        end(conductor, trial)
-        assert not set(keys(play(conductor))) & set(keys([*done, trial]))
+        end(controller, trial)
+        assert not set(keys(play(controller))) & set(keys([*done, trial]))
 
     @pytest.mark.parametrize(
         "change",
@@ -339,9 +339,9 @@ class TestMore:
     ) -> None:
         done = play(conduct(store))
         spec = change(fake_spec(LONG))
-        conductor = Conductor(fake_searches(spec), store, executor="fake")
-        assert (conductor.searches.finished_before, conductor.searches.reused) == (0, "")
-        assert not set(keys(play(conductor))) & set(keys(done))
+        controller = SweepController(fake_searches(spec), store, executor="fake")
+        assert (controller.searches.finished_before, controller.searches.reused) == (0, "")
+        assert not set(keys(play(controller))) & set(keys(done))
         assert conduct(store).done, "and the first goes on to be complete"
 
 
@@ -349,27 +349,27 @@ class TestAsynchronousHalving:
     """With eta 2, the best ceil(n / 2) of n trials that have reached a rung go on, whether they run or have ended."""
 
     @staticmethod
-    def stopped(conductor: Conductor, trials: list[TrialSpec]) -> list[TrialSpec]:
+    def stopped(controller: SweepController, trials: list[TrialSpec]) -> list[TrialSpec]:
         """Let running trials report their first two epochs, and return those that are stopped at the rung."""
         points = {trial.key: [point for r in list(fake_reports(trial))[:2] for point in r.progress] for trial in trials}
-        return [trial for trial in trials if conductor.report(trial.key, points[trial.key])]
+        return [trial for trial in trials if controller.report(trial.key, points[trial.key])]
 
     def test_all_that_have_reached_the_rung_are_compared(self, store: ResultsStore) -> None:
-        conductor = conduct(store, methods=["nft"])
-        trials = [trial for _ in range(8) if (trial := conductor.next_trial())]
+        controller = conduct(store, methods=["nft"])
+        trials = [trial for _ in range(8) if (trial := controller.next_trial())]
         ordered = sorted(trials, key=lambda each: fake_score(each, 2))
-        assert not self.stopped(conductor, ordered[7:3:-1]), "each is the best so far"
-        assert self.stopped(conductor, ordered[:4]) == []  # four better ones: fifth to eighth of at most eight
-        conductor.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
-        conductor.close()
+        assert not self.stopped(controller, ordered[7:3:-1]), "each is the best so far"
+        assert self.stopped(controller, ordered[:4]) == []  # four better ones: fifth to eighth of at most eight
+        controller.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
+        controller.close()
         again = conduct(store, methods=["nft"])
         assert [again.next_trial() for _ in range(7)] == [trial for trial in trials if trial != ordered[0]]
         assert self.stopped(again, [ordered[5]]) == [ordered[5]], "the one that has ended in the earlier run is better"
 
     def test_a_failed_trial_is_no_rival(self, store: ResultsStore) -> None:
-        conductor = conduct(store, methods=["nft"])
-        trials = [trial for _ in range(2) if (trial := conductor.next_trial())]
+        controller = conduct(store, methods=["nft"])
+        trials = [trial for _ in range(2) if (trial := controller.next_trial())]
         best, worst = sorted(trials, key=lambda each: fake_score(each, 2))
-        assert not self.stopped(conductor, [best])
-        conductor.finish(best.key, TrialReport(status=Status.FAILED_USER))
-        assert not self.stopped(conductor, [worst])
+        assert not self.stopped(controller, [best])
+        controller.finish(best.key, TrialReport(status=Status.FAILED_USER))
+        assert not self.stopped(controller, [worst])

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.schema import Dimension, Scalar
-from orca_ray.sweep.planning.searches import plan_searches
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.schema import Dimension, Scalar
+from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.search import NUM_STARTUP, Answer, Candidate, CandidateSampler, Search, Study
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}

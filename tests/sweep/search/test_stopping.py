@@ -1,6 +1,6 @@
 import pytest
 
-from orca_ray.sweep.planning.schema import SuccessiveHalving
+from orca_ray.sweep.plan.schema import SuccessiveHalving
 
 
 def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:

@@ -19,9 +19,9 @@ from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep import tracking
-from orca_ray.sweep.execution import events
-from orca_ray.sweep.execution.conductor import Conductor
-from orca_ray.sweep.planning.spec import Overrides
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run import events
+from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind
 from orca_ray.sweep.tracking import Tracking, all_trackers, open_tracker
 
@@ -49,13 +49,13 @@ def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
     spec = fake_spec(TEXT, Overrides(tasks=("pocket/digits",), methods=("nft",)))
     with Tracking([option]) as listener:
         opened = ResultsStore(store, create=True)
-        conductor = Conductor(fake_searches(spec), opened, executor="inline", listener=listener)
-        listener(events.SweepStarted(spec.sweep_id, "here", conductor.searches.rows()))
-        play(conductor, most)
-        if most is not None and (trial := conductor.next_trial()) is not None:
-            conductor.started(trial.key)
+        controller = SweepController(fake_searches(spec), opened, executor="inline", listener=listener)
+        listener(events.SweepStarted(spec.sweep_id, "here", controller.searches.rows()))
+        play(controller, most)
+        if most is not None and (trial := controller.next_trial()) is not None:
+            controller.started(trial.key)
             for epoch in (1, 2):
-                conductor.report(trial.key, [Progress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0)])
+                controller.report(trial.key, [Progress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0)])
     return list(ResultsStore(store).load(spec.sweep_id).values())
 
 

@@ -1,0 +1,230 @@
+"""Adapt a body to one task within a given time; ``orca_ray.adapt`` and ``orca-sweep adapt`` do.
+
+Every method runs once with its best known configuration, the cheapest one first, so that there is a model early. Then
+the sweep is extended by the largest search, equal for all methods, that the rest of the time allows.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_ray.errors import UserError
+from orca_ray.methods.model_folder import refuse_other
+from orca_ray.methods.recipe import get_method
+from orca_ray.protocol import KeepModels
+from orca_ray.results.models import StoredModels
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors import joined_address
+from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
+from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.events import Listener, Summary
+from orca_ray.sweep.worker.models import best_of
+from orca_ray.sweep.worker.scratch import scratch_directory
+from orca_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from orca_ray.own_data import UserData
+    from orca_ray.predictor import Predictor
+
+logger = logging.getLogger(__name__)
+
+SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
+"""Sweep file with the settings of all adaptations."""
+SEARCHES = (32, 16, 8, 4, 2, 0)
+"""Numbers of search trials of a method in the second round, the largest that fits first; 0: more seeds alone."""
+SEEDS = (1, 2, 3)
+"""Confirm seeds of the second round; the first round has only the first one."""
+MARGIN = 0.8
+"""Share of the time that is left which the second round may take by its estimate."""
+BASELINES = {
+    "tabular": "gradient_boosting",
+    "time series": "minirocket",
+    "audio": "cnn",
+    "image": "cnn",
+    "field": "fno",
+}
+"""Method without pretraining that is usual for a modality; it shows whether the pretrained body earns its cost."""
+
+
+def methods_for(task: Task) -> tuple[str, ...]:
+    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` here."""
+    return tuple(name for name in _usual_methods(task) if not get_method(name).problem(task))
+
+
+def left_out(task: Task) -> list[str]:
+    """Return a line with the reason, and what to install if that helps, for each method that `methods_for` omits."""
+    problems = {name: get_method(name).problem(task) for name in _usual_methods(task)}
+    return [f"{name} is not compared: {problem}" for name, problem in problems.items() if problem]
+
+
+def _usual_methods(task: Task) -> tuple[str, ...]:
+    baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.modality, "cnn")
+    return ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationSweep:
+    """The sweep over one task. Running it again continues it; with more minutes, its search goes on."""
+
+    task: Task
+    minutes: float = 20.0
+    """Time for all trials together. Trials that run when it is over are interrupted, and continue next time."""
+    methods: Sequence[str] = ()
+    """Names of methods; empty: `methods_for` the task."""
+    body: str = ""
+    """Name of the body; "": the task's."""
+    results: str = "results"
+    """Path or URI of the results store."""
+    executor: str = "ray"
+    address: str | None = None
+    """Ray cluster to join; None: that of RAY_ADDRESS, or a new one on this machine."""
+    staging: str | None = None
+    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
+    cluster that is joined, ``staged`` in the results store if that is a URI; else no folder, and nodes must share the
+    cache directory."""
+    command: str = ""
+    """The command, for the model's card."""
+    listener: Listener | None = field(default=None, repr=False)
+
+    def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:
+        """Return the sweep, named like the task; raises UserError for an unknown method or body."""
+        methods = list(self.methods or methods_for(self.task))
+        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
+        budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
+        return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
+
+    def left_out(self) -> list[str]:
+        """Return a line for each usual method that is not compared because it cannot adapt to the task here."""
+        return [] if self.methods else left_out(self.task)
+
+    def run(self) -> Summary:
+        """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
+        deadline = time.monotonic() + 60 * self.minutes
+        if self.shared:
+            ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
+        summary = self._round(self.spec(), deadline, shortest_first=True)
+        if summary.interrupted:
+            return summary
+        more = self._affordable(summary.seconds, deadline - time.monotonic())
+        return summary if more is None else self._round(self.spec(more, SEEDS), deadline)
+
+    @property
+    def shared(self) -> str | None:
+        """The folder through which nodes get the prepared data; None: there is none (see ``staging``)."""
+        joins = self.executor == "ray" and joined_address(self.address) is not None
+        if self.staging or not (joins and "://" in self.results):
+            return self.staging
+        place, mark, query = self.results.partition("?")
+        return f"{place.rstrip('/')}/staged{mark}{query}"
+
+    def best(self) -> Record:
+        """Return the record of the best trial whose model is in the store, chosen by validation scores.
+
+        Raises UserError if no trial has ended with a model.
+        """
+        models = StoredModels(self.results)
+        found = best_of([record for record in self._confirmed() if models.has(record.trial_key)])
+        if found is None:
+            raise UserError(
+                f"no trial of {self.task.name} has ended with a model: run the same command again, which continues it, "
+                "and give more time with --minutes"
+            )
+        return found
+
+    def save(self, out: str | Path) -> Record:
+        """Write the best model to the folder ``out``, delete the others from the store, and return its record.
+
+        Raises UserError as `best`, and as `refuse_other` for ``out``.
+        """
+        best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
+        refuse_other(folder)
+        models.fetch(best.trial_key, folder)  # first: if it fails, nothing is lost
+        for record in self._confirmed():
+            if record.trial_key != best.trial_key:
+                models.remove(record.trial_key)
+        return best
+
+    def _round(self, spec: SweepSpec, deadline: float, *, shortest_first: bool = False) -> Summary:
+        return run_sweep(
+            spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
+            keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=shortest_first,
+            deadline=deadline,
+        )  # fmt: skip
+
+    def _confirmed(self) -> list[Record]:
+        records = ResultsStore(self.results).load(self.spec().sweep_id).values()
+        return [each for each in records if each.phase == "confirm" and each.status is Status.COMPLETED]
+
+    def _affordable(self, elapsed: float, left: float) -> int | None:
+        """Return the number of search trials of the second round; None if it has no room at all.
+
+        ``elapsed`` are the seconds of the first round, ``left`` those that remain. A trial takes as long as that of
+        the same method in the first round, and as many run at a time.
+        """
+        seconds: dict[str, float] = {}
+        for record in self._confirmed():
+            seconds[record.method] = max(record.wall_seconds, seconds.get(record.method, 0.0))
+        total = sum(seconds.values())
+        parallel = max(1.0, total / elapsed) if elapsed else 1.0
+        fits = [n for n in SEARCHES if (n + len(SEEDS) - 1) * total / parallel <= MARGIN * left]
+        return fits[0] if seconds and fits else None
+
+
+def adapt(
+    task: "Task | UserData | str | Path | tuple[Any, Any]",
+    *,
+    minutes: float = 20.0,
+    methods: Sequence[str] = (),
+    body: str = "",
+    results: str = "results",
+    executor: str = "ray",
+    listener: Listener | None = None,
+    **options: Any,
+) -> "Predictor":
+    """Adapt a pretrained body to data, and return the best model; the same call continues after an interruption.
+
+    Args:
+        task: the data: a task, a path, arrays ``(x, y)``, or samples that `orca_ray.own_data.read` returned.
+        minutes, methods, body, results, executor, listener: see `AdaptationSweep`.
+        options: what is not to be inferred, such as ``target="label"``; the fields of `orca_ray.own_data.Options`.
+
+    Raises:
+        UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
+    """
+    from orca_ray.predictor import Predictor
+
+    sweep = AdaptationSweep(
+        task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
+        listener=listener,
+    )  # fmt: skip
+    for line in sweep.left_out():
+        logger.warning("%s", line)
+    sweep.run()
+    with scratch_directory() as scratch:
+        sweep.save(scratch / "model")
+        return Predictor.load(scratch / "model")
+
+
+def as_task(data: Any, options: Mapping[str, Any]) -> Task:
+    """Return the task of what `adapt` accepts; raises UserError for options beside a task, and for unusable data."""
+    if isinstance(data, Task):
+        if options:
+            raise UserError(f"a task is complete: leave out {', '.join(options)}")
+        return data
+    from orca_ray.own_data import UserData, make_options, read
+    from orca_ray.own_data.inference import infer
+    from orca_ray.own_data.own import register
+
+    if isinstance(data, tuple) and len(data) == 2:
+        return Task.from_arrays(*data, **options)
+    given = make_options("adapt", dict(options))
+    if isinstance(data, str | Path):
+        data = read(data, given)
+    if not isinstance(data, UserData):
+        raise UserError(f"adapt takes a task, a path or arrays (x, y), got {type(data).__name__}")
+    return register(infer(data, given), data)

@@ -1,0 +1,240 @@
+"""TrialTrainer: adapt a body to a task by a method, epoch by epoch, with exact resume. It is the work of one trial.
+
+UserError, NotFiniteError and out-of-memory errors are not handled here; the caller sets the trial's status.
+"""
+
+import gc
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.recipe import Scalar, get_method, refuse_unfit
+from orca_ray.methods.reports import Outcome, Progress, StageName
+from orca_ray.methods.stages.snapshot import Snapshot, take_snapshot, weight_names
+from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
+from orca_ray.models.body import num_values
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.results.artefacts import Artefact
+from orca_ray.tasks.augmentations import get_augmentation
+from orca_ray.tasks.scaling import input_statistics, with_target_statistics
+from orca_ray.tasks.task import Task
+from orca_ray.training import checkpoint
+from orca_ray.training.aligned_cache import AlignedCache
+from orca_ray.training.evaluate import Objective
+from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.training.reproducibility import derive_seed, torch_settings
+from orca_ray.training.throughput import memory_mib
+
+_FORMAT = 5
+_log = logging.getLogger(__name__)
+
+
+class TrialTrainer:
+    """Runs the align stage (if the method has one), the refine stage and the test; each `step` runs one epoch.
+
+    On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process before. Every call restores torch's
+    global random generators, number of threads and determinism flag afterwards.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: PreparedData,
+        method: str,
+        body: str,
+        hyperparameters: Mapping[str, Scalar],
+        seed: int,
+        *,
+        test: bool,
+        device: str = "cpu",
+        threads: int = 1,
+        deterministic: bool = False,
+        reuse_aligned: bool = True,
+        aligned: Path | None = None,
+        standardise: bool = True,
+        on_step: Callable[[], None] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            task: defines shapes, loss, metric and augmentation.
+            data: the task's prepared data; the test split is read only if ``test``.
+            method, body: names of the method and of the body.
+            hyperparameters: values by dotted name, which override the method's defaults.
+            seed: determines initialisation, sampling, order and dropout.
+            test: whether to evaluate the best epoch on the test split at the end (only in confirm trials).
+            device, threads: torch device, and number of intra-op CPU threads.
+            deterministic: see `torch_settings`.
+            reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
+            aligned: directory of that cache; None: ``aligned`` in the cache directory.
+            standardise: whether to standardise inputs and regression targets, unless the data set already is.
+            on_step: called between optimiser steps of refining; it may call `save`.
+            ranks: processes that run parallel stages together, each with an adaptation of equal arguments.
+
+        Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data
+        whose shapes differ from the task's.
+        """
+        _check_data(task, data)
+        refuse_unfit(method, task)
+        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        data = _reduced(task, data, self._hyperparameters.data.fraction, seed)
+        statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
+        data = with_target_statistics(task, data) if standardise else data
+        self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
+        self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
+        if self._device.type == "cuda":
+            torch.cuda.init()  # type: ignore[no-untyped-call]
+            torch.cuda.reset_peak_memory_stats(self._device)
+        self._artefacts = ArtefactCollector(task, data)
+        with self._computing():
+            request = network_request(self._recipe, task, self._hyperparameters, body, seed=seed, statistics=statistics)
+            self._model: CrossModalModel | None = self._recipe.network(request).to(self._device)
+            self._weight_names = weight_names(self._recipe, self._model)  # stages may add modules for training
+            trial = Trial(
+                recipe=self._recipe, task=task, data=data, body=body, hyperparameters=self._hyperparameters, seed=seed,
+                device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
+                augmentation=get_augmentation(task.augmentation), model=self._model,
+                cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
+                on_step=on_step, ranks=ranks,
+            )  # fmt: skip
+            self._stages: list[Stage] = list(self._recipe.stages(trial))  # the current one and those after it
+        self.stage: StageName = self._stages[0].name
+        """The stage that the next `step` runs."""
+        self._outcome = Outcome(
+            num_parameters=sum(map(num_values, self.model.parameters())),
+            num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether all stages have ended and the outcome is final."""
+        return self.stage == "done"
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the next `step` must be called by all ranks; if not, only the first one calls it."""
+        return not self.done and self._stages[0].parallel
+
+    @property
+    def model(self) -> CrossModalModel:
+        """The model with its present weights; once `done`, with those of the best epoch."""
+        assert self._model is not None, "this adaptation is closed"
+        return self._model
+
+    def step(self) -> Progress:
+        """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
+        if self.done:
+            epochs = self._hyperparameters.refine.epochs
+            return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
+        stage = self._stages[0]
+        with self._computing():
+            report = stage.step()
+        self._outcome = stage.add_to(self._outcome)
+        if stage.done and len(self._stages) > 1:
+            del self._stages[0]
+        self._name_stage()
+        peak = memory_mib(self._device)
+        self._outcome = replace(self._outcome, peak_memory_mib=max(peak, self._outcome.peak_memory_mib or 0.0))
+        return report
+
+    def result(self) -> Outcome:
+        """Return the outcome so far; once `done`, it is final and, if ``test``, includes the test score."""
+        return self._outcome
+
+    def artefacts(self) -> tuple[Artefact, ...]:
+        """Return small pictures of what the model does; all of them once `done`, none unless ``test``."""
+        return tuple(self._artefacts.found)
+
+    def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
+        """Return the model as a model folder holds it; once `done`, with the weights of the best epoch.
+
+        ``protocol`` is only stored. Raises UserError if the configuration of the body can no longer be read.
+        """
+        taken = take_snapshot(
+            self.model, self._weight_names, recipe=self._recipe, task=self._task, data=self._data, body=self._body,
+            options=self._hyperparameters, seed=self._seed, protocol=protocol,
+        )  # fmt: skip
+        scores = {name: getattr(self._outcome, name) for name in ("validation_score", "test_score")}
+        return replace(taken, config=replace(taken.config, **scores))
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
+        checkpoint.save(path, {
+            "format": _FORMAT, "identity": self._identity(), "stages": len(self._stages),
+            "stage": self._stages[0].state_dict(), "weights": self._outside_the_body(),
+            "outcome": asdict(self._outcome), "artefacts": self._artefacts.state_dict(),
+        })  # fmt: skip
+
+    def restore(self, path: str | Path) -> bool:
+        """Continue from a checkpoint and return True; if it is missing, damaged or of another trial, return False."""
+        state = checkpoint.load(path)
+        if state is None:
+            return False
+        if state.get("format") != _FORMAT or state["identity"] != self._identity():
+            _log.warning("checkpoint %s belongs to another trial or version; starting again", path)
+            return False
+        with self._computing():
+            self.model.load_state_dict(state["weights"], strict=False)
+            del self._stages[: len(self._stages) - state["stages"]]
+            if state["stage"] is not None:
+                self._stages[0].load_state_dict(state["stage"])
+        self._name_stage()
+        self._artefacts.load_state_dict(state["artefacts"])
+        self._outcome = Outcome(**state["outcome"])
+        return True
+
+    def close(self) -> None:
+        """Free the memory of model, optimiser and caches, including CUDA memory; `result` remains available."""
+        self._stages, self._model = [], None
+        # Only the garbage collector frees checkpointed layers and compiled networks; it takes 0.2 s.
+        if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
+            gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _name_stage(self) -> None:
+        self.stage = "done" if self._stages[0].done else self._stages[0].name
+
+    def _outside_the_body(self) -> dict[str, Tensor]:
+        """Return the weights that stages before refining may change."""
+        return {name: value for name, value in self.model.state_dict().items() if not name.startswith("body.")}
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "task": self._task.name, "data": self._data.fingerprint, "method": self._recipe.name, "body": self._body,
+            "hyperparameters": self._hyperparameters.to_flat(), "seed": self._seed, "test": self._test,
+        }  # fmt: skip
+
+    def _computing(self) -> AbstractContextManager[None]:
+        return torch_settings(self._threads, deterministic=self._deterministic)
+
+
+def _reduced(task: Task, data: PreparedData, fraction: float, seed: int) -> PreparedData:
+    """Return the data with the share ``fraction`` of the training samples, drawn by the trial's seed."""
+    if fraction == 1:
+        return data
+    drawn = derive_seed(seed, "fraction") % 2**32
+    return with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
+
+
+def _check_data(task: Task, data: PreparedData) -> None:
+    """Raise UserError unless training and validation data are numeric arrays with the shapes of the task."""
+    assert task.input_shape is not None, "a resolved task knows its shapes"
+    target_shape = () if task.target.kind == "classes" else task.target.output_shape
+    for name, split in (("training", data.train), ("validation", data.validation)):
+        for what, rows, shape in (("inputs", split.x, task.input_shape), ("targets", split.y, target_shape)):
+            if rows.dtype.kind not in "biuf" or rows.shape != (len(split.x), *shape):
+                raise UserError(
+                    f"{task.name}: the {name} {what} have shape {rows.shape} and type {rows.dtype}; the task needs "
+                    f"{len(split.x)} rows of numbers of shape {shape}: prepare its data again"
+                )

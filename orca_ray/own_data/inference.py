@@ -1,0 +1,232 @@
+"""Infer a task from own data: target, splits, encoder, loss, metric and body, each with its reason."""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from orca_ray.data.bodies import PACKAGED_BODIES, ModalityName
+from orca_ray.data.layout import SplitName
+from orca_ray.data.rows import row_slices
+from orca_ray.data.splits import Indices
+from orca_ray.errors import UserError, printable
+from orca_ray.own_data import Options, UserData, leakage
+from orca_ray.own_data import splits as own_splits
+from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
+from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
+from orca_ray.own_data.findings import Finding, Notes
+from orca_ray.own_data.own import BENCHMARK, gone
+from orca_ray.own_data.preprocessing import Encoder, Preprocessing
+from orca_ray.own_data.table_fit import fit_table
+from orca_ray.own_data.target_fit import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
+from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+PREPARATION = 1
+"""Number to increase when the same data and options give other arrays, so that they get another name."""
+_LAYERS = 4  # of the default body: as on the pocket tasks
+_IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
+_READING = ("target", "inputs", "group", "time", "split", "columns", "axes", "colour", "rate")
+_MOST_CHECKED = 5_000_000  # values of an array whose columns are compared with the target
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A task of own data that is inferred but not prepared."""
+
+    task: Task
+    """The declaration; `orca_ray.own_data.own.register` prepares its arrays."""
+    preprocessing: Preprocessing
+    splits: Mapping[SplitName, Indices]
+    """Indices of the samples of train, validation and, unless it was not wanted, test, sorted."""
+    findings: tuple[Finding, ...]
+    warnings: tuple[str, ...]
+
+
+def infer(
+    data: UserData,
+    options: Options | None = None,
+    *,
+    test: bool = True,
+    warn: Callable[[str], None] = logger.warning,
+) -> Inferred:
+    """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
+
+    ``options`` override those that the data were read with. ``warn`` is called with each warning. Without ``test``, no
+    test split is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
+
+    Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
+    colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
+    """
+    options, notes = options.over(data.options) if options else data.options, Notes()
+    for note in data.notes:
+        notes.warn(note)
+    if not len(data):
+        raise UserError(f"{data.source}: no samples")
+    if data.y is None:
+        raise UserError(f"{data.source}: no target; name a column, key or file with --target")
+    fitted = fit_target(data, data.y, options, notes, least=own_splits.LEAST_PER_CLASS if test else 1)
+    parts = own_splits.draw(data, fitted.rows, fitted.classes, options, notes, test=test)
+    complete = True
+    if fitted.classes is not None:
+        fitted, parts = without_absent(fitted, parts, notes)
+        complete = not warn_absent(fitted, parts, notes)
+    found = survey(data)
+    encoder = _encoder(data, parts["train"], found, options, notes, dense=fitted.coding.kind == "dense")
+    coding = fitted.coding
+    if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
+        coding = with_field_axes(coding, encoder)
+    if found.num_missing:
+        notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
+    _warn_of_leaks(data, found, parts, fitted, options, notes)
+    preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
+    loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
+    task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
+    for warning in notes.warnings:
+        warn(f"{task.name}: {warning}")
+    return Inferred(task, preprocessing, parts, tuple(notes.findings), tuple(notes.warnings))
+
+
+def _encoder(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool) -> Encoder:
+    if data.kind_hint == "table":
+        return fit_table(data, train, options, notes)
+    if data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
+        return fit_audio(data, train, found, options, notes)
+    return fit_array(data, train, found, options, notes, dense=dense)
+
+
+def _reading(data: UserData, found: Survey, options: Options) -> Options:
+    """Return the options with which more files of this kind are read in the same way."""
+    values = {name: getattr(options, name) for name in _READING if name in options.model_fields_set}
+    if data.kind_hint == "table":
+        values.setdefault("target", data.target_names)
+    if data.kind_hint == "images":
+        values.setdefault("colour", "grey" if all(len(shape) == 2 for shape in found.shapes) else "rgb")
+    if data.rate is not None:
+        values.setdefault("rate", data.rate)
+    return Options(**values)
+
+
+def _warn_of_leaks(
+    data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, options: Options, notes: Notes
+) -> None:
+    import pandas as pd
+
+    frame: pd.DataFrame | None = None
+    if hasattr(data.x, "columns"):
+        table = cast("pd.DataFrame", data.x)
+        frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
+    elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
+        frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
+    told = leakage.duplicates(data, found.hashes, parts)
+    if frame is not None and fitted.coding.kind in ("classes", "scalar"):
+        y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
+        told += leakage.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=fitted.classes is not None)
+    if frame is not None and data.kind_hint == "table" and data.splits is None:
+        if data.groups is None:
+            told += leakage.group_columns(frame, parts, map(str, frame.columns))
+        dates = [str(name) for name in frame.columns if frame[name].dtype.kind == "M"]
+        if dates and data.times is None:
+            told.append(
+                f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
+            )
+    if data.groups is not None:
+        told += leakage.crossing(data.groups, parts, "the groups")
+    for warning in told:
+        notes.warn(warning)
+
+
+def _measures(
+    data: UserData, fitted: FittedTarget, parts: own_splits.Splits, options: Options, notes: Notes, *, complete: bool
+) -> tuple[str, str]:
+    """Return the names of loss and metric; raises UserError for unknown ones in ``options``."""
+    kind, why = fitted.coding.kind, "usual for the kind of target"
+    loss, metric = {"labels": ("bce", "one_minus_auroc"), "scalar": ("mse", "rmse")}.get(kind, ("", ""))
+    if kind == "classes":
+        assert fitted.classes is not None
+        counts = np.bincount(fitted.classes[parts["train"]], minlength=len(fitted.coding.label_names))
+        loss, metric, why = "cross_entropy", "error", "classes have similar sizes"
+        if counts.max() >= _IMBALANCE * counts.min():
+            loss, why = "weighted_cross_entropy", f"classes of {counts.min()} to {counts.max()} samples"
+            metric = "one_minus_auroc" if len(counts) == 2 and complete else "one_minus_macro_f1"
+    if kind == "dense" and data.kind_hint == "table":
+        loss, metric, why = "mse", "rmse", "several numbers"
+    elif kind == "dense":
+        assert data.y is not None
+        used = np.concatenate(list(parts.values()))
+        zero = any(not np.any(data.y[used[part]], axis=tuple(range(1, data.y.ndim))).all() for part in row_slices(used))
+        loss, metric = ("rmse", "rmse") if zero else ("relative_l2", "relative_l2")
+        why = "some fields are zero" if zero else "error relative to the size of each field"
+    if options.loss:
+        from orca_ray.tasks.losses import get_loss
+
+        get_loss(options.loss)
+    get_metric(options.metric or metric)
+    notes.find("loss", options.loss or loss, "given" if options.loss else why, "loss")
+    notes.find("metric", options.metric or metric, "given" if options.metric else why, "metric")
+    return options.loss or loss, options.metric or metric
+
+
+def _task(
+    data: UserData, preprocessing: Preprocessing, found: Survey, options: Options, notes: Notes, *, loss: str,
+    metric: str, parts: own_splits.Splits,
+) -> Task:  # fmt: skip
+    shape = preprocessing.input_shape
+    kind: ModalityName = "image" if len(shape) == 3 else "sequence"
+    body = options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}"
+    notes.find("body", body, "given" if options.body else f"inputs of shape {shape}; small enough for a CPU", "body")
+    stem = options.name or Path(data.source).stem
+    slug = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_")[:40] or "data"
+    return Task(
+        name=f"{BENCHMARK}/{slug}-{_digest(data, found, options)}",
+        title=options.title or printable(stem),
+        modality=_modality(data, preprocessing),
+        input_shape=shape,
+        target=preprocessing.target.target,
+        loss=loss,
+        metric=metric,
+        body=body,
+        num_samples=(len(parts["train"]), len(parts["validation"]), len(parts.get("test", ()))),
+        licence=options.licence,
+        citation=options.citation or "own data",
+        reference=options.reference or "own data",
+        build=gone,
+        input_scale="standardised",
+    )
+
+
+def _modality(data: UserData, preprocessing: Preprocessing) -> str:
+    if isinstance(preprocessing.encoder, AudioInputs):
+        return "audio"
+    if preprocessing.target.kind == "dense" and data.kind_hint == "array":
+        return "field"
+    if data.kind_hint == "table" or getattr(preprocessing.encoder, "per_feature", False):
+        return "tabular"
+    return "image" if len(preprocessing.input_shape) == 3 else "time series"
+
+
+def _digest(data: UserData, found: Survey, options: Options) -> str:
+    """Return 6 hexadecimal digits of a hash of content and options, but not of names and texts for people."""
+    given = options.model_dump(mode="json", exclude={"data", "name", "title", "licence", "citation", "reference"})
+    digest = hashlib.sha256(json.dumps([PREPARATION, given, data.kind_hint, data.rate], sort_keys=True).encode())
+    columns = list(map(str, getattr(data.x, "columns", ())))
+    digest.update(json.dumps([columns, [list(shape) for shape in sorted(found.shapes)]]).encode())
+    digest.update(np.ascontiguousarray(found.hashes).tobytes())
+    for part in (data.y, data.groups, data.times, data.splits):
+        if part is None or part.dtype.kind in "OM":
+            digest.update(repr(None if part is None else part.tolist()).encode())
+        else:
+            for rows in row_slices(part):
+                digest.update(np.ascontiguousarray(part[rows]).tobytes())
+    return digest.hexdigest()[:6]

@@ -1,0 +1,225 @@
+"""Own tasks: data of a user, prepared in the cache with a declaration that any process can read: own/NAME-HASH."""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orca_ray.data import cache, prepared, splits
+from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
+from orca_ray.data.raw import Workspace
+from orca_ray.data.rows import Array, RowIndex, Target, stacked
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.task import Task
+
+if TYPE_CHECKING:
+    from orca_ray.own_data import UserData
+    from orca_ray.own_data.inference import Inferred
+
+logger = logging.getLogger(__name__)
+
+BENCHMARK = "own"
+"""Benchmark of all own tasks."""
+DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
+"""Names of the files beside the prepared arrays."""
+_VERSION = 1
+_NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
+_LEFT_OUT = ("build", "files", "packages", "fetcher")
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is that of an own task."""
+    return _NAME.fullmatch(name) is not None
+
+
+def own_directory(name: str) -> Path:
+    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
+    if not is_own(name):
+        raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
+    return prepared.directory_of(name, _VERSION)
+
+
+def own_names() -> list[str]:
+    """Return the names of the own tasks in the cache, sorted."""
+    found = (path.parent.parent.name for path in (cache.home() / "prepared" / BENCHMARK).glob(f"*/1/{DECLARATION}"))
+    return sorted(f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}"))
+
+
+def own_tasks() -> dict[str, Task]:
+    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    found = {}
+    for name in own_names():
+        try:
+            found[name] = get_own_task(name)
+        except UserError as error:
+            logger.warning("%s", error)
+    return found
+
+
+def get_own_task(name: str) -> Task:
+    """Return the own task ``name``; UserError if it is not in the cache of this node, or its declaration is invalid."""
+    path = own_directory(name) / DECLARATION if is_own(name) else None
+    if path is None or not path.is_file():
+        advice = "Own tasks are made by 'orca-sweep adapt DATA' and kept in the cache directory."
+        raise unknown_name("task", name, own_names() or ["none yet"], advice)
+    task = task_from_json(cache.read_json(path), str(path))
+    if task.name != name:
+        raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
+    return task
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """Return the declaration of a task as a JSON object, without what only its build needs."""
+    names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
+    return {**{name: getattr(task, name) for name in names}, "target": asdict(task.target)}
+
+
+def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
+    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
+    values = dict(content)
+    try:
+        target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
+        for name in ("input_shape", "num_samples"):
+            values[name] = None if values[name] is None else tuple(map(int, values[name]))
+        return Task(**values, target=target, build=gone)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: no declaration of a task ({type(error).__name__}: {error})") from error
+
+
+def gone(workspace: Workspace) -> Arrays:
+    """Raise UserError: own tasks are built when they are registered, and never from raw files."""
+    raise UserError(not_here(workspace.task))
+
+
+def not_here(name: str) -> str:
+    """Return the error message for an own task whose data are not in the cache of this node."""
+    advice = "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all nodes share with --staging"
+    return f"{name}: its prepared data are missing or damaged in {cache.home()}: {advice}"
+
+
+def register(inferred: "Inferred", data: "UserData") -> Task:
+    """Prepare the arrays of an inferred task batch by batch, unless they are in the cache already; return the task.
+
+    Raises UserError as `Preprocessing.inputs` and `Task.prepare` do.
+    """
+    task = inferred.task
+    documents = {
+        DECLARATION: json.dumps(task_to_json(task), indent=1),
+        PREPROCESSING: json.dumps(inferred.preprocessing.to_json(), indent=1),
+    }
+    directory = own_directory(task.name)
+    if not all((directory / name).is_file() for name in documents) or task.prepared() is None:
+        replace(task, build=lambda workspace: _build(workspace, inferred, data)).prepare(documents=documents)
+    return get_own_task(task.name)
+
+
+def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
+    """Return the arrays of an inferred task in memory; nothing is written, and the task is not registered.
+
+    The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
+    """
+    assert data.y is not None
+    preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()
+    for name, indices in inferred.splits.items():
+        part = data.select(indices)
+        x = preprocessing.inputs(part, logger.debug)  # told when the task was inferred
+        parts[name] = Split(x, preprocessing.targets(data.y[indices]))
+    statistics = _statistics(parts["train"].y, preprocessing.target.kind, by_column=data.kind_hint == "table")
+    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in parts.items() for axis in "xy"}
+    return PreparedData(
+        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=parts,
+        y_mean=statistics.get("y_mean"), y_std=statistics.get("y_std"), directory=Path(),
+    )  # fmt: skip
+
+
+def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
+    assert data.y is not None
+    preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
+    coding, size = preprocessing.target, data.batch_size()
+
+    def inputs(indices: Array) -> Array:
+        return preprocessing.inputs(data.select(indices), logger.debug)  # told when the task was inferred
+
+    for split, indices in inferred.splits.items():
+        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
+        if coding.kind == "dense":
+            made = filled(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
+        else:
+            made = coding.encode(y[indices])
+        arrays[f"{split}_y"] = made
+    return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
+
+
+def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
+    """Return mean and deviation of numbers and fields, of several columns of a table each its own."""
+    if kind not in ("scalar", "dense"):
+        return {}
+    sample = train_y[:: max(1, len(train_y) // 4096)]
+    mean, std = splits.statistics(sample, (0,) if by_column else None)
+    shape = train_y.shape[1:] if by_column else ()
+    return {"y_mean": mean.reshape(shape), "y_std": std.reshape(shape)}
+
+
+def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
+    """See :meth:`orca_ray.tasks.task.Task.from_arrays`."""
+    return _registered(_samples(x), y, name, groups, times, options)
+
+
+def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
+    """See :meth:`orca_ray.tasks.task.Task.from_dataset`; the targets are kept in memory."""
+    y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
+    return _registered(DatasetSamples(dataset), y, name, groups, times, options)
+
+
+@dataclass(frozen=True)
+class DatasetSamples:
+    """The inputs of a map-style ``torch`` data set of pairs (x, y), read when they are selected."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the selected inputs."""
+        return [np.asarray(self.dataset[int(row)][0]) for row in np.arange(len(self))[part]]
+
+
+def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
+    from orca_ray.own_data import UserData, make_options
+    from orca_ray.own_data.inference import infer
+
+    options = make_options("own data", {"name": name, **given})
+    named = {
+        "y": y if isinstance(y, str) else "",
+        "groups": options.group,
+        "times": options.time,
+        "splits": options.split,
+    }
+    parts = {"y": y, "groups": groups, "times": times, "splits": None}
+    if hasattr(x, "columns"):
+        columns = {axis: column for axis, column in named.items() if column}
+        if missing := [column for column in columns.values() if column not in x.columns]:
+            raise unknown_name("column", missing[0], map(str, x.columns))
+        parts |= {axis: x[column].rename(column) for axis, column in columns.items()}
+        x = x.drop(columns=list(columns.values()))
+    label = getattr(parts["y"], "name", None)
+    arrays = {axis: None if part is None else np.asarray(part) for axis, part in parts.items()}
+    data = UserData(
+        x=x, y=arrays["y"], kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
+        source=name, rate=options.rate, target_names=() if label is None else (str(label),),
+        groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
+    )  # fmt: skip
+    return register(infer(data, options), data)
+
+
+def _samples(x: Any) -> Any:
+    if hasattr(x, "columns"):
+        return x.set_axis([str(name) for name in x.columns], axis=1)
+    return stacked(x) if isinstance(x, list | tuple) else np.asarray(x)

@@ -1,0 +1,159 @@
+"""Splits of own data: stratified, by group, by time, or as the data declare them; the same on every machine."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from orca_ray.data.layout import SplitName
+from orca_ray.data.rows import Array
+from orca_ray.data.splits import Indices
+from orca_ray.errors import UserError, quoted, shorten
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.findings import Notes
+
+Splits = Mapping[SplitName, Indices]
+
+LEAST_SAMPLES, FEW_SAMPLES = 10, 100
+LEAST_PER_CLASS = 3
+"""Least number of samples of a class: one in each split."""
+_TRIES = 50  # random orders of groups, of which the first with every class in every split is taken
+_NAMES: Mapping[str, SplitName] = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "dev": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def draw(
+    data: UserData, rows: Indices, classes: Array | None, options: Options, notes: Notes, *, test: bool = True
+) -> Splits:
+    """Return the indices of train, validation and test among ``rows``, sorted.
+
+    ``classes`` [N] are the samples' class numbers, or None. Without ``test``, there is only train and validation, drawn
+    at random; the data then must not have groups, times or splits.
+
+    Raises UserError for too few samples, groups or times, and for unknown names of declared splits.
+    """
+    if len(rows) < LEAST_SAMPLES:
+        raise UserError(f"{data.source}: expected at least {LEAST_SAMPLES} samples with a target, found {len(rows)}")
+    if len(rows) < FEW_SAMPLES:
+        notes.warn(f"{len(rows)} samples are few: scores of validation and test will be rough")
+    drawer = np.random.RandomState(options.seed)
+    labels = np.zeros(len(data), dtype=np.int64) if classes is None else classes
+    if not test:
+        assert data.splits is data.times is data.groups is None, "a split without test is random"
+        held_in, validation = _share(rows, labels, options.fractions[0], drawer)
+        parts: dict[SplitName, Indices] = {"train": held_in, "validation": validation}
+    elif data.splits is not None:
+        parts = _declared(data, rows, labels, options, notes)
+        notes.find("split", "as declared", "the data declare their splits")
+    elif data.times is not None:
+        parts = _by_time(data, rows, options)
+        notes.find("split", "by time", f"{options.time or 'times'} is given: test is latest", "time")
+    elif data.groups is not None:
+        parts = _by_group(data, rows, labels, options)
+        notes.find("split", "by group", f"no value of {options.group or 'groups'} is in two splits", "group")
+    else:
+        train, tested = _share(rows, labels, options.fractions[1], drawer)
+        train, validation = _share(train, labels, options.fractions[0] / (1 - options.fractions[1]), drawer)
+        parts = {"train": train, "validation": validation, "test": tested}
+        how = "random" if classes is None else "random, with equal shares of each class"
+        notes.find("split", how, f"seed {options.seed}", "group, time, split, fractions, seed")
+    if empty := [name for name, part in parts.items() if not len(part)]:
+        raise UserError(f"{data.source}: no sample is left for {' and '.join(empty)}; give more samples or groups")
+    return {name: np.sort(part) for name, part in parts.items()}
+
+
+def _share(rows: Indices, labels: Array, fraction: float, drawer: np.random.RandomState) -> tuple[Indices, Indices]:
+    """Divide ``rows`` at random into the others and a share ``fraction`` of each class, at least one row of each."""
+    shuffled = drawer.permutation(rows)
+    taken = []
+    for label in np.unique(labels[rows]):
+        members = shuffled[labels[shuffled] == label]
+        count = max(1, round(fraction * len(members))) if len(members) > 1 else 0
+        taken.append(members[:count])
+    share = np.concatenate(taken)
+    return shuffled[~np.isin(shuffled, share)], share
+
+
+def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) -> dict[SplitName, Indices]:
+    assert data.groups is not None
+    numbers, values = _numbered(data.groups[rows])
+    if len(values) < 3:
+        listed = shorten(", ".join(map(str, values)))
+        raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {listed}")
+    sizes = np.bincount(numbers)
+    best: dict[SplitName, Indices] = {}
+    fewest = np.inf
+    for attempt in range(_TRIES):
+        order = np.random.RandomState(options.seed + attempt).permutation(len(values))
+        filled = np.cumsum(sizes[order]) - sizes[order] / 2
+        test, validation = (fraction * len(rows) for fraction in options.fractions[::-1])
+        part = np.full(len(values), 0)
+        part[order[filled <= test]] = 2
+        part[order[(filled > test) & (filled <= test + validation)]] = 1
+        # A first group that is larger than the share leaves test or validation without one.
+        part[order[:2]] = np.where(np.isin([2, 1], part), part[order[:2]], [2, 1])
+        found: dict[SplitName, Indices] = {
+            "train": rows[part[numbers] == 0], "validation": rows[part[numbers] == 1], "test": rows[part[numbers] == 2]
+        }  # fmt: skip
+        every = len(np.unique(labels[rows]))
+        absent = sum(every - len(np.unique(labels[each])) if len(each) else every + 1 for each in found.values())
+        if absent < fewest:
+            best, fewest = found, absent
+        if not absent:
+            break
+    return best
+
+
+def _by_time(data: UserData, rows: Indices, options: Options) -> dict[SplitName, Indices]:
+    assert data.times is not None
+    times = _comparable(data, data.times)[rows]
+    order = rows[np.argsort(times, kind="stable")]
+    ordered = np.sort(times, kind="stable")
+    shares = (1 - sum(options.fractions), 1 - options.fractions[1])
+    # Samples of one time stay together: each border is moved to the first sample of its time.
+    first, second = (int(np.searchsorted(ordered, ordered[int(share * len(rows))])) for share in shares)
+    if not 0 < first < second:
+        found = f"{len(np.unique(ordered))} different times in {len(rows)} samples"
+        raise UserError(f"{data.source}: a split by time needs different times, found {found}")
+    return {"train": order[:first], "validation": order[first:second], "test": order[second:]}
+
+
+def _comparable(data: UserData, times: Array) -> Array:
+    import pandas as pd
+
+    if times.dtype.kind in "biuf":
+        values = times.astype(np.float64)
+        missing = np.isnan(values)
+    else:
+        dates = pd.to_datetime(pd.Series(times), errors="coerce", utc=True, format="ISO8601")
+        missing, values = dates.isna().to_numpy(), dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
+    if missing.any():
+        row = int(np.flatnonzero(missing)[0])
+        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(str(times[row]))}")
+    return np.asarray(values)
+
+
+def _numbered(values: Array) -> tuple[Array, list[Any]]:
+    """Return the number of each value [N], and the values in their order as text; None and NaN are one group each."""
+    texts = np.array([str(value) for value in values.tolist()])
+    known, numbers = np.unique(texts, return_inverse=True)
+    return numbers, known.tolist()
+
+
+def _declared(data: UserData, rows: Indices, labels: Array, options: Options, notes: Notes) -> dict[SplitName, Indices]:
+    assert data.splits is not None
+    names = [str(value).strip().lower() for value in data.splits.tolist()]
+    if unknown := [row for row in rows if names[row] not in _NAMES]:
+        found = quoted(str(data.splits[unknown[0]]))
+        raise UserError(f"{data.place(int(unknown[0]))}: expected a split train, validation or test, found {found}")
+    kinds = np.array([_NAMES.get(name, "train") for name in names])
+    parts: dict[SplitName, Indices] = {name: rows[kinds[rows] == name] for name in ("train", "validation", "test")}
+    lacking: list[tuple[SplitName, float]] = [("test", options.fractions[1]), ("validation", options.fractions[0])]
+    drawer = np.random.RandomState(options.seed)
+    for name, fraction in lacking:
+        if not len(parts[name]) and len(parts["train"]):
+            parts["train"], parts[name] = _share(parts["train"], labels, fraction, drawer)
+            notes.warn(f"the data declare no {name} split: a random share {fraction:g} of train is held out")
+    return parts

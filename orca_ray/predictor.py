@@ -1,0 +1,300 @@
+"""`Predictor`: a trained model, which predicts without Ray, Optuna or a results store; see `load`."""
+
+import html
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from orca_ray.data.rows import Array
+from orca_ray.devices import find_device
+from orca_ray.errors import UserError
+from orca_ray.methods import model_folder
+from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.model_card import make_card
+from orca_ray.methods.model_folder import ModelConfig, TaskSummary
+from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
+from orca_ray.methods.recipe import get_method
+from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild, weight_names
+from orca_ray.models.head import pooled
+from orca_ray.own_data.preprocessing import Preprocessing
+from orca_ray.tasks.losses import get_loss
+from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.evaluate import Objective, predict, score
+from orca_ray.training.feed import Feed
+from orca_ray.training.precision import choose_precision
+
+HUB = "hub:"
+
+
+class Predictor:
+    """A trained model with its preprocessing.
+
+    Inputs ``x`` of its methods are an array [N, *input_shape], and, if the model was made of a user's data, whatever
+    that data was: a table, arrays of unequal lengths, or the path of a file or folder. They are read in parts, so they
+    may be larger than memory. Instances are not thread-safe.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        preprocessing: Mapping[str, Any] | None = None,
+        *,
+        card: str | None = None,
+        device: str = "auto",
+    ) -> None:
+        """Build the network of ``snapshot``.
+
+        Args:
+            snapshot: description and weights.
+            preprocessing: content of ``preprocessing.json``; None: inputs are arrays.
+            card: the model card; None: it is made of the description.
+            device: torch device; ``auto``: a GPU if there is one.
+
+        Raises UserError as `rebuild` does, and for a device that this machine lacks.
+        """
+        self.config: ModelConfig = snapshot.config
+        """The description of the model."""
+        self.device = find_device(device)
+        self.preprocessing_json = preprocessing
+        """Content of ``preprocessing.json``; None: inputs are arrays."""
+        self._preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
+        self._card = card
+        self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
+        """The network, a `torch.nn.Module`: standardised outputs [B, *output_shape] of inputs [B, *input_shape]."""
+        config = snapshot.config
+        statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]
+        self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
+        option = resolve(config.method, config.scalars()).refine.precision
+        self._precision = choose_precision(option, self.device, int(self.network.body.feature_width))
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Return the model in a folder, whose files are verified; ``hub:OWNER/NAME``: of a repository of the hub.
+
+        Raises UserError if there is no model folder, if a file is missing or was changed, if its format is another
+        version's, or as `__init__` does.
+        """
+        folder = _from_hub(path) if isinstance(path, str) and path.startswith(HUB) else Path(path).expanduser()
+        config = model_folder.read_config(folder)
+        card = folder / model_folder.CARD
+        return cls(
+            Snapshot(config, read_weights(folder)),
+            model_folder.read_preprocessing(folder, config),
+            card=card.read_text(encoding="utf-8") if card.is_file() else None,
+            device=device,
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model to the folder ``path``, and return it; an existing model folder is replaced.
+
+        Raises UserError if ``path`` has other files, or cannot be written.
+        """
+        folder = Path(path).expanduser()
+        model_folder.write_folder(
+            folder, self.config, self.snapshot().weights, preprocessing=self.preprocessing_json,
+            card=self._card or make_card(self.config, label_names=self.label_names),
+        )  # fmt: skip
+        return folder
+
+    def snapshot(self) -> Snapshot:
+        """Return description and weights, from which an equal model can be built."""
+        state = self.network.state_dict()
+        names = weight_names(get_method(self.config.method), self.network)
+        return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the content of a model folder; the copy is loaded onto a GPU only where there is one."""
+        device = "cpu" if self.device.type == "cpu" else "auto"
+        return partial(type(self), card=self._card, device=device), (self.snapshot(), self.preprocessing_json)
+
+    @property
+    def task(self) -> TaskSummary:
+        """The task that the model was trained on."""
+        return self.config.task
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How inputs are made of the user's data; None: inputs are arrays."""
+        return self._preprocessing
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes or labels; empty if they have none."""
+        return () if self._preprocessing is None else tuple(self._preprocessing.label_names)
+
+    @property
+    def decides(self) -> bool:
+        """Whether the model predicts classes, labels or masks, and so has probabilities."""
+        return self.task.target.kind in ("classes", "labels") or not get_loss(self.task.loss).regression
+
+    def predict(self, x: Any) -> Array:
+        """Return the predictions for N samples.
+
+        Classes: [N] names, or numbers if they have no names. Labels: [N, K] bool. A number: [N] float32. Fields:
+        [N, *shape] float32, or bool for masks. Raises UserError for inputs that the model cannot take.
+        """
+        return self.decide(self.outputs(x))
+
+    def predict_proba(self, x: Any) -> Array:
+        """Return probabilities, float32: [N, K] of classes (with sum 1) or labels, [N, *shape] of masks.
+
+        Raises UserError if the model predicts numbers, and for inputs that it cannot take.
+        """
+        return self.probabilities(self.outputs(x))
+
+    def embed(self, x: Any) -> Array:
+        """Return the features [N, F] of samples, float32, which the head of a classifier maps to its outputs."""
+        inputs, found = self.inputs(x), []
+        with torch.no_grad(), self._precision.active():
+            for chunk in inputs.chunks():
+                for part in torch.split(torch.from_numpy(chunk), BATCH_SIZE):
+                    with self._precision.autocast():
+                        with torch.autocast(self.device.type, enabled=False):
+                            tokens = self.network.embed(part.to(self.device))
+                        features = pooled(self.network.encode(tokens), self.network.body.pooling)
+                    found.append(features.float().cpu().numpy())
+        return np.concatenate(found)
+
+    def evaluate(self, x: Any, y: Any = None, *, group: Array | None = None) -> dict[str, float]:
+        """Return the score by the task's metric, by its name; lower is better.
+
+        Args:
+            x: inputs.
+            y: targets [N, ...]; classes by name or number. None: those that ``x`` has, read from a path. Samples whose
+                target is missing do not count.
+            group: ids [N] of samples; rows with equal ids are parts of one sample.
+
+        Raises UserError if there are no targets, if they do not fit, or if the metric is not defined for them.
+        """
+        inputs = self._with_targets(x) if y is None else self.inputs(x)
+        targets = self._targets(inputs.data.y if y is None else y)
+        if len(targets) != len(inputs):
+            raise UserError(f"{len(inputs)} inputs, but {len(targets)} targets: give one target for each input")
+        known = np.flatnonzero(_known(targets))
+        if not len(known):
+            raise UserError("every target is missing: evaluate needs some")
+        ids = None if group is None else np.asarray(group)[known]
+        return {self.task.metric: score(self._outputs(inputs)[known], targets[known], self._objective, ids)}
+
+    def outputs(self, x: Any) -> Array:
+        """Return what metrics compare with targets: float32 logits, or numbers in the target's units, [N, ...]."""
+        return self._outputs(self.inputs(x))
+
+    def inputs(self, x: Any) -> ModelInputs:
+        """Return the samples in ``x``, which are read in parts; raises UserError if they do not fit the model."""
+        return ModelInputs.of(x, self.task, self._preprocessing)
+
+    def stream(self, inputs: ModelInputs) -> Iterator[Array]:
+        """Yield the `outputs` of consecutive samples; only one part of ``inputs`` is in memory at a time."""
+        yield from map(self.outputs_of, inputs.chunks())
+
+    def outputs_of(self, encoded: Array) -> Array:
+        """Return the `outputs` of encoded samples, float32 [N, *input_shape], as `ModelInputs.chunks` yields them.
+
+        Raises UserError if they are not finite.
+        """
+        try:
+            return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
+        except NotFiniteError as error:
+            raise UserError(
+                "the model's outputs are not finite, because inputs are far from those of training: check their units"
+            ) from error
+
+    def decide(self, outputs: Array) -> Array:
+        """Return the predictions that follow from `outputs`; see `predict`."""
+        if self.task.target.kind == "classes":
+            chosen: Array = outputs.argmax(axis=1)
+            return np.asarray(self.label_names)[chosen] if self.label_names else chosen
+        return self._as_given(outputs > 0 if self.decides else outputs)
+
+    def probabilities(self, outputs: Array) -> Array:
+        """Return the probabilities that follow from `outputs`; see `predict_proba`."""
+        if not self.decides:
+            raise UserError(f"{self.task.name} predicts numbers, which have no probabilities: use predict")
+        logits = torch.from_numpy(outputs)
+        classes = self.task.target.kind == "classes"
+        return self._as_given(np.asarray(logits.softmax(dim=1) if classes else logits.sigmoid()))
+
+    def _as_given(self, values: Array) -> Array:
+        """Return fields [N, *shape] with their axes in the order of the user's data; other values as they are."""
+        return values if self._preprocessing is None else self._preprocessing.target.decode(values)
+
+    def __repr__(self) -> str:
+        return f"<Predictor {self.task.name} by {self.config.method} on {self.config.body.name}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self._facts().items()
+        )
+        return f"<table><caption>orca-ray model</caption>{rows}</table>"
+
+    def _facts(self) -> dict[str, str]:
+        config, task = self.config, self.task
+        target = task.target
+        kind = f"{target.size} {target.kind}" if target.kind in ("classes", "labels") else target.kind
+        scores = {"validation": config.validation_score, "test": config.test_score}
+        shown = ", ".join(f"{value:.4g} on {split}" for split, value in scores.items() if value is not None)
+        count = sum(parameter.numel() for parameter in self.network.parameters())
+        return {
+            "task": f"{task.name} {task.title}".strip(),
+            "inputs": f"{task.modality} {task.input_shape}".strip(),
+            "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
+            "method": f"{config.method} on {config.body.name}",
+            "parameters": f"{count:,}",
+            f"score ({task.metric}, lower is better)": shown or "unknown",
+            "device": str(self.device),
+        }
+
+    def _outputs(self, inputs: ModelInputs) -> Array:
+        return np.concatenate(list(self.stream(inputs)))
+
+    def _with_targets(self, x: Any) -> ModelInputs:
+        if not isinstance(x, str | Path):
+            return self.inputs(x)
+        return self.inputs(read_data(x, self._preprocessing, labelled=True))
+
+    def _targets(self, y: Any) -> Array:
+        if y is None:
+            raise UserError("evaluate needs targets: give y, or the path of data that has them")
+        given: Array = np.asarray(y)
+        if self._preprocessing is not None:
+            return np.asarray(self._preprocessing.targets(given))
+        shape = () if self.task.target.kind == "classes" else self.task.target.output_shape
+        if given.shape[1:] != shape or given.dtype.kind not in "biuf":
+            found = f"shape {given.shape} and type {given.dtype}"
+            raise UserError(f"targets have {found}; expected numbers of shape (N, *{shape})")
+        return given
+
+
+def _known(targets: Array) -> Array:
+    """Return whether each target is known: missing ones are −1 for classes, else NaN."""
+    if targets.dtype.kind == "f":
+        return np.asarray(np.isfinite(targets).reshape(len(targets), -1).all(axis=1))
+    return np.asarray(targets >= 0) if targets.ndim == 1 else np.ones(len(targets), dtype=bool)
+
+
+def load(path: str | Path, device: str = "auto") -> Predictor:
+    """Return the model in a folder; see `Predictor.load`."""
+    return Predictor.load(path, device)
+
+
+def _from_hub(name: str) -> Path:
+    """Return the local copy of a repository of the Hugging Face hub that is a model folder."""
+    from huggingface_hub import constants, snapshot_download
+
+    from orca_ray.models.body_files import cause, require_hub
+
+    repository = name.removeprefix(HUB)
+    files = [model_folder.CONFIG, model_folder.WEIGHTS, model_folder.PREPROCESSING, model_folder.CARD]
+    try:
+        require_hub(repository, model_folder.CONFIG)
+        return Path(snapshot_download(repository, allow_patterns=files, local_files_only=constants.HF_HUB_OFFLINE))
+    except (UserError, ModuleNotFoundError):
+        raise
+    except Exception as error:  # the hub's client raises many types that it does not document
+        raise UserError(f"cannot get the model {repository!r} from the hub: {cause(error)}") from error

@@ -1,0 +1,201 @@
+"""The interface of executors, which run the trials of a sweep, and the executor that runs them in this process."""
+
+import contextlib
+import logging
+import math
+import os
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from orca_ray.sweep.executors.liveness import TimeLimits
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.worker.runner import TrialRunner
+from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager, StagingRequest
+
+logger = logging.getLogger(__name__)
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")
+_UNLIMITED_BYTES = 2**60
+"""Version 1 states a huge number instead of no limit."""
+
+
+def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
+    """Return the number of CPU cores that this process may use: those of its affinity, but at most its quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas = [*_quotas(_folders(root, own, "")), *_old_quotas(_folders(root, own, "cpu"))]
+    return max(1, min([cores, *(int(quota) for quota in quotas)]))
+
+
+def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
+    """Return the memory limit in bytes of the groups that this process belongs to; None without a limit."""
+    values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
+    values += [_read(folder / "memory.limit_in_bytes") for folder in _folders(root, own, "memory")]
+    limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
+    return min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None)
+
+
+def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's group and those around it; ``controller`` is "" for version 2."""
+    base = root / controller if controller else root
+    yield base
+    for line in own.read_text().splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            parts = Path(path.lstrip("/")).parts
+            yield from (base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1) if ".." not in parts)
+
+
+def _quotas(folders: Iterator[Path]) -> Iterator[float]:
+    for folder in folders:
+        values = _read(folder / "cpu.max")
+        if len(values) == 2 and values[0].isdecimal():
+            yield int(values[0]) / int(values[1])
+
+
+def _old_quotas(folders: Iterator[Path]) -> Iterator[float]:
+    for folder in folders:
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+        if quota and period and quota[0].isdecimal():
+            yield int(quota[0]) / int(period[0])
+
+
+def _read(path: Path) -> list[str]:
+    try:
+        return path.read_text().split()
+    except OSError:
+        return []
+
+
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How an executor runs trials."""
+
+    time: TimeLimits = field(default_factory=TimeLimits)
+    """Time limits of a trial. The inline executor has none."""
+    gpus_per_trial: float | Literal["auto"] | None = None
+    """GPUs of each trial, which then needs them; ``auto``: by the measured memory of earlier trials; None: as the sweep
+    file says. Without a number, trials use GPUs only if some node has any."""
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether trials wait for GPUs if no node has any yet."""
+        return isinstance(self.gpus_per_trial, float)
+
+
+class Executor(AbstractContextManager["Executor"], ABC):
+    """Runs the trials that a `SweepController` chooses, and reports their progress to it.
+
+    Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
+    processes that the executor started, even after an exception or Ctrl-C.
+    """
+
+    where: str = ""
+    """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
+    grows: bool = False
+    """Whether more nodes may join while it runs; ``open`` sets it."""
+
+    @abstractmethod
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Join the cluster at ``address``, or start one if it is None, and return its nodes.
+
+        Raises:
+            UserError: the cluster cannot be reached.
+        """
+
+    def nodes(self) -> list[NodeResources]:
+        """Return the nodes that the cluster has now."""
+        return [this_node()]
+
+    def announce(self, demand: Mapping[Resources, int]) -> None:
+        """Inform the cluster's autoscaler, if there is one, how many trials could run, by their resources."""
+
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return the stager of the nodes; ``progress`` is called with one line of text per message."""
+        return InlineStager(requests, settings.staging, progress)
+
+    def first_staged(self, stager: Stager) -> list[Staged]:
+        """Wait until a task is staged or all have failed, and return what is known then."""
+        return stager.first()
+
+    @abstractmethod
+    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+        """Run trials until the controller is done, and return whether the user interrupted the run before that."""
+
+    def close(self) -> None:
+        """End all processes that this executor started."""
+        return
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def this_node() -> NodeResources:
+    """Return the resources of this machine: CPU cores and memory that the process may use, and visible GPUs."""
+    import psutil
+    import torch
+
+    memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf) / 2**30
+    return NodeResources(platform.node(), float(allowed_cpus()), float(torch.cuda.device_count()), memory)
+
+
+class InlineExecutor(Executor):
+    """Runs trials one after another in the calling process, for tests, debugging and machines without Ray."""
+
+    where = "this process"
+
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Return this machine as the only node; log a warning if ``address`` is given, which is ignored."""
+        if address is not None:
+            logger.warning("--address %s is ignored: the inline executor runs in this process", address)
+        return [this_node()]
+
+    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+        """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
+        while (trial := self._next(controller)) is not None:
+            runner = TrialRunner(
+                trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds,
+                halvings=controller.failures.of(trial.key).halvings, keep_model=settings.keep_models,
+            )  # fmt: skip
+            try:
+                self._run_trial(runner, controller)
+            except KeyboardInterrupt:
+                runner.interrupt()
+                return True
+            finally:
+                runner.close()
+        return False
+
+    @staticmethod
+    def _next(controller: SweepController) -> TrialSpec | None:
+        """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
+        with contextlib.suppress(KeyboardInterrupt):
+            while (trial := controller.next_trial()) is None and controller.pausing:
+                time.sleep(_PAUSE_SECONDS)
+            return trial
+        return None
+
+    @staticmethod
+    def _run_trial(runner: TrialRunner, controller: SweepController) -> None:
+        key, stop, report = runner.trial.key, False, TrialReport()
+        controller.started(key)
+        while not (stop or report.done):
+            report = runner.step()
+            stop = controller.report(key, report.progress, log=report.log, node=report.worker.node)
+            if controller.control.stopping and not (stop or report.done):
+                raise KeyboardInterrupt
+        controller.ended(key, report.stopped_early() if stop else report)

@@ -1,0 +1,247 @@
+"""Whether workers are alive: heartbeats of trials, the watchdog that reads them, and why a worker was lost."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+from orca_ray.errors import ClusterLostError
+from orca_ray.progress_counter import beats
+from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded
+from orca_ray.sweep.worker.runner import classify
+
+_NAMESPACE = b"orca-ray-heartbeats"
+
+
+def _store() -> tuple[Callable[..., bool], Callable[..., bytes | None], Callable[..., int]]:
+    from ray.experimental import internal_kv
+
+    return internal_kv._internal_kv_put, internal_kv._internal_kv_get, internal_kv._internal_kv_del
+
+
+class Heart:
+    """Thread of a worker that writes the heartbeats of its current trial."""
+
+    def __init__(self, seconds: float, node: str) -> None:
+        """Start the thread; it writes every ``seconds`` seconds, on the node with the id ``node``."""
+        self._seconds, self._node = seconds, node
+        self._name, self._written = "", -1
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def follow(self, name: str) -> None:
+        """Write heartbeats under ``name`` from now on, the first at once."""
+        self._name = name
+        self._write()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(self._seconds)
+            if self._name and beats() != self._written:
+                self._write()
+
+    def _write(self) -> None:
+        put, _, _ = _store()
+        self._written = beats()
+        with contextlib.suppress(Exception):  # Ray raises several types when the cluster is lost
+            put(self._name.encode(), f"{self._node} {self._written}".encode(), namespace=_NAMESPACE)
+
+
+def read_heartbeat(name: str) -> tuple[str, int]:
+    """Return the node's id and the last count under ``name``; ("", -1) if there is none."""
+    _, get, _ = _store()
+    with contextlib.suppress(Exception):
+        node, _, count = (get(name.encode(), namespace=_NAMESPACE) or b"").decode().partition(" ")
+        return node, int(count)
+    return "", -1
+
+
+def delete_heartbeat(name: str) -> None:
+    """Delete what is stored under ``name``."""
+    _, _, delete = _store()
+    with contextlib.suppress(Exception):
+        delete(name.encode(), namespace=_NAMESPACE)
+
+
+@dataclass(frozen=True)
+class TimeLimits:
+    """How long a trial may take, in seconds."""
+
+    trial: float | None = None
+    """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.stage`); None: no limit."""
+    heartbeat: float = 1800.0
+    """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
+
+    @property
+    def heartbeat_interval(self) -> float:
+        """Minimum time between two heartbeats of a worker."""
+        return min(self.heartbeat / 8, 30.0)
+
+
+@dataclass
+class _Watch:
+    alive: float
+    read_at: float
+    count: int = -1
+    began: float | None = None
+    """Time of the first report; before it, the worker may stage data."""
+
+
+class Deadlines:
+    """Finds running trials that exceed their `TimeLimits`."""
+
+    def __init__(
+        self,
+        limits: TimeLimits,
+        *,
+        read: Callable[[str], tuple[str, int]] = read_heartbeat,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits, self._read, self._clock = limits, read, clock
+        self._watches: dict[str, _Watch] = {}
+
+    def started(self, name: str) -> None:
+        """Watch the trial ``name``, which has just started."""
+        now = self._clock()
+        self._watches[name] = _Watch(now, now)
+
+    def watch(self, name: str) -> None:
+        """Watch the trial ``name``, which is about to start, unless it is watched."""
+        if name not in self._watches:
+            self.started(name)
+
+    def reported(self, name: str) -> None:
+        """Note that the trial ``name`` has reported that its data are staged, or an epoch."""
+        if (watch := self._watches.get(name)) is not None:
+            watch.alive = self._clock()
+            watch.began = watch.alive if watch.began is None else watch.began
+
+    def ended(self, name: str) -> None:
+        """Watch the trial ``name`` no longer."""
+        self._watches.pop(name, None)
+
+    def exceeded(self) -> Mapping[str, str]:
+        """Return the reason for each trial that has exceeded a limit, by name."""
+        now, found = self._clock(), {}
+        for name, watch in self._watches.items():
+            if self._limits.trial is not None and watch.began is not None and now - watch.began > self._limits.trial:
+                found[name] = f"the trial took longer than its limit of {self._limits.trial / 60:g} minutes"
+            elif self._is_silent(name, watch, now):
+                found[name] = f"no progress for {self._limits.heartbeat / 60:g} minutes: the worker hangs"
+        return found
+
+    def _is_silent(self, name: str, watch: _Watch, now: float) -> bool:
+        quarter = self._limits.heartbeat / 4
+        if now - watch.alive > quarter and now - watch.read_at > quarter:
+            watch.read_at = now
+            _, count = self._read(name)
+            if count != watch.count:
+                watch.count, watch.alive = count, now
+        return now - watch.alive > self._limits.heartbeat
+
+
+CHECK_SECONDS = 2.0
+MISSES = 3
+"""Number of failed checks in a row after which a service counts as lost, so that a short pause of it is survived."""
+
+
+class Watchdog:
+    """Thread that connects to GCS and local raylet every few seconds."""
+
+    def __init__(
+        self, services: Mapping[str, tuple[str, int]], on_lost: Callable[[ClusterLostError], None], *,
+        seconds: float = CHECK_SECONDS,
+    ) -> None:  # fmt: skip
+        """Store host and port of each service, by its name for users; ``on_lost`` is called once, in the thread."""
+        self._services, self._on_lost, self._seconds = dict(services), on_lost, seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        misses = dict.fromkeys(self._services, 0)
+        while not self._ended.wait(self._seconds):
+            for name, address in self._services.items():
+                misses[name] = 0 if _answers(address, self._seconds) else misses[name] + 1
+                if misses[name] >= MISSES:
+                    self._on_lost(ClusterLostError(f"the {name} at {address[0]}:{address[1]} does not answer any more"))
+                    return
+
+
+def _answers(address: tuple[str, int], seconds: float) -> bool:
+    try:
+        socket.create_connection(address, timeout=max(seconds, 1.0)).close()
+    except OSError:
+        return False
+    return True
+
+
+def lost_service(services: Mapping[str, tuple[str, int]], error: Exception) -> Exception:
+    """Return ClusterLostError if ``error`` has come from a service that does not answer any more, else ``error``."""
+    if isinstance(error, ClusterLostError):
+        return error
+    gone = [f"{name} at {host}:{port}" for name, (host, port) in services.items() if not _answers((host, port), 1.0)]
+    return ClusterLostError(f"the {gone[0]} does not answer any more") if gone else error
+
+
+def services() -> dict[str, tuple[str, int]]:
+    """Return host and port of the services that this process, which is connected to a cluster, depends on."""
+    import ray
+
+    context: Any = ray.get_runtime_context()
+    host, _, port = context.gcs_address.rpartition(":")
+    here = next(node for node in ray.nodes() if node["NodeID"] == context.get_node_id())
+    return {
+        "head of the Ray cluster (GCS)": (host.strip("[]"), int(port)),
+        "local Ray node (raylet)": (here["NodeManagerAddress"], int(here["NodeManagerPort"])),
+    }
+
+
+_MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
+"""Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
+OOM killer, as one of several possible reasons."""
+
+
+def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
+    """Return the failure that ended a trial on the node with the id ``node``.
+
+    ``error`` is Ray's exception, or None if only its ``text`` is known.
+    """
+    text = text or str(error or "no message from Ray")
+    cause = next(cause for applies, cause in _SIGNS if applies(error, text))
+    if cause is None:  # an exception in the worker, outside of the trial
+        raised = getattr(error, "cause", None)
+        cause = CAUSES[classify(raised)] if isinstance(raised, Exception) else Cause.CODE
+    return Failure(cause, bounded(text.strip()), node)
+
+
+def _preempted(error: Exception | None, text: str) -> bool:
+    return isinstance(error, RayActorError) and bool(error.preempted)
+
+
+def _out_of_memory(error: Exception | None, text: str) -> bool:
+    return isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
+
+
+def _raised(error: Exception | None, text: str) -> bool:
+    if isinstance(error, RayActorError):
+        return bool(error.actor_init_failed)
+    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
+
+
+_SIGNS: tuple[tuple[Callable[[Exception | None, str], bool], Cause | None], ...] = (
+    (_preempted, Cause.PREEMPTED),
+    (_raised, None),
+    (_out_of_memory, Cause.MEMORY),
+    (lambda error, text: True, Cause.LOST),
+)

@@ -1,0 +1,126 @@
+"""Processes that Ray starts beside the driver: they end with it, or are ended by the next driver."""
+
+import contextlib
+import json
+import logging
+import platform
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import psutil
+
+from orca_ray.data import cache
+
+logger = logging.getLogger(__name__)
+
+
+def descendants() -> frozenset[psutil.Process]:
+    """Return the living processes that this process or its descendants have started."""
+    return frozenset(psutil.Process().children(recursive=True))
+
+
+def note_processes(started: Iterable[psutil.Process]) -> Path:
+    """Write the ids of this process and of those in ``started`` to a file; return its path.
+
+    The file must be deleted after a normal end.
+    """
+    driver = psutil.Process()
+    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    ids = [[each.pid, each.create_time()] for each in started if each.is_running()]
+    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": ids}))
+    return note
+
+
+def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
+    """Kill processes and all that they have started, e.g. the remaining services of a local cluster that was lost."""
+    for process in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [*process.children(recursive=True), process]  # raises if another process has the id now
+            for each in family:
+                each.kill()
+
+
+def reap_orphans() -> list[int]:
+    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
+
+    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
+    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
+    because machines may share the cache.
+    """
+    ended: list[int] = []
+    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
+        if not note.stem.removeprefix(f"{platform.node()}-").isdecimal():
+            continue  # of a machine whose name begins with the name of this one
+        try:
+            content = cache.read_json(note)
+            if _living(*content["driver"]):
+                continue
+            for process in filter(None, (_living(*each) for each in content["started"])):
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    process.kill()
+                    ended.append(process.pid)
+        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
+            logger.debug("%s: %s", note, error)
+        note.unlink(missing_ok=True)
+    if ended:
+        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
+    return ended
+
+
+def _living(pid: int, created: float) -> psutil.Process | None:
+    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    return process if same else None
+
+
+class Background:
+    """Runs a function in a daemon thread, and raises its exception in the thread that waits for it."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        """Store the function; :meth:`wait` starts it."""
+        self._work = work
+        self._ended = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="work", daemon=True)
+
+    def wait(self, interrupt: Callable[[], None]) -> None:
+        """Run the function and wait for its end; its exception, or that given to :meth:`abandon`, is raised here.
+
+        The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
+        KeyboardInterrupt.
+        """
+        self._thread.start()
+        interrupted = False
+        while not self._ended.is_set():
+            try:
+                self._ended.wait(0.5)  # with a timeout, so that Python handles signals
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                interrupt()
+        if self._error is not None:
+            raise self._error
+
+    def abandon(self, error: Exception) -> None:
+        """Make :meth:`wait` raise ``error`` now, although the function may never return."""
+        self._error = error
+        self._ended.set()
+
+    def ends(self, seconds: float) -> bool:
+        """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._error = self._error or error
+        self._ended.set()

@@ -1,0 +1,287 @@
+"""Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are reused from trial to trial.
+
+Tune places trials on nodes. The controller decides which trial runs next, is run again or is stopped; the classes in
+`bridge` pass its decisions to Tune. Tune's snapshots and loggers are not used.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+
+from orca_ray.errors import UserError
+from orca_ray.sweep.executors import joined_address
+from orca_ray.sweep.executors.base import Executor, RunOptions, allowed_cpus, allowed_memory
+from orca_ray.sweep.executors.liveness import Deadlines
+from orca_ray.sweep.executors.processes import (
+    Background,
+    descendants,
+    kill_with_descendants,
+    note_processes,
+    reap_orphans,
+)
+from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.worker.scratch import remove_abandoned, scratch_directory
+from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest
+
+if TYPE_CHECKING:
+    from orca_ray.sweep.executors.tune_adapter import TuneSearcher
+
+_TUNE_ENVIRONMENT = {
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # no CSV, JSON and event files per trial
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # align epochs have no score
+    "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # once a year: sweeps resume from the results store
+    "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
+    "TUNE_WARN_THRESHOLD_S": "30",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # actors started at a time, instead of one; `ClusterPlacement` limits them
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TQDM": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # records hold the reason
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # or a run that lost its cluster would start another one
+}
+MEMORY_FOR_TRIALS = 0.7
+"""Part of a container's memory that trials may reserve; Ray's own default for a machine."""
+MAX_ANNOUNCED = 1000
+"""Largest number of trials of one size that an autoscaler is asked to make room for."""
+END_SECONDS = 8.0
+"""How long Tune may take to end after its cluster was lost."""
+ANSWER_SECONDS = 10.0
+"""How long a cluster may take to answer before it counts as unreachable."""
+
+
+class RayExecutor(Executor):
+    """Runs trials on a Ray cluster that it joins, or that it starts on this machine."""
+
+    def __init__(self) -> None:
+        self._cleanup = contextlib.ExitStack()
+        self._announced: list[dict[str, float]] = []
+        self._started: frozenset[psutil.Process] = frozenset()
+        """Processes of the cluster that was started here; there may be others, e.g. of a tracker."""
+        self._abandoned = False
+        """Whether a thread still waits for a cluster that is lost."""
+
+    def open(self, address: str | None) -> list[NodeResources]:
+        """Join the cluster at ``address`` or else at RAY_ADDRESS; without both, start one on this machine."""
+        os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
+        import ray
+
+        address = joined_address(address) or "local"
+        reap_orphans()
+        remove_abandoned()
+        try:
+            require_answer(address)
+            self._init(address)
+        except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"cannot reach a Ray cluster at {address!r}: {error}. Is 'ray start --head' running there, is "
+                "RAY_AUTH_MODE 'token' here, and is the token the same (RAY_AUTH_TOKEN or ~/.ray/auth_token)? Without "
+                "--address and RAY_ADDRESS a cluster is started on this machine."
+            ) from error
+        nodes, self.grows = self.nodes(), address != "local"
+        kind = "local Ray cluster" if address == "local" else f"Ray cluster at {address}"
+        cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+        self.where = f"{kind}, {len(nodes)} node(s), {cpus:g} CPUs, {gpus:g} GPUs"
+        return nodes
+
+    def nodes(self) -> list[NodeResources]:
+        """Return the nodes that are alive."""
+        import ray
+
+        return [_resources(node) for node in ray.nodes() if node["Alive"]]
+
+    def announce(self, demand: Mapping[Resources, int]) -> None:
+        """Request resources for ``demand`` from the autoscaler; it replaces what was requested before."""
+        from ray.autoscaler.sdk import request_resources
+
+        bundles = [_bundle(each) for each, count in demand.items() for _ in range(min(count, MAX_ANNOUNCED))]
+        if self.grows and bundles != self._announced:
+            request_resources(bundles=bundles)
+            self._announced = bundles
+
+    def _init(self, address: str) -> None:
+        import ray
+
+        options: dict[str, Any] = {"ignore_reinit_error": True}
+        if address == "local":  # a small object store: trials exchange kilobytes
+            options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
+            if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
+                options["_memory"] = int(MEMORY_FOR_TRIALS * memory)
+        before = descendants()
+        with _own_handler_of_sigterm():
+            ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
+            )  # fmt: skip
+        if address == "local":
+            self._started = descendants() - before
+            self._cleanup.callback(note_processes(self._started).unlink, missing_ok=True)
+        self._shutdown = ray.shutdown
+        self._cleanup.callback(self._shutdown)
+
+    def stager(
+        self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
+    ) -> Stager:
+        """Return the stager of all nodes of the cluster; the driver's own is the first."""
+        import ray
+
+        from orca_ray.sweep.worker.staging.ray_stager import RayStager
+
+        nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        own = ray.get_runtime_context().get_node_id()
+        nodes.sort(key=lambda name: name != own)
+        return RayStager(requests, settings, nodes, progress)
+
+    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+        """Run Tune until the controller is done; return True if Ctrl-C ended it before that.
+
+        Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
+        """
+        from orca_ray.sweep.executors import tune_adapter as bridge
+
+        controller.placement = self._placement(controller, options)
+        searcher = bridge.TuneSearcher(controller, Deadlines(options.time))
+        self._watched(lambda: self._tune(searcher, settings), lambda: setattr(searcher, "interrupted", True))
+        if searcher.error is not None:
+            raise searcher.error
+        return not controller.done
+
+    def first_staged(self, stager: Stager) -> list[Staged]:
+        """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
+        found: list[Staged] = []
+        self._watched(lambda: found.extend(stager.first()), stager.interrupt)
+        if stager.interrupted:
+            raise KeyboardInterrupt
+        return found
+
+    def _watched(self, work: Callable[[], None], interrupt: Callable[[], None]) -> None:
+        """Run ``work`` in a thread, because calls to a cluster that is lost do not return. Raises ClusterLostError.
+
+        ``interrupt`` is called after Ctrl-C, and must make it end.
+        """
+        from orca_ray.sweep.executors import liveness as watchdog
+
+        background, services = Background(work), watchdog.services()
+        with watchdog.Watchdog(services, background.abandon):
+            try:
+                background.wait(interrupt)
+            except BaseException as error:
+                interrupt()
+                self._abandoned = not background.ends(END_SECONDS)
+                if not isinstance(error, Exception):
+                    raise
+                raise watchdog.lost_service(services, error) from error
+
+    def _placement(self, controller: SweepController, options: RunOptions) -> ClusterPlacement:
+        """Return the placement of a controller's trials, which knows the peak memory in the records."""
+        given = options.gpus_per_trial
+        requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in controller.searches.plans}
+        placement = ClusterPlacement(self.nodes, requests, quarantined=controller.failures.quarantined)
+        for record in controller.searches.records:
+            placement.learn_record(record)
+        return placement
+
+    def _tune(self, searcher: "TuneSearcher", settings: WorkerSettings) -> None:
+        from ray import tune
+
+        from orca_ray.sweep.executors import tune_adapter as bridge
+        from orca_ray.sweep.executors.tune_adapter import make_trainable
+
+        scheduler = bridge.TuneScheduler(searcher)
+        hooks = bridge.ConductorHooks(searcher, self.announce)
+        tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
+        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
+        with scratch_directory() as scratch, working_in(str(scratch)):
+            run_config = tune.RunConfig(
+                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
+                failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                callbacks=[hooks], stop=hooks,
+            )  # fmt: skip
+            tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+
+    def close(self) -> None:
+        """Disconnect from the cluster, and end it if this executor started it."""
+        if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
+            atexit.unregister(self._shutdown)
+            kill_with_descendants(self._started)
+            return
+        if self._announced:
+            self.announce({})
+        self._cleanup.close()
+
+
+def _resources(node: Mapping[str, Any]) -> NodeResources:
+    cpus, gpus, memory = (node["Resources"].get(name, 0.0) for name in ("CPU", "GPU", "memory"))
+    return NodeResources(node["NodeManagerHostname"], cpus, gpus, memory / 2**30, node["NodeID"])
+
+
+def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> GpuRequest:
+    """Return the GPUs of a search's trials: those ``given`` on the command line, else those of the sweep file."""
+    request = plan.spec.resources(plan.task, plan.method)
+    if isinstance(given, float):
+        return GpuRequest(given, required=True)
+    return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
+
+
+@contextlib.contextmanager
+def _own_handler_of_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: that of Ray would end the driver before running trials have saved a checkpoint."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def working_in(directory: str) -> Iterator[None]:
+    """Context manager that changes the working directory: Tune reads it, and Ray may delete that of a submitted job."""
+    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.fchdir(before)  # by descriptor, which works even if the directory was deleted
+        os.close(before)
+
+
+def require_answer(address: str) -> None:
+    """Raise OSError unless a gRPC server answers at a host:port address soon; Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as peer:
+        if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
+            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # preface, empty SETTINGS
+            if peer.recv(4, socket.MSG_WAITALL)[3:] != b"\4":  # the type of a SETTINGS frame
+                raise ConnectionError("another service than Ray answers there")
+
+
+def placement(config: dict[str, Any]) -> Any:
+    """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node).
+
+    The config's ``avoid`` lists the ids of nodes on which it must not lie.
+    """
+    from ray import tune
+
+    bundle, avoid = _bundle(Assignment.from_json(config["assignment"]).trial.resources), config.get("avoid")
+    options = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]} if avoid else {}
+    return tune.PlacementGroupFactory([bundle], **options)
+
+
+def _bundle(wanted: Resources) -> dict[str, float]:
+    named = {"CPU": wanted.cpus, "GPU": wanted.gpus, "memory": wanted.memory_gib * 2**30}
+    return {name: amount for name, amount in named.items() if amount or name == "CPU"}

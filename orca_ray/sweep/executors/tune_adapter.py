@@ -1,0 +1,312 @@
+"""Searcher, scheduler and callback for Ray Tune; they pass Tune's calls on to the controller, which decides."""
+
+import contextlib
+import faulthandler
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+from ray.tune import Callback, Stopper
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from orca_ray.progress_counter import beat
+from orca_ray.results.record import Status
+from orca_ray.sweep.executors.liveness import Deadlines, Heart, delete_heartbeat, failure_of, read_heartbeat
+from orca_ray.sweep.plan.searches import Resources, TrialSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.messages import Assignment, TrialReport
+from orca_ray.sweep.run.retries import Cause, Failure
+from orca_ray.sweep.worker.runner import TrialRunner
+from orca_ray.sweep.worker.scratch import remove_abandoned
+from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.staging import StagingError
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_SECONDS = 10.0
+"""Time between two announcements to an autoscaler."""
+
+
+class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
+    """Gives Tune the trials that the controller chooses, and gives the controller the reports of these trials."""
+
+    def __init__(self, controller: SweepController, deadlines: Deadlines) -> None:
+        super().__init__(metric="score", mode="min")
+        self.controller, self.deadlines = controller, deadlines
+        self.trials: dict[str, TrialSpec] = {}
+        """Each trial that Tune has, by Tune's trial id, the oldest first."""
+        self.losses: dict[str, tuple[Exception | None, str]] = {}
+        """Ray's exception and its text for each trial whose worker disappeared, by Tune's trial id."""
+        self.expired: dict[str, str] = {}
+        """Reason for each trial whose worker was killed because of a time limit, by Tune's trial id."""
+        self.error: Exception | None = None
+        """Exception in the driver itself, e.g. a full disk; it ends Tune's run and is raised afterwards."""
+        self.interrupted = False
+        """Whether the user wants to end the run."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing to pickle: Tune saves its searcher to disk, but the controller must not be copied."""
+        return {}
+
+    def suggest(self, trial_id: str) -> Any:
+        """Return the config of the next trial, None if none can start now, or FINISHED if none will follow."""
+        if self.ending:
+            return Searcher.FINISHED
+        with self._own_errors():
+            trial = self.controller.next_trial()
+            if trial is None:
+                return Searcher.FINISHED if self.controller.done or self.ending else None
+            self.trials[trial_id] = trial
+            failures = self.controller.failures.of(trial.key)
+            avoid = self.controller.placement.avoided(trial.resources, failures)
+            return {"assignment": Assignment(trial=trial, halvings=failures.halvings).to_json(), "avoid": avoid}
+        return Searcher.FINISHED
+
+    @property
+    def ending(self) -> bool:
+        """Whether Tune must end all trials: after an exception in the driver, an interruption or a request."""
+        return self.error is not None or self.interrupted or self.controller.control.stopping
+
+    def tick(self) -> None:
+        """Let the controller write what is due, and apply requests."""
+        with self._own_errors():
+            self.controller.tick()
+
+    def report(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Pass the report in ``result`` to the controller; return True if the trial has ended or must stop."""
+        report, node = TrialReport.from_json(result["report"]), result.get("node", "")
+        with self._own_errors():
+            key = self.trials[trial_id].key
+            self.deadlines.reported(trial_id)
+            stop = self.controller.report(key, report.progress, log=report.log, node=report.worker.node)
+            if stop or report.done:
+                self._forget(trial_id)
+                self.controller.ended(key, report.stopped_early() if stop else report, node)
+            elif report.progress:  # its node works; staging alone does not show that
+                self.controller.observe(key, report, node)
+            return stop or report.done
+        return True
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Pass the last report of a trial to the controller, or run the trial again if its worker disappeared.
+
+        Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
+        scheduler stopped has already been handled.
+        """
+        if trial_id not in self.trials or self.error is not None:
+            return
+        if error or not result or "report" not in result:
+            if not self.controller.control.stopping:  # trials that had not reported end so, too
+                with self._own_errors():
+                    self._lose(trial_id)
+        else:
+            self.report(trial_id, result)
+
+    def _lose(self, trial_id: str) -> None:
+        """Report to the controller why the worker of a trial is gone; it decides whether the trial runs again."""
+        key = self.trials[trial_id].key
+        node, _ = read_heartbeat(trial_id)
+        error, text = self.losses.pop(trial_id, (None, ""))
+        failure = failure_of(error, text, node)
+        if reason := self.expired.pop(trial_id, ""):
+            failure = Failure(Cause.TIME, reason, node)
+        logger.warning("trial %s: %s: %s", key, failure.cause, failure.reason)
+        self._forget(trial_id)
+        self.controller.failed(key, failure)
+
+    def _forget(self, trial_id: str) -> None:
+        del self.trials[trial_id]
+        self.deadlines.ended(trial_id)
+        delete_heartbeat(trial_id)
+
+    @contextmanager
+    def _own_errors(self) -> Iterator[None]:
+        """Context manager: store an exception of the driver, which Tune would blame on the trial, in ``error``."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing: a sweep resumes from the results store, not from Tune's files."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Do nothing; see :meth:`save`."""
+
+
+class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Chooses the trial for a free actor, and stops trials that the controller stops."""
+
+    def __init__(self, bridge: TuneSearcher) -> None:
+        super().__init__()
+        self._bridge = bridge
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Return the trial that gets the next free actor: the oldest one for which no actor is starting; else None.
+
+        Tune's own choice is the oldest of all. If an actor is starting for that one, Tune ends this actor, so that with
+        trials shorter than such a start a cluster would never have more than its first few actors. Tune does not say
+        which actors are starting: they are those of the oldest trials, as many as the cluster has room for.
+        """
+        states = {each.trial_id: each for each in tune_controller.get_live_trials()}
+        trials = [(states[name], trial) for name, trial in self._bridge.trials.items() if name in states]
+        waiting = [(state, trial) for state, trial in trials if state.status == Trial.PENDING]
+        for state, _ in waiting:
+            if state.temporary_state.ray_actor is not None:  # a free actor is being given to it
+                self._bridge.deadlines.watch(state.trial_id)
+        if not waiting:
+            return None
+        size = waiting[0][1].resources
+        alike = [state for state, trial in waiting if trial.resources == size]
+        num_running = sum(trial.resources == size for state, trial in trials if state.status == Trial.RUNNING)
+        num_starting = self._bridge.controller.placement.capacity(size) - num_running - 1
+        return alike[min(max(num_starting, 0), len(alike) - 1)]
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Store Ray's exception, from which the cause of the failure follows."""
+        self._bridge.losses[trial.trial_id] = _error_of(trial)
+        super().on_trial_error(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Return STOP if the trial has ended or must stop, else CONTINUE."""
+        ended = self._bridge.report(trial.trial_id, result)
+        return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
+
+
+class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
+    """Tells the controller when a trial starts, and ends Tune's run after an exception in the driver itself."""
+
+    def __init__(self, bridge: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
+        """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
+        self._bridge, self._announce, self._announced_at = bridge, announce, -math.inf
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing to pickle; see `TuneSearcher`."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Tell the controller that a trial has started."""
+        if trial.trial_id in self._bridge.trials:
+            self._bridge.controller.started(self._bridge.trials[trial.trial_id].key)
+            self._bridge.deadlines.started(trial.trial_id)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
+        import ray
+
+        if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
+            self._announced_at = time.monotonic()
+            self._announce(self._bridge.controller.demand())
+        exceeded = self._bridge.deadlines.exceeded()
+        for trial in trials if exceeded else ():
+            if trial.trial_id in exceeded and trial.temporary_state.ray_actor is not None:
+                self._bridge.expired[trial.trial_id] = exceeded[trial.trial_id]
+                self._bridge.deadlines.ended(trial.trial_id)
+                ray.kill(trial.temporary_state.ray_actor)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Let the controller do its periodic work; Tune's loop makes about ten steps a second."""
+        self._bridge.tick()
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Drop what Tune keeps of each trial to the end of the run, for nothing that is used."""
+        metadata = trial.run_metadata
+        metadata.last_result = {"done": True}  # its report is stored by now
+        for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
+            kept.clear()
+
+    on_trial_error = on_trial_complete
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Return False: single trials are stopped by the scheduler."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
+        return self._bridge.ending
+
+
+def _error_of(trial: Any) -> tuple[Exception | None, str]:
+    """Return Ray's exception of a failed trial, None if it cannot be read, and the text that Tune wrote about it."""
+    error, text = None, ""
+    with contextlib.suppress(Exception):  # it may be of a class that only the worker has
+        error = trial.get_pickled_error()
+    with contextlib.suppress(OSError):
+        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+    return error, text
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
+    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
+
+    settings: ClassVar[WorkerSettings]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """End this process if :meth:`setup` hangs: the driver watches an actor only from when it has started."""
+        limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(limit, exit=True)  # works even if the interpreter's lock is held
+        super().__init__(*args, **kwargs)
+        faulthandler.cancel_dump_traceback_later()
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Set up the trial in ``config``."""
+        order, settings = Assignment.from_json(config["assignment"]), self.settings
+        settings.apply()
+        if not hasattr(self, "_heart"):
+            remove_abandoned()  # of workers that were killed on this node
+            self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+            self._heart = Heart(settings.time.heartbeat_interval, self._node)
+        self._heart.follow(self.trial_id)
+        self._runner = TrialRunner(
+            order.trial,
+            settings.store,
+            staging=settings.staging,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            halvings=order.halvings,
+            keep_model=settings.keep_models,
+        )
+        self._staged = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
+        self._runner.close()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Stage the trial's data, or from the second call on run one epoch; return the report.
+
+        It is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first report on.
+        """
+        beat()
+        report = self._runner.step() if self._staged else self._runner.stage()
+        self._staged = True
+        if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
+            raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
+        if report.status is Status.LOST:
+            raise StagingError(report.error)  # of this node, not of the trial: the controller restarts it
+        return {"report": report.to_json(), "done": report.done, "node": self._node}
+
+    def cleanup(self) -> None:
+        """Save a checkpoint of a trial that has not ended."""
+        self._runner.interrupt()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Do nothing: `TrialRunner` saves checkpoints. Tune calls this method when it ends a reused actor."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Do nothing; see :meth:`save_checkpoint`."""
+
+
+def make_trainable(name: str, settings: WorkerSettings) -> type[TrialActor]:
+    """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by name, once per process."""
+    return type(name, (TrialActor,), {"settings": settings})

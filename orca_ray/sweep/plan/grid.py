@@ -1,0 +1,146 @@
+"""Grids of sweep files: factors with their levels, and the cells of their full crosses."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import NamedTuple
+
+from orca_ray.errors import UserError, printable, shorten, unknown_name
+from orca_ray.methods.hyperparameters import names
+from orca_ray.models.names import listed_body
+from orca_ray.sweep.plan.schema import Levels, Scalar, SweepFile
+from orca_ray.sweep.plan.spec import SweepSpec
+
+MAX_GRID_TRIALS = 2_000
+"""Largest number of trials of one (task, method) with a grid: cells times seeds."""
+Location = Sequence[str | int]
+"""Keys and list indices that lead to a value of a sweep file."""
+
+
+class Level(NamedTuple):
+    """One level of a factor."""
+
+    name: str
+    """Name in the file; a value of a hyper-parameter is its own name."""
+    settings: Mapping[str, Scalar]
+    location: Location
+
+
+class Cell(NamedTuple):
+    """One combination of levels, for one (task, method)."""
+
+    levels: Mapping[str, str]
+    """Name of the level by factor."""
+    hyperparameters: Mapping[str, Scalar]
+    """All hyper-parameters of its trials, as in their records."""
+
+
+def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
+    """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
+
+    Cells with equal hyper-parameters share their trials. They occur in different crosses of a list, or differ only in
+    what the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its name here, if the
+    file's ``sources`` have it.
+    """
+    body = listed_body(spec.body(task, method))
+    source = spec.file.sources.get(body.modality, "") if body else ""
+    cells = []
+    for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
+        named = {**values, "align.source": source} if values.get("align.source") == "" else values
+        cells.append(Cell({factor: level.name for factor, level in combination.items()}, named))
+    return cells
+
+
+def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
+    """Return all hyper-parameters of each cell of the sweep's grid for one (task, method)."""
+    return [spec.hyperparameters(task, method, _values(combination)) for combination in _combinations(spec.file)]
+
+
+def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]) -> None:
+    """Raise UserError if the hyper-parameters of a cell of one (task, method) are invalid; `check_grid` comes first.
+
+    ``position`` returns the file and line of a location, for the message.
+    """
+    for combination in _combinations(spec.file):
+        try:
+            spec.hyperparameters(task, method, _values(combination))
+        except ValueError as error:
+            levels = [each for each in combination.values() if any(name in str(error) for name in each.settings)]
+            location = levels[-1].location if levels else ["grid"]
+            raise UserError(f"{position(location)}: {_shown(location)}: {task} with {method}: {error}") from error
+
+
+def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
+    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or too many trials.
+
+    ``position`` returns the file and line of a location, for the message.
+    """
+    crosses = _crosses(spec.file)
+    cells, seeds = sum(math.prod(map(len, cross.values())) for cross in crosses), len(spec.confirm_seeds)
+    if cells * seeds > MAX_GRID_TRIALS:
+        raise UserError(
+            f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds: remove levels or seeds, at most "
+            f"{MAX_GRID_TRIALS} trials of one (task, method) are allowed"
+        )
+    known: dict[tuple[str, str], Mapping[str, Scalar]] = {}
+    for cross in crosses:
+        setters: dict[str, str] = {}
+        for factor, levels in cross.items():
+            place = levels[0].location[:-1]
+            try:
+                _check_factor(factor, levels, setters)
+                for level in levels:
+                    place = level.location
+                    if level.settings != known.setdefault((factor, level.name), level.settings):
+                        raise UserError("another cross has other settings by this name: give one of them another name")
+            except ValueError as error:
+                raise UserError(f"{position(place)}: {_shown(place)}: {error}") from error
+            setters |= {name: factor for level in levels for name in level.settings}
+
+
+def _check_factor(factor: str, levels: Sequence[Level], setters: Mapping[str, str]) -> None:
+    """Raise UserError if a factor is wrong; ``setters`` has the earlier factors by the hyper-parameters they set."""
+    if factor == "method":  # the leaderboard's own factor
+        raise UserError("a factor may not have this name: list the methods in 'methods', which is a factor by itself")
+    is_list = isinstance(levels[0].location[-1], int)
+    if is_list and factor not in names():
+        hint = "A factor of another name is a mapping: {level name: {hyper-parameter: value}}."
+        raise unknown_name("hyper-parameter", factor, names(), hint)
+    if not is_list and factor in names():
+        raise UserError("give a list of values, because it is a hyper-parameter")
+    for name in (name for level in levels for name in level.settings if name in setters):
+        raise UserError(
+            f"{name} is also set by {printable(setters[name])!r}: make them one factor, or give a list of crosses"
+        )
+
+
+def _shown(location: Location) -> str:
+    return printable(shorten(".".join(map(str, location))))
+
+
+def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
+    """Yield the levels of each cell by factor."""
+    for cross in _crosses(file):
+        for levels in product(*cross.values()):
+            yield dict(zip(cross, levels, strict=True))
+
+
+def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
+    return {name: value for level in combination.values() for name, value in level.settings.items()}
+
+
+def _crosses(file: SweepFile) -> list[dict[str, list[Level]]]:
+    """Return the levels of each factor, for each full cross of the grid."""
+    grid = file.grid or []
+    if isinstance(grid, dict):
+        return [{factor: _levels(["grid", factor], given) for factor, given in grid.items()}]
+    return [
+        {factor: _levels(["grid", index, factor], given) for factor, given in cross.items()}
+        for index, cross in enumerate(grid)
+    ]
+
+
+def _levels(location: Location, given: Levels) -> list[Level]:
+    if isinstance(given, dict):
+        return [Level(name, settings, [*location, name]) for name, settings in given.items()]
+    return [Level(str(value), {str(location[-1]): value}, [*location, index]) for index, value in enumerate(given)]

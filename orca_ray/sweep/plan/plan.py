@@ -1,0 +1,247 @@
+"""The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orca_ray.alignment.registry import default_source, fetch_source, get_source, require_suitable
+from orca_ray.data import cache
+from orca_ray.data.bodies import ModalityName
+from orca_ray.data.packages import is_cached
+from orca_ray.data.prepared import PAPER
+from orca_ray.errors import UserError
+from orca_ray.models.modality import get_modality
+from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.base import this_node
+from orca_ray.sweep.plan.cost import TaskCost, cpu_rate, gpu_rate, task_costs
+from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, num_epochs, placement_problem, plan_searches
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.search import History, Search
+from orca_ray.tasks.registry import get_task
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One (task, method) of a plan: trials in total and already finished; resources of each trial."""
+
+    task: str
+    method: str
+    body: str
+    search_trials: int
+    confirm_trials: int
+    finished: int
+    epochs: int
+    """Refine epochs of a trial; of the longest one in a grid."""
+    cpus: float
+    gpus: float
+    memory_gib: float
+    problem: str | None = None
+    """Why no node can run these trials; None if one can."""
+
+
+@dataclass(frozen=True)
+class Absent:
+    """Bodies or alignment sources (``what`` says which) that a sweep needs and that are not on this machine."""
+
+    what: str
+    names: tuple[str, ...]
+    command: str
+    """Shell command that fetches all ``names``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The trials of a sweep, their estimated cost, and what is missing to run them."""
+
+    sweep: str
+    protocol: str
+    deterministic: bool
+    rows: tuple[PlanRow, ...]
+    nodes: tuple[NodeResources, ...]
+    gpu: str
+    """Device for which ``costs`` estimates GPU hours."""
+    cpu: str
+    """Device for which ``costs`` estimates CPU hours; "" if a node has a GPU (no CPU hours then)."""
+    costs: tuple[TaskCost, ...]
+    """Estimated cost of each task; trials that have already finished are included."""
+    absent: tuple[Absent, ...]
+    """Bodies and alignment sources that are not on this machine."""
+
+    @property
+    def num_trials(self) -> int:
+        """Number of planned trials, search and confirm, including those that have finished."""
+        return sum(row.search_trials + row.confirm_trials for row in self.rows)
+
+    @property
+    def num_finished(self) -> int:
+        """Number of trials that have a record in the results store."""
+        return sum(row.finished for row in self.rows)
+
+    @property
+    def problems(self) -> list[str]:
+        """Distinct reasons why trials fit on no node; each names the first (task, method) and the number of others."""
+        reasons: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.problem:
+                reasons.setdefault(row.problem, []).append(f"{row.task} {row.method}")
+        more = {reason: f" and {len(names) - 1} more" if len(names) > 1 else "" for reason, names in reasons.items()}
+        return [f"{names[0]}{more[reason]}: {reason}" for reason, names in reasons.items()]
+
+
+def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeResources] | None = None) -> Plan:
+    """Plan a sweep without running, downloading or writing anything.
+
+    Trials with a record in ``store`` count as finished (None: none has one). ``nodes`` are those of the cluster (None:
+    this machine alone).
+
+    Raises:
+        UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
+    """
+    nodes = [this_node()] if nodes is None else nodes
+    has_gpu = any(node.gpus > 0 for node in nodes)
+    searches = plan_searches(spec, fingerprints(spec), gpus=has_gpu)
+    if not searches:
+        raise UserError("nothing to plan: the sweep has no task or no method")
+    check_bodies(searches, local=True)
+    searches = with_sources(searches)
+    history = History.read(store, spec) if store else History()
+    rows = [
+        PlanRow(
+            plan.task, plan.method, plan.body, plan.num_search, plan.num_confirm,
+            Search(plan, history).num_finished, max(map(num_epochs, plan.configurations)),
+            plan.resources.cpus, plan.resources.gpus, plan.resources.memory_gib,
+            placement_problem(plan.resources, nodes),
+        )
+        for plan in searches
+    ]  # fmt: skip
+    gpu, cpu = gpu_rate(), None if has_gpu else cpu_rate()
+    return Plan(
+        sweep=spec.sweep_id, protocol=spec.protocol, deterministic=spec.deterministic, rows=tuple(rows),
+        nodes=tuple(nodes), gpu=gpu.device, cpu=cpu.device if cpu else "",
+        costs=tuple(task_costs(searches, gpu, cpu)), absent=tuple(absent(searches)),
+    )  # fmt: skip
+
+
+def fingerprints(spec: SweepSpec) -> dict[str, str]:
+    """Return the data fingerprint (a hash of the prepared arrays) of each task of a sweep.
+
+    It is the one that the task declares, else that of data prepared on this machine, else "".
+    """
+    known = {}
+    for name in spec.tasks:
+        task = get_task(name)
+        declared = None if task.paper_splits and spec.protocol == PAPER else task.fingerprint
+        found = None if declared else task.prepared(spec.protocol)
+        known[name] = found.fingerprint if found is not None else declared or ""
+    return known
+
+
+def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> list[SearchPlan]:
+    """Return ``searches`` with a name where ``align.source`` is empty, so that a trial's key says what it aligns to.
+
+    The name is that in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
+    ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
+    """
+    return [_with_source(each, ask_hub) if _sources(each) else each for each in searches]
+
+
+def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
+    modality = _modality(search, ask_hub)
+    if ask_hub or listed_body(search.body):
+        for source in sorted(_sources(search) - {""}):
+            try:
+                require_suitable(source, modality)
+            except UserError as error:
+                raise UserError(f"align.source of {search.task} with {search.method}: {error}") from error
+    paper = get_modality(modality).paper_source
+    name = search.spec.file.sources.get(modality) or default_source(modality)
+    substitutes = name != paper and modality not in search.spec.file.sources
+    return replace(search, source=name, stands_in_for=paper if substitutes else "")
+
+
+def _sources(search: SearchPlan) -> set[str]:
+    """Return the values of ``align.source`` that a search's trials may have; empty if its method does not align."""
+    values = [each["align.source"] for each in search.cells or (search.first,) if "align.source" in each]
+    searched = search.spec.space(search.task, search.method).get("align.source")
+    if values and searched and searched.choice:
+        values += searched.choice
+    return {str(each) for each in values}
+
+
+def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
+    """Check the bodies, and return ``searches`` with the names of their sources, as `with_sources` does.
+
+    Where a search names no source, the paper's is fetched if it can be, since that decides the name. All else that
+    trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with one
+    line of text per message.
+
+    Raises:
+        UserError: a body cannot be read, or a source does not suit its body or cannot be fetched.
+    """
+    check_bodies(searches)
+    searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
+    unnamed = [search for search in searches if "" in _sources(search)]
+    for modality in sorted({_modality(search, ask_hub=True) for search in unnamed}):
+        if any(modality not in search.spec.file.sources for search in unnamed):
+            fetch_source("", modality, progress)
+    return with_sources(searches, ask_hub=True)
+
+
+def sources_of(search: SearchPlan) -> set[str]:
+    """Return the names of all alignment sources that trials of a resolved search may read."""
+    return {name or search.source for name in _sources(search)} - {""}
+
+
+def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
+    """Raise UserError if a body of ``searches`` cannot be read; otherwise every trial would fail after the downloads.
+
+    With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
+    """
+    from orca_ray.methods.recipe import get_method
+
+    pretrained = {search.body for search in searches if get_method(search.method).pretrained}
+    for body in _bodies(searches):
+        base, _ = parse_body_name(body)
+        if base not in PACKAGED and (not local or Path(base).is_dir()):
+            from orca_ray.models.weights import check_body  # it imports torch, which packaged bodies do not need here
+
+            check_body(body, pretrained=body in pretrained)
+
+
+def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
+    """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
+    bodies = sorted({parse_body_name(body)[0] for body in _bodies(searches)})
+    sources = sorted({name or each.stands_in_for or each.source for each in searches for name in _sources(each)} - {""})
+    lacking = (
+        ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
+        ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
+    )
+    return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
+
+
+def _bodies(searches: Sequence[SearchPlan]) -> list[str]:
+    from orca_ray.methods.recipe import NO_BODY
+
+    return sorted({search.body for search in searches} - {NO_BODY})
+
+
+def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
+    if listed := listed_body(search.body):
+        return listed.modality
+    if not ask_hub and not Path(parse_body_name(search.body)[0]).is_dir():
+        return get_task(search.task).kind
+    from orca_ray.models.weights import body_modality
+
+    return body_modality(search.body)
+
+
+def _has_body(name: str) -> bool:
+    """Return whether a body's weights are on this machine; True for every timm model, whose files only timm knows."""
+    if name in PACKAGED:
+        return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
+    if name.startswith("timm:") or Path(name).is_dir():
+        return True
+    from orca_ray.models.body_files import WEIGHT_FILES, local_file
+
+    return any(local_file(name, file) for file in WEIGHT_FILES)

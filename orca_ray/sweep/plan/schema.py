@@ -1,0 +1,296 @@
+"""The schema of sweep files: one Pydantic model for each kind of mapping in the YAML, search spaces among them."""
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
+
+from orca_ray.data.bodies import ModalityName
+from orca_ray.protocol import Protocol
+from orca_ray.yaml_reader import MAX_INTEGER
+
+MAX_TRIALS = 100_000
+"""Largest number of search trials of one (task, method)."""
+MAX_PARALLEL = 1_000
+MAX_LEVELS = 256
+"""Largest number of choices of a dimension, or of levels of a factor."""
+
+Scalar = int | float | str | bool
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+    if not bounds[0] < bounds[1]:
+        raise ValueError(f"the range {list(bounds)} is empty: give [low, high] with low < high")
+    if not math.isfinite(bounds[1] - bounds[0]):
+        raise ValueError(f"the range {list(bounds)} is too wide: give bounds closer to zero")
+    return bounds
+
+
+def _positive(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] <= 0:
+        raise ValueError(f"a log_uniform range must be positive, got {list(bounds)}")
+    return bounds
+
+
+Bounds = Annotated[tuple[float, float], AfterValidator(_ordered)]
+
+
+class Dimension(_Model):
+    """The values that a searched hyper-parameter may take; exactly one of the four fields is set."""
+
+    log_uniform: Annotated[Bounds, AfterValidator(_positive)] | None = None
+    uniform: Bounds | None = None
+    integer: tuple[int, int] | None = None
+    choice: Annotated[list[Scalar], Field(min_length=1, max_length=MAX_LEVELS)] | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "Dimension":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "give exactly one of log_uniform: [low, high], uniform: [low, high], integer: [low, high], "
+                f"choice: [a, b, ...]; got {', '.join(given) or 'none'}"
+            )
+        if self.integer is not None and self.integer[0] > self.integer[1]:
+            raise ValueError(f"the range {list(self.integer)} is empty: give [low, high] with low <= high")
+        return self
+
+    def distribution(self) -> Any:
+        """Return the dimension as an Optuna distribution."""
+        from optuna import distributions
+
+        if self.integer is not None:
+            return distributions.IntDistribution(*self.integer)
+        if self.choice is not None:
+            return distributions.CategoricalDistribution(self.choice)
+        bounds = self.bounds()
+        return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
+
+    def bounds(self) -> tuple[float, float]:
+        """Return the lowest and highest value of a range; a ``choice`` has none, and fails an assertion."""
+        bounds = self.log_uniform or self.uniform or self.integer
+        assert bounds is not None, "a choice has no bounds"
+        return bounds
+
+    def corners(self) -> Sequence[Scalar]:
+        """Return all choices, or the lowest and highest value of a range."""
+        return self.choice or self.bounds()
+
+    def contains(self, value: Scalar) -> bool:
+        """Return whether ``value`` is one of the choices, or a number in the range (ends included)."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.bounds()
+        return isinstance(value, (int, float)) and low <= value <= high
+
+    def quantile(self, fraction: float) -> Scalar:
+        """Return the value below which ``fraction`` (at least 0, below 1) of the dimension's random values lie."""
+        if self.choice is not None:
+            return self.choice[int(fraction * len(self.choice))]
+        low, high = self.bounds()
+        if self.integer is not None:
+            return min(int(low + fraction * (high - low + 1)), self.integer[1])
+        if self.log_uniform is not None:
+            value = math.exp(math.log(low) + fraction * (math.log(high) - math.log(low)))
+        else:
+            value = low + fraction * (high - low)
+        return min(max(value, low), high)  # rounding may leave the range
+
+    def describe(self) -> str:
+        """Return the dimension as text for error messages, e.g. "uniform [0.0, 0.5]"."""
+        [(kind, value)] = self.model_dump(exclude_none=True).items()
+        return f"{kind} {list(value)}"
+
+
+def tidy(value: Scalar) -> Scalar:
+    """Round a float to four significant digits, because trial keys hash it and must be equal on every machine."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _known(kind: str, registry: str) -> BeforeValidator:
+    """Return a validator that accepts the names that the function ``registry`` (module:name) returns."""
+
+    def check(value: object) -> object:
+        allowed: Collection[str] = resolve_name(registry)()
+        if isinstance(value, str) and value not in allowed:
+            # The message is composed when it is shown: the search for the nearest name takes milliseconds.
+            raise PydanticCustomError("unknown_name", "unknown {kind}", {"kind": kind, "registry": registry})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
+    from orca_ray.alignment.registry import require_suitable
+
+    for modality, name in sources.items():
+        require_suitable(name, modality)
+    return sources
+
+
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError(f"each seed once: two confirm trials of one seed are one trial; got {values}")
+    return values
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"control characters and line breaks are not allowed, got {value!r}")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_printable)]
+TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:known_tasks")]
+MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
+MethodChoice = Annotated[str, _known("method", "orca_ray.methods.recipe:method_choices")]
+HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
+SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
+Settings = dict[HyperparameterName, Scalar]
+Space = dict[HyperparameterName, Dimension]
+_LevelCount = Field(min_length=1, max_length=MAX_LEVELS)
+# Pydantic adds a tag to the location of an error; `loading` drops those with brackets.
+Levels = Annotated[
+    Annotated[list[Scalar], _LevelCount, Tag("[values]")]
+    | Annotated[dict[Text, Settings], _LevelCount, Tag("[levels]")],
+    Discriminator(lambda value: "[levels]" if isinstance(value, dict) else "[values]"),
+]
+"""Levels of a factor: the values of a hyper-parameter or, for a factor of another name, settings by level name."""
+GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
+"""Factors of a full cross."""
+Grid = Annotated[
+    Annotated[GridBlock, Tag("[block]")] | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
+    Discriminator(lambda value: "[blocks]" if isinstance(value, list) else "[block]"),
+]
+Seed = Annotated[int, Field(ge=0, le=MAX_INTEGER)]
+NumTrials = Annotated[int, Field(ge=0, le=MAX_TRIALS)]
+
+
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and not float(gpus).is_integer():
+        raise ValueError(f"a trial trains on whole GPUs or on a part of one: give e.g. 2, 1 or 0.5; got {gpus:g}")
+    return gpus
+
+
+class ResourceRequest(_Model):
+    """Resources that one trial requests; ``gpus`` is ignored if no node of the cluster has a GPU.
+
+    With several GPUs, each one computes a part of every batch (docs/decisions/0019-several-gpus.md).
+    """
+
+    cpus: Annotated[float, Field(gt=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0), AfterValidator(_whole_above_one)] = 1.0
+    memory_gib: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SuccessiveHalving(_Model):
+    """Early stopping by successive halving: at certain epochs (rungs), only the best ``1 / eta`` trials continue.
+
+    As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning"), a trial never waits: it is
+    compared with all trials of its search that have reached the rung so far, so decisions depend on timing. In a
+    deterministic sweep it is compared with the trials of earlier generations, which have all ended: equal seeds then
+    give equal decisions with any number of workers (docs/decisions/0015-journal.md).
+    """
+
+    eta: Annotated[float, Field(ge=1.01)] = 2.0
+    """Reduction factor: a trial continues if it is among the best ceil(n / eta) of n trials at a rung."""
+    min_epochs: Annotated[int, Field(ge=1)] = 2
+    """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the one before it."""
+
+    def rungs(self, epochs: int) -> list[int]:
+        """Return the epochs of the rungs below ``epochs``, ascending."""
+        rungs, epoch = [], float(self.min_epochs)
+        while math.ceil(epoch) < epochs:
+            rungs.append(math.ceil(epoch))
+            epoch *= self.eta
+        return sorted(set(rungs))
+
+    def stops(self, scores: Sequence[float], epochs: int, rivals: Iterable[Sequence[float]]) -> bool:
+        """Return whether a trial must stop now; False if the current epoch is not a rung.
+
+        Args:
+            scores: validation scores of the trial, one per epoch so far; lower is better. The best one counts.
+            epochs: number of epochs of the whole trial.
+            rivals: validation scores of each trial to compare with; those that have not reached this rung are ignored.
+        """
+        reached = len(scores)
+        if reached not in self.rungs(epochs):
+            return False
+        bests = [min(other[:reached]) for other in rivals if len(other) >= reached]
+        better = sum(best < min(scores) for best in bests)
+        return better + 1 > math.ceil((len(bests) + 1) / self.eta)
+
+
+class Layer(_Model):
+    """Values for some trials; `SweepSpec.layers` gives the precedence."""
+
+    settings: Settings = {}
+    space: Space = {}
+    body: Text | None = None
+    resources: ResourceRequest | None = None
+    search_trials: NumTrials | None = None
+
+
+class TaskLayer(Layer):
+    """Values for the trials of one task, or of one method on it."""
+
+    per_method: dict[MethodName, Layer] = {}
+
+
+class Budget(_Model):
+    """How many trials and seeds a sweep runs; named e.g. ``quick`` (a first look) or ``full`` (for a leaderboard)."""
+
+    search_trials: NumTrials = 0
+    """Search trials per (task, method). With 0 there is no search: confirm trials run the first configuration."""
+    confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
+    """Seeds of the confirm trials, which rerun the best configuration and score it on test; not `SweepFile.seed`."""
+    methods: list[MethodChoice] | None = None
+    settings: Settings = {}
+    tasks: dict[TaskName, Layer] = {}
+
+
+class SweepFile(_Model):
+    """The content of a sweep file; the fields are its top-level keys."""
+
+    extends: str | None = None
+    """Sweep file that gives all values not set here: the name of a shipped sweep, or a path relative to this file."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    benchmark: Text
+    protocol: Protocol = Protocol.HELD_OUT
+    methods: Annotated[list[MethodChoice], Field(min_length=1)]
+    """Names of methods; ``field`` is all of them."""
+    tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
+    bodies: dict[ModalityName, Text] = {}
+    """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
+    sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
+    """Source by modality of the body, for ``align.source`` left empty; instead of the paper's or its stand-in."""
+    resources: ResourceRequest = ResourceRequest()
+    seed: Seed = 0
+    """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
+    parallel: Annotated[int, Field(ge=1, le=MAX_PARALLEL)] | None = None
+    """Largest number of search trials of one (task, method) that run at the same time; None: as many as the cluster has
+    room for. In a deterministic sweep, that many are suggested together (None: 1), and the next when all have ended."""
+    deterministic: bool = False
+    """Whether a trial gives the same scores on every run, on CPUs bit for bit. It then uses one thread, reproducible
+    kernels and full precision, and is slower."""
+    early_stopping: SuccessiveHalving | None = SuccessiveHalving()
+    settings: Settings = {}
+    """Hyper-parameters of all trials. For a hyper-parameter in ``space`` it is the value of the first search trial."""
+    published: bool = False
+    """Whether each task's published configuration (`orca_ray.sweep.plan.spec`) overrides ``settings``. The
+    values that the file sets for a method, a task or a budget override it in turn."""
+    space: Space = {}
+    grid: Grid | None = None
+    """Factors that are crossed instead of a search: each (task, method) runs all cells with all confirm seeds. The
+    values of a cell override all other settings. A list has several such crosses; equal cells run once."""
+    per_task: dict[TaskName, TaskLayer] = {}
+    per_method: dict[MethodName, Layer] = {}
+    budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}
+    default_budget: Text = "full"

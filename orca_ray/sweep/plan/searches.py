@@ -1,0 +1,224 @@
+"""Trials, their keys, the plan of each search, i.e. of each (task, method), and the node resources that they need."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from orca_ray.errors import UserError
+from orca_ray.sweep.plan.grid import cell_values
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.spec import SweepSpec
+
+Phase = Literal["search", "confirm"]
+"""Search trials try configurations; confirm trials, scored on test, rerun the best one or the cells of a grid."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resources of one trial."""
+
+    cpus: float = 1.0
+    """CPU cores to reserve. PyTorch gets as many intra-op threads, or one in a deterministic trial."""
+    gpus: float = 0.0
+    """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two."""
+    memory_gib: float = 0.0
+    """Memory to reserve in GiB; 0 reserves none."""
+
+    @property
+    def ranks(self) -> int:
+        """Number of processes that train the trial: one for each GPU, or 1 on a CPU."""
+        return max(1, int(self.gpus))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """Everything that a worker needs to know to run one trial."""
+
+    task: str
+    method: str
+    body: str
+    hyperparameters: Mapping[str, Scalar]
+    seed: int
+    protocol: str
+    data_fingerprint: str
+    phase: Phase
+    epochs: int
+    """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
+    resources: Resources = field(default_factory=Resources)
+    stands_in_for: str = ""
+    """The paper's alignment source, if ``align.source`` stands in for it because it could not be fetched; else ""."""
+    deterministic: bool = False
+    """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
+
+    @property
+    def threads(self) -> int:
+        """Number of PyTorch's intra-op threads, which ranks share. It is fixed: the rounding of sums depends on it."""
+        return 1 if self.deterministic else max(1, int(self.resources.cpus))
+
+    @cached_property
+    def key(self) -> str:
+        """20 hexadecimal digits: a hash of everything that decides the scores, equal in all processes and machines."""
+        identity: dict[str, Any] = {
+            "task": self.task,
+            "method": self.method,
+            "body": self.body,
+            "hyperparameters": dict(self.hyperparameters),
+            "seed": self.seed,
+            "protocol": self.protocol,
+            "data": self.data_fingerprint,
+        }
+        if self.deterministic:  # left out if False, so that keys in older stores stay valid
+            identity["deterministic"] = True
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+
+
+def canonical_json(value: object) -> str:
+    """Serialise ``value`` as JSON with sorted keys and no spaces, so that equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a 32-bit seed that depends only on ``parts`` (names and numbers), not on the machine or process."""
+    return int.from_bytes(hashlib.sha256(canonical_json(parts).encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """Resources of one node of the cluster."""
+
+    name: str
+    cpus: float
+    gpus: float
+    memory_gib: float
+    id: str = ""
+    """Ray's id of the node."""
+
+    def slots(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` fit on the node, if nothing else runs there."""
+        fits = [self.cpus / wanted.cpus if wanted.cpus else math.inf]
+        if wanted.memory_gib:
+            fits.append(self.memory_gib / wanted.memory_gib)
+        if 0 < wanted.gpus < 1:  # a share lies on one card
+            fits.append(int(self.gpus) * int(1 / wanted.gpus + 1e-9))
+        elif wanted.gpus:
+            fits.append(self.gpus / wanted.gpus)
+        return int(min(fits) + 1e-9)
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Plan of one (task, method): hyper-parameters of the first trial, resources of each trial, number of trials."""
+
+    spec: SweepSpec
+    task: str
+    method: str
+    body: str
+    fingerprint: str
+    first: Mapping[str, Scalar]
+    resources: Resources
+    num_search: int
+    confirm_seeds: tuple[int, ...]
+    source: str = ""
+    """Alignment source of the trials whose ``align.source`` is empty; see `plan.with_sources`."""
+    stands_in_for: str = ""
+    """The paper's alignment source, if ``source`` stands in for it; else ""."""
+    cells: tuple[Mapping[str, Scalar], ...] = ()
+    """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
+
+    @cached_property
+    def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
+        """Hyper-parameters that are known before any trial has run: those of the cells, or the first configuration."""
+        return _distinct(map(self._named, self.cells or (self.first,)))
+
+    @property
+    def num_confirm(self) -> int:
+        """Number of planned confirm trials."""
+        return len(self.configurations) * len(self.confirm_seeds)
+
+    @property
+    def num_trials(self) -> int:
+        """Number of planned trials, search and confirm."""
+        return self.num_search + self.num_confirm
+
+    @property
+    def most_at_once(self) -> float:
+        """Largest number of trials that can run at the same time; infinite without a limit."""
+        if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
+            return math.inf
+        return max(self.spec.file.parallel or 1, self.num_confirm)
+
+    @cached_property
+    def usual_trial(self) -> TrialSpec:
+        """A trial of the first configuration, whose resources most trials have."""
+        return self.trial({}, 0, "search")
+
+    def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
+        """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
+        hyperparameters = self._named({**self.first, **values})
+        substitute = self.stands_in_for and hyperparameters.get("align.source") == self.source
+        return TrialSpec(
+            task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
+            protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
+            epochs=num_epochs(hyperparameters), deterministic=self.spec.deterministic,
+            stands_in_for=self.stands_in_for if substitute else "",
+        )  # fmt: skip
+
+    def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:
+        return {**values, "align.source": self.source} if values.get("align.source") == "" else values
+
+
+def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
+    """Return the refine epochs of a trial; 1 for a method that fits in closed form, without the option."""
+    return int(hyperparameters.get("refine.epochs", 1))
+
+
+def _distinct(configurations: Iterable[Mapping[str, Scalar]]) -> tuple[Mapping[str, Scalar], ...]:
+    return tuple({canonical_json(dict(each)): each for each in configurations}.values())
+
+
+def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
+    """Return one plan for each (task, method) of a sweep.
+
+    Args:
+        spec: the sweep.
+        fingerprints: data fingerprint of each task.
+        gpus: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
+    """
+
+    def plan(task: str, method: str) -> SearchPlan:
+        request = spec.resources(task, method)
+        return SearchPlan(
+            spec=spec,
+            task=task,
+            method=method,
+            body=spec.body(task, method),
+            fingerprint=fingerprints[task],
+            first=spec.hyperparameters(task, method),
+            resources=Resources(request.cpus, request.gpus if gpus else 0.0, request.memory_gib),
+            num_search=spec.search_trials(task, method),
+            confirm_seeds=spec.confirm_seeds,
+            cells=_distinct(cell_values(spec, task, method)),
+        )
+
+    return [plan(task, method) for task in spec.tasks for method in spec.methods]
+
+
+def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
+    """Return the reason why no node has the resources of a trial, as a sentence for the user; None if a node has."""
+    wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
+    for node in nodes:
+        if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:
+            return None
+    largest = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB" for n in nodes) or "none"
+    return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"
+
+
+def refuse_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
+    """Raise UserError if no node has the resources of some trial, which would otherwise wait for ever."""
+    for search in searches:
+        if problem := placement_problem(search.resources, nodes):
+            raise UserError(f"{search.task} with {search.method}: {problem}")

@@ -1,0 +1,285 @@
+"""A sweep that can be planned: a validated sweep file, one of its budgets, and values from the command line.
+
+With ``published: true``, the first trial of a search is the tuned configuration that ORCA's authors published for the
+task, from the configuration files of github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv``
+holds their values, one data set per row.
+"""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from itertools import chain, islice, product
+
+from orca_ray.data.prepared import PAPER
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.models.modality import get_modality, modality_of
+from orca_ray.results.record import PROTOCOLS
+from orca_ray.sweep.plan.schema import MAX_TRIALS, Budget, Dimension, Layer, ResourceRequest, Scalar, SweepFile
+from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
+
+MAX_SEEDS = 9_999
+"""Largest value of ``--seeds``, the number of confirm seeds."""
+_SOURCE_SAMPLES = 5000
+_MAX_TOKENS = {"PDE-Burgers": 512}
+"""Largest number of tokens, where the reference's code does not use the configured one. For Burgers' equation 128
+tokens are configured for 256 points, i.e. patches of two; the code reads 1024 points, which makes 512 patches."""
+_ALIGN_FACTOR, _ALIGN_FACTOR_UP_TO = 10.0, 1e-3
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """Values from the command line, which replace those of the sweep file; None leaves the file's value."""
+
+    tasks: Sequence[str] | None = None
+    methods: Sequence[str] | None = None
+    body: str | None = None
+    protocol: str | None = None
+    trials: int | None = None
+    """Search trials per (task, method). 1: no search; the first configuration runs with one seed (or ``seeds``)."""
+    seeds: int | None = None
+    """Number of confirm trials per (task, method), each with its own seed."""
+    deterministic: bool = False
+    """True makes the sweep deterministic; with False the sweep file decides."""
+
+
+@dataclass(frozen=True)
+class SweepSpec:
+    """A sweep file, the chosen budget, and the values from the command line, which win over both."""
+
+    file: SweepFile
+    budget_name: str
+    budget: Budget
+    tasks: tuple[str, ...]
+    methods: tuple[str, ...]
+    overrides: Overrides
+
+    @property
+    def protocol(self) -> str:
+        """``held-out`` or ``paper``."""
+        return self.overrides.protocol or self.file.protocol.value
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a trial must give the same scores on every run (see docs/decisions/0005-deterministic.md)."""
+        return self.overrides.deterministic or self.file.deterministic
+
+    @property
+    def sweep_id(self) -> str:
+        """Name under which records are stored, e.g. ``pocket/quick`` (sweep file and budget).
+
+        ``--trials`` and determinism add a suffix, as in ``pocket/quick-trials1-deterministic``, to separate records.
+        """
+        return self._sweep_id("" if self.overrides.trials is None else f"-trials{self.overrides.trials}")
+
+    def is_variant(self, sweep_id: str) -> bool:
+        """Return whether ``sweep_id`` is another sweep that differs from this one in the number of trials only."""
+        match = re.search(r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}"))
+        return sweep_id != self.sweep_id and sweep_id == self._sweep_id(match.group() if match else "")
+
+    def _sweep_id(self, trials: str) -> str:
+        return f"{self.file.name}/{self.budget_name}{trials}" + ("-deterministic" if self.deterministic else "")
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """Seeds of the confirm trials, which rerun the best configuration of a search and are scored on test."""
+        seeds = self.budget.confirm_seeds
+        if self.overrides.trials == 1 and self.protocol == PAPER and self.overrides.seeds is None:
+            return (self.file.seed,)  # as in the reference; no search trial has this seed
+        if self.overrides.seeds is not None:
+            taken = {*seeds, self.file.seed}
+            others = (seed for seed in range(1, MAX_SEEDS + len(taken) + 1) if seed not in taken)
+            return tuple(islice(chain(seeds, others), self.overrides.seeds))
+        return tuple(seeds[:1] if self.overrides.trials == 1 else seeds)
+
+    def layers(self, task: str, method: str) -> list[Layer]:
+        """Return the blocks of values that apply to one (task, method), from lowest to highest precedence.
+
+        These are: the file's top-level values, the task's published configuration (if the file uses it), then the
+        values for the method, for the task, for the method on the task, for the budget, and for the task in the budget.
+        """
+        file, budget = self.file, self.budget
+        whole = Layer.model_construct(  # all values have been validated
+            settings=file.settings, space=file.space, resources=file.resources, search_trials=budget.search_trials
+        )
+        paper = (method, self.body(task, method)) if self.protocol == PAPER else None
+        published = published_settings(task, paper=paper) if file.published else {}
+        of_budget = [Layer.model_construct(settings=budget.settings), budget.tasks.get(task)]
+        layers = [whole, Layer.model_construct(settings=published), *self._own_layers(task, method), *of_budget]
+        return [layer for layer in layers if layer is not None]
+
+    def _own_layers(self, task: str, method: str) -> list[Layer | None]:
+        """Return the file's blocks for the method, for the task, and for the method on the task."""
+        of_task = self.file.per_task.get(task)
+        both = None if of_task is None else of_task.per_method.get(method)
+        return [self.file.per_method.get(method), of_task, both]
+
+    def search_trials(self, task: str, method: str) -> int:
+        """Return the number of search trials of one (task, method); 0 means no search."""
+        if self.overrides.trials is not None:
+            return self.overrides.trials if self.overrides.trials > 1 else 0
+        return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
+
+    def settings(self, task: str, method: str) -> dict[str, Scalar]:
+        """Return the hyper-parameters set for one (task, method); a later block of `layers` overrides earlier ones."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
+
+    def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
+        """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
+        from orca_ray.methods.hyperparameters import resolve
+
+        resolved = resolve(method, {**self.settings(task, method), **(values or {})})
+        return resolved.relevant(method, self.space(task, method))
+
+    def space(self, task: str, method: str) -> dict[str, Dimension]:
+        """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
+        return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
+
+    def resources(self, task: str, method: str) -> ResourceRequest:
+        """Return the resources of one trial of one (task, method)."""
+        return [layer.resources for layer in self.layers(task, method) if layer.resources is not None][-1]
+
+    def body(self, task: str, method: str) -> str:
+        """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
+
+        It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
+        method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
+        """
+        from orca_ray.methods.recipe import NO_BODY, get_method
+
+        if not get_method(method).uses_body:
+            return NO_BODY
+        if self.overrides.body is not None:
+            return self.overrides.body
+        layers = [*self._own_layers(task, method), self.budget.tasks.get(task)]
+        chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
+        declared = get_task(task)
+        return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
+
+
+def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
+    """Combine a sweep file with one of its budgets (None: the file's default) and with ``overrides``.
+
+    Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
+    number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
+    """
+    from orca_ray.methods.recipe import expand, refuse_unfit
+
+    chosen = file.default_budget if budget is None else budget
+    if chosen not in file.budgets:
+        raise unknown_name("budget", chosen, file.budgets)
+    members = [task.name for task in get_benchmark(file.benchmark)]
+    tasks = members if file.tasks == "all" else list(file.tasks)
+    if overrides.tasks:
+        tasks = [_qualified(name, file.benchmark, known_tasks()) for name in overrides.tasks]
+    for name in tasks:
+        if get_task(name).benchmark != file.benchmark:
+            raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
+    methods = expand(overrides.methods or file.budgets[chosen].methods or file.methods)
+    for task, method in product(tasks, methods):
+        refuse_unfit(method, get_task(task))
+    if not (overrides.body or "").isprintable():
+        raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
+    if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:
+        raise unknown_name("protocol", overrides.protocol, PROTOCOLS)
+    limits = (("--trials", overrides.trials, MAX_TRIALS), ("--seeds", overrides.seeds, MAX_SEEDS))
+    for option, value, most in limits:
+        if value is not None and not 1 <= value <= most:
+            raise UserError(f"{option} must be at least 1 and at most {most}, got {value}")
+    if file.grid and (overrides.trials or 1) > 1:
+        raise UserError(f"--trials {overrides.trials}: a grid has no search; --trials 1 runs each cell with one seed")
+    spec = SweepSpec(file, chosen, file.budgets[chosen], tuple(dict.fromkeys(tasks)), tuple(methods), overrides)
+    if file.seed in spec.confirm_seeds and overrides.trials != 1:
+        raise UserError(f"seed {file.seed} is the search's own: remove it from confirm_seeds, or give another seed")
+    return spec
+
+
+def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
+    full = name if "/" in name else f"{benchmark}/{name}"
+    if full not in known:
+        raise unknown_name("task", name, known)
+    return full
+
+
+def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> dict[str, Scalar]:
+    """Return a task's published configuration as hyper-parameters; empty if the reference has none for the task.
+
+    Under the protocol ``paper``, pass the names of the method and of the body as ``paper``: the result then contains
+    ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and
+    the reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation`` is ``paper`` if the method
+    has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
+    Otherwise pass None: these hyper-parameters then have their defaults.
+
+    Refine stage: the reference sums the gradients of the micro-batches of a step; orca-ray averages them. SGD's
+    learning rate is therefore multiplied by the number of micro-batches, and the weight decay of SGD and Adam divided
+    by it. As in the reference, micro-batches at the end of an epoch that do not fill a step are dropped.
+
+    Align stage: the samples per class are the smallest multiple of the batch size above the reference's
+    ``maxsamples``. The optimiser is that of the refine stage. The learning rate is ten times the published one if the
+    latter is at most 1e-3, else equal to it; it is multiplied by 0.2 after epochs 20, 40 and 60.
+
+    ``docs/decisions/0008-published-configurations.md`` lists the remaining differences.
+    """
+    row = reference_row(task)
+    if row is None:
+        return {}
+    settings = _settings(task, row)
+    if paper is not None:
+        from orca_ray.methods.recipe import get_method
+
+        method, body = paper
+        settings["align.source"] = modality_of(body, get_task(task).kind).paper_source
+        settings["embedder.initialisation"] = "paper" if get_method(method).aligns else "random"
+        settings["head.dense"] = "pooled"
+    return settings
+
+
+def reference_row(task: str) -> Mapping[str, str] | None:
+    """Return a task's row of ``reference_hyperparameters.csv``, column names and text unchanged; None without a row."""
+    return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
+
+
+@cache
+def _rows() -> Mapping[str, Mapping[str, str]]:
+    text = (files("orca_ray.sweep.plan") / "reference_hyperparameters.csv").read_text(encoding="utf-8")
+    return {row["task"]: row for row in csv.DictReader(text.splitlines())}
+
+
+def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
+    optimizer, rate, decay = row["optimizer"].lower(), float(row["lr"]), float(row["weight_decay"])
+    batch, accumulation = int(row["batch_size"]), int(row["accum"])
+    summed = accumulation if optimizer == "sgd" else 1
+    l2 = accumulation if optimizer in ("sgd", "adam") else 1
+    max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
+    embedder = get_modality(get_task(task).kind).paper_embedder(max_tokens)
+    return {
+        **{f"embedder.{name}": value for name, value in embedder.items()},
+        "align.distance": "otdd_reference",
+        "align.epochs": int(row["align_epochs"]),
+        "align.steps": "absolute",
+        "align.schedule": "reference_step",
+        "align.optimizer": optimizer,
+        "align.learning_rate": rate * (_ALIGN_FACTOR if rate <= _ALIGN_FACTOR_UP_TO else 1.0),
+        "align.weight_decay": decay,
+        "align.momentum": float(row["momentum"]),
+        "align.samples_per_class": (int(row["align_maxsamples"]) // batch + 1) * batch,
+        "align.source_samples": _SOURCE_SAMPLES,
+        "align.patience": 0,
+        "align.clip": 0.0,
+        "refine.epochs": int(row["refine_epochs"]),
+        "refine.optimizer": optimizer,
+        "refine.learning_rate": rate * summed,
+        "refine.weight_decay": decay / l2,
+        "refine.momentum": float(row["momentum"]),
+        "refine.batch_size": batch,
+        "refine.accumulation": accumulation,
+        "refine.last_step": "drop" if accumulation > 1 else "keep",
+        "refine.schedule": "warmup_linear",
+        "refine.warmup_epochs": float(row["warmup_epochs"]),
+        "refine.decay_epochs": float(row["decay_epochs"]),
+        "refine.clip": max(0.0, float(row["clip"])),
+        "refine.dropout": float(row["dropout"]),
+        "refine.stochastic_depth": "body",
+    }

@@ -1,0 +1,1 @@
+"""Running planned trials: the driver, the controller that decides what runs next, and what it knows and records."""

@@ -1,0 +1,324 @@
+"""Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
+
+Not thread-safe: only one thread of the driver may use it.
+"""
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from orca_ray.methods.reports import Progress
+from orca_ray.results.lease import Lease
+from orca_ray.results.live import RunningTrial
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec
+from orca_ray.sweep.run import events
+from orca_ray.sweep.run.control import Control
+from orca_ray.sweep.run.messages import TrialReport, make_record
+from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
+from orca_ray.sweep.run.recorder import Recorder
+from orca_ray.sweep.run.retries import CAUSES, RULES, Failure, FailureLedger, FailuresOfTrial
+from orca_ray.sweep.run.searches import Durations, SweepSearches
+from orca_ray.sweep.run.trial_state import TrialState
+from orca_ray.sweep.search import Search
+from orca_ray.sweep.worker.staging import Stager
+
+
+class SweepController:
+    """Chooses the trials of a sweep one at a time, and writes a record for each that ends."""
+
+    def __init__(
+        self,
+        searches: Sequence[SearchPlan],
+        store: ResultsStore,
+        *,
+        executor: str,
+        trial_seconds: Mapping[tuple[str, str], float] | None = None,
+        shortest_first: bool = False,
+        retry_failed: bool = False,
+        listener: events.Listener | None = None,
+        lease: Lease | None = None,
+    ) -> None:
+        """Rebuild the state of the sweep from what ``store`` holds.
+
+        Args:
+            searches: plans of the searches to run; those without a fingerprint are opened when `stager` returns it.
+            store: results store that records are read from and written to.
+            executor: name of the executor, for the records.
+            trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
+                matter. A pair without a value gets 1.
+            shortest_first: whether searches with short trials start before those with long ones, not after them.
+            retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
+                always run again.
+            listener: called with every event.
+            lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
+        """
+        self._emit: events.Listener = listener or (lambda event: None)
+        retried = {request.trial for request in lease.retried} if lease else set[str]()
+        self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])})
+        """The searches of the sweep."""
+        self.sweep, self.executor = self.searches.spec.sweep_id, executor
+        self.stager: Stager | None = None
+        """Says when the trials of a task may start; None: at once."""
+        self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
+        self._running: dict[str, TrialState] = {}
+        self._waiting: dict[str, TrialState] = {}
+        self.failures = FailureLedger()
+        """Decides which failed trials run again, and on which nodes trials may run."""
+        self.placement = Placement()
+        """Decides which resources a trial gets, and whether it may start now; executors set their own."""
+        self._num_ran = 0
+        self._began = datetime.now(UTC)
+        self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
+        self.control = Control(self, lease, self._emit)
+        """Requests to this sweep. Executors end all trials when it is ``stopping``."""
+
+    @property
+    def done(self) -> bool:
+        """Whether all trials of the sweep have ended, except those of tasks that cannot be staged."""
+        return not self._running and not self._waiting and not self.searches.unfinished_tasks
+
+    @property
+    def pausing(self) -> bool:
+        """Whether no trial starts now although some will: by request, or after failures."""
+        waits = self.control.paused or bool(self._waiting)
+        return waits and not self.control.stopping and not self.done
+
+    @property
+    def quarantined(self) -> tuple[str, ...]:
+        """Name of each node that gets no more trials, and the reason."""
+        return tuple(f"{self.placement.node_name(node)}: {why}" for node, why in self.failures.quarantined.items())
+
+    def next_trial(self) -> TrialSpec | None:
+        """Return a trial to run, or None if none can start now.
+
+        Trials that wait (for the end of a pause, or for resources) come first, then one of the search that is the most
+        urgent (`Durations.urgency`). A trial that waits for resources lets trials pass that need others.
+        """
+        self.tick()
+        if self.control.paused or self.control.stopping:
+            return None
+        self._take_staged(idle=False)
+        trial = self._next_trial()
+        while trial is None and not self.control.stopping and self._take_staged(idle=True):
+            self.tick()
+            trial = self._next_trial()
+        return trial
+
+    def tick(self) -> None:
+        """Write rows that are due, apply requests and publish the live state.
+
+        Executors call it at least every few seconds, in the thread of the driver: from the loop of Tune, or after each
+        epoch. `next_trial` and `report` call it, too. Raises UserError if the store fails or another driver took over.
+        """
+        self._recorder.flush_due()
+        if self.control.tick():
+            self._recorder.logs(self._running.values())
+            if self.control.retries and not self.searches.retrying:
+                self._recorder.flush()
+                self.control.forget_retries()
+
+    def close(self) -> None:
+        """Write all rows that wait. To be called at the end, also after an exception."""
+        self._recorder.close(self._running.values())
+        if not self.searches.retrying:
+            self.control.forget_retries()
+
+    def started(self, key: str) -> None:
+        """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
+        item = self._running[key]
+        item.placed = True
+        if item.attempts == 1:
+            item.started_at = datetime.now(UTC)
+        trial = item.trial
+        self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
+
+    def report(self, key: str, progress: Sequence[Progress], *, log: str = "", node: str = "") -> bool:
+        """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
+
+        Epochs that are already known are skipped. ``log`` is what the worker logged since its last report, ``node`` its
+        machine's name.
+        """
+        self.tick()
+        item = self._running[key]
+        item.node = node or item.node
+        item.log.add(log)
+        for point in progress:
+            if item.knows(point):
+                continue
+            item.curve.append(point)
+            self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
+            if item.search.stops(item.trial, item.scores):
+                return True  # a resumed trial reports several epochs: later ones are dropped
+        return key in self.control.cancelled
+
+    def observe(self, key: str, report: TrialReport, node: str = "") -> None:
+        """Learn from a report how much memory the trial needs, and that the node with the id ``node`` works."""
+        self.placement.learn(self._running[key].trial, report)
+        if not (report.status and report.status.failed):
+            self.failures.works(node, ended=report.done)
+
+    def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
+        """Store the record of a trial that ended on ``node``; None if it failed and runs again (`failures.RULES`)."""
+        self.observe(key, report, node)
+        if report.status is not None and report.status in CAUSES:
+            return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)
+        return self.finish(key, report)
+
+    def failed(self, key: str, failure: Failure, report: TrialReport | None = None) -> Record | None:
+        """Let a trial wait for its next attempt, and return None; after its last attempt, store and return its record.
+
+        ``report`` is the last one of the worker, if the worker reported the failure. The next attempt resumes from the
+        trial's last checkpoint.
+        """
+        again = self.failures.retries(key, failure)
+        for node in self.failures.new_quarantines():
+            reason = self.failures.quarantined[node]
+            self._emit(events.Message(f"no more trials on node {self.placement.node_name(node)}: {reason}"))
+        if not again:
+            return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
+        item = self._waiting[key] = self._running.pop(key)
+        item.placed = False
+        self._recorder.attempt_failed(item)
+        item.attempts += RULES[failure.cause].counts
+        name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
+        self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
+        self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempts} follows"))
+        return None
+
+    def finish(self, key: str, report: TrialReport) -> Record:
+        """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search.
+
+        The record is durable within seconds (`writer.Writer`), and the trial's checkpoint is deleted only then.
+        """
+        item = self._running.pop(key)
+        if key in self.control.cancelled:
+            self.control.cancelled.remove(key)
+            report = replace(report, status=Status.CANCELLED, error="cancelled by request")
+        run = {"executor": self.executor, "attempts": item.attempts}
+        record = make_record(item.trial, self.sweep, report, item.curve, item.started_at, **run)
+        self._recorder.ended(item, record, report)
+        self.control.trial_ended()
+        self._num_ran += 1
+        self._durations.learn(record)
+        self.searches.finish(item.search, record, item.scores)
+        if self.done:
+            self._recorder.flush()
+        self._emit(events.TrialFinished(record, item.search.num_remaining))
+        return record
+
+    def retry(self, key: str = "") -> int:
+        """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
+        self._recorder.flush()
+        if number := self.searches.retry(key, [item.trial.key for item in self._unended()]):
+            for item in self._unended():
+                item.search = self.searches.of(item.trial.task, item.trial.method)
+        return number
+
+    def in_progress(self, key: str) -> bool:
+        """Return whether a trial runs, or waits for its next attempt."""
+        return key in self._running or key in self._waiting
+
+    def live_trials(self) -> list[RunningTrial]:
+        """Return the trials that have not ended, for the live state: those with a worker first."""
+        return sorted((item.live() for item in self._unended()), key=lambda trial: trial.waiting)
+
+    def seconds_left(self) -> float | None:
+        """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
+        if not self._durations.known:
+            return None
+        num_workers = sum(item.placed for item in self._running.values())
+        return sum(map(self._durations.of_remaining, self.searches)) / max(1, num_workers)
+
+    def demand(self) -> Counter[Resources]:
+        """Return how many trials could run at the same time if there were room for all, by their resources."""
+        found: Counter[Resources] = Counter()
+        for search in self.searches if not (self.control.paused or self.control.stopping) else ():
+            found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))
+        return found
+
+    def summary(self, *, interrupted: bool = False) -> events.Summary:
+        """Return the summary of the sweep so far."""
+        records = self.searches.records
+        return events.Summary(
+            sweep=self.sweep,
+            planned=sum(plan.num_trials for plan in self.searches.plans),
+            finished_before=self.searches.finished_before,
+            ran=self._num_ran,
+            statuses={status: sum(r.status is status for r in records) for status in Status},
+            failed=tuple(record for record in records if record.status.failed),
+            interrupted=interrupted or not self.done,
+            seconds=(datetime.now(UTC) - self._began).total_seconds(),
+            unfinished=tuple(self.searches.failures()),
+            deterministic=self.searches.spec.deterministic,
+            aligned=sum(bool(record.align_epochs) for record in records),
+            reused=sum(bool(record.align_reused) for record in records),
+            notes=count_notes(records),
+            quarantined=self.quarantined,
+        )
+
+    def tidy(self) -> None:
+        """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
+        self._recorder.tidy(record.trial_key for record in self.searches.records)
+
+    def _unended(self) -> list[TrialState]:
+        return [*self._running.values(), *self._waiting.values()]
+
+    def _next_trial(self) -> TrialSpec | None:
+        admits = self._room()
+        for item in list(self._waiting.values()):
+            if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
+                return item.trial
+        blocked = {id(item.search) for key, item in self._waiting.items() if not self.failures.of(key).counts}
+        for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
+            staged = self.stager is None or self.searches.is_staged(search)
+            if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
+                continue
+            if (trial := search.take()) is None:
+                continue
+            self._recorder.suggestions(search.new_suggestions())
+            item = self._waiting[trial.key] = TrialState(trial, search, datetime.now(UTC))
+            if self._starts(item, admits):
+                return item.trial
+        return None
+
+    def _room(self) -> Callable[[Resources], bool]:
+        """Return a function that says whether a trial with some resources may start; it is valid until one starts."""
+        in_flight = Counter(item.trial.resources for item in self._running.values())
+        long_ago = self.failures.now() - PATIENCE_SECONDS
+        overdue = {i.trial.resources for i in self._running.values() if not i.placed and i.handed_out < long_ago}
+        return functools.cache(lambda wanted: self.placement.admits(wanted, in_flight, overdue))
+
+    def _usual_resources(self, search: Search) -> Resources:
+        """Return the resources that the next trial of a search gets, unless its batch size changes them."""
+        return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
+
+    def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
+        """Move a waiting trial to the running ones if there is room for it, with the resources it gets now."""
+        resources = self.placement.resources(item.trial, self.failures.of(item.trial.key))
+        if not admits(resources):
+            return False
+        item.trial = replace(item.trial, resources=resources)
+        item.handed_out = self.failures.now()
+        self._running[item.trial.key] = self._waiting.pop(item.trial.key)
+        return True
+
+    def _take_staged(self, *, idle: bool) -> bool:
+        """Open the searches of tasks that were staged since the last call; return whether there was any."""
+        found = [] if self.stager is None else self.stager.poll(idle=idle)
+        for staged in found:
+            self.searches.staged(staged)
+            if staged.error:
+                self._emit(events.Message(f"{staged.task}: no trial can run: {staged.error}"))
+            else:
+                self._emit(events.TaskStaged(self.searches.rows(staged.task)))
+        return bool(found)
+
+
+def count_notes(records: Iterable[Record]) -> dict[str, int]:
+    """Return each distinct sentence in the records' ``notes`` with its number of records, most frequent first."""
+    sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
+    return {sentence: count for sentence, count in sentences.most_common() if sentence}

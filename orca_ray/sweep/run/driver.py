@@ -1,0 +1,218 @@
+"""Run a whole sweep: plan it, stage its data on the nodes, run the trials, and store their records."""
+
+import contextlib
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from functools import partial
+from pkgutil import resolve_name
+
+from orca_ray.errors import UserError, lookup
+from orca_ray.methods.recipe import get_method
+from orca_ray.protocol import KeepModels
+from orca_ray.results.folder import open_folder
+from orca_ray.results.lease import Lease
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.base import Executor, RunOptions
+from orca_ray.sweep.plan.cost import trial_seconds
+from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
+from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, plan_searches, refuse_unplaceable
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import (
+    Event,
+    Listener,
+    Message,
+    Summary,
+    SweepFinished,
+    SweepStarted,
+    TrialFinished,
+)
+from orca_ray.sweep.worker.models import ModelKeeper
+from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
+from orca_ray.sweep.worker.staging import Staged, StagingRequest
+
+logger = logging.getLogger(__name__)
+
+EXECUTORS = {
+    "ray": "orca_ray.sweep.executors.ray:RayExecutor",
+    "inline": "orca_ray.sweep.executors.base:InlineExecutor",
+}
+
+
+def make_executor(name: str) -> Executor:
+    """Return a new executor, ``ray`` or ``inline``; raise UserError for another name."""
+    executor: Executor = resolve_name(lookup("executor", name, EXECUTORS))()
+    return executor
+
+
+def run_sweep(
+    spec: SweepSpec,
+    results: ResultsStore | str,
+    *,
+    executor: str = "ray",
+    listener: Listener | None = None,
+    address: str | None = None,
+    retry_failed: bool = False,
+    checkpoint_seconds: float = 30.0,
+    options: RunOptions | None = None,
+    wait_seconds: float = 300.0,
+    staging: str | None = None,
+    keep_models: KeepModels = KeepModels.NONE,
+    command: str = "",
+    shortest_first: bool = False,
+    deadline: float = math.inf,
+) -> Summary:
+    """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
+
+    Args:
+        spec: the sweep.
+        results: the results store, or its path or URI. A missing store is created just before the first trial, so that
+            a sweep that cannot start creates none.
+        executor: ``ray`` or ``inline``.
+        listener: called with every event, in the calling thread.
+        address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
+        retry_failed: whether to run trials again whose record says that they failed.
+        checkpoint_seconds: minimum time between two checkpoints of a trial.
+        options: time limits and GPUs of trials; None: the defaults.
+        wait_seconds: how long to wait for nodes that are large enough, if the cluster is one that nodes may join.
+        staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
+        keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
+        command: the command that runs the sweep, for the cards of models.
+        shortest_first: whether searches with short trials start first, for a sweep that may be stopped early.
+        deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
+
+    Raises:
+        UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
+            another driver runs this sweep (`lease.Lease`).
+    """
+    options, emit = options or RunOptions(), listener or (lambda event: logger.debug("%s", event))
+    shared = open_folder(staging).uri if staging else None
+
+    def tell(text: str) -> None:
+        emit(Message(text))
+
+    with make_executor(executor) as engine, contextlib.ExitStack() as stack:
+        gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
+        searches = plan_searches(spec, fingerprints(spec), gpus=gpus)
+        searches = resolve(searches, tell)
+        store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
+        keeper = ModelKeeper(uri, keep_models, command=command, tell=tell)
+        make = partial(
+            SweepController, searches, executor=executor, trial_seconds=trial_seconds(searches),
+            shortest_first=shortest_first, retry_failed=retry_failed,
+        )  # fmt: skip
+        controller = None if store is None else _control(make, store, spec, keeper, emit, stack)
+        tasks = set(spec.tasks) if controller is None else controller.searches.unfinished_tasks
+        settings = WorkerSettings(
+            uri, shared, checkpoint_seconds, keep_models is not KeepModels.NONE, options.time, passed_environment()
+        )
+        with contextlib.closing(engine.stager(staging_requests(searches, tasks), settings, tell)) as stager:
+            if (staged := engine.first_staged(stager)) and not (controller and controller.searches.finished_before):
+                refuse_unstaged(staged)
+            store = store or ResultsStore(uri, create=True)
+            controller = controller or _control(make, store, spec, keeper, emit, stack)
+            controller.stager, controller.control.deadline = stager, deadline
+            emit(SweepStarted(spec.sweep_id, engine.where, controller.searches.rows()))
+            if controller.searches.reused and not controller.done:
+                tell(controller.searches.reused)
+            interrupted = not controller.done and engine.run(controller, settings, options)
+        controller.close()
+        store.compact()
+        controller.tidy()
+        keeper.tidy(controller.searches)
+    summary = controller.summary(interrupted=interrupted)
+    summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
+    emit(SweepFinished(summary))
+    return summary
+
+
+def _control(
+    make: Callable[..., SweepController], store: ResultsStore, spec: SweepSpec, keeper: ModelKeeper, emit: Listener,
+    stack: contextlib.ExitStack,
+) -> SweepController:  # fmt: skip
+    """Return the controller that ``make`` builds on ``store``; it has the lease of the sweep until ``stack`` ends."""
+
+    def watch(event: Event) -> None:
+        emit(event)
+        if isinstance(event, TrialFinished) and not event.remaining:
+            keeper.tidy(controller.searches)
+
+    controller = make(store, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)))
+    return stack.enter_context(contextlib.closing(controller))
+
+
+def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
+    """Return what the trials of each of the ``tasks`` need on a node, in the order of ``searches``."""
+    requests = []
+    for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
+        own = [search for search in searches if search.task == task]
+        bodies = dict.fromkeys(search.body for search in own if get_method(search.method).pretrained)
+        requests.append(
+            StagingRequest(
+                task=task, protocol=own[0].spec.protocol, fingerprint=own[0].fingerprint,
+                bodies=tuple(bodies), sources=tuple(sorted(set().union(*map(sources_of, own)))),
+            )
+        )  # fmt: skip
+    return requests
+
+
+def refuse_unstaged(staged: Sequence[Staged]) -> None:
+    """Raise UserError if no task could be staged, with the reason of the first."""
+    reasons = [each.error for each in staged]
+    if all(reasons):
+        more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
+        raise UserError(f"{reasons[0]}{more}")
+
+
+def _existing(results: str) -> tuple[ResultsStore | None, str]:
+    """Return the store at a path or URI, None if there is none yet, and its absolute path or URI."""
+    uri = open_folder(results).uri
+    try:
+        return ResultsStore(uri), uri
+    except UserError as error:  # if it is more than that there is none, creating it raises the error again
+        logger.debug("%s", error)
+        return None, uri
+
+
+POLL_SECONDS = 2.0
+
+
+def wait_for_room(
+    engine: Executor,
+    spec: SweepSpec,
+    nodes: Sequence[NodeResources],
+    seconds: float,
+    emit: Listener,
+    *,
+    needs_gpus: bool = False,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Return once every trial of a sweep fits on a node of the cluster: whether trials get GPUs.
+
+    ``nodes`` are those of now. Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its
+    GPUs. Unless a sweep ``needs_gpus``, trials do without where no node has any.
+
+    Raises:
+        UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
+    """
+    fingerprints, waited, told = dict.fromkeys(spec.tasks, ""), 0.0, False
+    while True:
+        try:
+            gpus = needs_gpus or any(node.gpus for node in nodes)
+            refuse_unplaceable(plan_searches(spec, fingerprints, gpus=gpus), nodes)
+        except UserError as error:
+            if not engine.grows or waited >= seconds:
+                raise
+            if not told:
+                emit(Message(f"waiting up to {seconds:g} s for a node that is large enough: {error}"))
+                engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
+                told = True
+        else:
+            return gpus
+        sleep(POLL_SECONDS)
+        waited += POLL_SECONDS
+        nodes = engine.nodes()

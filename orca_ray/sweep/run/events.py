@@ -1,0 +1,121 @@
+"""Events that a running sweep sends to its listener, e.g. to the progress table of the command line."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
+
+from orca_ray.methods.reports import Progress
+from orca_ray.results.live import Row
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.plan.schema import Scalar
+
+
+class SweepStarted(NamedTuple):
+    """Data of at least one task are ready, and trials are about to start."""
+
+    sweep: str
+    where: str
+    """Description of the machine or cluster, for users."""
+    rows: tuple[Row, ...]
+
+
+class TaskStaged(NamedTuple):
+    """The data of a task are on a node, and its trials can start; it is now known how many have finished before."""
+
+    rows: tuple[Row, ...]
+
+
+class TrialStarted(NamedTuple):
+    """A worker has started a trial."""
+
+    trial_key: str
+    task: str
+    method: str
+    phase: str
+    seed: int = 0
+    hyperparameters: Mapping[str, Scalar] = MappingProxyType({})
+
+
+class TrialProgress(NamedTuple):
+    """A trial has finished an epoch of one of its stages."""
+
+    trial_key: str
+    task: str
+    method: str
+    progress: Progress
+
+
+class TrialWaits(NamedTuple):
+    """A trial has failed, and waits for its next attempt."""
+
+    trial_key: str
+    task: str
+    method: str
+
+
+class TrialFinished(NamedTuple):
+    """A trial has ended; its record is in the store within seconds."""
+
+    record: Record
+    remaining: int
+    """Trials of the same (task, method) that have not ended."""
+
+
+class TimeLeft(NamedTuple):
+    """Estimate of the seconds until the sweep is done; sent about once a second, once a trial has completed."""
+
+    seconds: float
+
+
+class Message(NamedTuple):
+    """A line of text for the user, about a download or a trial that is run again."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a sweep ended. Counts include trials of earlier runs of the same sweep, except ``ran``."""
+
+    sweep: str
+    planned: int
+    finished_before: int
+    ran: int
+    statuses: dict[Status, int]
+    failed: tuple[Record, ...] = ()
+    interrupted: bool = False
+    seconds: float = 0.0
+    unfinished: tuple[str, ...] = ()
+    """Lines "task method: reason" for each (task, method) without a test score: no data, or its trials failed."""
+    deterministic: bool = False
+    aligned: int = 0
+    """Number of trials with an align stage."""
+    reused: int = 0
+    """Number of trials, among ``aligned``, whose aligned embedder was computed by another trial."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Notes in the records, e.g. on a class that was left out, with the number of trials, most frequent first."""
+    quarantined: tuple[str, ...] = ()
+    """Lines "node: reason" for each node that got no more trials."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Path or URI of the best model of each task, if models are kept."""
+    missing_models: Mapping[str, str] = field(default_factory=dict)
+    """Task of each trial whose model should have been kept and is not in the store, by the trial's key."""
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether no trial had to run, because all had ended in earlier runs."""
+        return self.ran == 0 and not self.interrupted
+
+
+class SweepFinished(NamedTuple):
+    """The sweep has ended or was interrupted."""
+
+    summary: Summary
+
+
+Event = (
+    SweepStarted | TaskStaged | TrialStarted | TrialProgress | TrialWaits | TrialFinished | TimeLeft | Message
+    | SweepFinished
+)  # fmt: skip
+Listener = Callable[[Event], None]

@@ -1,0 +1,138 @@
+"""JSON messages: the driver sends a trial, its worker sends reports; the last one becomes the record of the trial."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any, Self
+
+from pydantic import ConfigDict, TypeAdapter
+
+import orca_ray
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.artefacts import Artefact
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
+
+_TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
+"""Fields that `TrialSpec` and `Record` share."""
+
+
+@dataclass(frozen=True)
+class _Message:
+    def to_json(self) -> str:
+        """Return the message as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the message in the JSON text; raises ValueError if it is not a message of this class."""
+        message: Self = cls._adapter().validate_json(text)
+        return message
+
+    @classmethod
+    @cache
+    def _adapter(cls) -> TypeAdapter[Any]:
+        return TypeAdapter(cls)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment(_Message):
+    """A trial for a worker to run; what all workers get alike is in `WorkerSettings`."""
+
+    trial: TrialSpec
+    halvings: int = 0
+    """How often the micro-batch is halved, because memory ran out in earlier attempts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """The machine, device and PyTorch version that ran a trial."""
+
+    node: str = ""
+    device: str = ""
+    torch: str = ""
+    processor: str = ""
+    """Maker and model of the CPU."""
+    device_memory_mib: float | None = None
+    """Total memory of the GPU; None on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialReport(_Message):
+    """Report of a worker after each epoch of a trial."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # files with other fields are not reports
+    progress: tuple[Progress, ...] = ()
+    """Epochs that ended since the last report."""
+    outcome: Outcome | None = None
+    """Result so far, which the driver records if it stops the trial now; None before the model is built."""
+    worker: Worker = field(default_factory=Worker)
+    status: Status | None = None
+    """How the trial ended; None while it runs."""
+    error: str | None = None
+    artefacts: tuple[Artefact, ...] = ()
+    """Small pictures of what the model does; only in the last report of a confirm trial that completed."""
+    log: str = ""
+    """What the worker has logged since the last report, with the traceback of a failure."""
+
+    @property
+    def done(self) -> bool:
+        """Whether the trial has ended."""
+        return self.status is not None
+
+    def stopped_early(self) -> "TrialReport":
+        """Return this report with the status of a trial that the driver stops early."""
+        return replace(self, status=Status.STOPPED_EARLY, error=None)
+
+
+def make_record(
+    trial: TrialSpec, sweep: str, report: TrialReport, curve: Sequence[Progress], started_at: datetime, **run: Any
+) -> Record:
+    """Build the record of a trial that has ended, from its last report and its learning curve.
+
+    The keyword arguments ``run`` are the fields ``executor`` and ``attempts``. Unreported results become None.
+    """
+    from orca_ray.tasks.metrics import get_metric
+    from orca_ray.tasks.registry import get_task
+
+    assert report.status is not None
+    task = get_task(trial.task)
+    metric = task.under(trial.protocol).metric
+    finished_at = datetime.now(UTC)
+    return Record(
+        **{name: getattr(trial, name) for name in _TRIAL},
+        trial_key=trial.key, sweep=sweep, benchmark=task.benchmark, metric=metric,
+        metric_version=get_metric(metric).version,
+        hyperparameters=canonical_json(dict(trial.hyperparameters)), status=report.status, error=report.error,
+        started_at=started_at, finished_at=finished_at, wall_seconds=(finished_at - started_at).total_seconds(),
+        node=report.worker.node, device=report.worker.device, torch_version=report.worker.torch,
+        version=orca_ray.__version__, processor=report.worker.processor or None, cpus=trial.resources.cpus,
+        gpus=trial.resources.gpus, **_outcome(report, curve), **run,
+    )  # fmt: skip
+
+
+def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:
+    """Return the record's fields about the result: scores, epochs, distances, durations and so on.
+
+    A completed trial has those of its last report. For others, best score, best epoch and number of epochs come from
+    the curve: after a resumption, a report covers several epochs, and may go beyond the one where the trial was
+    stopped. If the worker disappeared before it reported a result, the curve gives distances and durations, too.
+    """
+    align, refine = ([point for point in curve if point.stage == stage] for stage in ("align", "refine"))
+    outcome: dict[str, Any] = {
+        **dict.fromkeys(each.name for each in fields(Outcome)),
+        "distance_before": align[0].distance if align else None,
+        "distance_after": align[-1].distance if align else None,
+        "align_epochs": len(align),
+        "align_seconds": sum(point.seconds for point in align),
+        "refine_seconds": sum(point.seconds for point in refine),
+        "evaluate_seconds": 0.0,
+        **({} if report.outcome is None else asdict(report.outcome)),
+    }
+    if report.status is Status.COMPLETED:
+        return outcome
+    scored = [(p.validation_score, p.epoch) for p in refine if p.validation_score is not None]
+    best, epoch = min(scored, default=(None, None))
+    return {**outcome, "validation_score": best, "test_score": None, "best_epoch": epoch, "epochs": len(refine)}

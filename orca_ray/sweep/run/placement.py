@@ -1,0 +1,221 @@
+"""Which resources a trial gets and whether it may start now, from the nodes that the cluster has at the moment."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
+from orca_ray.training.memory_limits import CONTEXT_MIB
+
+SHARES = (0.125, 0.25, 0.5, 1.0)
+"""Shares of a card; each divides the next, so that trials pack without gaps."""
+MARGIN = 1.2
+"""Memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
+
+
+class Workload(NamedTuple):
+    """Properties of a trial that determine its peak memory."""
+
+    task: str
+    method: str
+    body: str
+    batch_size: Scalar | None
+    precision: Scalar | None
+
+
+def workload(task: str, method: str, body: str, hyperparameters: Mapping[str, Scalar]) -> Workload:
+    """Return the workload of a trial or of a record."""
+    values = hyperparameters.get
+    return Workload(task, method, body, values("refine.batch_size"), values("refine.precision"))
+
+
+class Packing:
+    """Learns the peak memory of workloads and the memory of the cards, and returns the share that fits a trial."""
+
+    def __init__(self) -> None:
+        self._peaks: dict[Workload, float] = {}
+        self._least: dict[Workload, float] = {}
+        self._card_mib = 0.0
+
+    def learn_card(self, memory_mib: float) -> None:
+        """Note the total memory of a card, in MiB. If cards differ, the smallest counts."""
+        self._card_mib = min(self._card_mib or memory_mib, memory_mib)
+
+    def learn_peak(self, kind: Workload, peak_mib: float) -> None:
+        """Note the peak memory allocated by a trial on a GPU, in MiB; the largest counts."""
+        self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
+
+    def learn_too_small(self, kind: Workload, share: float) -> None:
+        """Note that memory ran out with ``share`` of a card: trials like this one get the next larger share."""
+        larger = next((each for each in SHARES if each > share), 1.0)
+        self._least[kind] = max(larger, self._least.get(kind, 0.0))
+
+    def share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
+        """Return the share of a card for a trial.
+
+        It is ``requested``; or, if ``measured`` and the peak memory of such trials and the size of the cards are known,
+        the smallest of `SHARES` that holds the peak. It is never less than what had proved too small.
+        """
+        kind = workload(trial.task, trial.method, trial.body, trial.hyperparameters)
+        share, peak = requested, self._peaks.get(kind)
+        if measured and peak is not None and self._card_mib:
+            needed = (MARGIN * peak + CONTEXT_MIB) / self._card_mib
+            share = next((each for each in SHARES if each >= needed), 1.0)
+        return max(share, self._least.get(kind, 0.0))
+
+
+REFRESH_SECONDS = 5.0
+"""How often the nodes of the cluster are listed again."""
+PATIENCE_SECONDS = 300.0
+"""How long trials with other needs may pass one that waits for resources."""
+
+
+class Placement:
+    """Every trial gets the resources that were planned, and may start at once."""
+
+    def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
+        """Return the resources of the next attempt at ``trial``."""
+        return trial.resources
+
+    def admits(
+        self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
+    ) -> bool:
+        """Return whether a trial with the resources ``wanted`` may be handed out now.
+
+        ``in_flight`` is the number of trials handed out, by their resources; ``overdue`` are the resources for which a
+        trial has waited for `PATIENCE_SECONDS`.
+        """
+        return True
+
+    def capacity(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` run at a time, if no others do."""
+        return 1
+
+    def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
+        """Return the ids of nodes on which a trial with the resources ``wanted`` must not start."""
+        return []
+
+    def learn(self, trial: TrialSpec, report: TrialReport) -> None:
+        """Learn the memory use in the report of a trial."""
+
+    def node_name(self, node: str) -> str:
+        """Return the name of the node with the id ``node``, for users."""
+        return node
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """GPUs that trials of one (task, method) request from when a node has had one: they then wait for another."""
+
+    gpus: float
+    measured: bool = False
+    """Whether the measured peak memory of earlier trials replaces the request."""
+    required: bool = False
+    """Whether the request stands while no node has a GPU, so that an autoscaler adds one."""
+
+
+class ClusterPlacement(Placement):
+    """Follows a cluster whose nodes come and go; hands out as many trials as fit at once, and a few to follow."""
+
+    def __init__(
+        self,
+        list_nodes: Callable[[], Sequence[NodeResources]],
+        requests: Mapping[tuple[str, str], GpuRequest],
+        *,
+        quarantined: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Store the arguments and list the nodes.
+
+        Args:
+            list_nodes: returns the nodes that are alive.
+            requests: requested GPUs of each (task, method).
+            quarantined: ids of nodes that get no more trials; the caller may change it.
+            clock: returns the time in seconds.
+        """
+        self._list_nodes, self._requests, self._clock = list_nodes, requests, clock
+        self._quarantined = quarantined
+        self.packing = Packing()
+        self._listed_at = -math.inf
+        self._names: dict[str, str] = {}
+        self._nodes: Sequence[NodeResources] = ()
+        self._has_gpus = False
+
+    @property
+    def nodes(self) -> list[NodeResources]:
+        """Nodes that get trials: those that are alive and not in quarantine, or all if that leaves none."""
+        if self._clock() - self._listed_at >= REFRESH_SECONDS:
+            self._nodes, self._listed_at = self._list_nodes(), self._clock()
+            self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
+            self._names.update({node.id: node.name for node in self._nodes})
+        return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
+
+    def capacity(self, wanted: Resources) -> int:
+        """Return how many trials with the resources ``wanted`` fit on the nodes at a time."""
+        return sum(node.slots(wanted) for node in self.nodes)
+
+    def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
+        """Return the ids of the nodes in quarantine and, if others fit, of those on which the trial has failed.
+
+        Returns none if no other node has the resources ``wanted``.
+        """
+        bad = {*self._quarantined, *history.avoid}
+        usable = [node for node in self.nodes if node.id not in bad and node.slots(wanted)]
+        if not usable:
+            bad = set(self._quarantined)
+            usable = [node for node in self.nodes if node.id not in bad and node.slots(wanted)]
+        alive = {node.id for node in self._nodes}
+        return sorted(bad & alive) if usable else []
+
+    def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
+        """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
+        nodes, request = self.nodes, self._requests[trial.task, trial.method]
+        gpus = 0.0
+        if request.gpus and (request.required or self._has_gpus):
+            measured = request.measured and not trial.deterministic and request.gpus <= 1
+            gpus = self.packing.share(trial, request.gpus, measured=measured)
+        wanted = replace(trial.resources, gpus=gpus)
+        if gpus or history.counts[Cause.MEMORY] < 2:
+            return wanted
+        # Without a request, Ray places by CPUs alone: half of the largest node's memory keeps others away.
+        largest = max((node.memory_gib for node in nodes), default=0.0)
+        return replace(wanted, memory_gib=min(2 * wanted.memory_gib or largest / 2, max(largest, wanted.memory_gib)))
+
+    def admits(
+        self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
+    ) -> bool:
+        """Return whether the trials in flight leave room; trials of other sizes don't count, Ray places all it can."""
+        capacity = self.capacity(wanted)
+        if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:  # Ray sees those that do not fit as waiting
+            return False
+        return not any(other != wanted and any(node.slots(other) for node in self.nodes) for other in overdue)
+
+    def learn(self, trial: TrialSpec, report: TrialReport) -> None:
+        """Learn peak memory and memory of the card from a report of a trial on a GPU."""
+        if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
+            return
+        kind = workload(trial.task, trial.method, trial.body, trial.hyperparameters)
+        if report.worker.device_memory_mib:
+            self.packing.learn_card(report.worker.device_memory_mib)
+        if report.status is Status.FAILED_OOM:
+            self.packing.learn_too_small(kind, trial.resources.gpus)
+        elif report.outcome is not None and report.outcome.peak_memory_mib:
+            self.packing.learn_peak(kind, report.outcome.peak_memory_mib)
+
+    def learn_record(self, record: Record) -> None:
+        """Learn the peak memory of a trial that ran on a GPU earlier."""
+        if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
+            hyperparameters = json.loads(record.hyperparameters)
+            kind = workload(record.task, record.method, record.body, hyperparameters)
+            self.packing.learn_peak(kind, record.peak_memory_mib)
+
+    def node_name(self, node: str) -> str:
+        """Return the host name of a node and the start of its id."""
+        return f"{self._names.get(node, 'unknown')} ({node[:8]})"

@@ -1,0 +1,99 @@
+"""Stores what the trials of a running sweep give: records, learning curves, artefacts, logs and suggestions."""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from orca_ray.methods.reports import Progress
+from orca_ray.results.artefacts import ArtefactRow
+from orca_ray.results.logs import LogRow, LogStream
+from orca_ray.results.record import CurvePoint, Record, Suggestion
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.writer import Writer
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.trial_state import TrialState
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+
+LOG_SECONDS = 10.0
+"""How often the logs of running trials are stored."""
+
+
+class Recorder:
+    """Writes rows to the results store in batches, and deletes the checkpoints of trials whose records are durable.
+
+    They are deleted in a thread: an object store may take seconds for a batch, in which no other trial could start.
+    Every method may raise UserError: the store fails.
+    """
+
+    def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
+        """Store the arguments; ``before`` is called before each write, and prevents it with an exception."""
+        self._sweep, self._writer = sweep, Writer(store, before=before)
+        self._checkpoints = Checkpoints(store.uri)
+        self._ended: list[str] = []
+        self._thread = ThreadPoolExecutor(1, "orca-ray checkpoints")
+        self._deletion: Future[None] | None = None
+        self._logged_at = time.monotonic()
+
+    def suggestions(self, suggestions: Sequence[Suggestion]) -> None:
+        """Store suggestions of a search, before or together with the records of their trials."""
+        if suggestions:
+            self._writer.add(suggestions=suggestions)
+
+    def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
+        """Store a trial that has ended: record, curve, artefacts and the rest of its log."""
+        self._ended.append(record.trial_key)
+        self._writer.add(
+            records=[record],
+            curves=[self._curve_point(record.trial_key, point) for point in item.curve],
+            artefacts=[ArtefactRow(self._sweep, record.trial_key, **asdict(each)) for each in report.artefacts],
+            logs=self._log_rows([item], ended=True),
+            then=self._remove_checkpoints,
+        )
+
+    def attempt_failed(self, item: TrialState) -> None:
+        """Store the rest of the log of a failed attempt; the next attempt has a log of its own."""
+        self._writer.add(logs=self._log_rows([item], ended=True))
+        item.log = LogStream()
+
+    def logs(self, items: Iterable[TrialState]) -> None:
+        """Store what running trials have logged, every `LOG_SECONDS`."""
+        if time.monotonic() - self._logged_at >= LOG_SECONDS:
+            self._logged_at = time.monotonic()
+            self._writer.add(logs=self._log_rows(items))
+
+    def flush_due(self) -> None:
+        """Write rows that have waited long enough."""
+        self._writer.flush_due()
+
+    def flush(self) -> None:
+        """Write all rows now, and wait until the checkpoints of trials that have ended are deleted."""
+        self._writer.flush()
+        if self._deletion is not None:  # the last one; they run one after another
+            self._deletion.result()
+
+    def close(self, items: Iterable[TrialState]) -> None:
+        """Write all rows, and the logs of trials that have not ended."""
+        self._writer.add(logs=self._log_rows(items, ended=True))
+        self.flush()
+
+    def tidy(self, keys: Iterable[str]) -> None:
+        """Delete the checkpoints of the trials ``keys``, which have ended, then their directory if it is empty."""
+        self._checkpoints.remove(*keys)
+        self._checkpoints.remove_directory()
+
+    def _remove_checkpoints(self) -> None:
+        keys, self._ended = self._ended, []
+        if keys:  # one listing of the directory for a batch
+            self._deletion = self._thread.submit(self._checkpoints.remove, *keys)
+
+    def _log_rows(self, items: Iterable[TrialState], *, ended: bool = False) -> list[LogRow]:
+        texts = [(item, item.log.take(ended=ended)) for item in items]
+        now = datetime.now(UTC)
+        return [LogRow(self._sweep, item.trial.key, item.attempts, now, text) for item, text in texts if text]
+
+    def _curve_point(self, key: str, point: Progress) -> CurvePoint:
+        values = asdict(point)
+        del values["epochs"]
+        return CurvePoint(sweep=self._sweep, trial_key=key, **values)

@@ -1,0 +1,164 @@
+"""Run the trial of a stored record again, and compare the results; nothing is written into the store."""
+
+import json
+import math
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+from orca_ray.data.prepared import PAPER
+from orca_ray.errors import UserError
+from orca_ray.methods.recipe import get_method
+from orca_ray.methods.reports import Progress
+from orca_ray.results.record import Record, Status
+from orca_ray.results.status import only_trial
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import Resources, TrialSpec
+from orca_ray.sweep.run.messages import TrialReport, make_record
+from orca_ray.sweep.worker.runner import TrialRunner
+from orca_ray.tasks.registry import get_task
+
+ENVIRONMENT = ("version", "torch_version", "metric_version", "device", "processor", "node")
+"""Columns about software and hardware, which may explain a difference but are none themselves."""
+WIDTH = 2 * math.sqrt(2)
+"""Scores of a trial that is not deterministic agree within this many standard deviations of the scores of its seeds.
+The difference of two independent scores has √2 deviations; twice that holds for about 95 % of them."""
+_STAND_IN = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A record and the record of its repetition."""
+
+    record: Record
+    again: Record
+    agrees: bool
+    rule: str
+    """The rule by which the scores agree or not, as a sentence."""
+    differences: dict[str, tuple[Any, Any]]
+    """Results that differ, by column: those of the record and of the repetition."""
+    environment: dict[str, tuple[Any, Any]]
+    """As ``differences``, of the columns in `ENVIRONMENT`."""
+
+    @property
+    def scores(self) -> tuple[float | None, float | None]:
+        """The scores that are compared: on test, or on validation if test was not read."""
+        return _score(self.record), _score(self.again)
+
+
+def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
+    """Return the current record of a trial; raises UserError unless ``key`` is the start of one key in one sweep."""
+    found = {(record.sweep, record.trial_key): record for record in store.select({}, key_prefix=key)}
+    return found[only_trial(found, key, sweep)]
+
+
+def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
+    """Run the trial of ``record`` in this process and compare the results; its alignment is computed, not reused.
+
+    Scores agree if they are equal bit for bit or, unless the trial is deterministic, if they differ by at most `WIDTH`
+    standard deviations of the scores of its seeds in ``store``. ``model``: directory that the model is written to.
+
+    Raises UserError if the record has no score, if it is not of this version's configuration, or if data, method, body
+    or source are missing here or not the same.
+    """
+    again = run_again(record, make_trial(record), model)
+    old, new = _score(record), _score(again)
+    ours, theirs = record.reproducible(), again.reproducible()
+    changed = {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+    about = {name: (getattr(record, name), getattr(again, name)) for name in ENVIRONMENT}
+    differences = {name: pair for name, pair in changed.items() if name not in ENVIRONMENT}
+    if record.deterministic:
+        agrees, rule = not differences, "a deterministic trial agrees if all results are equal, bit for bit"
+    else:
+        agrees, rule = _within_spread(old, new, _scores_of_seeds(record, store))
+    return Comparison(
+        record=record, again=again, agrees=agrees, rule=rule, differences=differences,
+        environment={name: pair for name, pair in about.items() if pair[0] != pair[1]},
+    )  # fmt: skip
+
+
+def make_trial(record: Record) -> TrialSpec:
+    """Return the trial of a record. Raises UserError if it cannot run here or would not be the same one."""
+    if _score(record) is None or record.status.failed:
+        advice = "run its sweep again with --retry-failed"
+        raise UserError(f"trial {record.trial_key} ended as {record.status}, so it has no score to reproduce: {advice}")
+    task = get_task(record.task)
+    get_method(record.method)
+    data = task.prepared(record.protocol)
+    option = f" --protocol {PAPER}" if record.protocol == PAPER and task.paper_splits else ""
+    commands = f"'orca-sweep data fetch {task.name}{option}', then 'orca-sweep data prepare {task.name}{option}'"
+    if data is None:
+        raise UserError(f"the data of {task.name} are not prepared on this machine: run {commands}")
+    if data.fingerprint != record.data_fingerprint:
+        found = f"fingerprint {data.fingerprint} here, {record.data_fingerprint} in the record"
+        raise UserError(f"the data of {task.name} are not those of the record ({found}): run {commands}")
+    hyperparameters = json.loads(record.hyperparameters)
+    stand_in = _STAND_IN.search(record.notes or "")
+    trial = TrialSpec(
+        task=record.task, method=record.method, body=record.body, hyperparameters=hyperparameters, seed=record.seed,
+        protocol=record.protocol, data_fingerprint=record.data_fingerprint,
+        phase="confirm" if record.phase == "confirm" else "search",
+        epochs=int(hyperparameters.get("refine.epochs", record.epochs)), resources=_resources(record),
+        stands_in_for=stand_in[1] if stand_in else "", deterministic=bool(record.deterministic),
+    )  # fmt: skip
+    if trial.key != record.trial_key:
+        raise UserError(f"the record's configuration has the key {trial.key}, not {record.trial_key}: it was changed")
+    return trial
+
+
+def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
+    """Run a trial in this process, as far as the one of ``record`` ran, and return its record.
+
+    If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
+    because something is missing or wrong here.
+    """
+    started, curve = datetime.now(UTC), list[Progress]()
+    with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
+        runner = TrialRunner(trial, Path(scratch), checkpoint_seconds=math.inf, reuse_aligned=False)
+        try:
+            report = TrialReport()
+            while not report.done:
+                report = runner.step()
+                curve += report.progress
+                epochs = sum(point.stage == "refine" for point in curve)
+                if record.status is Status.STOPPED_EARLY and not report.done and epochs >= record.epochs:
+                    report = report.stopped_early()
+            if model is not None and report.status is Status.COMPLETED:
+                runner.write_model(model)
+        finally:
+            runner.close()
+    if report.error and (cause := re.match(r"(?:UserError|StagingError): (.*)", report.error, re.DOTALL)):
+        raise UserError(f"trial {record.trial_key} cannot run here: {cause[1]}")
+    return make_record(trial, record.sweep, report, curve, started, executor="inline", attempts=1)
+
+
+def _resources(record: Record) -> Resources:
+    import torch
+
+    gpus = 0 if record.device == "cpu" else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
+    return Resources(cpus=record.cpus or 1.0, gpus=float(gpus))
+
+
+def _score(record: Record) -> float | None:
+    return record.test_score if record.test_score is not None else record.validation_score
+
+
+def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
+    """Return the scores of the trials that differ from that of ``record`` in the seed alone, itself included."""
+    same = ("sweep", "task", "method", "body", "phase", "protocol", "hyperparameters", "data_fingerprint")
+    records = store.select({name: [getattr(record, name)] for name in same})
+    return [score for each in records if not each.status.failed and (score := _score(each)) is not None]
+
+
+def _within_spread(old: float | None, new: float | None, seeds: Sequence[float]) -> tuple[bool, str]:
+    if len(seeds) < 2:
+        return old == new, "with the score of one seed alone, nothing is known of its spread: scores must be equal"
+    spread = stdev(seeds)
+    allowed = WIDTH * spread
+    rule = f"scores may differ by 2√2 standard deviations of {len(seeds)} seeds, which is {allowed:.3g}"
+    return old is not None and new is not None and abs(new - old) <= allowed, rule

@@ -1,0 +1,187 @@
+"""The searches of a sweep: what earlier runs left of them, which wait for data, and which failed trials run again."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from orca_ray.errors import UserError
+from orca_ray.results.live import Row
+from orca_ray.results.record import Record, Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.writer import copy_trials
+from orca_ray.sweep.plan.searches import SearchPlan
+from orca_ray.sweep.search import History, Search
+from orca_ray.sweep.worker.staging import Staged
+
+
+class SweepSearches:
+    """The searches of a sweep, over which it iterates. Without a fingerprint of its data, a search is not open yet.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = ()) -> None:
+        """Rebuild the searches from what ``store`` holds.
+
+        Args:
+            plans: the searches; those without a fingerprint are opened by :meth:`staged`.
+            store: results store that records are read from; trials of variants of the sweep are copied in it.
+            retry: keys of failed trials that run again; "" for all. Trials that were lost always do.
+        """
+        if not plans:
+            raise UserError("nothing to run: the sweep has no task or no method")
+        self.spec, self._store = plans[0].spec, store
+        self._history = History.read(store, self.spec, retry=retry)
+        self._rerun = dict(self._history.rerun)
+        self._searches = [Search(plan, self._history) for plan in plans if plan.fingerprint]
+        self._unopened = [plan for plan in plans if not plan.fingerprint]
+        self._tasks_staged: set[str] = set()
+        self._errors: dict[str, str] = {}  # reason, by task that cannot be staged
+        self.reused = self._reused()
+        """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
+        self._adopt(self._searches)
+        self.finished_before = sum(search.num_finished for search in self._searches)
+        """Number of trials that ended in earlier runs."""
+
+    def __iter__(self) -> Iterator[Search]:
+        """Iterate over the open searches."""
+        return iter(self._searches)
+
+    @property
+    def unfinished_tasks(self) -> set[str]:
+        """Tasks with trials that have not ended, except those that cannot be staged."""
+        tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self._searches if not s.done}
+        return tasks - self._errors.keys()
+
+    @property
+    def plans(self) -> list[SearchPlan]:
+        """Plans of all searches."""
+        return [*(search.plan for search in self._searches), *self._unopened]
+
+    @property
+    def records(self) -> list[Record]:
+        """Records of all trials that have ended."""
+        return [record for search in self._searches for record in search.records.values()]
+
+    @property
+    def retrying(self) -> bool:
+        """Whether trials that had failed before have to run again."""
+        unopened = {plan.task for plan in self._unopened}
+        unended = set[str]().union(*(search.unended for search in self._searches))
+        return any(key in unended or record.task in unopened for key, record in self._rerun.items())
+
+    def rows(self, task: str | None = None) -> tuple[Row, ...]:
+        """Return a row for each method of a task, or of all tasks."""
+        plans = [*((search.plan, search.num_finished) for search in self._searches), *((p, 0) for p in self._unopened)]
+        return tuple(
+            Row(task=plan.task, method=plan.method, planned=plan.num_trials, done=done)
+            for plan, done in plans
+            if task in (None, plan.task)
+        )
+
+    def failures(self) -> Iterator[str]:
+        """Yield a line "task method: reason" for each search that has no test score and gets none."""
+        yield from (f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self._searches if s.failure)
+        missing = [*(search.plan for search in self._searches if not search.done), *self._unopened]
+        yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
+
+    def staged(self, staged: Staged) -> None:
+        """Open the searches of a task that was staged, or store the reason why it cannot be."""
+        if staged.error:
+            self._errors[staged.task] = staged.error
+            return
+        self._tasks_staged.add(staged.task)
+        plans = [replace(plan, fingerprint=staged.fingerprint) for plan in self._unopened if plan.task == staged.task]
+        self._unopened = [plan for plan in self._unopened if plan.task != staged.task]
+        opened = [Search(plan, self._history) for plan in plans]
+        self._adopt(opened)
+        self._searches += opened
+        self.finished_before += sum(search.num_finished for search in opened)
+
+    def is_staged(self, search: Search) -> bool:
+        """Return whether the data of a search were staged."""
+        return search.plan.task in self._tasks_staged
+
+    def finish(self, search: Search, record: Record, scores: Sequence[float]) -> None:
+        """Inform a search of the record of a trial that has ended, and of its validation scores."""
+        self._rerun.pop(record.trial_key, None)
+        search.finish(record, scores)
+        self._adopt([search])
+
+    def retry(self, key: str, running: Collection[str]) -> int:
+        """Run failed trials again (``key``, or all if it is empty), and return how many there are.
+
+        All records must be stored. The searches are rebuilt; ``running`` are the keys of trials that run or wait.
+        """
+        history = History.read(self._store, self.spec, retry={key, *self._rerun})
+        failed = [record for record in history.rerun.values() if record.sweep == self.spec.sweep_id]
+        again = {each.trial_key for each in failed if key in ("", each.trial_key)} - self._rerun.keys()
+        if again:
+            self._history, self._rerun = history, dict(history.rerun)
+            self._searches = [Search(search.plan, history, running=running) for search in self._searches]
+        return len(again)
+
+    def of(self, task: str, method: str) -> Search:
+        """Return the open search of a task and method."""
+        return next(s for s in self._searches if (s.plan.task, s.plan.method) == (task, method))
+
+    def _reused(self) -> str:
+        records = self.records
+        if not records:
+            return ""
+        search = sum(record.phase == "search" for record in records)
+        planned = sum(plan.num_trials for plan in self.plans)
+        others = Counter(record.sweep for each in self._searches for record in each.adopted)
+        origins = "".join(f", {number} of them from {sweep}" for sweep, number in sorted(others.items()))
+        text = f"reuses {len(records)} of {planned} planned trials"
+        return f"{text}: {search} search + {len(records) - search} confirm{origins}"
+
+    def _adopt(self, searches: Sequence[Search]) -> None:
+        """Copy the trials that searches take over from variants of the sweep, which have other numbers of trials."""
+        copy_trials(self._store, [record for search in searches for record in search.adopted], self.spec.sweep_id)
+        for search in searches:
+            search.adopted.clear()
+
+
+class Durations:
+    """Durations of trials; the ratio of measured to estimated ones scales the estimates of the others."""
+
+    def __init__(self, estimates: Mapping[tuple[str, str], float], *, shortest_first: bool = False) -> None:
+        """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1.
+
+        ``shortest_first``: the shortest search is the most urgent one, not the longest.
+        """
+        self._estimates, self._sign = dict(estimates), -1 if shortest_first else 1
+        self._seconds: dict[tuple[str, str], float] = {}
+        self._ratio = 1.0
+
+    @property
+    def known(self) -> bool:
+        """Whether a trial has completed."""
+        return bool(self._seconds)
+
+    def learn(self, record: Record) -> None:
+        """Learn the duration of a trial that completed."""
+        if record.status is Status.COMPLETED:
+            self._seconds[record.task, record.method] = record.wall_seconds
+            ratios = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]
+            self._ratio = sum(ratios) / len(ratios)
+
+    def urgency(self, search: Search) -> tuple[bool, float]:
+        """Return a value that is larger, the sooner a trial of the search should start.
+
+        That is the expected time of its trials that have not started, one after another. A search without a completed
+        or running trial comes first, because its estimate may be wrong. With estimates up to four times too high or
+        low, 60 searches on 64 GPUs then take 1.02 times the lower bound instead of 1.14. With ``shortest_first`` the
+        sweep takes longer, and has results earlier.
+        """
+        unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
+        return unknown, self._sign * (search.num_remaining - search.num_running) * self._of_trial(search)
+
+    def of_remaining(self, search: Search) -> float:
+        """Return the expected seconds of the trials of a search that have not ended, one after another."""
+        return search.num_remaining * self._of_trial(search)
+
+    def _of_trial(self, search: Search) -> float:
+        name = (search.plan.task, search.plan.method)
+        return self._seconds.get(name, self._estimates.get(name, 1.0) * self._ratio)

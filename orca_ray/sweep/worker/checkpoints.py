@@ -1,0 +1,151 @@
+"""Checkpoints and outcomes of trials that have no record yet, in the folder of their results store, whatever it is on.
+
+Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is JSON: the version of orca-ray,
+the `SCHEMA`, the key of the trial and its last report. In a state, the file of `TrialTrainer.save` follows.
+"""
+
+import json
+import logging
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orca_ray
+from orca_ray.errors import UserError
+from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.worker.scratch import scratch_directory
+
+logger = logging.getLogger(__name__)
+
+DIRECTORY = "checkpoints"
+SCHEMA = 1
+"""Number to increase when the files change in a way that an equal version of orca-ray could misread."""
+FLOOR_BYTES = 2 * 2**30
+"""Free space that checkpoints leave on the disk of a local store; the records of the sweep need it."""
+_ABANDONED_SECONDS = 24 * 3600.0
+_MOST_HEADER_BYTES = 2**28
+_KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
+
+
+class Checkpoints:
+    """The checkpoints of a results store; any machine that reaches the store reads, writes and deletes them.
+
+    A file of another version of orca-ray, another `SCHEMA` or another trial counts as missing. Reading and deleting
+    never raise: what fails is logged, and a trial without its checkpoint starts again.
+    """
+
+    def __init__(self, store: str | Path) -> None:
+        """Use the store at the path or URI ``store``; nothing is opened before the first use."""
+        self._store = store
+
+    @cached_property
+    def _folder(self) -> Folder:
+        return open_folder(self._store)
+
+    def save(self, key: str, report: TrialReport, write: Callable[[Path], None]) -> None:
+        """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.
+
+        Raises UserError or OSError if it cannot be stored, or if it would leave less than `FLOOR_BYTES` on the disk of
+        a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
+        """
+        self._make_room()
+        with scratch_directory() as scratch:
+            payload = scratch / "payload"
+            write(payload)
+            self._write(f"{key}.state", key, report, payload)
+
+    def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
+        """Return the report of a stored state that ``read`` accepts, as a file; None if there is none."""
+        return self._read(f"{key}.state", key, read)
+
+    def save_outcome(self, key: str, report: TrialReport) -> None:
+        """Store the last report of a trial, with all its epochs; raises UserError or OSError if that fails."""
+        self._write(f"{key}.outcome", key, report)
+
+    def outcome(self, key: str) -> TrialReport | None:
+        """Return the last report of a trial that has ended; None if there is none."""
+        return self._read(f"{key}.outcome", key)
+
+    def remove(self, *keys: str) -> None:
+        """Delete all files of trials, also those of other versions and what a kill in a write has left."""
+        try:
+            for name in self._folder.names(DIRECTORY, hidden=True):
+                if not set(_KEY.findall(name)).isdisjoint(keys):
+                    self._folder.delete(f"{DIRECTORY}/{name}")
+        except (UserError, OSError) as error:
+            logger.warning("checkpoints of %d trials cannot be deleted: %s", len(keys), error)
+
+    def remove_directory(self) -> None:
+        """Delete the directory of a local store if it is empty."""
+        if isinstance(self._folder, LocalFolder):
+            try:
+                (self._folder.path / DIRECTORY).rmdir()
+            except OSError as error:  # it does not exist, or holds another sweep's checkpoints
+                logger.debug("%s", error)
+
+    def _write(self, name: str, key: str, report: TrialReport, payload: Path | None = None) -> None:
+        header = {**_stamp(key), "report": json.loads(report.to_json())}
+        with scratch_directory() as scratch:
+            path = scratch / name
+            with path.open("wb") as stream:
+                stream.write(json.dumps(header).encode() + b"\n")
+                if payload is not None:
+                    with payload.open("rb") as content:
+                        shutil.copyfileobj(content, stream, 2**20)
+            self._folder.upload(path, f"{DIRECTORY}/{name}")
+
+    def _read(self, name: str, key: str, read: Callable[[Path], bool] | None = None) -> TrialReport | None:
+        try:
+            with scratch_directory() as scratch:
+                path = scratch / name
+                self._folder.download(f"{DIRECTORY}/{name}", path)
+                with path.open("rb") as stream:
+                    report = _report(stream.readline(_MOST_HEADER_BYTES), key)
+                    payload = scratch / "payload"
+                    if read is not None:
+                        with payload.open("wb") as content:
+                            shutil.copyfileobj(stream, content, 2**20)
+                return report if read is None or read(payload) else None
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:  # ValueError: also UserError
+            logger.warning("%s of trial %s is not used: %s", name.rpartition(".")[2], key, error)
+            return None
+
+    def _make_room(self) -> None:
+        if not isinstance(self._folder, LocalFolder):
+            return
+        unneeded = self._unneeded(self._folder.path / DIRECTORY)
+        while (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
+            if (path := next(unneeded, None)) is None:
+                floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
+                raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
+            logger.warning("the disk is nearly full: deleting the checkpoint %s", path.name)
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _unneeded(directory: Path) -> Iterator[Path]:
+        """Yield states whose trial has an outcome, then those that no trial has written for a day, oldest first."""
+        states = [path for path in directory.glob("*.state") if path.is_file()]
+        aged = sorted((path.stat().st_mtime, path) for path in states)
+        yield from (path for _, path in aged if path.with_suffix(".outcome").exists())
+        before = time.time() - _ABANDONED_SECONDS
+        yield from (path for changed, path in aged if changed < before)
+
+
+def _stamp(key: str) -> dict[str, Any]:
+    return {"orca_ray": orca_ray.__version__, "schema": SCHEMA, "trial": key}
+
+
+def _report(line: bytes, key: str) -> TrialReport:
+    """Return the report in the first line of a file; raises ValueError if the file is not of this version and trial."""
+    header = json.loads(line)
+    wanted = _stamp(key)
+    if found := {name: header.get(name) for name, value in wanted.items() if header.get(name) != value}:
+        raise ValueError(f"it has {found}, expected {wanted}")
+    return TrialReport.from_json(json.dumps(header["report"]))

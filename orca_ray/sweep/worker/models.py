@@ -1,0 +1,141 @@
+"""Models of confirm trials: workers store them, the driver keeps the best of each task and writes their cards."""
+
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from orca_ray.methods.model_card import Score, make_card, write_card
+from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_config, write_folder
+from orca_ray.protocol import KeepModels
+from orca_ray.results.models import StoredModels
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.search import Search
+from orca_ray.sweep.worker.scratch import scratch_directory
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+
+logger = logging.getLogger(__name__)
+
+
+def write_model(adaptation: "TrialTrainer", directory: Path, *, trial: str, protocol: str, prepared: Path) -> None:
+    """Write the model of an adaptation that is done; ``prepared`` is the directory of the task's prepared data.
+
+    Raises UserError if ``directory`` has other files, or cannot be written.
+    """
+    taken = adaptation.snapshot(protocol)
+    config = replace(taken.config, trial=trial)
+    preprocessing = cache.read_json(prepared / PREPROCESSING) if (prepared / PREPROCESSING).is_file() else None
+    card = make_card(config, label_names=_label_names(preprocessing))
+    write_folder(directory, config, taken.weights, card=card, preprocessing=preprocessing)
+
+
+def store_model(adaptation: "TrialTrainer", store: str | Path, *, trial: str, protocol: str, prepared: Path) -> None:
+    """Store the model of an adaptation that is done in a results store, as that of the trial with the key ``trial``."""
+    with scratch_directory() as scratch:
+        write_model(adaptation, scratch / trial, trial=trial, protocol=protocol, prepared=prepared)
+        StoredModels(store).add(trial, scratch / trial)
+
+
+class ModelKeeper:
+    """Deletes the models of a task that are not kept, when its last trial has ended, and completes the others' cards.
+
+    The best model of a task is that of the method and hyper-parameters whose confirm trials have the lowest mean
+    validation score, of equal ones those that train the fewest parameters, and among its seeds the one with the lowest
+    score. Test scores play no part.
+    """
+
+    def __init__(self, store: str, keep: KeepModels, *, command: str, tell: Callable[[str], None]) -> None:
+        """Use the store at ``store``; ``command`` is written into cards, ``tell`` is called with messages."""
+        self._models, self._keep, self._command, self._tell = StoredModels(store), keep, command, tell
+        self._done: set[str] = set()
+        self.best: dict[str, str] = {}
+        """Path or URI of the best model of each task that has ended, if it is in the store."""
+        self.missing: dict[str, str] = {}
+        """Task of each trial whose model should be in the store and is not, by key."""
+
+    def tidy(self, searches: Iterable[Search]) -> None:
+        """Keep the models of the tasks in ``searches`` whose trials have all ended, each task once."""
+        if self._keep is KeepModels.NONE:
+            return
+        by_task: dict[str, list[Search]] = defaultdict(list)
+        for search in searches:
+            by_task[search.plan.task].append(search)
+        for task, own in by_task.items():
+            if task not in self._done and all(search.done for search in own):
+                self._done.add(task)
+                self._tidy(task, [record for search in own for record in search.records.values()])
+
+    def _tidy(self, task: str, records: Sequence[Record]) -> None:
+        confirmed = [each for each in records if each.phase == "confirm" and each.status is Status.COMPLETED]
+        best = best_of(confirmed)
+        if best is None:
+            return
+        wanted = {each.trial_key for each in ([best] if self._keep is KeepModels.BEST else confirmed)}
+        try:
+            stored = {each.trial_key: each for each in confirmed if self._models.has(each.trial_key)}
+            self.missing |= dict.fromkeys(sorted(wanted - stored.keys()), task)
+            if best.trial_key in stored:
+                self.best[task] = self._models.place(best.trial_key)
+                for key in stored.keys() - wanted:
+                    self._models.remove(key)
+            for key in stored.keys() & wanted:
+                self._complete(stored[key], confirmed)
+        except (UserError, OSError) as error:  # the scores are safe, and the next run tries again
+            self._tell(f"{task}: models cannot be tidied: {error}")
+
+    def _complete(self, record: Record, confirmed: Sequence[Record]) -> None:
+        """Write the card of a stored model again, with the scores of all methods."""
+        text = self._models.read(record.trial_key, CONFIG)
+        if text is None:
+            return
+        config = parse_config(text, f"{self._models.place(record.trial_key)}/{CONFIG}")
+        preprocessing = self._models.read(record.trial_key, PREPROCESSING)
+        names = _label_names(None if preprocessing is None else json.loads(preprocessing))
+        config = replace(config, sweep=record.sweep, command=config.command or self._command)
+        card, described = write_card(config, board_of(confirmed), names)
+        self._models.write(record.trial_key, CARD, card.encode())
+        self._models.write(record.trial_key, CONFIG, described.encode())
+
+
+def best_of(confirmed: Sequence[Record]) -> Record | None:
+    """Return the record of the best model, see `ModelKeeper`; None if no trial has a validation score."""
+    scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(list)
+    for each in confirmed:
+        if each.validation_score is not None:
+            place = (each.method, each.body, each.hyperparameters)
+            scored[place].append((each.validation_score, each.trial_key, each))
+    if not scored:
+        return None
+
+    def rank(place: tuple[str, str, str]) -> tuple[float, float, tuple[str, str, str]]:
+        trained = scored[place][0][2].num_trainable
+        return mean(score for score, _, _ in scored[place]), math.inf if trained is None else trained, place
+
+    return min(scored[min(scored, key=rank)])[2]
+
+
+def board_of(confirmed: Sequence[Record]) -> list[Score]:
+    """Return the test scores of each method, the best method first."""
+    scores: dict[str, list[float]] = defaultdict(list)
+    for each in confirmed:
+        if each.test_score is not None:
+            scores[each.method].append(each.test_score)
+    found = [Score(method=method, scores=tuple(values)) for method, values in scores.items()]
+    return sorted(found, key=lambda each: (mean(each.scores), each.method))
+
+
+def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:
+    if preprocessing is None:
+        return ()
+    from orca_ray.own_data.preprocessing import Preprocessing
+
+    return Preprocessing.from_json(preprocessing).label_names

