@@ -6,6 +6,8 @@
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from orca_ray.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from orca_ray.api import adapt as adapt
     from orca_ray.estimators import CrossModalClassifier as CrossModalClassifier
@@ -13,7 +15,6 @@ if TYPE_CHECKING:
     from orca_ray.predictor import Predictor as Predictor
     from orca_ray.predictor import load as load
 
-__version__ = "0.1.0"
 
 _LAZY = {
     "adapt": "orca_ray.api:adapt",

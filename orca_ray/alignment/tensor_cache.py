@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-import orca_ray
 from orca_ray.data import cache
 from orca_ray.devices import has_bfloat16_units
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
@@ -73,7 +73,7 @@ def environment(device: torch.device) -> tuple[str, ...]:
 
 @once
 def _versions() -> tuple[str, ...]:
-    return (f"orca-ray {orca_ray.__version__}", *(f"{library} {version(library)}" for library in _LIBRARIES))
+    return (f"orca-ray {__version__}", *(f"{library} {version(library)}" for library in _LIBRARIES))
 
 
 def _hardware(device: torch.device) -> str:

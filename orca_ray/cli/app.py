@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_ray import __version__
 from orca_ray.cli import (
     adapt,
     benchmark,
@@ -41,6 +40,7 @@ from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, nearest
 from orca_ray.extras import missing_package
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 

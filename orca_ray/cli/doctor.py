@@ -13,7 +13,6 @@ from typing import Annotated
 
 from typer import Exit, Option
 
-from orca_ray import __version__
 from orca_ray.cli.options import JsonOption, ResultsOption, existing_store, results_uri
 from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
@@ -21,6 +20,7 @@ from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError
 from orca_ray.sweep.executors.base import allowed_cpus
 from orca_ray.uris import public_uri
+from orca_ray.version import __version__
 
 PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
 LOW_DISK_BYTES = 2 * 2**30

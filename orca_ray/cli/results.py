@@ -69,9 +69,9 @@ def export(
     results: ResultsOption = None,
 ) -> None:
     """Write the scores of a leaderboard as CSV, one row per seed, for import into other stores or for submission."""
-    from orca_ray import __version__
     from orca_ray.leaderboard import build
     from orca_ray.results.submissions import SubmittedScore, write_scores
+    from orca_ray.version import __version__
 
     if out is not None:
         check_file(out, "--out")

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
-from orca_ray import __version__
 from orca_ray.data import cache
 from orca_ray.data.thread_pool import Stopped
 from orca_ray.errors import UserError
+from orca_ray.version import __version__
 
 if TYPE_CHECKING:
     from requests import Response, Session

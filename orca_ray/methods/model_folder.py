@@ -22,13 +22,13 @@ from typing import Any, NoReturn
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-import orca_ray
 from orca_ray.data import cache
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.methods.recipe import Scalar
 from orca_ray.tasks.task import Task
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     written, found = values.pop("orca_ray"), values.pop("format", None)
     if found != FORMAT:
         raise UserError(
-            f"{path} has format {quoted(found)}, of orca-ray {quoted(written)}; orca-ray {orca_ray.__version__} reads "
+            f"{path} has format {quoted(found)}, of orca-ray {quoted(written)}; orca-ray {__version__} reads "
             f"format {FORMAT}: install the version that wrote it, or make the model again with this one"
         )
     if values.pop(_SELF, None) != _hash({"orca_ray": written, "format": found, **values}):
@@ -224,7 +224,7 @@ def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] |
 
 def config_text(config: ModelConfig) -> str:
     """Return the content of ``config.json``."""
-    values = {"orca_ray": orca_ray.__version__, "format": FORMAT, **asdict(config)}
+    values = {"orca_ray": __version__, "format": FORMAT, **asdict(config)}
     values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
     return json.dumps({**values, _SELF: _hash(values)}, indent=1) + "\n"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Marker:
             return
         content = self._check()  # again: another process may have changed it, even to a newer version
         if self._version < SCHEMA_VERSION:
-            self._write({**content, "schema_version": SCHEMA_VERSION, "raised_by": orca_ray.__version__})
+            self._write({**content, "schema_version": SCHEMA_VERSION, "raised_by": __version__})
             self._version = SCHEMA_VERSION
             logger.info("raised %s to schema version %d", self._folder.name, SCHEMA_VERSION)
 
@@ -54,7 +54,7 @@ class Marker:
             advice = "run `orca-sweep benchmark NAME` first, or give another directory with --results."
             raise UserError(f"no results at {folder.name}: {advice}")
         folder.create()
-        self._write({"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": orca_ray.__version__})
+        self._write({"format": _FORMAT, "schema_version": SCHEMA_VERSION, "created_by": __version__})
 
     def _check(self) -> dict[str, Any]:
         """Return the content and store its version; raise UserError if it is damaged, or newer than this orca-ray."""

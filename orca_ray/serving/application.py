@@ -13,12 +13,12 @@ from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from orca_ray import __version__
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.serving import arrow, requests
 from orca_ray.serving.guard import PREDICT, BodyReader, Guard, Limits, Metrics, refuse
 from orca_ray.serving.replica import Answer, Description
+from orca_ray.version import __version__
 
 JSON = "application/json"
 READY_SECONDS = 5.0

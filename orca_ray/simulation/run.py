@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from orca_ray import __version__
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.simulation import files
 from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"

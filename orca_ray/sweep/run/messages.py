@@ -9,11 +9,11 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
-import orca_ray
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
+from orca_ray.version import __version__
 
 _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
 """Fields that `TrialSpec` and `Record` share."""
@@ -108,7 +108,7 @@ def make_record(
         hyperparameters=canonical_json(dict(trial.hyperparameters)), status=report.status, error=report.error,
         started_at=started_at, finished_at=finished_at, wall_seconds=(finished_at - started_at).total_seconds(),
         node=report.worker.node, device=report.worker.device, torch_version=report.worker.torch,
-        version=orca_ray.__version__, processor=report.worker.processor or None, cpus=trial.resources.cpus,
+        version=__version__, processor=report.worker.processor or None, cpus=trial.resources.cpus,
         gpus=trial.resources.gpus, **_outcome(report, curve), **run,
     )  # fmt: skip
 

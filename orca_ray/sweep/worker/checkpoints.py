@@ -14,11 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder, LocalFolder, open_folder
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.worker.scratch import scratch_directory
+from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Checkpoints:
 
 
 def _stamp(key: str) -> dict[str, Any]:
-    return {"orca_ray": orca_ray.__version__, "schema": SCHEMA, "trial": key}
+    return {"orca_ray": __version__, "schema": SCHEMA, "trial": key}
 
 
 def _report(line: bytes, key: str) -> TrialReport:
