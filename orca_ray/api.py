@@ -218,7 +218,7 @@ def as_task(data: Any, options: Mapping[str, Any]) -> Task:
         return data
     from orca_ray.own_data import UserData, make_options, read
     from orca_ray.own_data.inference import infer
-    from orca_ray.own_data.own import register
+    from orca_ray.own_data.registration import register
 
     if isinstance(data, tuple) and len(data) == 2:
         return Task.from_arrays(*data, **options)

@@ -22,7 +22,7 @@ from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
 from orca_ray.methods.stages.trial_trainer import TrialTrainer
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.inference import Inferred, infer
-from orca_ray.own_data.own import in_memory
+from orca_ray.own_data.registration import in_memory
 from orca_ray.own_data.targets import label_texts
 from orca_ray.predictor import Predictor
 from orca_ray.training.errors import NotFiniteError

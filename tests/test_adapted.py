@@ -17,7 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.recipe import all_methods, get_method
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.inference import infer
-from orca_ray.own_data.own import register
+from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit

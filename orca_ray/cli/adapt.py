@@ -98,7 +98,7 @@ def adapt(
     from orca_ray.methods.model_folder import refuse_other
     from orca_ray.own_data import read
     from orca_ray.own_data.inference import infer
-    from orca_ray.own_data.own import register
+    from orca_ray.own_data.registration import register
 
     given = options.data_options()
     if options.out is not None:

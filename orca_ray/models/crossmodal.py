@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, seeded, set_dropout, switch_stochastic_depth_off
-from orca_ray.models.embedder import Embedder
+from orca_ray.models.embedder import EMBEDDERS, Embedder
 from orca_ray.models.head import build_head
-from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig, get_modality
+from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig
 from orca_ray.models.weights import BodyArchitecture, LoadedBody, load_body
 
 
@@ -92,7 +92,7 @@ def build_model(
     loaded = load_body(body, pretrained=pretrained, seed=seed)
     loaded.body.set_context(context)
     with seeded(seed):
-        embedder = get_modality(loaded.body.modality).embedder(input_shape, loaded.stem, config, dropout, seed)
+        embedder = EMBEDDERS[loaded.body.modality](input_shape, loaded.stem, config, dropout, seed)
         network = loaded.body if substitute is None else substitute(loaded)
         if len(embedder.layout) == 2:
             network.fit_grid((embedder.layout[0], embedder.layout[1]))

@@ -5,11 +5,13 @@ Tensor suffixes as in :mod:`orca_ray.models.body`; L is the length of a 1-D inpu
 
 import copy
 import math
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orca_ray.data.bodies import ModalityName
 from orca_ray.models.body import Layout, Stem
 from orca_ray.models.modality import EmbedderConfig, patch_side
 from orca_ray.models.stems import ImageStem, TextStem
@@ -124,6 +126,10 @@ class PointEmbedder(Embedder):
     def forward(self, x: Tensor) -> Tensor:
         """Return the points of [B, C, L] or [B, C, H, W] as [B, T, C]."""
         return x.flatten(2).transpose(1, 2)
+
+
+EMBEDDERS: Mapping[ModalityName, Callable[..., PatchEmbedder]] = {"sequence": SequenceEmbedder, "image": ImageEmbedder}
+"""Embedder of each modality, called with input shape, stem, `EmbedderConfig`, dropout and seed."""
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Modalities (sequence, image): for each kind of body its embedder, its alignment sources and its number of tokens.
+"""Modalities (sequence, image): for each kind of body its alignment sources, its settings and its number of tokens.
 
 This module imports neither torch nor the Hugging Face library, so that a sweep can be planned without them.
 """
@@ -8,15 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import lookup
 from orca_ray.models.names import listed_body
 from orca_ray.options import Config, Number, one_of
-
-if TYPE_CHECKING:
-    from orca_ray.models.embedder import Embedder
 
 Patching = Literal["pad", "divide"]
 Initialisation = Literal["body", "paper", "random"]
@@ -80,7 +77,7 @@ def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False
 class Modality(ABC):
     """A kind of body, defined by its pretraining data (text or images), and everything that depends on it.
 
-    To add a modality, add a subclass to this module and an instance to `_ALL`.
+    To add a modality, add a subclass to this module, an instance to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
     """
 
     name: ModalityName
@@ -88,11 +85,6 @@ class Modality(ABC):
     """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
     stand_in: str
     """Name of the alignment source that stands in where the paper's cannot be fetched; it comes in Python packages."""
-
-    @property
-    @abstractmethod
-    def embedder(self) -> "type[Embedder]":
-        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
 
     @abstractmethod
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
@@ -112,13 +104,6 @@ class Modality(ABC):
 
 class SequenceModality(Modality):
     """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
-
-    @property
-    def embedder(self) -> "type[Embedder]":
-        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
-        from orca_ray.models.embedder import SequenceEmbedder
-
-        return SequenceEmbedder
 
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (0, ``num_tokens``): texts of an alignment source have as many tokens as the task's samples."""
@@ -140,13 +125,6 @@ class SequenceModality(Modality):
 
 class ImageModality(Modality):
     """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
-
-    @property
-    def embedder(self) -> "type[Embedder]":
-        """Class of the embedders, whose arguments are input shape, stem, `EmbedderConfig`, dropout and seed."""
-        from orca_ray.models.embedder import ImageEmbedder
-
-        return ImageEmbedder
 
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
         """Return (``image_size``, 0): images of an alignment source are resized to the same size as inputs."""

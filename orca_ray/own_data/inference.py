@@ -21,11 +21,11 @@ from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.findings import Finding, Notes
-from orca_ray.own_data.own import BENCHMARK, gone
 from orca_ray.own_data.preprocessing import Encoder, Preprocessing
 from orca_ray.own_data.table_fit import fit_table
 from orca_ray.own_data.target_fit import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
 from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.own import BENCHMARK, gone
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Inferred:
     """A task of own data that is inferred but not prepared."""
 
     task: Task
-    """The declaration; `orca_ray.own_data.own.register` prepares its arrays."""
+    """The declaration; `orca_ray.own_data.registration.register` prepares its arrays."""
     preprocessing: Preprocessing
     splits: Mapping[SplitName, Indices]
     """Indices of the samples of train, validation and, unless it was not wanted, test, sorted."""

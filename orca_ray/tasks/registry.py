@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from orca_ray import tasks as benchmarks
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup, unknown_name
-from orca_ray.own_data.own import BENCHMARK, get_own_task, own_tasks
+from orca_ray.tasks.own import BENCHMARK, get_own_task, own_tasks
 from orca_ray.tasks.task import Task
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -18,6 +19,8 @@ from orca_ray.errors import UserError
 __all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
 """Names that modules which declare tasks import from here."""
 
+_REGISTRATION = "orca_ray.own_data.registration"
+"""Module that makes tasks of own data. It builds on this one, which therefore only names it."""
 SPLIT_SEED = 0
 """Seed of every split that a task draws at random."""
 Scale = Literal["standardised", "units", "measured"]
@@ -161,16 +164,14 @@ class Task:
 
         Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.own_data.inference.infer`).
         """
-        from orca_ray.own_data import own
-
-        return own.from_arrays(x, y, name=name, **options)
+        task: Task = resolve_name(f"{_REGISTRATION}:from_arrays")(x, y, name=name, **options)
+        return task
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, name: str = "data", **options: Any) -> "Task":
         """Return a task of the pairs (x, y) of a map-style ``torch`` data set, read item by item; see `from_arrays`."""
-        from orca_ray.own_data import own
-
-        return own.from_dataset(dataset, name=name, **options)
+        task: Task = resolve_name(f"{_REGISTRATION}:from_dataset")(dataset, name=name, **options)
+        return task
 
     def prepare(
         self,

@@ -19,7 +19,7 @@ from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.rows import PairwiseRows, Target
 from orca_ray.errors import UserError
-from orca_ray.own_data import own
+from orca_ray.own_data import registration
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import Command
@@ -523,7 +523,7 @@ def test_a_broken_download_ends_with_one_message(
 
 def test_own_tasks_are_verified_shown_and_listed_apart(command: Command, own_cache: Path) -> None:
     labels = np.arange(30) % 2
-    task = own.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
+    task = registration.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
     assert f"{task.name}: " in command("data", "verify", task.name).out
     assert "intact" in command("data", "verify", "own").out
     assert task.name in command("data", "list", "own").out

@@ -11,9 +11,10 @@ import pytest
 from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import Options, UserData, own, read
+from orca_ray.own_data import Options, UserData, read, registration
 from orca_ray.own_data.inference import infer
 from orca_ray.own_data.preprocessing import Preprocessing
+from orca_ray.tasks import own
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
 
@@ -57,7 +58,7 @@ def test_the_arrays_are_those_that_new_data_give(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "t.csv", index=False)
     data = read(tmp_path / "t.csv", Options(target=("kind",)))
     inferred = infer(data, Options(target=("kind",)))
-    task = own.register(inferred, data)
+    task = registration.register(inferred, data)
     preprocessing = stored_preprocessing(task)
     again = preprocessing.read(tmp_path / "t.csv", labelled=True)
     x, y = preprocessing.inputs(again), preprocessing.targets(cast(Array, again.y))
@@ -140,7 +141,7 @@ def test_a_number_predicted_from_a_table_is_scaled() -> None:
 def test_arrays_in_memory_are_those_of_the_registered_task() -> None:
     data = UserData(x=X, y=Y)
     result = infer(data)
-    here, there = own.in_memory(result, data), own.register(result, data).prepare()
+    here, there = registration.in_memory(result, data), registration.register(result, data).prepare()
     assert here.fingerprint == there.fingerprint
     np.testing.assert_array_equal(here.test.x, there.test.x)
 

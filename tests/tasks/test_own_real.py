@@ -8,7 +8,7 @@ import pytest
 
 from orca_ray.data import packages, readers
 from orca_ray.data.rows import Array
-from orca_ray.own_data import own, read
+from orca_ray.own_data import read, registration
 from orca_ray.own_data.inference import infer
 from orca_ray.tasks.pocket.tasks import AEON, _operator_tensors
 from orca_ray.tasks.task import Task
@@ -78,7 +78,7 @@ def test_real_data_become_tasks(
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     data = read(path)
     inferred = infer(data)
-    task: Task = own.register(inferred, data)
+    task: Task = registration.register(inferred, data)
     assert (task.modality, task.input_shape, task.target.kind, task.num_samples, task.body) == expected
     assert (task.metric == "one_minus_macro_f1") == (write is wine), "as its task.yaml says"
     assert not [each for each in inferred.warnings if "few" not in each]

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +12,6 @@ import pandas as pd
 
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import lookup
-from orca_ray.leaderboard import statistics
 from orca_ray.leaderboard.statistics.table import ScoreTable
 
 Shape = Literal["cell", "method", "pair", "curve", "hyperparameter"]
@@ -78,7 +78,9 @@ class Statistic:
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
     """Return all statistics by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
-    return with_plug_ins("statistic", Statistic, declared(Statistic, "STATISTIC", modules(statistics)))
+    return with_plug_ins(
+        "statistic", Statistic, declared(Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]]))
+    )
 
 
 def get_statistic(name: str) -> Statistic:

@@ -12,8 +12,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from orca_ray.errors import ClusterLostError
 from orca_ray.progress_counter import beats
-from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded
-from orca_ray.sweep.worker.runner import classify
+from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 _NAMESPACE = b"orca-ray-heartbeats"
 

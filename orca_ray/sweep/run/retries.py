@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 
 MAX_PAUSE_SECONDS = 8.0
@@ -166,3 +167,27 @@ def bounded(text: str) -> str:
     gap = b"\n...\n"
     half = (MAX_ERROR_BYTES - len(gap)) // 2
     return (encoded[:half] + gap + encoded[-half:]).decode("utf-8", "ignore")
+
+
+class RankFailedError(Exception):
+    """Another rank than the first failed; ``status`` is that of the trial, and the message names rank and reason."""
+
+    def __init__(self, status: Status, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def classify(error: Exception) -> Status:
+    """Return the failure status of a trial that ended with the exception ``error``."""
+    from orca_ray.sweep.worker.staging import StagingError
+    from orca_ray.training.errors import NotFiniteError, RankLostError, is_out_of_memory  # imports torch
+
+    if isinstance(error, RankFailedError):
+        return error.status
+    if isinstance(error, StagingError | RankLostError):
+        return Status.LOST
+    if isinstance(error, NotFiniteError):
+        return Status.FAILED_NAN
+    if is_out_of_memory(error):
+        return Status.FAILED_OOM
+    return Status.FAILED_USER if isinstance(error, UserError) else Status.FAILED_CODE

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.results.record import Status
-from orca_ray.sweep.run.retries import bounded
+from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
 from orca_ray.sweep.worker.scratch import scratch_directory
 from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import Ranks, abort, disconnect
@@ -25,14 +25,6 @@ Build = Callable[[Ranks], "TrialTrainer"]
 _Failure = tuple[Status, str]
 _WAIT_SECONDS = 10.0
 """How long a process may take to end after its connections have failed."""
-
-
-class RankFailedError(Exception):
-    """Another rank than the first failed; ``status`` is that of the trial, and the message names rank and reason."""
-
-    def __init__(self, status: Status, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class RankProcesses:
@@ -150,8 +142,6 @@ def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None
     except RankLostError:
         signal.pause()  # the first rank finds out which one has ended, and ends all
     except Exception as error:
-        from orca_ray.sweep.worker.runner import classify
-
         status, text = classify(error), f"{type(error).__name__}: {error}"
         if status is Status.FAILED_CODE:
             text = bounded("".join(traceback.format_exception(error)))

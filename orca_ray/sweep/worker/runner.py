@@ -22,10 +22,10 @@ from orca_ray.results.logs import TrialLog
 from orca_ray.results.record import Status
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.messages import TrialReport, Worker
-from orca_ray.sweep.run.retries import bounded
+from orca_ray.sweep.run.retries import bounded, classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import store_model, write_model
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest, staged_data
+from orca_ray.sweep.worker.staging import StagingRequest, staged_data
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial_trainer import TrialTrainer
@@ -288,22 +288,6 @@ def _limit_memory(device: str, share: float, halvings: int) -> None:
     from orca_ray.training.memory_limits import MemoryLimits, limit_memory
 
     limit_memory(MemoryLimits(share, halvings), torch.device(device))
-
-
-def classify(error: Exception) -> Status:
-    """Return the failure status of a trial that ended with the exception ``error``."""
-    from orca_ray.sweep.worker.rank_processes import RankFailedError
-    from orca_ray.training.errors import NotFiniteError, RankLostError, is_out_of_memory
-
-    if isinstance(error, RankFailedError):
-        return error.status
-    if isinstance(error, StagingError | RankLostError):
-        return Status.LOST
-    if isinstance(error, NotFiniteError):
-        return Status.FAILED_NAN
-    if is_out_of_memory(error):
-        return Status.FAILED_OOM
-    return Status.FAILED_USER if isinstance(error, UserError) else Status.FAILED_CODE
 
 
 def device_for(trial: TrialSpec) -> str:

@@ -9,7 +9,6 @@ import pytest
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
-from orca_ray.own_data.own import own_directory
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.run.driver import run_sweep
@@ -18,6 +17,7 @@ from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node, stage, staged_data
 from orca_ray.sweep.worker.staging.item import HubItem
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
+from orca_ray.tasks.own import own_directory
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from tests.sweep.real import TEXT, tiny_body, tiny_spec

@@ -13,8 +13,9 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.executors.tune_adapter import TrialActor, make_trainable
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.run.messages import Assignment, TrialReport
+from orca_ray.sweep.run.retries import classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
-from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner, classify
+from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
 from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node
 from orca_ray.tasks.registry import get_task

@@ -1,109 +1,28 @@
-"""Own tasks: data of a user, prepared in the cache with a declaration that any process can read: own/NAME-HASH."""
+"""Registration of own tasks: arrays of a user's data become prepared data in the cache, with their declaration."""
 
 import json
 import logging
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from orca_ray.data import cache, prepared, splits
+from orca_ray.data import splits
 from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import Array, RowIndex, Target, stacked
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.data.rows import Array, RowIndex, stacked
+from orca_ray.errors import unknown_name
+from orca_ray.own_data import UserData, make_options
+from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.tasks.arrays import filled
+from orca_ray.tasks.own import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
 from orca_ray.tasks.task import Task
-
-if TYPE_CHECKING:
-    from orca_ray.own_data import UserData
-    from orca_ray.own_data.inference import Inferred
 
 logger = logging.getLogger(__name__)
 
-BENCHMARK = "own"
-"""Benchmark of all own tasks."""
-DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
-"""Names of the files beside the prepared arrays."""
-_VERSION = 1
-_NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
-_LEFT_OUT = ("build", "files", "packages", "fetcher")
 
-
-def is_own(name: str) -> bool:
-    """Return whether ``name`` is that of an own task."""
-    return _NAME.fullmatch(name) is not None
-
-
-def own_directory(name: str) -> Path:
-    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
-    if not is_own(name):
-        raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
-    return prepared.directory_of(name, _VERSION)
-
-
-def own_names() -> list[str]:
-    """Return the names of the own tasks in the cache, sorted."""
-    found = (path.parent.parent.name for path in (cache.home() / "prepared" / BENCHMARK).glob(f"*/1/{DECLARATION}"))
-    return sorted(f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}"))
-
-
-def own_tasks() -> dict[str, Task]:
-    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
-    found = {}
-    for name in own_names():
-        try:
-            found[name] = get_own_task(name)
-        except UserError as error:
-            logger.warning("%s", error)
-    return found
-
-
-def get_own_task(name: str) -> Task:
-    """Return the own task ``name``; UserError if it is not in the cache of this node, or its declaration is invalid."""
-    path = own_directory(name) / DECLARATION if is_own(name) else None
-    if path is None or not path.is_file():
-        advice = "Own tasks are made by 'orca-sweep adapt DATA' and kept in the cache directory."
-        raise unknown_name("task", name, own_names() or ["none yet"], advice)
-    task = task_from_json(cache.read_json(path), str(path))
-    if task.name != name:
-        raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
-    return task
-
-
-def task_to_json(task: Task) -> dict[str, Any]:
-    """Return the declaration of a task as a JSON object, without what only its build needs."""
-    names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
-    return {**{name: getattr(task, name) for name in names}, "target": asdict(task.target)}
-
-
-def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
-    values = dict(content)
-    try:
-        target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
-        for name in ("input_shape", "num_samples"):
-            values[name] = None if values[name] is None else tuple(map(int, values[name]))
-        return Task(**values, target=target, build=gone)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{where}: no declaration of a task ({type(error).__name__}: {error})") from error
-
-
-def gone(workspace: Workspace) -> Arrays:
-    """Raise UserError: own tasks are built when they are registered, and never from raw files."""
-    raise UserError(not_here(workspace.task))
-
-
-def not_here(name: str) -> str:
-    """Return the error message for an own task whose data are not in the cache of this node."""
-    advice = "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all nodes share with --staging"
-    return f"{name}: its prepared data are missing or damaged in {cache.home()}: {advice}"
-
-
-def register(inferred: "Inferred", data: "UserData") -> Task:
+def register(inferred: Inferred, data: UserData) -> Task:
     """Prepare the arrays of an inferred task batch by batch, unless they are in the cache already; return the task.
 
     Raises UserError as `Preprocessing.inputs` and `Task.prepare` do.
@@ -119,7 +38,7 @@ def register(inferred: "Inferred", data: "UserData") -> Task:
     return get_own_task(task.name)
 
 
-def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
+def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
     """Return the arrays of an inferred task in memory; nothing is written, and the task is not registered.
 
     The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
@@ -138,7 +57,7 @@ def in_memory(inferred: "Inferred", data: "UserData") -> PreparedData:
     )  # fmt: skip
 
 
-def _build(workspace: Workspace, inferred: "Inferred", data: "UserData") -> Arrays:
+def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
     assert data.y is not None
     preprocessing, y, arrays = inferred.preprocessing, data.y, dict[str, Array]()
     coding, size = preprocessing.target, data.batch_size()
@@ -192,9 +111,6 @@ class DatasetSamples:
 
 
 def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
-    from orca_ray.own_data import UserData, make_options
-    from orca_ray.own_data.inference import infer
-
     options = make_options("own data", {"name": name, **given})
     named = {
         "y": y if isinstance(y, str) else "",
