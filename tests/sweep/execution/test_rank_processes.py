@@ -27,9 +27,10 @@ from orca_ray.sweep.executors import tune_adapter as trainable
 from orca_ray.sweep.plan.searches import Resources, plan_searches
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, TrialProgress
+from orca_ray.sweep.run.retries import RankFailedError
 from orca_ray.sweep.worker import runner as trial_runner
 from orca_ray.sweep.worker.checkpoints import Checkpoints
-from orca_ray.sweep.worker.rank_processes import Build, RankFailedError, RankProcesses
+from orca_ray.sweep.worker.rank_processes import Build, RankProcesses
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.tasks.registry import get_task
