@@ -38,7 +38,7 @@ from benchmarks.virtual_cluster import VirtualCluster
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
-from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.executors import trainable
 from orca_ray.sweep.executors.base import RunOptions
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.run.controller import SweepController

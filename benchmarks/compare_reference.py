@@ -29,8 +29,8 @@ from benchmarks import trial_problem
 from benchmarks.reference import CHECKOUT_VARIABLE, reference_checkout
 from benchmarks.run_ours import read_problem, register_source
 from benchmarks.trial_problem import Setting
-from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.sweep.plan.spec import published_settings
 from orca_ray.training.reproducibility import make_generator
 

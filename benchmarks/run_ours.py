@@ -21,7 +21,7 @@ from orca_ray.alignment import sources
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.data.prepared import PreparedData, Split, fingerprint
 from orca_ray.data.rows import Target
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.tasks.task import Task
 
 _STARTED = perf_counter()

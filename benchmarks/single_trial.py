@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.tasks.registry import get_task
 
 
@@ -18,8 +18,8 @@ def run_trial(
     ``options`` are further arguments of `TrialTrainer`.
     """
     chosen = get_task(task)
-    relevant = resolve(method, values).relevant(method)
-    adaptation = TrialTrainer(chosen, chosen.prepare(), method, body, relevant, seed, test=True, **options)
+    used = relevant(resolve(method, values), method)
+    adaptation = TrialTrainer(chosen, chosen.prepare(), method, body, used, seed, test=True, **options)
     try:
         curve = []
         while not adaptation.done:

@@ -74,7 +74,7 @@ def tasks() -> str:
 
 def methods() -> str:
     """Return the table of methods."""
-    from orca_ray.methods.recipe import all_methods
+    from orca_ray.methods.registry import all_methods
 
     rows = [
         (f"`{m.name}`", m.title, ", ".join(m.stage_names), "pretrained" if m.pretrained else "random", m.reference)

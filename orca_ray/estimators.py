@@ -18,8 +18,10 @@ from sklearn.utils.validation import assert_all_finite, check_is_fitted, validat
 from orca_ray.data.rows import Array
 from orca_ray.devices import find_device
 from orca_ray.errors import DataWarning, UserError
-from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.own_data.registration import in_memory

@@ -17,8 +17,8 @@ from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
-from orca_ray.methods.recipe import get_method
-from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild, weight_names
+from orca_ray.methods.registry import get_method
+from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.head import pooled
 from orca_ray.own_data.preprocessing import Preprocessing
 from orca_ray.tasks.losses import get_loss

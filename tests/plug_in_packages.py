@@ -12,7 +12,7 @@ from orca_ray import discovery, errors
 from orca_ray.alignment.registry import all_sources
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.methods import hyperparameters
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.registry import all_methods
 from orca_ray.models.family import all_families
 from orca_ray.sweep.tracking import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations

@@ -14,7 +14,7 @@ import orca_ray
 from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.inference import infer
 from orca_ray.own_data.registration import register

@@ -12,7 +12,7 @@ from orca_ray.alignment.registry import distance_names, get_distance, get_source
 from orca_ray.discovery import GROUPS, origin, plug_ins
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import get_statistic
-from orca_ray.methods.recipe import all_methods, expand, get_method
+from orca_ray.methods.registry import all_methods, expand, get_method
 from orca_ray.models.family import all_families, family_of
 from orca_ray.tasks.metrics import all_metrics, get_metric
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task

@@ -14,7 +14,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.methods import hyperparameters
-from orca_ray.methods.recipe import all_methods, get_method
+from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import all_families
 from orca_ray.models.modality import EmbedderConfig

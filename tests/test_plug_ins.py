@@ -135,7 +135,7 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
 def test_importing_and_listing_stay_light_with_plug_ins(site: Path) -> None:
     code = """
 import sys
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.registry import all_methods
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.alignment.registry import distance_names, source_names

@@ -190,7 +190,7 @@ def _pictures(store: "ResultsStore", board: "Board") -> "Mapping[str, Sequence[M
 
 def _about(board: "Board") -> Mapping[str, Mapping[str, str]]:
     """Return the title, metric and definition of each task, and the title of each method, declared here."""
-    from orca_ray.methods.recipe import all_methods
+    from orca_ray.methods.registry import all_methods
     from orca_ray.tasks.metrics import get_metric
     from orca_ray.tasks.registry import known_tasks
 

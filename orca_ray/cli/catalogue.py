@@ -86,7 +86,7 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
 
 def methods(json: JsonOption = False) -> None:
     """List the methods: their stages and whether they start from pretrained weights; --json adds the reference."""
-    from orca_ray.methods.recipe import all_methods
+    from orca_ray.methods.registry import all_methods
 
     recipes = list(all_methods().values())
     if json:

@@ -42,10 +42,10 @@ def submit(
         if not token.is_file():
             raise UserError(f"--token-path {token}: there is no such file")
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token.absolute()))
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
+    from orca_ray.sweep.executors.ray_private import max_package_bytes
 
     files = tracked_files(Path.cwd())
-    check_size(files, GCS_STORAGE_MAX_SIZE)
+    check_size(files, max_package_bytes())
     job = _submitted(shlex.join(["orca-sweep", *command]), files, address)
     option = f" --address {shlex.quote(address)}" if address else ""
     say(f"job {job}: {shlex.join(['orca-sweep', *map(_shown, command)])}")

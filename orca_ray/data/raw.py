@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 
 logger = logging.getLogger(__name__)
 
@@ -255,7 +255,7 @@ class Workspace:
         for start in range(first, num_items, size):
             end = min(start + size, num_items)
             yield slice(start, end)
-            beat()
+            note_progress()
             for array in arrays:
                 if isinstance(array, np.memmap):
                     array.flush()

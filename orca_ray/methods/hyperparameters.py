@@ -2,68 +2,18 @@
 
 import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.methods.lora import LoraConfig
-from orca_ray.methods.recipe import Scalar, all_methods, get_method
-from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
+from orca_ray.methods.options import SHARED, Hyperparameters, LoraConfig, Scalar
+from orca_ray.methods.registry import all_methods, get_method
+from orca_ray.models.modality import DecoderConfig
 from orca_ray.options import section_name
-from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 
-_Config = TypeVar("_Config")
-_SHARED: Mapping[str, type[Any]] = {
-    "data": DataConfig,
-    "decoder": DecoderConfig,
-    "embedder": EmbedderConfig,
-    "head": HeadConfig,
-    "align": AlignConfig,
-    "refine": RefineConfig,
-}
 _YOUNGER = {"decoder.context": DecoderConfig.context, "lora.weights": LoraConfig.weights}
 """Defaults of the options that were added after the first records."""
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """All hyper-parameters of a trial, by section."""
-
-    data: DataConfig = field(default_factory=DataConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
-    align: AlignConfig = field(default_factory=AlignConfig)
-    refine: RefineConfig = field(default_factory=RefineConfig)
-    of_methods: Mapping[str, Any] = field(default_factory=lambda: {name: config() for name, config in _own().items()})
-    """Sections that methods declare (`Recipe.options`)."""
-
-    def of(self, config: type[_Config]) -> _Config:
-        """Return the section of a class that a method declares in its ``options``."""
-        found = self.of_methods[section_name(config)]
-        assert isinstance(found, config)
-        return found
-
-    def to_flat(self) -> dict[str, Scalar]:
-        """Return the values of all hyper-parameters by dotted name."""
-        sections = {**{name: getattr(self, name) for name in _SHARED}, **self.of_methods}
-        return {name: getattr(sections[name.split(".")[0]], name.split(".")[1]) for name in names()}
-
-    def relevant(self, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
-        """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage.
-
-        An option that was added after the first records, and is not among the ``searched``, is left out if it has the
-        method's default, so that trials keep the keys that they have in older stores.
-        """
-        recipe = get_method(method)
-        used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}
-        omitted = {name: recipe.defaults.get(name, value) for name, value in _YOUNGER.items() if name not in searched}
-        return {
-            name: value
-            for name, value in self.to_flat().items()
-            if (name in used or name.split(".")[0] in used) and (name not in omitted or value != omitted[name])
-        }
 
 
 def _own() -> dict[str, type[Any]]:
@@ -75,7 +25,7 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
     """Return the type (int, float or str) of every hyper-parameter by dotted name."""
     return {
         f"{section}.{option.name}": type(getattr(config(), option.name))
-        for section, config in {**_SHARED, **_own()}.items()
+        for section, config in {**SHARED, **_own()}.items()
         for option in fields(config)
     }
 
@@ -86,14 +36,14 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
     Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
     known, own = names(), _own()
-    sections: dict[str, dict[str, Scalar]] = {section: {} for section in {**_SHARED, **own}}
+    sections: dict[str, dict[str, Scalar]] = {section: {} for section in {**SHARED, **own}}
     for name, value in values.items():
         if name not in known:
             raise unknown_name("hyper-parameter", name, known)
         section, option = name.split(".")
         sections[section][option] = _checked(name, value, known[name])
     try:
-        shared = {section: config(**sections[section]) for section, config in _SHARED.items()}
+        shared = {section: config(**sections[section]) for section, config in SHARED.items()}
         return Hyperparameters(
             **shared, of_methods={section: config(**sections[section]) for section, config in own.items()}
         )
@@ -104,6 +54,22 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
     """Return the configuration with the defaults of ``method``, overridden by ``values``; rest as in `from_flat`."""
     return from_flat({**get_method(method).defaults, **values})
+
+
+def relevant(options: Hyperparameters, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
+    """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage.
+
+    An option that was added after the first records, and is not among the ``searched``, is left out if it has the
+    method's default, so that trials keep the keys that they have in older stores.
+    """
+    recipe = get_method(method)
+    used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}
+    omitted = {name: recipe.defaults.get(name, value) for name, value in _YOUNGER.items() if name not in searched}
+    return {
+        name: value
+        for name, value in options.to_flat().items()
+        if (name in used or name.split(".")[0] in used) and (name not in omitted or value != omitted[name])
+    }
 
 
 def _checked(name: str, value: Scalar, expected: type[int] | type[float] | type[str]) -> Scalar:

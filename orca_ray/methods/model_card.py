@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
-from orca_ray.methods.recipe import get_method
+from orca_ray.methods.registry import get_method
 from orca_ray.tasks.metrics import all_metrics
 
 _FRONT_MATTER = "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"

@@ -26,7 +26,7 @@ from orca_ray.data import cache
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, quoted, shorten
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.tasks.task import Task
 from orca_ray.version import __version__
 

@@ -1,15 +1,11 @@
-"""The class `Recipe`, which defines a method; modules of this package declare a ``RECIPE`` or several ``RECIPES``."""
+"""The class `Recipe`, which defines a method, and functions that recipes share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from orca_ray import methods
-from orca_ray.discovery import declared, modules, with_plug_ins
-from orca_ray.errors import UserError, lookup, unknown_name
-from orca_ray.options import section_name
+from orca_ray.methods.options import Scalar
 
 if TYPE_CHECKING:  # planning a sweep must not import torch
     from torch import nn
@@ -20,8 +16,6 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
     from orca_ray.tasks.task import Task
     from orca_ray.training.config import AlignConfig
 
-Scalar = int | float | str
-"""Value of one hyper-parameter."""
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 FROZEN_BODY = 0.7
@@ -36,12 +30,8 @@ def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, g
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage
 
-    aligns = trial.recipe.aligns and trial.hyperparameters.align.epochs > 0
+    aligns = trial.aligns and trial.hyperparameters.align.epochs > 0
     return [*([AlignStage(trial, options, guarded=guarded)] if aligns else []), RefineStage(trial)]
-
-
-FIELD = "field"
-"""Name of the group of all methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +88,6 @@ class Recipe:
         object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
 
 
-def refuse_unfit(method: str, task: "Task") -> None:
-    """Raise UserError if ``method`` cannot adapt to ``task`` (`Recipe.problem`)."""
-    if problem := get_method(method).problem(task):
-        raise UserError(
-            f"{method} cannot adapt to {task.name}: {problem}. Leave out one of them: choose others by --methods or "
-            "--tasks, or in the sweep file"
-        )
-
-
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the head's parameters."""
     yield from model.head.parameters()
@@ -126,39 +107,3 @@ def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":
     for layer in module.modules():
         if "norm" in type(layer).__name__.lower() and not list(layer.children()):
             yield from layer.parameters(recurse=False)
-
-
-def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` with the group `FIELD` replaced by its methods, each once; UserError for an unknown name."""
-    field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
-    expanded = [each for name in names for each in (field if name == FIELD else [name])]
-    for name in expanded:
-        if name not in all_methods():
-            raise unknown_name("method", name, method_choices())
-    return list(dict.fromkeys(expanded))
-
-
-def method_choices() -> list[str]:
-    """Return the names of all methods and groups."""
-    return [*all_methods(), FIELD]
-
-
-def get_method(name: str) -> Recipe:
-    """Return the recipe of a method; raises UserError for an unknown name."""
-    return lookup("method", name, all_methods())
-
-
-@cache
-def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
-    return with_plug_ins("method", Recipe, declared(Recipe, "RECIPE", modules(methods)), _objection)
-
-
-def _objection(new: Recipe, found: Mapping[str, Recipe]) -> str:
-    """Return why the options of a method cannot be added to those of the methods ``found``; "" if they can."""
-    known = {section_name(each): each for recipe in found.values() for each in recipe.options}
-    for config in new.options:
-        section = section_name(config)
-        if section in {*Recipe.sections, "align"} or known.get(section, config) is not config:
-            return f"declares the options {section}.*, which exist: give {config.__name__} another name"
-    return ""

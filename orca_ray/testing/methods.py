@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import get_method
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.registry import get_method
 from orca_ray.tasks.task import Task
 from orca_ray.testing.bodies import save_bert, save_vit
 from orca_ray.testing.suite import Suite, made_once, make_home
@@ -72,7 +72,7 @@ class MethodSuite(Suite):
         adaptation = start(body, name, task=task, hyperparameters=SHORT)
         reports = run(adaptation)
         outcome = adaptation.result()
-        num_epochs = int(resolve(name, SHORT).relevant(name).get("refine.epochs", 1))
+        num_epochs = int(relevant(resolve(name, SHORT), name).get("refine.epochs", 1))
         assert [report["epoch"] for report in reports if report["stage"] == "refine"] == list(range(1, 1 + num_epochs))
         stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")
         assert tuple(stages) == get_method(name).stage_names

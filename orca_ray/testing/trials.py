@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
 from orca_ray.training.ranks import ALONE, Ranks

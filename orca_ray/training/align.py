@@ -16,7 +16,7 @@ from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import ClassIndex, is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
@@ -229,7 +229,7 @@ class AlignLoop:
         return torch.cat([recomputed(self._chunk_features, chunk) for chunk in chunks])
 
     def _chunk_features(self, indices: np.ndarray) -> Tensor:
-        beat()
+        note_progress()
         return self._model.features(self._read(indices))
 
     def _read(self, indices: np.ndarray) -> Tensor:

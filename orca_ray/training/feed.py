@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 from orca_ray.training.memory_limits import allocatable_bytes
 from orca_ray.training.precision import Precision
 
@@ -121,7 +121,7 @@ class Samples:
                 yield tuple(row.to(self._device, non_blocking=True) for row in rows)
 
     def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
-        beat()
+        note_progress()
         rows = tuple(_select(array, selection) for array in self._rows)
         pinned = self.streamed and self._device.type == "cuda"
         return tuple(row.pin_memory() for row in rows) if pinned else rows

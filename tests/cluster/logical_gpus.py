@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.executors import trainable
 from orca_ray.sweep.executors.base import RunOptions
 from orca_ray.sweep.executors.ray import RayExecutor
 from orca_ray.sweep.plan.searches import plan_searches

@@ -81,7 +81,7 @@ def test_links_between_pages_have_their_target(site: Path) -> None:
 
 @pytest.mark.slow
 def test_what_the_registries_hold_is_on_the_site(site: Path) -> None:
-    from orca_ray.methods.recipe import all_methods
+    from orca_ray.methods.registry import all_methods
     from orca_ray.tasks.registry import all_tasks
 
     text = (site / "reference" / "registries.html").read_text()

@@ -12,7 +12,7 @@ from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model, formats
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.registry import all_methods
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
 

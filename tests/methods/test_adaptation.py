@@ -14,8 +14,8 @@ import torch
 from orca_ray.data.prepared import Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import Scalar
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,

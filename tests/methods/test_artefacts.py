@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.results.artefacts import Artefact, Quantised
 from orca_ray.testing.trials import QUICK, make_data, make_task, run, scores, start
 from orca_ray.training.artefact import ArtefactKind, all_artefacts

@@ -8,8 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
 from orca_ray.models import crossmodal
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
@@ -25,9 +27,9 @@ def test_it_learns_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_of_other_parts_do_not_belong_to_its_trials() -> None:
-    values = resolve("cnn", {}).relevant("cnn")
+    values = relevant(resolve("cnn", {}), "cnn")
     assert {name.split(".")[0] for name in values} == {"data", "refine", "cnn"}
-    assert not any(name.startswith("cnn.") for name in resolve("nft", {}).relevant("nft"))
+    assert not any(name.startswith("cnn.") for name in relevant(resolve("nft", {}), "nft"))
 
 
 @pytest.mark.parametrize(
@@ -85,6 +87,6 @@ def test_estimated_operations_are_those_that_are_counted(task: Task) -> None:
     model = start(NO_BODY, "cnn", task=task, data=make_data(task), hyperparameters=WIDE).model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, *task.input_shape))
-    estimate = operations(task, resolve("cnn", WIDE).relevant("cnn"))
+    estimate = operations(task, relevant(resolve("cnn", WIDE), "cnn"))
     assert estimate == pytest.approx(counter.get_total_flops(), rel=0.2)
     assert operations(replace(TASK, input_shape=None, input_kind="sequence"), {}) is None

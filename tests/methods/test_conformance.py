@@ -2,7 +2,7 @@
 
 import pytest
 
-from orca_ray.methods.recipe import all_methods
+from orca_ray.methods.registry import all_methods
 from orca_ray.testing import MethodSuite
 
 

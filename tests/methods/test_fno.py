@@ -8,8 +8,9 @@ import pytest
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import NO_BODY, get_method
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
 
 FIELD = make_task(Target("dense", shape=(16,)), (1, 16))
@@ -40,7 +41,7 @@ def test_other_targets_than_fields_are_refused() -> None:
 
 
 def test_costs() -> None:
-    operations, values = get_method("fno").operations, resolve("fno", {}).relevant("fno")
+    operations, values = get_method("fno").operations, relevant(resolve("fno", {}), "fno")
     assert operations is not None
     line, plane = (
         operations(make_task(Target("dense", shape=shape), (1, *shape)), values) for shape in ((64,), (64, 64))

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import NO_BODY, Scalar, get_method
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models.trees import TreeBody
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
@@ -161,7 +163,7 @@ def test_without_lightgbm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_its_trials_have_its_own_options_and_the_epochs() -> None:
-    values = resolve("gradient_boosting", {}).relevant("gradient_boosting")
+    values = relevant(resolve("gradient_boosting", {}), "gradient_boosting")
     sections = {name.split(".")[0] for name in values}
     assert sections == {"data", "refine", "boosting"}
     assert [name for name in values if name.startswith("refine.")] == ["refine.epochs"]
@@ -170,7 +172,7 @@ def test_its_trials_have_its_own_options_and_the_epochs() -> None:
 def test_costs_grow_with_features_and_classes() -> None:
     operations = get_method("gradient_boosting").operations
     assert operations is not None
-    values = resolve("gradient_boosting", {}).relevant("gradient_boosting")
+    values = relevant(resolve("gradient_boosting", {}), "gradient_boosting")
     small, large = (operations(make_task(Target("labels", size=n), (n, 16)), values) for n in (2, 4))
     assert small is not None
     assert large == 4 * small

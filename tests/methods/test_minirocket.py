@@ -10,8 +10,9 @@ from sklearn.preprocessing import StandardScaler
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import NO_BODY, get_method, refuse_unfit
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method, refuse_unfit
 from orca_ray.methods.stages.fitted import PENALTIES, ridge
 from orca_ray.models import crossmodal
 from orca_ray.tasks.task import Task
@@ -68,7 +69,7 @@ def test_what_is_no_series_is_refused(task: Task, message: str) -> None:
 
 
 def test_options() -> None:
-    values = resolve("minirocket", {}).relevant("minirocket")
+    values = relevant(resolve("minirocket", {}), "minirocket")
     assert values == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
     with pytest.raises(UserError, match=r"minirocket\.features must be at least 84"):
         resolve("minirocket", {"minirocket.features": 83})

@@ -16,7 +16,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
-from orca_ray.methods.stages.snapshot import Snapshot, read_weights, rebuild
+from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
 from orca_ray.testing.trials import QUICK, run, start
 

@@ -13,7 +13,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective

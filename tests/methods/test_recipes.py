@@ -6,7 +6,7 @@ import pytest
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import FIELD, all_methods, expand, get_method
+from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 

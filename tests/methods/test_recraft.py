@@ -8,11 +8,11 @@ import torch
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recraft import RecraftConfig
+from orca_ray.methods.options import RecraftConfig
 from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
 from orca_ray.training.errors import NotFiniteError
 

@@ -9,7 +9,7 @@ import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")

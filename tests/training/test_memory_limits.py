@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from orca_ray.progress_counter import beats
+from orca_ray.progress_counter import progress_count
 from orca_ray.training import feed
 from orca_ray.training.feed import Samples
 from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
@@ -55,6 +55,6 @@ def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_reading_a_batch_is_progress() -> None:
-    before = beats()
+    before = progress_count()
     list(Samples([torch.zeros(4, 2)], CPU).batches([slice(0, 2), slice(2, 4)]))
-    assert beats() == before + 2
+    assert progress_count() == before + 2

@@ -211,7 +211,7 @@ class AlignStage:
             "target": trial.task.target.kind,
             "guarded": self._guarded,
             "body": parse_body_name(trial.body)[0],
-            "pretrained": trial.recipe.pretrained,
+            "pretrained": trial.pretrained,
             "statistics": [buffer.flatten().tolist() for buffer in statistics],
             "embedder": asdict(trial.hyperparameters.embedder),
             "align": asdict(config),

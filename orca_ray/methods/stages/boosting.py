@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from orca_ray.data.rows import row_slices
-from orca_ray.methods.gradient_boosting import BoostingConfig
+from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.fitted import FittedStage, regressed
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.trees import TreeBody, table_rows
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 from orca_ray.training.feed import make_samples
 from orca_ray.training.reproducibility import derive_seed
 
@@ -38,7 +38,7 @@ class BoostingStage(FittedStage):
         """Add the trees of an epoch; return the mean loss of the training split."""
         boosters = [
             lightgbm.train(
-                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: beat()],
+                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: note_progress()],
                 init_model=lightgbm.Booster(model_str=before) if before else None, keep_training_booster=True,
             )
             for data, before in zip(self._datasets, self._trees.models or [""] * len(self._datasets), strict=True)

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from orca_ray.alignment.cost import recomputed
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.trial import Trial
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 from orca_ray.training.precision import Precision, choose_precision
@@ -104,7 +104,7 @@ class EpochStage(ABC):
         return choose_precision(option, self._trial.device, self._trial.model.body.feature_width)
 
     def _update(self, indices: np.ndarray) -> Tensor:
-        beat()
+        note_progress()
         loss = self.backward(indices)
         if (clip := self._trial.hyperparameters.refine.clip) > 0:
             torch.nn.utils.clip_grad_norm_(self.parameters(), clip)

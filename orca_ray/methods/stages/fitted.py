@@ -17,7 +17,7 @@ from orca_ray.methods.reports import Outcome, Progress, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
-from orca_ray.progress_counter import beat
+from orca_ray.progress_counter import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, predict, score
 from orca_ray.training.feed import Feed, head_inputs
 from orca_ray.training.precision import Precision
@@ -155,7 +155,7 @@ class RidgeStage(FittedStage):
         )
         decode, best = trial.objective.decoder(trial.device), np.inf
         for weight, bias in ridge(x[:, 0], regressed(trial).to(trial.device), PENALTIES):
-            beat()
+            note_progress()
             former = head.output.weight.clone(), head.output.bias.clone()
             head.output.weight.copy_(weight)
             head.output.bias.copy_(bias)

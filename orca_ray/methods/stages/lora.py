@@ -12,7 +12,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from orca_ray.errors import UserError
-from orca_ray.methods.lora import TARGETS, LoraConfig
+from orca_ray.methods.options import TARGETS, LoraConfig
 from orca_ray.models.body import Body
 from orca_ray.models.checkpointing import repeated_layers
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from orca_ray.alignment.source_features import SourceTokens
-from orca_ray.methods.mona import MonaConfig
+from orca_ray.methods.options import MonaConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import pooled

@@ -1,4 +1,4 @@
-"""The loss of mixes of target and source tokens; `orca_ray.methods.pare` has the equations.
+"""The loss of mixes of target and source tokens; `orca_ray.methods.recipes.pare` has the equations.
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix.
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.pare import PareConfig
+from orca_ray.methods.options import PareConfig
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.head import PooledHead

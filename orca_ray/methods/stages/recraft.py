@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_ray.alignment.labels import ClassIndex, pseudo_labels
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
-from orca_ray.methods.recraft import RecraftConfig
+from orca_ray.methods.options import RecraftConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
@@ -37,7 +37,7 @@ class SourceHead:
         source = self._trial.source_tokens()
         if source.num_classes < 2:
             raise UserError(
-                f"method {self._trial.recipe.name} needs source samples of at least 2 classes, got {source.num_classes}"
+                f"method {self._trial.method} needs source samples of at least 2 classes, got {source.num_classes}"
                 f" in {len(source)} samples: choose another align.source or more align.source_samples"
             )
         return source

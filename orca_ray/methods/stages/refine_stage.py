@@ -37,14 +37,14 @@ class RefineStage:
         Args:
             trial: the trial that the stage belongs to.
             name: name in reports.
-            parameters: returns the parameters to train; None: those of the recipe.
+            parameters: returns the parameters to train; None: `Trial.trainable`.
             config: options; None: those of the trial.
             batch_term, step_term: losses beside the task's.
             final: whether the trial ends with this stage. If not, it keeps its last weights, and its validation scores
                 are reported but do not count.
         """
         self.name, self._trial, self._final = name, trial, final
-        self._choose = parameters or trial.recipe.trainable
+        self._choose = parameters or trial.trainable
         self._config = config or trial.hyperparameters.refine
         self._terms = batch_term, step_term
         self._loop: RefineLoop | None = None

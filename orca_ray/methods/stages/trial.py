@@ -1,19 +1,19 @@
 """The stages of a trial, and the task, data and model that they share."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.source_features import SourceTokens, source_features, source_tokens
 from orca_ray.data.prepared import PreparedData
-from orca_ray.methods.hyperparameters import Hyperparameters
-from orca_ray.methods.recipe import Recipe
+from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.weights import BodyArchitecture
@@ -124,17 +124,17 @@ class NetworkRequest:
 
 
 def network_request(
-    recipe: Recipe,
     task: Task,
     options: Hyperparameters,
     body: str | BodyArchitecture,
     *,
+    pretrained: bool,
     seed: int,
     statistics: tuple[Tensor, Tensor] | None,
 ) -> NetworkRequest:
     """Return the request for the model of a trial; ``task`` must know its shapes (`Task.resolved`)."""
     return NetworkRequest(task, options, {
-        "input_shape": task.input_shape, "target": task.target, "body": body, "pretrained": recipe.pretrained,
+        "input_shape": task.input_shape, "target": task.target, "body": body, "pretrained": pretrained,
         "config": options.embedder, "dense_head": options.head.dense, "context": options.decoder.context,
         "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
         "seed": seed, "statistics": statistics,
@@ -145,7 +145,14 @@ def network_request(
 class Trial:
     """Task, data, options and model of one trial, which all its stages use."""
 
-    recipe: Recipe
+    method: str
+    """Name of the method."""
+    aligns: bool
+    """Whether the method uses the options ``align.*``."""
+    pretrained: bool
+    """Whether body and embedder start from pretrained weights."""
+    trainable: Callable[[CrossModalModel], Iterable[Parameter]]
+    """Returns the parameters that the refine stage trains (`Recipe`)."""
     task: Task
     data: PreparedData
     body: str
@@ -175,7 +182,7 @@ class Trial:
         return source_tokens(**self._source(), device=self.device)
 
     def _source(self) -> dict[str, Any]:
-        config, pretrained = self.hyperparameters.align, self.recipe.pretrained
+        config, pretrained = self.hyperparameters.align, self.pretrained
         return {
             "name": config.source, "body": self.body, "num_samples": config.source_samples,
             "image_size": self.hyperparameters.embedder.image_size,

@@ -1,4 +1,4 @@
-"""Whether workers are alive: heartbeats of trials, the watchdog that reads them, and why a worker was lost."""
+"""Whether workers and cluster are alive: heartbeats and time limits of trials, and the watchdog of Ray's services."""
 
 import contextlib
 import socket
@@ -8,22 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-
 from orca_ray.errors import ClusterLostError
-from orca_ray.progress_counter import beats
-from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
-
-_NAMESPACE = b"orca-ray-heartbeats"
+from orca_ray.progress_counter import progress_count
+from orca_ray.sweep.executors import ray_private
 
 
-def _store() -> tuple[Callable[..., bool], Callable[..., bytes | None], Callable[..., int]]:
-    from ray.experimental import internal_kv
-
-    return internal_kv._internal_kv_put, internal_kv._internal_kv_get, internal_kv._internal_kv_del
-
-
-class Heart:
+class HeartbeatThread:
     """Thread of a worker that writes the heartbeats of its current trial."""
 
     def __init__(self, seconds: float, node: str) -> None:
@@ -40,30 +30,27 @@ class Heart:
     def _run(self) -> None:
         while True:
             time.sleep(self._seconds)
-            if self._name and beats() != self._written:
+            if self._name and progress_count() != self._written:
                 self._write()
 
     def _write(self) -> None:
-        put, _, _ = _store()
-        self._written = beats()
+        self._written = progress_count()
         with contextlib.suppress(Exception):  # Ray raises several types when the cluster is lost
-            put(self._name.encode(), f"{self._node} {self._written}".encode(), namespace=_NAMESPACE)
+            ray_private.store_value(self._name, f"{self._node} {self._written}".encode())
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
     """Return the node's id and the last count under ``name``; ("", -1) if there is none."""
-    _, get, _ = _store()
     with contextlib.suppress(Exception):
-        node, _, count = (get(name.encode(), namespace=_NAMESPACE) or b"").decode().partition(" ")
+        node, _, count = (ray_private.stored_value(name) or b"").decode().partition(" ")
         return node, int(count)
     return "", -1
 
 
 def delete_heartbeat(name: str) -> None:
     """Delete what is stored under ``name``."""
-    _, _, delete = _store()
     with contextlib.suppress(Exception):
-        delete(name.encode(), namespace=_NAMESPACE)
+        ray_private.delete_value(name)
 
 
 @dataclass(frozen=True)
@@ -204,43 +191,3 @@ def services() -> dict[str, tuple[str, int]]:
         "head of the Ray cluster (GCS)": (host.strip("[]"), int(port)),
         "local Ray node (raylet)": (here["NodeManagerAddress"], int(here["NodeManagerPort"])),
     }
-
-
-_MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
-"""Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
-OOM killer, as one of several possible reasons."""
-
-
-def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
-    """Return the failure that ended a trial on the node with the id ``node``.
-
-    ``error`` is Ray's exception, or None if only its ``text`` is known.
-    """
-    text = text or str(error or "no message from Ray")
-    cause = next(cause for applies, cause in _SIGNS if applies(error, text))
-    if cause is None:  # an exception in the worker, outside of the trial
-        raised = getattr(error, "cause", None)
-        cause = CAUSES[classify(raised)] if isinstance(raised, Exception) else Cause.CODE
-    return Failure(cause, bounded(text.strip()), node)
-
-
-def _preempted(error: Exception | None, text: str) -> bool:
-    return isinstance(error, RayActorError) and bool(error.preempted)
-
-
-def _out_of_memory(error: Exception | None, text: str) -> bool:
-    return isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
-
-
-def _raised(error: Exception | None, text: str) -> bool:
-    if isinstance(error, RayActorError):
-        return bool(error.actor_init_failed)
-    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
-
-
-_SIGNS: tuple[tuple[Callable[[Exception | None, str], bool], Cause | None], ...] = (
-    (_preempted, Cause.PREEMPTED),
-    (_raised, None),
-    (_out_of_memory, Cause.MEMORY),
-    (lambda error, text: True, Cause.LOST),
-)

@@ -1,7 +1,7 @@
 """Runs the trials of a sweep on a Ray cluster, as one run of Ray Tune whose actors are reused from trial to trial.
 
 Tune places trials on nodes. The controller decides which trial runs next, is run again or is stopped; the classes in
-`bridge` pass its decisions to Tune. Tune's snapshots and loggers are not used.
+`tune_adapter` pass its decisions to Tune. Tune's snapshots and loggers are not used.
 """
 
 import atexit
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.executors import joined_address
+from orca_ray.sweep.executors import joined_address, ray_private
 from orca_ray.sweep.executors.base import Executor, RunOptions, allowed_cpus, allowed_memory
-from orca_ray.sweep.executors.liveness import Deadlines
+from orca_ray.sweep.executors.liveness import Deadlines, Watchdog, lost_service, services
 from orca_ray.sweep.executors.processes import (
     Background,
     descendants,
@@ -120,7 +120,7 @@ class RayExecutor(Executor):
         if address == "local":  # a small object store: trials exchange kilobytes
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
-                options["_memory"] = int(MEMORY_FOR_TRIALS * memory)
+                options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
         before = descendants()
         with _own_handler_of_sigterm():
             ray.init(
@@ -150,10 +150,10 @@ class RayExecutor(Executor):
 
         Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
         """
-        from orca_ray.sweep.executors import tune_adapter as bridge
+        from orca_ray.sweep.executors.tune_adapter import TuneSearcher
 
         controller.placement = self._placement(controller, options)
-        searcher = bridge.TuneSearcher(controller, Deadlines(options.time))
+        searcher = TuneSearcher(controller, Deadlines(options.time))
         self._watched(lambda: self._tune(searcher, settings), lambda: setattr(searcher, "interrupted", True))
         if searcher.error is not None:
             raise searcher.error
@@ -172,10 +172,8 @@ class RayExecutor(Executor):
 
         ``interrupt`` is called after Ctrl-C, and must make it end.
         """
-        from orca_ray.sweep.executors import liveness as watchdog
-
-        background, services = Background(work), watchdog.services()
-        with watchdog.Watchdog(services, background.abandon):
+        background, watched = Background(work), services()
+        with Watchdog(watched, background.abandon):
             try:
                 background.wait(interrupt)
             except BaseException as error:
@@ -183,7 +181,7 @@ class RayExecutor(Executor):
                 self._abandoned = not background.ends(END_SECONDS)
                 if not isinstance(error, Exception):
                     raise
-                raise watchdog.lost_service(services, error) from error
+                raise lost_service(watched, error) from error
 
     def _placement(self, controller: SweepController, options: RunOptions) -> ClusterPlacement:
         """Return the placement of a controller's trials, which knows the peak memory in the records."""
@@ -197,11 +195,11 @@ class RayExecutor(Executor):
     def _tune(self, searcher: "TuneSearcher", settings: WorkerSettings) -> None:
         from ray import tune
 
-        from orca_ray.sweep.executors import tune_adapter as bridge
-        from orca_ray.sweep.executors.tune_adapter import make_trainable
+        from orca_ray.sweep.executors.trainable import make_trainable
+        from orca_ray.sweep.executors.tune_adapter import TuneCallback, TuneScheduler
 
-        scheduler = bridge.TuneScheduler(searcher)
-        hooks = bridge.ConductorHooks(searcher, self.announce)
+        scheduler = TuneScheduler(searcher)
+        hooks = TuneCallback(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
         with scratch_directory() as scratch, working_in(str(scratch)):
@@ -260,14 +258,20 @@ def working_in(directory: str) -> Iterator[None]:
 
 def require_answer(address: str) -> None:
     """Raise OSError unless a gRPC server answers at a host:port address soon; Ray itself waits for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    import grpc  # a dependency of ray[default]
+
+    target = address.removeprefix("ray://")
+    host, _, port = target.rpartition(":")
     if not (host and port.isdecimal()):
         return
-    with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS) as peer:
-        if os.environ.get("RAY_USE_TLS", "0") in ("0", "", "false"):
-            peer.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")  # preface, empty SETTINGS
-            if peer.recv(4, socket.MSG_WAITALL)[3:] != b"\4":  # the type of a SETTINGS frame
-                raise ConnectionError("another service than Ray answers there")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()  # refused at once
+    if os.environ.get("RAY_USE_TLS", "0") not in ("0", "", "false"):
+        return
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+        except grpc.FutureTimeoutError as error:
+            raise ConnectionError("another service than Ray answers there") from error
 
 
 def placement(config: dict[str, Any]) -> Any:

@@ -1,34 +1,27 @@
-"""Searcher, scheduler and callback for Ray Tune; they pass Tune's calls on to the controller, which decides."""
+"""Searcher, scheduler and callback for Ray Tune; they pass the calls of Tune on to the controller, which decides."""
 
 import contextlib
-import faulthandler
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
-from ray import tune
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from orca_ray.progress_counter import beat
-from orca_ray.results.record import Status
-from orca_ray.sweep.executors.liveness import Deadlines, Heart, delete_heartbeat, failure_of, read_heartbeat
+from orca_ray.sweep.executors import ray_private
+from orca_ray.sweep.executors.liveness import Deadlines, delete_heartbeat, read_heartbeat
 from orca_ray.sweep.plan.searches import Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import Assignment, TrialReport
-from orca_ray.sweep.run.retries import Cause, Failure
-from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.scratch import remove_abandoned
-from orca_ray.sweep.worker.settings import WorkerSettings
-from orca_ray.sweep.worker.staging import StagingError
+from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +139,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
     """Chooses the trial for a free actor, and stops trials that the controller stops."""
 
-    def __init__(self, bridge: TuneSearcher) -> None:
+    def __init__(self, searcher: TuneSearcher) -> None:
         super().__init__()
-        self._bridge = bridge
+        self._searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return the trial that gets the next free actor: the oldest one for which no actor is starting; else None.
@@ -158,71 +151,67 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         which actors are starting: they are those of the oldest trials, as many as the cluster has room for.
         """
         states = {each.trial_id: each for each in tune_controller.get_live_trials()}
-        trials = [(states[name], trial) for name, trial in self._bridge.trials.items() if name in states]
+        trials = [(states[name], trial) for name, trial in self._searcher.trials.items() if name in states]
         waiting = [(state, trial) for state, trial in trials if state.status == Trial.PENDING]
         for state, _ in waiting:
-            if state.temporary_state.ray_actor is not None:  # a free actor is being given to it
-                self._bridge.deadlines.watch(state.trial_id)
+            if ray_private.actor_of(state) is not None:  # a free actor is being given to it
+                self._searcher.deadlines.watch(state.trial_id)
         if not waiting:
             return None
         size = waiting[0][1].resources
         alike = [state for state, trial in waiting if trial.resources == size]
         num_running = sum(trial.resources == size for state, trial in trials if state.status == Trial.RUNNING)
-        num_starting = self._bridge.controller.placement.capacity(size) - num_running - 1
+        num_starting = self._searcher.controller.placement.capacity(size) - num_running - 1
         return alike[min(max(num_starting, 0), len(alike) - 1)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Store Ray's exception, from which the cause of the failure follows."""
-        self._bridge.losses[trial.trial_id] = _error_of(trial)
+        self._searcher.losses[trial.trial_id] = _error_of(trial)
         super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Return STOP if the trial has ended or must stop, else CONTINUE."""
-        ended = self._bridge.report(trial.trial_id, result)
+        ended = self._searcher.report(trial.trial_id, result)
         return str(TrialScheduler.STOP if ended else TrialScheduler.CONTINUE)
 
 
-class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
-    """Tells the controller when a trial starts, and ends Tune's run after an exception in the driver itself."""
+class TuneCallback(Callback, Stopper):  # type: ignore[misc]
+    """Informs the controller when a trial starts, and ends Tune's run after an exception in the driver itself."""
 
-    def __init__(self, bridge: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
+    def __init__(self, searcher: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
         """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
-        self._bridge, self._announce, self._announced_at = bridge, announce, -math.inf
+        self._searcher, self._announce, self._announced_at = searcher, announce, -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to pickle; see `TuneSearcher`."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell the controller that a trial has started."""
-        if trial.trial_id in self._bridge.trials:
-            self._bridge.controller.started(self._bridge.trials[trial.trial_id].key)
-            self._bridge.deadlines.started(trial.trial_id)
+        """Inform the controller that a trial has started."""
+        if trial.trial_id in self._searcher.trials:
+            self._searcher.controller.started(self._searcher.trials[trial.trial_id].key)
+            self._searcher.deadlines.started(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
-        import ray
 
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._announced_at = time.monotonic()
-            self._announce(self._bridge.controller.demand())
-        exceeded = self._bridge.deadlines.exceeded()
+            self._announce(self._searcher.controller.demand())
+        exceeded = self._searcher.deadlines.exceeded()
         for trial in trials if exceeded else ():
-            if trial.trial_id in exceeded and trial.temporary_state.ray_actor is not None:
-                self._bridge.expired[trial.trial_id] = exceeded[trial.trial_id]
-                self._bridge.deadlines.ended(trial.trial_id)
-                ray.kill(trial.temporary_state.ray_actor)
+            if trial.trial_id in exceeded and (actor := ray_private.actor_of(trial)) is not None:
+                self._searcher.expired[trial.trial_id] = exceeded[trial.trial_id]
+                self._searcher.deadlines.ended(trial.trial_id)
+                ray.kill(actor)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Let the controller do its periodic work; Tune's loop makes about ten steps a second."""
-        self._bridge.tick()
+        self._searcher.tick()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Drop what Tune keeps of each trial to the end of the run, for nothing that is used."""
-        metadata = trial.run_metadata
-        metadata.last_result = {"done": True}  # its report is stored by now
-        for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
-            kept.clear()
+        ray_private.forget_results(trial)  # its report is stored by now
 
     on_trial_error = on_trial_complete
 
@@ -232,7 +221,7 @@ class ConductorHooks(Callback, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
-        return self._bridge.ending
+        return self._searcher.ending
 
 
 def _error_of(trial: Any) -> tuple[Exception | None, str]:
@@ -245,68 +234,41 @@ def _error_of(trial: Any) -> tuple[Exception | None, str]:
     return error, text
 
 
-class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
-    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
-
-    settings: ClassVar[WorkerSettings]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """End this process if :meth:`setup` hangs: the driver watches an actor only from when it has started."""
-        limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
-        faulthandler.dump_traceback_later(limit, exit=True)  # works even if the interpreter's lock is held
-        super().__init__(*args, **kwargs)
-        faulthandler.cancel_dump_traceback_later()
-
-    def setup(self, config: dict[str, Any]) -> None:
-        """Set up the trial in ``config``."""
-        order, settings = Assignment.from_json(config["assignment"]), self.settings
-        settings.apply()
-        if not hasattr(self, "_heart"):
-            remove_abandoned()  # of workers that were killed on this node
-            self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-            self._heart = Heart(settings.time.heartbeat_interval, self._node)
-        self._heart.follow(self.trial_id)
-        self._runner = TrialRunner(
-            order.trial,
-            settings.store,
-            staging=settings.staging,
-            checkpoint_seconds=settings.checkpoint_seconds,
-            halvings=order.halvings,
-            keep_model=settings.keep_models,
-        )
-        self._staged = False
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
-        self._runner.close()
-        self.setup(new_config)
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Stage the trial's data, or from the second call on run one epoch; return the report.
-
-        It is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first report on.
-        """
-        beat()
-        report = self._runner.step() if self._staged else self._runner.stage()
-        self._staged = True
-        if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
-            raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
-        if report.status is Status.LOST:
-            raise StagingError(report.error)  # of this node, not of the trial: the controller restarts it
-        return {"report": report.to_json(), "done": report.done, "node": self._node}
-
-    def cleanup(self) -> None:
-        """Save a checkpoint of a trial that has not ended."""
-        self._runner.interrupt()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Do nothing: `TrialRunner` saves checkpoints. Tune calls this method when it ends a reused actor."""
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Do nothing; see :meth:`save_checkpoint`."""
+_MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
+"""Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
+OOM killer, as one of several possible reasons."""
 
 
-def make_trainable(name: str, settings: WorkerSettings) -> type[TrialActor]:
-    """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by name, once per process."""
-    return type(name, (TrialActor,), {"settings": settings})
+def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
+    """Return the failure that ended a trial on the node with the id ``node``.
+
+    ``error`` is Ray's exception, or None if only its ``text`` is known.
+    """
+    text = text or str(error or "no message from Ray")
+    cause = next(cause for applies, cause in _SIGNS if applies(error, text))
+    if cause is None:  # an exception in the worker, outside of the trial
+        raised = getattr(error, "cause", None)
+        cause = CAUSES[classify(raised)] if isinstance(raised, Exception) else Cause.CODE
+    return Failure(cause, bounded(text.strip()), node)
+
+
+def _preempted(error: Exception | None, text: str) -> bool:
+    return isinstance(error, RayActorError) and bool(error.preempted)
+
+
+def _out_of_memory(error: Exception | None, text: str) -> bool:
+    return isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
+
+
+def _raised(error: Exception | None, text: str) -> bool:
+    if isinstance(error, RayActorError):
+        return bool(error.actor_init_failed)
+    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
+
+
+_SIGNS: tuple[tuple[Callable[[Exception | None, str], bool], Cause | None], ...] = (
+    (_preempted, Cause.PREEMPTED),
+    (_raised, None),
+    (_out_of_memory, Cause.MEMORY),
+    (lambda error, text: True, Cause.LOST),
+)

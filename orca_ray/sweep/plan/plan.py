@@ -198,7 +198,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 
     With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
     """
-    from orca_ray.methods.recipe import get_method
+    from orca_ray.methods.registry import get_method
 
     pretrained = {search.body for search in searches if get_method(search.method).pretrained}
     for body in _bodies(searches):

@@ -149,8 +149,8 @@ def _printable(value: str) -> str:
 
 Text = Annotated[str, AfterValidator(_printable)]
 TaskName = Annotated[str, _known("task", "orca_ray.tasks.registry:known_tasks")]
-MethodName = Annotated[str, _known("method", "orca_ray.methods.recipe:all_methods")]
-MethodChoice = Annotated[str, _known("method", "orca_ray.methods.recipe:method_choices")]
+MethodName = Annotated[str, _known("method", "orca_ray.methods.registry:all_methods")]
+MethodChoice = Annotated[str, _known("method", "orca_ray.methods.registry:method_choices")]
 HyperparameterName = Annotated[str, _known("hyper-parameter", "orca_ray.methods.hyperparameters:names")]
 SourceName = Annotated[str, _known("source", "orca_ray.alignment.registry:source_names")]
 Settings = dict[HyperparameterName, Scalar]

@@ -128,10 +128,10 @@ class SweepSpec:
 
     def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
         """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
-        from orca_ray.methods.hyperparameters import resolve
+        from orca_ray.methods.hyperparameters import relevant, resolve
 
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
-        return resolved.relevant(method, self.space(task, method))
+        return relevant(resolved, method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
         """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
@@ -147,7 +147,8 @@ class SweepSpec:
         It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
         method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
         """
-        from orca_ray.methods.recipe import NO_BODY, get_method
+        from orca_ray.methods.recipe import NO_BODY
+        from orca_ray.methods.registry import get_method
 
         if not get_method(method).uses_body:
             return NO_BODY
@@ -165,7 +166,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
     number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
     """
-    from orca_ray.methods.recipe import expand, refuse_unfit
+    from orca_ray.methods.registry import expand, refuse_unfit
 
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
@@ -227,7 +228,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
         return {}
     settings = _settings(task, row)
     if paper is not None:
-        from orca_ray.methods.recipe import get_method
+        from orca_ray.methods.registry import get_method
 
         method, body = paper
         settings["align.source"] = modality_of(body, get_task(task).kind).paper_source

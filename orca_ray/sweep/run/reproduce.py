@@ -13,7 +13,7 @@ from typing import Any
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import get_method
+from orca_ray.methods.registry import get_method
 from orca_ray.methods.reports import Progress
 from orca_ray.results.record import Record, Status
 from orca_ray.results.status import only_trial

@@ -21,7 +21,7 @@ from orca_ray.sweep.search import Search
 from orca_ray.sweep.worker.scratch import scratch_directory
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.methods.trial_trainer import TrialTrainer
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import Ranks, abort, disconnect
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.methods.trial_trainer import TrialTrainer
 
 Build = Callable[[Ranks], "TrialTrainer"]
 """Builds the adaptation of a rank; it must be picklable."""

@@ -28,7 +28,7 @@ from orca_ray.sweep.worker.models import store_model, write_model
 from orca_ray.sweep.worker.staging import StagingRequest, staged_data
 
 if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.methods.trial_trainer import TrialTrainer
     from orca_ray.sweep.worker.rank_processes import RankProcesses
     from orca_ray.training.ranks import Ranks
 
@@ -266,7 +266,7 @@ def build_adaptation(
 ) -> "TrialTrainer":  # fmt: skip
     """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
     from orca_ray.data.prepared import under_protocol
-    from orca_ray.methods.stages.trial_trainer import TrialTrainer
+    from orca_ray.methods.trial_trainer import TrialTrainer
     from orca_ray.tasks.registry import get_task
 
     _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), halvings)

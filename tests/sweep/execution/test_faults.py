@@ -27,7 +27,7 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step"
     """Replace the trials of workers by arithmetic. The method ``fault`` of the actor runs before each step or setup."""
     import ray
 
-    from orca_ray.sweep.executors import tune_adapter as trainable
+    from orca_ray.sweep.executors import trainable
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ray.cloudpickle.register_pickle_by_value(fakes)

@@ -74,7 +74,7 @@ def test_the_first_trial_of_a_late_node_has_its_whole_time(tmp_path: Path, monke
     import ray
     from ray.cluster_utils import Cluster
 
-    from orca_ray.sweep.executors import tune_adapter as trainable
+    from orca_ray.sweep.executors import trainable
     from orca_ray.sweep.executors.ray import RayExecutor
 
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))

@@ -18,12 +18,12 @@ import pytest
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.reports import Progress
-from orca_ray.methods.stages.trial_trainer import TrialTrainer
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors import tune_adapter as trainable
+from orca_ray.sweep.executors import trainable
 from orca_ray.sweep.plan.searches import Resources, plan_searches
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, TrialProgress

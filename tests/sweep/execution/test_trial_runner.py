@@ -10,7 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.tune_adapter import TrialActor, make_trainable
+from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.run.messages import Assignment, TrialReport
 from orca_ray.sweep.run.retries import classify

@@ -108,7 +108,7 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
 def test_causes_of_what_ray_reports() -> None:
     from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-    from orca_ray.sweep.executors.liveness import failure_of
+    from orca_ray.sweep.executors.tune_adapter import failure_of
 
     task = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
     memory = RayTaskError("step", "Traceback ...\nMemoryError", MemoryError())

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import expand
+from orca_ray.methods.registry import expand
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row

@@ -12,7 +12,7 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
-from orca_ray.progress_counter import beating
+from orca_ray.progress_counter import noting_progress
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.worker.staging.item import DataItem, HubItem, Item, SourceItem, WheelItem
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
@@ -38,7 +38,7 @@ class StagingRequest:
     @classmethod
     def of_trial(cls, trial: TrialSpec) -> "StagingRequest":
         """Return the request for one trial."""
-        from orca_ray.methods.recipe import get_method
+        from orca_ray.methods.registry import get_method
 
         source = str(trial.hyperparameters.get("align.source") or "")
         return cls(
@@ -91,7 +91,7 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
     known = (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
-            with beating():
+            with noting_progress():
                 stage(request, staging)
             _staged.add(known)
         data = _prepared(request)

@@ -28,32 +28,14 @@ Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
 Source tokens keep the position embeddings of their places in the source sample. Prefix tokens are the target's.
 """
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from orca_ray.methods.options import PareConfig
 from orca_ray.methods.recipe import Recipe
-from orca_ray.training.config import Amount, Config, Fraction, Share
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import Stage, Trial
-
-
-@dataclass(frozen=True)
-class PareConfig(Config):
-    """Options of `pare`."""
-
-    begin: Share = 0.64
-    """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
-    end: Fraction = 0.16
-    """Share that the last epochs approach; a mix has at least one source token. The paper's code: 500 of 3136 on
-    images, none on sequences."""
-    drawn: Fraction = 0.1
-    """Share of the epochs, the first, in which tokens are drawn at random and the gate learns. The paper's code: 10
-    epochs, on sequences 5."""
-    weight: Amount = 0.0
-    """Weight ω of the loss of mixes. 0: that of the paper's code, i.e. 0.3 for dense targets, else 1 for image bodies
-    and 0.1 for sequence bodies."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":

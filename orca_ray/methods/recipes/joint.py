@@ -20,37 +20,32 @@ distance acts. Training embedder and head before the body may help without any d
 `nft` shows what the distance adds only beside a trial with ``joint.weight: 0``.
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import FROZEN_BODY, Recipe
-from orca_ray.training.config import Amount, Config, Fraction, Number, Positive
+from orca_ray.methods.options import JointConfig
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, new_parameters
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import Stage, Trial
 
 
-@dataclass(frozen=True)
-class JointConfig(Config):
-    """Options of the first stage of `joint`; the others are those of the refine stage."""
-
-    epochs: Number = 10
-    warmup: Fraction = 0.6
-    """Share of the epochs, the first, that have the task's loss alone; the last epoch never does."""
-    weight: Amount = 1.0
-    """Weight w of the distance."""
-    learning_rate: Positive = 1e-3
-    """That of Adam, which replaces SGD in this stage if refining uses it."""
-    batch_size: Number = 64
-    """Samples of an optimiser step, whose distance is taken."""
-
-
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.joint import joint_stage
+    from orca_ray.methods.stages.joint import DistanceTerm
     from orca_ray.methods.stages.refine_stage import RefineStage
 
-    return [joint_stage(trial), RefineStage(trial)]
+    config, refining = trial.hyperparameters.of(JointConfig), trial.hyperparameters.refine
+    joint = replace(
+        refining, epochs=config.epochs, learning_rate=config.learning_rate, decay_epochs=0.0,
+        batch_size=config.batch_size, accumulation=1,
+        optimizer="adam" if refining.optimizer == "sgd" else refining.optimizer,
+    )  # fmt: skip
+    term = DistanceTerm(trial)
+    return [
+        RefineStage(trial, name="joint", parameters=new_parameters, config=joint, step_term=term, final=False),
+        RefineStage(trial),
+    ]
 
 
 RECIPE = Recipe(

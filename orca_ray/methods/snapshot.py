@@ -15,9 +15,11 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
-from orca_ray.methods.hyperparameters import Hyperparameters, resolve
+from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
-from orca_ray.methods.recipe import NO_BODY, Recipe, get_method
+from orca_ray.methods.options import Hyperparameters
+from orca_ray.methods.recipe import NO_BODY, Recipe
+from orca_ray.methods.registry import get_method
 from orca_ray.methods.stages.trial import network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
@@ -66,7 +68,7 @@ def take_snapshot(
     return Snapshot(
         ModelConfig(
             task=TaskSummary.of(task, protocol, data.fingerprint), method=recipe.name,
-            body=_describe(recipe, model, body), hyperparameters=options.relevant(recipe.name), seed=seed,
+            body=_describe(recipe, model, body), hyperparameters=relevant(options, recipe.name), seed=seed,
             input_mean=_stored(model.input_mean), input_deviation=_stored(model.input_deviation),
             y_mean=_stored(data.y_mean), y_std=_stored(data.y_std), versions=_versions(),
         ),
@@ -91,8 +93,9 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     whole = config.body.weights_sha256 is None
     body = BodyArchitecture(config.body.name, config.body.values, config.body.attention)
     request = network_request(
-        recipe, task, options, body if whole else config.body.name, seed=config.seed, statistics=statistics
-    )
+        task, options, body if whole else config.body.name,
+        pretrained=recipe.pretrained, seed=config.seed, statistics=statistics,
+    )  # fmt: skip
     try:
         model = recipe.network(request)
     except UserError as error:

@@ -14,48 +14,17 @@ precision. The library ``bitsandbytes`` does this, on the CPU too.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
+from orca_ray.methods.options import LoraConfig
 from orca_ray.methods.recipe import Recipe, new_parameters
-from orca_ray.training.config import Config, Fraction, Number, Positive, one_of
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
-
-TARGETS = {
-    "all": ("attention", "mlp"),
-    "attention": ("attention",),
-    "mlp": ("mlp",),
-    "query_value": ("query", "value"),
-}
-"""Roles of the linear layers that each value of ``lora.targets`` adapts."""
-
-WEIGHTS = ("float32", "nf4")
-"""Values of ``lora.weights``."""
-
-
-@dataclass(frozen=True)
-class LoraConfig(Config):
-    """Options of LoRA."""
-
-    rank: Number = 8
-    alpha: Positive = 16.0
-    """Updates are multiplied by ``alpha / rank``."""
-    dropout: Fraction = 0.0
-    """Probability of dropout at the input of the updates; ``refine.dropout`` is that of the other layers."""
-    targets: Annotated[str, partial(one_of, TARGETS)] = "all"
-    """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
-    ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
-    queries, keys and values together, it is adapted as a whole."""
-    weights: Annotated[str, partial(one_of, WEIGHTS)] = "float32"
-    """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
-    for each 64 values."""
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":

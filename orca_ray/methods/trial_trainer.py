@@ -17,9 +17,10 @@ from torch import Tensor
 from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.recipe import Scalar, get_method, refuse_unfit
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import get_method, refuse_unfit
 from orca_ray.methods.reports import Outcome, Progress, StageName
-from orca_ray.methods.stages.snapshot import Snapshot, take_snapshot, weight_names
+from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
 from orca_ray.models.body import num_values
 from orca_ray.models.crossmodal import CrossModalModel
@@ -97,12 +98,16 @@ class TrialTrainer:
             torch.cuda.reset_peak_memory_stats(self._device)
         self._artefacts = ArtefactCollector(task, data)
         with self._computing():
-            request = network_request(self._recipe, task, self._hyperparameters, body, seed=seed, statistics=statistics)
+            request = network_request(
+                task, self._hyperparameters, body, pretrained=self._recipe.pretrained, seed=seed, statistics=statistics
+            )
             self._model: CrossModalModel | None = self._recipe.network(request).to(self._device)
             self._weight_names = weight_names(self._recipe, self._model)  # stages may add modules for training
             trial = Trial(
-                recipe=self._recipe, task=task, data=data, body=body, hyperparameters=self._hyperparameters, seed=seed,
-                device=self._device, objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
+                method=method, aligns=self._recipe.aligns, pretrained=self._recipe.pretrained,
+                trainable=self._recipe.trainable, task=task, data=data, body=body,
+                hyperparameters=self._hyperparameters, seed=seed, device=self._device,
+                objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
                 augmentation=get_augmentation(task.augmentation), model=self._model,
                 cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
                 on_step=on_step, ranks=ranks,

@@ -33,43 +33,16 @@ gradients are clipped at ``refine.clip``; the smallest batches of stage 3 are no
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, Scalar, align_then_refine
-from orca_ray.training.config import Amount, Config, Count, Number, Positive, one_of
+from orca_ray.methods.options import RecraftConfig, Scalar
+from orca_ray.methods.recipe import Recipe, align_then_refine
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import Stage, Trial
 
 _PAPER = "Tran et al., Rethinking Cross-Modal Fine-Tuning, AISTATS 2026, arXiv:2601.18231"
-
-
-@dataclass(frozen=True)
-class RecraftConfig(Config):
-    """Options of `recraft`, besides those of aligning."""
-
-    form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
-    """Version to follow where the paper's equations and the published code differ."""
-    source_epochs: Number = 10
-    """Epochs of training the source head. The published code: 20 on images, 30 on text."""
-    penalty_epochs: Count = 1
-    """The last of these epochs, which have the gradient penalty. The published code: 10."""
-    source_batch_size: Number = 8
-    """The published code: 4 on images."""
-    source_learning_rate: Positive = 1e-3
-    """With much higher rates the penalty grows while the head is trained. The published code: 1e-4, with ten times as
-    many source samples."""
-    penalty: Amount = 100.0
-    """Weight ρ of the gradient penalty."""
-    threshold: Amount = 0.4
-    """Norm τ above which a gradient is penalised."""
-    distortion_epochs: Count = 2
-    """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
-    distortion_learning_rate: Positive = 1e-4
-    distortion_batch_size: Number = 32
-    """Maximum number of samples of a class in an optimiser step. The published code: 16 to 32."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":

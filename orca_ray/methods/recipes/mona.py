@@ -29,30 +29,13 @@ only beside a trial with ``mona.source_weight: 0``.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import FROZEN_BODY, Recipe, Scalar, new_parameters
-from orca_ray.training.config import Amount, Config, Count, Number, Positive
+from orca_ray.methods.options import MonaConfig, Scalar
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, new_parameters
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import Stage, Trial
-
-
-@dataclass(frozen=True)
-class MonaConfig(Config):
-    """Options of `mona`. Optimiser, learning rate and batch size of stages 1 and 2 are those of refining."""
-
-    warmup_epochs: Count = 1
-    """Epochs of training embedder and head by the task's loss before the bilevel stage."""
-    epochs: Count = 2
-    """Epochs of the bilevel stage. The paper: 5 to 10."""
-    source_weight: Amount = 0.5
-    """Weight λ of alignment and uniformity. The paper: 0.3 to 0.5."""
-    inner_learning_rate: Positive = 0.1
-    """Rate α of the virtual step of the body."""
-    source_batch: Number = 32
-    """Positive pairs of source samples in a step."""
 
 
 def _stages(trial: "Trial") -> "list[Stage]":

@@ -8,11 +8,10 @@ loss or squared error, whatever the task's; the epochs are compared by the task'
 import importlib.util
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, Scalar
-from orca_ray.training.config import Amount, Config, Count, Number, Positive, Share, at_least_2
+from orca_ray.methods.options import BoostingConfig, Scalar
+from orca_ray.methods.recipe import Recipe
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
@@ -21,26 +20,6 @@ if TYPE_CHECKING:
 
 MAX_FEATURES = 4096
 """Largest number of values of one input."""
-
-
-@dataclass(frozen=True)
-class BoostingConfig(Config):
-    """Options of the trees; the defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``."""
-
-    rounds: Number = 25
-    """Boosting rounds of an epoch."""
-    patience: Count = 4
-    """Epochs without a better validation score after which the trial ends; 0: it runs all of ``refine.epochs``."""
-    learning_rate: Positive = 0.1
-    leaves: Annotated[int, at_least_2] = 31
-    """Largest number of leaves of a tree."""
-    leaf_samples: Number = 20
-    """Smallest number of samples in a leaf."""
-    columns: Share = 0.5
-    """Share of the features, drawn with the trial's seed, that a split may use. On four pocket tasks, 0.5 has a lower
-    validation error than 1."""
-    l2: Amount = 0.0
-    """Penalty on the squares of the leaves' outputs."""
 
 
 def _problem(task: "Task") -> str | None:

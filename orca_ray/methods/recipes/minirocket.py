@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from orca_ray.methods.recipe import Recipe, Scalar, head_parameters
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.training.config import Config, Number, must
 
 if TYPE_CHECKING:

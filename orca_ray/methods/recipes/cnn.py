@@ -19,7 +19,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from orca_ray.errors import UserError
-from orca_ray.methods.recipe import Recipe, Scalar
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import Recipe
 from orca_ray.models.modality import patch_side
 from orca_ray.training.config import Config, Number, one_of
 

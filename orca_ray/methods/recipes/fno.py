@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.recipe import Recipe, Scalar
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import Recipe
 from orca_ray.training.config import Config, Number
 
 if TYPE_CHECKING:

@@ -1,0 +1,180 @@
+"""Hyper-parameters of a trial, by section, and the sections of methods whose stages have options of their own.
+
+Nothing here imports torch, so that a sweep can be planned without it. A method without a stage of its own, such as a
+plug-in's, declares its options beside its recipe.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Annotated, Any, TypeVar
+
+from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
+from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, one_of, section_name
+from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
+
+_Config = TypeVar("_Config")
+Scalar = int | float | str
+"""Value of one hyper-parameter."""
+TARGETS = {
+    "all": ("attention", "mlp"),
+    "attention": ("attention",),
+    "mlp": ("mlp",),
+    "query_value": ("query", "value"),
+}
+"""Roles of the linear layers that each value of ``lora.targets`` adapts."""
+
+WEIGHTS = ("float32", "nf4")
+"""Values of ``lora.weights``."""
+
+
+@dataclass(frozen=True)
+class JointConfig(Config):
+    """Options of the first stage of `joint`; the others are those of the refine stage."""
+
+    epochs: Number = 10
+    warmup: Fraction = 0.6
+    """Share of the epochs, the first, that have the task's loss alone; the last epoch never does."""
+    weight: Amount = 1.0
+    """Weight w of the distance."""
+    learning_rate: Positive = 1e-3
+    """That of Adam, which replaces SGD in this stage if refining uses it."""
+    batch_size: Number = 64
+    """Samples of an optimiser step, whose distance is taken."""
+
+
+@dataclass(frozen=True)
+class LoraConfig(Config):
+    """Options of LoRA."""
+
+    rank: Number = 8
+    alpha: Positive = 16.0
+    """Updates are multiplied by ``alpha / rank``."""
+    dropout: Fraction = 0.0
+    """Probability of dropout at the input of the updates; ``refine.dropout`` is that of the other layers."""
+    targets: Annotated[str, partial(one_of, TARGETS)] = "all"
+    """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
+    ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
+    queries, keys and values together, it is adapted as a whole."""
+    weights: Annotated[str, partial(one_of, WEIGHTS)] = "float32"
+    """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
+    for each 64 values."""
+
+
+@dataclass(frozen=True)
+class MonaConfig(Config):
+    """Options of `mona`. Optimiser, learning rate and batch size of stages 1 and 2 are those of refining."""
+
+    warmup_epochs: Count = 1
+    """Epochs of training embedder and head by the task's loss before the bilevel stage."""
+    epochs: Count = 2
+    """Epochs of the bilevel stage. The paper: 5 to 10."""
+    source_weight: Amount = 0.5
+    """Weight λ of alignment and uniformity. The paper: 0.3 to 0.5."""
+    inner_learning_rate: Positive = 0.1
+    """Rate α of the virtual step of the body."""
+    source_batch: Number = 32
+    """Positive pairs of source samples in a step."""
+
+
+@dataclass(frozen=True)
+class PareConfig(Config):
+    """Options of `pare`."""
+
+    begin: Share = 0.64
+    """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
+    end: Fraction = 0.16
+    """Share that the last epochs approach; a mix has at least one source token. The paper's code: 500 of 3136 on
+    images, none on sequences."""
+    drawn: Fraction = 0.1
+    """Share of the epochs, the first, in which tokens are drawn at random and the gate learns. The paper's code: 10
+    epochs, on sequences 5."""
+    weight: Amount = 0.0
+    """Weight ω of the loss of mixes. 0: that of the paper's code, i.e. 0.3 for dense targets, else 1 for image bodies
+    and 0.1 for sequence bodies."""
+
+
+@dataclass(frozen=True)
+class RecraftConfig(Config):
+    """Options of `recraft`, besides those of aligning."""
+
+    form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
+    """Version to follow where the paper's equations and the published code differ."""
+    source_epochs: Number = 10
+    """Epochs of training the source head. The published code: 20 on images, 30 on text."""
+    penalty_epochs: Count = 1
+    """The last of these epochs, which have the gradient penalty. The published code: 10."""
+    source_batch_size: Number = 8
+    """The published code: 4 on images."""
+    source_learning_rate: Positive = 1e-3
+    """With much higher rates the penalty grows while the head is trained. The published code: 1e-4, with ten times as
+    many source samples."""
+    penalty: Amount = 100.0
+    """Weight ρ of the gradient penalty."""
+    threshold: Amount = 0.4
+    """Norm τ above which a gradient is penalised."""
+    distortion_epochs: Count = 2
+    """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
+    distortion_learning_rate: Positive = 1e-4
+    distortion_batch_size: Number = 32
+    """Maximum number of samples of a class in an optimiser step. The published code: 16 to 32."""
+
+
+@dataclass(frozen=True)
+class BoostingConfig(Config):
+    """Options of the trees; the defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``."""
+
+    rounds: Number = 25
+    """Boosting rounds of an epoch."""
+    patience: Count = 4
+    """Epochs without a better validation score after which the trial ends; 0: it runs all of ``refine.epochs``."""
+    learning_rate: Positive = 0.1
+    leaves: Annotated[int, at_least_2] = 31
+    """Largest number of leaves of a tree."""
+    leaf_samples: Number = 20
+    """Smallest number of samples in a leaf."""
+    columns: Share = 0.5
+    """Share of the features, drawn with the trial's seed, that a split may use. On four pocket tasks, 0.5 has a lower
+    validation error than 1."""
+    l2: Amount = 0.0
+    """Penalty on the squares of the leaves' outputs."""
+
+
+SHARED: Mapping[str, type[Any]] = {
+    "data": DataConfig,
+    "decoder": DecoderConfig,
+    "embedder": EmbedderConfig,
+    "head": HeadConfig,
+    "align": AlignConfig,
+    "refine": RefineConfig,
+}
+"""Sections that every method may use."""
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """All hyper-parameters of a trial, by section; `hyperparameters.from_flat` makes them."""
+
+    of_methods: Mapping[str, Any]
+    """Sections that methods declare (`Recipe.options`)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    align: AlignConfig = field(default_factory=AlignConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
+
+    def of(self, config: type[_Config]) -> _Config:
+        """Return the section of a class that a method declares in its ``options``."""
+        found = self.of_methods[section_name(config)]
+        assert isinstance(found, config)
+        return found
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """Return the values of all hyper-parameters by dotted name."""
+        sections = {**{name: getattr(self, name) for name in SHARED}, **self.of_methods}
+        return {
+            f"{name}.{option.name}": getattr(section, option.name)
+            for name, section in sections.items()
+            for option in fields(section)
+        }

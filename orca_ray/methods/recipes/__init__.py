@@ -1,0 +1,1 @@
+"""The methods: each module declares a `Recipe` as ``RECIPE``, or several as ``RECIPES``. None imports torch."""

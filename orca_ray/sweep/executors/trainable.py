@@ -1,0 +1,84 @@
+"""The trainable for Ray Tune: an actor that runs one trial after another in the same process."""
+
+import faulthandler
+import threading
+from typing import Any, ClassVar
+
+import ray
+from ray import tune
+
+from orca_ray.progress_counter import note_progress
+from orca_ray.results.record import Status
+from orca_ray.sweep.executors.liveness import HeartbeatThread
+from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.worker.runner import TrialRunner
+from orca_ray.sweep.worker.scratch import remove_abandoned
+from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.staging import StagingError
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
+    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
+
+    settings: ClassVar[WorkerSettings]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """End this process if :meth:`setup` hangs: the driver watches an actor only from when it has started."""
+        limit = min(self.settings.time.heartbeat, threading.TIMEOUT_MAX)
+        faulthandler.dump_traceback_later(limit, exit=True)  # works even if the interpreter's lock is held
+        super().__init__(*args, **kwargs)
+        faulthandler.cancel_dump_traceback_later()
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Set up the trial in ``config``."""
+        order, settings = Assignment.from_json(config["assignment"]), self.settings
+        settings.apply()
+        if not hasattr(self, "_heartbeat"):
+            remove_abandoned()  # of workers that were killed on this node
+            self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+            self._heartbeat = HeartbeatThread(settings.time.heartbeat_interval, self._node)
+        self._heartbeat.follow(self.trial_id)
+        self._runner = TrialRunner(
+            order.trial,
+            settings.store,
+            staging=settings.staging,
+            checkpoint_seconds=settings.checkpoint_seconds,
+            halvings=order.halvings,
+            keep_model=settings.keep_models,
+        )
+        self._staged = False
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
+        self._runner.close()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Stage the trial's data, or from the second call on run one epoch; return the report.
+
+        It is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first report on.
+        """
+        note_progress()
+        report = self._runner.step() if self._staged else self._runner.stage()
+        self._staged = True
+        if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
+            raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
+        if report.status is Status.LOST:
+            raise StagingError(report.error)  # of this node, not of the trial: the controller restarts it
+        return {"report": report.to_json(), "done": report.done, "node": self._node}
+
+    def cleanup(self) -> None:
+        """Save a checkpoint of a trial that has not ended."""
+        self._runner.interrupt()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Do nothing: `TrialRunner` saves checkpoints. Tune calls this method when it ends a reused actor."""
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Do nothing; see :meth:`save_checkpoint`."""
+
+
+def make_trainable(name: str, settings: WorkerSettings) -> type[TrialActor]:
+    """Return a subclass of `TrialActor` called ``name``; Tune registers trainables by name, once per process."""
+    return type(name, (TrialActor,), {"settings": settings})
