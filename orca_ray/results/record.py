@@ -1,4 +1,4 @@
-"""Rows of the results store: `Record` for a trial that has ended, `CurvePoint` for one of its epochs, `Suggestion`."""
+"""Rows of the results store: `Record` of a trial that has ended, `CurvePoint` of an epoch, `SuggestionRow`."""
 
 import math
 from collections.abc import Mapping
@@ -193,7 +193,7 @@ CurvePoint.SCHEMA = schema_of(CurvePoint)
 
 
 @dataclass(frozen=True)
-class Suggestion:
+class SuggestionRow:
     """Entry of the journal of a search: hyper-parameters that were suggested, and what was known then.
 
     It is stored within seconds of the start of its trial, and not after its record. A search that continues takes its
@@ -221,4 +221,4 @@ class Suggestion:
         return asdict(self)
 
 
-Suggestion.SCHEMA = schema_of(Suggestion)
+SuggestionRow.SCHEMA = schema_of(SuggestionRow)

@@ -22,7 +22,7 @@ from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
 from orca_ray.results.parts import FilePart, MemoryPart, Part
-from orca_ray.results.record import CurvePoint, Record, Suggestion
+from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.scan import Scan, invalid_rows_text, matches
 from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, Table
 
@@ -78,7 +78,7 @@ class ResultsStore:
         records: Sequence[Record] = (),
         curves: Sequence[CurvePoint] = (),
         artefacts: Sequence[ArtefactRow] = (),
-        suggestions: Sequence[Suggestion] = (),
+        suggestions: Sequence[SuggestionRow] = (),
         logs: Sequence[LogRow] = (),
     ) -> None:
         """Add rows, in one new file per table; that of records is the last.
@@ -137,10 +137,10 @@ class ResultsStore:
         """
         return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
-    def journal(self, sweep: str) -> list[Suggestion]:
+    def journal(self, sweep: str) -> list[SuggestionRow]:
         """Return the suggestions of a sweep by task, method and number; of several rows for one, the last appended."""
         rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
-        return [Suggestion(**row) for row in rows]
+        return [SuggestionRow(**row) for row in rows]
 
     def logs(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the parts of the logs of trials, sorted by sweep, trial and time; columns are those of `LogRow`."""

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from orca_ray.errors import UserError
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.logs import LogRow
-from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status, Suggestion
+from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Status, SuggestionRow
 
 _MAX_BRACKETS = 100
 _DISTINCT = ("trial_key", "payload", "text")
@@ -147,7 +147,7 @@ ARTEFACTS = Table(
 )
 JOURNAL = Table(
     "journal",
-    Suggestion.SCHEMA,
+    SuggestionRow.SCHEMA,
     ("sweep", "task", "method", "number", "trial_key"),
     2**19,
     2**14,

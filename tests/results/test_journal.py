@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results.record import Suggestion
+from orca_ray.results.record import SuggestionRow
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import JOURNAL, encode, from_rows
 from orca_ray.results.writer import copy_trials
 from tests.results.factories import START, files_of, make_point, make_record
 
 
-def make_suggestion(number: int = 0, **changes: Any) -> Suggestion:
-    one = Suggestion("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
+def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
+    one = SuggestionRow("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
     return replace(one, **changes)
 
 

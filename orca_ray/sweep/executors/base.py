@@ -169,7 +169,7 @@ class InlineExecutor(Executor):
         while (trial := self._next(controller)) is not None:
             runner = TrialRunner(
                 trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds,
-                halvings=controller.failures.of(trial.key).halvings, keep_model=settings.keep_models,
+                keep_model=settings.keep_models,
             )  # fmt: skip
             try:
                 self._run_trial(runner, controller)

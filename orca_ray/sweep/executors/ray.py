@@ -30,7 +30,7 @@ from orca_ray.sweep.executors.processes import (
 )
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.run.messages import trial_from_json
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.worker.scratch import remove_abandoned, scratch_directory
 from orca_ray.sweep.worker.settings import WorkerSettings
@@ -281,7 +281,7 @@ def placement(config: dict[str, Any]) -> Any:
     """
     from ray import tune
 
-    bundle, avoid = _bundle(Assignment.from_json(config["assignment"]).trial.resources), config.get("avoid")
+    bundle, avoid = _bundle(trial_from_json(config["trial"]).resources), config.get("avoid")
     options = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoid)})"}]} if avoid else {}
     return tune.PlacementGroupFactory([bundle], **options)
 

@@ -10,7 +10,7 @@ from ray import tune
 from orca_ray.progress_counter import note_progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.liveness import HeartbeatThread
-from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.run.messages import trial_from_json
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.sweep.worker.scratch import remove_abandoned
 from orca_ray.sweep.worker.settings import WorkerSettings
@@ -31,7 +31,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def setup(self, config: dict[str, Any]) -> None:
         """Set up the trial in ``config``."""
-        order, settings = Assignment.from_json(config["assignment"]), self.settings
+        trial, settings = trial_from_json(config["trial"]), self.settings
         settings.apply()
         if not hasattr(self, "_heartbeat"):
             remove_abandoned()  # of workers that were killed on this node
@@ -39,11 +39,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
             self._heartbeat = HeartbeatThread(settings.time.heartbeat_interval, self._node)
         self._heartbeat.follow(self.trial_id)
         self._runner = TrialRunner(
-            order.trial,
+            trial,
             settings.store,
             staging=settings.staging,
             checkpoint_seconds=settings.checkpoint_seconds,
-            halvings=order.halvings,
             keep_model=settings.keep_models,
         )
         self._staged = False

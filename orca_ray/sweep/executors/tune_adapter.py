@@ -18,9 +18,9 @@ from ray.tune.search import Searcher
 
 from orca_ray.sweep.executors import ray_private
 from orca_ray.sweep.executors.liveness import Deadlines, delete_heartbeat, read_heartbeat
-from orca_ray.sweep.plan.searches import Resources, TrialSpec
+from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import Assignment, TrialReport
+from orca_ray.sweep.run.messages import TrialReport, trial_to_json
 from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def __init__(self, controller: SweepController, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
         self.controller, self.deadlines = controller, deadlines
-        self.trials: dict[str, TrialSpec] = {}
-        """Each trial that Tune has, by Tune's trial id, the oldest first."""
+        self.keys: dict[str, str] = {}
+        """Key of each trial that Tune has, by Tune's trial id, the oldest first."""
         self.losses: dict[str, tuple[Exception | None, str]] = {}
         """Ray's exception and its text for each trial whose worker disappeared, by Tune's trial id."""
         self.expired: dict[str, str] = {}
@@ -58,10 +58,9 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             trial = self.controller.next_trial()
             if trial is None:
                 return Searcher.FINISHED if self.controller.done or self.ending else None
-            self.trials[trial_id] = trial
-            failures = self.controller.failures.of(trial.key)
-            avoid = self.controller.placement.avoided(trial.resources, failures)
-            return {"assignment": Assignment(trial=trial, halvings=failures.halvings).to_json(), "avoid": avoid}
+            self.keys[trial_id] = trial.key
+            avoid = self.controller.placement.avoided(trial.resources, self.controller.failures.of(trial.key))
+            return {"trial": trial_to_json(trial), "avoid": avoid}
         return Searcher.FINISHED
 
     @property
@@ -78,7 +77,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         """Pass the report in ``result`` to the controller; return True if the trial has ended or must stop."""
         report, node = TrialReport.from_json(result["report"]), result.get("node", "")
         with self._own_errors():
-            key = self.trials[trial_id].key
+            key = self.keys[trial_id]
             self.deadlines.reported(trial_id)
             stop = self.controller.report(key, report.progress, log=report.log, node=report.worker.node)
             if stop or report.done:
@@ -95,7 +94,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         Tune passes all results of a trial to the scheduler, except the last one, which arrives here. A trial that the
         scheduler stopped has already been handled.
         """
-        if trial_id not in self.trials or self.error is not None:
+        if trial_id not in self.keys or self.error is not None:
             return
         if error or not result or "report" not in result:
             if not self.controller.control.stopping:  # trials that had not reported end so, too
@@ -106,7 +105,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
     def _lose(self, trial_id: str) -> None:
         """Report to the controller why the worker of a trial is gone; it decides whether the trial runs again."""
-        key = self.trials[trial_id].key
+        key = self.keys[trial_id]
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))
         failure = failure_of(error, text, node)
@@ -117,7 +116,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         self.controller.failed(key, failure)
 
     def _forget(self, trial_id: str) -> None:
-        del self.trials[trial_id]
+        del self.keys[trial_id]
         self.deadlines.ended(trial_id)
         delete_heartbeat(trial_id)
 
@@ -151,7 +150,11 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         which actors are starting: they are those of the oldest trials, as many as the cluster has room for.
         """
         states = {each.trial_id: each for each in tune_controller.get_live_trials()}
-        trials = [(states[name], trial) for name, trial in self._searcher.trials.items() if name in states]
+        trials = [
+            (states[name], self._searcher.controller.trials[key].trial)
+            for name, key in self._searcher.keys.items()
+            if name in states
+        ]
         waiting = [(state, trial) for state, trial in trials if state.status == Trial.PENDING]
         for state, _ in waiting:
             if ray_private.actor_of(state) is not None:  # a free actor is being given to it
@@ -188,8 +191,8 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Inform the controller that a trial has started."""
-        if trial.trial_id in self._searcher.trials:
-            self._searcher.controller.started(self._searcher.trials[trial.trial_id].key)
+        if trial.trial_id in self._searcher.keys:
+            self._searcher.controller.started(self._searcher.keys[trial.trial_id])
             self._searcher.deadlines.started(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -49,6 +49,8 @@ class TrialSpec:
     epochs: int
     """Number of refine epochs, as in ``hyperparameters``; progress and early stopping read it here."""
     resources: Resources = field(default_factory=Resources)
+    halvings: int = 0
+    """How often the micro-batch is halved, because memory ran out in earlier attempts."""
     stands_in_for: str = ""
     """The paper's alignment source, if ``align.source`` stands in for it because it could not be fetched; else ""."""
     deterministic: bool = False

@@ -3,16 +3,13 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from orca_ray.results import live as requests
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import MAX_RUNNING, LiveState
+from orca_ray.results.live import LiveState, Request
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
-
-if TYPE_CHECKING:
-    from orca_ray.sweep.run.controller import SweepController
 
 _TICK_SECONDS = 1.0
 _RATE_SECONDS = 600.0
@@ -25,7 +22,24 @@ class Control:
     Without a lease there are no requests, and no state is published.
     """
 
-    def __init__(self, controller: "SweepController", lease: Lease | None, emit: Listener) -> None:
+    def __init__(
+        self,
+        lease: Lease | None,
+        emit: Listener,
+        *,
+        state: Callable[[], LiveState],
+        retry: Callable[[str], int],
+        runs: Callable[[str], bool],
+    ) -> None:
+        """Store what requests act on.
+
+        Args:
+            lease: lease of the sweep, through which requests arrive and the state is published; None: neither.
+            emit: called with every event.
+            state: returns the live state, without what this class knows itself.
+            retry: runs failed trials again ("": all) and returns how many there are.
+            runs: returns whether the trial with a key runs, or waits for its next attempt.
+        """
         self.stopping = False
         """Whether the sweep must end as after Ctrl-C."""
         self.paused = False
@@ -36,7 +50,7 @@ class Control:
         """Time of `time.monotonic` at which the sweep must end as after Ctrl-C."""
         self.retries = list(lease.retried) if lease else []
         """Requests to run failed trials again that stay in the store, because some of these trials have not ended."""
-        self._conductor, self._lease, self._emit = controller, lease, emit
+        self._lease, self._emit, self._live_state, self._retry_trials, self._runs = lease, emit, state, retry, runs
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
         self._apply: dict[str, Callable[[str], None]] = {
@@ -58,14 +72,14 @@ class Control:
         self._next_tick = now + _TICK_SECONDS
         if now > self.deadline and not self.stopping:
             self._stop("the time is over")
-        if (seconds := self._conductor.seconds_left()) is not None:
-            self._emit(TimeLeft(seconds))
+        for request in self._requests():
+            self.retries += [request] if request.kind == requests.RETRY else []
+            self._apply[request.kind](request.trial)
+        state = self._state(now)
+        if state.seconds_left is not None:
+            self._emit(TimeLeft(state.seconds_left))
         if self._lease is not None:
-            self._lease.check()
-            for request in self._lease.requests():
-                self.retries += [request] if request.kind == requests.RETRY else []
-                self._apply[request.kind](request.trial)
-            self._lease.publish(self._state(now))
+            self._lease.publish(state)
         return True
 
     def forget_retries(self) -> None:
@@ -77,6 +91,12 @@ class Control:
     def trial_ended(self) -> None:
         """Count a trial for the rate."""
         self._ended.append(time.monotonic())
+
+    def _requests(self) -> Iterable[Request]:
+        if self._lease is None:
+            return []
+        self._lease.check()
+        return self._lease.requests()
 
     def _say(self, text: str) -> None:
         self._emit(Message(text))
@@ -90,30 +110,19 @@ class Control:
         self._say("paused by request: no trial starts" if paused else "resumed by request")
 
     def _cancel(self, trial: str) -> None:
-        if self._conductor.in_progress(trial):
+        if self._runs(trial):
             self.cancelled.add(trial)
             self._say(f"trial {trial} will be cancelled after its epoch")
         else:
             self._say(f"trial {trial} does not run and cannot be cancelled")
 
     def _retry(self, trial: str) -> None:
-        number = self._conductor.retry(trial)
+        number = self._retry_trials(trial)
         self._say(f"{number} failed trial{'s' * (number != 1)} will run again by request")
 
     def _state(self, now: float) -> LiveState:
         while self._ended and self._ended[0] < now - _RATE_SECONDS:
             self._ended.popleft()
         window = now - self._ended[0] if len(self._ended) > 1 else 0.0
-        trials = self._conductor.live_trials()
-        return LiveState(
-            sweep=self._conductor.sweep,
-            executor=self._conductor.executor,
-            rows=self._conductor.searches.rows(),
-            running=tuple(trials[:MAX_RUNNING]),
-            num_running=sum(not trial.waiting for trial in trials),
-            trials_per_minute=60 * (len(self._ended) - 1) / window if window else None,
-            seconds_left=self._conductor.seconds_left(),
-            quarantined=self._conductor.quarantined,
-            paused=self.paused,
-            stopping=self.stopping,
-        )  # fmt: skip
+        rate = 60 * (len(self._ended) - 1) / window if window else None
+        return replace(self._live_state(), trials_per_minute=rate, paused=self.paused, stopping=self.stopping)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from orca_ray.methods.reports import Progress
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import RunningTrial
+from orca_ray.results.live import MAX_RUNNING, LiveState
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec
@@ -64,8 +64,8 @@ class SweepController:
         self.stager: Stager | None = None
         """Says when the trials of a task may start; None: at once."""
         self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
-        self._running: dict[str, TrialState] = {}
-        self._waiting: dict[str, TrialState] = {}
+        self.trials: dict[str, TrialState] = {}
+        """Trials that have not ended and have been suggested or planned to start, by key."""
         self.failures = FailureLedger()
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
@@ -73,18 +73,20 @@ class SweepController:
         self._num_ran = 0
         self._began = datetime.now(UTC)
         self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
-        self.control = Control(self, lease, self._emit)
+        self.control = Control(
+            lease, self._emit, state=self._live_state, retry=self.retry, runs=self.trials.__contains__
+        )
         """Requests to this sweep. Executors end all trials when it is ``stopping``."""
 
     @property
     def done(self) -> bool:
         """Whether all trials of the sweep have ended, except those of tasks that cannot be staged."""
-        return not self._running and not self._waiting and not self.searches.unfinished_tasks
+        return not self.trials and not self.searches.unfinished_tasks
 
     @property
     def pausing(self) -> bool:
         """Whether no trial starts now although some will: by request, or after failures."""
-        waits = self.control.paused or bool(self._waiting)
+        waits = self.control.paused or any(item.waits for item in self.trials.values())
         return waits and not self.control.stopping and not self.done
 
     @property
@@ -116,20 +118,20 @@ class SweepController:
         """
         self._recorder.flush_due()
         if self.control.tick():
-            self._recorder.logs(self._running.values())
+            self._recorder.logs(item for item in self.trials.values() if not item.waits)
             if self.control.retries and not self.searches.retrying:
                 self._recorder.flush()
                 self.control.forget_retries()
 
     def close(self) -> None:
         """Write all rows that wait. To be called at the end, also after an exception."""
-        self._recorder.close(self._running.values())
+        self._recorder.close(item for item in self.trials.values() if not item.waits)
         if not self.searches.retrying:
             self.control.forget_retries()
 
     def started(self, key: str) -> None:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
-        item = self._running[key]
+        item = self.trials[key]
         item.placed = True
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
@@ -143,7 +145,7 @@ class SweepController:
         machine's name.
         """
         self.tick()
-        item = self._running[key]
+        item = self.trials[key]
         item.node = node or item.node
         item.log.add(log)
         for point in progress:
@@ -157,7 +159,7 @@ class SweepController:
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
         """Learn from a report how much memory the trial needs, and that the node with the id ``node`` works."""
-        self.placement.learn(self._running[key].trial, report)
+        self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
 
@@ -180,8 +182,8 @@ class SweepController:
             self._emit(events.Message(f"no more trials on node {self.placement.node_name(node)}: {reason}"))
         if not again:
             return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
-        item = self._waiting[key] = self._running.pop(key)
-        item.placed = False
+        item = self.trials[key] = self.trials.pop(key)  # the last of the waiting ones
+        item.handed_out, item.placed = None, False
         self._recorder.attempt_failed(item)
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
@@ -194,7 +196,7 @@ class SweepController:
 
         The record is durable within seconds (`writer.Writer`), and the trial's checkpoint is deleted only then.
         """
-        item = self._running.pop(key)
+        item = self.trials.pop(key)
         if key in self.control.cancelled:
             self.control.cancelled.remove(key)
             report = replace(report, status=Status.CANCELLED, error="cancelled by request")
@@ -213,24 +215,16 @@ class SweepController:
     def retry(self, key: str = "") -> int:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
         self._recorder.flush()
-        if number := self.searches.retry(key, [item.trial.key for item in self._unended()]):
-            for item in self._unended():
+        if number := self.searches.retry(key, list(self.trials)):
+            for item in self.trials.values():
                 item.search = self.searches.of(item.trial.task, item.trial.method)
         return number
-
-    def in_progress(self, key: str) -> bool:
-        """Return whether a trial runs, or waits for its next attempt."""
-        return key in self._running or key in self._waiting
-
-    def live_trials(self) -> list[RunningTrial]:
-        """Return the trials that have not ended, for the live state: those with a worker first."""
-        return sorted((item.live() for item in self._unended()), key=lambda trial: trial.waiting)
 
     def seconds_left(self) -> float | None:
         """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
         if not self._durations.known:
             return None
-        num_workers = sum(item.placed for item in self._running.values())
+        num_workers = sum(item.placed for item in self.trials.values())
         return sum(map(self._durations.of_remaining, self.searches)) / max(1, num_workers)
 
     def demand(self) -> Counter[Resources]:
@@ -264,15 +258,22 @@ class SweepController:
         """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
         self._recorder.tidy(record.trial_key for record in self.searches.records)
 
-    def _unended(self) -> list[TrialState]:
-        return [*self._running.values(), *self._waiting.values()]
+    def _live_state(self) -> LiveState:
+        """Return the state of the sweep that its store publishes; trials with a worker come first."""
+        trials = sorted((item.live() for item in self.trials.values()), key=lambda trial: trial.waiting)
+        return LiveState(
+            sweep=self.sweep, executor=self.executor, rows=self.searches.rows(), running=tuple(trials[:MAX_RUNNING]),
+            num_running=sum(not trial.waiting for trial in trials), seconds_left=self.seconds_left(),
+            quarantined=self.quarantined,
+        )  # fmt: skip
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()
-        for item in list(self._waiting.values()):
+        waiting = [item for item in self.trials.values() if item.waits]
+        for item in waiting:
             if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
-        blocked = {id(item.search) for key, item in self._waiting.items() if not self.failures.of(key).counts}
+        blocked = {id(item.search) for item in waiting if not self.failures.of(item.trial.key).counts}
         for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
             staged = self.stager is None or self.searches.is_staged(search)
             if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
@@ -280,16 +281,20 @@ class SweepController:
             if (trial := search.take()) is None:
                 continue
             self._recorder.suggestions(search.new_suggestions())
-            item = self._waiting[trial.key] = TrialState(trial, search, datetime.now(UTC))
+            item = self.trials[trial.key] = TrialState(trial, search, datetime.now(UTC))
             if self._starts(item, admits):
                 return item.trial
         return None
 
     def _room(self) -> Callable[[Resources], bool]:
         """Return a function that says whether a trial with some resources may start; it is valid until one starts."""
-        in_flight = Counter(item.trial.resources for item in self._running.values())
         long_ago = self.failures.now() - PATIENCE_SECONDS
-        overdue = {i.trial.resources for i in self._running.values() if not i.placed and i.handed_out < long_ago}
+        in_flight, overdue = Counter[Resources](), set[Resources]()
+        for item in self.trials.values():
+            if item.handed_out is not None:
+                in_flight[item.trial.resources] += 1
+                if not item.placed and item.handed_out < long_ago:
+                    overdue.add(item.trial.resources)
         return functools.cache(lambda wanted: self.placement.admits(wanted, in_flight, overdue))
 
     def _usual_resources(self, search: Search) -> Resources:
@@ -297,13 +302,13 @@ class SweepController:
         return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
-        """Move a waiting trial to the running ones if there is room for it, with the resources it gets now."""
-        resources = self.placement.resources(item.trial, self.failures.of(item.trial.key))
+        """Hand a waiting trial out if there is room for it, with the resources it gets now."""
+        failures = self.failures.of(item.trial.key)
+        resources = self.placement.resources(item.trial, failures)
         if not admits(resources):
             return False
-        item.trial = replace(item.trial, resources=resources)
+        item.trial = replace(item.trial, resources=resources, halvings=failures.halvings)
         item.handed_out = self.failures.now()
-        self._running[item.trial.key] = self._waiting.pop(item.trial.key)
         return True
 
     def _take_staged(self, *, idle: bool) -> bool:

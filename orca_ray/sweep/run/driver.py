@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from functools import partial
 from pkgutil import resolve_name
 
 from orca_ray.errors import UserError, lookup
@@ -37,6 +36,8 @@ from orca_ray.sweep.worker.staging import Staged, StagingRequest
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 2.0
+"""Time between two looks at a cluster that is still starting."""
 EXECUTORS = {
     "ray": "orca_ray.sweep.executors.ray:RayExecutor",
     "inline": "orca_ray.sweep.executors.base:InlineExecutor",
@@ -70,8 +71,8 @@ def run_sweep(
 
     Args:
         spec: the sweep.
-        results: the results store, or its path or URI. A missing store is created just before the first trial, so that
-            a sweep that cannot start creates none.
+        results: the results store, or its path or URI. A missing store is created when the sweep is known to be valid
+            and the cluster is reached.
         executor: ``ray`` or ``inline``.
         listener: called with every event, in the calling thread.
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
@@ -92,33 +93,38 @@ def run_sweep(
     options, emit = options or RunOptions(), listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
 
-    def tell(text: str) -> None:
+    def emit_message(text: str) -> None:
         emit(Message(text))
 
     with make_executor(executor) as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
         searches = plan_searches(spec, fingerprints(spec), gpus=gpus)
-        searches = resolve(searches, tell)
-        store, uri = (results, results.uri) if isinstance(results, ResultsStore) else _existing(results)
-        keeper = ModelKeeper(uri, keep_models, command=command, tell=tell)
-        make = partial(
-            SweepController, searches, executor=executor, trial_seconds=trial_seconds(searches),
-            shortest_first=shortest_first, retry_failed=retry_failed,
+        searches = resolve(searches, emit_message)
+        store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
+        keeper = ModelKeeper(store.uri, keep_models, command=command, tell=emit_message)
+
+        def watch(event: Event) -> None:
+            emit(event)
+            if isinstance(event, TrialFinished) and not event.remaining:
+                keeper.tidy(controller.searches)
+
+        controller = SweepController(
+            searches, store, executor=executor, trial_seconds=trial_seconds(searches), shortest_first=shortest_first,
+            retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
         )  # fmt: skip
-        controller = None if store is None else _control(make, store, spec, keeper, emit, stack)
-        tasks = set(spec.tasks) if controller is None else controller.searches.unfinished_tasks
+        stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(
-            uri, shared, checkpoint_seconds, keep_models is not KeepModels.NONE, options.time, passed_environment()
-        )
-        with contextlib.closing(engine.stager(staging_requests(searches, tasks), settings, tell)) as stager:
-            if (staged := engine.first_staged(stager)) and not (controller and controller.searches.finished_before):
+            store.uri, shared, checkpoint_seconds, keep_models is not KeepModels.NONE, options.time,
+            passed_environment(),
+        )  # fmt: skip
+        requests = staging_requests(searches, controller.searches.unfinished_tasks)
+        with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
+            if (staged := engine.first_staged(stager)) and not controller.searches.finished_before:
                 refuse_unstaged(staged)
-            store = store or ResultsStore(uri, create=True)
-            controller = controller or _control(make, store, spec, keeper, emit, stack)
             controller.stager, controller.control.deadline = stager, deadline
             emit(SweepStarted(spec.sweep_id, engine.where, controller.searches.rows()))
             if controller.searches.reused and not controller.done:
-                tell(controller.searches.reused)
+                emit_message(controller.searches.reused)
             interrupted = not controller.done and engine.run(controller, settings, options)
         controller.close()
         store.compact()
@@ -128,21 +134,6 @@ def run_sweep(
     summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
     emit(SweepFinished(summary))
     return summary
-
-
-def _control(
-    make: Callable[..., SweepController], store: ResultsStore, spec: SweepSpec, keeper: ModelKeeper, emit: Listener,
-    stack: contextlib.ExitStack,
-) -> SweepController:  # fmt: skip
-    """Return the controller that ``make`` builds on ``store``; it has the lease of the sweep until ``stack`` ends."""
-
-    def watch(event: Event) -> None:
-        emit(event)
-        if isinstance(event, TrialFinished) and not event.remaining:
-            keeper.tidy(controller.searches)
-
-    controller = make(store, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)))
-    return stack.enter_context(contextlib.closing(controller))
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
@@ -166,19 +157,6 @@ def refuse_unstaged(staged: Sequence[Staged]) -> None:
     if all(reasons):
         more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
         raise UserError(f"{reasons[0]}{more}")
-
-
-def _existing(results: str) -> tuple[ResultsStore | None, str]:
-    """Return the store at a path or URI, None if there is none yet, and its absolute path or URI."""
-    uri = open_folder(results).uri
-    try:
-        return ResultsStore(uri), uri
-    except UserError as error:  # if it is more than that there is none, creating it raises the error again
-        logger.debug("%s", error)
-        return None, uri
-
-
-POLL_SECONDS = 2.0
 
 
 def wait_for_room(

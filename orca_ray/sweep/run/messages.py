@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Self
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -19,31 +19,15 @@ _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerpri
 """Fields that `TrialSpec` and `Record` share."""
 
 
-@dataclass(frozen=True)
-class _Message:
-    def to_json(self) -> str:
-        """Return the message as JSON text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the message in the JSON text; raises ValueError if it is not a message of this class."""
-        message: Self = cls._adapter().validate_json(text)
-        return message
-
-    @classmethod
-    @cache
-    def _adapter(cls) -> TypeAdapter[Any]:
-        return TypeAdapter(cls)
+def trial_to_json(trial: TrialSpec) -> str:
+    """Return a trial as JSON text, for its worker; what all workers get alike is in `WorkerSettings`."""
+    return json.dumps(asdict(trial))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Assignment(_Message):
-    """A trial for a worker to run; what all workers get alike is in `WorkerSettings`."""
-
-    trial: TrialSpec
-    halvings: int = 0
-    """How often the micro-batch is halved, because memory ran out in earlier attempts."""
+def trial_from_json(text: str) -> TrialSpec:
+    """Return the trial that `trial_to_json` described."""
+    trial: TrialSpec = _trial_adapter().validate_json(text)
+    return trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +44,7 @@ class Worker:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialReport(_Message):
+class TrialReport:
     """Report of a worker after each epoch of a trial."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files with other fields are not reports
@@ -77,6 +61,16 @@ class TrialReport(_Message):
     log: str = ""
     """What the worker has logged since the last report, with the traceback of a failure."""
 
+    def to_json(self) -> str:
+        """Return the report as JSON text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrialReport":
+        """Return the report in the JSON text; raises ValueError if it is none."""
+        report: TrialReport = _report_adapter().validate_json(text)
+        return report
+
     @property
     def done(self) -> bool:
         """Whether the trial has ended."""
@@ -85,6 +79,16 @@ class TrialReport(_Message):
     def stopped_early(self) -> "TrialReport":
         """Return this report with the status of a trial that the driver stops early."""
         return replace(self, status=Status.STOPPED_EARLY, error=None)
+
+
+@cache
+def _trial_adapter() -> TypeAdapter[TrialSpec]:
+    return TypeAdapter(TrialSpec)
+
+
+@cache
+def _report_adapter() -> TypeAdapter[TrialReport]:
+    return TypeAdapter(TrialReport)
 
 
 def make_record(

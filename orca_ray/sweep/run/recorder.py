@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from orca_ray.methods.reports import Progress
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.logs import LogRow, LogStream
-from orca_ray.results.record import CurvePoint, Record, Suggestion
+from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
 from orca_ray.sweep.run.messages import TrialReport
@@ -36,7 +36,7 @@ class Recorder:
         self._deletion: Future[None] | None = None
         self._logged_at = time.monotonic()
 
-    def suggestions(self, suggestions: Sequence[Suggestion]) -> None:
+    def suggestions(self, suggestions: Sequence[SuggestionRow]) -> None:
         """Store suggestions of a search, before or together with the records of their trials."""
         if suggestions:
             self._writer.add(suggestions=suggestions)

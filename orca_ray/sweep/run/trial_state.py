@@ -1,4 +1,4 @@
-"""A trial that an executor has, or that waits for its next attempt."""
+"""The one record of a trial that has not ended, which the controller owns; search and executors hold keys."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,20 +13,29 @@ from orca_ray.sweep.search import Search
 
 @dataclass
 class TrialState:
-    """A trial that has not ended, and the epochs that it has reported so far."""
+    """A trial that has not ended, and the epochs that it has reported so far.
+
+    It waits, for its first start or for its next attempt; then an executor has it (``handed_out``), and when it has a
+    worker, it is ``placed``.
+    """
 
     trial: TrialSpec
     search: Search
     started_at: datetime
     curve: list[Progress] = field(default_factory=list)
     attempts: int = 1
-    handed_out: float = 0.0
-    """Time of `FailureLedger.now` at which an executor got the trial."""
+    handed_out: float | None = None
+    """Time of `FailureLedger.now` at which an executor got the trial; None: it waits."""
     placed: bool = False
     """Whether the trial has a worker."""
     node: str = ""
     """Host name of its worker's machine."""
     log: LogStream = field(default_factory=LogStream)
+
+    @property
+    def waits(self) -> bool:
+        """Whether no executor has the trial."""
+        return self.handed_out is None
 
     @property
     def scores(self) -> list[float]:

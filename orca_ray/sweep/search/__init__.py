@@ -5,12 +5,12 @@ were known when it was made. A sweep that starts again reads the journal, takes 
 Optuna for new suggestions only. Another version of Optuna therefore changes no earlier suggestion
 (docs/decisions/0015-journal.md).
 
-`Search` decides which trial runs next, `CandidateSampler` when the next candidate may be suggested and which answers it
+`Search` decides which trial runs next, `SuggestionSampler` when the next suggestion may be made and which answers it
 uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs.
 """
 
 from orca_ray.sweep.search.history import History
-from orca_ray.sweep.search.sampler import NUM_STARTUP, Answer, Candidate, CandidateSampler, Study
+from orca_ray.sweep.search.sampler import NUM_STARTUP, Answer, Study, Suggestion, SuggestionSampler
 from orca_ray.sweep.search.search import Search
 
-__all__ = ["NUM_STARTUP", "Answer", "Candidate", "CandidateSampler", "History", "Search", "Study"]
+__all__ = ["NUM_STARTUP", "Answer", "History", "Search", "Study", "Suggestion", "SuggestionSampler"]

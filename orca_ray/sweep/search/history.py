@@ -8,12 +8,12 @@ from itertools import count
 from typing import Self
 
 from orca_ray.errors import UserError
-from orca_ray.results.record import Record, Status, Suggestion
+from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.sweep.search.sampler import NUM_STARTUP, Candidate, CandidateSampler
+from orca_ray.sweep.search.sampler import NUM_STARTUP, Suggestion, SuggestionSampler
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
 
@@ -36,7 +36,7 @@ class History:
     """Records of search trials in the order in which they started, those that run again included."""
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
-    suggestions: Mapping[Pair, Sequence[Suggestion]] = field(default_factory=dict)
+    suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
     """The journal, by ascending number; the sweep's own suggestions are the first."""
 
     @classmethod
@@ -51,7 +51,7 @@ class History:
         records: dict[str, Record] = {}
         scores: dict[str, Sequence[float]] = {}
         rerun: dict[str, Record] = {}
-        searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[Suggestion]](list)
+        searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[SuggestionRow]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
             again = {key: record for key, record in found.items() if _runs_again(record, retry)}
@@ -99,8 +99,8 @@ def _scores(store: ResultsStore, sweep: str) -> dict[str, Sequence[float]]:
     return dict(scores)
 
 
-def restored(plan: SearchPlan, history: History, sampler: CandidateSampler) -> list[Candidate]:
-    """Return the candidates of a search that earlier runs have suggested, by ascending number.
+def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> list[Suggestion]:
+    """Return the suggestions of a search that earlier runs have suggested, by ascending number.
 
     A suggestion belongs to the search if it leads to the trial key that it led to then: with another body, other data
     or other fixed hyper-parameters, it does not. It keeps its number in the journal. Those without a number (records of
@@ -109,44 +109,44 @@ def restored(plan: SearchPlan, history: History, sampler: CandidateSampler) -> l
     """
     if not plan.num_search:
         return []
-    numbered: dict[int, Candidate] = {}
-    others: dict[str, Candidate] = {}
+    numbered: dict[int, Suggestion] = {}
+    others: dict[str, Suggestion] = {}
     seen: set[str] = set()
     first = _key(plan, sampler.draw(0))
-    for key, candidate, own in _suggested(plan, history):
-        number = candidate.number
+    for key, suggestion, own in _suggested(plan, history):
+        number = suggestion.number
         if key in seen and not own:
             continue
         if number < 0 or number in numbered or (number == 0 and key != first):
-            others.setdefault(key, candidate)
+            others.setdefault(key, suggestion)
         else:
-            numbered[number] = candidate
+            numbered[number] = suggestion
             seen.add(key)
-    others = {key: candidate for key, candidate in others.items() if key not in seen}
+    others = {key: suggestion for key, suggestion in others.items() if key not in seen}
     for number in range(NUM_STARTUP if others else 0):
         if number not in numbered and (key := _key(plan, sampler.draw(number))) in others:
             numbered[number] = others.pop(key)._replace(number=number)
     free = (number for number in count(1) if number not in numbered)
-    numbered |= {number: candidate._replace(number=number) for candidate, number in zip(others.values(), free)}  # noqa: B905
+    numbered |= {number: suggestion._replace(number=number) for suggestion, number in zip(others.values(), free)}  # noqa: B905
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
 
 
-def _suggested(plan: SearchPlan, history: History) -> Iterator[tuple[str, Candidate, bool]]:
-    """Yield trial key, candidate (number -1: none) and whether it is in the sweep's own journal."""
+def _suggested(plan: SearchPlan, history: History) -> Iterator[tuple[str, Suggestion, bool]]:
+    """Yield trial key, suggestion (number -1: none) and whether it is in the sweep's own journal."""
     pair, journaled = (plan.task, plan.method), set()
     for entry in history.suggestions.get(pair, ()):
         values = json.loads(entry.values)
         if _key(plan, values) == entry.trial_key:
             journaled.add(entry.trial_key)
-            candidate = Candidate(entry.number, values, entry.known)
-            yield entry.trial_key, candidate, entry.sweep == plan.spec.sweep_id
+            suggestion = Suggestion(entry.number, values, entry.known)
+            yield entry.trial_key, suggestion, entry.sweep == plan.spec.sweep_id
     space = plan.spec.space(*pair)
     for record in history.searched.get(pair, ()):
         if record.trial_key in journaled:
             continue
         values = {name: value for name, value in json.loads(record.hyperparameters).items() if name in space}
         if _key(plan, values) == record.trial_key:
-            yield record.trial_key, Candidate(-1, values), False
+            yield record.trial_key, Suggestion(-1, values), False
 
 
 def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:

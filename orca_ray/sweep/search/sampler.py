@@ -1,4 +1,4 @@
-"""Which candidates of a search are open, which answers are known, and when the next one may be suggested."""
+"""Which suggestions of a search are open, which answers are known, and when the next one may be suggested."""
 
 import math
 import warnings
@@ -14,17 +14,17 @@ from orca_ray.sweep.plan.schema import Dimension, Scalar, tidy
 from orca_ray.sweep.plan.searches import canonical_json, stable_seed
 
 
-class Candidate(NamedTuple):
+class Suggestion(NamedTuple):
     """A suggestion: its number in the search, from 0, and the values of the searched hyper-parameters."""
 
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Which answers were known when it was suggested; see `Suggestion.known`."""
+    """Which answers were known when it was suggested; see `SuggestionRow.known`."""
 
 
 class Answer(NamedTuple):
-    """Result of the trial of a candidate."""
+    """Result of the trial of a suggestion."""
 
     value: float | None
     """Best validation score (lower is better); None if the trial failed."""
@@ -48,10 +48,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class Study:
-    """Suggests values with TPE, from candidates and their answers.
+    """Suggests values with TPE, from suggestions and their answers.
 
     The Optuna study is in memory and is filled when a suggestion is asked, so restoring a search that needs no further
-    suggestion costs nothing. Equal candidates and answers give equal suggestions, whether they were added at once or
+    suggestion costs nothing. Equal suggestions and answers give equal suggestions, whether they were added at once or
     one after another.
     """
 
@@ -59,49 +59,49 @@ class Study:
         self._space = dict(sorted(space.items()))
         self._study: optuna.Study | None = None
         self._states: dict[int, TrialState] = {}
-        """State of each candidate in the Optuna study, by its number."""
+        """State of each suggestion in the Optuna study, by its number."""
         self._running: dict[int, int] = {}
-        """Optuna's number of each candidate that has no answer in the study."""
+        """Optuna's number of each suggestion that has no answer in the study."""
 
-    def suggest(self, candidates: Iterable[Candidate], answers: Mapping[int, Answer], seed: int) -> dict[str, Scalar]:
-        """Return values for a new candidate.
+    def suggest(self, suggestions: Iterable[Suggestion], answers: Mapping[int, Answer], seed: int) -> dict[str, Scalar]:
+        """Return values for a new suggestion.
 
         Args:
-            candidates: the other candidates, by ascending number. Those without an answer are taken to be running and
+            suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
                 count as bad ("constant liar"), so the suggestion keeps away from them.
-            answers: answers that the suggestion may use, by number of the candidate.
+            answers: answers that the suggestion may use, by number of the suggestion.
             seed: seed of the sampler.
         """
         if self._study is None:
             self._study = optuna.create_study(direction="minimize")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
-            for candidate in candidates:
-                self._update(self._study, candidate, answers.get(candidate.number))
+            for suggestion in suggestions:
+                self._update(self._study, suggestion, answers.get(suggestion.number))
             self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
             asked = self._study.ask({name: dimension.distribution() for name, dimension in self._space.items()})
             # Its values are rounded below. The rounded ones are added with the next suggestion, as after a restart.
             self._study.tell(asked, state=TrialState.FAIL)
         return {name: tidy(value) for name, value in asked.params.items()}
 
-    def _update(self, study: optuna.Study, candidate: Candidate, answer: Answer | None) -> None:
+    def _update(self, study: optuna.Study, suggestion: Suggestion, answer: Answer | None) -> None:
         state = _state(answer)
-        if self._states.get(candidate.number) is state:
+        if self._states.get(suggestion.number) is state:
             return
-        if (trial := self._frozen(candidate, answer, state)) is None:
+        if (trial := self._frozen(suggestion, answer, state)) is None:
             return
-        if (placeholder := self._running.pop(candidate.number, None)) is not None:
+        if (placeholder := self._running.pop(suggestion.number, None)) is not None:
             study.tell(placeholder, state=TrialState.FAIL)  # a trial cannot be changed: a new one replaces it
         if state is TrialState.RUNNING:
-            self._running[candidate.number] = len(study.get_trials(deepcopy=False))
+            self._running[suggestion.number] = len(study.get_trials(deepcopy=False))
         study.add_trial(trial)
-        self._states[candidate.number] = state
+        self._states[suggestion.number] = state
 
-    def _frozen(self, candidate: Candidate, answer: Answer | None, state: TrialState) -> FrozenTrial | None:
-        """Return a candidate as an Optuna trial; None if the space has no such choice any more."""
+    def _frozen(self, suggestion: Suggestion, answer: Answer | None, state: TrialState) -> FrozenTrial | None:
+        """Return a suggestion as an Optuna trial; None if the space has no such choice any more."""
         parameters, distributions = {}, {}
         for name, dimension in self._space.items():
-            parameters[name], distribution = _represent(candidate.values[name], dimension)
+            parameters[name], distribution = _represent(suggestion.values[name], dimension)
             if distribution is None:
                 return None
             distributions[name] = distribution
@@ -143,13 +143,13 @@ def _represent(value: Scalar, dimension: Dimension) -> tuple[Scalar, BaseDistrib
 
 
 NUM_STARTUP = 10
-"""Number of candidates after which TPE uses their results to suggest the next ones; Optuna's default."""
+"""Number of suggestions after which TPE uses their results to suggest the next ones; Optuna's default."""
 
 
-class CandidateSampler:
-    """Suggests candidates one at a time: first those of `draw`, then those of TPE.
+class SuggestionSampler:
+    """Suggests suggestions one at a time: first those of `draw`, then those of TPE.
 
-    Without generations, a suggestion uses all answers that are known when it is asked. With them, candidates are
+    Without generations, a suggestion uses all answers that are known when it is asked. With them, suggestions are
     suggested in groups, a group follows when all answers of the one before it are known, and uses only these. The
     suggestions then do not depend on the order of answers, and therefore not on the number of workers.
     """
@@ -163,29 +163,29 @@ class CandidateSampler:
         generation: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Start without candidates.
+        """Start without suggestions.
 
         Args:
-            first: hyper-parameters of candidate 0; those that are not in ``space`` are ignored.
+            first: hyper-parameters of suggestion 0; those that are not in ``space`` are ignored.
             space: the searched hyper-parameters and their ranges.
-            trials: number of candidates in total.
-            generation: candidates per generation; None for no generations.
+            trials: number of suggestions in total.
+            generation: suggestions per generation; None for no generations.
             seed: determines all suggestions. Before TPE starts, the value of a hyper-parameter depends only on this
-                seed, its name, its range and the candidate's number, not on the other hyper-parameters in ``space``.
+                seed, its name, its range and the suggestion's number, not on the other hyper-parameters in ``space``.
         """
         self._first, self._num_trials, self._generation, self._seed = first, trials, generation, seed
         self._space = dict(sorted(space.items()))
         self._study = Study(self._space)
         self._next = 0
         self._num_closed = 0
-        self.candidates: dict[int, Candidate] = {}
-        """Candidates suggested so far, by number."""
+        self.suggestions: dict[int, Suggestion] = {}
+        """Suggestions suggested so far, by number."""
         self.answers: dict[int, Answer] = {}
-        """Answers known so far, by number of the candidate."""
+        """Answers known so far, by number of the suggestion."""
 
     @property
     def done(self) -> bool:
-        """Whether all candidates have an answer."""
+        """Whether all suggestions have an answer."""
         return len(self.answers) >= self._num_trials
 
     @property
@@ -194,62 +194,62 @@ class CandidateSampler:
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether all answers that candidate ``number`` must wait for are known."""
+        """Return whether all answers that suggestion ``number`` must wait for are known."""
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return candidate ``number`` of the start-up: the first configuration (0), or random values."""
+        """Return suggestion ``number`` of the start-up: the first configuration (0), or random values."""
         if number == 0:
             return {name: self._first[name] for name in self._space}
         quantiles = {name: stable_seed(self._seed, name, number) / 2**32 for name in self._space}
         return {name: tidy(dimension.quantile(quantiles[name])) for name, dimension in self._space.items()}
 
-    def restore(self, candidate: Candidate) -> None:
-        """Add a candidate that an earlier run suggested. Values that the space has gained since are the first's."""
-        gained = {name: self._first[name] for name in self._space if name not in candidate.values}
-        self.candidates[candidate.number] = candidate._replace(values={**candidate.values, **gained})
+    def restore(self, suggestion: Suggestion) -> None:
+        """Add a suggestion that an earlier run suggested. Values that the space has gained since are the first's."""
+        gained = {name: self._first[name] for name in self._space if name not in suggestion.values}
+        self.suggestions[suggestion.number] = suggestion._replace(values={**suggestion.values, **gained})
         self._advance()
 
-    def ask(self) -> Candidate:
-        """Suggest the candidate with the lowest number that is missing."""
+    def ask(self) -> Suggestion:
+        """Suggest the suggestion with the lowest number that is missing."""
         number = self._next
         known = self._visible(number)
         if (self._barrier(number) if self._generation else number) < NUM_STARTUP:
             values = self.draw(number)
         else:
-            others = [self.candidates[each] for each in sorted(self.candidates)]
+            others = [self.suggestions[each] for each in sorted(self.suggestions)]
             answers = {each: self.answers[each] for each in known}
             values = self._study.suggest(others, answers, stable_seed(self._seed, number))
-        candidate = self.candidates[number] = Candidate(number, values, canonical_json(_ranges(known)))
+        suggestion = self.suggestions[number] = Suggestion(number, values, canonical_json(_ranges(known)))
         self._advance()
-        return candidate
+        return suggestion
 
     def tell(self, number: int, answer: Answer) -> None:
-        """Store the answer of candidate ``number``."""
+        """Store the answer of suggestion ``number``."""
         self.answers[number] = answer
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the candidates that early stopping compares with ``number``."""
-        return range(self._barrier(number)) if self._generation else list(self.candidates)
+        """Return the numbers of the suggestions that early stopping compares with ``number``."""
+        return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
-    def winner(self) -> Candidate | None:
-        """Return the candidate with the lowest value, or None if no trial completed; on a tie the earliest."""
+    def winner(self) -> Suggestion | None:
+        """Return the suggestion with the lowest value, or None if no trial completed; on a tie the earliest."""
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()
             if answer.value is not None and not answer.failed and not answer.stopped_early
         ]
-        return self.candidates[min(scored)[1]] if scored else None
+        return self.suggestions[min(scored)[1]] if scored else None
 
     def _advance(self) -> None:
-        while self._next in self.candidates:
+        while self._next in self.suggestions:
             self._next += 1
         while self._num_closed in self.answers:
             self._num_closed += 1
 
     def _barrier(self, number: int) -> int:
-        """Return the first number of a candidate's generation, whose predecessors must have answers; else 0."""
+        """Return the first number of a suggestion's generation, whose predecessors must have answers; else 0."""
         return number // self._generation * self._generation if self._generation else 0
 
     def _visible(self, number: int) -> Sequence[int]:

@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 
-from orca_ray.results.record import Record, Status, Suggestion
+from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
 from orca_ray.sweep.search.history import History, restored
-from orca_ray.sweep.search.sampler import Answer, Candidate, CandidateSampler
+from orca_ray.sweep.search.sampler import Answer, Suggestion, SuggestionSampler
 
 
 class Search:
@@ -32,31 +32,32 @@ class Search:
         """Records of this search's ended trials, by trial key."""
         self.adopted: list[Record] = []
         """Records that were taken over from variants of the sweep, as they are there."""
-        self._suggestions: list[Suggestion] = []
+        self._suggestions: list[SuggestionRow] = []
         file = plan.spec.file
         space = plan.spec.space(plan.task, plan.method)
-        self.sampler = CandidateSampler(
+        self.sampler = SuggestionSampler(
             plan.first,
             {name: dimension for name, dimension in space.items() if name in plan.first},
             plan.num_search,
             generation=(file.parallel or 1) if plan.spec.deterministic else None,
-            seed=stable_seed(file.seed, plan.task),  # not of the method: all methods of a task draw the same candidates
+            # The seed does not depend on the method: all methods of a task draw the same suggestions.
+            seed=stable_seed(file.seed, plan.task),
         )
         self._history = history or History()
         self._scores: dict[str, Sequence[float]] = {}
         self._keys: dict[int, str] = {}
         self._numbers: dict[str, list[int]] = {}
         self._waiting: list[tuple[int, TrialSpec]] = []
-        """Heap of the trials that have not started, by number of the candidate or position among the confirm trials."""
-        self._running: dict[str, tuple[int, TrialSpec]] = {}
-        self._busy = set(running)
+        """Heap of trials that have not started, by number of the suggestion or position among the confirm trials."""
+        self._running_before = frozenset(running)
+        self._running: set[str] = set()
+        """Keys of the trials that an executor has, or that wait for their next attempt."""
         self._confirm: list[str] | None = None
         self._num_confirmed = 0
         stored = {(s.number, s.trial_key) for s in self._own_suggestions()}
-        for candidate in restored(plan, self._history, self.sampler):
-            self.sampler.restore(candidate)
-            self._add(self.sampler.candidates[candidate.number], stored)
-        self._keep_running()
+        for suggestion in restored(plan, self._history, self.sampler):
+            self.sampler.restore(suggestion)
+            self._add(self.sampler.suggestions[suggestion.number], stored)
         self._confirm_if_searched()
 
     @property
@@ -107,11 +108,11 @@ class Search:
             self._confirm_if_searched()
         if not self._can_start:
             return None
-        number, trial = heappop(self._waiting)
-        self._running[trial.key] = number, trial
+        _, trial = heappop(self._waiting)
+        self._running.add(trial.key)
         return trial
 
-    def new_suggestions(self) -> list[Suggestion]:
+    def new_suggestions(self) -> list[SuggestionRow]:
         """Return, once, the suggestions that the sweep's journal does not have."""
         suggestions, self._suggestions = self._suggestions, []
         return suggestions
@@ -124,8 +125,7 @@ class Search:
 
     def finish(self, record: Record, scores: Sequence[float]) -> None:
         """Store the record of a running trial that has ended, and its validation score per epoch."""
-        self._running.pop(record.trial_key, None)
-        self._busy.discard(record.trial_key)
+        self._running.discard(record.trial_key)
         self._end(record, scores)
         self._confirm_if_searched()
 
@@ -147,32 +147,39 @@ class Search:
             if key != trial.key and not (answer and answer.failed):
                 yield self._scores.get(key, ())
 
-    def _own_suggestions(self) -> Iterator[Suggestion]:
+    def _own_suggestions(self) -> Iterator[SuggestionRow]:
         entries = self._history.suggestions.get((self.plan.task, self.plan.method), ())
         return (entry for entry in entries if entry.sweep == self.plan.spec.sweep_id)
 
-    def _add(self, candidate: Candidate, stored: set[tuple[int, str]]) -> None:
-        """Add a candidate: its trial has ended in an earlier run, runs already for an equal candidate, or must wait."""
-        plan, number = self.plan, candidate.number
-        trial = plan.trial(candidate.values, plan.spec.file.seed, "search")
+    def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
+        """Add a suggestion: its trial has ended, runs already, also for an equal suggestion, or must wait."""
+        plan, number = self.plan, suggestion.number
+        trial = plan.trial(suggestion.values, plan.spec.file.seed, "search")
         key = self._keys[number] = trial.key
         if (number, key) not in stored:
-            values, now = canonical_json(dict(candidate.values)), datetime.now(UTC)
+            values, now = canonical_json(dict(suggestion.values)), datetime.now(UTC)
             sweep = plan.spec.sweep_id
             self._suggestions.append(
-                Suggestion(sweep, plan.task, plan.method, number, key, values, candidate.known, now)
+                SuggestionRow(sweep, plan.task, plan.method, number, key, values, suggestion.known, now)
             )
-        twins = self._numbers.setdefault(key, [])
-        twins.append(number)
+        equal = self._numbers.setdefault(key, [])
+        equal.append(number)
         if key in self.records:
             self.sampler.tell(number, Answer.from_record(self.records[key], self._scores[key]))
-        elif len(twins) == 1 and not self._recall(trial):
-            heappush(self._waiting, (number, trial))
+        elif len(equal) == 1:
+            self._plan_trial(number, trial)
+
+    def _plan_trial(self, position: int, trial: TrialSpec) -> None:
+        """Let a trial wait for its start, unless it runs already or an earlier run has its record."""
+        if trial.key in self._running_before and trial.key not in self.records:
+            self._running.add(trial.key)
+        elif not self._recall(trial):
+            heappush(self._waiting, (position, trial))
 
     def _recall(self, trial: TrialSpec) -> bool:
         """End a trial at once if an earlier run has its record; return whether that is so."""
         record = self.records.get(trial.key) or self._history.records.get(trial.key)
-        if record is None or record.phase != trial.phase or trial.key in self._busy:
+        if record is None or record.phase != trial.phase:
             return False
         sweep = self.plan.spec.sweep_id
         if record.sweep != sweep:
@@ -182,7 +189,7 @@ class Search:
         return True
 
     def _confirm_if_searched(self) -> None:
-        """Create the confirm trials of the best candidate when all search trials have ended."""
+        """Create the confirm trials of the best suggestion when all search trials have ended."""
         if self._confirm is not None or not self.sampler.done:
             return
         winner = self.sampler.winner()
@@ -194,12 +201,5 @@ class Search:
             for configuration in self.plan.configurations
         ]
         self._confirm = [trial.key for trial in trials]
-        self._waiting = [(index, trial) for index, trial in enumerate(trials) if not self._recall(trial)]
-        self._keep_running()
-
-    def _keep_running(self) -> None:
-        """Move the trials that run already from the waiting to the running ones."""
-        for number, trial in [each for each in self._waiting if each[1].key in self._busy]:
-            self._waiting.remove((number, trial))
-            self._running[trial.key] = number, trial
-        heapify(self._waiting)
+        for position, trial in enumerate(trials):
+            self._plan_trial(position, trial)

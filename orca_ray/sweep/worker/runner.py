@@ -52,7 +52,6 @@ class TrialRunner:
         staging: str | None = None,
         checkpoint_seconds: float = 30.0,
         reuse_aligned: bool = True,
-        halvings: int = 0,
         keep_model: bool = False,
     ) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
@@ -60,11 +59,10 @@ class TrialRunner:
         ``store`` is the path or URI of the results store, in whose folder the trial has its checkpoints; ``staging`` is
         the URI of staged data (see `staging.stage`). ``checkpoint_seconds`` is the minimum time between two
         checkpoints. Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one
-        for them. ``halvings`` says how often the micro-batch is halved, because memory ran out in earlier attempts.
-        With ``keep_model``, a confirm trial that completes stores its model.
+        for them. With ``keep_model``, a confirm trial that completes stores its model.
         """
         self.trial = trial
-        self._reuse_aligned, self._halvings = reuse_aligned, halvings
+        self._reuse_aligned = reuse_aligned
         self._store, self._keep_model = store, keep_model
         self._checkpoints, self._staging = Checkpoints(store), staging
         self._checkpoint_seconds = checkpoint_seconds
@@ -152,7 +150,7 @@ class TrialRunner:
 
         build = partial(
             build_adaptation, trial=self.trial, staging=self._staging, device=device_for(self.trial),
-            halvings=self._halvings, reuse_aligned=self._reuse_aligned,
+            reuse_aligned=self._reuse_aligned,
         )  # fmt: skip
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
@@ -222,8 +220,8 @@ class TrialRunner:
         if (absent := self.trial.stands_in_for) and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
             notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
-        if self._halvings:
-            notes.append(f"memory ran out in an earlier attempt: micro-batch halved {self._halvings} times")
+        if halvings := self.trial.halvings:
+            notes.append(f"memory ran out in an earlier attempt: micro-batch halved {halvings} times")
         if self.trial.protocol == PAPER:
             notes.append(PAPER_NOTE)
         notes += _plug_ins(self.trial)
@@ -261,7 +259,7 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
 
 
 def build_adaptation(
-    ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, halvings: int, reuse_aligned: bool,
+    ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> "TrialTrainer":  # fmt: skip
     """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
@@ -269,7 +267,7 @@ def build_adaptation(
     from orca_ray.methods.trial_trainer import TrialTrainer
     from orca_ray.tasks.registry import get_task
 
-    _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), halvings)
+    _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), trial.halvings)
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
     return TrialTrainer(

@@ -27,7 +27,7 @@ from orca_ray.sweep.plan.searches import Resources, plan_searches
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import make_executor, run_sweep
 from orca_ray.sweep.run.events import Event, SweepStarted, TrialFinished
-from orca_ray.sweep.run.messages import Assignment
+from orca_ray.sweep.run.messages import trial_to_json
 from orca_ray.sweep.worker.models import best_of
 from orca_ray.testing.suite import make_home
 from tests.sweep.fakes import fake_searches, waiting_requests
@@ -295,8 +295,7 @@ def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: 
 
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
-    order = Assignment(trial=trial)
-    group = placement({"assignment": order.to_json()})
+    group = placement({"trial": trial_to_json(trial)})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 

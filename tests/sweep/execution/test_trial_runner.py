@@ -12,7 +12,7 @@ from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
-from orca_ray.sweep.run.messages import Assignment, TrialReport
+from orca_ray.sweep.run.messages import TrialReport, trial_to_json
 from orca_ray.sweep.run.retries import classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
@@ -86,7 +86,7 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     trial = plans["nft"].trial({}, 1, "confirm")
     actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
     actor._trial_info = None
-    actor.setup({"assignment": Assignment(trial=trial).to_json()})
+    actor.setup({"trial": trial_to_json(trial)})
     monkeypatch.setattr(node, "_staged", set())
     report = TrialReport.from_json(actor.step()["report"])
     assert asked == [StagingRequest.of_trial(trial)]
@@ -96,7 +96,7 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     assert [point.epoch for point in points] == [1, 2, 3]
     assert len(asked) == 1, "it is staged by then"
     missing = dataclasses.replace(trial, data_fingerprint="0" * 16)
-    actor.reset_config({"assignment": Assignment(trial=missing).to_json()})
+    actor.reset_config({"trial": trial_to_json(missing)})
     with pytest.raises(StagingError):
         actor.step()
 
@@ -211,7 +211,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     """A deterministic trial also after one of the same settings that ran with two threads."""
 
     def config(trial: TrialSpec) -> dict[str, Any]:
-        return {"assignment": Assignment(trial=trial).to_json()}
+        return {"trial": trial_to_json(trial)}
 
     def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
         while True:

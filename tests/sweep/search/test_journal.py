@@ -56,7 +56,7 @@ def suggest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make Optuna suggest other values, as a new version may."""
     suggest = Study.suggest
     monkeypatch.setattr(
-        Study, "suggest", lambda self, candidates, answers, seed: suggest(self, candidates, answers, ~seed % 2**32)
+        Study, "suggest", lambda self, suggestions, answers, seed: suggest(self, suggestions, answers, ~seed % 2**32)
     )
 
 

@@ -9,69 +9,69 @@ from optuna.trial import FrozenTrial, TrialState
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.searches import plan_searches
-from orca_ray.sweep.search import NUM_STARTUP, Answer, Candidate, CandidateSampler, Search, Study
+from orca_ray.sweep.search import NUM_STARTUP, Answer, Search, Study, Suggestion, SuggestionSampler
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
 
 
-def loss(candidate: Candidate) -> float:
-    return abs(math.log10(float(candidate.values["lr"])) + 2) + (candidate.values["optimizer"] == "sgd")
+def loss(suggestion: Suggestion) -> float:
+    return abs(math.log10(float(suggestion.values["lr"])) + 2) + (suggestion.values["optimizer"] == "sgd")
 
 
-def answer(candidate: Candidate) -> Answer:
-    return Answer(loss(candidate), scores=[loss(candidate)])
+def answer(suggestion: Suggestion) -> Answer:
+    return Answer(loss(suggestion), scores=[loss(suggestion)])
 
 
-def one(candidate: Candidate) -> Answer:
+def one(suggestion: Suggestion) -> Answer:
     return Answer(1.0)
 
 
 def run(
-    search: CandidateSampler,
+    search: SuggestionSampler,
     *,
     workers: int = 1,
     youngest_first: bool = False,
-    answer: Callable[[Candidate], Answer] = answer,
-) -> list[Candidate]:
-    """Answer candidates until all have one; as many are open at a time as there are workers, if that is allowed."""
-    asked: list[Candidate] = []
-    out: list[Candidate] = []
+    answer: Callable[[Suggestion], Answer] = answer,
+) -> list[Suggestion]:
+    """Answer suggestions until all have one; as many are open at a time as there are workers, if that is allowed."""
+    asked: list[Suggestion] = []
+    out: list[Suggestion] = []
     while not search.done:
         while search.can_ask and len(out) < workers:
             asked.append(search.ask())
             out.append(asked[-1])
-        candidate = out.pop() if youngest_first else out.pop(0)
-        search.tell(candidate.number, answer(candidate))
+        suggestion = out.pop() if youngest_first else out.pop(0)
+        search.tell(suggestion.number, answer(suggestion))
     return asked
 
 
-def test_the_first_candidate_is_the_given_configuration() -> None:
-    assert CandidateSampler(FIRST, SPACE, 3).ask() == Candidate(0, {"lr": 1e-3, "optimizer": "adam"}, "[]")
+def test_the_first_suggestion_is_the_given_configuration() -> None:
+    assert SuggestionSampler(FIRST, SPACE, 3).ask() == Suggestion(0, {"lr": 1e-3, "optimizer": "adam"}, "[]")
 
 
 @pytest.mark.parametrize("generation", [1, 3])
 def test_generations_do_not_depend_on_the_number_of_workers_or_the_order_of_answers(generation: int) -> None:
-    alone = run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=4))
-    many = run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=4), workers=5, youngest_first=True)
+    alone = run(SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=4))
+    many = run(SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=4), workers=5, youngest_first=True)
     assert alone == many
     assert len(alone) == 17
-    assert run(CandidateSampler(FIRST, SPACE, 17, generation=generation, seed=5)) != alone
+    assert run(SuggestionSampler(FIRST, SPACE, 17, generation=generation, seed=5)) != alone
 
 
 @pytest.mark.parametrize("ended", [0, 4, 11, 12, 14])
 @pytest.mark.parametrize("generation", [None, 1, 3])
-def test_a_restored_search_goes_on_with_the_same_candidates(generation: int | None, ended: int) -> None:
-    whole = run(CandidateSampler(FIRST, SPACE, 16, generation=generation, seed=1))
-    again = CandidateSampler(FIRST, SPACE, 16, generation=generation, seed=1)
-    for candidate in whole[:ended]:
-        again.restore(candidate)
-        again.tell(candidate.number, answer(candidate))
+def test_a_restored_search_goes_on_with_the_same_suggestions(generation: int | None, ended: int) -> None:
+    whole = run(SuggestionSampler(FIRST, SPACE, 16, generation=generation, seed=1))
+    again = SuggestionSampler(FIRST, SPACE, 16, generation=generation, seed=1)
+    for suggestion in whole[:ended]:
+        again.restore(suggestion)
+        again.tell(suggestion.number, answer(suggestion))
     assert run(again) == whole[ended:]
 
 
-def test_the_next_candidate_waits_for_nothing_and_knows_what_is_known() -> None:
-    search = CandidateSampler(FIRST, SPACE, 20)
+def test_the_next_suggestion_waits_for_nothing_and_knows_what_is_known() -> None:
+    search = SuggestionSampler(FIRST, SPACE, 20)
     first = [search.ask() for _ in range(12)]
     assert [json.loads(each.known or "") for each in first] == [[]] * 12
     for number in (0, 1, 2, 5, 11):
@@ -79,18 +79,18 @@ def test_the_next_candidate_waits_for_nothing_and_knows_what_is_known() -> None:
     assert json.loads(search.ask().known or "") == [[0, 2], [5, 5], [11, 11]]
 
 
-def test_running_candidates_are_kept_away_from() -> None:
+def test_running_suggestions_are_kept_away_from() -> None:
     """Twelve workers at once: without the constant liar, equal knowledge would give nearly equal suggestions."""
-    search = CandidateSampler({"x": 0.5}, {"x": Dimension(uniform=(0.0, 1.0))}, NUM_STARTUP + 6)
+    search = SuggestionSampler({"x": 0.5}, {"x": Dimension(uniform=(0.0, 1.0))}, NUM_STARTUP + 6)
     for _ in range(NUM_STARTUP):
-        candidate = search.ask()
-        search.tell(candidate.number, Answer(abs(float(candidate.values["x"]) - 0.3)))
+        suggestion = search.ask()
+        search.tell(suggestion.number, Answer(abs(float(suggestion.values["x"]) - 0.3)))
     values = sorted(float(search.ask().values["x"]) for _ in range(6))
     assert len(set(values)) == 6
 
 
 def test_a_generation_waits_for_the_one_before() -> None:
-    search = CandidateSampler(FIRST, SPACE, 5, generation=2)
+    search = SuggestionSampler(FIRST, SPACE, 5, generation=2)
     first = [search.ask(), search.ask()]
     assert not search.can_ask
     search.tell(1, answer(first[1]))
@@ -103,12 +103,12 @@ def test_a_generation_waits_for_the_one_before() -> None:
 
 
 def test_the_search_finds_better_than_the_first() -> None:
-    search = CandidateSampler(FIRST, SPACE, 25, seed=0)
+    search = SuggestionSampler(FIRST, SPACE, 25, seed=0)
     run(search, workers=3)
     winner = search.winner()
     assert winner is not None
     assert loss(winner) < 0.5
-    assert loss(winner) < 1.0  # the first candidate's
+    assert loss(winner) < 1.0  # the first suggestion's
 
 
 def optuna_trials(study: Study) -> list[FrozenTrial]:
@@ -120,26 +120,26 @@ def optuna_trials(study: Study) -> list[FrozenTrial]:
 
 def test_states_reach_optuna_as_they_are() -> None:
     study = Study(SPACE)
-    candidates = [Candidate(number, {"lr": 10.0**-number / 20, "optimizer": "adam"}) for number in range(4)]
+    suggestions = [Suggestion(number, {"lr": 10.0**-number / 20, "optimizer": "adam"}) for number in range(4)]
     answers = {0: Answer(0.5, scores=[0.7, 0.5]), 1: Answer(0.1, True, [0.1]), 2: Answer(None, scores=[0.2, math.nan])}
-    study.suggest(candidates, answers, 0)
+    study.suggest(suggestions, answers, 0)
     told = optuna_trials(study)
     assert [trial.state for trial in told] == [
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
     ]  # fmt: skip
     assert [trial.intermediate_values for trial in told] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
     assert [trial.params["lr"] for trial in told] == [0.05, 0.005, 0.0005, 5e-5]
-    study.suggest(candidates, {**answers, 3: Answer(math.nan, scores=[0.3])}, 0)
+    study.suggest(suggestions, {**answers, 3: Answer(math.nan, scores=[0.3])}, 0)
     assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
     assert len(optuna_trials(study)) == 4
 
 
 @pytest.mark.parametrize("multiple", [0.1, 100.0])
-def test_candidates_of_another_space_are_told_as_far_as_optuna_can_hold_them(multiple: float) -> None:
+def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(multiple: float) -> None:
     space = {**SPACE, "lr": Dimension(log_uniform=(1e-5 * multiple, 1e-3 * multiple))}
     study = Study(space)
-    old = [Candidate(number, {"lr": 1.3e-5 * 2**number, "optimizer": "adam"}) for number in range(12)]
-    foreign = Candidate(12, {"lr": 1e-3, "optimizer": "lion"})
+    old = [Suggestion(number, {"lr": 1.3e-5 * 2**number, "optimizer": "adam"}) for number in range(12)]
+    foreign = Suggestion(12, {"lr": 1e-3, "optimizer": "lion"})
     answers = {each.number: Answer(loss(each)) for each in (*old, foreign)}
     values = study.suggest([*old, foreign], answers, 3)
     assert space["lr"].contains(values["lr"])
@@ -149,26 +149,26 @@ def test_candidates_of_another_space_are_told_as_far_as_optuna_can_hold_them(mul
 
 def test_a_value_that_was_rounded_out_of_its_range_is_its_end() -> None:
     study = Study({"x": Dimension(uniform=(0.0, 0.123449))})
-    study.suggest([Candidate(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    study.suggest([Suggestion(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
     assert optuna_trials(study)[0].params == {"x": 0.1235}
     study = Study({"x": Dimension(uniform=(0.0, 0.12345))})
-    study.suggest([Candidate(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    study.suggest([Suggestion(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
     assert optuna_trials(study)[0].params == {"x": 0.12345}
 
 
 def test_no_winner_when_all_fail_and_nothing_to_do_without_trials() -> None:
-    search = CandidateSampler(FIRST, SPACE, 1)
+    search = SuggestionSampler(FIRST, SPACE, 1)
     search.ask()
     search.tell(0, Answer(None))
     assert search.done
     assert search.winner() is None
-    empty = CandidateSampler(FIRST, SPACE, 0)
+    empty = SuggestionSampler(FIRST, SPACE, 0)
     assert empty.done
     assert not empty.can_ask
 
 
 def test_a_stopped_trials_partial_score_never_wins() -> None:
-    search = CandidateSampler(FIRST, SPACE, 3)
+    search = SuggestionSampler(FIRST, SPACE, 3)
     for given in (Answer(0.5), Answer(0.1, stopped_early=True), Answer(math.nan)):
         search.tell(search.ask().number, given)
     winner = search.winner()
@@ -176,10 +176,10 @@ def test_a_stopped_trials_partial_score_never_wins() -> None:
     assert winner.number == 0
 
 
-def test_rivals_are_the_earlier_generations_or_all_candidates() -> None:
-    search = CandidateSampler(FIRST, SPACE, 6, generation=2)
+def test_rivals_are_the_earlier_generations_or_all_suggestions() -> None:
+    search = SuggestionSampler(FIRST, SPACE, 6, generation=2)
     assert [list(search.rivals(number)) for number in range(5)] == [[], [], [0, 1], [0, 1], [0, 1, 2, 3]]
-    free = CandidateSampler(FIRST, SPACE, 6)
+    free = SuggestionSampler(FIRST, SPACE, 6)
     for _ in range(3):
         free.ask()
     assert list(free.rivals(0)) == [0, 1, 2]
@@ -190,8 +190,8 @@ WIDE = {**SPACE, "align": Dimension(integer=(5, 40)), "dropout": Dimension(unifo
 
 def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() -> None:
     first: dict[str, Scalar] = {**FIRST, "align": 20, "dropout": 0.1}
-    narrow = run(CandidateSampler(first, SPACE, NUM_STARTUP, seed=4))
-    wide = run(CandidateSampler(first, WIDE, NUM_STARTUP, generation=3, seed=4))
+    narrow = run(SuggestionSampler(first, SPACE, NUM_STARTUP, seed=4))
+    wide = run(SuggestionSampler(first, WIDE, NUM_STARTUP, generation=3, seed=4))
     assert [{name: each.values[name] for name in SPACE} for each in wide] == [each.values for each in narrow]
     assert len({each.values["lr"] for each in narrow}) == NUM_STARTUP
     assert {each.values["optimizer"] for each in narrow} == {"adam", "sgd"}
@@ -200,29 +200,29 @@ def test_a_further_dimension_changes_no_value_of_the_others_before_tpe_starts() 
 
 
 def test_other_ranges_get_the_same_quantile() -> None:
-    first = run(CandidateSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6), answer=one)
-    tenfold = run(CandidateSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6), answer=one)
+    first = run(SuggestionSampler({"lr": 1e-3}, {"lr": Dimension(log_uniform=(1e-4, 1e-2))}, 6), answer=one)
+    tenfold = run(SuggestionSampler({"lr": 1e-2}, {"lr": Dimension(log_uniform=(1e-3, 1e-1))}, 6), answer=one)
     assert [float(each.values["lr"]) for each in tenfold] == pytest.approx(
         [10 * float(each.values["lr"]) for each in first], rel=1e-3
     )
 
 
 @pytest.mark.parametrize("generation", [None, 1])
-def test_tpe_uses_results_from_the_first_candidate_after_the_start_up(generation: int | None) -> None:
+def test_tpe_uses_results_from_the_first_suggestion_after_the_start_up(generation: int | None) -> None:
     space = {"x": Dimension(uniform=(0.0, 1.0))}
 
-    def last(best: float) -> Candidate:
-        search = CandidateSampler({"x": 0.5}, space, NUM_STARTUP + 1, generation=generation)
+    def last(best: float) -> Suggestion:
+        search = SuggestionSampler({"x": 0.5}, space, NUM_STARTUP + 1, generation=generation)
         for _ in range(NUM_STARTUP):
-            candidate = search.ask()
-            search.tell(candidate.number, Answer(abs(float(candidate.values["x"]) - best)))
+            suggestion = search.ask()
+            search.tell(suggestion.number, Answer(abs(float(suggestion.values["x"]) - best)))
         return search.ask()
 
     assert last(0.0) != last(1.0)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_all_methods_of_a_task_draw_the_same_candidates(deterministic: bool) -> None:
+def test_all_methods_of_a_task_draw_the_same_suggestions(deterministic: bool) -> None:
     spec = load_spec("pocket")
     spec = replace(spec, overrides=replace(spec.overrides, deterministic=deterministic))
     plans = {plan.method: plan for plan in plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)}
@@ -238,9 +238,9 @@ def test_all_methods_of_a_task_draw_the_same_candidates(deterministic: bool) -> 
 
 def test_the_shared_draws_are_those_of_older_stores() -> None:
     """Records from before the journal get their numbers by these values."""
-    search = CandidateSampler({**FIRST, "align": 20, "dropout": 0.1}, WIDE, 10, seed=7)
+    search = SuggestionSampler({**FIRST, "align": 20, "dropout": 0.1}, WIDE, 10, seed=7)
     assert search.draw(3) == {"align": 36, "dropout": 0.2085, "lr": 2.256e-05, "optimizer": "sgd"}
 
 
 def test_a_space_of_nothing_repeats_the_first() -> None:
-    assert [each.values for each in run(CandidateSampler(FIRST, {}, 13), answer=one)] == [{}] * 13
+    assert [each.values for each in run(SuggestionSampler(FIRST, {}, 13), answer=one)] == [{}] * 13
