@@ -39,7 +39,7 @@ from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.sweep.executors import trainable
-from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport
@@ -129,7 +129,7 @@ def run_on_ray(controller: SweepController, workers: int, actor: type[SimulatedA
         ray_executor.RayExecutor() as executor,
     ):
         executor.open("local")
-        executor.run(controller, WorkerSettings(""), RunOptions())
+        executor.run(controller, WorkerSettings(""), ExecutorOptions())
 
 
 def _seconds_of(seconds: Mapping[tuple[str, str], float], trial: TrialSpec) -> float:

@@ -5,14 +5,14 @@ from typing import Any
 
 from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.tasks.registry import get_task
 
 
 def run_trial(
     task: str, method: str, body: str, values: Mapping[str, Scalar], seed: int, **options: Any
-) -> tuple[Outcome, list[Progress]]:  # fmt: skip
+) -> tuple[Outcome, list[EpochProgress]]:  # fmt: skip
     """Run a trial with hyper-parameters ``values``; return its outcome and the progress after every epoch.
 
     ``options`` are further arguments of `TrialTrainer`.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.errors import UserError
-from orca_ray.methods.model_folder import refuse_other
+from orca_ray.methods.model_folder import check_other
 from orca_ray.methods.registry import get_method
 from orca_ray.protocol import KeepModels
 from orca_ray.results.models import StoredModels
@@ -139,10 +139,10 @@ class AdaptationSweep:
     def save(self, out: str | Path) -> Record:
         """Write the best model to the folder ``out``, delete the others from the store, and return its record.
 
-        Raises UserError as `best`, and as `refuse_other` for ``out``.
+        Raises UserError as `best`, and as `check_other` for ``out``.
         """
         best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
-        refuse_other(folder)
+        check_other(folder)
         models.fetch(best.trial_key, folder)  # first: if it fails, nothing is lost
         for record in self._confirmed():
             if record.trial_key != best.trial_key:

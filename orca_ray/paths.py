@@ -22,7 +22,7 @@ _KINDS = {
 }
 
 
-def refuse_special(path: Path, what: str) -> None:
+def check_special(path: Path, what: str) -> None:
     """Raise `UserError` if ``path`` is a pipe, device or socket, or is inside /proc, /sys or /dev (but not /dev/shm).
 
     The message names the argument ``what``, e.g. ``--out``. The path is not opened, and may be missing.
@@ -32,9 +32,9 @@ def refuse_special(path: Path, what: str) -> None:
         raise UserError(f"{what} {path} is {found}: give a path to a regular file or directory on a disk")
 
 
-def require_directory(path: Path, what: str) -> Path:
+def check_directory(path: Path, what: str) -> Path:
     """Return ``path`` if it is a directory or could be created as one; otherwise raise a `UserError` about ``what``."""
-    refuse_special(path, what)
+    check_special(path, what)
     blocking = next(each for each in (path.absolute(), *path.absolute().parents) if _exists(each))
     if not blocking.is_dir():
         found = _kind(blocking) or "a broken link"

@@ -24,7 +24,7 @@ from orca_ray.own_data.preprocessing import Preprocessing
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.precision import choose_precision
 
 HUB = "hub:"
@@ -198,7 +198,7 @@ class Predictor:
         Raises UserError if they are not finite.
         """
         try:
-            return predict(Feed(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
+            return predict(SplitInputs(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
         except NotFiniteError as error:
             raise UserError(
                 "the model's outputs are not finite, because inputs are far from those of training: check their units"
@@ -287,12 +287,12 @@ def _from_hub(name: str) -> Path:
     """Return the local copy of a repository of the Hugging Face hub that is a model folder."""
     from huggingface_hub import constants, snapshot_download
 
-    from orca_ray.models.body_files import cause, require_hub
+    from orca_ray.models.body_files import cause, check_hub
 
     repository = name.removeprefix(HUB)
     files = [model_folder.CONFIG, model_folder.WEIGHTS, model_folder.PREPROCESSING, model_folder.CARD]
     try:
-        require_hub(repository, model_folder.CONFIG)
+        check_hub(repository, model_folder.CONFIG)
         return Path(snapshot_download(repository, allow_patterns=files, local_files_only=constants.HF_HUB_OFFLINE))
     except (UserError, ModuleNotFoundError):
         raise

@@ -46,7 +46,7 @@ def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None 
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
 
 
-class Cost:
+class CostMatrix:
     """Cost matrix C_ij = ½‖x_i − z_j‖² + ½ W[label_i, label_j], [n, m], between points x_i (rows) and z_j (columns).
 
     Without ``z_mD``, z is x and the diagonal is exactly 0. ``w_LK`` contains the distances W between classes, and
@@ -68,14 +68,14 @@ class Cost:
         self._stored_nm: Tensor | None = None
         self.shape = (len(x_nD), len(self.z_mD))
 
-    def store(self, limit: int | None = None) -> "Cost":
+    def store(self, limit: int | None = None) -> "CostMatrix":
         """Compute and store C if it fits in ``limit`` bytes and a quarter of `distance.MEMORY_BYTES`; return self."""
         limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
 
-    def columns(self, columns: slice) -> "Cost":
+    def columns(self, columns: slice) -> "CostMatrix":
         """Return the cost matrix of some columns; a stored C is not copied."""
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import BRIEF, Source
 from orca_ray.data.bodies import ModalityName
-from orca_ray.data.packages import Progress
+from orca_ray.data.packages import SayText
 from orca_ray.discovery import ambiguous, came_from, declared, module_names, modules, plug_ins, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.models.modality import get_modality
@@ -73,7 +73,7 @@ def get_source(name: str) -> Source:
     return lookup("source", name, all_sources())
 
 
-def require_suitable(name: str, modality: ModalityName) -> None:
+def check_suitable(name: str, modality: ModalityName) -> None:
     """Raise UserError if the source ``name`` is not for bodies of ``modality``."""
     if name not in (allowed := source_names(modality)):
         raise UserError(f"source {name!r} does not suit {modality} bodies: use {' or '.join(allowed)}")
@@ -85,7 +85,7 @@ def default_source(modality: ModalityName) -> str:
     return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 
 
-def fetch_source(name: str, modality: ModalityName, progress: Progress | None = None) -> str:
+def fetch_source(name: str, modality: ModalityName, progress: SayText | None = None) -> str:
     """Fetch the source ``name``, or if that is empty the `default_source` after a brief try to fetch the paper's.
 
     Returns the name of the source, which is then on this machine. Raises UserError if it cannot be fetched.

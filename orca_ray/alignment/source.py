@@ -11,7 +11,7 @@ import numpy as np
 from orca_ray.data import cache, packages
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.download import Patience
-from orca_ray.data.packages import Package, Progress
+from orca_ray.data.packages import Package, SayText
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 
@@ -67,7 +67,7 @@ class Source:
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(packages.is_cached(package) for package in self.packages)
 
-    def fetch(self, progress: Progress | None = None, *, patience: Patience = _USUAL) -> None:
+    def fetch(self, progress: SayText | None = None, *, patience: Patience = _USUAL) -> None:
         """Download the packages and the file that are not present; raises UserError if a download fails."""
         for package in self.packages:
             packages.wheel(package, progress)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.registry import default_source, get_source, require_suitable
+from orca_ray.alignment.registry import check_suitable, default_source, get_source
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
 from orca_ray.data import cache
@@ -118,7 +118,7 @@ def _choose(name: str, body: str, image_size: int, num_tokens: int, num_samples:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
     modality = body_modality(body)
     source = get_source(name or default_source(modality))
-    require_suitable(source.name, modality)
+    check_suitable(source.name, modality)
     return source, get_modality(modality).source_size(image_size, num_tokens)
 
 

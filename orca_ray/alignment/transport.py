@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment import distance
-from orca_ray.alignment.cost import Cost, recomputed
+from orca_ray.alignment.cost import CostMatrix, recomputed
 from orca_ray.alignment.distance import Diagnosis
 
 RELATIVE_EPSILON = 0.05
@@ -31,7 +31,7 @@ _COPIES = 6
 
 
 @dataclass
-class Report:
+class SolverReport:
     """Collects how the transport problems in one call of a distance ended, for the call's `Diagnosis`."""
 
     iterations: int = 0
@@ -48,7 +48,7 @@ class Report:
                 "bring the two sides to a similar scale, or align with bures or sliced"
             )
 
-    def add_recomputed(self, cost: Cost) -> None:
+    def add_recomputed(self, cost: CostMatrix) -> None:
         """Note that ``cost`` does not fit in memory, so that its problem is solved in blocks."""
         n, m = cost.shape
         self.notes.append(
@@ -68,7 +68,7 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
     return RELATIVE_EPSILON * (mean_cost if mean_cost > 1e-24 * mean_square else mean_square or 1.0)
 
 
-def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None = None) -> Tensor:
+def transport(cost: CostMatrix, epsilon: float, report: SolverReport, start_m: Tensor | None = None) -> Tensor:
     """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
 
     POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If they do not converge, Newton's
@@ -93,7 +93,7 @@ def transport(cost: Cost, epsilon: float, report: Report, start_m: Tensor | None
     return _with_gradient(value, cost, epsilon, f_n, g_m)
 
 
-def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, Tensor]:
+def self_transport(cost: CostMatrix, epsilon: float, report: SolverReport) -> tuple[Tensor, Tensor]:
     """Return OT of a set of points to itself, differentiable in the costs, and its potential f [n] (here g = f).
 
     With K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of
@@ -121,7 +121,7 @@ def self_transport(cost: Cost, epsilon: float, report: Report) -> tuple[Tensor, 
     return _with_gradient(value, cost, epsilon, f_n, f_n), epsilon * f_n
 
 
-def _with_gradient(value: Tensor, cost: Cost, epsilon: float, f_n: Tensor, g_m: Tensor) -> Tensor:
+def _with_gradient(value: Tensor, cost: CostMatrix, epsilon: float, f_n: Tensor, g_m: Tensor) -> Tensor:
     """Return ``value`` with the plan P, given by the scaled potentials, as its gradient with respect to C."""
 
     def linear_part(rows: slice) -> Tensor:
@@ -151,7 +151,7 @@ def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
     return log["log_u"] + math.log(n), log["log_v"] + math.log(m), log["niter"] + 1
 
 
-def _sinkhorn_in_blocks(cost: Cost, epsilon: float, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
+def _sinkhorn_in_blocks(cost: CostMatrix, epsilon: float, g_m: Tensor) -> tuple[Tensor, Tensor, float, int]:
     """Return scaled potentials, L1 error and iterations of log-domain Sinkhorn; row marginals are exact."""
     n, m = cost.shape
     f_n, next_m = cost.x_nD.new_empty(n), g_m

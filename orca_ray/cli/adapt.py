@@ -95,14 +95,14 @@ def adapt(
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
     from orca_ray.api import AdaptationSweep
-    from orca_ray.methods.model_folder import refuse_other
+    from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
     from orca_ray.own_data.inference import infer
     from orca_ray.own_data.registration import register
 
     given = options.data_options()
     if options.out is not None:
-        refuse_other(options.out)  # before anything is trained
+        check_other(options.out)  # before anything is trained
     samples = read(data, given)
     inferred = infer(samples, given)
     silent = options.quiet or options.json

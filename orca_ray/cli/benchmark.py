@@ -9,7 +9,7 @@ from typer import Argument, Exit
 from orca_ray.cli.options import existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import INTERRUPTED, TRIALS_FAILED, duration, emit_json, note, plain, reason, say
 from orca_ray.cli.plan import show_plan
-from orca_ray.cli.sweep_options import RunOptions
+from orca_ray.cli.sweep_options import RunCommandOptions
 from orca_ray.errors import UserError
 from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
@@ -22,25 +22,27 @@ MAX_NOTES = 5
 """Largest number of distinct notes of trials that the summary of a sweep lists."""
 
 
-@takes(RunOptions)
+@takes(RunCommandOptions)
 def benchmark(
-    name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")], options: RunOptions
+    name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")],
+    options: RunCommandOptions,
 ) -> None:
     """Run the sweep of a benchmark. Run it again to continue it; finished trials are not repeated."""
     _run(options.spec(name), name, options)
 
 
-@takes(RunOptions)
-def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunOptions) -> None:
+@takes(RunCommandOptions)
+def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")], options: RunCommandOptions) -> None:
     """Run the sweep that a YAML file describes."""
     # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
     source = sweep if is_path(sweep) else f"./{sweep}"
     _run(options.spec(source), source, options)
 
 
-@takes(RunOptions)
+@takes(RunCommandOptions)
 def extend(
-    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")], options: RunOptions
+    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")],
+    options: RunCommandOptions,
 ) -> None:
     """Run more of a sweep that has results: more trials, tasks, methods or seeds, or a wider space.
 
@@ -55,7 +57,7 @@ def extend(
     _run(spec, source, options)
 
 
-def _run(spec: "SweepSpec", source: str, options: RunOptions) -> None:
+def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
     """Run the sweep in ``source``, or print its plan with ``--dry-run``.
 
     Exit with a code for an interruption or failed trials.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from orca_ray.leaderboard import Board, Effects, Report
-    from orca_ray.results.scan import Scan
+    from orca_ray.leaderboard import Board, BoardReport, Effects
+    from orca_ray.results.scan import StoreSnapshot
     from orca_ray.results.store import ResultsStore
     from orca_ray.results.submissions import SubmittedScore
     from orca_ray.sweep.plan.spec import SweepSpec
@@ -45,12 +45,12 @@ class BoardOptions:
     results: ResultsOption = None
 
 
-def load_board(name: str, options: BoardOptions) -> "Report":
+def load_board(name: str, options: BoardOptions) -> "BoardReport":
     """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
 
     A benchmark without stored records has an empty board if results of it are published. Raises UserError otherwise.
     """
-    from orca_ray.leaderboard import Report, build, empty_board
+    from orca_ray.leaderboard import BoardReport, build, empty_board
     from orca_ray.leaderboard.published import published_for
 
     uri = results_uri(options.results)
@@ -59,7 +59,7 @@ def load_board(name: str, options: BoardOptions) -> "Report":
     stored = scan is not None and name in scan.values("benchmark")
     if scan is not None and not stored and (spec := _sweep_with_grid(name, options)):
         effects = _effects(scan, spec, options)
-        return Report(empty_board(effects.benchmark), effects=effects)
+        return BoardReport(empty_board(effects.benchmark), effects=effects)
     if not stored and not options.sweep and not options.budget:
         nothing = empty_board(name, scan.warnings if scan else ())
         if published_for(nothing, imported=_imported(store)[0]) is not None:
@@ -87,9 +87,9 @@ def _known_tasks(benchmark: str) -> list[str] | None:
 
 
 def _report(
-    board: "Board", options: BoardOptions, store: "ResultsStore | None", scan: "Scan | None" = None
-) -> "Report":
-    from orca_ray.leaderboard import Report, subset
+    board: "Board", options: BoardOptions, store: "ResultsStore | None", scan: "StoreSnapshot | None" = None
+) -> "BoardReport":
+    from orca_ray.leaderboard import BoardReport, subset
     from orca_ray.leaderboard.published import KINDS, published_for
     from orca_ray.leaderboard.searches import read_searches
 
@@ -105,7 +105,7 @@ def _report(
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
     # No path of this machine, so that a page of an equal store has equal bytes.
     where = "" if results_uri(options.results) == "results" else " --results DIR"
-    return Report(
+    return BoardReport(
         replace(shown, warnings=(*shown.warnings, *warnings)),
         published=published_for(shown, imported=imported, hide=hide, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
@@ -118,7 +118,7 @@ def _report(
     )
 
 
-def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
+def _records(scan: "StoreSnapshot", board: "Board") -> "pd.DataFrame":
     """Return the records of the board's sweep, tasks and methods."""
     from orca_ray.results.tables import RECORDS, to_frame
 
@@ -127,7 +127,7 @@ def _records(scan: "Scan", board: "Board") -> "pd.DataFrame":
     return records[board.labels(records).isin(board.methods)]
 
 
-def _positions(scan: "Scan", wanted: "Mapping[str, Collection[str]]") -> "NDArray[np.int64]":
+def _positions(scan: "StoreSnapshot", wanted: "Mapping[str, Collection[str]]") -> "NDArray[np.int64]":
     """Return the sorted positions of the records that have ``wanted`` values."""
     import numpy as np
 
@@ -141,8 +141,8 @@ def _imported(store: "ResultsStore | None") -> "tuple[list[SubmittedScore], list
     return ([], []) if store is None else imported_scores(store.uri)
 
 
-def _effects(scan: "Scan", spec: "SweepSpec", options: BoardOptions) -> "Effects":
-    from orca_ray.leaderboard import Grid, build_effects
+def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) -> "Effects":
+    from orca_ray.leaderboard import EffectGrid, build_effects
     from orca_ray.leaderboard.effects import COLUMNS
     from orca_ray.results.scan import invalid_rows_text
     from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
@@ -153,7 +153,7 @@ def _effects(scan: "Scan", spec: "SweepSpec", options: BoardOptions) -> "Effects
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}
     sweep, protocol = options.sweep or spec.sweep_id, options.protocol and options.protocol.value
-    grid, benchmark = Grid(cells, spec.confirm_seeds), spec.file.benchmark
+    grid, benchmark = EffectGrid(cells, spec.confirm_seeds), spec.file.benchmark
     found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
     records, warnings = to_frame(found), list(scan.warnings)
     for name, _, value, allowed, wrong in invalid_rows(found.select(["hyperparameters"]), RECORDS):

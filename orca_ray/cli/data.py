@@ -13,7 +13,7 @@ from orca_ray.cli.data_progress import DataProgress
 from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, directory_option
 from orca_ray.cli.output import duration, emit_json, note, say
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.paths import require_directory
+from orca_ray.paths import check_directory
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
         raise UserError(
             f"--raw {raw} is the directory of one benchmark, got tasks of {', '.join(benchmarks)}: run one at a time"
         )
-    return require_directory(raw, "--raw").absolute()
+    return check_directory(raw, "--raw").absolute()
 
 
 def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:

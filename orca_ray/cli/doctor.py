@@ -159,10 +159,10 @@ def _cluster(address: str | None) -> Finding:
         import ray
     except ImportError:
         return Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")
-    from orca_ray.sweep.executors.ray import require_answer
+    from orca_ray.sweep.executors.ray import check_answer
 
     try:
-        require_answer(wanted)
+        check_answer(wanted)
         ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         total = ray.cluster_resources()

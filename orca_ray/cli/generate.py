@@ -10,7 +10,7 @@ from typer import Argument, Option
 from orca_ray.cli.data_progress import DataProgress
 from orca_ray.cli.options import QuietOption, directory_option
 from orca_ray.cli.output import duration, say, size
-from orca_ray.paths import new_directories_removed, require_directory
+from orca_ray.paths import check_directory, new_directories_removed
 
 
 def generate(
@@ -39,7 +39,7 @@ def generate(
     begin = time.monotonic()
     target = run.target(task, out)  # raises for a misspelt task, before anything is created
     if out is not None:
-        require_directory(out, "--out")
+        check_directory(out, "--out")
     before = _identity(target)
     try:
         with new_directories_removed(target.parent), DataProgress(quiet=quiet) as progress:

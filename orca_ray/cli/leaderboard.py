@@ -14,14 +14,14 @@ from orca_ray.cli.options import JsonOption, check_file, required_store, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.cli.page import REFRESH_SECONDS, show_page
 from orca_ray.errors import UserError, lookup, printable
-from orca_ray.paths import refuse_special
+from orca_ray.paths import check_special
 from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orca_ray.leaderboard import Report
+    from orca_ray.leaderboard import BoardReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def _format(options: LeaderboardOptions) -> str:
     return known[options.out.suffix]
 
 
-def _file(report: "Report", form: str) -> bytes:
+def _file(report: "BoardReport", form: str) -> bytes:
     """Return the content of a file with a board: text ends with a line break."""
     from orca_ray.leaderboard import render
 
@@ -111,7 +111,7 @@ def _file(report: "Report", form: str) -> bytes:
     return content if isinstance(content, bytes) else f"{content}\n".encode("utf-8", "backslashreplace")
 
 
-def _print(report: "Report", form: str) -> None:
+def _print(report: "BoardReport", form: str) -> None:
     """Print a board: in colour and with escaped control sequences to a terminal, else the bytes that --out writes."""
     if not sys.stdout.isatty():
         sys.stdout.flush()
@@ -140,7 +140,7 @@ def _check(name: str, options: LeaderboardOptions, directory: Path) -> None:
     """Compare the board with its files in a directory, and exit with `OUT_OF_DATE` if one differs."""
     from orca_ray.leaderboard import all_formats
 
-    refuse_special(directory, "--check")
+    check_special(directory, "--check")
     stem = _stem(name)
     formats = {directory / f"{stem}{each.suffix}": each for each in all_formats().values()}
     found = {path: each for path, each in formats.items() if path.is_file()}

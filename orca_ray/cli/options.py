@@ -12,7 +12,7 @@ from typer import Argument, BadParameter, Option
 
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError
-from orca_ray.paths import refuse_special
+from orca_ray.paths import check_special
 from orca_ray.protocol import Protocol
 from orca_ray.uris import public_uri, secrets_in, without
 
@@ -83,7 +83,7 @@ def _directory(given: str) -> Path:
     if not given:
         raise BadParameter("it names no directory; give one, or leave the option out")
     try:
-        refuse_special(Path(given), "the directory")
+        check_special(Path(given), "the directory")
     except UserError as error:  # Typer drops the message of any other ValueError
         raise BadParameter(str(error)) from error
     return Path(given)
@@ -91,7 +91,7 @@ def _directory(given: str) -> Path:
 
 def check_file(path: Path, option: str) -> None:
     """Raise UserError if no file can be written to ``path``, the value of an option."""
-    refuse_special(path, option)
+    check_special(path, option)
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir():
         what = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"

@@ -119,7 +119,7 @@ def reproduce(
     they do not. 2: the trial cannot run here.
     """
     store = required_store(results_uri(results), "give the store of the trial with --results URI")
-    from orca_ray.methods.model_folder import refuse_other
+    from orca_ray.methods.model_folder import check_other
     from orca_ray.sweep.run import reproduce as again
 
     record = again.find_record(store, key, sweep)
@@ -127,7 +127,7 @@ def reproduce(
         f"trial {record.trial_key} of {record.sweep}: {record.task}, {record.method}, {record.body}, seed {record.seed}"
     )
     if keep_model is not None:
-        refuse_other(keep_model)
+        check_other(keep_model)
     compared = again.reproduce(record, store, keep_model)
     if keep_model is not None and keep_model.is_dir() and not json:
         note(f"model: {keep_model}")

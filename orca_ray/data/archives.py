@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import DamagedFile, archive_errors, drain, max_bytes, open_gzip, refuse_growth, swollen
+from orca_ray.data.gzip_stream import DamagedFile, archive_errors, check_growth, drain, max_bytes, open_gzip, swollen
 from orca_ray.data.raw import LOCKS, PINS
 from orca_ray.errors import UserError, quoted
 
@@ -28,7 +28,7 @@ _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
 _EXPECTED = "archive (.tar, .tar.gz, .zip)"
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
 
-Progress = Callable[[int, int], None]
+ReportUnpacked = Callable[[int, int], None]
 """Called with the number of archive bytes read so far, and the size of the archive in bytes."""
 
 _HEADERS = frozenset(
@@ -44,7 +44,7 @@ _Member = tuple[str, int, IO[bytes] | None]
 
 
 def unpack(
-    archive: Path, into: Path, progress: Progress | None = None, *, stamp: Path | None = None, required: str = ""
+    archive: Path, into: Path, progress: ReportUnpacked | None = None, *, stamp: Path | None = None, required: str = ""
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
 
@@ -56,7 +56,7 @@ def unpack(
     name of orca-ray's own files, or already exists with different content; for contents larger than the free disk space
     or 200 times the archive; for a damaged archive, and for one without the required path.
     """
-    size = cache.refuse_special(archive)
+    size = cache.check_special(archive)
     report = progress or (lambda done, total: None)
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
         unpacked, most, free = 0, max_bytes(size), shutil.disk_usage(scratch).free
@@ -75,7 +75,7 @@ def unpack(
         # One sync for all files: with half a million small files, one sync per file would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
-        _refuse_replacing(moves, archive)
+        _check_replacing(moves, archive)
         if stamp:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
@@ -98,7 +98,7 @@ def read_whole(path: Path) -> None:
             drain(content)
     elif magic in _ZIP:
         with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
-            refuse_growth(path, sum(member.file_size for member in archive.infolist()), cache.refuse_special(path))
+            check_growth(path, sum(member.file_size for member in archive.infolist()), cache.check_special(path))
             for member in archive.infolist():
                 with archive.open(member) as content:
                     drain(content)
@@ -205,7 +205,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
             raise EOFError(f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there")
 
 
-def _refuse_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
+def _check_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
     """Raise UserError if a target of ``moves`` exists and is not an equal file; a move can thus be repeated."""
     for path, target in moves:
         if target.exists() and path.is_dir() != target.is_dir():

@@ -86,21 +86,21 @@ def read_errors(path: Path) -> Iterator[None]:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def refuse_special(path: Path, *, directories: bool = False) -> int:
+def check_special(path: Path, *, directories: bool = False) -> int:
     """Return the size of a regular file (``directories``: or directory); UserError if it is special or missing."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raises :class:`UserError` as `refuse_special` and `read_errors` do."""
+    """Open a regular file for reading; raises :class:`UserError` as `check_special` and `read_errors` do."""
     with read_errors(path):
         return open_regular(path)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
     """Return the content of a regular file; raises :class:`UserError` as `open_file` does, and if it is larger."""
-    if (size := refuse_special(path)) > most_bytes:
+    if (size := check_special(path)) > most_bytes:
         raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
     with open_file(path) as stream, read_errors(path):
         return stream.read(size)
@@ -163,7 +163,7 @@ def make_room(path: Path) -> str:
     return f"Free some space, or {_another(path)} that has it."
 
 
-def require_space(path: Path, num_bytes: float) -> None:
+def check_space(path: Path, num_bytes: float) -> None:
     """Raise :class:`UserError` if the disk of the existing directory ``path`` has less than ``num_bytes`` free."""
     free = shutil.disk_usage(path).free
     if free < num_bytes:
@@ -171,7 +171,7 @@ def require_space(path: Path, num_bytes: float) -> None:
         raise UserError(f"no space: {needed}. {make_room(path)}") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def require_memory(num_bytes: float, what: str, advice: str) -> None:
+def check_memory(num_bytes: float, what: str, advice: str) -> None:
     """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if this machine has less than ``num_bytes``."""
     if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
         needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[int, int | None], None]
+ReportDownloaded = Callable[[int, int | None], None]
 """Called with the number of bytes received so far, and the length of the file (None if unknown)."""
 
 _READ_BYTES = 1 << 16
@@ -75,7 +75,7 @@ def content_length(url: str, patience: Patience) -> int:
         return 0
 
 
-def require_answer(url: str, patience: Patience) -> None:
+def check_answer(url: str, patience: Patience) -> None:
     """Raise Failed if nothing answers at ``url``; call it before a client that would try for many minutes."""
     import requests
 
@@ -112,11 +112,11 @@ class Download:
         self._target, self._url, self._hash_known = target, url, hash_known
         self._description = target.with_name(f"{target.name}.part.json")
         self._reset()
-        self._refuse_link()
+        self._check_link()
         description = self._read_description()
         validator = description.get("validator", "") if description.get("url") == url else ""
         if description and (validator or hash_known) and self.path.exists():
-            size, total = cache.refuse_special(self.path), description["bytes"]
+            size, total = cache.check_special(self.path), description["bytes"]
             if total is None or size <= total:
                 self.size, self._total, self._validator = size, total, validator
         self.continued = self.size > 0
@@ -125,7 +125,7 @@ class Download:
     def _reset(self) -> None:
         self.size, self._validator, self.continued, self._total = 0, "", False, None
 
-    def _refuse_link(self) -> None:
+    def _check_link(self) -> None:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
 
@@ -137,7 +137,7 @@ class Download:
                 return found
         return {}
 
-    def run(self, patience: Patience, stop: threading.Event, report: Report) -> None:
+    def run(self, patience: Patience, stop: threading.Event, report: ReportDownloaded) -> None:
         """Download the rest of the file to ``<target>.part``.
 
         Raises Failed if the server has no such file or all tries failed (the bytes received are kept for a later call),
@@ -179,7 +179,9 @@ class Download:
         cache.replace_file(self.path, self._target)
         self._description.unlink(missing_ok=True)
 
-    def _try_once(self, session: "Session", patience: Patience, stop: threading.Event, report: Report) -> None:
+    def _try_once(
+        self, session: "Session", patience: Patience, stop: threading.Event, report: ReportDownloaded
+    ) -> None:
         import requests
         import urllib3
 
@@ -192,14 +194,14 @@ class Download:
         try:
             with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
                 answered = True
-                self._refuse_status(response)
+                self._check_status(response)
                 with cache.disk_errors(self.path.parent):
                     self._accept_headers(response)
                     self._receive(response, stop, report)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             raise self._explained(error, answered) from error
 
-    def _refuse_status(self, response: "Response") -> None:
+    def _check_status(self, response: "Response") -> None:
         status = response.status_code
         if status == 416:
             self.discard()
@@ -233,7 +235,7 @@ class Download:
             description = {"url": self._url, "bytes": total, "validator": self._validator}
             cache.write_text(self._description, json.dumps(description))
         if self._total is not None:
-            cache.require_space(self.path.parent, self._total - self.size)
+            cache.check_space(self.path.parent, self._total - self.size)
 
     def _is_continued_by(self, headers: Mapping[str, str]) -> bool:
         """Return whether a response starts at the next missing byte of the same version of the file."""
@@ -243,7 +245,7 @@ class Download:
         same_length = found[2] == "*" or self._total in (None, int(found[2]))
         return same_length and (not self._validator or _validator(headers) in ("", self._validator))
 
-    def _receive(self, response: "Response", stop: threading.Event, report: Report) -> None:
+    def _receive(self, response: "Response", stop: threading.Event, report: ReportDownloaded) -> None:
         with self._open() as stream:
             # The body is stored as it is sent: a server may label an archive as compressed content.
             for block in response.raw.stream(_READ_BYTES, decode_content=False):
@@ -259,7 +261,7 @@ class Download:
             raise Failed(f"{size} bytes came, {total} were announced")
 
     def _open(self) -> BinaryIO:
-        self._refuse_link()
+        self._check_link()
         return self.path.open("ab")
 
     def _explained(self, error: Exception, answered: bool) -> Failed:

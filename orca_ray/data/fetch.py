@@ -18,7 +18,7 @@ from orca_ray.data import archives, cache
 from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.gzip_stream import DamagedFile
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
-from orca_ray.data.thread_pool import Progress, Stopped, ThreadPool
+from orca_ray.data.thread_pool import SayText, Stopped, ThreadPool
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _REPORTED_BYTES = 200 * 10**6
 def fetch(
     files: Sequence[RawFile],
     directory: Path,
-    progress: Progress | None = None,
+    progress: SayText | None = None,
     *,
     workers: int = _WORKERS,
     patience: Patience = _PATIENCE,
@@ -47,9 +47,9 @@ def fetch(
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
-    _refuse_manual(wanted, directory)
+    _check_manual(wanted, directory)
     cache.make_directory(directory)
-    _require_space(missing(wanted, directory), directory, workers, patience)
+    _check_space(missing(wanted, directory), directory, workers, patience)
     pool = ThreadPool(progress)
     _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
@@ -66,7 +66,7 @@ class Verified:
     """Missing files. A missing archive is listed even if its unpacked content exists."""
 
 
-def verify(files: Sequence[RawFile], directory: Path, progress: Progress | None = None) -> Verified:
+def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None = None) -> Verified:
     """Compare the raw files that exist in ``directory`` with their published or recorded hashes; download nothing.
 
     A file without a known hash is read to its end, and its hash is recorded in the lock file. Raises UserError if a
@@ -229,7 +229,7 @@ class _ByteProgress:
     The end is reported if anything was reported before.
     """
 
-    def __init__(self, name: str, report: Progress) -> None:
+    def __init__(self, name: str, report: SayText) -> None:
         self._name, self._report = name, report
         self._percent, self._reported = 0, False
         self._start = self._last = time.monotonic()
@@ -250,7 +250,7 @@ class _ByteProgress:
         self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
 
 
-def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
+def _check_manual(files: Sequence[RawFile], directory: Path) -> None:
     """Raise UserError if a file is missing and has no URL."""
     manual = [directory / file.path for file in missing(files, directory) if not file.urls]
     if manual := [path for path in manual if not path.is_file()]:
@@ -261,7 +261,7 @@ def _refuse_manual(files: Sequence[RawFile], directory: Path) -> None:
         )
 
 
-def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
+def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
     """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
     existing = {file.path: _size(directory / file.path) for file in absent}
     sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
@@ -277,7 +277,7 @@ def _require_space(absent: Sequence[RawFile], directory: Path, workers: int, pat
             needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
         needed += size * file.unpacked_factor
     if needed:
-        cache.require_space(directory, needed)
+        cache.check_space(directory, needed)
 
 
 def _size(path: Path) -> int:

@@ -33,7 +33,7 @@ class _BoundedGzip(io.RawIOBase):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self._path, self._left = path, max_bytes(cache.refuse_special(path))
+        self._path, self._left = path, max_bytes(cache.check_special(path))
         self._packed = cache.open_file(path)
         self._content = gzip.GzipFile(fileobj=self._packed)
         self.packed_bytes = self._packed.tell
@@ -77,7 +77,7 @@ def max_bytes(size: int) -> int:
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
 
-def refuse_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
+def check_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
     """Raise UserError if ``declared`` bytes exceed `max_bytes` of ``stored`` bytes; the message adds ``where``."""
     if declared > max_bytes(stored):
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")

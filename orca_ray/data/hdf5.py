@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import damaged, refuse_growth
+from orca_ray.data.gzip_stream import check_growth, damaged
 from orca_ray.errors import UserError, shorten
 
 logger = logging.getLogger(__name__)
@@ -34,9 +34,9 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             if link := file.visititems_links(_not_hard):  # before any member is opened: its data may be in a pipe
                 raise UserError(f"{path}, {link}")
-            file.visititems(functools.partial(_refuse_growth, path))
+            file.visititems(functools.partial(_check_growth, path))
             for key in required:
-                _refuse_key(path, file, key)
+                _check_key(path, file, key)
             yield file
     except (UserError, MemoryError):
         raise
@@ -57,7 +57,7 @@ def _not_hard(name: str, link: Any) -> str | None:
     return f"{shorten(name)}: expected data in the file itself, found a link ({type(link).__name__})"
 
 
-def _refuse_growth(path: Path, name: str, found: Any) -> None:
+def _check_growth(path: Path, name: str, found: Any) -> None:
     import h5py
 
     if not isinstance(found, h5py.Dataset):
@@ -66,10 +66,10 @@ def _refuse_growth(path: Path, name: str, found: Any) -> None:
         raise UserError(f"{path}, {shorten(name)}: expected data in the file itself, found data kept in another file")
     if found.shape:
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
-        refuse_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
+        check_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
 
 
-def _refuse_key(path: Path, file: Any, key: str) -> None:
+def _check_key(path: Path, file: Any, key: str) -> None:
     import h5py
 
     names = key.strip("/").split("/")

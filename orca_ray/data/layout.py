@@ -80,7 +80,7 @@ def described(meta: Mapping[str, Any]) -> set[str]:
     return {META, *(f"{key}.npy" for key in meta["arrays"]), *meta.get("documents", {})}
 
 
-def refuse_foreign(name: str, directory: Path, identity: str) -> None:
+def check_foreign(name: str, directory: Path, identity: str) -> None:
     """Raise UserError unless ``directory`` is missing, empty, or holds data of the same task ``name`` and identity."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
@@ -96,9 +96,9 @@ def refuse_foreign(name: str, directory: Path, identity: str) -> None:
         raise UserError(f"{directory} holds {found}: name another directory, or remove that one")
 
 
-def refuse_replacing(name: str, directory: Path, identity: str) -> None:
-    """Do what `refuse_foreign` does; also raise UserError if ``directory`` cannot be renamed or holds extra files."""
-    refuse_foreign(name, directory, identity)
+def check_replacing(name: str, directory: Path, identity: str) -> None:
+    """Do what `check_foreign` does; also raise UserError if ``directory`` cannot be renamed or holds extra files."""
+    check_foreign(name, directory, identity)
     if not directory.exists():
         return
     if directory.samefile(os.curdir):
@@ -160,7 +160,7 @@ def finish(
     _check_names(name, arrays)
     written = stored(arrays)
     inside = {key for key, array in written.items() if _is_file(array, directory / f"{key}.npy")}
-    cache.require_space(directory, 1.1 * sum(array.nbytes for key, array in written.items() if key not in inside))
+    cache.check_space(directory, 1.1 * sum(array.nbytes for key, array in written.items() if key not in inside))
     entries: dict[str, dict[str, Any]] = {}
     for key, array in sorted(written.items()):
         path = directory / f"{key}.npy"

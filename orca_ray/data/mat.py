@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import archive_errors, refuse_growth
+from orca_ray.data.gzip_stream import archive_errors, check_growth
 from orca_ray.data.hdf5 import open_hdf5
 from orca_ray.data.npy import from_stream, mapped
 from orca_ray.data.rows import Array
@@ -70,7 +70,7 @@ def read_mat(path: Path, name: str) -> MatArray:
     """
     import h5py
 
-    cache.refuse_special(path)
+    cache.check_special(path)
     if not h5py.is_hdf5(path):
         return _from_mat5(path, name)
 
@@ -152,7 +152,7 @@ def read_mat5(path: Path, variable: Variable) -> Array:
         if variable.packed is None:
             return mapped(file, variable.stored, variable.shape, "F", variable.start)
         num_bytes = math.prod(variable.shape) * variable.stored.itemsize
-        refuse_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
+        check_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
         logger.info("unpacking %s of %s", variable.name, path)
         stream = _Inflated(file, *variable.packed)
         stream.read(variable.start)

@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import Readable, archive_errors, damaged, drain, refuse_growth
+from orca_ray.data.gzip_stream import Readable, archive_errors, check_growth, damaged, drain
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 
@@ -51,7 +51,7 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
         header = _read_header(stream, str(path))
         array: Array
         if header.dtype.kind != "O":
-            _refuse_unfit(str(path), header, path.stat().st_size - stream.tell(), kind, pickled)
+            _check_unfit(str(path), header, path.stat().st_size - stream.tell(), kind, pickled)
             array = mapped(stream, header.dtype, header.shape, header.order, stream.tell())
         elif pickled:
             array = safe_pickle.load(stream, str(path))
@@ -104,10 +104,10 @@ class Npz(Mapping[str, Array]):
         path, where = self._path, f"{self._path}, {name}"
         with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
             member = archive.getinfo(f"{name}.npy")
-            refuse_growth(path, member.file_size, min(member.compress_size, path.stat().st_size), f", {name}")
+            check_growth(path, member.file_size, min(member.compress_size, path.stat().st_size), f", {name}")
             with archive.open(member) as stream:
                 header = _read_header(stream, where)
-                _refuse_unfit(where, header, member.file_size - stream.tell())
+                _check_unfit(where, header, member.file_size - stream.tell())
                 return from_stream(stream, header.dtype, header.shape, header.order)
 
 
@@ -127,7 +127,7 @@ def _read_header(stream: IO[bytes], where: str) -> _Header:
     return _Header(possible, "F" if fortran else "C", dtype)
 
 
-def _refuse_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
+def _check_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pickled: bool = False) -> None:
     """Raise UserError unless the array's kind is allowed and its size is ``num_bytes``; arguments as of `read_npy`."""
     allowed, dtype = kind or _NOT_OBJECTS, header.dtype
     if dtype.kind not in allowed or dtype.kind not in _KINDS:
@@ -149,7 +149,7 @@ def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], 
     with cache.disk_errors(directory):
         if large:
             directory.mkdir(parents=True, exist_ok=True)
-            cache.require_space(directory, num_bytes)
+            cache.check_space(directory, num_bytes)
         with tempfile.TemporaryFile(dir=directory) if large else io.BytesIO() as file:
             while block := stream.read(min(num_bytes - file.tell(), _COPY_BYTES)):
                 file.write(block)

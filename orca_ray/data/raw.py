@@ -96,7 +96,7 @@ def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
     return [file for file in files if not file.present(directory)]
 
 
-def refuse_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
+def check_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> None:
     """Raise UserError if required raw files are missing or not unpacked; the message says how to get them."""
     lacking = missing(files, directory)
     if not lacking:
@@ -216,7 +216,7 @@ class Workspace:
         """Return the path of a raw file or directory as `file` does, but None if it is missing."""
         found = self.raw / path
         if found.exists():
-            cache.refuse_special(found, directories=True)
+            cache.check_special(found, directories=True)
             return found
         return None
 
@@ -235,7 +235,7 @@ class Workspace:
                 self._done = {}
                 self._write_progress()
                 path.unlink()
-            cache.require_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
+            cache.check_space(self.directory, float(np.prod(shape, dtype=np.int64)) * wanted.itemsize)
             try:
                 made = np.lib.format.open_memmap(path, mode="w+", dtype=wanted, shape=shape)
                 _reserve(path)

@@ -21,14 +21,25 @@ from orca_ray.data.rows import Array, row_slices
 from orca_ray.errors import UserError, shorten
 
 __all__ = [
-    "MatArray", "Npz", "open_hdf5", "pad", "parse_ts", "read_csv", "read_json", "read_lines", "read_mat", "read_npy",
-    "refuse_labels", "refuse_not_finite", "refuse_shape",
+    "MatArray",
+    "Npz",
+    "check_labels",
+    "check_not_finite",
+    "check_shape",
+    "open_hdf5",
+    "pad",
+    "parse_ts",
+    "read_csv",
+    "read_json",
+    "read_lines",
+    "read_mat",
+    "read_npy",
 ]  # fmt: skip
 
 _SLICE_BYTES = 32 * 2**20
 
 
-def refuse_not_finite(path: Path, field: str, array: Array) -> None:
+def check_not_finite(path: Path, field: str, array: Array) -> None:
     """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
 
     Data are prepared as float32; a number beyond its range counts as infinite. Large arrays are read
@@ -49,7 +60,7 @@ def refuse_not_finite(path: Path, field: str, array: Array) -> None:
             raise UserError(f"{_place(path, field)}: {expected}, found {found} at index {index}")
 
 
-def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
+def check_shape(path: Path, field: str, array: Any, expected: tuple[int | None, ...]) -> None:
     """Raise UserError unless ``array.shape`` is ``expected``; None in ``expected`` allows any size of that axis."""
     shape = tuple(array.shape)
     if len(shape) == len(expected) and all(want in (None, size) for size, want in zip(shape, expected, strict=True)):
@@ -58,7 +69,7 @@ def refuse_shape(path: Path, field: str, array: Any, expected: tuple[int | None,
     raise UserError(f"{_place(path, field)}: expected shape [{wanted}], found {list(shape)}")
 
 
-def refuse_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
+def check_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
     """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to ``high`` (inclusive)."""
     if y.dtype.kind not in "biuf":
         raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
+SayText = Callable[[str], None]
 Item = TypeVar("Item")
 
 GRACE_SECONDS = 2.0
@@ -28,7 +28,7 @@ class Stopped(Exception):
 class ThreadPool:
     """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set."""
 
-    def __init__(self, progress: Progress | None) -> None:
+    def __init__(self, progress: SayText | None) -> None:
         """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
         self.stop = threading.Event()
         self._progress = progress

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.readers import refuse_not_finite
+from orca_ray.data.readers import check_not_finite
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
 
@@ -78,7 +78,7 @@ def _wav_samples(path: Path, wav: _Wav) -> npt.NDArray[np.float32]:
     samples = np.frombuffer(data, f"<f{bits // 8}") if encoding == _FLOAT else _pcm(data, bits // 8)
     if not len(samples):
         raise UserError(f"{path}: expected samples, found none")
-    refuse_not_finite(path, "samples", samples)
+    check_not_finite(path, "samples", samples)
     return samples.astype(np.float32).reshape(-1, channels)
 
 

@@ -1,25 +1,25 @@
 """Leaderboards, computed from the records in a results store; imports neither torch nor ray."""
 
-from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, empty_board
-from orca_ray.leaderboard.effects import Effects, Grid, build_effects
+from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Score, TaskInfo, TrialCost, empty_board
+from orca_ray.leaderboard.effects import EffectGrid, Effects, build_effects
 from orca_ray.leaderboard.format import Format, all_formats, render
-from orca_ray.leaderboard.report import Report, subset
+from orca_ray.leaderboard.report import BoardReport, subset
 from orca_ray.leaderboard.selection import build
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 
 __all__ = [
     "Board",
-    "Cell",
-    "Cost",
+    "BoardCell",
+    "BoardReport",
+    "EffectGrid",
     "Effects",
     "Format",
-    "Grid",
     "Other",
     "Provenance",
-    "Report",
     "Score",
     "Statistic",
     "TaskInfo",
+    "TrialCost",
     "all_formats",
     "all_statistics",
     "build",

@@ -88,7 +88,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Cost:
+class TrialCost:
     """Cost of one scored trial of a cell: the mean over its seeds, except for the peak memory; NaN if unknown."""
 
     wall_seconds: float = math.nan
@@ -102,7 +102,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Cell:
+class BoardCell:
     """One method on one task. It exists where the store has a trial of both, even if every trial failed."""
 
     task: str
@@ -111,7 +111,7 @@ class Cell:
     trial_keys: Mapping[int, str]
     """Key of the scored trial by seed; seeds are sorted."""
     provenance: Provenance
-    cost: Cost = field(default_factory=Cost)
+    cost: TrialCost = field(default_factory=TrialCost)
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Board:
 
     It is the input of every statistic. A missing score is an absent row.
     """
-    cells: Mapping[tuple[str, str], Cell]
+    cells: Mapping[tuple[str, str], BoardCell]
     """Cells by (task, method); there is none where no trial ran."""
     others: tuple[Other, ...] = ()
     """Other sweeps and protocols of the same benchmark that have records."""

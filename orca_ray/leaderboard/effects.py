@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
-from orca_ray.leaderboard.statistics.paired import Comparison, Levels, Logs, compare
+from orca_ray.leaderboard.statistics.paired import Comparison, Levels, LogScores, compare
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
@@ -30,7 +30,7 @@ COLUMNS = [
 
 
 @dataclass(frozen=True)
-class Grid:
+class EffectGrid:
     """Planned cells and seeds of a sweep with a grid."""
 
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
@@ -85,7 +85,7 @@ class Effects:
 
 
 def build_effects(
-    records: pd.DataFrame, grid: Grid, *, benchmark: str, sweep: str, protocol: str | None = None
+    records: pd.DataFrame, grid: EffectGrid, *, benchmark: str, sweep: str, protocol: str | None = None
 ) -> Effects:
     """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
 
@@ -136,14 +136,14 @@ class _Table:
     metrics: Mapping[str, str]
     seeds: Sequence[int]
     cells: Sequence[Levels]
-    logs: Logs
+    logs: LogScores
     """Logarithms of the scores [T, C, S], whose methods are the indices of ``cells``; NaN where there is no score."""
     trials_TC: NDArray[np.int64]
     """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
     notes: Sequence[str]
 
     @classmethod
-    def fill(cls, rows: pd.DataFrame, grid: Grid) -> "_Table":
+    def fill(cls, rows: pd.DataFrame, grid: EffectGrid) -> "_Table":
         """Put the scores of the confirm records among ``rows`` into the cells that they belong to."""
         tasks, names = list(dict.fromkeys(task for task, _ in grid.cells)), grid.names
         cells: list[Levels] = []
@@ -177,7 +177,7 @@ class _Table:
             for place in places[name]:
                 scores_TCS[(*place, seeds.index(seed))] = score
         found = dict(zip(scored["task"], scored["metric"], strict=True))
-        logs = Logs.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
+        logs = LogScores.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
         return cls({task: found.get(task, "") for task in tasks}, seeds, cells, logs, trials_TC, notes)
 
     def summary(self) -> dict[tuple[str, int], Score]:

@@ -10,7 +10,7 @@ from orca_ray.errors import UserError, lookup
 from orca_ray.leaderboard import formats
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Format:
     name: str
     suffix: str
     """Ending of the names of files in this format, e.g. ``.md``."""
-    render: Callable[[Report], str | bytes]
+    render: Callable[[BoardReport], str | bytes]
     effects: Callable[[Effects], str] | None = None
     same: Callable[[bytes, bytes], bool] = eq
     """Whether two files hold the same board."""
@@ -36,13 +36,13 @@ def all_formats() -> Mapping[str, Format]:
     return declared(Format, "FORMAT", modules(formats))
 
 
-def render(report: Report | Board, format: str = "table") -> str | bytes:
+def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
     """Return a leaderboard, or the effects of its grid, in a format of `all_formats`.
 
     Raises `UserError` for an unknown format, and for one that effects cannot be written in.
     """
     found = lookup("format", format, all_formats())
-    report = Report(report) if isinstance(report, Board) else report
+    report = BoardReport(report) if isinstance(report, Board) else report
     if report.effects is None:
         return found.render(report)
     if found.effects is None:

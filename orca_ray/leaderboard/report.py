@@ -12,14 +12,14 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.questions import Answer, answers
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
 
 
 @dataclass(frozen=True)
-class Report:
+class BoardReport:
     """A board with everything that is written beside it. Equal reports give equal bytes in every format."""
 
     board: Board
@@ -54,7 +54,7 @@ class Report:
         return self.read_searches() if self.read_searches else None
 
     @cached_property
-    def answers(self) -> list[Answer]:
+    def answers(self) -> list[QuestionAnswer]:
         """Whether aligning, pretraining and searching helped, as far as the trials say."""
         return answers(self.scores, self.searches)
 

@@ -5,14 +5,14 @@ import pyarrow as pa
 
 from orca_ray.leaderboard.board import Board
 from orca_ray.results.record import Record
-from orca_ray.results.scan import Scan
+from orca_ray.results.scan import StoreSnapshot
 
 MAX_SEARCH_TRIALS = 20_000
 """Number of search trials up to which they are read."""
 _COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_score"]
 
 
-def read_searches(scan: Scan, board: Board) -> pd.DataFrame | None:
+def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
     """Return ``task``, ``method``, ``number`` and ``score`` of each search trial of a board's sweep, tasks and methods.
 
     See `numbered`. Returns None if there are more trials than `MAX_SEARCH_TRIALS`.

@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from orca_ray.errors import UserError, nearest, printable, shorten
-from orca_ray.leaderboard.board import Board, Cell, Cost, Other, Provenance, Score, TaskInfo, score_table
+from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Score, TaskInfo, TrialCost, score_table
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.tally import tally
 from orca_ray.results.record import Status
-from orca_ray.results.scan import Scan, encoded
+from orca_ray.results.scan import StoreSnapshot, encoded
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, invalid_rows
 
@@ -26,7 +26,7 @@ _SCORED = ["task", "method", "body", "seed", "hyperparameters", "test_score", "f
 
 
 def build(
-    records: ResultsStore | Scan | pd.DataFrame,
+    records: ResultsStore | StoreSnapshot | pd.DataFrame,
     *,
     benchmark: str,
     sweep: str | None = None,
@@ -50,7 +50,7 @@ def build(
         UserError: there is no record of the benchmark, the sweep or the protocol, or the store cannot be read.
     """
     scan = records.scan() if isinstance(records, ResultsStore) else records
-    scan = Scan.of_frame(scan) if isinstance(scan, pd.DataFrame) else scan
+    scan = StoreSnapshot.of_frame(scan) if isinstance(scan, pd.DataFrame) else scan
     groups = tally(scan, benchmark)
     warnings = list(scan.warnings)
     if known_tasks is not None:
@@ -105,7 +105,7 @@ def _scored(confirmed: pd.DataFrame, groups: pd.DataFrame, state: pd.DataFrame) 
 _RUN_FIRST = "run `orca-sweep benchmark NAME` first."
 
 
-def _confirmed(scan: Scan, wanted: Mapping[str, Collection[str]]) -> tuple[pd.DataFrame, list[str]]:
+def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tuple[pd.DataFrame, list[str]]:
     """Return positions and the columns `_SCORED` of the ``wanted`` records, and warnings about those left out.
 
     Text columns are categories.
@@ -218,7 +218,7 @@ _WIDE = [
 """Columns of the scored records that cells are made of."""
 
 
-def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple[str, str], Cell]:
+def _cells(scan: StoreSnapshot, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple[str, str], BoardCell]:
     """Return the cell of each task and label of the tally; ``scored`` are the records that scores average over."""
     scored = scored.sort_values("position")
     records = scan.take(scored["position"].to_numpy("int64"), _WIDE).to_pylist()
@@ -243,10 +243,10 @@ def _cells(scan: Scan, groups: pd.DataFrame, scored: pd.DataFrame) -> dict[tuple
     return {key: _cell(*key, rows.get(key, []), trials[key]) for key in sorted(trials)}
 
 
-def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]) -> Cell:
+def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, Any]) -> BoardCell:
     """Return a cell from its scored records (``rows``) and the fields of `Provenance` about all its trials."""
     if not rows:
-        return Cell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
+        return BoardCell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
     rows = sorted(rows, key=itemgetter("seed"))
     scores = [row["test_score"] for row in rows]
     shared = ("body", "hyperparameters", "data_fingerprint", "metric")
@@ -265,21 +265,21 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
         notes=tuple(dict.fromkeys(note for row in rows for note in (row["notes"] or "").split("; ") if note)),
     )
     score = Score(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(rows) > 1 else math.nan, len(rows))
-    return Cell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
+    return BoardCell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
 
 
 def _distinct(rows: list[dict[str, Any]], name: str) -> tuple[str, ...]:
     return tuple(sorted({row[name] for row in rows if row[name] is not None}))
 
 
-def _cost(rows: list[dict[str, Any]]) -> Cost:
+def _cost(rows: list[dict[str, Any]]) -> TrialCost:
     def mean(name: str) -> float:
         values = [row[name] for row in rows]
         return math.nan if None in values else math.fsum(values) / len(values)
 
     stages = ("align_seconds", "refine_seconds", "evaluate_seconds")
     memory = [row["peak_memory_mib"] for row in rows if row["peak_memory_mib"] is not None]
-    return Cost(
+    return TrialCost(
         wall_seconds=mean("wall_seconds"),
         device_seconds=math.fsum(sum(row[name] for name in stages) * (row["gpus"] or 1.0) for row in rows) / len(rows),
         peak_memory_mib=max(memory, default=math.nan),

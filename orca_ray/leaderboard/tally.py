@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orca_ray.results.scan import Scan
+from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.tables import RECORDS
 
 KEYS = (
@@ -25,7 +25,7 @@ _TYPES |= {"count": pa.int64(), "microseconds": pa.int64()}
 _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
 
 
-def tally(scan: Scan, benchmark: str) -> pd.DataFrame:
+def tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
     """Return groups of the current records of a benchmark.
 
     Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.published import PublishedTable
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.critical_difference import smallest_p
@@ -35,7 +35,7 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
     return text if score.n == num_seeds else f"{text} (n={score.n})"
 
 
-def score_grid(report: Report, mark: str, between: str) -> list[list[str]]:
+def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
     """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
     board = report.board
     grid = [["task", *report.methods]]
@@ -66,7 +66,7 @@ _COSTS = (
 """Title, field of `Cost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
 
 
-def cost_grid(report: Report) -> tuple[str, list[list[str]]] | None:
+def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
     """Return the title and the cells of the table of costs; None if no cost is known.
 
     A column is computed on the tasks on which every method has this cost. Its title says how many these are, if they
@@ -88,7 +88,7 @@ def cost_grid(report: Report) -> tuple[str, list[list[str]]] | None:
     return f"cost of one scored trial on each of {where} ({about})", grid
 
 
-def titles(report: Report) -> tuple[str, str]:
+def titles(report: BoardReport) -> tuple[str, str]:
     """Return the title of a leaderboard, and a line that explains its scores."""
     board = report.board
     if not board.tasks:
@@ -99,13 +99,13 @@ def titles(report: Report) -> tuple[str, str]:
     return title, f"test scores, lower is better; {scored if seeds else 'no confirm trial finished'}"
 
 
-def footer(report: Report) -> list[str]:
+def footer(report: BoardReport) -> list[str]:
     """Return the sentences below a leaderboard: what its statistics cover, what is missing, how trials ended, notes."""
     board = report.board
     return [*(_own_lines(report) if board.tasks else ()), *board.warnings]
 
 
-def _own_lines(report: Report) -> Iterator[str]:
+def _own_lines(report: BoardReport) -> Iterator[str]:
     board = report.board
     yield (
         f"mean rank and wins use the {len(report.common_tasks)} of {len(board.tasks)} tasks with scores of every method"
@@ -131,7 +131,7 @@ def _own_lines(report: Report) -> Iterator[str]:
         yield f"also in the store: sweep {o.sweep}, protocol {o.protocol}, {o.confirmed} completed confirm trial(s)"
 
 
-def _verdict(report: Report) -> Iterator[str]:
+def _verdict(report: BoardReport) -> Iterator[str]:
     """Yield whether the first two methods by mean rank are separable, how many pairs are, and what helped."""
     ranked = [str(name) for name in report.statistic("mean_rank")["value"].dropna().index]
     if len(ranked) > 1:
@@ -158,13 +158,13 @@ def _verdict(report: Report) -> Iterator[str]:
         yield f"Did searching help? Not computed: there are more than {MAX_SEARCH_TRIALS} search trials"
 
 
-def published_tables(report: Report) -> list[PublishedTable]:
+def published_tables(report: BoardReport) -> list[PublishedTable]:
     """Return the tables of published results: beside own scores first, then as published."""
     published = report.published
     return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
 
 
-def published_footer(report: Report) -> list[str]:
+def published_footer(report: BoardReport) -> list[str]:
     """Return the sentences below the published tables."""
     published = report.published
     if published is None or (not published.rows and not published.hidden):

@@ -252,7 +252,7 @@ def write_folder(
     """
     from safetensors.torch import save_file
 
-    refuse_other(directory)
+    check_other(directory)
     with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
         save_file(dict(weights), str(scratch / WEIGHTS), metadata={"format": "pt"})
         if preprocessing is not None:
@@ -269,7 +269,7 @@ def write_folder(
     return config
 
 
-def refuse_other(directory: Path) -> None:
+def check_other(directory: Path) -> None:
     """Raise UserError if a model cannot be written to ``directory``, as it is a file or has files of something else."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file: name a directory for the model")

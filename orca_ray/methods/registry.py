@@ -53,7 +53,7 @@ def _objection(new: Recipe, found: Mapping[str, Recipe]) -> str:
     return ""
 
 
-def refuse_unfit(method: str, task: "Task") -> None:
+def check_unfit(method: str, task: "Task") -> None:
     """Raise UserError if ``method`` cannot adapt to ``task`` (`Recipe.problem`)."""
     if problem := get_method(method).problem(task):
         raise UserError(

@@ -9,7 +9,7 @@ aligning; ``done``: the trial has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class EpochProgress:
     """Progress after one `TrialTrainer.step`; fields that do not apply to the stage are None."""
 
     stage: StageName

@@ -18,8 +18,8 @@ from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.registry import get_method, refuse_unfit
-from orca_ray.methods.reports import Outcome, Progress, StageName
+from orca_ray.methods.registry import check_unfit, get_method
+from orca_ray.methods.reports import EpochProgress, Outcome, StageName
 from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
 from orca_ray.models.body import num_values
@@ -86,7 +86,7 @@ class TrialTrainer:
         whose shapes differ from the task's.
         """
         _check_data(task, data)
-        refuse_unfit(method, task)
+        check_unfit(method, task)
         self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
         data = _reduced(task, data, self._hyperparameters.data.fraction, seed)
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
@@ -136,11 +136,13 @@ class TrialTrainer:
         assert self._model is not None, "this adaptation is closed"
         return self._model
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
-            return Progress(stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score)
+            return EpochProgress(
+                stage="done", epoch=epochs, epochs=epochs, validation_score=self._outcome.validation_score
+            )
         stage = self._stages[0]
         with self._computing():
             report = stage.step()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orca_ray.data.download import Patience, require_answer
+from orca_ray.data.download import Patience, check_answer
 from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError, quoted, shorten
 
@@ -37,7 +37,7 @@ def local_file(base: str, name: str) -> Path | None:
     return Path(cached) if isinstance(cached, str) else None
 
 
-def require_hub(base: str, *names: str) -> None:
+def check_hub(base: str, *names: str) -> None:
     """Raise download.Failed if no file of ``names`` is on this machine and the hub cannot be reached.
 
     The hub's own client tries for many minutes if a server or proxy never answers.
@@ -45,7 +45,7 @@ def require_hub(base: str, *names: str) -> None:
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and not any(local_file(base, name) for name in names):
-        require_answer(constants.ENDPOINT, _PATIENCE)
+        check_answer(constants.ENDPOINT, _PATIENCE)
 
 
 def weight_files(base: str) -> list[Path]:

@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.cache import require_memory
+from orca_ray.data.cache import check_memory
 from orca_ray.errors import UserError, nearest, shorten
 from orca_ray.models.body import seeded
-from orca_ray.models.body_files import WEIGHT_FILES, cause, check_weights, read_json_file, require_hub, weight_files
+from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, read_json_file, weight_files
 from orca_ray.models.family import Family, family_of
-from orca_ray.models.names import PACKAGED, list_bodies, refuse_misspelt_body
+from orca_ray.models.names import PACKAGED, check_misspelt_body, list_bodies
 from orca_ray.models.packaged import body_directory
 
 _MOST_LAYERS = 1000
@@ -36,11 +36,11 @@ def read_config(base: str) -> Any:
     if base in PACKAGED:
         values = dict(PACKAGED[base].config)
         return AutoConfig.for_model(values.pop("model_type"), **values)
-    refuse_misspelt_body(base)
+    check_misspelt_body(base)
     if Path(base).is_dir():
-        _refuse_code(base, read_json_file(base, Path(base) / "config.json", "configuration"))
+        _check_code(base, read_json_file(base, Path(base) / "config.json", "configuration"))
     try:
-        require_hub(base, "config.json")
+        check_hub(base, "config.json")
         values, _ = PreTrainedConfig.get_config_dict(base)
         return make_config(base, values)
     except UserError:
@@ -57,7 +57,7 @@ def make_config(base: str, values: dict[str, Any]) -> Any:
     """
     from transformers import CONFIG_MAPPING
 
-    _refuse_code(base, values)
+    _check_code(base, values)
     values = _bounded(base, values)
     config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     if getattr(config, "_attn_implementation", None) not in _ATTENTION:
@@ -114,7 +114,7 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
     except Exception as error:  # a constructor may raise anything if sizes in the configuration contradict each other
         raise UserError(f"cannot build body {base!r} from its configuration: {cause(error)}") from error
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    require_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
+    check_memory(4 * num_parameters, f"body {base!r} declares {num_parameters:,} parameters", "use a smaller body")
     return family, num_parameters
 
 
@@ -127,7 +127,7 @@ def read_weights(base: str, config: Any) -> Any:
     source = body_directory(PACKAGED[base]) if base in PACKAGED else base
     try:
         if base not in PACKAGED:
-            require_hub(base, *WEIGHT_FILES)
+            check_hub(base, *WEIGHT_FILES)
         model, report = AutoModel.from_pretrained(
             source, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
@@ -158,7 +158,7 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _refuse_code(base: str, config: dict[str, Any]) -> None:
+def _check_code(base: str, config: dict[str, Any]) -> None:
     if config.get("auto_map"):
         raise UserError(
             f"body {base!r} comes with Python code of its own (auto_map in its config.json), which never runs: use a "

@@ -136,7 +136,7 @@ def listed_body(name: str) -> BodyInfo | None:
     return next((info for info in list_bodies() if info.name == base), None)
 
 
-def refuse_misspelt_body(name: str) -> None:
+def check_misspelt_body(name: str) -> None:
     """Raise UserError if a name is malformed or resembles that of a packaged body, so that no hub is asked for it."""
     base, _ = parse_body_name(name)
     close = nearest(base, PACKAGED)

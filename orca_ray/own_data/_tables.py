@@ -69,7 +69,7 @@ def from_arrow(
     """
     import pyarrow.types as types
 
-    _refuse_unusable(source, table)
+    _check_unusable(source, table)
     names = table.column_names
     target = _target(source, names, options, labelled)
     extra = (options.group, options.time, options.split)
@@ -90,7 +90,7 @@ def from_arrow(
     )  # fmt: skip
 
 
-def _refuse_unusable(source: str, table: "pa.Table") -> None:
+def _check_unusable(source: str, table: "pa.Table") -> None:
     import pyarrow.types as types
 
     names = table.column_names
@@ -98,9 +98,7 @@ def _refuse_unusable(source: str, table: "pa.Table") -> None:
         raise UserError(f"{source}: column {quoted(bad[0])} has no name, or another has the same; name each column")
     if not table.num_rows:
         raise UserError(f"{source}: expected rows, found none")
-    cache.require_memory(
-        _CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns"
-    )
+    cache.check_memory(_CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns")
     if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
         raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
 

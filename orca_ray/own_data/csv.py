@@ -21,8 +21,8 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     import pyarrow as pa
     from pyarrow import csv
 
-    size = cache.refuse_special(path)
-    cache.require_memory(_GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it")
+    size = cache.check_special(path)
+    cache.check_memory(_GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it")
     with cache.open_file(path) as stream:
         start = stream.read(_START_BYTES)
     if b"\0" in start:

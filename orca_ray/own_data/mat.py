@@ -19,7 +19,7 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
 
     def read(name: str) -> Array:
         array = read_mat(path, name)
-        cache.require_memory(float(np.prod(array.shape)) * 8, f"{path}, {name}", "store it as .npy or .h5")
+        cache.check_memory(float(np.prod(array.shape)) * 8, f"{path}, {name}", "store it as .npy or .h5")
         return array[slice(None)].reshape(shapes[name])
 
     return choose(str(path), shapes, read, options, labelled)
@@ -28,7 +28,7 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     import h5py
 
-    cache.refuse_special(path)
+    cache.check_special(path)
     if not h5py.is_hdf5(path):
         return {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
     with open_hdf5(path) as file:

@@ -14,13 +14,13 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     import pyarrow as pa
     from pyarrow import parquet
 
-    cache.refuse_special(path)
+    cache.check_special(path)
     try:
         with parquet.ParquetFile(path) as file:
             meta = file.metadata
             size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
             cells = 64.0 * meta.num_rows * meta.num_columns
-            cache.require_memory(max(2.0 * size, cells), f"{path}: its table", "split it")
+            cache.check_memory(max(2.0 * size, cells), f"{path}: its table", "split it")
             table = file.read()
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):

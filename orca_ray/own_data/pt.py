@@ -15,7 +15,7 @@ from orca_ray.own_data.user_data import UserData
 def _read(path: Path, options: Options, labelled: bool) -> UserData:
     import torch
 
-    cache.refuse_special(path)
+    cache.check_special(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # PyTorch raises a dozen types, none documented, for a damaged file

@@ -52,7 +52,7 @@ def _part(folder: Path) -> "tuple[Any, Mapping[str, Any]]":
     files = [folder / Path(str(entry.get("filename", ""))).name for entry in state.get("_data_files", [])]
     tables = []
     for file in files:
-        cache.refuse_special(file)
+        cache.check_special(file)
         try:
             tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
         except (pa.ArrowException, OSError) as error:

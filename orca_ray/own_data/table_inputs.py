@@ -62,7 +62,7 @@ class TableInputs(BaseModel):
         in training and values of another scale to ``warn``.
         """
         frame: pd.DataFrame = as_frame(data, self.names)
-        self._refuse_missing(data, frame)
+        self._check_missing(data, frame)
         x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
         for place, column in enumerate(self.columns):
             values = frame[column.name]
@@ -82,7 +82,7 @@ class TableInputs(BaseModel):
         """Names of the table's columns that are read, each once."""
         return tuple(dict.fromkeys(column.name for column in self.columns))
 
-    def _refuse_missing(self, data: UserData, frame: "pd.DataFrame") -> None:
+    def _check_missing(self, data: UserData, frame: "pd.DataFrame") -> None:
         found = list(map(str, frame.columns))
         if missing := [name for name in self.names if name not in found]:
             close = nearest(missing[0], found)

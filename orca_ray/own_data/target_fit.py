@@ -13,7 +13,7 @@ from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_inputs import ArrayInputs
 from orca_ray.own_data.findings import Notes
 from orca_ray.own_data.splits import LEAST_PER_CLASS
-from orca_ray.own_data.targets import TargetCoding, as_numbers, in_order, refuse_collisions
+from orca_ray.own_data.targets import TargetCoding, as_numbers, check_collisions, in_order
 
 MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1
 """Whole numbers are classes if there are at most 20 different ones, and at most a tenth of the samples."""
@@ -86,7 +86,7 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
     elif y.ndim != 1:
         raise UserError(f"{data.source}: classes need one label a sample, found targets {list(y.shape)}")
     else:
-        for warning in refuse_collisions(y, data.source):
+        for warning in check_collisions(y, data.source):
             notes.warn(warning)
     texts = TargetCoding(kind="classes", one_hot=one_hot).texts(y)
     counts = Counter(text for text in texts if text is not None)

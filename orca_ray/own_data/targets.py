@@ -108,7 +108,7 @@ def label_text(value: Any) -> str | None:
     return str(value).strip() or None
 
 
-def refuse_collisions(y: Array, source: str) -> list[str]:
+def check_collisions(y: Array, source: str) -> list[str]:
     """Return warnings about labels that differ only in case or inner spaces.
 
     Raises UserError for labels of two types that are written alike, such as 1 and "1", or "a" and "a ".

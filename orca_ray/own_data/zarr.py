@@ -42,7 +42,7 @@ class ZarrRows:
 
 
 def _read(path: Path, options: Options, labelled: bool) -> UserData:
-    _refuse_codecs(path)
+    _check_codecs(path)
     try:
         import zarr
     except ImportError as error:
@@ -64,7 +64,7 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     return choose(str(path), shapes, rows, options, labelled)
 
 
-def _refuse_codecs(path: Path) -> None:
+def _check_codecs(path: Path) -> None:
     """Raise UserError for a codec that is not listed: one of numcodecs unpickles what it reads, whatever the type."""
     for file in (found for name in _METADATA for found in path.rglob(name)):
         if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):

@@ -48,7 +48,7 @@ class StoredModels:
         Raises UserError if it would leave less than 2 GiB on the disk of a local store.
         """
         files = sorted(path for path in directory.iterdir() if path.is_file())
-        self._require_room(sum(path.stat().st_size for path in files))
+        self._check_room(sum(path.stat().st_size for path in files))
         self.remove(key)
         for path in sorted(files, key=lambda path: path.name == _CONFIG):
             self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
@@ -85,7 +85,7 @@ class StoredModels:
             with contextlib.suppress(OSError):  # a user may have put a directory there
                 (self._folder.path / DIRECTORY / key).rmdir()
 
-    def _require_room(self, num_bytes: int) -> None:
+    def _check_room(self, num_bytes: int) -> None:
         if not isinstance(self._folder, LocalFolder):
             return
         free = shutil.disk_usage(self._folder.path).free

@@ -33,7 +33,7 @@ class MemoryPart:
         return self.table if columns is None else self.table.select(columns)
 
 
-class FilePart:
+class ParquetPart:
     """A Parquet file that holds rows of a table. Its row groups and columns are read as needed.
 
     Raises UserError (``where`` is the file's name in the message) if the file is truncated or damaged, or does not have
@@ -101,7 +101,7 @@ class FilePart:
             ) from error
 
 
-Part = MemoryPart | FilePart
+Part = MemoryPart | ParquetPart
 
 
 def _target(wanted: Any, found: Any, expand: bool) -> Any:

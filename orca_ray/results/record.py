@@ -120,7 +120,7 @@ class Record:
     """Arrow schema of the Parquet files: one column per field, in order."""
     LATER: ClassVar[Mapping[int, frozenset[str]]]
     """Columns that later schema versions added (the fields with a default), by version; None in older records."""
-    CIRCUMSTANCES: ClassVar[frozenset[str]] = frozenset({
+    RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
         "model_flop_utilisation", "processor", "cpus", "gpus",
@@ -155,8 +155,8 @@ class Record:
         return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
-        """Return `to_row` without the columns in `CIRCUMSTANCES`, to compare two runs of a trial."""
-        return {name: value for name, value in self.to_row().items() if name not in self.CIRCUMSTANCES}
+        """Return `to_row` without the columns in `RUN_COLUMNS`, to compare two runs of a trial."""
+        return {name: value for name, value in self.to_row().items() if name not in self.RUN_COLUMNS}
 
 
 Record.SCHEMA = schema_of(Record)

@@ -27,7 +27,7 @@ MAX_WARNINGS = 20
 """Number of contradictory trials that are named; the others are counted."""
 
 
-class Scan:
+class StoreSnapshot:
     """The records of a store that count: valid ones, and of several for one (sweep, trial key) the current one.
 
     See `ResultsStore.records` for which of them that is. Rows have positions, which number all rows of the store.
@@ -51,7 +51,7 @@ class Scan:
         self._drop_superseded(hashes, ranks)
 
     @classmethod
-    def of_frame(cls, records: pd.DataFrame) -> "Scan":
+    def of_frame(cls, records: pd.DataFrame) -> "StoreSnapshot":
         """Return a scan of records as `ResultsStore.records` returns them."""
         table = pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
         return cls([MemoryPart(table)])

@@ -21,9 +21,9 @@ from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
-from orca_ray.results.parts import FilePart, MemoryPart, Part
+from orca_ray.results.parts import MemoryPart, ParquetPart, Part
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
-from orca_ray.results.scan import Scan, invalid_rows_text, matches
+from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
 from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, Table
 
 logger = logging.getLogger(__name__)
@@ -146,15 +146,15 @@ class ResultsStore:
         """Return the parts of the logs of trials, sorted by sweep, trial and time; columns are those of `LogRow`."""
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
-    def scan(self) -> Scan:
-        """Return a `Scan` of the current records, which reads columns as needed; a leaderboard is built from it.
+    def scan(self) -> StoreSnapshot:
+        """Return a snapshot of the current records, which reads columns as needed; a leaderboard is built from it.
 
         In contrast to the other methods, damaged files and invalid rows are left out with a warning.
         """
         warnings: list[str] = []
         small, parts = [], []
         for part in self._parts(RECORDS, warnings):
-            if isinstance(part, FilePart):
+            if isinstance(part, ParquetPart):
                 parts.append(part)
                 continue
             where = part.where.removeprefix(f"{self._folder.name}/")
@@ -165,7 +165,7 @@ class ResultsStore:
                 valid = pc.and_(valid, pc.invert(wrong))
             small.append(part.table.filter(valid))
         merged = pa.concat_tables([RECORDS.schema.empty_table(), *small]).combine_chunks()
-        return Scan([*parts, MemoryPart(merged)], warnings)
+        return StoreSnapshot([*parts, MemoryPart(merged)], warnings)
 
     def compact(self) -> int:
         """Merge the small files of each table into large, sorted ones, and return how many were merged and deleted.
@@ -239,8 +239,8 @@ class ResultsStore:
                 if values and not (keep := matches(part.read([group], list(values), expand=False), values)).any():
                     continue
                 rows = part.read([group])
-                if isinstance(part, FilePart):
-                    tables.refuse_invalid(rows, table, part.where)
+                if isinstance(part, ParquetPart):
+                    tables.check_invalid(rows, table, part.where)
                 found.append(rows.filter(pa.array(keep)) if values else rows)
         return pa.concat_tables(found)
 
@@ -300,12 +300,12 @@ class ResultsStore:
         where = f"{self._folder.name}/{path}"
         stream = self._folder.open(path)
         if stream.size() > SMALL_BYTES:
-            return FilePart(stream, table, where)
+            return ParquetPart(stream, table, where)
         with stream:
-            part = FilePart(pa.BufferReader(stream.read_buffer()), table, where)
+            part = ParquetPart(pa.BufferReader(stream.read_buffer()), table, where)
         content = part.read(range(len(part.group_rows)))
         if strict:
-            tables.refuse_invalid(content, table, where)
+            tables.check_invalid(content, table, where)
         return MemoryPart(content, where)
 
     def _last_compaction(self) -> bytes | None:

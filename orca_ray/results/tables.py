@@ -175,7 +175,7 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     return sink.getvalue()
 
 
-def refuse_invalid(table: Any, kind: Table, where: str) -> None:
+def check_invalid(table: Any, kind: Table, where: str) -> None:
     """Raise UserError if a row of the file ``where`` has an invalid value."""
     for name, row, value, allowed, _ in invalid_rows(table, kind):
         raise UserError(

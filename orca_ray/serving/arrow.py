@@ -54,7 +54,7 @@ def _column(values: Array) -> Any:
 
 
 def _read(body: bytes, limit: int) -> Any:
-    _refuse_compression(body)
+    _check_compression(body)
     batches, count = [], 0
     with pa.ipc.open_stream(body) as reader:
         for batch in reader:
@@ -68,7 +68,7 @@ def _read(body: bytes, limit: int) -> Any:
         return pa.Table.from_batches(batches, reader.schema)
 
 
-def _refuse_compression(body: bytes) -> None:
+def _check_compression(body: bytes) -> None:
     """Raise UserError for compressed buffers: a small body could fill the memory."""
     for message in pa.ipc.MessageReader.open_stream(body):
         if message.type == "schema":

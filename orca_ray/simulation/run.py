@@ -29,7 +29,7 @@ from orca_ray.version import __version__
 logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
 """Directory of generated files below the cache's ``raw``; also the name of the benchmark that reads them."""
-Progress = Callable[[int, int], None]
+ReportSolved = Callable[[int, int], None]
 """Receives the number of solved samples and the total."""
 SETTINGS = "settings.json"
 """JSON file in the hidden directory with the settings that its batches were solved with."""
@@ -125,7 +125,7 @@ def generate(
     directory: Path | None = None,
     workers: int = 1,
     overwrite: bool = False,
-    progress: Progress | None = None,
+    progress: ReportSolved | None = None,
 ) -> tuple[Path, bool]:
     """Generate the data file of task ``name``; return its path, and True, or False if the same file existed already.
 
@@ -158,7 +158,7 @@ def generate(
         with files.disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file exist at the same time.
             num_bytes = chosen.layout.num_bytes
-            cache.require_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
+            cache.check_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
             _solve_all(chosen, samples, seed, workers, store, progress)
             with files.atomic_file(path, store.directory) as file:
                 chosen.layout.create(file, samples)
@@ -187,7 +187,7 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 
 
 def _solve_all(
-    chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: Progress | None
+    chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: ReportSolved | None
 ) -> None:
     missing = [bounds for bounds in chosen.batches(samples) if not store.file(*bounds).exists()]
     done = samples - sum(stop - start for start, stop in missing)

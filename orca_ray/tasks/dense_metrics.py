@@ -29,20 +29,20 @@ _FLOOR = 0.01
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
     """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` has their shape and holds 0, 1 and `IGNORED`."""
-    refuse_other_shape(logits, y)
+    check_other_shape(logits, y)
     return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
 
 
 def one_minus_thresholded_auroc(logits: Array, y: Array) -> float:
     """Return 1 − AUROC of the masks "logit > 0": half the sum of their false-negative and false-positive rates."""
-    refuse_other_shape(logits, y)
+    check_other_shape(logits, y)
     positive, marked = _both_outcomes(y), _marked(logits, y)
     return float(1 - marked[positive].mean() + marked[~positive].mean()) / 2
 
 
 def false_negative_rate(logits: Array, y: Array) -> float:
     """Return the share of pixels inside the target masks (``y`` > 0) whose logit is not above 0."""
-    refuse_other_shape(logits, y)
+    check_other_shape(logits, y)
     positive = y > 0
     if not positive.any():
         raise UserError("a false-negative rate needs masks that are not empty; all masks of the split are")
@@ -91,7 +91,7 @@ def _marked(logits: Array, y: Array) -> Array:
 
 def _maps(predictions: Array, y: Array) -> tuple[Array, Array]:
     """Return predictions and targets, [N, S, S] or [N, 1, S, S] each, as [N, S, S]; ValueError for other shapes."""
-    refuse_other_shape(predictions, y)
+    check_other_shape(predictions, y)
     side = y.shape[-1]
     if y.ndim < 3 or y.size != len(y) * side * side:
         raise ValueError(f"distance maps have shape [N, S, S] or [N, 1, S, S], not {list(y.shape)}")
@@ -114,7 +114,7 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
     return float(np.mean(sums[counts > 0] / counts[counts > 0]))
 
 
-def refuse_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
+def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
     """Raise ValueError if shapes differ, because broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")

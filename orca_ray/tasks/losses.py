@@ -17,7 +17,7 @@ from torch.nn import functional
 from orca_ray.data.rows import Rows, Target
 from orca_ray.discovery import with_plug_ins
 from orca_ray.errors import UserError, lookup
-from orca_ray.tasks.dense_metrics import IGNORED, refuse_other_shape
+from orca_ray.tasks.dense_metrics import IGNORED, check_other_shape
 from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -84,18 +84,18 @@ def _bce_pos(weight: float) -> Loss:
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
     """Return the mean binary cross-entropy over all pixels; an ignored pixel adds the constant log 2, no gradient."""
-    refuse_other_shape(logits, y)
+    check_other_shape(logits, y)
     return _bce(torch.where(y == IGNORED, 0.0, logits), y)
 
 
 def _mse(predictions: Tensor, y: Tensor) -> Tensor:
-    refuse_other_shape(predictions, y)
+    check_other_shape(predictions, y)
     return functional.mse_loss(predictions, y)
 
 
 def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of a sample's RMSE; a sample with error 0 has gradient 0 and not NaN."""
-    refuse_other_shape(predictions, y)
+    check_other_shape(predictions, y)
     difference_BD = (predictions - y).flatten(1) if y.ndim > 1 else (predictions - y)[:, None]
     norm_B: Tensor = torch.linalg.vector_norm(difference_BD, dim=1)
     return norm_B.mean() / math.sqrt(difference_BD.shape[1])
@@ -103,7 +103,7 @@ def _rmse(predictions: Tensor, y: Tensor) -> Tensor:
 
 def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
     """Return the mean over samples of ‖ŷ − y‖₂ / ‖y‖₂, ŷ predicted; a sample with error 0 has gradient 0, not NaN."""
-    refuse_other_shape(predictions, y)
+    check_other_shape(predictions, y)
     error_B: Tensor = torch.linalg.vector_norm((predictions - y).flatten(1), dim=1)
     norm_B: Tensor = torch.linalg.vector_norm(y.flatten(1), dim=1)
     return (error_B / norm_B.clamp_min(torch.finfo(y.dtype).tiny)).mean()

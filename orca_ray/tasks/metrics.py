@@ -126,7 +126,7 @@ def _one_minus_r2(predictions: Array, y: Array) -> float:
 
 
 def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
-    dense_metrics.refuse_other_shape(predictions, y)
+    dense_metrics.check_other_shape(predictions, y)
     return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
 
 

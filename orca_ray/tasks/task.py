@@ -12,7 +12,7 @@ from orca_ray.data import cache, packages, prepared
 from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import HELD_OUT, PAPER, Arrays, PreparedData
-from orca_ray.data.raw import RawFile, Workspace, missing, refuse_missing
+from orca_ray.data.raw import RawFile, Workspace, check_missing, missing
 from orca_ray.data.rows import Array, Rows, Target, row_slices
 from orca_ray.errors import UserError
 
@@ -197,7 +197,7 @@ class Task:
         splits = self._splits(protocol)
 
         def build(workspace: Workspace) -> Arrays:
-            refuse_missing(self.name, self.files, raw)
+            check_missing(self.name, self.files, raw)
             try:
                 with np.errstate(over="ignore", invalid="ignore"):  # `_checked` refuses values that are not finite
                     made = self.build(workspace)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
@@ -150,7 +150,7 @@ def run(adaptation: TrialTrainer) -> list[dict[str, Any]]:
     return reports
 
 
-def reported(progress: Progress) -> dict[str, Any]:
+def reported(progress: EpochProgress) -> dict[str, Any]:
     """Return the progress of a step without its duration."""
     values = asdict(progress)
     del values["seconds"]
@@ -159,7 +159,7 @@ def reported(progress: Progress) -> dict[str, Any]:
 
 def scores(outcome: Outcome) -> dict[str, Any]:
     """Return an outcome without times, memory and speed, which differ from run to run."""
-    return {name: value for name, value in asdict(outcome).items() if name not in Record.CIRCUMSTANCES}
+    return {name: value for name, value in asdict(outcome).items() if name not in Record.RUN_COLUMNS}
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class Objective:
 
 
 def predict(
-    feed: Feed, objective: Objective, batch_size: int = BATCH_SIZE, ranks: Ranks = ALONE
+    feed: SplitInputs, objective: Objective, batch_size: int = BATCH_SIZE, ranks: Ranks = ALONE
 ) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
@@ -78,7 +78,7 @@ def predict(
     return predictions, batch_size
 
 
-def _predict_if_it_fits(feed: Feed, objective: Objective, batch_size: int, rows: slice) -> np.ndarray | None:
+def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int, rows: slice) -> np.ndarray | None:
     """Return predictions for ``rows``, or None if memory runs out: returning releases the exception's tensors."""
     try:
         decode = objective.decoder(feed.precision.device)

@@ -29,7 +29,7 @@ _PREFETCH = 3
 
 
 @dataclass(frozen=True)
-class Feed:
+class SplitInputs:
     """Inputs of one split and the network that processes them."""
 
     inputs: Rows | Tensor
@@ -64,7 +64,7 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 
 def make_feed(
     model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
-) -> Feed:
+) -> SplitInputs:
     """Return a feed for the inputs ``x`` [N, ...] of a split.
 
     If all ``trained`` parameters are the head's, its inputs are computed once and cached, unless they exceed
@@ -72,18 +72,18 @@ def make_feed(
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
-        return Feed(x, model, precision)
+        return SplitInputs(x, model, precision)
     sample = next(head_inputs(model, x[:1], precision))
     if sample.numel() * sample.element_size() * len(x) > CACHE_BYTES:
-        return Feed(x, model, precision)
+        return SplitInputs(x, model, precision)
     features = torch.cat(list(head_inputs(model, x, precision)))
-    return Feed(features, model.head, replace(precision, name="float32"))  # as heads compute in the model
+    return SplitInputs(features, model.head, replace(precision, name="float32"))  # as heads compute in the model
 
 
 def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
     """Yield the head's inputs [b, ...] for batches of ``x``, in evaluation mode, captured by a hook."""
     seen: list[Tensor] = []
-    feed = Feed(x, model, precision)
+    feed = SplitInputs(x, model, precision)
     handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     was_training = model.training
     model.eval()

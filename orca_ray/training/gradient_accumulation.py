@@ -16,9 +16,16 @@ from orca_ray.models.checkpointing import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import is_out_of_memory
-from orca_ray.training.feed import Feed, forward
+from orca_ray.training.feed import SplitInputs, forward
 from orca_ray.training.memory_limits import memory_limits
-from orca_ray.training.micro_batch import Cost, budget_bytes, even_micro_batch, halved, max_micro_batch, measure_cost
+from orca_ray.training.micro_batch import (
+    SampleCost,
+    budget_bytes,
+    even_micro_batch,
+    halved,
+    max_micro_batch,
+    measure_cost,
+)
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.reproducibility import derive_seed, isolated_rng
 
@@ -63,7 +70,7 @@ class GradientAccumulator:
         self,
         model: CrossModalModel,
         parameters: Sequence[Parameter],
-        feed: Feed,
+        feed: SplitInputs,
         y: Rows,
         loss: Loss,
         config: RefineConfig,
@@ -186,7 +193,7 @@ class GradientAccumulator:
                 extra = self.cost.saved_bytes // layers
         return max_micro_batch(cost, budget_bytes(self._config.memory_mib, self._device), self._device, extra)
 
-    def _measure_cost(self) -> Cost:
+    def _measure_cost(self) -> SampleCost:
         few = min(2, self._num_samples)
         with self._measuring():
             return measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)

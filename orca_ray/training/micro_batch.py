@@ -26,7 +26,7 @@ _BACKWARD_FACTOR = 1.25
 
 
 @dataclass(frozen=True)
-class Cost:
+class SampleCost:
     """Cost of one training sample."""
 
     saved_bytes: int
@@ -48,7 +48,7 @@ def budget_bytes(memory_mib: int, device: torch.device) -> int:
     return CPU_MIB * 2**20
 
 
-def max_micro_batch(cost: Cost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
+def max_micro_batch(cost: SampleCost, budget: int, device: torch.device, extra_bytes: int = 0) -> int:
     """Return the maximum number of samples (at least 1) of a micro-batch whose activations fit in ``budget`` bytes.
 
     ``extra_bytes`` per sample are needed temporarily in the backward pass, to recompute a checkpointed layer.
@@ -72,7 +72,7 @@ def even_micro_batch(num_samples: int, limit: int) -> int:
 
 def measure_cost(
     loss: Callable[[int], Tensor], parameters: Sequence[Parameter], body: nn.Module, *, num_samples: int
-) -> Cost:
+) -> SampleCost:
     """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first n samples, for n = 1 and 2.
 
     The difference is the memory per sample, without weights. If ``num_samples`` is 1, all memory at n = 1 counts.
@@ -90,7 +90,7 @@ def measure_cost(
             growth = [large - small for large, small in zip(two.values(), one.values(), strict=True)]
         del graph
     tokens = shapes[0][1] if shapes else None
-    return Cost(sum(growth), max(growth, default=0), counter.get_total_flops(), tokens)
+    return SampleCost(sum(growth), max(growth, default=0), counter.get_total_flops(), tokens)
 
 
 @contextmanager

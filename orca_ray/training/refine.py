@@ -18,7 +18,7 @@ from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
-from orca_ray.training.feed import Feed, make_feed
+from orca_ray.training.feed import SplitInputs, make_feed
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
 from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.precision import choose_precision
@@ -183,9 +183,9 @@ class RefineLoop:
         batch_size = self._evaluation_batch
         if self._train_feed.network is not self._model:  # `limit` was measured for the head alone
             batch_size = min(batch_size, BATCH_SIZE)
-        return self._predict(Feed(split.x, self._model, self.precision), len(split), batch_size)
+        return self._predict(SplitInputs(split.x, self._model, self.precision), len(split), batch_size)
 
-    def _predict(self, feed: Feed, num_samples: int, batch_size: int) -> np.ndarray:
+    def _predict(self, feed: SplitInputs, num_samples: int, batch_size: int) -> np.ndarray:
         """Return the predictions for the inputs of ``feed``, which are processed in batches of ``batch_size``."""
         self._model.eval()
         wanted = min(batch_size, num_samples, self._fitting or batch_size)
@@ -223,12 +223,12 @@ class RefineLoop:
 
     # Created on first use, because a finished trial that is restored needs no cached features.
     @cached_property
-    def _train_feed(self) -> Feed:
+    def _train_feed(self) -> SplitInputs:
         whole = self._augmentation is not None or self._batch_term is not None
         return self._make_feed(self._train, stochastic=whole)
 
     @cached_property
-    def _validation_feed(self) -> Feed:
+    def _validation_feed(self) -> SplitInputs:
         return self._make_feed(self._validation)
 
     @cached_property
@@ -244,7 +244,7 @@ class RefineLoop:
         # Larger batches exceed a CPU's caches: 160 samples take 15 % longer than 64 with vit-s14, 25 % if 768 wide.
         return min(limit, BATCH_SIZE) if self._device.type == "cpu" else limit
 
-    def _make_feed(self, split: Split, *, stochastic: bool = False) -> Feed:
+    def _make_feed(self, split: Split, *, stochastic: bool = False) -> SplitInputs:
         stochastic = stochastic or self._config.dropout > 0 or has_stochastic_depth(self._model.body)
         return make_feed(
             self._model, self._trained.parameters, split.x, stochastic=stochastic, precision=self.precision

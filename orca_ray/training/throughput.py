@@ -8,7 +8,7 @@ from time import perf_counter
 import psutil
 import torch
 
-from orca_ray.training.micro_batch import Cost
+from orca_ray.training.micro_batch import SampleCost
 from orca_ray.training.precision import Precision
 
 _COLUMNS = ("bfloat16", "tf32", "float32")
@@ -37,10 +37,10 @@ class Throughput:
     tokens_per_second: float | None
     """Tokens at the input of the body; None if the body does not run because its features are cached."""
     model_flop_utilisation: float | None
-    """Floating-point operations (`Cost.flops`, without recomputation) per second, divided by `peak_flops`."""
+    """Floating-point operations (`SampleCost.flops`, without recomputation) per second, divided by `peak_flops`."""
 
 
-def throughput(cost: Cost, samples: int, seconds: float, precision: Precision, devices: int = 1) -> Throughput:
+def throughput(cost: SampleCost, samples: int, seconds: float, precision: Precision, devices: int = 1) -> Throughput:
     """Return the rates if ``devices`` devices took ``seconds`` to train on ``samples`` samples of ``cost`` each."""
     rate = samples / max(seconds, 1e-9)
     peak = peak_flops(precision)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment import transport as solver
-from orca_ray.alignment.cost import Cost, half_squared_distances
+from orca_ray.alignment.cost import CostMatrix, half_squared_distances
 from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.gaussian import Gaussians
 from orca_ray.alignment.registry import get_distance
-from orca_ray.alignment.transport import TOLERANCE, Report, self_transport, transport
+from orca_ray.alignment.transport import TOLERANCE, SolverReport, self_transport, transport
 from orca_ray.testing.distances import cloud, source, value_and_gradient
 from tests.alignment.test_distances import bures
 
@@ -76,8 +76,8 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     cost = half_squared_distances(x, y) + 0.5 * w[rows][:, columns]
     plan = torch.from_numpy(transport_plan(cost.detach().numpy(), 0.2))
     expected = torch.autograd.grad((plan * cost).sum(), (x, y, w))
-    report = Report()
-    value = transport(Cost(x, y, w, (rows, columns)), 0.2, report)
+    report = SolverReport()
+    value = transport(CostMatrix(x, y, w, (rows, columns)), 0.2, report)
     assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
     for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
@@ -87,7 +87,7 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
 def test_small_epsilon_approaches_exact_transport() -> None:
     x, y = cloud(12)[0], cloud(12, seed=4)[0]
     exact = ot.emd2([], [], half_squared_distances(x, y).numpy())
-    values = [transport(Cost(x, y), epsilon, Report()).item() for epsilon in (1.0, 0.1, 0.01)]
+    values = [transport(CostMatrix(x, y), epsilon, SolverReport()).item() for epsilon in (1.0, 0.1, 0.01)]
     errors = [abs(value - exact) for value in values]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.03 * exact
@@ -96,7 +96,7 @@ def test_small_epsilon_approaches_exact_transport() -> None:
 def test_self_transport_equals_the_general_solver() -> None:
     x = cloud(20)[0]
     cost = half_squared_distances(x, x).fill_diagonal_(0.0)
-    value = self_transport(Cost(x), 0.3, Report())[0].item()
+    value = self_transport(CostMatrix(x), 0.3, SolverReport())[0].item()
     assert value == pytest.approx(entropic(cost.numpy(), 0.3), rel=1e-8)
 
 
@@ -106,8 +106,8 @@ def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
     x, y = cloud(n, d=2)[0], cloud(m, d=2, seed=4)[0]
     x[: n // 2, 0] += 20.0
     y[: m * 3 // 10, 0] += 20.0
-    report = Report()
-    value = transport(Cost(x, y), 0.5, report).item()
+    report = SolverReport()
+    value = transport(CostMatrix(x, y), 0.5, report).item()
     assert report.error <= TOLERANCE
     assert report.iterations < 260
     assert report.notes == []
@@ -119,8 +119,8 @@ def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(solver, "_LARGEST_NEWTON", 10)
     x, y = cloud(30, d=2)[0], cloud(50, d=2, seed=4)[0]
     x[:15, 0] += 20.0
-    report = Report()
-    transport(Cost(x, y, what="target and source"), 0.01, report)
+    report = SolverReport()
+    transport(CostMatrix(x, y, what="target and source"), 0.01, report)
     diagnosis = report.diagnosis()
     assert not diagnosis.converged
     assert diagnosis.error > TOLERANCE

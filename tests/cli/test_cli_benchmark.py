@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.protocol import KeepModels
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import InlineExecutor, RunOptions
+from orca_ray.sweep.executors.base import ExecutorOptions, InlineExecutor
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import NodeResources
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -39,7 +39,7 @@ class FakeSweep:
         for seed in (1, 2):
             key = f"k{seed}"
             listener(events.TrialStarted(key, "pocket/digits", "nft", "confirm"))
-            report = Progress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0)
+            report = EpochProgress(stage="refine", epoch=1, epochs=3, validation_score=0.4, loss=1.0)
             listener(events.TrialProgress(key, "pocket/digits", "nft", report))
             record = make_record(key, task="pocket/digits", method="nft", seed=seed, validation_score=0.25)
             listener(events.TrialFinished(record, remaining=2 - seed))
@@ -68,7 +68,7 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: Install, sw
     ending = command("run", sweep_file)
     assert (ending.code, ending.err) == (0, "")
     assert sweep.options == {
-        "executor": "ray", "address": None, "retry_failed": False, "options": RunOptions(), "wait_seconds": 300.0,
+        "executor": "ray", "address": None, "retry_failed": False, "options": ExecutorOptions(), "wait_seconds": 300.0,
         "staging": None, "keep_models": KeepModels.NONE, "command": f"orca-sweep run {sweep_file}",
     }  # fmt: skip
     assert sweep.store is not None
@@ -146,7 +146,7 @@ def test_options_reach_the_sweep(command: Command, fake: Install, sweep_file: st
     assert sweep.options == {
         "executor": "inline", "address": "10.0.0.1:6379", "retry_failed": True, "wait_seconds": 5.0,
         "staging": "s3://ann:secret@bucket/staged", "keep_models": KeepModels.BEST,
-        "options": RunOptions(TimeLimits(90.0, 1200.0), 0.25),
+        "options": ExecutorOptions(TimeLimits(90.0, 1200.0), 0.25),
     }  # fmt: skip
     assert sweep.store is not None
     assert Path(sweep.store.uri) == place

@@ -52,11 +52,11 @@ def test_an_empty_store_shows_the_row_of_orca_as_published(command: Command, for
 
 
 def test_parquet_has_the_published_digits(command: Command) -> None:
-    from orca_ray.leaderboard import Report, empty_board, render
+    from orca_ray.leaderboard import BoardReport, empty_board, render
     from orca_ray.leaderboard.published import published_for
 
     board = empty_board("nasbench360")
-    content = render(Report(board, published_for(board)), "parquet")
+    content = render(BoardReport(board, published_for(board)), "parquet")
     assert isinstance(content, bytes)
     rows = pq.read_table(io.BytesIO(content)).to_pylist()
     assert [row["published"] for row in rows if row["method"] == "ORCA" and row["protocol"] == "paper"] == ORCA

@@ -13,7 +13,7 @@ import pytest
 
 from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.errors import UserError, printable, unknown_name
-from orca_ray.paths import new_directories_removed, open_regular, refuse_special, require_directory
+from orca_ray.paths import check_directory, check_special, new_directories_removed, open_regular
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from orca_ray.sweep.plan import loading
@@ -217,8 +217,8 @@ def test_a_terminal_without_the_characters_gets_their_codes(tmp_path: Path) -> N
 class TestPaths:
     def test_ordinary_paths_pass(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "new" / "deep", Path("/dev/shm/new"), Path("relative")):
-            refuse_special(path, "--out")
-            assert require_directory(path, "--out") == path
+            check_special(path, "--out")
+            assert check_directory(path, "--out") == path
 
     def test_a_file_in_the_way_of_a_directory(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
@@ -229,7 +229,7 @@ class TestPaths:
             (tmp_path / "broken", "is a broken link; give a directory"),
         ):
             with pytest.raises(UserError, match=told):
-                require_directory(path, "--out")
+                check_directory(path, "--out")
 
     def test_only_regular_files_are_opened(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"content")

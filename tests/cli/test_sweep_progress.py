@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.sweep.run import events
@@ -32,7 +32,7 @@ def finish(state: SweepState, key: str, remaining: int, **changes: Any) -> None:
 
 def progress(key: str, task: str, method: str, epoch: int, epochs: int, score: float) -> events.TrialProgress:
     """Return the report of an epoch of refining."""
-    report = Progress(stage="refine", epoch=epoch, epochs=epochs, validation_score=score, loss=1.0)
+    report = EpochProgress(stage="refine", epoch=epoch, epochs=epochs, validation_score=score, loss=1.0)
     return events.TrialProgress(key, f"pocket/{task}", method, report)
 
 
@@ -70,7 +70,9 @@ def test_counts_and_best_follow_the_events() -> None:
     state.apply(events.TrialStarted("b", "pocket/digits", "orca", "search"))
     state.apply(progress("a", "digits", "orca", 2, 5, 0.31))
     state.apply(
-        events.TrialProgress("b", "pocket/digits", "orca", Progress(stage="align", epoch=1, epochs=9, distance=3.0))
+        events.TrialProgress(
+            "b", "pocket/digits", "orca", EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0)
+        )
     )
     row = state.rows["pocket/digits", "orca"]
     assert state.totals() == (3, 6, 2)

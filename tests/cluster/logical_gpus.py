@@ -14,7 +14,7 @@ import ray
 
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import trainable
-from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.ray import RayExecutor
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.controller import SweepController
@@ -54,7 +54,7 @@ def main(directory: str) -> None:
     controller = SweepController(searches, store, executor="ray")
     with RayExecutor() as engine:
         engine.open(None)
-        engine.run(controller, WorkerSettings(store.uri), RunOptions())
+        engine.run(controller, WorkerSettings(store.uri), ExecutorOptions())
     controller.close()
     print(json.dumps({status.value: count for status, count in controller.summary().statuses.items() if count}))  # noqa: T201
 

@@ -85,15 +85,15 @@ def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
 
 
 def test_space_is_checked_before_writing(tmp_path: Path) -> None:
-    cache.require_space(tmp_path, 1)
+    cache.check_space(tmp_path, 1)
     with pytest.raises(UserError, match=r"no space: .* needs about 1000000000000 MB"):
-        cache.require_space(tmp_path, 1e18)
+        cache.check_space(tmp_path, 1e18)
 
 
 def test_little_space_is_told_in_units_that_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8192))
     with pytest.raises(UserError, match=r"needs about 70 kB and its disk has 8 kB free"):
-        cache.require_space(tmp_path, 70_000)
+        cache.check_space(tmp_path, 70_000)
 
 
 def test_a_home_where_nothing_can_be_made_is_a_user_error(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

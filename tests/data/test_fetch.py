@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import pytest
 
 from orca_ray.data import archives, thread_pool
-from orca_ray.data.archives import Progress
+from orca_ray.data.archives import ReportUnpacked
 from orca_ray.data.download import Download, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
@@ -534,7 +534,7 @@ def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPat
     waiting = threading.Event()
     ended: list[type[BaseException]] = []
 
-    def unpacking(archive: Path, into: Path, progress: Progress, **_: object) -> None:
+    def unpacking(archive: Path, into: Path, progress: ReportUnpacked, **_: object) -> None:
         assert waiting.wait(20)
         try:
             progress(1, 2)

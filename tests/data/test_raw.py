@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data import cache
-from orca_ray.data.raw import RawFile, missing, refuse_missing
+from orca_ray.data.raw import RawFile, check_missing, missing
 from orca_ray.errors import UserError
 
 URLS = ("https://example.org/a",)
@@ -16,7 +16,7 @@ PACKED = RawFile(path="a.zip", urls=URLS, unpacked="inside/x")
 def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"")
     with pytest.raises(UserError) as caught:
-        refuse_missing("toy/one", (PLAIN, PACKED), tmp_path)
+        check_missing("toy/one", (PLAIN, PACKED), tmp_path)
     told = (
         f"1 of 2 raw files are not in {tmp_path}: x.npy; 1 of 2 raw files are in {tmp_path} but not unpacked: a.zip; "
     )
@@ -48,10 +48,10 @@ def test_the_command_brings_it_to_where_it_was_looked_for(cache_home: Path, file
     option = "--out" if "generate" in command else "--raw"
     for directory, added in ((cache.home() / "raw/toy", ""), (Path("/my data"), f" {option} '/my data'")):
         with pytest.raises(UserError) as caught:
-            refuse_missing("toy/one", (file,), directory)
+            check_missing("toy/one", (file,), directory)
         assert f"; run {command.format(added)!r}, or name the directory" in str(caught.value)
 
 
 def test_what_has_no_address_is_the_users_to_bring(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="own; download them yourself, or name the directory"):
-        refuse_missing("toy/one", (RawFile(path="own"),), tmp_path)
+        check_missing("toy/one", (RawFile(path="own"),), tmp_path)

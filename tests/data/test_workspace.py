@@ -99,7 +99,7 @@ def _full(_: str) -> OSError:
 
 def _too_little(_: str) -> UserError:
     with pytest.raises(UserError, match="no space") as caught:
-        cache.require_space(Path(), 1e18)
+        cache.check_space(Path(), 1e18)
     return caught.value
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import Effects, Grid, Report, all_formats, build_effects, empty_board, render
+from orca_ray.leaderboard import BoardReport, EffectGrid, Effects, all_formats, build_effects, empty_board, render
 from orca_ray.leaderboard.statistics.paired import Comparison, Levels
 from orca_ray.results.record import Status
 from tests.leaderboard.test_leaderboard import Run, frame
@@ -27,12 +27,12 @@ CELLS: list[Cell] = [
 
 
 def render_effects(found: Effects, format: str = "table") -> str:
-    return str(render(Report(empty_board("pocket"), effects=found), format))
+    return str(render(BoardReport(empty_board("pocket"), effects=found), format))
 
 
-def grid(*tasks: str, methods: Sequence[str] = ("orca",), cells: Sequence[Cell] = CELLS) -> Grid:
+def grid(*tasks: str, methods: Sequence[str] = ("orca",), cells: Sequence[Cell] = CELLS) -> EffectGrid:
     planned = {(f"pocket/{task}", method): cells for task in tasks for method in methods}
-    return Grid(planned, SEEDS)
+    return EffectGrid(planned, SEEDS)
 
 
 def cell(task: str, start: str, aligning: str, *scores: float | None, **changes: Any) -> list[Run]:
@@ -45,7 +45,7 @@ def cell(task: str, start: str, aligning: str, *scores: float | None, **changes:
     ]
 
 
-def effects(*runs: list[Run], of: Grid) -> Effects:
+def effects(*runs: list[Run], of: EffectGrid) -> Effects:
     records = frame(*(each for some in runs for each in some))
     return build_effects(records, of, benchmark="pocket", sweep="study/full")
 
@@ -115,7 +115,7 @@ class TestRatios:
     def test_cells_that_share_their_trials_are_no_pair(self) -> None:
         shared: list[Cell] = [(levels, {**values, NAMES["aligning"]: None}) for levels, values in CELLS]
         plan = grid("a")
-        both = Grid({**plan.cells, ("pocket/a", "nft"): shared}, SEEDS)
+        both = EffectGrid({**plan.cells, ("pocket/a", "nft"): shared}, SEEDS)
         nft = {NAMES["start"]: "random"}
         runs = cell("a", "random", "none", 0.3, 0.3, method="nft", hyperparameters=json.dumps(nft))
         found = effects(square("a", 0.4, 0.2, 0.2, 0.1), runs, of=both)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import Report, all_formats, build, empty_board, render, subset
+from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render, subset
 from orca_ray.leaderboard.export import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
 from orca_ray.leaderboard.formats.table import sparkline
@@ -32,7 +32,7 @@ FORMATS = list(all_formats())
 TASKS = ["cifar100", "spherical", "darcy_flow", "psicov", "cosmic", "ninapro", "fsd50k", "ecg", "satellite", "deepsea"]
 
 
-def content(report: Report, format: str) -> bytes:
+def content(report: BoardReport, format: str) -> bytes:
     found = render(report, format)
     return found if isinstance(found, bytes) else found.encode()
 
@@ -57,14 +57,14 @@ def trials(*, same_time: bool) -> list[Record]:
     return found
 
 
-def stored(path: Path, records: Sequence[Record], curves: Sequence[CurvePoint], num_files: int) -> Report:
+def stored(path: Path, records: Sequence[Record], curves: Sequence[CurvePoint], num_files: int) -> BoardReport:
     """Return the report of a new store that holds the rows in their order, in several files."""
     store = ResultsStore(path, create=True)
     for part in range(num_files):
         store.append(records[part::num_files], curves[part::num_files])
     board = build(store, benchmark="pocket")
     rows = published_rows("pocket")
-    return Report(
+    return BoardReport(
         board,
         published=compare(rows, "pocket") if rows else None,
         read_curves=lambda: store.curves(sweep=board.sweep),
@@ -89,7 +89,7 @@ def test_the_order_of_files_and_rows_changes_no_byte(same_time: bool, tmp_path: 
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_published_row_of_an_empty_store(format: str) -> None:
     rows = published_rows("nasbench360")
-    report = Report(empty_board("nasbench360"), published=compare(rows, "nasbench360"))
+    report = BoardReport(empty_board("nasbench360"), published=compare(rows, "nasbench360"))
     data = content(report, format)
     if format == "parquet":
         table = pq.read_table(pa.BufferReader(data)).to_pandas()
@@ -119,10 +119,10 @@ def test_a_subset_has_its_own_ranks() -> None:
         *seeds("c", "orca", 0.2), *seeds("c", "nft", 0.3), *seeds("c", "fpt", 0.1),
     )  # fmt: skip
     board = build(records, benchmark="pocket")
-    ranks = Report(board).statistic("mean_rank")["value"]
+    ranks = BoardReport(board).statistic("mean_rank")["value"]
     assert ranks.to_dict() == pytest.approx({"fpt": 5 / 3, "orca": 2.0, "nft": 7 / 3})
     chosen, left_out = subset(board, ["a", "pocket/c"], ["nft", "orca"])
-    report = Report(chosen, left_out=left_out)
+    report = BoardReport(chosen, left_out=left_out)
     assert report.statistic("mean_rank")["value"].to_dict() == {"orca": 1.0, "nft": 2.0}
     assert report.statistic("wins")["value"].to_dict() == {"orca": 2.0, "nft": 0.0}
     assert "left out on request, and out of all ranks: pocket/b, fpt" in str(render(report))
@@ -134,7 +134,7 @@ def test_a_subset_has_its_own_ranks() -> None:
         subset(board, None, ["nftt"])
 
 
-def searching(path: Path, board: Sequence[Record], *validation: tuple[str, str, float | None]) -> Report:
+def searching(path: Path, board: Sequence[Record], *validation: tuple[str, str, float | None]) -> BoardReport:
     """Return the report of a store with search trials, given by task, method and score in the order of their starts."""
     trials = [
         make_record(f"s{i}", task=f"pocket/{task}", method=method, phase="search", test_score=None, minutes=i,
@@ -145,7 +145,7 @@ def searching(path: Path, board: Sequence[Record], *validation: tuple[str, str, 
     store.append([*board, *reversed(trials)])
     scan = store.scan()
     found = build(scan, benchmark="pocket")
-    return Report(found, read_searches=lambda: read_searches(scan, found))
+    return BoardReport(found, read_searches=lambda: read_searches(scan, found))
 
 
 def test_did_searching_help(tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ class TestCurves:
             for epoch, score in enumerate(curve, start=1)
         ]
         curves = pd.DataFrame([point.to_row() for point in [*points, make_point("k0", 1, stage="align")]])
-        report = Report(build(records, benchmark="pocket"), read_curves=lambda: curves)
+        report = BoardReport(build(records, benchmark="pocket"), read_curves=lambda: curves)
         found = report.validation_curves("pocket/digits")
         assert found["orca"] == pytest.approx([0.7, 0.1])
         assert found["nft"] == pytest.approx([0.8, 0.7])
@@ -216,7 +216,9 @@ def test_exported_scores_are_read_back(format: str, tmp_path: Path) -> None:
         benchmark="pocket",
     )
     path = tmp_path / f"board.{format}"
-    path.write_bytes(content(Report(board, published=compare(published_rows("nasbench360"), "nasbench360")), format))
+    path.write_bytes(
+        content(BoardReport(board, published=compare(published_rows("nasbench360"), "nasbench360")), format)
+    )
     found = read_scores(path)
     pd.testing.assert_frame_equal(found, score_frame(board))
     assert list(found.columns) == SCHEMA.names

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard import Board, Report, all_formats, build
+from orca_ray.leaderboard import Board, BoardReport, all_formats, build
 from orca_ray.leaderboard import render as render_any
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.results.record import Status
@@ -16,7 +16,7 @@ from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 TEXT = sorted({*all_formats()} - {"parquet"})
 
 
-def render(board: Board | Report, format: str = "table") -> str:
+def render(board: Board | BoardReport, format: str = "table") -> str:
     text = render_any(board, format)
     assert isinstance(text, str)
     return text

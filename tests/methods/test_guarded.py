@@ -16,7 +16,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.stages import align_stage as guard_module
-from orca_ray.methods.stages.align_stage import POINTS, Guard
+from orca_ray.methods.stages.align_stage import POINTS, AlignGuard
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 from orca_ray.training.errors import NotFiniteError
@@ -30,10 +30,10 @@ NOISY = torch.tensor([0.0, 2.0, 0.0, 1.9])
 """A mean of 0.975, but a standard error of 0.49."""
 
 
-def guarded(*errors: Tensor) -> tuple[Guard, nn.Linear]:
+def guarded(*errors: Tensor) -> tuple[AlignGuard, nn.Linear]:
     """Run a guard over probes with scripted errors; the weight of the embedder is the number of epochs."""
     embedder, script = nn.Linear(1, 1, bias=False), iter(errors)
-    guard = Guard(embedder, lambda: next(script))
+    guard = AlignGuard(embedder, lambda: next(script))
     for number in range(len(errors)):
         nn.init.constant_(embedder.weight, 10 * number)
         assert guard.due(POINTS[number])
@@ -65,7 +65,7 @@ def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
 
 
 def test_a_plateau_skips_points() -> None:
-    guard = Guard(nn.Linear(1, 1), lambda: FLAT)
+    guard = AlignGuard(nn.Linear(1, 1), lambda: FLAT)
     guard.step(0.0, 0)
     assert not guard.due(0.2)
     assert guard.due(1.0)

@@ -12,7 +12,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.recipe import NO_BODY
-from orca_ray.methods.registry import get_method, refuse_unfit
+from orca_ray.methods.registry import check_unfit, get_method
 from orca_ray.methods.stages.fitted import PENALTIES, ridge
 from orca_ray.models import crossmodal
 from orca_ray.tasks.task import Task
@@ -65,7 +65,7 @@ def test_the_penalty_is_the_best_one_on_validation(monkeypatch: pytest.MonkeyPat
 )
 def test_what_is_no_series_is_refused(task: Task, message: str) -> None:
     with pytest.raises(UserError, match=f"minirocket cannot adapt to {task.name}: .*{message}"):
-        refuse_unfit("minirocket", task)
+        check_unfit("minirocket", task)
 
 
 def test_options() -> None:

@@ -17,7 +17,7 @@ from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.precision import Precision
 from tests.models.tiny import save_tiny
@@ -195,7 +195,7 @@ def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
         model, data = adaptation.model, adaptation._data
         parameters = list(model.parameters())
         accumulator = GradientAccumulator(
-            model, parameters, Feed(data.train.x, model, Precision("float32", CPU)), data.train.y,
+            model, parameters, SplitInputs(data.train.x, model, Precision("float32", CPU)), data.train.y,
             nn.CrossEntropyLoss(), RefineConfig(batch_size=30), seed=0,
             term=term_with_one_source_sample(adaptation),
         )  # fmt: skip

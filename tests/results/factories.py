@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from orca_ray.results.parts import FilePart
+from orca_ray.results.parts import ParquetPart
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import Table, refuse_invalid
+from orca_ray.results.tables import Table, check_invalid
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -84,9 +84,9 @@ def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
 
 def decode(content: Any, kind: Table) -> Any:
     """Return the Arrow table in the Parquet file ``content``; raise UserError if it is damaged or has invalid rows."""
-    part = FilePart(pa.BufferReader(content), kind, "memory")
+    part = ParquetPart(pa.BufferReader(content), kind, "memory")
     found = part.read(range(len(part.group_rows)))
-    refuse_invalid(found, kind, "memory")
+    check_invalid(found, kind, "memory")
     return found
 
 

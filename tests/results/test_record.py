@@ -85,7 +85,7 @@ def test_deterministic_part_holds_all_but_time_and_place() -> None:
     )  # fmt: skip
     assert first.reproducible() == later.reproducible()
     assert first.reproducible() != make_record(test_score=0.5000001).reproducible()
-    assert set(first.to_row()) - set(first.reproducible()) == Record.CIRCUMSTANCES
+    assert set(first.to_row()) - set(first.reproducible()) == Record.RUN_COLUMNS
 
 
 @pytest.mark.parametrize(

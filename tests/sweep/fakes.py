@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.live import file_name
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -44,7 +44,7 @@ def fake_score(trial: TrialSpec, epoch: int) -> float:
 def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
     """Yield the reports that a runner would."""
     for epoch in range(1, trial.epochs + 1):
-        point = Progress(
+        point = EpochProgress(
             stage="refine", epoch=epoch, epochs=trial.epochs, loss=1.0, validation_score=fake_score(trial, epoch),
             learning_rate=1e-3, seconds=0.1,
         )  # fmt: skip

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results import lease
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors import base
@@ -41,7 +41,7 @@ class SlowAdaptation:
     def done(self) -> bool:
         return self._epochs >= self._trial.epochs
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         time.sleep(self._seconds)
         if self._trial.seed == FAILING_SEED and not self._mended.exists():
             raise UserError("the data are spoilt")

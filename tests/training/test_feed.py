@@ -13,7 +13,7 @@ from orca_ray.data.rows import JoinedRows, RowIndex, Rows, row_slices
 from orca_ray.training import feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import predict
-from orca_ray.training.feed import Feed, Samples, make_feed, make_samples, to_tensor
+from orca_ray.training.feed import Samples, SplitInputs, make_feed, make_samples, to_tensor
 from orca_ray.training.precision import Precision
 
 from .training_toys import CPU, OBJECTIVE, make_refine, predictions_of, real_model, real_split, toy_model, toy_split
@@ -76,7 +76,7 @@ def test_cached_features_are_made_in_the_precision_of_the_loop(monkeypatch: pyte
 def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> None:
     model, split = real_model(bert).eval(), real_split(37)
     chosen = Precision(precision, CPU)
-    feed = Feed(split.x, model, chosen)
+    feed = SplitInputs(split.x, model, chosen)
     expected = predictions_of(model, split.x, precision=chosen)
     for size in (1, 5, 37, 500):
         np.testing.assert_allclose(

@@ -16,9 +16,9 @@ from orca_ray.testing.trials import copy_of
 from orca_ray.training import gradient_accumulation, micro_batch, refine
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
-from orca_ray.training.micro_batch import CPU_TENSOR_BYTES, Cost, even_micro_batch, max_micro_batch, measure_cost
+from orca_ray.training.micro_batch import CPU_TENSOR_BYTES, SampleCost, even_micro_batch, max_micro_batch, measure_cost
 from orca_ray.training.reproducibility import torch_settings
 
 from .training_toys import (
@@ -39,7 +39,7 @@ from .training_toys import (
 def make_accumulator(model: CrossModalModel, split: Split, **options: Any) -> GradientAccumulator:
     config = RefineConfig(**options)
     loss = OBJECTIVE.training_loss(split.y, CPU)
-    feed = Feed(split.x, model, EXACT)
+    feed = SplitInputs(split.x, model, EXACT)
     return GradientAccumulator(model, list(model.parameters()), feed, split.y, loss, config, seed=0)
 
 
@@ -102,11 +102,11 @@ def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: py
 
 
 def test_limits_of_a_micro_batch() -> None:
-    small = Cost(saved_bytes=2**20, largest_bytes=2**10, flops=1, num_tokens=1)
+    small = SampleCost(saved_bytes=2**20, largest_bytes=2**10, flops=1, num_tokens=1)
     assert max_micro_batch(small, 100 * 2**20, CPU) == 80  # a quarter on top
     assert max_micro_batch(small, 100 * 2**20, CPU, extra_bytes=2**20) == 40
     assert max_micro_batch(small, 1, CPU) == 1
-    wide = Cost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, flops=1, num_tokens=1)
+    wide = SampleCost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, flops=1, num_tokens=1)
     assert max_micro_batch(wide, 2**40, CPU) == 3
     assert max_micro_batch(wide, 2**40, torch.device("cuda")) == 1024
     assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [1, 16, 32, 64, 64]
@@ -304,7 +304,7 @@ def test_operations_of_a_sample(bert: str) -> None:
     split = real_split(9)
     head = list(model.head.parameters())
     loss = OBJECTIVE.training_loss(split.y, CPU)
-    few = GradientAccumulator(model, head, Feed(split.x, model, EXACT), split.y, loss, RefineConfig(), seed=0)
+    few = GradientAccumulator(model, head, SplitInputs(split.x, model, EXACT), split.y, loss, RefineConfig(), seed=0)
     assert body < few.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from orca_ray.models.checkpointing import repeated_layers
 from orca_ray.training import throughput as rates_module
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.micro_batch import Cost
+from orca_ray.training.micro_batch import SampleCost
 from orca_ray.training.precision import Precision, choose_precision
 from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import torch_settings
@@ -74,14 +74,14 @@ def test_a_head_alone_is_measured_in_its_own_precision(bert: str, monkeypatch: p
 
 
 def test_rates() -> None:
-    cost = Cost(saved_bytes=1, largest_bytes=1, flops=10**9, num_tokens=64)
+    cost = SampleCost(saved_bytes=1, largest_bytes=1, flops=10**9, num_tokens=64)
     rates = throughput(cost, 50, 2.0, EXACT)
     assert (rates.samples_per_second, rates.tokens_per_second) == (25.0, 1600.0)
     peak = peak_flops(EXACT)
     assert peak is not None
     assert 1e9 < peak < 1e14
     assert rates.model_flop_utilisation == pytest.approx(25e9 / peak)
-    assert throughput(Cost(1, 1, 1, None), 50, 2.0, EXACT).tokens_per_second is None
+    assert throughput(SampleCost(1, 1, 1, None), 50, 2.0, EXACT).tokens_per_second is None
     on_two = throughput(cost, 50, 2.0, EXACT, devices=2)
     assert on_two.samples_per_second == 25.0
     assert on_two.model_flop_utilisation == pytest.approx(25e9 / (2 * peak))

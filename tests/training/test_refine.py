@@ -392,9 +392,9 @@ def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.M
     """The handler of an error holds its traceback, and with it every tensor of the frames that failed."""
     failed: list[weakref.ref[Tensor]] = []
     alive: list[bool] = []
-    outputs = feed.Feed.outputs
+    outputs = feed.SplitInputs.outputs
 
-    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
+    def small_device(self: feed.SplitInputs, inputs: Tensor) -> Tensor:
         alive.extend(reference() is not None for reference in failed)
         held = outputs(self, inputs)
         if len(inputs) > 5:
@@ -402,7 +402,7 @@ def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.M
             raise torch.OutOfMemoryError
         return held
 
-    monkeypatch.setattr(feed.Feed, "outputs", small_device)
+    monkeypatch.setattr(feed.SplitInputs, "outputs", small_device)
     predictions_of(toy_model(), toy_split(20).x, batch_size=16)
     assert len(failed) == 2
     assert not any(alive)

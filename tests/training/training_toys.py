@@ -17,7 +17,7 @@ from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.precision import Precision
 from orca_ray.training.refine import RefineLoop
 
@@ -175,7 +175,7 @@ def predictions_of(
     model: nn.Module, x: Rows, objective: Objective = OBJECTIVE, batch_size: int = BATCH_SIZE,
     precision: Precision = EXACT,
 ) -> np.ndarray:  # fmt: skip
-    return predict(Feed(x, model, precision), objective, batch_size)[0]
+    return predict(SplitInputs(x, model, precision), objective, batch_size)[0]
 
 
 def evaluate(model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OBJECTIVE) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.cost import CostMatrix
 from orca_ray.alignment.distance import Distance
 
 _NUM_KERNELS = 5
@@ -43,7 +43,7 @@ class MMD(Distance):
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
         self._center_D = x_ND.mean(0)
         self._x_ND = x_ND - self._center_D
-        self._own = Cost(self._x_ND, what="kernels within the source").store()
+        self._own = CostMatrix(self._x_ND, what="kernels within the source").store()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
         h, wanted = self.bandwidth(x_nD), x_nD.requires_grad
@@ -51,14 +51,14 @@ class MMD(Distance):
         with torch.no_grad():
             moved_nD = x_nD - x_nD.mean(0)  # near the origin, squared distances are more accurate
             source, _ = _mean_kernel(self._own, h)
-            own, own_nD = _mean_kernel(Cost(moved_nD, what="target kernels"), h, wanted)
-            cost = Cost(x_nD, self._x_ND, what="kernels of target and source")
+            own, own_nD = _mean_kernel(CostMatrix(moved_nD, what="target kernels"), h, wanted)
+            cost = CostMatrix(x_nD, self._x_ND, what="kernels of target and source")
             across, across_nD = _mean_kernel(cost, h, wanted)
         linear = (x_nD * (2.0 * (own_nD - across_nD))).sum()  # 2 own_nD: a target point is in a row and in a column
         return source + own - 2.0 * across + (linear - linear.detach())
 
 
-def _mean_kernel(cost: Cost, bandwidth: float, wants_gradient: bool = False) -> tuple[Tensor, Tensor]:
+def _mean_kernel(cost: CostMatrix, bandwidth: float, wants_gradient: bool = False) -> tuple[Tensor, Tensor]:
     """Return the mean of k over all pairs and, if wanted (else 0), its gradient [n, D] in the points of the rows."""
     x_nD, z_mD = cost.x_nD, cost.z_mD
     total, gradient_nD = x_nD.new_zeros(()), torch.zeros_like(x_nD)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from orca_ray.alignment.distances.sinkhorn import Sinkhorn
 from orca_ray.alignment.gaussian import Gaussians
-from orca_ray.alignment.transport import Report
+from orca_ray.alignment.transport import SolverReport
 
 
 class OTDD(Sinkhorn):
@@ -32,7 +32,7 @@ class OTDD(Sinkhorn):
         super()._prepare(x_ND, y_N, terms)
         self._classes = Gaussians.from_terms(terms, x_ND)
 
-    def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: Report) -> tuple[Tensor, Tensor]:
+    def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: SolverReport) -> tuple[Tensor, Tensor]:
         parts = _classes(x_nD, y_n)
         if singles := sum(len(part) == 1 for part in parts):
             report.notes.append(

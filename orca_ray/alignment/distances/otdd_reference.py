@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.cost import CostMatrix
 from orca_ray.alignment.distance import Diagnosis, Distance
 from orca_ray.errors import UserError
 
@@ -49,7 +49,7 @@ def ladder(squared_diameter: float) -> list[float]:
     return [squared_diameter, *(squared_diameter * 0.25**k for k in range(steps)), EPSILON]
 
 
-def self_values(cost: Cost, squared_diameter: float, factor: float = 1.0) -> Tensor:
+def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) -> Tensor:
     """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric cost [N, N], for `self_value`.
 
     The problem within the source depends on the target only through the ladder, i.e. through d² of their joint bounding
@@ -86,7 +86,7 @@ class Solution:
 
     f_N: Tensor
     g_n: Tensor
-    _cost: Cost
+    _cost: CostMatrix
     _last_f_N: Tensor
     _e: float
 
@@ -109,7 +109,9 @@ class Solution:
         return product_nD, mass_N / len(self.g_n)
 
 
-def solve(cost: Cost, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False) -> Solution:
+def solve(
+    cost: CostMatrix, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False
+) -> Solution:
     """Do all steps of the ladder ``temperatures``, from f = ``start_N`` (default 0) and g = 0.
 
     ``symmetric``: rows and columns are the same points, and g = f. If a cost h_i of source point i is to be added to
@@ -126,7 +128,7 @@ def solve(cost: Cost, temperatures: list[float], start_N: Tensor | None = None, 
     return Solution(f_N, g_n, cost, last_f_N, steps[-1])
 
 
-def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False) -> tuple[Tensor, Tensor]:
+def soft_minima(cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool = False) -> tuple[Tensor, Tensor]:
     """Return the soft minima f~ [N] and g~ [n] (see the module); ``symmetric``: g~ is f~.
 
     Both use one matrix T_ji = exp((f_i + g_j − C_ji) / e): f~_i = f_i − e log mean_j T_ji, g~_j likewise. That halves
@@ -149,7 +151,7 @@ def soft_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float, symmetric: bool 
     return f_N - e * (sums_N.log() - math.log(n)), g_n - e * (sums_n.log() - math.log(num_source))
 
 
-def _robust_minima(cost: Cost, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
+def _robust_minima(cost: CostMatrix, f_N: Tensor, g_n: Tensor, e: float) -> tuple[Tensor, Tensor]:
     logs_n, logs_N = torch.empty_like(g_n), torch.full_like(f_N, -torch.inf)
     for rows, cost_rN in cost:
         exponents_rN, peaks_r1 = _exponentials((f_N - cost_rN).mul_(1.0 / e), 1)
@@ -193,13 +195,13 @@ class _Source:
         joint = float((high_KD.amax(0) - low_KD.amin(0)).square().sum()) + len(self.classes) ** 2
         return joint, (high_KD - low_KD).square().sum(1).tolist()
 
-    def label_distances(self, self_KSP: Tensor, x_nD: Tensor, cost: Cost) -> Tensor:
+    def label_distances(self, self_KSP: Tensor, x_nD: Tensor, cost: CostMatrix) -> Tensor:
         """Return the distances W [K], float64, of the source classes from one more class with the points ``x_nD``.
 
         ``self_KSP`` are the `self_values` of the classes; ``cost`` is C between ``x_nD`` and all source points. The
         cost in W is ‖x − y‖² = 2 C; so C is used with half the temperatures, which gives half the potentials.
         """
-        w_K, own_cost = [], Cost(x_nD).store(_STEP_BYTES)
+        w_K, own_cost = [], CostMatrix(x_nD).store(_STEP_BYTES)
         for c, self_SP, squared in zip(self.classes, self_KSP, self.diameters(x_nD)[1], strict=True):
             temperatures = [0.5 * e for e in ladder(squared)]
             own = self_value(self_SP, squared) + solve(own_cost, temperatures, symmetric=True).value / 2.0
@@ -245,11 +247,11 @@ class ReferenceOTDD(Distance):
                 "their squared distances exceed; scale them down or choose another distance"
             )
         points, boxes = [source.x_ND[c] for c in source.classes], (source.high_KD - source.low_KD).square().sum(1)
-        selves = [self_values(Cost(x).store(), float(d), 0.5) for x, d in zip(points, boxes, strict=True)]
+        selves = [self_values(CostMatrix(x).store(), float(d), 0.5) for x, d in zip(points, boxes, strict=True)]
         self_KSP = torch.stack(selves)
-        w_KK = torch.stack([source.label_distances(self_KSP, x, Cost(x, source.x_ND).store()) for x in points])
+        w_KK = torch.stack([source.label_distances(self_KSP, x, CostMatrix(x, source.x_ND).store()) for x in points])
         w_KK = (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0).to(source.x_ND)
-        cost = Cost(source.x_ND, None, w_KK, (source.y_N, source.y_N)).store()
+        cost = CostMatrix(source.x_ND, None, w_KK, (source.y_N, source.y_N)).store()
         return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
@@ -286,11 +288,11 @@ class ReferenceOTDD(Distance):
         squared, _ = source.diameters(x_nD)
         if not _in_range(squared, x_nD.dtype):
             return math.inf, 2.0, 0, gradient_nD
-        cost, temperatures = Cost(x_nD, source.x_ND).store(_STEP_BYTES), ladder(squared)
+        cost, temperatures = CostMatrix(x_nD, source.x_ND).store(_STEP_BYTES), ladder(squared)
         half_w_N = 0.5 * source.label_distances(self._self_KSP, x_nD, cost).to(x_nD)[source.y_N]
         # ½ W, a cost of each source point, is added by the start of f: see `solve`.
         across = solve(cost, temperatures, start_N=-half_w_N)
-        own = solve(Cost(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
+        own = solve(CostMatrix(x_nD).store(_STEP_BYTES), temperatures, symmetric=True)
         value = across.value + float(half_w_N.mean()) - self_value(self._self_SP, squared) - own.value / 2.0
         source_nD, mass_N = across.barycentres(source.x_ND if wants_gradient else source.x_ND[:, :0])
         if wants_gradient:

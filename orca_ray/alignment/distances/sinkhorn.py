@@ -6,9 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.cost import Cost
+from orca_ray.alignment.cost import CostMatrix
 from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.transport import TOLERANCE, Report, epsilon_for, self_transport, transport
+from orca_ray.alignment.transport import TOLERANCE, SolverReport, epsilon_for, self_transport, transport
 
 logger = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ class Sinkhorn(Distance):
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
         x_ND = x_ND - x_ND.mean(0)
-        report = Report()
+        report = SolverReport()
         label_terms, w_KK = self._source_labels(x_ND, y_N)
         mean_cost = float(x_ND.var(0, correction=0).sum())
         if w_KK is not None:
             shares_K = torch.bincount(y_N) / x_ND.new_tensor(len(y_N))
             mean_cost += 0.5 * float(shares_K @ w_KK @ shares_K)
         epsilon = epsilon_for(mean_cost, x_ND)
-        cost = Cost(x_ND, None, w_KK, (y_N, y_N), "the source and itself")
+        cost = CostMatrix(x_ND, None, w_KK, (y_N, y_N), "the source and itself")
         own, potential_N = self_transport(cost, epsilon, report)
         for note in report.notes:
             logger.warning("%s: %s", self.name, note)
@@ -50,12 +50,12 @@ class Sinkhorn(Distance):
         self._own, self._potential_N = terms["own"].to(x_ND), terms["potential"].to(x_ND)
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
-        report = Report()
+        report = SolverReport()
         x_nD = x_nD - self._center_D
         w_LK, w_LL = self._label_distances(x_nD, y_n, report)
-        cost = Cost(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
+        cost = CostMatrix(x_nD, self._x_ND, w_LK, (y_n, self._y_N), "target and source")
         across = transport(cost, self._epsilon, report, self._potential_N)
-        cost = Cost(x_nD - x_nD.detach().mean(0), None, w_LL, (y_n, y_n), "the target and itself")
+        cost = CostMatrix(x_nD - x_nD.detach().mean(0), None, w_LL, (y_n, y_n), "the target and itself")
         own, _ = self_transport(cost, self._epsilon, report)
         if not self._source_error <= TOLERANCE:
             report.notes.append("the source's own terms did not converge: the distance is off by a constant or more")
@@ -66,7 +66,7 @@ class Sinkhorn(Distance):
         """Return terms to cache and distances [K, K] between source classes; {} and None if labels are ignored."""
         return {}, None
 
-    def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: Report) -> tuple[Tensor | None, Tensor | None]:
+    def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: SolverReport) -> tuple[Tensor | None, Tensor | None]:
         """Return distances of target classes from source classes [L, K] and each other [L, L]; None if ignored."""
         return None, None
 

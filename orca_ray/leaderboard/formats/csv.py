@@ -6,7 +6,7 @@ import math
 
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
@@ -30,7 +30,7 @@ _PUBLISHED = ("published", "published_metric", "flag", "note")
 """Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     board, stream = report.board, io.StringIO()
     writer = csv.DictWriter(
         stream, ("benchmark", "sweep", "protocol", *_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n"

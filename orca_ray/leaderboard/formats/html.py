@@ -6,10 +6,10 @@ from orca_ray.leaderboard.board import TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.page import page_data, render
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     return render(page_data(report), refresh_seconds=report.refresh_seconds)
 
 
@@ -23,7 +23,7 @@ def _render_effects(effects: Effects) -> str:
         infos=infos,
         notes=tuple(effects.notes),
     )
-    return _render(Report(board, effects=effects))
+    return _render(BoardReport(board, effects=effects))
 
 
 FORMAT = Format("html", ".html", _render, _render_effects)

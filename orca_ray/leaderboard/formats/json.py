@@ -6,18 +6,18 @@ from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import Cell
+from orca_ray.leaderboard.board import BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.questions import Answer
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer
 from orca_ray.results.record import Status
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     board = report.board
     tasks = [
         {
@@ -60,13 +60,13 @@ def _statistic(name: str, values: pd.DataFrame) -> dict[str, Any]:
     return {**about, "values": values.reset_index().to_dict("records")}
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: QuestionAnswer) -> dict[str, Any]:
     named = {key: getattr(answer, key) for key in ("name", "question", "subject", "answer", "sentence")}
     ratio = {key: float(f"{value:.10g}") for key, value in answer.comparison.ratio._asdict().items()}
     return {**named, "ratio": ratio}
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: BoardCell) -> dict[str, Any]:
     """Return task, method, provenance and cost of a cell as plain JSON."""
     provenance = asdict(cell.provenance)
     times = {name: provenance[name] and provenance[name].isoformat() for name in ("started_at", "finished_at")}

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_tables, score_grid, titles
 
@@ -58,7 +58,7 @@ def _notes(lines: Sequence[str]) -> Iterator[str]:
     yield from (rf"\par {escaped(line)}." for line in lines)
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     board = report.board
     title, subtitle = titles(report)
     lines = [r"% requires \usepackage{booktabs}", rf"\par {escaped(title)}; {escaped(subtitle)}.\par"]

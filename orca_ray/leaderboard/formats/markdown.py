@@ -7,7 +7,7 @@ from orca_ray.errors import printable
 from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.text import cost_grid, footer, published_footer, published_tables, score_grid, titles
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
@@ -30,7 +30,7 @@ def _cells(grid: Sequence[Sequence[str]]) -> list[list[str]]:
     return [[f"**{escaped(cell[1:-1])}**" if cell[:1] == "\0" else escaped(cell) for cell in row] for row in grid]
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     board = report.board
     title, subtitle = titles(report)
     lines = [escaped(f"{title}; {subtitle}"), ""]

@@ -5,13 +5,13 @@ import pyarrow.parquet as pq
 
 from orca_ray.leaderboard.export import KIND, SCHEMA, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 
 _PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
 
 
-def _render(report: Report) -> bytes:
+def _render(report: BoardReport) -> bytes:
     rows = [{**row, "kind": "own"} for row in score_rows(report.board)]
     for each in report.published_scores:
         names = ("task", "method", "metric", "protocol", "score", *_PUBLISHED)

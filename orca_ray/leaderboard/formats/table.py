@@ -9,7 +9,7 @@ from orca_ray.errors import printable
 from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.text import (
     WIDTH,
     cost_grid,
@@ -29,10 +29,10 @@ BEST = "*"
 BLOCKS = "▁▂▃▄▅▆▇█"
 MAX_CURVE = 12
 """Largest number of characters of a sparkline."""
-Grid = Sequence[Sequence[str]]
+TextRows = Sequence[Sequence[str]]
 
 
-def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "Iterator[RenderableType]":
+def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True) -> "Iterator[RenderableType]":
     """Yield a leaderboard as Rich text and tables of at most ``width`` columns, where one method fits into them.
 
     A table with too many methods is split. ``curves`` adds sparklines, which need a terminal with Unicode.
@@ -60,14 +60,14 @@ def renderables(report: Report, width: int = WIDTH, *, curves: bool = True) -> "
         yield _sentences(lines, width)
 
 
-def _section(heading: str, grid: Grid, width: int) -> "Iterator[RenderableType]":
+def _section(heading: str, grid: TextRows, width: int) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     yield Text("\n".join(["", *wrapped(heading, width), ""]), style="bold")
     yield from _tables([[printable(cell) for cell in row] for row in grid], width)
 
 
-def _add_curves(report: Report, grid: list[list[str]]) -> bool:
+def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
     """Add a line with a sparkline to the cells that have a learning curve; return whether there is any."""
     found = False
     for row, task in zip(grid[1:], report.board.tasks, strict=False):
@@ -101,7 +101,7 @@ def _sentences(texts: Sequence[str], width: int) -> "RenderableType":
     return Text("\n".join(["", *(line for text in texts for line in wrapped(text, width))]))
 
 
-def _tables(grid: Grid, width: int, rule: int = 0) -> "Iterator[RenderableType]":
+def _tables(grid: TextRows, width: int, rule: int = 0) -> "Iterator[RenderableType]":
     """Yield a grid as tables of at most ``width`` columns; each has the first column. ``rule`` rows precede a rule."""
     from rich.cells import cell_len
 
@@ -116,7 +116,7 @@ def _tables(grid: Grid, width: int, rule: int = 0) -> "Iterator[RenderableType]"
         start = end
 
 
-def _table(grid: Grid, rule: int) -> "RenderableType":
+def _table(grid: TextRows, rule: int) -> "RenderableType":
     from rich import box
     from rich.table import Table
 
@@ -136,7 +136,7 @@ def _cell(text: str) -> "RenderableType":
     return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
 
 
-def _render(report: Report) -> str:
+def _render(report: BoardReport) -> str:
     from rich.console import Console
 
     stream = io.StringIO()

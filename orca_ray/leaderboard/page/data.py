@@ -11,10 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from orca_ray.leaderboard.board import Board, Cell
+from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS, numbered
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
@@ -37,7 +37,7 @@ _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
 """Significant digits of columns by a word in their name; all others are exact."""
 
 
-def page_data(report: Report) -> dict[str, Any]:
+def page_data(report: BoardReport) -> dict[str, Any]:
     """Return the content of a report's page as plain JSON; equal reports give equal content in equal order."""
     board = report.board
     records = report.read_records() if report.read_records else _empty(Record)
@@ -106,7 +106,7 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _statistic(report: Report, statistic: Statistic) -> dict[str, Any]:
+def _statistic(report: BoardReport, statistic: Statistic) -> dict[str, Any]:
     """Return the description of a statistic; of a plug-in's, for which the page has no code, also the values."""
     told = {name: getattr(statistic, name) for name in ("name", "title", "definition", "better", "shape")}
     if statistic.on_boards and not statistic.function.__module__.startswith("orca_ray."):
@@ -262,7 +262,7 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
     return found
 
 
-def _cell(cell: Cell) -> tuple[dict[str, float], dict[str, Any]]:
+def _cell(cell: BoardCell) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the known costs of a cell, and the facts about its trials that are not in their records."""
     provenance = cell.provenance
     return {name: value for name, value in asdict(cell.cost).items() if not math.isnan(value)}, {

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.paired import Logs
+from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
@@ -39,7 +39,7 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
     wide = wide.reindex(index=scores.tasks, columns=scores.methods)
     known_M = wide.notna().any().to_numpy()
     costs_TM = wide.to_numpy()[:, known_M]
-    logs_TM = Logs.of(scores).means_TM[:, known_M]
+    logs_TM = LogScores.of(scores).means_TM[:, known_M]
     common_T = np.isfinite(costs_TM + logs_TM).all(axis=1) & known_M.any()
     columns = {name: np.full(len(known_M), np.nan) for name in ("value", "low", "high", "score", "cost")}
     if common_T.any():

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orca_ray.leaderboard.statistics.distributions import NORMAL
-from orca_ray.leaderboard.statistics.paired import Logs
+from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
@@ -23,7 +23,7 @@ def critical_difference(table: ScoreTable) -> pd.DataFrame:
     of zero are left out. It uses the tasks on which every method has a score.
     """
     common = table.common
-    logs_TM, num = Logs.of(common).means_TM, len(table.methods)
+    logs_TM, num = LogScores.of(common).means_TM, len(table.methods)
     p = np.full((num, num), np.nan)
     above, below = np.triu_indices(num, 1)
     for i, j in zip(above, below, strict=True):

@@ -5,7 +5,7 @@ import pandas as pd
 
 from orca_ray.errors import lookup
 from orca_ray.leaderboard.statistics.mean_rank import ranks
-from orca_ray.leaderboard.statistics.paired import Logs, ratio_over_tasks
+from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import ScoreTable
@@ -29,7 +29,7 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
     mean_ranks = dict(zip(table.methods, ranks(common.means_TM).mean(axis=0), strict=True))
     baseline = baseline or max(mean_ranks, key=mean_ranks.__getitem__)
     lookup("method", baseline, mean_ranks)
-    logs = Logs.of(common)
+    logs = LogScores.of(common)
     pairs = (logs.paired(method, baseline) for method in table.methods)
     ratios = [ratio_over_tasks(each, errors, bootstrap=num >= MIN_TASKS) for _, each, errors in pairs]
     value, low, high = zip(*ratios, strict=True)

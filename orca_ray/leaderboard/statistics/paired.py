@@ -117,7 +117,7 @@ def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | F
 
 
 @dataclass(frozen=True)
-class Logs:
+class LogScores:
     """Logarithms of a board's mean scores, for ratios of its methods."""
 
     table: ScoreTable
@@ -133,7 +133,7 @@ class Logs:
     """Degrees of freedom of the noise."""
 
     @classmethod
-    def of(cls, table: ScoreTable) -> "Logs":
+    def of(cls, table: ScoreTable) -> "LogScores":
         """Take the logarithms of a table's mean scores, raised to `score_floor`."""
         floors_T = np.array([score_floor(scores_MS) for scores_MS in table.scores_TMS]).reshape(-1, 1)
         noise = [seed_noise(scores_MS) for scores_MS in table.scores_TMS]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from orca_ray.leaderboard.statistics.paired import Logs
+from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import ScoreTable
 
@@ -21,7 +21,7 @@ def performance_profile(table: ScoreTable, *, factors: Sequence[float] = FACTORS
     optimization software with performance profiles", Mathematical Programming 91.
     """
     common = table.common
-    logs_TM = Logs.of(common).means_TM
+    logs_TM = LogScores.of(common).means_TM
     ratios_TM = logs_TM - logs_TM.min(axis=1, keepdims=True, initial=np.inf)
     # The allowance keeps a ratio of exactly τ inside, whatever the rounding of logarithms.
     inside_TMX = ratios_TM[:, :, None] <= np.log(factors) + 1e-12

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orca_ray.leaderboard.statistics.paired import Comparison, Logs, compare, score_floor
+from orca_ray.leaderboard.statistics.paired import Comparison, LogScores, compare, score_floor
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.table import ScoreTable
 
@@ -28,7 +28,7 @@ METHODS = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class QuestionAnswer:
     """The answer to one question."""
 
     name: str
@@ -67,16 +67,16 @@ class Answer:
         return f"{text} {self.note}".rstrip()
 
 
-def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = None) -> list[Answer]:
+def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = None) -> list[QuestionAnswer]:
     """Return the answers that the tables allow; ``searches`` has the columns of `COLUMNS`, and NaN for no score.
 
     A method is named as on the board: ``orca``, or ``orca (body)`` if the board has several bodies.
     """
-    logs = Logs.of(ScoreTable.of(scores))
+    logs = LogScores.of(ScoreTable.of(scores))
     names = logs.table.methods
     bodies = sorted({body for _, gap, body in (name.partition(" (") for name in names) if gap})
     found = [
-        Answer(name, question, body.removesuffix(")"), logs.compare(*sides))
+        QuestionAnswer(name, question, body.removesuffix(")"), logs.compare(*sides))
         for name, question, method, other in METHODS
         for body in ["", *bodies]
         if set(sides := [f"{each} ({body}" if body else each for each in (method, other)]) <= set(names)
@@ -84,7 +84,7 @@ def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = N
     return [*found, *(_searching(searches) if searches is not None else ())]
 
 
-def _searching(searches: pd.DataFrame) -> Iterator[Answer]:
+def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
     """Yield the ratio of the best to the first validation score, of all methods and of each of several."""
     gains = pd.DataFrame(_gains(searches), columns=["task", "method", "log"])
     methods = sorted(gains["method"].unique())
@@ -96,7 +96,7 @@ def _searching(searches: pd.DataFrame) -> Iterator[Answer]:
         sides = {"configuration": "winner"}, {"configuration": "first configuration"}
         compared = compare(*sides, tasks, values, np.full(len(tasks), np.nan), planned=searches["task"].nunique())
         note = "The winner was chosen by these validation scores, so this is the most that searching can have gained."
-        yield Answer("searching", "Did searching help?", subject, compared, note)
+        yield QuestionAnswer("searching", "Did searching help?", subject, compared, note)
 
 
 def _gains(searches: pd.DataFrame) -> Iterator[tuple[str, str, float]]:

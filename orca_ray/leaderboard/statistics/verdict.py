@@ -9,7 +9,7 @@ import pandas as pd
 
 from orca_ray.leaderboard.statistics.critical_difference import holm
 from orca_ray.leaderboard.statistics.distributions import NORMAL, student_tail
-from orca_ray.leaderboard.statistics.paired import Logs, ratio_over_tasks
+from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
 from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.statistic import Statistic
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
@@ -36,7 +36,7 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
     these numbers only by the number of pairs. More seeds reduce only the part of the deviation over tasks that is noise
     over seeds. That part comes from the seeds of the two methods; the rest is known roughly, so ``more_seeds`` is, too.
     """
-    logs = Logs.of(table)
+    logs = LogScores.of(table)
     pairs = list(combinations(range(len(table.methods)), 2))
     tests = [_Test.of(logs, table.methods[i], table.methods[j]) for i, j in pairs]
     p = np.array([test.p for test in tests])
@@ -97,7 +97,7 @@ class _Test:
             self.p = student_tail(t, num - 1 if self.over_tasks else freedom)
 
     @classmethod
-    def of(cls, logs: Logs, method: str, other: str) -> "_Test":
+    def of(cls, logs: LogScores, method: str, other: str) -> "_Test":
         tasks, values, errors = logs.paired(method, other)
         at = [logs.table.tasks.index(task) for task in tasks]
         both = [logs.table.methods.index(name) for name in (method, other)]

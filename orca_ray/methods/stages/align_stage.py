@@ -14,7 +14,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import get_distance
 from orca_ray.data.prepared import Split
-from orca_ray.methods.reports import Outcome, Progress, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop
@@ -28,7 +28,7 @@ MARGIN = 2.0
 """An embedder is chosen if its error is lower by this many standard errors of the paired difference."""
 
 
-class Guard:
+class AlignGuard:
     """Probes the embedder at `POINTS` and keeps the weights of the choice.
 
     The first choice is the embedder before aligning. A later one replaces the present choice if its mean error over the
@@ -94,12 +94,12 @@ class AlignStage:
     name, parallel = "align", False
 
     def __init__(self, trial: Trial, config: AlignConfig | None = None, *, guarded: bool = False) -> None:
-        """Plan the stage. ``config``: options instead of the trial's; ``guarded``: a `Guard` chooses the embedder."""
+        """Plan the stage. ``config`` replaces the options of the trial; ``guarded``: an `AlignGuard` chooses the embedder."""
         self._trial, self._guarded = trial, guarded
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
         self._stage: AlignLoop | AlignReplay | None = None
-        self._guard: Guard | None = None  # of an `AlignLoop`
+        self._guard: AlignGuard | None = None  # of an `AlignLoop`
         self._seconds = 0.0  # of the last step
         if trial.test:
             trial.artefacts.before_aligning(trial.model, trial.device)
@@ -109,7 +109,7 @@ class AlignStage:
         """Whether the stage has ended."""
         return self._stage is not None and self._stage.done and (self._guard is None or self._guard.done)
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run or replay one epoch or probe; after the last, load the guard's choice and store it in the cache."""
         started = perf_counter()  # includes source features and pseudo-labels
         self._stage = stage = self._stage or self._open()
@@ -158,13 +158,13 @@ class AlignStage:
             return self._stage.chosen
         return self._guard.chosen if self._guard is not None and self.done else None
 
-    def _progress(self, report: AlignEpoch | ProbePoint) -> Progress:
+    def _progress(self, report: AlignEpoch | ProbePoint) -> EpochProgress:
         epochs = self._config.epochs
         if isinstance(report, ProbePoint):
-            return Progress(
+            return EpochProgress(
                 stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=self._seconds
             )  # fmt: skip
-        return Progress(
+        return EpochProgress(
             stage="align", epoch=report.epoch, epochs=epochs, distance=report.distance,
             learning_rate=report.learning_rate, seconds=self._seconds,
         )  # fmt: skip
@@ -191,7 +191,7 @@ class AlignStage:
         trial = self._trial
         if self._guarded:
             probe = Probe(trial.model, self._probed(), trial.task.target, seed=trial.seed, device=trial.device)
-            self._guard = Guard(trial.model.embedder, probe)
+            self._guard = AlignGuard(trial.model.embedder, probe)
         return make_align_loop(trial, self._config)
 
     def _probed(self) -> list[Split]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.alignment.cost import recomputed
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.progress_counter import note_progress
 from orca_ray.training.errors import NotFiniteError
@@ -58,7 +58,7 @@ class EpochStage(ABC):
         """Whether all epochs have run."""
         return self._epoch >= self._epochs
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run one epoch; raises NotFiniteError if a loss is NaN or infinite."""
         started, trial = perf_counter(), self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
@@ -74,7 +74,7 @@ class EpochStage(ABC):
             raise NotFiniteError(f"the loss of stage {self.name} is {loss} in epoch {self._epoch + 1}")
         self._epoch += 1
         self._seconds = perf_counter() - started
-        return Progress(
+        return EpochProgress(
             stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, learning_rate=self._learning_rate,
             seconds=self._seconds,
         )  # fmt: skip

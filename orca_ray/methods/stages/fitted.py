@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import Split
-from orca_ray.methods.reports import Outcome, Progress, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.progress_counter import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, predict, score
-from orca_ray.training.feed import Feed, head_inputs
+from orca_ray.training.feed import SplitInputs, head_inputs
 from orca_ray.training.precision import Precision
 from orca_ray.training.reproducibility import derive_seed
 
@@ -53,7 +53,7 @@ class FittedStage(ABC):
         """Whether all epochs have run, or no epoch of the last ``patience`` ones was better than those before."""
         return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self._patience
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run one epoch; raises NotFiniteError if a prediction or score is NaN or infinite."""
         started = perf_counter()
         self._trial.model.eval()
@@ -67,7 +67,7 @@ class FittedStage(ABC):
         if self.done:
             self._finish()
         self._fit_seconds, self._evaluate_seconds = fitted - started, perf_counter() - fitted
-        return Progress(
+        return EpochProgress(
             stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, validation_score=value,
             seconds=seconds,
         )  # fmt: skip
@@ -103,7 +103,7 @@ class FittedStage(ABC):
     def _evaluate(self, split: Split) -> tuple[float, np.ndarray]:
         """Return the metric of a split, and the predictions [N, *output_shape]."""
         trial = self._trial
-        predictions, _ = predict(Feed(split.x, trial.model, self._precision), trial.objective, self.batch_size)
+        predictions, _ = predict(SplitInputs(split.x, trial.model, self._precision), trial.objective, self.batch_size)
         return score(predictions, split.y, trial.objective, split.group), predictions
 
     def _finish(self) -> None:

@@ -15,7 +15,7 @@ from orca_ray.methods.options import MonaConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import pooled
-from orca_ray.training.feed import Feed
+from orca_ray.training.feed import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.optimisation import requires_grad
 
@@ -71,7 +71,10 @@ class BilevelStage(EpochStage):
         trial, train = self._trial, self._trial.data.train
         # Layers are recomputed in training mode only.
         config = replace(trial.hyperparameters.refine, gradient_checkpointing="off")
-        feed, loss = Feed(train.x, trial.model, self._precision), trial.objective.training_loss(train.y, trial.device)
+        feed, loss = (
+            SplitInputs(train.x, trial.model, self._precision),
+            trial.objective.training_loss(train.y, trial.device),
+        )
         parameters = [*self.parameters(), *self._body]
         with requires_grad(self._body, True):
             return GradientAccumulator(trial.model, parameters, feed, train.y, loss, config, seed=trial.seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.nn import Parameter
 
-from orca_ray.methods.reports import Outcome, Progress, joined
+from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
@@ -57,13 +57,13 @@ class RefineStage:
         """Whether all epochs have run."""
         return self._loop is not None and self._loop.done
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run one epoch; the last one also loads the best weights and runs the test."""
         self._loop = loop = self._loop or self._make()
         self._epoch = epoch = loop.step()
         if loop.done and self._final:
             self._finish(loop)
-        return Progress(
+        return EpochProgress(
             stage=self.name, epoch=epoch.epoch, epochs=self._config.epochs, loss=epoch.loss,
             validation_score=epoch.validation_score, learning_rate=epoch.learning_rate, seconds=epoch.seconds,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.source_features import SourceTokens, source_features, source_tokens
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.options import Hyperparameters
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.weights import BodyArchitecture
 from orca_ray.results.artefacts import Artefact, within_limits
@@ -198,7 +198,7 @@ class Stage(Protocol):
     """
 
     name: str
-    """Name in `Progress.stage`, distinct in a trial."""
+    """Name in `EpochProgress.stage`, distinct in a trial."""
     parallel: bool
     """Whether all of `Trial.ranks` run the stage together; if not, the first one alone does."""
 
@@ -206,7 +206,7 @@ class Stage(Protocol):
     def done(self) -> bool:
         """Whether the stage has ended."""
 
-    def step(self) -> Progress:
+    def step(self) -> EpochProgress:
         """Run one epoch."""
 
     def add_to(self, outcome: Outcome) -> Outcome:

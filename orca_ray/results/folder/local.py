@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
-from orca_ray.paths import open_regular, refuse_special, regular_size
+from orca_ray.paths import check_special, open_regular, regular_size
 from orca_ray.results.folder.base import TEMPORARY, Folder, Kind, check_size
 
 _LOCK_SECONDS = 5.0
@@ -30,7 +30,7 @@ class LocalFolder(Folder):
         self._files = pafs.LocalFileSystem()
 
     def _kind(self) -> Kind:
-        refuse_special(self.path, "the results store")
+        check_special(self.path, "the results store")
         if self.path.is_dir():
             return "directory"
         if self.path.exists():

@@ -80,7 +80,7 @@ _PAUSE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class ExecutorOptions:
     """How an executor runs trials."""
 
     time: TimeLimits = field(default_factory=TimeLimits)
@@ -133,7 +133,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
         return stager.first()
 
     @abstractmethod
-    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
         """Run trials until the controller is done, and return whether the user interrupted the run before that."""
 
     def close(self) -> None:
@@ -164,7 +164,7 @@ class InlineExecutor(Executor):
             logger.warning("--address %s is ignored: the inline executor runs in this process", address)
         return [this_node()]
 
-    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
         """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
         while (trial := self._next(controller)) is not None:
             runner = TrialRunner(

@@ -19,7 +19,7 @@ import psutil
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.executors import joined_address, ray_private
-from orca_ray.sweep.executors.base import Executor, RunOptions, allowed_cpus, allowed_memory
+from orca_ray.sweep.executors.base import Executor, ExecutorOptions, allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import Deadlines, Watchdog, lost_service, services
 from orca_ray.sweep.executors.processes import (
     Background,
@@ -84,7 +84,7 @@ class RayExecutor(Executor):
         reap_orphans()
         remove_abandoned()
         try:
-            require_answer(address)
+            check_answer(address)
             self._init(address)
         except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
             raise UserError(
@@ -145,7 +145,7 @@ class RayExecutor(Executor):
         nodes.sort(key=lambda name: name != own)
         return RayStager(requests, settings, nodes, progress)
 
-    def run(self, controller: SweepController, settings: WorkerSettings, options: RunOptions) -> bool:
+    def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
         """Run Tune until the controller is done; return True if Ctrl-C ended it before that.
 
         Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
@@ -183,7 +183,7 @@ class RayExecutor(Executor):
                     raise
                 raise lost_service(watched, error) from error
 
-    def _placement(self, controller: SweepController, options: RunOptions) -> ClusterPlacement:
+    def _placement(self, controller: SweepController, options: ExecutorOptions) -> ClusterPlacement:
         """Return the placement of a controller's trials, which knows the peak memory in the records."""
         given = options.gpus_per_trial
         requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in controller.searches.plans}
@@ -256,7 +256,7 @@ def working_in(directory: str) -> Iterator[None]:
         os.close(before)
 
 
-def require_answer(address: str) -> None:
+def check_answer(address: str) -> None:
     """Raise OSError unless a gRPC server answers at a host:port address soon; Ray itself waits for minutes."""
     import grpc  # a dependency of ray[default]
 

@@ -26,7 +26,7 @@ class Level(NamedTuple):
     location: Location
 
 
-class Cell(NamedTuple):
+class GridCell(NamedTuple):
     """One combination of levels, for one (task, method)."""
 
     levels: Mapping[str, str]
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
     """All hyper-parameters of its trials, as in their records."""
 
 
-def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
+def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
 
     Cells with equal hyper-parameters share their trials. They occur in different crosses of a list, or differ only in
@@ -47,7 +47,7 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[Cell]:
     cells = []
     for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
         named = {**values, "align.source": source} if values.get("align.source") == "" else values
-        cells.append(Cell({factor: level.name for factor, level in combination.items()}, named))
+        cells.append(GridCell({factor: level.name for factor, level in combination.items()}, named))
     return cells
 
 

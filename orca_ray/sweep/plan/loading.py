@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
-from orca_ray.paths import open_regular, refuse_special
+from orca_ray.paths import check_special, open_regular
 from orca_ray.sweep.plan.grid import check_cells, check_grid
 from orca_ray.sweep.plan.schema import (
     Budget,
@@ -90,7 +90,7 @@ def parse_spec(
 
 def _read(path: Path) -> str:
     shown = printable(str(path))
-    refuse_special(path, "the sweep file")
+    check_special(path, "the sweep file")
     if os.path.isdir(path):
         raise UserError(f"{shown} is a directory: give the path of a YAML file")
     try:
@@ -238,11 +238,11 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
     It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
     """
     from orca_ray.methods.hyperparameters import from_flat, resolve
-    from orca_ray.models.names import refuse_misspelt_body
+    from orca_ray.models.names import check_misspelt_body
 
     for task in spec.tasks:
         for method in spec.methods:
-            refuse_misspelt_body(spec.body(task, method))
+            check_misspelt_body(spec.body(task, method))
             try:
                 first = resolve(method, spec.settings(task, method)).to_flat()
             except ValueError as error:

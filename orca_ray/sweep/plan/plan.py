@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from orca_ray.alignment.registry import default_source, fetch_source, get_source, require_suitable
+from orca_ray.alignment.registry import check_suitable, default_source, fetch_source, get_source
 from orca_ray.data import cache
 from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import is_cached
@@ -151,7 +151,7 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     if ask_hub or listed_body(search.body):
         for source in sorted(_sources(search) - {""}):
             try:
-                require_suitable(source, modality)
+                check_suitable(source, modality)
             except UserError as error:
                 raise UserError(f"align.source of {search.task} with {search.method}: {error}") from error
     paper = get_modality(modality).paper_source

@@ -128,10 +128,10 @@ def _known(kind: str, registry: str) -> BeforeValidator:
 
 
 def _suitable(sources: dict[ModalityName, str]) -> dict[ModalityName, str]:
-    from orca_ray.alignment.registry import require_suitable
+    from orca_ray.alignment.registry import check_suitable
 
     for modality, name in sources.items():
-        require_suitable(name, modality)
+        check_suitable(name, modality)
     return sources
 
 
@@ -165,7 +165,7 @@ Levels = Annotated[
 """Levels of a factor: the values of a hyper-parameter or, for a factor of another name, settings by level name."""
 GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
 """Factors of a full cross."""
-Grid = Annotated[
+GridSpec = Annotated[
     Annotated[GridBlock, Tag("[block]")] | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
     Discriminator(lambda value: "[blocks]" if isinstance(value, list) else "[block]"),
 ]
@@ -287,7 +287,7 @@ class SweepFile(_Model):
     """Whether each task's published configuration (`orca_ray.sweep.plan.spec`) overrides ``settings``. The
     values that the file sets for a method, a task or a budget override it in turn."""
     space: Space = {}
-    grid: Grid | None = None
+    grid: GridSpec | None = None
     """Factors that are crossed instead of a search: each (task, method) runs all cells with all confirm seeds. The
     values of a cell override all other settings. A list has several such crosses; equal cells run once."""
     per_task: dict[TaskName, TaskLayer] = {}

@@ -219,7 +219,7 @@ def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> s
     return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"
 
 
-def refuse_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
+def check_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
     """Raise UserError if no node has the resources of some trial, which would otherwise wait for ever."""
     for search in searches:
         if problem := placement_problem(search.resources, nodes):

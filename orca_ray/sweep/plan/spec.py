@@ -166,7 +166,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
     number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
     """
-    from orca_ray.methods.registry import expand, refuse_unfit
+    from orca_ray.methods.registry import check_unfit, expand
 
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
@@ -180,7 +180,7 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
     methods = expand(overrides.methods or file.budgets[chosen].methods or file.methods)
     for task, method in product(tasks, methods):
-        refuse_unfit(method, get_task(task))
+        check_unfit(method, get_task(task))
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import MAX_RUNNING, LiveState
 from orca_ray.results.record import Record, Status
@@ -138,7 +138,7 @@ class SweepController:
         trial = item.trial
         self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
 
-    def report(self, key: str, progress: Sequence[Progress], *, log: str = "", node: str = "") -> bool:
+    def report(self, key: str, progress: Sequence[EpochProgress], *, log: str = "", node: str = "") -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
 
         Epochs that are already known are skipped. ``log`` is what the worker logged since its last report, ``node`` its

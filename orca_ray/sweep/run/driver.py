@@ -15,10 +15,10 @@ from orca_ray.protocol import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import Executor, RunOptions
+from orca_ray.sweep.executors.base import Executor, ExecutorOptions
 from orca_ray.sweep.plan.cost import trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
-from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, plan_searches, refuse_unplaceable
+from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, check_unplaceable, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import (
@@ -59,7 +59,7 @@ def run_sweep(
     address: str | None = None,
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
-    options: RunOptions | None = None,
+    options: ExecutorOptions | None = None,
     wait_seconds: float = 300.0,
     staging: str | None = None,
     keep_models: KeepModels = KeepModels.NONE,
@@ -90,7 +90,7 @@ def run_sweep(
         UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
             another driver runs this sweep (`lease.Lease`).
     """
-    options, emit = options or RunOptions(), listener or (lambda event: logger.debug("%s", event))
+    options, emit = options or ExecutorOptions(), listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
 
     def emit_message(text: str) -> None:
@@ -120,7 +120,7 @@ def run_sweep(
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
         with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
             if (staged := engine.first_staged(stager)) and not controller.searches.finished_before:
-                refuse_unstaged(staged)
+                check_unstaged(staged)
             controller.stager, controller.control.deadline = stager, deadline
             emit(SweepStarted(spec.sweep_id, engine.where, controller.searches.rows()))
             if controller.searches.reused and not controller.done:
@@ -151,7 +151,7 @@ def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> 
     return requests
 
 
-def refuse_unstaged(staged: Sequence[Staged]) -> None:
+def check_unstaged(staged: Sequence[Staged]) -> None:
     """Raise UserError if no task could be staged, with the reason of the first."""
     reasons = [each.error for each in staged]
     if all(reasons):
@@ -181,7 +181,7 @@ def wait_for_room(
     while True:
         try:
             gpus = needs_gpus or any(node.gpus for node in nodes)
-            refuse_unplaceable(plan_searches(spec, fingerprints, gpus=gpus), nodes)
+            check_unplaceable(plan_searches(spec, fingerprints, gpus=gpus), nodes)
         except UserError as error:
             if not engine.grows or waited >= seconds:
                 raise

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import Row
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.schema import Scalar
@@ -43,7 +43,7 @@ class TrialProgress(NamedTuple):
     trial_key: str
     task: str
     method: str
-    progress: Progress
+    progress: EpochProgress
 
 
 class TrialWaits(NamedTuple):

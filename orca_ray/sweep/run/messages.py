@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
@@ -48,7 +48,7 @@ class TrialReport:
     """Report of a worker after each epoch of a trial."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # files with other fields are not reports
-    progress: tuple[Progress, ...] = ()
+    progress: tuple[EpochProgress, ...] = ()
     """Epochs that ended since the last report."""
     outcome: Outcome | None = None
     """Result so far, which the driver records if it stops the trial now; None before the model is built."""
@@ -92,7 +92,7 @@ def _report_adapter() -> TypeAdapter[TrialReport]:
 
 
 def make_record(
-    trial: TrialSpec, sweep: str, report: TrialReport, curve: Sequence[Progress], started_at: datetime, **run: Any
+    trial: TrialSpec, sweep: str, report: TrialReport, curve: Sequence[EpochProgress], started_at: datetime, **run: Any
 ) -> Record:
     """Build the record of a trial that has ended, from its last report and its learning curve.
 
@@ -117,7 +117,7 @@ def make_record(
     )  # fmt: skip
 
 
-def _outcome(report: TrialReport, curve: Sequence[Progress]) -> dict[str, Any]:
+def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, Any]:
     """Return the record's fields about the result: scores, epochs, distances, durations and so on.
 
     A completed trial has those of its last report. For others, best score, best epoch and number of epochs come from

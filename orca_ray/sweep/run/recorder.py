@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.logs import LogRow, LogStream
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
@@ -93,7 +93,7 @@ class Recorder:
         now = datetime.now(UTC)
         return [LogRow(self._sweep, item.trial.key, item.attempts, now, text) for item, text in texts if text]
 
-    def _curve_point(self, key: str, point: Progress) -> CurvePoint:
+    def _curve_point(self, key: str, point: EpochProgress) -> CurvePoint:
         values = asdict(point)
         del values["epochs"]
         return CurvePoint(sweep=self._sweep, trial_key=key, **values)

@@ -14,7 +14,7 @@ from typing import Any
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import get_method
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record, Status
 from orca_ray.results.status import only_trial
 from orca_ray.results.store import ResultsStore
@@ -117,7 +117,7 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
     If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
     because something is missing or wrong here.
     """
-    started, curve = datetime.now(UTC), list[Progress]()
+    started, curve = datetime.now(UTC), list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
         runner = TrialRunner(trial, Path(scratch), checkpoint_seconds=math.inf, reuse_aligned=False)
         try:

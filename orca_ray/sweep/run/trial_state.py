@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import RunningTrial
 from orca_ray.results.logs import LogStream
 from orca_ray.sweep.plan.searches import TrialSpec
@@ -22,7 +22,7 @@ class TrialState:
     trial: TrialSpec
     search: Search
     started_at: datetime
-    curve: list[Progress] = field(default_factory=list)
+    curve: list[EpochProgress] = field(default_factory=list)
     attempts: int = 1
     handed_out: float | None = None
     """Time of `FailureLedger.now` at which an executor got the trial; None: it waits."""
@@ -42,7 +42,7 @@ class TrialState:
         """Validation scores of the refine epochs, in order."""
         return [point.validation_score for point in self.curve if point.validation_score is not None]
 
-    def knows(self, point: Progress) -> bool:
+    def knows(self, point: EpochProgress) -> bool:
         """Return whether an epoch was reported before: a trial that resumes reports its earlier epochs again."""
         return any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in self.curve)
 

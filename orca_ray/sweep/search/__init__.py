@@ -10,7 +10,7 @@ uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs
 """
 
 from orca_ray.sweep.search.history import History
-from orca_ray.sweep.search.sampler import NUM_STARTUP, Answer, Study, Suggestion, SuggestionSampler
+from orca_ray.sweep.search.sampler import NUM_STARTUP, Study, Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.sweep.search.search import Search
 
-__all__ = ["NUM_STARTUP", "Answer", "History", "Search", "Study", "Suggestion", "SuggestionSampler"]
+__all__ = ["NUM_STARTUP", "History", "Search", "Study", "Suggestion", "SuggestionSampler", "TrialAnswer"]

@@ -23,7 +23,7 @@ class Suggestion(NamedTuple):
     """Which answers were known when it was suggested; see `SuggestionRow.known`."""
 
 
-class Answer(NamedTuple):
+class TrialAnswer(NamedTuple):
     """Result of the trial of a suggestion."""
 
     value: float | None
@@ -33,7 +33,7 @@ class Answer(NamedTuple):
     """Validation score of each epoch."""
 
     @classmethod
-    def from_record(cls, record: Record, scores: Sequence[float]) -> "Answer":
+    def from_record(cls, record: Record, scores: Sequence[float]) -> "TrialAnswer":
         """Return the answer in the record of a trial with the given validation scores per epoch."""
         value = None if record.status.failed else record.validation_score
         return cls(value, record.status is Status.STOPPED_EARLY, scores)
@@ -63,7 +63,9 @@ class Study:
         self._running: dict[int, int] = {}
         """Optuna's number of each suggestion that has no answer in the study."""
 
-    def suggest(self, suggestions: Iterable[Suggestion], answers: Mapping[int, Answer], seed: int) -> dict[str, Scalar]:
+    def suggest(
+        self, suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
+    ) -> dict[str, Scalar]:
         """Return values for a new suggestion.
 
         Args:
@@ -84,7 +86,7 @@ class Study:
             self._study.tell(asked, state=TrialState.FAIL)
         return {name: tidy(value) for name, value in asked.params.items()}
 
-    def _update(self, study: optuna.Study, suggestion: Suggestion, answer: Answer | None) -> None:
+    def _update(self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None) -> None:
         state = _state(answer)
         if self._states.get(suggestion.number) is state:
             return
@@ -97,7 +99,7 @@ class Study:
         study.add_trial(trial)
         self._states[suggestion.number] = state
 
-    def _frozen(self, suggestion: Suggestion, answer: Answer | None, state: TrialState) -> FrozenTrial | None:
+    def _frozen(self, suggestion: Suggestion, answer: TrialAnswer | None, state: TrialState) -> FrozenTrial | None:
         """Return a suggestion as an Optuna trial; None if the space has no such choice any more."""
         parameters, distributions = {}, {}
         for name, dimension in self._space.items():
@@ -113,7 +115,7 @@ class Study:
         )  # fmt: skip
 
 
-def _state(answer: Answer | None) -> TrialState:
+def _state(answer: TrialAnswer | None) -> TrialState:
     if answer is None:
         return TrialState.RUNNING
     if answer.failed:
@@ -180,7 +182,7 @@ class SuggestionSampler:
         self._num_closed = 0
         self.suggestions: dict[int, Suggestion] = {}
         """Suggestions suggested so far, by number."""
-        self.answers: dict[int, Answer] = {}
+        self.answers: dict[int, TrialAnswer] = {}
         """Answers known so far, by number of the suggestion."""
 
     @property
@@ -224,7 +226,7 @@ class SuggestionSampler:
         self._advance()
         return suggestion
 
-    def tell(self, number: int, answer: Answer) -> None:
+    def tell(self, number: int, answer: TrialAnswer) -> None:
         """Store the answer of suggestion ``number``."""
         self.answers[number] = answer
         self._advance()

@@ -9,7 +9,7 @@ from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
 from orca_ray.sweep.search.history import History, restored
-from orca_ray.sweep.search.sampler import Answer, Suggestion, SuggestionSampler
+from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAnswer
 
 
 class Search:
@@ -138,7 +138,7 @@ class Search:
         self.records[key], self._scores[key] = record, scores
         self._num_confirmed += self._confirm is not None
         for number in self._numbers.get(key, ()):
-            self.sampler.tell(number, Answer.from_record(record, scores))
+            self.sampler.tell(number, TrialAnswer.from_record(record, scores))
 
     def _rivals(self, trial: TrialSpec) -> Iterator[Sequence[float]]:
         """Yield the validation scores per epoch of each trial that early stopping compares with ``trial``."""
@@ -165,7 +165,7 @@ class Search:
         equal = self._numbers.setdefault(key, [])
         equal.append(number)
         if key in self.records:
-            self.sampler.tell(number, Answer.from_record(self.records[key], self._scores[key]))
+            self.sampler.tell(number, TrialAnswer.from_record(self.records[key], self._scores[key]))
         elif len(equal) == 1:
             self._plan_trial(number, trial)
 

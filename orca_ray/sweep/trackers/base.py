@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.sweep.plan.schema import Scalar
 
@@ -44,7 +44,7 @@ class Tracker(ABC):
         """Create the run, or continue it if it exists."""
 
     @abstractmethod
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         """Add an epoch to a run that has started; an epoch may be logged twice."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class TrackerKind:
     """
 
 
-def epoch_values(progress: Progress) -> dict[str, float]:
+def epoch_values(progress: EpochProgress) -> dict[str, float]:
     """Return the values that an epoch reports, by names such as ``refine/validation_score``; None is left out."""
     found = ((name, getattr(progress, name)) for name in _EPOCH)
     return {f"{progress.stage}/{name}": float(value) for name, value in found if value is not None}

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orca_ray.methods.reports import Progress
-from orca_ray.paths import require_directory
+from orca_ray.methods.reports import EpochProgress
+from orca_ray.paths import check_directory
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
 
@@ -46,7 +46,7 @@ class MLflowTracker(Tracker):
             self._client.log_batch(identity, params=[Param(*item) for item in _text(run)])
         self._open[run.key] = identity
 
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         """Add the values of an epoch at that epoch."""
         self._log(key, epoch_values(progress), progress.epoch)
 
@@ -83,7 +83,7 @@ def _open(target: str) -> Tracker:
     uri = target or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{Path('mlflow.db').absolute()}"
     if not re.match(r"[a-z][a-z0-9+.-]*:|databricks$|uc$", uri):
         directory = Path(uri).expanduser().absolute()
-        require_directory(directory, "the directory of --track mlflow")
+        check_directory(directory, "the directory of --track mlflow")
         uri = directory.as_uri()
     if uri.startswith("file:"):  # otherwise MLflow refuses directories since 3.13
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")

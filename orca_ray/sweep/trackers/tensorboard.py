@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from orca_ray.methods.reports import Progress
-from orca_ray.paths import require_directory
+from orca_ray.methods.reports import EpochProgress
+from orca_ray.paths import check_directory
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
 
@@ -29,7 +29,7 @@ class TensorBoardTracker(Tracker):
         writer.add_text("run", "\n".join(f"- {name}: {value}" for name, value in run.tags.items()))
         self._open[run.key] = run, writer
 
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         """Add the values of an epoch at that epoch, and write them now so that a running trial is seen."""
         writer = self._open[key][1]
         for name, value in epoch_values(progress).items():
@@ -56,7 +56,7 @@ class TensorBoardTracker(Tracker):
 
 def _open(target: str) -> Tracker:
     directory = Path(target or "runs").expanduser().absolute()
-    require_directory(directory, "the directory of --track tensorboard")
+    check_directory(directory, "the directory of --track tensorboard")
     return TensorBoardTracker(directory)
 
 

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
 
@@ -35,7 +35,7 @@ class WandbTracker(Tracker):
         )  # fmt: skip
         self._open[run.key] = opened
 
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         """Add the values of an epoch; charts have the epoch of the stage as their horizontal axis."""
         axis = f"{progress.stage}/epoch"
         if progress.epoch == 1:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.data.prepared import PAPER
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.record import Status
 from orca_ray.sweep.plan.searches import TrialSpec
@@ -67,7 +67,7 @@ class TrialRunner:
         self._checkpoints, self._staging = Checkpoints(store), staging
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
-        self._curve: list[Progress] = []
+        self._curve: list[EpochProgress] = []
         self._adaptation: TrialTrainer | None = None
         self._ranks: RankProcesses | None = None  # of a trial on several GPUs
         self._last: TrialReport | None = None
@@ -122,7 +122,7 @@ class TrialRunner:
         return self._report([])
 
     def _step(self) -> TrialReport:
-        resumed: list[Progress] = []
+        resumed: list[EpochProgress] = []
         if self._adaptation is None:
             if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)
@@ -156,7 +156,7 @@ class TrialRunner:
             self._ranks = RankProcesses(ranks, build)
         return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
 
-    def _resume(self, adaptation: "TrialTrainer") -> list[Progress]:
+    def _resume(self, adaptation: "TrialTrainer") -> list[EpochProgress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
         saved = self._checkpoints.restore(self.trial.key, adaptation.restore)
         if saved is None:
@@ -181,7 +181,7 @@ class TrialRunner:
         if self._ranks is not None:
             self._ranks.check()  # afterwards, because saving waits for the GPU
 
-    def _finish(self, points: list[Progress]) -> TrialReport:
+    def _finish(self, points: list[EpochProgress]) -> TrialReport:
         assert self._adaptation is not None
         self._end_ranks()
         report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
@@ -203,7 +203,9 @@ class TrialRunner:
         self._last = self._report(self._curve, status, detail)  # all epochs: resumed ones may be unreported
         return self._last
 
-    def _report(self, progress: list[Progress], status: Status | None = None, error: str | None = None) -> TrialReport:
+    def _report(
+        self, progress: list[EpochProgress], status: Status | None = None, error: str | None = None
+    ) -> TrialReport:
         return TrialReport(
             progress=tuple(progress),
             outcome=self._outcome(),

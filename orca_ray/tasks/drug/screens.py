@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.readers import check_not_finite, check_shape, read_npy
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out, named
@@ -56,20 +56,20 @@ def _read(workspace: Workspace, name: str, split: str) -> tuple[Array, Array]:
     """Return inputs [N, 1, 3840] as a memory map of the file, and responses [N] float32; UserError if invalid."""
     x_path, y_path = (workspace.file(f"drug_sep/{name}_{field}.npy") for field in _FIELDS[split])
     x = read_npy(x_path, kind="fiub")
-    refuse_shape(x_path, "", x, (None, 1, WIDTH))
+    check_shape(x_path, "", x, (None, 1, WIDTH))
     y = read_npy(y_path, kind="fiu")
     if y.shape not in ((len(x),), (len(x), 1)) or not len(x):
         raise UserError(
             f"{y_path}: expected shape [{len(x)}] or [{len(x)}, 1], as {x_path.name} has {len(x)} rows (at least 1), "
             f"found {list(y.shape)}"
         )
-    refuse_not_finite(y_path, "", y)
+    check_not_finite(y_path, "", y)
     return x, np.asarray(y, np.float32).reshape(-1)
 
 
 def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: Indices) -> Array:
     def read(batch: Indices) -> Array:
-        refuse_not_finite(path, "", rows[batch])
+        check_not_finite(path, "", rows[batch])
         return rows[batch]
 
     return filled(workspace, f"{split}_x", indices, read, (1, WIDTH))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.raw import RawFile, Workspace
-from orca_ray.data.readers import refuse_labels, refuse_shape
+from orca_ray.data.readers import check_labels, check_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
@@ -43,7 +43,7 @@ def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], k
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
         found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise UserError(f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found {found}")
-    refuse_shape(path, field, value, shape)
+    check_shape(path, field, value, shape)
     return value
 
 
@@ -54,7 +54,7 @@ def class_labels(path: Path, field: str, value: Any, count: int, num_classes: in
     """
     y = np.asarray(value) if isinstance(value, list) and all(map(np.isscalar, value)) else value
     y = numbers(path, field, y, (count,), "iuf")
-    refuse_labels(path, field, y, first, first + num_classes - 1)
+    check_labels(path, field, y, first, first + num_classes - 1)
     return np.asarray(y.astype(np.int64) - first)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data.prepared import PAPER, SPLITS
-from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.readers import check_not_finite, read_npy
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
@@ -107,7 +107,7 @@ def _planes(path: Path) -> Array:
         )
     middle = slice(CORNER, CORNER + SIDE)
     planes = np.asarray(stamp[:, middle, middle])
-    refuse_not_finite(path, "", planes)
+    check_not_finite(path, "", planes)
     if not np.isin(planes[1], (0, 1)).all():
         raise UserError(f"{path}, mask: expected only 0 and 1, found {planes[1].min():g} to {planes[1].max():g}")
     return planes
@@ -123,7 +123,7 @@ def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
         )
     skies = {folder: read_npy(folder / "sky.npy", ndim=1, kind="fiu") for folder in folders}
     for folder, values in skies.items():
-        refuse_not_finite(folder / "sky.npy", "", values)
+        check_not_finite(folder / "sky.npy", "", values)
     return {stamp: _sky(Path(stamp), skies[Path(stamp).parent]) for stamp in stamps}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data.prepared import PAPER
-from orca_ray.data.readers import read_mat, refuse_not_finite
+from orca_ray.data.readers import check_not_finite, read_mat
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
@@ -80,7 +80,7 @@ def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Arra
     fields = workspace.array(name, (min(most, shape[0]), SIDE, SIDE))
     for part in workspace.batches(name, len(fields), _BATCH, fields):
         points = np.asarray(source[part])[:, ::STEP, ::STEP]
-        refuse_not_finite(path, field, points)
+        check_not_finite(path, field, points)
         fields[part] = points
     return fields
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.prepared import PAPER, SplitName
-from orca_ray.data.readers import refuse_not_finite
+from orca_ray.data.readers import check_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
@@ -94,7 +94,7 @@ def _records(path: Path) -> tuple[list[Array], Array]:
     for i, (record, letter) in enumerate(zip(records, letters, strict=True)):
         if not isinstance(letter, str) or letter not in CLASSES:
             raise UserError(f"{path}: label {i} is {quoted(letter)}; allowed: {', '.join(CLASSES)}")
-        refuse_not_finite(path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,)))
+        check_not_finite(path, f"data[{i}]", numbers(path, f"data[{i}]", record, (None,)))
     return records, np.array([CLASSES[letter] for letter in letters])
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.readers import check_not_finite, read_npy
 from orca_ray.tasks.arrays import named
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
@@ -29,7 +29,7 @@ def _build(workspace: Workspace) -> Arrays:
 def _windows(path: Path) -> Array:
     """Read windows, stored as [N, steps, electrodes], and return them as [N, 1, electrodes, steps] float32."""
     x = numbers(path, "windows", read_npy(path, ndim=3, kind="fiu"), (None, NUM_STEPS, NUM_ELECTRODES))
-    refuse_not_finite(path, "windows", x)
+    check_not_finite(path, "windows", x)
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)
 
 

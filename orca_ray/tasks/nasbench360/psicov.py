@@ -21,7 +21,7 @@ import numpy as np
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.prepared import PAPER
-from orca_ray.data.readers import read_lines, read_npy, refuse_not_finite, refuse_shape
+from orca_ray.data.readers import check_not_finite, check_shape, read_lines, read_npy
 from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
@@ -79,8 +79,8 @@ def _features(path: Path) -> tuple[Array, Array]:
         values = content[field]
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
             raise UserError(f"{path}, {field}: expected an array of numbers, found {type(values).__name__}")
-        refuse_shape(path, field, values, shape)
-        refuse_not_finite(path, field, values)
+        check_shape(path, field, values, shape)
+        check_not_finite(path, field, values)
         if (largest := float(np.abs(values).max(initial=0))) >= _LARGEST_FEATURE:
             raise UserError(f"{path}, {field}: expected values between -100 and 100, found ±{largest:g}")
     features = [content["ss"], content["pssm"].T, content["sa"][None], content["entropy"][None]]
@@ -96,8 +96,8 @@ def _distances(path: Path, length: int) -> Array:
         raise UserError(f"{path}, length: expected {length} (at least 2) as in its features, found {content[0]}")
     if distances.dtype.kind != "f":
         raise UserError(f"{path}, map: expected floating-point numbers, found {distances.dtype}")
-    refuse_shape(path, "map", distances, (length, length))
-    refuse_not_finite(path, "map", distances)
+    check_shape(path, "map", distances, (length, length))
+    check_not_finite(path, "map", distances)
     if distances.max() > _LARGEST_DISTANCE or distances.min() < 0:
         raise UserError(
             f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found {distances.min():g} to {distances.max():g}"

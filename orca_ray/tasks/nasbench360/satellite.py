@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import read_npy, refuse_not_finite
+from orca_ray.data.readers import check_not_finite, read_npy
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -30,7 +30,7 @@ def _series(path: Path) -> tuple[Array, Array]:
         content = content.item()
     data, label = entries(path, content, "data", "label")
     data = numbers(path, "data", data, (None, LENGTH))
-    refuse_not_finite(path, "data", data)
+    check_not_finite(path, "data", data)
     return data, class_labels(path, "label", label, len(data), NUM_CLASSES, first=1)
 
 

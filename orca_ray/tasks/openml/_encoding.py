@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.data.cache import require_memory
+from orca_ray.data.cache import check_memory
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._table import Column, Nominal, Numeric
@@ -61,7 +61,7 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     slots = [_slots(column) for column in nominal]
     width = max([1, *map(len, slots)])
     widest = next((column.name for column, each in zip(nominal, slots, strict=True) if len(each) == width), "")
-    require_memory(
+    check_memory(
         _COPIES * 4.0 * num_rows * length * width,
         f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
         "leave the column out (ignore_attribute in description.json)",

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import refuse_growth
+from orca_ray.data.gzip_stream import check_growth
 from orca_ray.data.raw import Workspace
-from orca_ray.data.readers import refuse_not_finite
+from orca_ray.data.readers import check_not_finite
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.openml._client import raw_files, read_description
@@ -73,7 +73,7 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
     """
     description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
     description = read_description(description_path, dataset_id)
-    _refuse_changed(path, description.md5)
+    _check_changed(path, description.md5)
     attributes, rows = _parsed(path)
     if not rows:
         raise UserError(f"{path} has no rows")
@@ -87,7 +87,7 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
     return Table(tuple(columns.values()), target)
 
 
-def _refuse_changed(path: Path, md5: str) -> None:
+def _check_changed(path: Path, md5: str) -> None:
     with path.open("rb") as stream:
         found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
     if found != md5:
@@ -105,8 +105,8 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
         text = cache.read_bytes(path).decode().replace("\r\n", "\n").replace("\r", "\n")
         starts = [line.strip()[:10].upper() for line in text.split("\n")]
         cells = starts.count("@ATTRIBUTE") * sum(start.startswith("{") for start in starts)
-        refuse_growth(path, 8 * cells, len(text), " as rows with all their zeros")
-        cache.require_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
+        check_growth(path, 8 * cells, len(text), " as rows with all their zeros")
+        cache.check_memory(_CELL_BYTES * max(cells, len(text) / 2), f"{path}: its table", "give a smaller table")
         content = arff.loads(text)
     except (UserError, MemoryError):
         raise
@@ -129,5 +129,5 @@ def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:
     if kind.upper() not in NUMERIC:
         raise UserError(f"{path}: {where} is of type {kind}, expected categories or {', '.join(NUMERIC)}")
     numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    refuse_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
+    check_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
     return Numeric(name, numbers)

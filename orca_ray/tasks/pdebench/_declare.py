@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from orca_ray.data import readers
 from orca_ray.data.cache import parse_json
-from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, refuse_missing
+from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._layouts import Hdf5, Steady, seeds, stacked
@@ -62,7 +62,7 @@ def downloaded(problem: Problem) -> Task:
         problem,
         DOWNLOADED,
         RawFile(path=problem.file, urls=(address,), md5=problem.md5, num_bytes=problem.num_bytes),
-        _refuse_generated,
+        _check_generated,
         title=problem.title,
         num_samples=problem.num_samples,
         licence="CC-BY-4.0",
@@ -78,23 +78,23 @@ def generated(problem: Problem) -> Task:
         problem,
         GENERATED,
         source,
-        _refuse_downloaded,
+        _check_downloaded,
         title=f"{problem.title} (generated)",
         num_samples=None,
         licence="none (made by orca-ray on the user's machine)",
-        fetcher=lambda raw, _: refuse_missing(f"{GENERATED}/{problem.name}", (source,), raw),
+        fetcher=lambda raw, _: check_missing(f"{GENERATED}/{problem.name}", (source,), raw),
     )
 
 
 def _task(
-    problem: Problem, benchmark: str, source: RawFile, refuse_other: Callable[[Path, Hdf5, str], None], **declared: Any
+    problem: Problem, benchmark: str, source: RawFile, check_other: Callable[[Path, Hdf5, str], None], **declared: Any
 ) -> Task:
     reading = problem.reading
 
     def build(workspace: Workspace) -> Arrays:
         path = workspace.file(problem.file)
         with readers.open_hdf5(path) as file:
-            refuse_other(path, file, problem.name)
+            check_other(path, file, problem.name)
             return _reading.build(workspace, reading, reading.layout(file, path, reading.grid))
 
     return Task(
@@ -115,7 +115,7 @@ def _task(
     )
 
 
-def _refuse_generated(path: Path, file: Hdf5, problem: str) -> None:
+def _check_generated(path: Path, file: Hdf5, problem: str) -> None:
     if MARK in file.attrs:
         raise UserError(
             f"{path}: expected the published simulations, found generated ones (attribute {MARK!r}); use the task "
@@ -123,7 +123,7 @@ def _refuse_generated(path: Path, file: Hdf5, problem: str) -> None:
         )
 
 
-def _refuse_downloaded(path: Path, file: Hdf5, problem: str) -> None:
+def _check_downloaded(path: Path, file: Hdf5, problem: str) -> None:
     settings = file.attrs.get(MARK)
     try:
         parse_json(settings, str(path))

@@ -49,14 +49,14 @@ class Simulations(ABC):
             raise UserError(f"{self.path}: expected a data set {name!r}, found none; the file holds {held}")
         if found.dtype.kind != "f":
             raise UserError(f"{self.path}, {name}: expected floating-point numbers, found {found.dtype}")
-        readers.refuse_shape(self.path, name, found, expected)
+        readers.check_shape(self.path, name, found, expected)
         return found
 
     def _values(self, name: str, dataset: Hdf5, part: Any, place: str) -> Array:
         """Return ``dataset[part]`` float32; errors also name ``place``, because their indices are those in ``part``."""
         with self._damage(name):
             values = np.asarray(dataset[part])
-        readers.refuse_not_finite(self.path, f"{name} ({place})", values)
+        readers.check_not_finite(self.path, f"{name} ({place})", values)
         return values.astype(np.float32, copy=False)
 
     @contextlib.contextmanager

@@ -144,7 +144,7 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
 def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
     """Return the arrays: read samples in order and copy each to its split; UserError for too few or many samples."""
     samples = Samples(simulations, reading)
-    _refuse_sizes(samples, simulations.path)
+    _check_sizes(samples, simulations.path)
     division = divide(samples.num_samples, reading.test_first)
     frames = reading.frames(samples.num_frames, workspace.protocol)
     scales: Mapping[int, Scale] = {}
@@ -166,7 +166,7 @@ def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> A
     return arrays
 
 
-def _refuse_sizes(samples: Samples, path: Path) -> None:
+def _check_sizes(samples: Samples, path: Path) -> None:
     if samples.num_samples < 10:
         raise UserError(
             f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"

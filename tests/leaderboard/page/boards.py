@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.leaderboard.page import page_data
-from orca_ray.leaderboard.report import Report
+from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.selection import build
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
@@ -87,4 +87,4 @@ def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
     """Return the data of the page of the pocket board of ``rows``."""
     frame, points = tables(rows)
     board = build(frame, benchmark="pocket")
-    return page_data(Report(board, read_records=lambda: frame, read_curves=lambda: points, **options))
+    return page_data(BoardReport(board, read_records=lambda: frame, read_curves=lambda: points, **options))

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from orca_ray.cli.output import duration
-from orca_ray.leaderboard import Grid, Report, build_effects, empty_board, render
+from orca_ray.leaderboard import BoardReport, EffectGrid, build_effects, empty_board, render
 from orca_ray.leaderboard.page import page_data
 from orca_ray.leaderboard.published import all_published, compare, published_rows
 from orca_ray.results.artefacts import (
@@ -386,7 +386,7 @@ def test_a_damaged_picture_leaves_the_record_whole(open_page: Open) -> None:
 
 def test_published_scores_of_an_empty_store_and_their_digitised_rows(open_page: Open) -> None:
     published = compare(published_rows("nasbench360"), "nasbench360")
-    page = open_page(content=page_data(Report(empty_board("nasbench360"), published)))
+    page = open_page(content=page_data(BoardReport(empty_board("nasbench360"), published)))
     assert "Nothing was run here yet" in page.inner_text(".brief")
     first = cells(page, 0)
     values = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
@@ -397,7 +397,7 @@ def test_digitised_rows_are_hidden_and_shown(open_page: Open) -> None:
     rows = [row for row in all_published() if row.kind == "digitised"]
     benchmark = rows[0].benchmark
     published = compare(published_rows(benchmark), benchmark)
-    page = open_page(content=page_data(Report(empty_board(benchmark), published)))
+    page = open_page(content=page_data(BoardReport(empty_board(benchmark), published)))
     assert page.locator("text=read off a figure").count() > 0
     page.check("#digitised")
     assert page.locator("main .flag >> text=read off a figure").count() == 0
@@ -415,8 +415,8 @@ def test_the_page_of_a_grid_begins_with_its_effects(open_page: Open) -> None:
     ]
     plan = {("pocket/digits", "orca"): [({"rate": "slow"}, {"rate": 1}), ({"rate": "fast"}, {"rate": 2})]}
     frame, _ = tables(rows)
-    effects = build_effects(frame, Grid(plan, [0, 1]), benchmark="pocket", sweep="pocket/quick")
-    text = str(render(Report(empty_board("pocket"), effects=effects), "html"))
+    effects = build_effects(frame, EffectGrid(plan, [0, 1]), benchmark="pocket", sweep="pocket/quick")
+    text = str(render(BoardReport(empty_board("pocket"), effects=effects), "html"))
     content = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
     page = open_page(content=content)
     assert page.inner_text("main h3 >> nth=0") == "Effect of rate, relative to slow"

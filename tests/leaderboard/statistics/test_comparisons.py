@@ -11,7 +11,7 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.statistics.bradley_terry import strengths
 from orca_ray.leaderboard.statistics.cost import pareto_front
-from orca_ray.leaderboard.statistics.questions import Answer, answers
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.verdict import describe
 from orca_ray.testing.statistics import random_table, table
 
@@ -220,7 +220,9 @@ class TestVerdict:
 
 
 class TestQuestions:
-    def found(self, scores: pd.DataFrame, searches: pd.DataFrame | None = None) -> dict[tuple[str, str], Answer]:
+    def found(
+        self, scores: pd.DataFrame, searches: pd.DataFrame | None = None
+    ) -> dict[tuple[str, str], QuestionAnswer]:
         return {(each.name, each.subject): each for each in answers(scores, searches)}
 
     def test_by_hand(self) -> None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
 
@@ -18,7 +18,7 @@ class JsonLines(Tracker):
         """Write the task, the method and the hyper-parameters of a trial."""
         self._write(run.key, **run.tags, **run.hyperparameters)
 
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         """Write an epoch."""
         self._write(key, epoch=progress.epoch, **epoch_values(progress))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from orca_ray.data.npy import read_npy
-from orca_ray.data.readers import refuse_labels, refuse_not_finite, refuse_shape
+from orca_ray.data.readers import check_labels, check_not_finite, check_shape
 from orca_ray.data.splits import stratified_split
 from orca_ray.tasks.arrays import by_index, classification
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, RawFile, Target, Task, Workspace
@@ -13,10 +13,10 @@ def build(workspace: Workspace) -> Arrays:
     """Read waves [N, 1, 32] and pitches [N], and split them 60 : 20 : 20; raises UserError for a damaged file."""
     x_path, y_path = workspace.file("tones_x.npy"), workspace.file("tones_y.npy")
     x, y = read_npy(x_path, kind="f"), read_npy(y_path, kind="iu")
-    refuse_shape(x_path, "", x, (None, 1, 32))
-    refuse_not_finite(x_path, "", x)
-    refuse_shape(y_path, "", y, (len(x),))
-    refuse_labels(y_path, "", y, 0, 2)
+    check_shape(x_path, "", x, (None, 1, 32))
+    check_not_finite(x_path, "", x)
+    check_shape(y_path, "", y, (len(x),))
+    check_labels(y_path, "", y, 0, 2)
     fifth = len(x) // 5
     parts = stratified_split(y, (len(x) - 2 * fifth, fifth, fifth), SPLIT_SEED)
     return classification(by_index(np.asarray(x, np.float32), y, parts))

@@ -9,14 +9,14 @@ import pytest
 
 import orca_ray
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Status
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.worker import checkpoints
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 
 KEY, OTHER = "0123456789abcdef0123", "f" * 20
-POINT = Progress(
+POINT = EpochProgress(
     stage="refine", epoch=1, epochs=2, loss=1.0, validation_score=0.5, learning_rate=1e-3, seconds=0.1,
 )  # fmt: skip
 RUNNING = TrialReport(progress=(POINT,))

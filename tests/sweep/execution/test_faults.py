@@ -10,7 +10,7 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message
@@ -94,7 +94,7 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
     controller = fake_conductor(tmp_path, events)
     with RayExecutor() as engine:
         engine.open("local")
-        assert not engine.run(controller, settings(tmp_path, 3.0), RunOptions(TimeLimits(heartbeat=3.0)))
+        assert not engine.run(controller, settings(tmp_path, 3.0), ExecutorOptions(TimeLimits(heartbeat=3.0)))
     summary = controller.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
     assert any(isinstance(event, Message) and told in event.text for event in events)
@@ -114,7 +114,7 @@ def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: py
     try:
         with RayExecutor() as engine:
             engine.open(cluster.address)
-            engine.run(controller, settings(tmp_path), RunOptions())
+            engine.run(controller, settings(tmp_path), ExecutorOptions())
     finally:
         cluster.shutdown()
     summary = controller.summary()
@@ -137,7 +137,7 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     controller = SweepController(fake_searches(spec), store, executor="ray")
     with RayExecutor() as engine:
         engine.open("local")
-        engine.run(controller, settings(tmp_path), RunOptions())
+        engine.run(controller, settings(tmp_path), ExecutorOptions())
     (record,) = controller.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")

@@ -12,7 +12,7 @@ import pytest
 
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.base import RunOptions
+from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.controller import SweepController
@@ -112,7 +112,7 @@ def test_the_first_trial_of_a_late_node_has_its_whole_time(tmp_path: Path, monke
     with ExitStack() as nodes, RayExecutor() as engine:
         nodes.callback(cluster.shutdown)
         engine.open(cluster.address)
-        assert not engine.run(controller, settings, RunOptions(TimeLimits(trial=LIMIT_SECONDS)))
+        assert not engine.run(controller, settings, ExecutorOptions(TimeLimits(trial=LIMIT_SECONDS)))
     controller.close()
     _, late = sorted((tmp_path / "staging").glob("*.staged"), key=lambda path: path.stat().st_mtime)
     staged = late.stat().st_mtime

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.record import Status
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import Resources, TrialSpec
@@ -31,7 +31,7 @@ def test_an_assignment_arrives_with_its_key(hyperparameters: dict[str, Scalar], 
 
 @given(st.floats(), st.floats() | st.none(), st.sampled_from([None, *Status]), st.text() | st.none())
 def test_a_report_arrives_as_it_was_sent(loss: float, score: float | None, status: Status | None, text: str) -> None:
-    point = Progress(stage="refine", epoch=1, epochs=3, loss=loss, validation_score=score)
+    point = EpochProgress(stage="refine", epoch=1, epochs=3, loss=loss, validation_score=score)
     worker = Worker(node=text or "", device="cpu", torch="2")
     sent = TrialReport(progress=(point,), outcome=Outcome(notes=text), worker=worker, status=status, error=text)
     arrived = TrialReport.from_json(sent.to_json())

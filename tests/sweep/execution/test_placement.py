@@ -10,7 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import InlineExecutor
-from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, plan_searches, refuse_unplaceable
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, check_unplaceable, plan_searches
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
@@ -235,8 +235,8 @@ def test_several_gpus_are_whole() -> None:
     on_cpus = replace(searches[0], resources=Resources())
     assert searches[0].trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
     with pytest.raises(UserError, match=r"1 CPUs, 2 GPUs, 0 GiB, more than any node has \(n: 8 CPUs, 1 GPUs"):
-        refuse_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
-    refuse_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
+        check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
+    check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
     assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]
 
 

@@ -19,7 +19,7 @@ import pytest
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -122,7 +122,7 @@ def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[
     return start(body, method, task=task, hyperparameters=options, deterministic=True, ranks=ranks)
 
 
-def numbers(progress: Progress) -> list[float]:
+def numbers(progress: EpochProgress) -> list[float]:
     """Return loss, distance and score; -1 if there is none."""
     values = (progress.loss, progress.distance, progress.validation_score)
     return [-1.0 if value is None else value for value in values]

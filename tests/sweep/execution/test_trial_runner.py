@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Outcome, Progress
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
@@ -44,8 +44,8 @@ def folder(path: Path) -> Path:
     return path
 
 
-def finish(runner: TrialRunner) -> tuple[list[Progress], TrialReport]:
-    points: list[Progress] = []
+def finish(runner: TrialRunner) -> tuple[list[EpochProgress], TrialReport]:
+    points: list[EpochProgress] = []
     while True:
         report = runner.step()
         points += report.progress
@@ -53,7 +53,7 @@ def finish(runner: TrialRunner) -> tuple[list[Progress], TrialReport]:
             return points, report
 
 
-def facts(points: Sequence[Progress]) -> list[Progress]:
+def facts(points: Sequence[EpochProgress]) -> list[EpochProgress]:
     return [dataclasses.replace(point, seconds=0.0) for point in points]
 
 
@@ -168,7 +168,7 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
             raise Killed
 
     own_home(monkeypatch, tmp_path / "another")
-    first, points = TrialRunner(trial, folder(tmp_path / "cut"), checkpoint_seconds=0.0), list[Progress]()
+    first, points = TrialRunner(trial, folder(tmp_path / "cut"), checkpoint_seconds=0.0), list[EpochProgress]()
 
     def run() -> None:
         while True:
@@ -248,7 +248,7 @@ def test_a_deterministic_trial_computes_with_one_thread(
     held: list[tuple[int, bool, bool]] = []
     refine = RefineStage.step
 
-    def spy(stage: RefineStage) -> Progress:
+    def spy(stage: RefineStage) -> EpochProgress:
         tf32 = torch.backends.cudnn.allow_tf32
         held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
         return refine(stage)

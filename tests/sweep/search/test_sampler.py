@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.searches import plan_searches
-from orca_ray.sweep.search import NUM_STARTUP, Answer, Search, Study, Suggestion, SuggestionSampler
+from orca_ray.sweep.search import NUM_STARTUP, Search, Study, Suggestion, SuggestionSampler, TrialAnswer
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
@@ -19,12 +19,12 @@ def loss(suggestion: Suggestion) -> float:
     return abs(math.log10(float(suggestion.values["lr"])) + 2) + (suggestion.values["optimizer"] == "sgd")
 
 
-def answer(suggestion: Suggestion) -> Answer:
-    return Answer(loss(suggestion), scores=[loss(suggestion)])
+def answer(suggestion: Suggestion) -> TrialAnswer:
+    return TrialAnswer(loss(suggestion), scores=[loss(suggestion)])
 
 
-def one(suggestion: Suggestion) -> Answer:
-    return Answer(1.0)
+def one(suggestion: Suggestion) -> TrialAnswer:
+    return TrialAnswer(1.0)
 
 
 def run(
@@ -32,7 +32,7 @@ def run(
     *,
     workers: int = 1,
     youngest_first: bool = False,
-    answer: Callable[[Suggestion], Answer] = answer,
+    answer: Callable[[Suggestion], TrialAnswer] = answer,
 ) -> list[Suggestion]:
     """Answer suggestions until all have one; as many are open at a time as there are workers, if that is allowed."""
     asked: list[Suggestion] = []
@@ -84,7 +84,7 @@ def test_running_suggestions_are_kept_away_from() -> None:
     search = SuggestionSampler({"x": 0.5}, {"x": Dimension(uniform=(0.0, 1.0))}, NUM_STARTUP + 6)
     for _ in range(NUM_STARTUP):
         suggestion = search.ask()
-        search.tell(suggestion.number, Answer(abs(float(suggestion.values["x"]) - 0.3)))
+        search.tell(suggestion.number, TrialAnswer(abs(float(suggestion.values["x"]) - 0.3)))
     values = sorted(float(search.ask().values["x"]) for _ in range(6))
     assert len(set(values)) == 6
 
@@ -121,7 +121,11 @@ def optuna_trials(study: Study) -> list[FrozenTrial]:
 def test_states_reach_optuna_as_they_are() -> None:
     study = Study(SPACE)
     suggestions = [Suggestion(number, {"lr": 10.0**-number / 20, "optimizer": "adam"}) for number in range(4)]
-    answers = {0: Answer(0.5, scores=[0.7, 0.5]), 1: Answer(0.1, True, [0.1]), 2: Answer(None, scores=[0.2, math.nan])}
+    answers = {
+        0: TrialAnswer(0.5, scores=[0.7, 0.5]),
+        1: TrialAnswer(0.1, True, [0.1]),
+        2: TrialAnswer(None, scores=[0.2, math.nan]),
+    }
     study.suggest(suggestions, answers, 0)
     told = optuna_trials(study)
     assert [trial.state for trial in told] == [
@@ -129,7 +133,7 @@ def test_states_reach_optuna_as_they_are() -> None:
     ]  # fmt: skip
     assert [trial.intermediate_values for trial in told] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
     assert [trial.params["lr"] for trial in told] == [0.05, 0.005, 0.0005, 5e-5]
-    study.suggest(suggestions, {**answers, 3: Answer(math.nan, scores=[0.3])}, 0)
+    study.suggest(suggestions, {**answers, 3: TrialAnswer(math.nan, scores=[0.3])}, 0)
     assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
     assert len(optuna_trials(study)) == 4
 
@@ -140,7 +144,7 @@ def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(mu
     study = Study(space)
     old = [Suggestion(number, {"lr": 1.3e-5 * 2**number, "optimizer": "adam"}) for number in range(12)]
     foreign = Suggestion(12, {"lr": 1e-3, "optimizer": "lion"})
-    answers = {each.number: Answer(loss(each)) for each in (*old, foreign)}
+    answers = {each.number: TrialAnswer(loss(each)) for each in (*old, foreign)}
     values = study.suggest([*old, foreign], answers, 3)
     assert space["lr"].contains(values["lr"])
     told = optuna_trials(study)
@@ -149,17 +153,17 @@ def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(mu
 
 def test_a_value_that_was_rounded_out_of_its_range_is_its_end() -> None:
     study = Study({"x": Dimension(uniform=(0.0, 0.123449))})
-    study.suggest([Suggestion(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    study.suggest([Suggestion(0, {"x": 0.1235})], {0: TrialAnswer(0.5)}, 0)
     assert optuna_trials(study)[0].params == {"x": 0.1235}
     study = Study({"x": Dimension(uniform=(0.0, 0.12345))})
-    study.suggest([Suggestion(0, {"x": 0.1235})], {0: Answer(0.5)}, 0)
+    study.suggest([Suggestion(0, {"x": 0.1235})], {0: TrialAnswer(0.5)}, 0)
     assert optuna_trials(study)[0].params == {"x": 0.12345}
 
 
 def test_no_winner_when_all_fail_and_nothing_to_do_without_trials() -> None:
     search = SuggestionSampler(FIRST, SPACE, 1)
     search.ask()
-    search.tell(0, Answer(None))
+    search.tell(0, TrialAnswer(None))
     assert search.done
     assert search.winner() is None
     empty = SuggestionSampler(FIRST, SPACE, 0)
@@ -169,7 +173,7 @@ def test_no_winner_when_all_fail_and_nothing_to_do_without_trials() -> None:
 
 def test_a_stopped_trials_partial_score_never_wins() -> None:
     search = SuggestionSampler(FIRST, SPACE, 3)
-    for given in (Answer(0.5), Answer(0.1, stopped_early=True), Answer(math.nan)):
+    for given in (TrialAnswer(0.5), TrialAnswer(0.1, stopped_early=True), TrialAnswer(math.nan)):
         search.tell(search.ask().number, given)
     winner = search.winner()
     assert winner is not None
@@ -215,7 +219,7 @@ def test_tpe_uses_results_from_the_first_suggestion_after_the_start_up(generatio
         search = SuggestionSampler({"x": 0.5}, space, NUM_STARTUP + 1, generation=generation)
         for _ in range(NUM_STARTUP):
             suggestion = search.ask()
-            search.tell(suggestion.number, Answer(abs(float(suggestion.values["x"]) - best)))
+            search.tell(suggestion.number, TrialAnswer(abs(float(suggestion.values["x"]) - best)))
         return search.ask()
 
     assert last(0.0) != last(1.0)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.methods.reports import Progress
+from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep import tracking
@@ -55,7 +55,9 @@ def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
         if most is not None and (trial := controller.next_trial()) is not None:
             controller.started(trial.key)
             for epoch in (1, 2):
-                controller.report(trial.key, [Progress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0)])
+                controller.report(
+                    trial.key, [EpochProgress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0)]
+                )
     return list(ResultsStore(store).load(spec.sweep_id).values())
 
 
@@ -240,7 +242,7 @@ class Broken(Tracker):
     def start(self, run: Run) -> None:
         raise ConnectionError("cannot reach https://me:secret@tracker.example\nsecond line")
 
-    def log(self, key: str, progress: Progress) -> None:
+    def log(self, key: str, progress: EpochProgress) -> None:
         raise AssertionError("called after a failure")
 
     finish = log  # type: ignore[assignment]

