@@ -149,7 +149,7 @@ def pause(
 
 def cancel(trial: TrialArgument, sweep: OneSweepOption = None, results: ResultsOption = None) -> None:
     """End a running trial after its epoch, with the status ``cancelled``; only ``retry`` runs it again."""
-    from orca_ray.results import live as requests
+    from orca_ray.results import requests
     from orca_ray.results.status import only_trial, running_keys
 
     store = required_store(results_uri(results))
@@ -167,7 +167,7 @@ def retry(
     results: ResultsOption = None,
 ) -> None:
     """Run failed trials of a sweep again: now if it runs, else with the next run of its command."""
-    from orca_ray.results import live as requests
+    from orca_ray.results import requests
     from orca_ray.results.record import Status
     from orca_ray.results.status import find_sweep, only_trial, sweep_status
 
@@ -186,7 +186,7 @@ def retry(
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
-    from orca_ray.results import live as requests
+    from orca_ray.results import requests
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from orca_ray.errors import UserError
-from orca_ray.results import live
-from orca_ray.results import live as requests
+from orca_ray.results import live, requests
 from orca_ray.results.folder import Folder
-from orca_ray.results.live import Holder, LiveState, Request
+from orca_ray.results.live import Holder, LiveState
+from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, models, tables
-from orca_ray.results import live as requests
+from orca_ray.results import live, models, requests, tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import Folder, open_folder
 from orca_ray.results.logs import LogRow

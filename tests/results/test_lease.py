@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live
-from orca_ray.results import live as requests
+from orca_ray.results import live, requests
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
-from orca_ray.results.live import LiveState, Request, RunningTrial
+from orca_ray.results.live import LiveState, RunningTrial
+from orca_ray.results.requests import Request
 from orca_ray.results.store import ResultsStore
 from tests.sweep.fakes import waiting_requests
 

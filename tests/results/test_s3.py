@@ -12,8 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live
-from orca_ray.results import live as requests
+from orca_ray.results import live, requests
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status

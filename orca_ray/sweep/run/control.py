@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from orca_ray.results import live as requests
+from orca_ray.results import requests
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import LiveState, Request
+from orca_ray.results.live import LiveState
+from orca_ray.results.requests import Request
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
 
 _TICK_SECONDS = 1.0

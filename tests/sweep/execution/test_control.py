@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, writer
-from orca_ray.results import live as requests
+from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import Request
 from orca_ray.results.record import Status
+from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer

@@ -17,7 +17,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.predictor import load
 from orca_ray.protocol import KeepModels
-from orca_ray.results import live as requests
+from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
