@@ -94,7 +94,7 @@ class AlignStage:
     name, parallel = "align", False
 
     def __init__(self, trial: Trial, config: AlignConfig | None = None, *, guarded: bool = False) -> None:
-        """Plan the stage; ``config`` replaces the options of the trial. If ``guarded``, a probe chooses the embedder."""
+        """Plan the stage; ``config`` replaces the options of the trial. If ``guarded``, a probe chooses the weights."""
         self._trial, self._guarded = trial, guarded
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
