@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 TIMM = "timm:"
 _UNUSED = (
-    # Where the body was, and labels of its own classifier, would only tell where the model was trained.
+    # Where the body was, and labels of its own classifier, would only reveal where the model was trained.
     "_name_or_path", "id2label", "label2id", "problem_type", "architectures",
     # Outputs of a backbone, which nothing reads here. They name layers, also removed ones, and are then refused.
     "stage_names", "out_features", "out_indices",

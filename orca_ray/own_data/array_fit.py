@@ -131,8 +131,8 @@ def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, ma
         raise UserError(f"{data.source}: all inputs of train are equal or missing; there is nothing to learn from")
     if len(constant):
         what = "features" if features else "channels"
-        told = ", ".join(str(each + 1) for each in constant[:10].tolist())
-        notes.warn(f"{len(constant)} of {width} {what} are constant or empty in train: {told}; they become 0")
+        listed = ", ".join(str(each + 1) for each in constant[:10].tolist())
+        notes.warn(f"{len(constant)} of {width} {what} are constant or empty in train: {listed}; they become 0")
     largest = float(np.nanmax(np.abs(raw), initial=0.0))
     return shape.encoder(mean, std, largest, features=features, mask=mask)
 

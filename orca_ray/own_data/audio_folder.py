@@ -25,8 +25,8 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     spaced = sorted({int(row) for row in np.linspace(0, len(listing.paths) - 1, min(len(listing.paths), _NUM_HEADERS))})
     rates = Counter(_recording(listing.paths[row])[1] for row in spaced)
     rate = options.rate or float(rates.most_common(1)[0][0])
-    told = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
-    notes = (f"recordings of several sampling rates, {told}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
+    listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
+    notes = (f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
     return UserData(
         x=FileSamples(listing.paths, partial(_waveform, rate=rate)),
         y=listing.y, splits=listing.splits, kind_hint="audio", source=str(path), names=listing.names, rate=rate,

@@ -21,8 +21,8 @@ def _read(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, _images.SUFFIXES, options, labelled)
     modes = Counter(_mode(listing.paths[row]) for row in _spaced(len(listing.paths)))
     colour = options.colour or ("grey" if all(mode in _images.GREY for mode in modes) else "rgb")
-    told = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
-    notes = (f"images of several modes, {told}, are all converted to {colour}",) if len(modes) > 1 else ()
+    listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
+    notes = (f"images of several modes, {listed}, are all converted to {colour}",) if len(modes) > 1 else ()
     return UserData(
         x=FileSamples(listing.paths, partial(_decoded, colour=colour)),
         y=listing.y, splits=listing.splits, kind_hint="images", source=str(path), names=listing.names,

@@ -129,21 +129,21 @@ def _warn_of_leaks(
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
-    told = leakage.duplicates(data, found.hashes, parts)
+    warnings = leakage.duplicates(data, found.hashes, parts)
     if frame is not None and fitted.coding.kind in ("classes", "scalar"):
         y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
-        told += leakage.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=fitted.classes is not None)
+        warnings += leakage.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=fitted.classes is not None)
     if frame is not None and data.kind_hint == "table" and data.splits is None:
         if data.groups is None:
-            told += leakage.group_columns(frame, parts, map(str, frame.columns))
+            warnings += leakage.group_columns(frame, parts, map(str, frame.columns))
         dates = [str(name) for name in frame.columns if frame[name].dtype.kind == "M"]
         if dates and data.times is None:
-            told.append(
+            warnings.append(
                 f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
             )
     if data.groups is not None:
-        told += leakage.crossing(data.groups, parts, "the groups")
-    for warning in told:
+        warnings += leakage.crossing(data.groups, parts, "the groups")
+    for warning in warnings:
         notes.warn(warning)
 
 

@@ -72,8 +72,8 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
         return []
     one, other, split = crossing[0]
     shown = [data.names[row] if data.names else f"row {row + 1}" for row in (one, other)]
-    told = f"{len(crossing)} samples of validation and test have the inputs of a sample of another split"
-    return [f"{told}, such as {shown[0]} and {shown[1]} ({split}): scores will be too good; remove the copies"]
+    text = f"{len(crossing)} samples of validation and test have the inputs of a sample of another split"
+    return [f"{text}, such as {shown[0]} and {shown[1]} ({split}): scores will be too good; remove the copies"]
 
 
 def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
@@ -88,8 +88,8 @@ def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], ca
             continue
         kinds = [set(values.iloc[rows].dropna().tolist()) for rows in splits.values()]
         if crossing := set[Any]().union(*(one & other for one, other in combinations(kinds, 2))):
-            told = f"{len(crossing)} of the {number} values of {quoted(name)} are in several splits"
-            found.append(f"{told}: if it names groups, such as patients, use --group {name}")
+            text = f"{len(crossing)} of the {number} values of {quoted(name)} are in several splits"
+            found.append(f"{text}: if it names groups, such as patients, use --group {name}")
     return found
 
 

@@ -61,8 +61,8 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
     if not columns:
         raise UserError(f"{data.source}: no column is left to predict from; see what was left out: {notes.warnings}")
     if filled:
-        told = shorten(", ".join(f"{printable(name)} ({count})" for name, count in filled.items()), 300)
-        notes.warn(f"missing numbers are filled in with the medians of train: {told}")
+        listed = shorten(", ".join(f"{printable(name)} ({count})" for name, count in filled.items()), 300)
+        notes.warn(f"missing numbers are filled in with the medians of train: {listed}")
     order = sorted(columns, key=lambda column: column.kind != "category")  # as `openml._encoding.encode`
     counts = {kind: len({column.name for column in columns if column.kind == kind}) for kind in _COUNTED}
     found = ", ".join(f"{count} {_COUNTED[kind]}" for kind, count in counts.items() if count)

@@ -96,8 +96,8 @@ class TableInputs(BaseModel):
         rows = [row for row, value in enumerate(values) if value in slot]
         x_NW[rows, [slot[value] for value in values if value is not None and value in slot]] = 1
         if unknown := {value for value in values if value is not None and value not in slot}:
-            told = shorten(", ".join(map(printable, sorted(unknown)[:5])))
-            warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {told}")
+            listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
+            warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {listed}")
 
 
 def as_frame(data: UserData, names: tuple[str, ...] = ()) -> "pd.DataFrame":

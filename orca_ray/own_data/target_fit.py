@@ -98,8 +98,8 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
     if len(names) < 2:
         raise UserError(f"{data.source}: two classes of {least} samples or more are needed, found {listed}")
     if rare:
-        told = shorten(", ".join(sorted(map(printable, rare))))
-        notes.warn(f"classes with fewer than {least} samples cannot be in every split, and are left out: {told}")
+        listed = shorten(", ".join(sorted(map(printable, rare))))
+        notes.warn(f"classes with fewer than {least} samples cannot be in every split, and are left out: {listed}")
     number = {name: k for k, name in enumerate(names)}
     classes = np.array([-1 if text is None else number.get(text, -1) for text in texts], dtype=np.int64)
     coding = TargetCoding(kind="classes", label_names=names, one_hot=one_hot)
@@ -142,8 +142,8 @@ def without_absent(
             raise UserError(
                 f"train has only the class {names[present[0]]!r}; split in another way (group, time, split)"
             )
-        told = shorten(", ".join(map(printable, lacking)))
-        notes.warn(f"train has no sample of class {told}: such samples are left out of validation and test")
+        listed = shorten(", ".join(map(printable, lacking)))
+        notes.warn(f"train has no sample of class {listed}: such samples are left out of validation and test")
         parts = {split: rows[np.isin(classes[rows], present)] for split, rows in parts.items()}
         coding = fitted.coding.model_copy(update={"label_names": tuple(names[k] for k in present)})
         renumbered = np.where(np.isin(classes, present), np.searchsorted(present, classes), -1)
@@ -160,8 +160,8 @@ def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) ->
     for split, rows in parts.items():
         present = set(np.unique(fitted.classes[rows]).tolist())
         if lacking := [name for k, name in enumerate(fitted.coding.label_names) if k not in present]:
-            told = shorten(", ".join(map(printable, lacking)))
-            notes.warn(f"{split} has no sample of class {told}: its score says nothing about that")
+            listed = shorten(", ".join(map(printable, lacking)))
+            notes.warn(f"{split} has no sample of class {listed}: its score says nothing about that")
             absent = True
     return absent
 

@@ -221,23 +221,23 @@ def in_use(sweep: str, holder: Holder) -> str:
 def driver_lives(
     folder: Folder,
     state: LiveState,
-    tell: Callable[[str], None] = logger.info,
+    emit: Callable[[str], None] = logger.info,
     *,
     expiry_seconds: float = EXPIRY_SECONDS,
 ) -> bool:
     """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
 
-    If it runs on another machine, this takes up to ``expiry_seconds``; ``tell`` is called with a sentence if it does.
+    If it runs on another machine, this takes up to ``expiry_seconds``; ``emit`` is called with a sentence if it does.
     """
     if state.holder is None:
         return False
     if state.holder.machine and state.holder.machine == machine():
         return not ended_here(state.holder)
-    begin, told = time.monotonic(), False
+    begin, announced = time.monotonic(), False
     while (waited := time.monotonic() - begin) < expiry_seconds:
-        if waited > expiry_seconds / 4 and not told:
-            told = True
-            tell(f"no sign of life of {state.holder} for {waited:.0f} s; after {expiry_seconds:g} s it counts as dead")
+        if waited > expiry_seconds / 4 and not announced:
+            announced = True
+            emit(f"no sign of life of {state.holder} for {waited:.0f} s; after {expiry_seconds:g} s it counts as dead")
         time.sleep(min(0.5, expiry_seconds / 20))
         later = live.read(folder, state.sweep)
         if later is None or later.sequence != state.sequence:

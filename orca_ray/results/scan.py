@@ -144,8 +144,8 @@ class StoreSnapshot:
         spread = self.take(again, [*_KEY, "test_score"]).to_pandas().groupby(_KEY)["test_score"].agg(["min", "max"])
         contradictory = spread[spread["min"] < spread["max"]]
         for sweep, key, low, high in contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False):
-            told = f"trial {key} of {sweep} has records with different test scores, {low} to {high}"
-            self.warnings.append(f"{told}: the one that finished last counts")
+            contradiction = f"trial {key} of {sweep} has records with different test scores, {low} to {high}"
+            self.warnings.append(f"{contradiction}: the one that finished last counts")
         if len(contradictory) > MAX_WARNINGS:
             more = len(contradictory) - MAX_WARNINGS
             self.warnings.append(f"{more} more trial(s) have records with different test scores")

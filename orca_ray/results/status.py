@@ -113,13 +113,13 @@ def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | Non
     return found[0]
 
 
-def sweep_status(store: ResultsStore, sweep: str, tell: Callable[[str], None] = logger.info) -> SweepStatus:
+def sweep_status(store: ResultsStore, sweep: str, emit: Callable[[str], None] = logger.info) -> SweepStatus:
     """Return the state of a sweep; if its driver ran on another machine, this may take half a minute (`driver_lives`).
 
-    ``tell`` is called with a sentence if it does.
+    ``emit`` is called with a sentence if it does.
     """
     state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
-    alive = driver_lives(store.folder, state, tell)
+    alive = driver_lives(store.folder, state, emit)
     trials = state.running if alive else ()
     running = [trial for trial in trials if not trial.waiting]
     rows = _rows(store, state, trials)

@@ -101,7 +101,7 @@ def run_sweep(
         searches = plan_searches(spec, fingerprints(spec), gpus=gpus)
         searches = resolve(searches, emit_message)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
-        keeper = ModelKeeper(store.uri, keep_models, command=command, tell=emit_message)
+        keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: Event) -> None:
             emit(event)
@@ -177,7 +177,7 @@ def wait_for_room(
     Raises:
         UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
     """
-    fingerprints, waited, told = dict.fromkeys(spec.tasks, ""), 0.0, False
+    fingerprints, waited, announced = dict.fromkeys(spec.tasks, ""), 0.0, False
     while True:
         try:
             gpus = needs_gpus or any(node.gpus for node in nodes)
@@ -185,10 +185,10 @@ def wait_for_room(
         except UserError as error:
             if not engine.grows or waited >= seconds:
                 raise
-            if not told:
+            if not announced:
                 emit(Message(f"waiting up to {seconds:g} s for a node that is large enough: {error}"))
                 engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
-                told = True
+                announced = True
         else:
             return gpus
         sleep(POLL_SECONDS)

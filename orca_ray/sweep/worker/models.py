@@ -53,9 +53,9 @@ class ModelKeeper:
     score. Test scores play no part.
     """
 
-    def __init__(self, store: str, keep: KeepModels, *, command: str, tell: Callable[[str], None]) -> None:
-        """Use the store at ``store``; ``command`` is written into cards, ``tell`` is called with messages."""
-        self._models, self._keep, self._command, self._tell = StoredModels(store), keep, command, tell
+    def __init__(self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]) -> None:
+        """Use the store at ``store``; ``command`` is written into cards, ``emit`` is called with messages."""
+        self._models, self._keep, self._command, self._emit = StoredModels(store), keep, command, emit
         self._done: set[str] = set()
         self.best: dict[str, str] = {}
         """Path or URI of the best model of each task that has ended, if it is in the store."""
@@ -90,7 +90,7 @@ class ModelKeeper:
             for key in stored.keys() & wanted:
                 self._complete(stored[key], confirmed)
         except (UserError, OSError) as error:  # the scores are safe, and the next run tries again
-            self._tell(f"{task}: models cannot be tidied: {error}")
+            self._emit(f"{task}: models cannot be tidied: {error}")
 
     def _complete(self, record: Record, confirmed: Sequence[Record]) -> None:
         """Write the card of a stored model again, with the scores of all methods."""

@@ -85,12 +85,12 @@ def _fields(path: Path) -> Mapping[str, Any]:
     try:
         content = read_json(path)
     except UserError as error:
-        told = str(error).removeprefix(f"{path}: ")
-        raise UserError(f"{path} is not the JSON that OpenML answers with: {told}; fetch it again") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {reason}; fetch it again") from error
     fields = content.get("data_set_description")
     if not isinstance(fields, dict):
-        told = quoted(content)
-        raise UserError(f"{path} holds no field data_set_description, but {told}; fetch it again")
+        reason = quoted(content)
+        raise UserError(f"{path} holds no field data_set_description, but {reason}; fetch it again")
     return fields
 
 

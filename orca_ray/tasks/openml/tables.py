@@ -86,9 +86,12 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
     if rare:
-        told = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
+        listed = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
         logger.warning(
-            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s", name, LEAST_ROWS, told
+            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s",
+            name,
+            LEAST_ROWS,
+            listed,
         )
     if (counts >= LEAST_ROWS).sum() < 2:
         found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
