@@ -47,7 +47,7 @@ def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
     preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()
     for name, indices in inferred.splits.items():
         part = data.select(indices)
-        x = preprocessing.inputs(part, logger.debug)  # messages were emitted when the task was inferred
+        x = preprocessing.inputs(part, logger.debug)  # emitted when the task was inferred
         parts[name] = Split(x, preprocessing.targets(data.y[indices]))
     statistics = _statistics(parts["train"].y, preprocessing.target.kind, by_column=data.kind_hint == "table")
     arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in parts.items() for axis in "xy"}
@@ -63,9 +63,7 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
     coding, size = preprocessing.target, data.batch_size()
 
     def inputs(indices: Array) -> Array:
-        return preprocessing.inputs(
-            data.select(indices), logger.debug
-        )  # messages were emitted when the task was inferred
+        return preprocessing.inputs(data.select(indices), logger.debug)  # emitted when the task was inferred
 
     for split, indices in inferred.splits.items():
         arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)

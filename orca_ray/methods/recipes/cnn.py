@@ -9,7 +9,7 @@ between 20 pairs, but not between 20 pairs for each of 13 layers. Batch norm is 
 
 A table has no neighbourhoods. For tasks whose modality is one of `TABLES`, and for inputs of a single position, the
 same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,
-arXiv:2106.11959). The shape alone does not distinguish a table from a short series; ``cnn.network`` overrides this choice.
+arXiv:2106.11959). The shape alone does not distinguish a table from a short series; ``cnn.network`` overrides it.
 """
 
 import math
