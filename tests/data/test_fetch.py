@@ -1,36 +1,36 @@
 """Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
 
 import errno
-import gzip
 import hashlib
 import io
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from orca_ray.data import archives, thread_pool
-from orca_ray.data.archives import Progress
+from orca_ray.data import thread_pool
 from orca_ray.data.download import Download, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
-from orca_ray.data.thread_pool import Stopped
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
 
 CONTENT = random.Random(0).randbytes(400_000)
 OTHER = random.Random(1).randbytes(300_000)
 HALF = len(CONTENT) // 2
+SAME_LENGTH = OTHER + CONTENT[len(OTHER) :]
 FAST = Patience(tries=4, first_wait=0.01, longest_wait=0.02, connect_seconds=5, silence_seconds=5)
 
 
@@ -74,37 +74,6 @@ def test_a_file_without_a_published_hash_is_pinned_and_fetched_once(server: Serv
     assert (pin.sha256, pin.num_bytes, pin.url) == (sha256(CONTENT), len(CONTENT), url)
 
 
-def test_published_hashes_are_held(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT)
-    get(raw, url, sha256=sha256(CONTENT).upper(), md5=md5(CONTENT))
-    assert names(raw) == ["sub/a.npy"]  # nothing needs a pin
-
-
-@pytest.mark.parametrize("drop_after", [1, HALF, len(CONTENT) - 1])
-def test_a_broken_connection_is_continued(server: Server, raw: Path, drop_after: int) -> None:
-    get(raw, server.add("a", CONTENT, Fault(drop_after=drop_after)))
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    first, second = server.gets("a")
-    assert first.range == ""
-    if drop_after >= HALF:
-        assert second.range.startswith("bytes=")
-        assert second.if_range == server.files["a"].tag()
-        assert first.sent + second.sent < len(CONTENT) + 70_000  # less than a block of ours comes twice
-
-
-def test_a_server_may_answer_with_less_than_the_rest(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(drop_after=HALF))
-    server.files["a"].longest_range = 100_000
-    get(raw, url)
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    assert len(server.gets("a")) >= 3
-
-
-def test_as_long_as_something_new_comes_patience_lasts(server: Server, raw: Path) -> None:
-    get(raw, server.add("a", CONTENT, *[Fault(drop_after=70_000)] * 5))
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-
-
 def test_without_anything_new_patience_ends_and_the_part_stays(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 20)
     with pytest.raises(
@@ -120,11 +89,55 @@ def test_without_anything_new_patience_ends_and_the_part_stays(server: Server, r
     assert last.sent <= HALF + 70_000
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
-def test_a_busy_server_is_asked_again(server: Server, raw: Path, status: int) -> None:
-    get(raw, server.add("a", CONTENT, Fault(status=status), Fault(status=status)))
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    assert len(server.gets("a")) == 3
+CONTINUED = ["", f"bytes={HALF}-"]
+BUSY = [Fault(status=503)] * 9
+
+
+@pytest.mark.parametrize(
+    ("faults", "served", "hash_known", "ranges"),
+    [
+        ([], {}, True, [""]),
+        ([Fault(drop_after=HALF)], {}, False, CONTINUED),
+        ([Fault(drop_after=HALF)], {"longest_range": 150_000}, False, [*CONTINUED, f"bytes={HALF + 150_000}-"]),
+        ([Fault(drop_after=70_000)] * 5, {}, False, ["", *(f"bytes={70_000 * k}-" for k in range(1, 6))]),
+        ([Fault(status=500), Fault(status=503), Fault(status=429)], {}, False, [""] * 4),
+        ([Fault(drop_after=HALF)], {"ranges": False}, False, CONTINUED),
+        ([Fault(drop_after=HALF)], {"etag": ""}, False, ["", ""]),
+        ([Fault(drop_after=HALF)], {"etag": ""}, True, CONTINUED),
+        ([], {"announced": False}, True, [""]),
+        ([], {"content": b""}, True, [""]),
+    ],
+)
+def test_a_file_comes_whole_and_what_is_there_is_not_asked_for_again(
+    server: Server, raw: Path, faults: list[Fault], served: dict[str, Any], hash_known: bool, ranges: list[str]
+) -> None:
+    url = server.add("a", CONTENT, *faults)
+    server.files["a"] = found = replace(Served(CONTENT), **served)
+    hashes = {"sha256": sha256(found.content).upper(), "md5": md5(found.content)}
+    get(raw, url, **hashes if hash_known else {})
+    assert (raw / "sub/a.npy").read_bytes() == found.content
+    assert [request.range for request in server.gets("a")] == ranges
+    assert names(raw) == ([] if hash_known else [PINS]) + ["sub/a.npy"]  # a published hash needs no pin
+    if ranges == CONTINUED and not hash_known:
+        assert server.gets("a")[1].if_range == found.tag()
+
+
+@pytest.mark.parametrize(
+    ("served", "faults", "message"),
+    [
+        ({}, BUSY, r"/a: the server answered 503 Service Unavailable \(4 tries\)"),
+        ({"content_type": "text/html; charset=utf-8"}, [], "a web page came instead of the file"),
+        ({"announced": False}, [], "does not say how long the file is"),
+    ],
+)
+def test_what_cannot_be_fetched_leaves_nothing(
+    server: Server, raw: Path, served: dict[str, Any], faults: list[Fault], message: str
+) -> None:
+    url = server.add("a", CONTENT, *faults)
+    server.files["a"] = replace(Served(CONTENT), **served)
+    with pytest.raises(UserError, match=message):
+        get(raw, url)
+    assert names(raw) == []
 
 
 @pytest.mark.slow
@@ -132,11 +145,6 @@ def test_a_server_is_given_the_time_it_asks_for(server: Server, raw: Path) -> No
     begin = time.monotonic()
     get(raw, server.add("a", CONTENT, Fault(status=503, headers={"Retry-After": "1"})))
     assert time.monotonic() - begin >= 1.0
-
-
-def test_a_server_that_stays_busy_is_named(server: Server, raw: Path) -> None:
-    with pytest.raises(UserError, match=r"/a: the server answered 503 Service Unavailable \(4 tries\)"):
-        get(raw, server.add("a", CONTENT, *[Fault(status=503)] * 9))
 
 
 def test_mirrors_are_tried_in_order_and_a_dead_one_once(server: Server, raw: Path) -> None:
@@ -153,19 +161,16 @@ def test_mirrors_are_tried_in_order_and_a_dead_one_once(server: Server, raw: Pat
 
 def test_a_mirror_goes_on_where_another_broke_off(server: Server, raw: Path) -> None:
     """Only where the hash tells whether the two had the same file."""
-    broken = [Fault(drop_after=HALF), *[Fault(status=503)] * 9]
-    for name, content, facts in (
-        ("same", CONTENT, {"sha256": sha256(CONTENT)}),
-        ("unknown", CONTENT, {}),
-        ("other", OTHER + CONTENT[:100_000], {"md5": md5(OTHER + CONTENT[:100_000])}),
+    changed = OTHER + CONTENT[:100_000]
+    for name, content, facts, ranges in (
+        ("same", CONTENT, {"sha256": sha256(CONTENT)}, [f"bytes={HALF}-"]),
+        ("unknown", CONTENT, {}, [""]),
+        ("other", changed, {"md5": md5(changed)}, [f"bytes={HALF}-", ""]),
     ):
-        urls = server.add(f"{name}1", CONTENT, *broken), server.add(f"{name}2", content)
+        urls = server.add(f"{name}1", CONTENT, Fault(drop_after=HALF), *BUSY), server.add(f"{name}2", content)
         fetch([RawFile(path=name, urls=urls, **facts)], raw, patience=FAST)  # type: ignore[arg-type]
         assert (raw / name).read_bytes() == content
-    ranges = [[request.range for request in server.gets(f"{name}2")] for name in ("same", "unknown", "other")]
-    assert ranges[1] == [""]
-    assert [len(found) for found in ranges] == [1, 1, 2]
-    assert (ranges[0][0], ranges[2][1]) == (f"bytes={HALF}-", "")
+        assert [request.range for request in server.gets(f"{name}2")] == ranges
 
 
 def test_a_changed_byte_is_refused_with_what_was_expected_and_found(server: Server, raw: Path) -> None:
@@ -191,61 +196,34 @@ def test_later_fetches_are_held_to_the_pin(server: Server, raw: Path) -> None:
     assert names(raw) == [PINS]
 
 
-def test_a_server_that_ignores_ranges_sends_it_all_again(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(drop_after=HALF))
-    server.files["a"].ranges = False
-    get(raw, url)
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    assert server.gets("a")[1].range
-    assert server.gets("a")[1].sent == len(CONTENT)
+MONDAY, TUESDAY = "Mon, 01 Jan 2024 00:00:00 GMT", "Tue, 02 Jan 2024 00:00:00 GMT"
 
 
-@pytest.mark.parametrize("heeds_if_range", [True, False])
-@pytest.mark.parametrize("by", ["etag", "time"])
-def test_a_file_that_changes_half_way_starts_again(server: Server, raw: Path, heeds_if_range: bool, by: str) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "part", "hash_known"),
+    [
+        ({}, {"content": SAME_LENGTH}, None, False),
+        ({}, {"content": SAME_LENGTH, "heeds_if_range": False}, None, False),
+        ({"etag": 'W/"weak"'}, {"content": SAME_LENGTH, "last_modified": TUESDAY}, None, False),
+        ({"etag": '"same"'}, {"content": CONTENT[:1000]}, None, False),
+        ({}, {}, bytes(HALF), True),
+    ],
+    ids=["its tag", "its tag, unheeded", "its time", "its length", "the part on the disk"],
+)
+def test_a_file_that_changes_half_way_starts_again(
+    server: Server, raw: Path, before: dict[str, Any], after: dict[str, Any], part: bytes | None, hash_known: bool
+) -> None:
+    facts = {"sha256": sha256(CONTENT)} if hash_known else {}
     url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
-    etag = None if by == "etag" else 'W/"weak"'
-    server.files["a"] = Served(CONTENT, etag=etag, last_modified="Mon, 01 Jan 2024 00:00:00 GMT")
+    server.files["a"] = replace(Served(CONTENT, last_modified=MONDAY), **before)
     with pytest.raises(UserError):
-        get(raw, url)
+        get(raw, url, **facts)
     server.faults["a"].clear()
-    new = OTHER + CONTENT[len(OTHER) :]  # of the same length
-    server.files["a"] = Served(
-        new, etag=etag, last_modified="Tue, 02 Jan 2024 00:00:00 GMT", heeds_if_range=heeds_if_range
-    )
-    get(raw, url)
-    assert (raw / "sub/a.npy").read_bytes() == new
-
-
-@pytest.mark.parametrize("hash_known", [True, False])
-def test_without_a_validator_only_a_known_hash_allows_to_continue(server: Server, raw: Path, hash_known: bool) -> None:
-    url = server.add("a", CONTENT, Fault(drop_after=HALF))
-    server.files["a"].etag = ""
-    get(raw, url, sha256=sha256(CONTENT) if hash_known else "")
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    assert bool(server.gets("a")[1].range) is hash_known
-
-
-def test_a_file_that_shrank_starts_again(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
-    server.files["a"].etag = '"same"'
-    with pytest.raises(UserError):
-        get(raw, url)
-    server.add("a", CONTENT[:1000])
-    server.files["a"].etag = '"same"'
-    get(raw, url)
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT[:1000]
-
-
-def test_a_damaged_part_of_an_earlier_fetch_is_not_the_end(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(drop_after=0)] * 4)
-    with pytest.raises(UserError):
-        get(raw, url, sha256=sha256(CONTENT))
-    server.faults["a"].clear()
-    part = raw / "sub/a.npy.part"
-    part.write_bytes(b"\0" * part.stat().st_size)
-    get(raw, url, sha256=sha256(CONTENT))
-    assert (raw / "sub/a.npy").read_bytes() == CONTENT
+    server.files["a"] = replace(server.files["a"], **after)
+    if part is not None:
+        (raw / "sub/a.npy.part").write_bytes(part)
+    get(raw, url, **facts)
+    assert (raw / "sub/a.npy").read_bytes() == server.files["a"].content
 
 
 def test_redirects_are_followed(server: Server, raw: Path) -> None:
@@ -259,27 +237,6 @@ def test_redirects_are_followed(server: Server, raw: Path) -> None:
         fetch([RawFile(path="b", urls=(f"{server.url}/ring",), num_bytes=1)], raw, patience=FAST)
 
 
-def test_a_page_in_place_of_a_file_is_refused(server: Server, raw: Path) -> None:
-    url = server.add("a", b"<html>please log in</html>")
-    server.files["a"].content_type = "text/html; charset=utf-8"
-    with pytest.raises(UserError, match="a web page came instead of the file"):
-        get(raw, url)
-    assert names(raw) == []
-
-
-@pytest.mark.parametrize("hash_known", [True, False])
-def test_a_file_of_unknown_length_needs_a_known_hash(server: Server, raw: Path, hash_known: bool) -> None:
-    url = server.add("a", CONTENT)
-    server.files["a"].announced = False
-    if hash_known:
-        get(raw, url, sha256=sha256(CONTENT))
-        assert (raw / "sub/a.npy").read_bytes() == CONTENT
-        return
-    with pytest.raises(UserError, match="does not say how long the file is"):
-        get(raw, url)
-    assert names(raw) == []
-
-
 def test_a_host_that_cannot_be_reached_is_told_soon(raw: Path) -> None:
     with serving() as gone:
         url = f"{gone.url}/a"
@@ -287,20 +244,11 @@ def test_a_host_that_cannot_be_reached_is_told_soon(raw: Path) -> None:
         get(raw, url)
 
 
-def test_a_silent_server_is_left(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(hold_after=HALF), Fault(hold_after=0))
-    file = RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))
-    fetch([file], raw, patience=Patience(tries=3, first_wait=0.01, silence_seconds=0.2))
-    assert (raw / "a").read_bytes() == CONTENT
-    assert len(server.gets("a")) >= 1
-    assert server.gets("a")[-1].range
-
-
 def test_a_server_that_stops_answering_half_way_is_tried_more_often_than_one_that_never_answers(
     server: Server, raw: Path
 ) -> None:
     patience = Patience(tries=4, first_wait=0.01, silence_seconds=0.1)
-    url = server.add("a", CONTENT, Fault(drop_after=HALF), *[Fault(silent=True)] * 2)
+    url = server.add("a", CONTENT, Fault(hold_after=HALF), *[Fault(silent=True)] * 2)
     fetch([RawFile(path="a", urls=(url,), num_bytes=len(CONTENT))], raw, patience=patience)
     assert (raw / "a").read_bytes() == CONTENT
     never = server.add("b", CONTENT, *[Fault(silent=True)] * 4)
@@ -310,27 +258,17 @@ def test_a_server_that_stops_answering_half_way_is_tried_more_often_than_one_tha
     assert not list(raw.glob("b*"))
 
 
-def test_a_proxy_that_never_answers_is_left(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("no_proxy", raising=False)
-    monkeypatch.delenv("NO_PROXY", raising=False)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        file = RawFile(path="a", urls=("https://data.example/a",))
-        with pytest.raises(UserError, match=r"no answer came from data\.example before the time-out \(2 tries\)"):
-            fetch([file], raw, patience=Patience(first_wait=0.01, connect_seconds=0.1))
-
-
 KILLED = """
 import sys
 from pathlib import Path
 from orca_ray.data.fetch import fetch
 from orca_ray.data.raw import RawFile
-fetch([RawFile(path="a", urls=(sys.argv[1],), sha256=sys.argv[3])], Path(sys.argv[2]))
+fetch([RawFile(path="a", urls=(sys.argv[1],))], Path(sys.argv[2]))
 """
 
 
-def start(url: str, raw: Path, published: str = "") -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", KILLED, url, str(raw), published], stderr=subprocess.PIPE, text=True)
+def start(url: str, raw: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", KILLED, url, str(raw)], stderr=subprocess.PIPE, text=True)
 
 
 def wait_until_there(path: Path, num_bytes: int) -> None:
@@ -340,23 +278,20 @@ def wait_until_there(path: Path, num_bytes: int) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("published", ["", sha256(CONTENT)])
-def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path, published: str) -> None:
+def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT, Fault(hold_after=3 * HALF // 2))
-    with start(url, raw, published) as process:
+    with start(url, raw) as process:
         wait_until_there(raw / "a.part", HALF)
         os.kill(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert not (raw / "a").exists()
     there = (raw / "a.part").stat().st_size
     assert HALF <= there < len(CONTENT)
-    file = RawFile(path="a", urls=(url,), sha256=published)
+    file = RawFile(path="a", urls=(url,))
     fetch([file], raw, patience=FAST)
     assert (raw / "a").read_bytes() == CONTENT
     last = server.gets("a")[-1]
     assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
     assert verify([file], raw).intact == ["a"]
-    assert names(raw) == (["a"] if published else ["a", PINS])
 
 
 @pytest.mark.slow
@@ -388,9 +323,11 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
         fetch([archive], raw, patience=FAST)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Download, "_open", lambda _: Path("/dev/full").open("ab"))  # noqa: SIM115
+    def full(_: Download) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Download, "_open", full)
     with pytest.raises(UserError, match="no space left on the disk"):
         fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
     assert not (raw / "a").exists()
@@ -425,31 +362,22 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, r
     with pytest.raises(UserError, match=r"(?s)a cannot be fetched.*404 Not Found.*c cannot be fetched"):
         fetch(files, raw, patience=FAST, workers=1)
     assert (raw / "b").read_bytes() == CONTENT
-
-
-def test_what_is_wrong_with_all_is_told_once(raw: Path) -> None:
-    raw.mkdir()
-    files = [RawFile(path=name) for name in "abc"]
-    for file in files:
-        (raw / file.path).write_bytes(b"1")
+    (raw / "a").write_bytes(b"1")
     (raw / PINS).write_text("{")
     with pytest.raises(UserError, match="is no lock file of orca-sweep") as caught:
-        fetch(files, raw, patience=FAST)
-    assert str(caught.value).count("is no lock file") == 1
+        fetch(files[:2], raw, patience=FAST)
+    assert str(caught.value).count("is no lock file") == 1  # what is wrong with all is told once
 
 
 def test_files_are_fetched_at_the_same_time(server: Server, raw: Path) -> None:
     held = RawFile(path="a", urls=(server.add("a", CONTENT, Fault(hold_after=HALF)),))
     free = RawFile(path="b", urls=(server.add("b", OTHER),))
-    worker = threading.Thread(target=fetch, args=([held, free], raw), kwargs={"workers": 2, "patience": FAST})
-    worker.start()
-    try:
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(fetch, [held, free], raw, workers=2, patience=FAST)
         assert server.held.wait(20)
         wait_until_there(raw / "b", len(OTHER))
         assert not (raw / "a").exists()
-    finally:
         server.go_on.set()
-        worker.join()
     assert (raw / "a").read_bytes() == CONTENT
 
 
@@ -497,74 +425,29 @@ def archive(**members: bytes) -> bytes:
 
 
 def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> None:
+    (raw / ".unpack-left").mkdir(parents=True)  # by an unpacking that was killed
+    (raw / ".unpack-left" / "half").write_bytes(b"1")
     file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="inside/x")
     fetch([file], raw, patience=FAST)
     assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", PINS]
+    (raw / "inside/y").unlink()
+    (raw / ".locks/a.tar.gz.unpacking").touch()  # the move was cut short
+    fetch([file], raw, patience=FAST)
+    assert (raw / "inside/y").read_bytes() == b"2"
     (raw / "a.tar.gz").unlink()
     fetch([file], raw, patience=FAST)
     assert len(server.gets("a")) == 1
     assert verify([file], raw).absent == ["a.tar.gz"]
 
 
-def test_a_move_that_was_cut_short_is_not_complete_and_is_done_again(server: Server, raw: Path) -> None:
-    file = RawFile(path="sub/a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="sub/inside/x")
-    fetch([file], raw, patience=FAST)
-    assert file.present(raw)
-    (raw / "sub/inside/y").unlink()
-    (raw / ".locks/sub+a.tar.gz.unpacking").touch()
-    assert not file.present(raw)
-    fetch([file], raw, patience=FAST)
-    assert file.present(raw)
-    assert (raw / "sub/inside/y").read_bytes() == b"2"
-
-
-def test_what_a_killed_unpacking_left_goes(server: Server, raw: Path) -> None:
-    (raw / ".unpack-left").mkdir(parents=True)
-    (raw / ".unpack-left" / "half").write_bytes(b"1")
-    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1")),), unpacked="inside/x")
-    fetch([file], raw, patience=FAST)
-    assert names(raw) == ["a.tar.gz", "inside/x", PINS]
-
-
-@pytest.mark.slow
-def test_an_interruption_ends_unpacking(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The threads are daemons: what they go on with behind our back would end half-way with the process."""
-    raw.mkdir()
-    (raw / "a.tar.gz").write_bytes(archive(x=b"1"))
-    waiting = threading.Event()
-    ended: list[type[BaseException]] = []
-
-    def unpacking(archive: Path, into: Path, progress: Progress, **_: object) -> None:
-        assert waiting.wait(20)
-        try:
-            progress(1, 2)
-        except BaseException as error:
-            ended.append(type(error))
-            raise
-
-    def interrupt(_: str) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(archives, "unpack", unpacking)
-    monkeypatch.setattr(thread_pool, "GRACE_SECONDS", 0.1)
-    file = RawFile(path="a.tar.gz", unpacked="inside/x")
-    with pytest.raises(KeyboardInterrupt):
-        fetch([file], raw, interrupt, patience=FAST)
-    waiting.set()
-    end = time.monotonic() + 20
-    while not ended and time.monotonic() < end:
-        time.sleep(0.01)
-    assert ended == [Stopped]
-
-
-def test_another_archive_is_told_with_what_was_unpacked_from_it(raw: Path) -> None:
-    raw.mkdir()
-    (raw / "a.tar.gz").write_bytes(archive(x=b"1"))
-    file = RawFile(path="a.tar.gz", sha256=sha256(CONTENT), unpacked="inside/x")
-    with pytest.raises(
-        UserError, match=r"Remove it and what was unpacked from it \(.*raw/inside/x\) and fetch it again"
-    ):
-        fetch([file], raw, patience=FAST)
+def test_archives_of_something_else_are_told_and_leave_no_members(server: Server, raw: Path) -> None:
+    url = server.add("a", archive(y=b"2"))
+    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x.*Remove .*raw/a\.tar\.gz first"):
+        fetch([RawFile(path="a.tar.gz", urls=(url,), unpacked="inside/x")], raw, patience=FAST)
+    assert names(raw) == ["a.tar.gz"]
+    other = RawFile(path="a.tar.gz", sha256=sha256(CONTENT), unpacked="inside/x")
+    with pytest.raises(UserError, match=r"Remove it and what was unpacked from it \(.*raw/inside/x\) and fetch it"):
+        fetch([other], raw, patience=FAST)
 
 
 def test_a_corrected_md5_is_accepted_when_the_pin_goes_as_told(raw: Path) -> None:
@@ -583,26 +466,7 @@ def test_a_corrected_md5_is_accepted_when_the_pin_goes_as_told(raw: Path) -> Non
     assert Pins(raw).read()["a"].sha256 == sha256(OTHER)
 
 
-def test_a_file_that_cannot_be_read_is_told(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    raw.mkdir()
-    (raw / "a").write_bytes(CONTENT)
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(UserError, match=r"cannot read .*raw/a: Permission denied"):
-        verify([RawFile(path="a")], raw)
-
-
-def test_an_archive_of_something_else_is_told_and_leaves_no_members(server: Server, raw: Path) -> None:
-    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(y=b"2")),), unpacked="inside/x")
-    with pytest.raises(UserError, match=r"a\.tar\.gz holds no inside/x.*Remove .*raw/a\.tar\.gz first"):
-        fetch([file], raw, patience=FAST)
-    assert names(raw) == ["a.tar.gz"]
-
-
-@pytest.mark.parametrize("unpacked", ["inside/x", ""])
-@pytest.mark.parametrize("fetched", [True, False])
+@pytest.mark.parametrize(("unpacked", "fetched"), [("inside/x", True), ("", False)])
 def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
     server: Server, raw: Path, unpacked: str, fetched: bool
 ) -> None:
@@ -614,27 +478,11 @@ def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
         (raw / "a.tar.gz").write_bytes(bad)
     with pytest.raises(UserError, match=r"expected a whole gzip file.*fetch the file again. Remove .*a\.tar\.gz first"):
         fetch([file], raw, patience=FAST)
-    with pytest.raises(UserError, match="expected a whole gzip file"):
-        verify([file], raw)
     assert names(raw) == ["a.tar.gz"]
     server.add("a", good)
     (raw / "a.tar.gz").unlink()
     fetch([file], raw, patience=FAST)
     assert Pins(raw).read()["a.tar.gz"].sha256 == sha256(good)
-    assert verify([file], raw).intact == ["a.tar.gz"]
-
-
-def test_a_tar_that_ends_early_is_not_pinned(raw: Path) -> None:
-    raw.mkdir()
-    whole = gzip.decompress(archive(x=bytes(5000), y=b"2"))
-    file = RawFile(path="a.tar", unpacked="inside/x")
-    for size in (3000, 6000):  # within a file, within a header
-        (raw / "a.tar").write_bytes(whole[:size])
-        with pytest.raises(UserError, match=r"expected a whole archive \(\.tar\)"):
-            verify([file], raw)
-    assert names(raw) == ["a.tar"]
-    (raw / "a.tar").write_bytes(whole)
-    assert verify([file], raw).first_seen == ["a.tar"]
 
 
 def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:
@@ -657,11 +505,6 @@ def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None
     ) as caught:
         verify(files, raw)
     assert "pinned" in str(caught.value)
-
-
-def test_an_empty_file_is_a_file(server: Server, raw: Path) -> None:
-    get(raw, server.add("a", b""), sha256=sha256(b""))
-    assert (raw / "sub/a.npy").read_bytes() == b""
 
 
 def test_progress_of_a_large_file_is_a_line_a_percent(monkeypatch: pytest.MonkeyPatch) -> None:
