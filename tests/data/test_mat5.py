@@ -1,3 +1,4 @@
+import contextlib
 import struct
 import zlib
 from pathlib import Path
@@ -5,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.io import savemat
 
 from orca_ray.data.mat import mat5_variables, read_mat5
@@ -63,30 +62,31 @@ def test_numbers_of_a_class_are_stored_in_the_shortest_type(endian: str, compres
 
 def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
     content: dict[str, Any] = {
-        "text": "abc",
-        "cells": np.array([1, "a"], dtype=object),
-        "record": {"a": 1},
-        "waves": np.array([1 + 2j]),
-        "flags": np.array([True, False]),
-        "numbers": np.arange(4.0),
+        "char": "abc",
+        "cell": np.array([1, "a"], dtype=object),
+        "struct": {"a": 1},
+        "complex": np.array([1 + 2j]),
+        "u1": np.array([True, False]),
+        "f8": np.arange(4.0),
     }
     savemat(tmp_path / "d.mat", content)
     found = mat5_variables(tmp_path / "d.mat")
-    assert {name: each.kind for name, each in found.items()} == {
-        "text": "char",
-        "cells": "cell",
-        "record": "struct",
-        "waves": "complex",
-        "flags": "u1",
-        "numbers": "f8",
-    }
-    assert [name for name, each in found.items() if each.is_numeric] == ["flags", "numbers"]
+    assert [(name, each.kind, each.is_numeric) for name, each in found.items()] == [
+        (name, name, name in ("u1", "f8")) for name in content
+    ]
     opaque = element(14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<")
     (tmp_path / "d.mat").write_bytes(file(opaque, matrix(b"a", 9, 2, b"\7", (1, 1))))
     assert list(mat5_variables(tmp_path / "d.mat")) == ["a"]
 
 
 ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
+
+
+PACKED = zlib.compress(ONE)
+
+
+def packed(content: bytes) -> bytes:
+    return file(struct.pack("<II", 15, len(content)) + content)  # without padding
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,9 @@ ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
         (file(element(14, element(5, b"12345678", "<"), "<")), "an element of type 5 and 8 bytes where type 6 is due"),
         (file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")), "a short element of 5 bytes"),
         (file(element(14, element(6, b"", "<"), "<")), "IndexError"),
-        (file(element(15, b"not zlib", "<")), "incorrect header check"),
-        (file(element(15, zlib.compress(ONE)[:30], "<")), "compressed data ends early"),
+        (packed(b"not zlib"), "incorrect header check"),
+        (packed(PACKED[:30]), "compressed data ends early"),
+        (packed(PACKED[:-1] + bytes([PACKED[-1] ^ 1])), "incorrect data check"),
     ],
 )
 def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
@@ -114,27 +115,13 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
         read(tmp_path / "d.mat", "coeff")
 
 
-def test_the_checksum_of_what_is_compressed_is_verified(tmp_path: Path) -> None:
-    packed = bytearray(zlib.compress(ONE))
-    packed[-1] ^= 1
-    (tmp_path / "d.mat").write_bytes(file(struct.pack("<II", 15, len(packed)) + bytes(packed)))
-    with pytest.raises(UserError, match=r"d\.mat: expected a whole MATLAB file.*incorrect data check"):
-        read(tmp_path / "d.mat", "coeff")
-
-
-@given(st.integers(0), st.integers(1, 255), st.booleans())
-def test_a_changed_byte_is_read_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, position: int, change: int, compressed: bool
-) -> None:
+@pytest.mark.parametrize("content", [file(ONE), packed(PACKED)], ids=["plain", "compressed"])
+def test_a_changed_byte_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
     """SciPy's reader ends the process for some of these."""
-    packed = zlib.compress(ONE)
-    content = bytearray(file(struct.pack("<II", 15, len(packed)) + packed if compressed else ONE))
-    content[position % len(content)] ^= change
-    path = tmp_path_factory.getbasetemp() / "d.mat"
-    path.write_bytes(content)
-    try:
-        for variable in mat5_variables(path).values():
-            if variable.is_numeric:
-                assert read_mat5(path, variable).shape == variable.shape
-    except UserError as error:
-        assert "d.mat" in str(error)  # noqa: PT017
+    path = tmp_path / "d.mat"
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
+        with contextlib.suppress(UserError):
+            for variable in mat5_variables(path).values():
+                if variable.is_numeric:
+                    assert read_mat5(path, variable).shape == variable.shape
