@@ -3,6 +3,7 @@
 import json
 import wave
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -66,19 +67,8 @@ ARRAYS: Mapping[str, Callable[[Path, Array, Array], Path]] = {
 }
 
 
-def csv(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.csv", index=False)
-    return path / "data.csv"
-
-
-def tsv(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.tsv", index=False, sep="\t")
-    return path / "data.tsv"
-
-
-def semicolons(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.csv", index=False, sep=";", decimal=",")
-    return path / "data.csv"
+def saved_dataset(path: Path, table: pd.DataFrame) -> Path:
+    return arrow_folder(path / "saved", table)
 
 
 def parquet(path: Path, table: pd.DataFrame) -> Path:
@@ -86,8 +76,9 @@ def parquet(path: Path, table: pd.DataFrame) -> Path:
     return path / "data.parquet"
 
 
-def saved_dataset(path: Path, table: pd.DataFrame) -> Path:
-    return arrow_folder(path / "saved", table)
+def text(path: Path, table: pd.DataFrame, name: str = "data.csv", sep: str = ",", decimal: str = ".") -> Path:
+    table.to_csv(path / name, index=False, sep=sep, decimal=decimal)
+    return path / name
 
 
 def arrow_folder(folder: Path, table: pd.DataFrame, features: Mapping[str, object] | None = None) -> Path:
@@ -104,7 +95,11 @@ def arrow_folder(folder: Path, table: pd.DataFrame, features: Mapping[str, objec
 
 
 TABLES: Mapping[str, Callable[[Path, pd.DataFrame], Path]] = {
-    writer.__name__: writer for writer in (csv, tsv, semicolons, parquet, saved_dataset)
+    "csv": text,
+    "tsv": partial(text, name="data.tsv", sep="\t"),
+    "semicolons": partial(text, sep=";", decimal=","),
+    "parquet": parquet,
+    "saved_dataset": saved_dataset,
 }
 
 
