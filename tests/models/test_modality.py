@@ -1,8 +1,5 @@
 """A modality owns its embedder, its defaults and its sizing."""
 
-import subprocess
-import sys
-
 import pytest
 
 from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES
@@ -15,10 +12,12 @@ def test_each_modality_names_listed_bodies_of_its_own() -> None:
     listed = {info.name: info for info in list_bodies()}
     for name, modality in MODALITIES.items():
         assert get_modality(name) is modality
-        assert modality.name == name
-        assert listed[PACKAGED_BODIES[modality.name]].available == "packaged"
-        assert listed[PAPER_BODIES[modality.name]].available == "hub"
-        assert {listed[PACKAGED_BODIES[modality.name]].modality, listed[PAPER_BODIES[modality.name]].modality} == {name}
+        for bodies, available in ((PACKAGED_BODIES, "packaged"), (PAPER_BODIES, "hub")):
+            info = listed[bodies[modality.name]]
+            assert (info.available, info.modality, modality.name) == (available, name, name)
+        EmbedderConfig(**modality.paper_embedder(256))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"unknown modality 'images'. Did you mean 'image'\? Allowed: image, sequence"):
+        get_modality("images")
 
 
 def test_the_modality_of_a_body_is_read_off_its_name() -> None:
@@ -26,11 +25,6 @@ def test_the_modality_of_a_body_is_read_off_its_name() -> None:
     assert modality_of("roberta-base", "image").name == "sequence"
     assert modality_of("./my-body", "image").name == "image"
     assert modality_of("./my-body", "sequence").name == "sequence"
-
-
-def test_an_unknown_modality_is_refused() -> None:
-    with pytest.raises(UserError, match=r"unknown modality 'images'. Did you mean 'image'\? Allowed: image, sequence"):
-        get_modality("images")
 
 
 @pytest.mark.parametrize(
@@ -48,21 +42,10 @@ def test_an_unknown_modality_is_refused() -> None:
 )
 def test_tokens_of_a_sequence(shape: tuple[int, ...] | None, config: EmbedderConfig, tokens: int) -> None:
     assert MODALITIES["sequence"].num_tokens(shape, config) == tokens
-    assert MODALITIES["sequence"].source_size(56, 8) == (0, 8)
 
 
-def test_tokens_of_an_image() -> None:
+def test_tokens_of_an_image_and_sizes_of_sources() -> None:
     image = MODALITIES["image"]
     assert image.num_tokens((1, 28, 28), EmbedderConfig(image_size=56), patch_size=14) == 16
     assert image.num_tokens(None, EmbedderConfig(image_size=224)) == 196
-    assert image.source_size(56, 8) == (56, 0)
-
-
-def test_the_papers_settings_are_settings_of_the_embedder() -> None:
-    for modality in MODALITIES.values():
-        EmbedderConfig(**modality.paper_embedder(256))  # type: ignore[arg-type]
-
-
-def test_modalities_import_neither_torch_nor_transformers() -> None:
-    code = "import sys, orca_ray.models.modality; assert not {'torch', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    assert (image.source_size(56, 8), MODALITIES["sequence"].source_size(56, 8)) == ((56, 0), (0, 8))
