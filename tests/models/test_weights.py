@@ -81,7 +81,7 @@ def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.Mo
 def test_names_need_neither_torch_nor_transformers() -> None:
     code = (
         "import sys, orca_ray.models.modality, orca_ray.models.names as names; names.list_bodies(); "
-        " names.parse_body_name('vit-s14:layers=2');"
+        "names.parse_body_name('vit-s14:layers=2');"
         "assert not {'torch', 'transformers', 'timm', 'onnx'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
