@@ -1,9 +1,7 @@
 """Fetching from a real server on loopback that drops, truncates, refuses, corrupts, redirects and changes its mind."""
 
-import errno
 import hashlib
 import io
-import os
 import random
 import signal
 import subprocess
@@ -12,7 +10,6 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +18,7 @@ from typing import Any
 import pytest
 
 from orca_ray.data import thread_pool
-from orca_ray.data.download import Download, Patience
+from orca_ray.data.download import Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.errors import UserError
@@ -188,11 +185,15 @@ def test_a_changed_byte_is_refused_with_what_was_expected_and_found(server: Serv
 
 def test_later_fetches_are_held_to_the_pin(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT)
+    get(raw, url, md5=md5(CONTENT))
     get(raw, url)
     (raw / "sub/a.npy").unlink()
     server.add("a", OTHER)
     with pytest.raises(UserError, match=rf"(?s){sha256(OTHER)}.*{sha256(CONTENT)}.*pinned in {PINS}.*remove the entry"):
         get(raw, url)
+    with pytest.raises(UserError, match="the published one") as caught:
+        get(raw, url, md5=md5(CONTENT))
+    assert "remove the entry" not in str(caught.value)
     assert names(raw) == [PINS]
 
 
@@ -231,10 +232,7 @@ def test_redirects_are_followed(server: Server, raw: Path) -> None:
     server.files["api"] = Served(b"", location=f"{server.url}/a")
     get(raw, f"{server.url}/api")
     assert (raw / "sub/a.npy").read_bytes() == CONTENT
-    assert server.gets("a")[1].range
-    server.files["ring"] = Served(b"", location=f"{server.url}/ring")
-    with pytest.raises(UserError, match="30 redirects"):
-        fetch([RawFile(path="b", urls=(f"{server.url}/ring",), num_bytes=1)], raw, patience=FAST)
+    assert [request.range for request in server.gets("a")] == CONTINUED
 
 
 def test_a_host_that_cannot_be_reached_is_told_soon(raw: Path) -> None:
@@ -258,17 +256,13 @@ def test_a_server_that_stops_answering_half_way_is_tried_more_often_than_one_tha
     assert not list(raw.glob("b*"))
 
 
-KILLED = """
+FETCHING = """
 import sys
 from pathlib import Path
 from orca_ray.data.fetch import fetch
 from orca_ray.data.raw import RawFile
 fetch([RawFile(path="a", urls=(sys.argv[1],))], Path(sys.argv[2]))
 """
-
-
-def start(url: str, raw: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen([sys.executable, "-c", KILLED, url, str(raw)], stderr=subprocess.PIPE, text=True)
 
 
 def wait_until_there(path: Path, num_bytes: int) -> None:
@@ -278,13 +272,17 @@ def wait_until_there(path: Path, num_bytes: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path) -> None:
+@pytest.mark.slow
+def test_a_fetch_killed_half_way_resumes_and_another_process_waits_for_it(server: Server, raw: Path) -> None:
     url = server.add("a", CONTENT, Fault(hold_after=3 * HALF // 2))
-    with start(url, raw) as process:
+    command = [sys.executable, "-c", FETCHING, url, str(raw)]
+    with subprocess.Popen(command) as first, subprocess.Popen(command) as second:
         wait_until_there(raw / "a.part", HALF)
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        for signum in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: one would go on when the other is killed
+            for process in (first, second):
+                process.send_signal(signum)
     there = (raw / "a.part").stat().st_size
+    assert len(server.gets("a")) == 1
     assert HALF <= there < len(CONTENT)
     file = RawFile(path="a", urls=(url,))
     fetch([file], raw, patience=FAST)
@@ -292,20 +290,6 @@ def test_a_fetch_killed_half_way_resumes_and_verifies(server: Server, raw: Path)
     last = server.gets("a")[-1]
     assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
     assert verify([file], raw).intact == ["a"]
-
-
-@pytest.mark.slow
-def test_two_processes_at_once_fetch_once(server: Server, raw: Path) -> None:
-    url = server.add("a", CONTENT, Fault(hold_after=HALF))
-    with start(url, raw) as first, start(url, raw) as second:
-        assert server.held.wait(20)
-        time.sleep(0.3)  # let the second come to the lock
-        server.go_on.set()
-        codes = [process.wait() for process in (first, second)]
-    assert codes == [0, 0]
-    assert (raw / "a").read_bytes() == CONTENT
-    # The held answer ends short; what one of them then asks for is the rest, and nothing is asked for twice.
-    assert sum(request.sent for request in server.gets("a")) < len(CONTENT) + 70_000
 
 
 def test_a_disk_too_small_is_told_before_anything_is_fetched(
@@ -321,16 +305,6 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
     archive = RawFile(path="c.zip", urls=(f"{server.url}/a",), unpacked="c")
     with pytest.raises(UserError, match="no space"):  # unpacked, it takes more than it has
         fetch([archive], raw, patience=FAST)
-
-
-def test_a_full_disk_is_told(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(_: Download) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Download, "_open", full)
-    with pytest.raises(UserError, match="no space left on the disk"):
-        fetch([RawFile(path="a", urls=(server.add("a", CONTENT),))], raw, patience=FAST)
-    assert not (raw / "a").exists()
 
 
 def test_a_file_without_an_address_must_be_put_there(server: Server, raw: Path) -> None:
@@ -367,18 +341,6 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, r
     with pytest.raises(UserError, match="is no lock file of orca-sweep") as caught:
         fetch(files[:2], raw, patience=FAST)
     assert str(caught.value).count("is no lock file") == 1  # what is wrong with all is told once
-
-
-def test_files_are_fetched_at_the_same_time(server: Server, raw: Path) -> None:
-    held = RawFile(path="a", urls=(server.add("a", CONTENT, Fault(hold_after=HALF)),))
-    free = RawFile(path="b", urls=(server.add("b", OTHER),))
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(fetch, [held, free], raw, workers=2, patience=FAST)
-        assert server.held.wait(20)
-        wait_until_there(raw / "b", len(OTHER))
-        assert not (raw / "a").exists()
-        server.go_on.set()
-    assert (raw / "a").read_bytes() == CONTENT
 
 
 def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> None:
@@ -450,32 +412,10 @@ def test_archives_of_something_else_are_told_and_leave_no_members(server: Server
         fetch([other], raw, patience=FAST)
 
 
-def test_a_corrected_md5_is_accepted_when_the_pin_goes_as_told(raw: Path) -> None:
-    raw.mkdir()
-    (raw / "a").write_bytes(CONTENT)
-    verify([RawFile(path="a", md5=md5(CONTENT))], raw)
-    (raw / "a").write_bytes(OTHER)
-    corrected = RawFile(path="a", md5=md5(OTHER))
-    with pytest.raises(UserError, match=rf"pinned in {PINS}; if the new one is right, remove the entry 'a' from there"):
-        verify([corrected], raw)
-    with pytest.raises(UserError, match="the published one") as caught:
-        verify([RawFile(path="a", md5=md5(CONTENT))], raw)
-    assert "remove the entry" not in str(caught.value)
-    (raw / PINS).unlink()
-    assert verify([corrected], raw).intact == ["a"]
-    assert Pins(raw).read()["a"].sha256 == sha256(OTHER)
-
-
-@pytest.mark.parametrize(("unpacked", "fetched"), [("inside/x", True), ("", False)])
-def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(
-    server: Server, raw: Path, unpacked: str, fetched: bool
-) -> None:
+def test_a_damaged_archive_is_not_pinned_so_the_good_one_is_accepted(server: Server, raw: Path) -> None:
     good = archive(x=random.Random(2).randbytes(5000))
     bad = good[:2000] + bytes([good[2000] ^ 1]) + good[2001:]
-    file = RawFile(path="a.tar.gz", urls=(server.add("a", bad),), unpacked=unpacked)
-    raw.mkdir()
-    if not fetched:
-        (raw / "a.tar.gz").write_bytes(bad)
+    file = RawFile(path="a.tar.gz", urls=(server.add("a", bad),), unpacked="inside/x")
     with pytest.raises(UserError, match=r"expected a whole gzip file.*fetch the file again. Remove .*a\.tar\.gz first"):
         fetch([file], raw, patience=FAST)
     assert names(raw) == ["a.tar.gz"]

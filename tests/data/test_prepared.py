@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -228,35 +227,24 @@ def test_the_working_directory_and_mount_points_are_refused_before_the_build(
 
 
 @pytest.mark.slow
-def test_processes_at_once_build_once_and_a_killed_one_leaves_no_trace(cache_home: Path, tmp_path: Path) -> None:
+def test_processes_at_once_build_once(cache_home: Path, tmp_path: Path) -> None:
     log = tmp_path / "builds"
     code = f"""
-import os, signal, time
-from pathlib import Path
-import numpy as np
+import time
 from tests.data.test_prepared import Builder, prepare
 class Slow(Builder):
     def __call__(self, workspace):
-        with Path({str(log)!r}).open("a") as stream:
+        with open({str(log)!r}, "a") as stream:
             stream.write("build\\n")
         time.sleep(0.5)
         return super().__call__(workspace)
-saved, save = [], np.save
-def killed(path, array, **options):
-    save(path, array, **options)
-    saved.append(path)
-    if len(saved) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+print(prepare(1, Slow()).fingerprint)
 """
-    command = [sys.executable, "-c", code + "np.save = killed\nprepare(1, Builder())"]
-    assert subprocess.run(command).returncode == -signal.SIGKILL
-    assert not prepared.directory_of("pocket/toy", 1).exists()
-    command = [sys.executable, "-c", code + "print(prepare(1, Slow()).fingerprint)"]
+    command = [sys.executable, "-c", code]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate(timeout=60)[0].strip() for process in running]
     assert outputs == [prepared.fingerprint(Builder().arrays)] * 2
     assert log.read_text() == "build\n"
-    prepared.verify(prepare(1, Builder()))
 
 
 def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> None:

@@ -128,27 +128,6 @@ def test_an_interruption_after_the_build_loses_no_batch(
     np.testing.assert_array_equal(data.train.x, FILLED)
 
 
-def test_what_a_build_only_works_with_outlives_an_interruption_and_goes_in_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def build(workspace: Workspace) -> Arrays:
-        own = workspace.array("own", (4,), np.int64)
-        for part in workspace.batches("own", 4, 2, own):
-            own[part] = np.arange(4)[part]
-        return {**Counting()(workspace), "validation_y": np.asarray(own)}
-
-    def interrupt(_: Path) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache, "flush", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            _prepare(build)
-    data = _prepare(build)
-    np.testing.assert_array_equal(data.validation.y, np.arange(4))
-    assert not (data.directory / "own.npy").exists()
-
-
 @pytest.mark.parametrize("view", [lambda x: x[:4], lambda x: x[::-1], lambda x: x[1:5]])
 def test_a_build_may_return_a_part_of_its_own_array(view: Any) -> None:
     def build(workspace: Workspace) -> Arrays:
