@@ -1,12 +1,18 @@
-"""What is told where raw files are not there."""
+"""Raw files that are not there, and the lock file: shared by processes, never rewritten, refused when it is not one."""
 
+import hashlib
+import json
 import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from orca_ray.data import cache
-from orca_ray.data.raw import RawFile, missing, refuse_missing
+from orca_ray.data.raw import PINS, Pin, Pins, RawFile, missing, refuse_missing
 from orca_ray.errors import UserError
 
 URLS = ("https://example.org/a",)
@@ -47,3 +53,59 @@ def test_the_command_brings_it_to_where_it_was_looked_for(
         with pytest.raises(UserError) as caught:
             refuse_missing("toy/one", (file,), directory)
         assert f"; run {command + added!r}, or name the directory" in str(caught.value)
+
+
+PIN = Pin("a" * 64, 3, "https://example.org/x")
+
+
+def test_pins_come_back_and_the_first_one_stays(tmp_path: Path) -> None:
+    pins = Pins(tmp_path / "raw")
+    assert pins.read() == {}
+    assert pins.add("x", PIN) == PIN
+    assert pins.add("x", Pin("b" * 64, 4)) == PIN
+    assert Pins(tmp_path / "raw").read() == {"x": PIN}
+
+
+def test_many_writers_lose_nothing(tmp_path: Path) -> None:
+    def add(number: int) -> None:
+        Pins(tmp_path).add(f"file{number}", Pin(hashlib.sha256(bytes([number])).hexdigest(), number))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(24)))
+    assert {pin.num_bytes for pin in Pins(tmp_path).read().values()} == set(range(24))
+    assert not (tmp_path / f"{PINS}.tmp").exists()
+
+
+ENTRY = {"sha256": "a" * 64, "bytes": 1, "url": ""}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"version": 2, "files": {}}',
+        '{"version": 1}',
+        '{"version": 1, "files": []}',
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "sha256": "short"}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "bytes": "1"}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "bytes": -1}}}),
+        json.dumps({"version": 1, "files": {"x": {**ENTRY, "url": 1}}}),
+        json.dumps({"version": 1, "files": {"x": 5}}),
+        json.dumps({"version": 1, "files": {"x": ENTRY}})[:-5],
+    ],
+)
+def test_what_is_no_lock_file_is_refused_and_kept(tmp_path: Path, content: str) -> None:
+    (tmp_path / PINS).write_text(content)
+    for use in (Pins(tmp_path).read, lambda: Pins(tmp_path).add("y", PIN)):
+        with pytest.raises(UserError, match=rf"{PINS} is no lock file"):
+            use()
+    assert (tmp_path / PINS).read_text() == content
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_refused(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / PINS).write_bytes(content)
+        with pytest.raises(UserError):
+            Pins(Path(directory)).read()

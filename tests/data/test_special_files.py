@@ -17,7 +17,7 @@ from orca_ray.data.archives import read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
 from orca_ray.data.gzip_stream import open_gzip
-from orca_ray.data.raw import PINS, PROGRESS, Pin, Pins, RawFile, Workspace
+from orca_ray.data.raw import PINS, Pin, Pins, RawFile, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving
 
@@ -61,17 +61,11 @@ def test_what_could_block_or_never_end_is_not_opened(read: Callable[[Path], Any]
             read(path)
 
 
-def test_a_fifo_in_the_place_of_a_raw_file_or_of_the_output_is_refused(tmp_path: Path) -> None:
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    raw.mkdir()
-    for path in (raw / "x.npy", out):
-        os.mkfifo(path)
-    fetch([RawFile(path="x.npy")], raw)
-    with pytest.raises(UserError, match=r"cannot read .*/raw/x\.npy: expected a regular file or directory"):
-        Workspace("big/toy", raw, tmp_path).file("x.npy")
+def test_a_fifo_in_the_place_of_the_output_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "out")
     with pytest.raises(UserError, match=r"/out is not empty and holds no prepared data"):
-        prepared.prepare("big/toy", out, lambda _: {}, users=True)
-    assert stat.S_ISFIFO(out.stat().st_mode)
+        prepared.prepare("big/toy", tmp_path / "out", lambda _: {}, users=True)
+    assert stat.S_ISFIFO((tmp_path / "out").stat().st_mode)
 
 
 def _partial_directory(place: Path, target: Path) -> None:
@@ -91,24 +85,12 @@ def _lock_file(place: Path, target: Path) -> None:
     Pins(place).add("x", Pin("a" * 64, 3))
 
 
-def _progress(place: Path, target: Path) -> None:
-    (place / f"{PROGRESS}.tmp").symlink_to(target)
-    list(Workspace("big/toy", place, place).batches("train", 3, 2))
-
-
-def _array(place: Path, target: Path) -> None:
-    (place / "train_x.npy").symlink_to(target)
-    Workspace("big/toy", place, place).array("train_x", (3,))[:] = 1
-
-
 @pytest.mark.parametrize(
     ("use", "refused"),
     [
         (_partial_directory, "is where an unfinished build is stored, and it is a link.*remove it"),
         (_part, "is a symbolic link, and no file is written through it.*remove it"),
         (_lock_file, ""),
-        (_progress, ""),
-        (_array, ""),
     ],
 )
 def test_a_planted_link_with_the_name_of_a_scratch_file_keeps_its_target(
@@ -117,11 +99,10 @@ def test_a_planted_link_with_the_name_of_a_scratch_file_keeps_its_target(
     place, target = tmp_path / "place", tmp_path / "elsewhere" / "thesis.npy"
     place.mkdir()
     target.parent.mkdir()
-    np.save(target, np.arange(3, dtype=np.float32))
-    content = target.read_bytes()
+    target.write_bytes(b"years of work")
     with pytest.raises(UserError, match=refused) if refused else contextlib.nullcontext():
         use(place, target)
-    assert target.read_bytes() == content
+    assert target.read_bytes() == b"years of work"
     assert os.listdir(target.parent) == ["thesis.npy"]
 
 
@@ -150,15 +131,3 @@ def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match=r"/d\.npz: unfolds to more than 200 times"):
         read_whole(tmp_path / "d.npz")
     assert not cache.home().exists()
-
-
-def test_a_pickle_that_does_not_fit_into_memory_is_not_called_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise MemoryError
-
-    (tmp_path / "x.pkl").write_bytes(b"N.")
-    monkeypatch.setattr(safe_pickle, "_Machine", fail)
-    with pytest.raises(MemoryError):
-        safe_pickle.load(tmp_path / "x.pkl", "records")

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -169,19 +167,6 @@ def test_space_is_taken_when_an_array_is_made(tmp_path: Path, monkeypatch: pytes
         with pytest.raises(UserError, match="no space left on the disk"):
             workspace.array("z", (2, 3))
     assert sorted(os.listdir(tmp_path)) == ["x.npy", "y.npy"]
-
-
-@pytest.mark.slow
-def test_a_killed_build_goes_on_too(cache_home: Path) -> None:
-    code = """
-import os, signal
-from tests.data.test_workspace import Counting, _prepare
-_prepare(Counting(stop=4, error=lambda _: os.kill(os.getpid(), signal.SIGKILL)))
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
-    second = Counting()
-    _prepare(second)
-    assert second.filled == [4, 5]
 
 
 @pytest.mark.parametrize("num_bytes", [0, 5, 100, None])

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.head import pooled
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import LoadedBody, load_body
@@ -63,20 +62,6 @@ def test_doubled_keeps_the_second_half_of_two_passages_and_flipped_averages_both
         torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("context", "pooling", "unmoved"), [("causal", "last", 19), ("doubled", "mean", 0), ("flipped", "mean", 0)]
-)
-@torch.no_grad()
-def test_what_features_depend_on(context: Any, pooling: str, unmoved: int, name: str) -> None:
-    loaded = load_body(name)
-    loaded.body.set_context(context)
-    assert loaded.body.pooling == pooling
-    other = IDS.clone()
-    other[:, -1] += 1
-    moved = (features(loaded) - features(loaded, other)).abs().amax(dim=(0, 2)) > 1e-6
-    assert moved.tolist() == [position >= unmoved for position in range(20)]
-
-
 @torch.no_grad()
 def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_tensor: Callable[..., Tensor]) -> None:
     x = random_tensor(4, 2, 30)
@@ -89,12 +74,6 @@ def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_
     assert adapted(str(tiny("gpt2")), Target("dense", shape=(30,)))(x).shape == (4, 30)
     more = adapted(str(tiny("gpt2")), Target("scalar"), "doubled", length=100, channels=1)  # than its 64 positions
     assert more(torch.zeros(2, 1, 100)).isfinite().all()
-
-
-def test_pooling_by_hand() -> None:
-    features_BSF = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
-    assert pooled(features_BSF, "mean").tolist() == [[2, 4]]
-    assert pooled(features_BSF, "last").tolist() == [[3, 6]]
 
 
 @torch.no_grad()

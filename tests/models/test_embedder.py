@@ -69,21 +69,6 @@ def test_sequence_tokens_look_like_words(shape: tuple[int, ...], kind: str, rand
 
 
 @torch.no_grad()
-def test_words_as_steps_have_the_covariance_of_words(random_tensor: RandomTensor) -> None:
-    """White inputs: the leading directions of embedded tokens are the vocabulary's; a random kernel's are not."""
-    stem = text_stem()
-    words = stem.word_embeddings - stem.word_embeddings.mean(dim=0)
-    leading = torch.linalg.eigh(words.T @ words).eigenvectors[:, -20:]
-    expected = float((words @ leading).square().sum() / words.square().sum())
-    for initialisation, least, most in (("body", 0.85, 1.15), ("random", 0.0, 0.6)):
-        embedder = sequence_embedder((64, 256), stem, sequence_length=4, initialisation=initialisation)
-        tokens = embedder.projection(random_tensor(64, 64, 256)).transpose(1, 2).flatten(0, 1)
-        tokens = tokens - tokens.mean(dim=0)
-        share = float((tokens @ leading).square().sum() / tokens.square().sum())
-        assert least < share / expected < most
-
-
-@torch.no_grad()
 def test_image_tokens_look_like_patches_of_photographs() -> None:
     from sklearn.datasets import load_sample_images
 
@@ -213,16 +198,6 @@ def test_image_size_is_rounded_to_whole_patches(tiny: TinyDirectory) -> None:
 def test_fold_holds_the_series_and_is_nearly_square() -> None:
     folds = {1: (1, 1), 2: (1, 2), 3: (1, 3), 30: (5, 6), 76: (8, 10), 427: (20, 22), 1000: (31, 33)}
     assert {length: fold_shape(length) for length in folds} == folds
-
-
-@torch.no_grad()
-def test_stem_is_not_shared_with_the_embedder(tiny: TinyDirectory) -> None:
-    stem = text_stem(str(tiny("bert")))
-    before = stem.embed_tokens(torch.arange(10)[None]).clone()
-    for parameter in sequence_embedder((1, 30), stem).parameters():
-        assert parameter.requires_grad
-        parameter.add_(1.0)
-    assert torch.equal(stem.embed_tokens(torch.arange(10)[None]), before)
 
 
 @pytest.mark.parametrize(
