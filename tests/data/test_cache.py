@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, cast
 from unittest import mock
 
 import pytest
@@ -25,10 +26,8 @@ def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")])
 def test_a_home_that_nobody_has_is_a_user_error(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(_: Path) -> Path:  # as in a container whose user has no entry
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.setenv("ORCA_RAY_HOME", given)
+    unknown = mock.Mock(side_effect=RuntimeError)  # as in a container whose user has no entry
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"):
         cache.home()
@@ -107,20 +106,15 @@ def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "thing"
-    holder_code = (
+    code = (
         "import sys, time; from pathlib import Path; from orca_ray.data import cache\n"
-        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
-    with subprocess.Popen([sys.executable, "-c", holder_code, str(path)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        waiter_code = holder_code.replace("time.sleep(60)", "pass")
-        with subprocess.Popen(
-            [sys.executable, "-c", waiter_code, str(path)], stdout=subprocess.PIPE, text=True
-        ) as waiter:
+    command = [sys.executable, "-c", code, str(tmp_path / "thing")]
+    with subprocess.Popen([*command, "60"], stdout=subprocess.PIPE, text=True) as holder:
+        assert cast(IO[str], holder.stdout).readline() == "held\n"
+        with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as waiter:
             time.sleep(1.0)
             assert waiter.poll() is None
             holder.kill()
-            output, _ = waiter.communicate(timeout=20)
-            assert output == "held\n"
+            assert waiter.communicate(timeout=20)[0] == "held\n"

@@ -3,7 +3,6 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from orca_ray.alignment.image_features import embed
 from orca_ray.alignment.source import SampleRequest
 from orca_ray.errors import UserError
+from orca_ray.models import weights
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.families.vision import SwinBody
 from orca_ray.models.family import all_families
@@ -56,33 +56,28 @@ def test_no_two_families_list_a_model_type() -> None:
 
 
 @torch.no_grad()
-def test_image_sources_are_normalised_as_by_the_bodys_own_preprocessor(
+def test_images_are_normalised_as_by_the_bodys_own_preprocessor(
     tiny: TinyDirectory, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from transformers import ViTImageProcessor
 
-    copied = str(shutil.copytree(tiny("vit"), tmp_path / "copy"))
+    plain, copied = str(tiny("vit")), str(shutil.copytree(tiny("vit"), tmp_path / "copy"))
     processor = ViTImageProcessor(do_resize=False, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
     processor.save_pretrained(copied)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    features = {}
-    for body in (copied, str(tiny("vit"))):
-        features[body] = embed(SampleRequest(load_body(body).stem, body, 32, 1, 5, 0), images)
-    stem = load_body(copied).stem
-    assert isinstance(stem, ImageStem)
     processed = processor(list(pixels), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(features[copied], stem.embed_images(processed).mean(1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(features[str(tiny("vit"))], stem.embed_images(2 * images - 1).mean(1))  # mean 0.5
+    for body, expected in ((copied, processed), (plain, 2 * images - 1)):  # by default, mean and deviation 0.5
+        stem = load_body(body).stem
+        assert isinstance(stem, ImageStem)
+        found = embed(SampleRequest(stem, body, 32, 1, 5, 0), images)
+        torch.testing.assert_close(found, stem.embed_images(expected).mean(1), atol=1e-5, rtol=1e-5)
     (told,) = caplog.messages
     assert "no image_mean and image_std in a preprocessor_config.json" in told
     assert "usual for its class, mean [0.5, 0.5, 0.5]" in told
-
-
-def test_images_that_a_body_takes_unnormalised_stay_so(tiny: TinyDirectory, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(tiny("dinov2"), tmp_path / "copy"))
-    (copied / "preprocessor_config.json").write_text('{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5]}')
-    stem = load_body(str(copied)).stem
+    (Path(copied) / "preprocessor_config.json").write_text('{"do_normalize": false, "image_mean": [0.5, 0.5, 0.5]}')
+    weights._pristine[True].clear()
+    stem = load_body(copied).stem
     assert isinstance(stem, ImageStem)
     assert (stem.image_mean.flatten().tolist(), stem.image_std.flatten().tolist()) == ([0, 0, 0], [1, 1, 1])
 
@@ -145,13 +140,12 @@ def test_position_tables_are_whole_and_stretched_beyond_their_length(tiny: TinyD
         torch.testing.assert_close(longer[1], (table[0] + table[1]) / 2)
 
 
-def test_models_that_are_no_encoders_are_refused(tiny: TinyDirectory, tmp_path: Any) -> None:
+def test_models_that_are_no_encoders_are_refused(tmp_path: Path) -> None:
     from transformers import OPTConfig, OPTModel
 
+    sizes = {"hidden_size": 8, "word_embed_proj_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "ffn_dim": 8}
     with torch.random.fork_rng(devices=[]):
-        OPTModel(
-            OPTConfig(hidden_size=8, word_embed_proj_dim=8, num_hidden_layers=1, num_attention_heads=1, ffn_dim=8)
-        ).save_pretrained(tmp_path)
+        OPTModel(OPTConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="OPTModel"):
         load_body(str(tmp_path))
 

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +25,17 @@ def configure(directory: Path, **values: Any) -> None:
 
 
 def refused(directory: Path, message: str, *, pretrained: bool = True) -> None:
-    """Both the check at plan time and loading refuse a body, in bounded time."""
-    started = time.perf_counter()
+    """Both the check at plan time and loading refuse a body."""
     for reader in (check_body, load_body):
         with pytest.raises(UserError, match=message) as caught:
             reader(str(directory), pretrained=pretrained)
-        told = str(caught.value)
-        assert not any(word in told for word in ("trust_remote_code", "weights_only", "Traceback"))
-    assert time.perf_counter() - started < 30
+        assert not any(word in str(caught.value) for word in ("trust_remote_code", "weights_only", "Traceback"))
 
 
-@pytest.mark.parametrize("kind", ["bert", "swin", "modernbert"])
-def test_sound_bodies_pass(kind: str, tiny: TinyDirectory) -> None:
-    check_body(str(tiny(kind)))
-    check_body(f"{tiny(kind)}:layers=2")
-    check_body(str(tiny(kind)), pretrained=False)
-
-
-def test_packaged_bodies_pass_and_misspelt_ones_do_not(copied: Path) -> None:
-    check_body("minilm-l6:layers=4")
+def test_sound_bodies_pass_and_misspelt_ones_do_not(copied: Path, tiny: TinyDirectory) -> None:
+    for name in (f"{tiny('swin')}:layers=2", f"{tiny('modernbert')}:layers=2", "minilm-l6:layers=4"):
+        check_body(name)
+        check_body(name, pretrained=False)
     check_body("timm:vit_tiny_patch16_224")
     for name in ("minilm-l5", "minilm-l6:layers=7", "timm:vit_smal_patch16_224"):
         with pytest.raises(UserError, match=r"layers|Did you mean"):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data.user import Options, UserData, read
+from orca_ray.data.user import Options, UserData, options_of, read, read_options
 from orca_ray.errors import UserError
 
 from .writers import TABLES, arrow_folder, image
@@ -36,7 +36,8 @@ def frame(data: UserData) -> pd.DataFrame:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
-    data = read(TABLES[name](tmp_path, TABLE), KIND)
+    TABLES[name](tmp_path / name, TABLE)
+    data = read(tmp_path / name, KIND)
     found = frame(data)
     assert list(found.columns) == ["age", "city", "when"]
     np.testing.assert_array_equal(found["age"], TABLE["age"])
@@ -72,7 +73,8 @@ def test_bad_text(text: str, options: Options, expected: str, tmp_path: Path) ->
 
 def test_several_targets(tmp_path: Path) -> None:
     table = pd.DataFrame({"x": [1.0, 2, 3], "one": [0, 1, 1], "two": [True, False, True]})
-    data = read(TABLES["parquet"](tmp_path, table), Options(target=("one", "two")))
+    table.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet", Options(target=("one", "two")))
     assert np.array_equal(cast(np.ndarray, data.y), [[0, 1], [1, 0], [1, 1]])
     assert data.target_names == ("one", "two")
 
@@ -121,7 +123,8 @@ def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
 
 def test_lists_in_a_column_are_series(tmp_path: Path) -> None:
     table = pd.DataFrame({"signal": [[1.0, 2, 3], [4.0, 5]], "y": [0, 1], "note": ["a", "b"]})
-    data = read(TABLES["parquet"](tmp_path, table))
+    table.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet")
     assert [each.tolist() for each in cast(list[np.ndarray], data.select(slice(None)).x)] == [[1, 2, 3], [4, 5]]
     assert data.notes == ("columns not used beside signal: note",)
 
@@ -131,3 +134,37 @@ def test_missing_marks_and_a_byte_order_mark(tmp_path: Path) -> None:
     found = read(tmp_path / "t.csv")
     assert np.isnan(frame(found)["a"]).tolist() == [True, True, False]
     assert np.isnan(cast(np.ndarray, found.y)).tolist() == [False, False, True]
+
+
+def test_a_task_file_names_the_data_and_options(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=np.zeros((5, 3)), kind=np.arange(5))
+    (tmp_path / "task.yaml").write_text("data: a.npz\ntarget: kind\ninputs: signal\naxes: NL\n")
+    data = read(tmp_path / "task.yaml")
+    assert data.target_names == ("kind",)
+    _, options = options_of(tmp_path / "task.yaml", Options(axes="NF"))
+    assert (options.axes, options.target) == ("NF", ("kind",)), "what is given goes first"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tarjet: x", "unknown option 'tarjet'. Did you mean 'target'"),
+        ("axes: XYZ", "axes: .*got 'XYZ'"),
+        ("target: !!python/object:os.system x", "tag"),
+        ("- a", "expected 'option: value'"),
+        ("a: [", "not valid YAML"),
+        ("kind: colour", "kind: "),
+        ("target: x", "expected the line 'data: PATH'"),
+    ],
+)
+def test_bad_task_files(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=expected) as error:
+        read(path)
+    assert "task.yaml" in str(error.value)
+
+
+def test_options_are_plain(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("columns: {id: drop}\nfractions: [0.2, 0.1]\n")
+    assert read_options(tmp_path / "t.yaml") == Options(columns={"id": "drop"}, fractions=(0.2, 0.1))
