@@ -94,64 +94,56 @@ def test_values_that_cannot_be_used_are_refused(
         refused(copied, message, pretrained=False)
 
 
+CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 NO_JSON = r".*config.json: expected (JSON|a JSON object), found.*save the model again"
+DAMAGED = "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only"
+
+
+def statistics(mean: str, std: str) -> bytes:
+    return f'{{"image_mean": {mean}, "image_std": {std}}}'.encode()
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
-        *((content, NO_JSON) for content in (b"", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b"9" * 10**5, b"null")),
-        (b" " * (2**22 + 1), "expected at most 4,194,304 bytes, found 4,194,305"),
-        (None, "it has no file config.json; give a directory with"),
+        *((CONFIG, content, NO_JSON) for content in (b"", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b"9" * 10**5, b"null")),
+        (CONFIG, b" " * (2**22 + 1), "expected at most 4,194,304 bytes, found 4,194,305"),
+        (CONFIG, None, "it has no file config.json; give a directory with"),
+        (IMAGES, statistics("[0.5, 0.5]", "[1, 1, 1]"), r"image_mean in .*json is \[0.5, 0.5\], expected three num"),
+        (
+            IMAGES,
+            statistics("[0.5, 0, 1]", "null"),
+            "image_std in .*json is None, .* three numbers from 0.001 to 1; cor",
+        ),
+        (IMAGES, statistics("0.5", "0.5"), "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
+        *(
+            (IMAGES, statistics(mean, "[1, 1, 1]"), "expected three numbers")
+            for mean in ('["0", 1, 0]', "[NaN, 0, 0]", "[true, 0, 0]", "[" + "9" * 4000 + ", 0, 0]")
+        ),
+        (IMAGES, statistics("[0, 0, 0]", "[1, 0, 1]"), "image_std in .*json is .*expected three numbers"),
+        (IMAGES, statistics("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]"), "expected JSON, found something else"),
+        (IMAGES, b" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
+        (WEIGHTS, b"", DAMAGED),
+        (WEIGHTS, b"garbage" * 1000, DAMAGED),
+        (WEIGHTS, (10**8).to_bytes(8, "little") + b"{", DAMAGED),
+        (WEIGHTS, b"\x02" + bytes(7) + b"{}", DAMAGED),
+        (WEIGHTS, None, "the directory has none of model.safetensors, .*; save the model with save_pretrained"),
     ],
-    ids=range(8),
+    ids=range(24),
 )
-def test_a_configuration_that_is_no_json_object_is_refused(content: bytes | None, message: str, copied: Path) -> None:
-    path = copied / "config.json"
-    if content is None:
-        path.unlink()
-        os.mkfifo(path)
-    else:
-        path.write_bytes(content)
-    refused(copied, message)
-
-
-@pytest.mark.parametrize(
-    ("mean", "std", "message"),
-    [
-        ("[0.5, 0.5]", "[1, 1, 1]", r"image_mean in .*json is \[0.5, 0.5\], expected three num"),
-        ("[0.5, 0.5, 0.5]", "null", "image_std in .*json is None, expected three numbers from 0.001 to 1; correct"),
-        ("0.5", "0.5", "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
-        ('["0", 1, 0]', "[1, 1, 1]", "expected three numbers"),
-        ("[NaN, 0, 0]", "[1, 1, 1]", "expected three numbers"),
-        ("[true, 0, 0]", "[1, 1, 1]", "expected three numbers"),
-        ("[0, 0, 0]", "[1, 0, 1]", "image_std in .*json is .*expected three numbers"),
-        ("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]", "expected JSON, found something else"),
-        ("[" + "9" * 4000 + ", 0, 0]", "[1, 1, 1]", "expected three numbers"),
-        (" " * 2**22, "1", "expected at most 4,194,304 bytes"),
-    ],
-    ids=range(10),
-)
-def test_image_statistics_that_are_no_statistics_are_refused(
-    mean: str, std: str, message: str, tiny: TinyDirectory, tmp_path: Path
+def test_damaged_files_are_refused(
+    name: str, content: bytes | None, message: str, tiny: TinyDirectory, tmp_path: Path
 ) -> None:
     copied = Path(shutil.copytree(tiny("vit"), tmp_path / "copy"))
-    (copied / "preprocessor_config.json").write_text(f'{{"image_mean": {mean}, "image_std": {std}}}')
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
+    if name == CONFIG and content is None:
+        os.mkfifo(copied / name)
     refused(copied, message)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"garbage" * 1000, (10**8).to_bytes(8, "little") + b"{", b"\x02" + bytes(7) + b"{}", None],
-    ids=["empty", "garbage", "a huge header", "no tensors", "cut off"],
-)
-def test_garbage_in_place_of_weights_is_refused(content: bytes | None, copied: Path) -> None:
-    path = copied / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
-    refused(copied, "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only")
-    path.unlink()
-    refused(copied, "the directory has none of model.safetensors, .*; save the model with save_pretrained")
-    check_body(str(copied), pretrained=False)
+    if name == WEIGHTS and content is None:
+        check_body(str(copied), pretrained=False)
 
 
 class _Harm:
