@@ -113,7 +113,7 @@ def statistics(mean: str, std: str) -> bytes:
         (
             IMAGES,
             statistics("[0.5, 0, 1]", "null"),
-            "image_std in .*json is None, .* three numbers from 0.001 to 1; cor",
+            "image_std in .*json is None, .*numbers from 0.001 to 1; cor",
         ),
         (IMAGES, statistics("0.5", "0.5"), "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
         *(
@@ -129,7 +129,7 @@ def statistics(mean: str, std: str) -> bytes:
         (WEIGHTS, b"\x02" + bytes(7) + b"{}", DAMAGED),
         (WEIGHTS, None, "the directory has none of model.safetensors, .*; save the model with save_pretrained"),
     ],
-    ids=range(24),
+    ids=range(23),
 )
 def test_damaged_files_are_refused(
     name: str, content: bytes | None, message: str, tiny: TinyDirectory, tmp_path: Path
