@@ -119,12 +119,11 @@ def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_cut_or_changed(save: Any, tmp_path: Path) -> None:
+def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None:
     path = tmp_path / "d.npz"
     with pytest.raises(UserError, match="cannot read"):
         Npz(path, ["x"])
-    values = np.random.RandomState(0).rand(50)
-    save(path, x=values)
+    save(path, x=np.random.RandomState(0).rand(50))
     content = path.read_bytes()
     for size in range(0, len(content), 41):
         path.write_bytes(content[:size])
@@ -138,20 +137,8 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path) -> None:
         archive.writestr("x.npy", _npy_bytes(np.ones(3)) + b"more")
     with pytest.raises(UserError, match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28"):
         Npz(path, ["x"])["x"]
-
-
-@pytest.mark.parametrize("in_memory", [0, 2**20])
-def test_an_array_comes_from_memory_or_from_a_nameless_file(
-    in_memory: int, monkeypatch: pytest.MonkeyPatch, cache_home: Path
-) -> None:
-    monkeypatch.setattr(npy, "IN_MEMORY", in_memory)
-    content = np.arange(6.0)
-    found = npy.from_stream(io.BytesIO(content.tobytes() + b"padding"), content.dtype, (3, 2), "F")
-    np.testing.assert_array_equal(found, content.reshape(3, 2, order="F"))
-    assert not found.flags.writeable
-    assert isinstance(found, np.memmap) == (in_memory == 0)
     assert not cache_home.exists() or not list(cache_home.iterdir())
     with pytest.raises(EOFError, match="48 bytes expected, 47 found"):
-        npy.from_stream(io.BytesIO(content.tobytes()[:-1]), content.dtype, (3, 2), "C")
+        npy.from_stream(io.BytesIO(bytes(47)), np.dtype("f8"), (3, 2), "C")
     with pytest.raises(UserError, match="no space"):
-        npy.from_stream(io.BytesIO(), content.dtype, (2**50,), "C")
+        npy.from_stream(io.BytesIO(), np.dtype("f8"), (2**50,), "C")
