@@ -208,7 +208,7 @@ def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
     path = tmp_path / "d.mat"
     _write_mat(path, version, coeff=array, note=np.array(["text"]))
     found = read_mat(path, "coeff")
-    assert (found.shape, found.dtype, len(found)) == ((40, 3, 10), np.float64, 40)
+    assert (found.shape, found.dtype, len(found)) == ((40, 3, 10), np.dtype("f8"), 40)
     np.testing.assert_array_equal(found[1:3], array[1:3])
     np.testing.assert_array_equal(found[:], array)
     with pytest.raises(UserError, match=r"d\.mat: expected .*'sol'.* coeff"):

@@ -17,15 +17,13 @@ from orca_ray.models.onnx_vit import NUM_TENSORS, read_dinov2
 from orca_ray.models.packaged import WEIGHTS, body_directory
 from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
+from orca_ray.testing.suite import make_home
 
 
 @pytest.fixture
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache directory of the test's own that shares fetched packages with the user's."""
-    fetched = cache.subdirectory("packages")
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "packages").symlink_to(fetched)
+    home = make_home(tmp_path / "home", ["packages"])
     monkeypatch.setenv(cache.HOME_VARIABLE, str(home))
     return home
 
@@ -47,7 +45,7 @@ def backbone_output(path: Path, pixels: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_vit_s14_is_the_backbone_in_the_onnx_file(own_home: Path, tmp_path: Path) -> None:
     from transformers import AutoModel
 
