@@ -57,7 +57,8 @@ def test_doubled_keeps_the_second_half_of_two_passages_and_flipped_averages_both
     )
     doubled = model(torch.cat((IDS, IDS), dim=1), **repeated).last_hidden_state[:, 20:]
     flipped = (model(IDS).last_hidden_state + model(IDS.flip(1), **backward).last_hidden_state.flip(1)) / 2
-    for context, expected in (("doubled", doubled), ("flipped", flipped)):
+    expectations: dict[Any, Tensor] = {"doubled": doubled, "flipped": flipped}
+    for context, expected in expectations.items():
         loaded.body.set_context(context)
         torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
 

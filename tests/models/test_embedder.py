@@ -181,8 +181,9 @@ def test_patches_are_the_smallest_that_fit(
     size: tuple[int, ...], most: int, patching: str, layout: tuple[int, ...], tiny: TinyDirectory
 ) -> None:
     embedder = sequence_embedder((2, *size), text_stem(str(tiny("bert"))), sequence_length=most, patching=patching)
-    assert (embedder.patch, embedder.layout) == (-(-size[-1] // layout[-1]), layout)
-    assert any(embedder._padding) == any(side % embedder.patch for side in size)
+    patch = -(-size[-1] // layout[-1])
+    assert (embedder.patch, embedder.layout) == (patch, layout)
+    assert any(embedder._padding) == any(side % patch for side in size)
     assert embedder(torch.zeros(3, 2, *size)).shape[1] == math.prod(layout)
 
 
