@@ -14,18 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Fault:
     """What is wrong with one answer; the default is nothing."""
 
-    status: int = 0
-    """Answer this instead of the file."""
-    drop_after: int | None = None
-    """Close the connection after so many bytes of the body."""
-    flip: int | None = None
-    """Change the byte at this place of the file."""
-    hold_after: int | None = None
-    """Send so many bytes of the body, then wait until the server is told to go on, or is closed."""
-    silent: bool = False
-    """Send nothing, not even a status, until the server is told to go on, or is closed."""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    """Sent besides."""
+    status: int = 0  # answer this instead of the file
+    drop_after: int | None = None  # close the connection after so many bytes of the body
+    flip: int | None = None  # change the byte at this place of the file
+    hold_after: int | None = None  # send so many bytes of the body, then wait until told to go on, or closed
+    silent: bool = False  # send nothing, not even a status, until told to go on, or closed
+    headers: Mapping[str, str] = field(default_factory=dict)  # sent besides
 
 
 @dataclass
@@ -33,18 +27,13 @@ class Served:
     """One file of the server, and how it is served."""
 
     content: bytes
-    etag: str | None = None
-    """Sent as ETag; None: made from the content."""
+    etag: str | None = None  # None: made from the content
     last_modified: str = ""
-    ranges: bool = True
-    """Whether Range is heeded."""
+    ranges: bool = True  # whether Range is heeded
     heeds_if_range: bool = True
-    longest_range: int | None = None
-    """Answer a Range with so many bytes at most."""
-    location: str = ""
-    """Redirect there."""
-    announced: bool = True
-    """Whether Content-Length is sent."""
+    longest_range: int | None = None  # answer a Range with so many bytes at most
+    location: str = ""  # redirect there
+    announced: bool = True  # whether Content-Length is sent
     content_type: str = "application/octet-stream"
 
     def tag(self) -> str:
@@ -60,8 +49,7 @@ class Request:
     range: str
     if_range: str
     agent: str
-    sent: int = 0
-    """Bytes of the body that were sent so far."""
+    sent: int = 0  # bytes of the body that were sent so far
 
 
 class Server:
@@ -118,10 +106,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, fault: Fault, path: str) -> None:
         self._note(path)
+        self._head(status, {**fault.headers, "Content-Length": "0"})
+
+    def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        for name, value in fault.headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", "0")
+        for name, value in headers.items():
+            if value:
+                self.send_header(name, value)
         self.end_headers()
 
     def _send(self, path: str, served: Served, fault: Fault, *, body: bool) -> None:
@@ -134,18 +125,14 @@ class _Handler(BaseHTTPRequestHandler):
             return
         request = self._note(path)
         part = content[start:][: served.longest_range] if start else content
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{start + len(part) - 1}/{len(content)}")
-        if served.announced:
-            self.send_header("Content-Length", str(len(part)))
-        if served.tag():
-            self.send_header("ETag", served.tag())
-        if served.last_modified:
-            self.send_header("Last-Modified", served.last_modified)
-        for name, value in {"Content-Type": served.content_type, **fault.headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
+        headers = {
+            "Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(content)}" if start else "",
+            "Content-Length": str(len(part)) if served.announced else "",
+            "ETag": served.tag(),
+            "Last-Modified": served.last_modified,
+            "Content-Type": served.content_type,
+        }
+        self._head(206 if start else 200, {**headers, **fault.headers})
         if body:
             self._body(part, fault, request)
         if not served.announced:

@@ -1,10 +1,13 @@
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import IO, cast
+from unittest import mock
 
 import pytest
 
@@ -23,87 +26,59 @@ def test_home_follows_the_variable_and_expands_the_user(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("given", "told"), [("~nobody-of-this-name/x", "is '~nobody"), ("", "is not set")])
 def test_a_home_that_nobody_has_is_a_user_error(given: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unknown(_: Path) -> Path:  # as in a container whose user has no entry
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.setenv("ORCA_RAY_HOME", given)
+    unknown = mock.Mock(side_effect=RuntimeError)  # as in a container whose user has no entry
     monkeypatch.setattr(Path, "expanduser", unknown)
     with pytest.raises(UserError, match=f"ORCA_RAY_HOME {told}.*set it to a directory's path"):
         cache.home()
 
 
-def test_subdirectories_are_created_below_home(cache_home: Path) -> None:
-    made = {cache.subdirectory(name) for name in ("packages", "bodies", "prepared", "source", "raw")}
-    assert len(made) == 5
-    assert all(path.is_dir() and path.parent == cache_home for path in made)
-
-
-def test_a_file_in_the_way_of_home_is_a_user_error(cache_home: Path) -> None:
+def test_subdirectories_are_created_below_home(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("packages", "raw"):
+        assert cache.subdirectory(name) == cache_home / name
+        assert (cache_home / name).is_dir()
+    shutil.rmtree(cache_home)
     cache_home.write_text("not a directory")
     with pytest.raises(UserError, match="a file is in the way"):
         cache.subdirectory("packages")
+    monkeypatch.setattr(Path, "mkdir", mock.Mock(side_effect=FileNotFoundError(errno.ENOENT, "as below /proc")))
+    for make in (lambda: cache.subdirectory("packages"), lambda: cache.make_directory(cache_home / "raw/toy")):
+        with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
+            make()
 
 
 @pytest.mark.parametrize(
-    ("code", "message"),
-    [(errno.ENOSPC, "no space left"), (errno.EDQUOT, "no space left"), (errno.EROFS, "cannot write")],
+    ("place", "code", "file", "message"),
+    [
+        ("home/raw", errno.ENOSPC, None, "no space left on the disk.*Free some space, or set ORCA_RAY_HOME"),
+        ("out", errno.ENOSPC, None, "Free some space, or name another directory"),
+        ("out", errno.EDQUOT, None, "no space left"),
+        ("out", errno.EROFS, None, "cannot write"),
+        ("out", errno.EACCES, "raw/x.npy", r"cannot open .*/raw/x\.npy: Permission denied$"),
+        ("out", errno.EACCES, "out/y.npy", r"cannot write to .*/out \(.*\): name another directory"),
+        ("out", errno.EACCES, "", r"cannot write to .*/out \(.*\): name another directory"),  # where it would be made
+    ],
 )
-def test_disk_errors_become_user_errors(code: int, message: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=message), cache.disk_errors(tmp_path):
-        raise OSError(code, os.strerror(code))
+def test_disk_errors_become_user_errors(place: str, code: int, file: str | None, message: str, tmp_path: Path) -> None:
+    named = () if file is None else (str(tmp_path / file),)
+    with pytest.raises(UserError, match=message), cache.disk_errors(tmp_path / place):
+        raise OSError(code, os.strerror(code), *named)
 
 
-def test_a_file_elsewhere_is_one_that_was_read(tmp_path: Path) -> None:
-    place, file = tmp_path / "out", tmp_path / "raw" / "x.npy"
-    with pytest.raises(UserError, match=r"cannot open .*/raw/x\.npy: Permission denied$"), cache.disk_errors(place):
-        raise PermissionError(errno.EACCES, "Permission denied", str(file))
-    for written in (place / "y.npy", tmp_path):  # below it, or a directory in which it would be made
-        with (
-            pytest.raises(UserError, match=r"cannot write to .*/out \(.*\): name another directory"),
-            cache.disk_errors(place),
-        ):
-            raise PermissionError(errno.EACCES, "Permission denied", str(written))
-
-
-def test_the_home_is_named_where_it_is_the_place(cache_home: Path, tmp_path: Path) -> None:
-    for place, advice in (
-        (cache_home / "raw", "or set ORCA_RAY_HOME"),
-        (tmp_path / "out", "or name another directory"),
-    ):
-        with pytest.raises(UserError, match=f"Free some space, {advice}"), cache.disk_errors(place):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_other_errors_pass_unchanged_and_those_of_reading_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), cache.disk_errors(tmp_path):
+        raise FileNotFoundError(errno.ENOENT, "gone")
     with pytest.raises(UserError, match=r"cannot read .*/x: Input/output error"), cache.read_errors(tmp_path / "x"):
         raise OSError(errno.EIO, "Input/output error")
 
 
-def test_other_errors_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), cache.disk_errors(tmp_path):
-        raise FileNotFoundError(errno.ENOENT, "gone")
-
-
-def test_space_is_checked_before_writing(tmp_path: Path) -> None:
+def test_space_is_checked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache.check_space(tmp_path, 1)
     with pytest.raises(UserError, match=r"no space: .* needs about 1000000000000 MB"):
         cache.check_space(tmp_path, 1e18)
-
-
-def test_little_space_is_told_in_units_that_say_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=8192))
     with pytest.raises(UserError, match=r"needs about 70 kB and its disk has 8 kB free"):
         cache.check_space(tmp_path, 70_000)
-
-
-def test_a_home_where_nothing_can_be_made_is_a_user_error(cache_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:  # as below /proc
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    for make in (lambda: cache.subdirectory("packages"), lambda: cache.make_directory(cache_home / "raw/toy")):
-        with pytest.raises(UserError, match=r"cannot write to .*set ORCA_RAY_HOME"):
-            make()
 
 
 def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> None:
@@ -113,23 +88,10 @@ def test_atomic_directory_appears_whole_and_replaces_the_old(tmp_path: Path) -> 
             (filling / "file").write_text(content)
             assert not target.exists() or (target / "file").read_text() != content
         assert (target / "file").read_text() == content
-    assert os.listdir(tmp_path) == ["made"]
-
-
-def test_atomic_directory_leaves_the_old_one_when_filling_fails(tmp_path: Path) -> None:
-    target = tmp_path / "made"
-    with cache.atomic_directory(target) as filling:
-        (filling / "file").write_text("old")
-    with pytest.raises(UserError, match="no space left"):
-        _fill_until_the_disk_is_full(target)
-    assert (target / "file").read_text() == "old"
-    assert os.listdir(tmp_path) == ["made"]
-
-
-def _fill_until_the_disk_is_full(target: Path) -> None:
-    with cache.atomic_directory(target) as filling:
-        (filling / "file").write_text("half")
+    with pytest.raises(UserError, match="no space left"), cache.atomic_directory(target):
         raise OSError(errno.ENOSPC, "No space left on device")
+    assert (target / "file").read_text() == "second"
+    assert os.listdir(tmp_path) == ["made"]
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
@@ -144,20 +106,15 @@ def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "thing"
-    holder_code = (
+    code = (
         "import sys, time; from pathlib import Path; from orca_ray.data import cache\n"
-        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
-    with subprocess.Popen([sys.executable, "-c", holder_code, str(path)], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == "held\n"
-        waiter_code = holder_code.replace("time.sleep(60)", "pass")
-        with subprocess.Popen(
-            [sys.executable, "-c", waiter_code, str(path)], stdout=subprocess.PIPE, text=True
-        ) as waiter:
+    command = [sys.executable, "-c", code, str(tmp_path / "thing")]
+    with subprocess.Popen([*command, "60"], stdout=subprocess.PIPE, text=True) as holder:
+        assert cast(IO[str], holder.stdout).readline() == "held\n"
+        with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as waiter:
             time.sleep(1.0)
             assert waiter.poll() is None
             holder.kill()
-            output, _ = waiter.communicate(timeout=20)
-            assert output == "held\n"
+            assert waiter.communicate(timeout=20)[0] == "held\n"

@@ -1,3 +1,4 @@
+import contextlib
 import io
 import struct
 import zipfile
@@ -8,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_ray.data import npy
 from orca_ray.data.readers import Npz, read_npy
@@ -26,12 +25,9 @@ def test_npy_is_mapped(order: Any, tmp_path: Path) -> None:
     assert isinstance(found, np.memmap)
     assert not found.flags.writeable
     np.testing.assert_array_equal(found, array)
-
-
-@pytest.mark.parametrize("shape", [(0, 3), ()])
-def test_npy_without_rows_or_axes(shape: tuple[int, ...], tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.ones(shape))
-    np.testing.assert_array_equal(read_npy(tmp_path / "x.npy"), np.ones(shape))
+    for shape in ((0, 3), ()):
+        np.save(tmp_path / "x.npy", np.ones(shape))
+        np.testing.assert_array_equal(read_npy(tmp_path / "x.npy"), np.ones(shape))
 
 
 def test_npy_of_plain_objects(tmp_path: Path) -> None:
@@ -89,33 +85,25 @@ def _npy_bytes(array: Array) -> bytes:
     return stream.getvalue()
 
 
-def test_npy_cut_anywhere(tmp_path: Path) -> None:
+def test_npy_cut_or_changed_anywhere(tmp_path: Path) -> None:
     content = _npy_bytes(np.arange(6.0))
     for size in range(len(content)):
         (tmp_path / "x.npy").write_bytes(content[:size])
         with pytest.raises(UserError, match=r"x\.npy: expected .*fetch (the file|it) again"):
             read_npy(tmp_path / "x.npy")
+        changed = bytearray(content)
+        changed[size] ^= 0x15
+        with contextlib.suppress(UserError):
+            assert len(npy._read_header(io.BytesIO(changed), "x.npy").shape) <= 64
 
 
-@given(st.integers(0, 127), st.integers(1, 255))
-def test_npy_with_a_changed_header_is_read_or_refused(position: int, change: int) -> None:
-    content = bytearray(_npy_bytes(np.arange(6.0)))
-    content[position] ^= change
-    stream = io.BytesIO(content)
-    try:
-        header = npy._read_header(stream, "x.npy")
-    except UserError:
-        return
-    assert len(header.shape) <= 64
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("in_memory", [0, 2**20])
+@pytest.mark.parametrize(("save", "in_memory"), [(np.savez, 0), (np.savez_compressed, 0), (np.savez_compressed, 2**20)])
 def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(npy, "IN_MEMORY", in_memory)
     x = np.arange(12.0).reshape(3, 4)
-    save(tmp_path / "d.npz", x_train=x, y_train=np.asfortranarray(x), other=np.array([{}], dtype=object))
-    found = Npz(tmp_path / "d.npz", ["x_train", "y_train"])
+    path = tmp_path / "d.npz"
+    save(path, x_train=x, y_train=np.asfortranarray(x), other=np.array([{}], dtype=object))
+    found = Npz(path, ["x_train", "y_train"])
     assert list(found) == ["x_train", "y_train"]
     for name in found:
         array = found[name]
@@ -124,22 +112,18 @@ def test_npz_one_by_one(save: Any, in_memory: int, tmp_path: Path, monkeypatch: 
         assert isinstance(array, np.memmap) == (in_memory == 0)
     with pytest.raises(KeyError):
         found["other"]
-
-
-def test_npz_that_lacks_a_name_or_holds_objects(tmp_path: Path) -> None:
-    np.savez(tmp_path / "d.npz", a=np.ones(2), b=np.array([{}], dtype=object))
-    with pytest.raises(UserError, match=r"d\.npz: expected an array 'x_train', found a, b"):
-        Npz(tmp_path / "d.npz", ["a", "x_train"])
-    found = Npz(tmp_path / "d.npz", ["b"])
-    with pytest.raises(UserError, match=r"d\.npz, b: expected an array of .*, found object"):
-        found["b"]
+    with pytest.raises(UserError, match=r"d\.npz: expected an array 'x', found x_train, y_train, other"):
+        Npz(path, ["x_train", "x"])
+    with pytest.raises(UserError, match=r"d\.npz, other: expected an array of .*, found object"):
+        Npz(path, ["other"])["other"]
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz_cut_or_changed(save: Any, tmp_path: Path) -> None:
+def test_npz_cut_or_changed(save: Any, tmp_path: Path, cache_home: Path) -> None:
     path = tmp_path / "d.npz"
-    values = np.random.RandomState(0).rand(50)
-    save(path, x=values)
+    with pytest.raises(UserError, match="cannot read"):
+        Npz(path, ["x"])
+    save(path, x=np.random.RandomState(0).rand(50))
     content = path.read_bytes()
     for size in range(0, len(content), 41):
         path.write_bytes(content[:size])
@@ -149,15 +133,12 @@ def test_npz_cut_or_changed(save: Any, tmp_path: Path) -> None:
     path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
     with pytest.raises(UserError, match=r"d\.npz"):
         Npz(path, ["x"])["x"]
-
-
-def test_npz_with_a_member_longer_than_its_array(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", _npy_bytes(np.ones(3)) + b"more")
     with pytest.raises(UserError, match=r"d\.npz, x: expected 24 bytes for shape \[3\] float64, found 28"):
-        Npz(tmp_path / "d.npz", ["x"])["x"]
-
-
-def test_a_missing_npz(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read"):
-        Npz(tmp_path / "d.npz", ["x"])
+        Npz(path, ["x"])["x"]
+    assert not cache_home.exists() or not list(cache_home.iterdir())
+    with pytest.raises(EOFError, match="48 bytes expected, 47 found"):
+        npy.from_stream(io.BytesIO(bytes(47)), np.dtype("f8"), (3, 2), "C")
+    with pytest.raises(UserError, match="no space"):
+        npy.from_stream(io.BytesIO(), np.dtype("f8"), (2**50,), "C")

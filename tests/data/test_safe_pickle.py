@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as st_numpy
 
 from orca_ray.data import safe_pickle
 from orca_ray.data.gzip_stream import open_gzip
@@ -21,34 +20,15 @@ from orca_ray.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
-_numbers = st.booleans() | st.integers() | st.floats() | st.complex_numbers()
-_leaves = st.none() | _numbers | st.text() | st.binary()
-_parts = st.none() | st.booleans() | st.integers(1 - 2**60, 2**60 - 1) | st.floats() | st.text() | st.binary()
-_keys = _parts | st.tuples(_parts, _parts)
-_dtypes = st.one_of(
-    st_numpy.boolean_dtypes(),
-    st_numpy.integer_dtypes(),
-    st_numpy.unsigned_integer_dtypes(),
-    st_numpy.floating_dtypes(),
-    st_numpy.complex_number_dtypes(),
-    st_numpy.byte_string_dtypes(max_len=4),
-    st_numpy.unicode_string_dtypes(max_len=4),
-)
-_shapes = st_numpy.array_shapes(min_dims=0, min_side=0, max_side=3)
-_arrays = st_numpy.arrays(_dtypes, _shapes) | st_numpy.arrays(_dtypes, _shapes).map(np.transpose)
-_scalars = st_numpy.arrays(_dtypes, ()).map(lambda array: array[()])
-_objects = st_numpy.arrays(np.dtype("O"), _shapes, elements=_leaves | _arrays)
-_plain = st.recursive(
-    _leaves | _arrays | _scalars | _objects | st.binary().map(bytearray),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4),
-        st.lists(inner, max_size=4).map(tuple),
-        st.dictionaries(_keys, inner, max_size=4),
-        st.sets(_keys, max_size=4),
-        st.frozensets(_keys, max_size=4),
-    ),
-    max_leaves=8,
-)
+GRID = np.arange(6).reshape(2, 3)
+DTYPES = ("?", "i1", "<u2", ">i4", "i8", "f2", ">f4", "f8", "c8", "c16", "S3", "U2")
+PLAIN: list[Any] = [
+    *(None, True, 0, -1, 255, 65_536, 2**31, -(2**70), 1.5, float("nan"), 1 - 2j, "", "ü\n", "\ud800", b"", b"\xff\n"),
+    *(bytearray(b"abc"), [], (), {}, set(), frozenset(), [[1], (2, "3"), {"a": {4, 5}}], (1,), (1, 2), (1, 2, 3, 4)),
+    *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, frozenset({1, "a"}), {(1, 2), 3}, [None] * 1500),
+    *(array for kind in DTYPES for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])),
+    *(np.zeros((0, 3)), np.array(2.5), np.array([1, "a", None, [GRID]], dtype=object)),
+]
 
 
 def loads(content: bytes, encoding: str = "latin1") -> Any:
@@ -71,19 +51,20 @@ def described(value: Any) -> Any:
     return (type(value).__name__, repr(value))
 
 
-@given(_plain, st.sampled_from(PROTOCOLS))
-def test_plain_data_comes_out_as_it_went_in(value: Any, protocol: int) -> None:
-    content = pickle.dumps(value, protocol)
-    assert described(loads(content)) == described(pickle.loads(content))
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_plain_data_comes_out_as_it_went_in(protocol: int) -> None:
+    for value in [*PLAIN, PLAIN]:
+        content = pickle.dumps(value, protocol)
+        assert described(loads(content)) == described(pickle.loads(content)), value
 
 
-@pytest.mark.parametrize("protocol", range(4))  # from 4 on, lengths of names are part of the pickle
+@pytest.mark.parametrize("protocol", [0, 3])  # from 4 on, lengths of names are part of the pickle
 def test_numpy_one_names_its_modules_otherwise(protocol: int) -> None:
     value = {"data": np.arange(6.0).reshape(2, 3), "one": np.float32(2.5)}
     content = pickle.dumps(value, protocol)
     renamed = content.replace(b"numpy._core.", b"numpy.core.")
     assert renamed != content
-    assert described(loads(renamed)) == described(loads(content)) == described(value)
+    assert described(loads(renamed)) == described(value)
 
 
 PYTHON_2 = (
@@ -100,12 +81,6 @@ def test_pickles_of_python_2(encoding: str, key: object) -> None:
     assert found[0] == key
     assert found[1].tolist() == [[0, 128, 255]]
     assert found[1].dtype == np.uint8
-
-
-def test_what_is_shared_stays_shared() -> None:
-    row = [np.zeros(2)]
-    first, second = loads(pickle.dumps([row, row]))
-    assert first is second
 
 
 class _Runs:
@@ -129,50 +104,35 @@ def test_a_hostile_global_is_named_and_not_called(protocol: int, tmp_path: Path)
     assert marker.exists()
 
 
-_names = st.from_regex(r"[a-z_]{1,8}(\.[a-z_]{1,8}){0,2}", fullmatch=True)
+@pytest.mark.parametrize("name", ["os.system", "numpy.loads", "builtins.eval", "numpy.core.multiarray.other", "a.set"])
+@pytest.mark.parametrize("opcodes", ["c{}\n{}\n)R.", "(i{}\n{}\n.", "(c{}\n{}\no.", "\x80\x04\x8c{}\x8c{}\x93)R."])
+def test_any_other_global_is_refused_by_name(name: str, opcodes: str) -> None:
+    parts = name.rsplit(".", 1)
+    if "\x8c" in opcodes:  # with lengths
+        parts = [f"{chr(len(part))}{part}" for part in parts]
+    with pytest.raises(UserError, match=f"'{name}'"):
+        loads(opcodes.format(*parts).encode("latin1"))
 
 
-@given(_names | st.sampled_from(["os", "numpy", "builtins", "numpy.core.multiarray"]), _names)
-def test_any_other_global_is_refused_by_name(module: str, name: str) -> None:
-    known = {"set", "frozenset", "bytes", "bytearray", "complex", "ndarray", "dtype", "_reconstruct", "scalar"}
-    if name in known:
-        return
-    for content in (
-        f"c{module}\n{name}\n)R.".encode(),
-        f"(i{module}\n{name}\n.".encode(),
-        f"(c{module}\n{name}\no.".encode(),
-        b"\x80\x04\x8c%c%s\x8c%c%s\x93)R." % (len(module), module.encode(), len(name), name.encode()),
-    ):
-        with pytest.raises(UserError, match=f"'{module}.{name}'"):
-            loads(content)
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (OrderedDict(a=1), r"collections\.OrderedDict"),
-        (Fraction(1, 2), r"fractions\.Fraction"),
-        (np.float32, r"numpy\.float32"),
-        (np.dtype("f8"), "holds PickledType itself"),
-        (np.ndarray, r"holds numpy\.ndarray itself"),
-        (np.ma.masked_array([1], [True]), r"numpy\.ma"),
-        (np.array([1], "M8[s]"), "array of type 'M8'"),
-        (np.zeros(1, [("a", "i4")]), "array of type 'V4'"),
-        (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
-        ({((1, 2), 3): 4}, "a tuple within a key"),
-        ({frozenset([1]): 2}, "a frozenset within a key"),
-        ({2**61 - 1: 0}, "a complex or a very large number within a key"),
-        ({(0, -(2**60)): 0}, "a complex or a very large number within a key"),
-        ({np.uint64(2**63): 0}, "a complex or a very large number within a key"),
-        ({1j: 0}, "a complex or a very large number within a key"),
-        ({np.complex64(1j)}, "a complex or a very large number within a key"),
-    ],
-)
-def test_what_is_not_plain_is_refused(value: Any, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        loads(pickle.dumps(value))
-
-
+NOT_PLAIN: list[tuple[Any, str]] = [
+    (OrderedDict(a=1), r"collections\.OrderedDict"),
+    (Fraction(1, 2), r"fractions\.Fraction"),
+    (np.float32, r"numpy\.float32"),
+    (np.dtype("f8"), "holds PickledType itself"),
+    (np.ndarray, r"holds numpy\.ndarray itself"),
+    (np.ma.masked_array([1], [True]), r"numpy\.ma"),
+    (np.array([1], "M8[s]"), "array of type 'M8'"),
+    (np.zeros(1, [("a", "i4")]), "array of type 'V4'"),
+    (np.zeros(1, [("a", "O")]), "array of type 'V8'"),  # numpy takes its bytes for the addresses of objects
+    (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
+    ({((1, 2), 3): 4}, "a tuple within a key"),
+    ({frozenset([1]): 2}, "a frozenset within a key"),
+    ({2**61 - 1: 0}, "a complex or a very large number within a key"),
+    ({(0, -(2**60)): 0}, "a complex or a very large number within a key"),
+    ({np.uint64(2**63): 0}, "a complex or a very large number within a key"),
+    ({1j: 0}, "a complex or a very large number within a key"),
+    ({np.complex64(1j)}, "a complex or a very large number within a key"),
+]
 TYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
 
@@ -205,6 +165,12 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"}N" + b"\x85" * 100_000 + b"Ns.", "a tuple within a key"),
         (b"S" + b"-" * 20_000 + b"1\n.", "a whole pickle"),
         (b"N..", "more bytes after its end"),
+        *((pickle.dumps(value), message) for value, message in NOT_PLAIN),
+        # Sizes that the file does not have: of a bytearray, of bytes, of a frame, of a long number.
+        (b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".", "a whole pickle"),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".", "a whole pickle"),
+        (b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".", "a whole pickle"),
+        (b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".", "a whole pickle"),
     ],
 )
 def test_a_forged_pickle_is_refused(content: bytes, message: str) -> None:
@@ -212,57 +178,23 @@ def test_a_forged_pickle_is_refused(content: bytes, message: str) -> None:
         loads(content)
 
 
-def test_a_type_cannot_claim_to_hold_no_objects() -> None:
-    """Numpy follows the flags of a pickled type, and then takes bytes of the file for the addresses of objects."""
-    objects = np.zeros(1, [("a", "O")])
-    with pytest.raises(UserError, match="array of type 'V8'"):
-        loads(pickle.dumps(objects))
-
-
 @pytest.mark.parametrize(
-    "content",
-    [
-        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b".",  # a bytearray
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b".",  # bytes
-        b"\x80\x04\x95" + struct.pack("<Q", 2**62) + b".",  # a frame
-        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",  # a long number
-    ],
+    "call", ["_codecs\nencode\n(h\0S'latin1'\n", "__builtin__\nbytearray\n(h\0S'latin1'\n", "__builtin__\nset\n(h\1"]
 )
-def test_a_size_that_the_file_does_not_have_is_not_allocated(content: bytes) -> None:
-    with pytest.raises(UserError, match="a whole pickle"):
-        loads(content)
-
-
-def test_a_memo_of_two_billion_entries_takes_no_memory() -> None:
-    assert loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None
-
-
-@pytest.mark.parametrize(
-    "repeated",
-    [
-        b"c_codecs\nencode\n(h\x00S'latin1'\ntR0",
-        b"c__builtin__\nbytearray\n(h\x00S'latin1'\ntR0",
-        b"c__builtin__\nset\n(h\x01tR0",
-    ],
-)
-def test_copies_without_end_are_refused(repeated: bytes) -> None:
+def test_copies_without_end_are_refused(call: str) -> None:
     text = b"X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x00"
     items = b"(" + b"K\x01" * 10_000 + b"lq\x01"
     with pytest.raises(UserError, match="unfolds into more than 4 times its size"):
-        loads(text + items + repeated * 1000 + b"N.")
+        loads(text + items + f"c{call}tR0".encode() * 1000 + b"N.")
 
 
-def test_lists_that_share_a_billion_times_are_read_at_once() -> None:
-    value: list[Any] = []
+def test_what_is_shared_stays_shared_and_takes_no_more_memory() -> None:
+    value: list[Any] = [np.zeros(2)]
     for _ in range(30):
         value = [value] * 2
-    assert len(loads(pickle.dumps(value))) == 2
-
-
-@given(st.binary(max_size=200))
-def test_random_bytes_are_plain_or_refused(content: bytes) -> None:
-    with contextlib.suppress(UserError):
-        described(loads(content))
+    first, second = loads(pickle.dumps(value))
+    assert first is second
+    assert loads(b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b".") is None  # a memo of two billion entries
 
 
 _opcodes = st.sampled_from([opcode.code.encode("latin1") for opcode in pickletools.opcodes])
@@ -271,8 +203,8 @@ _snippets = _opcodes | st.sampled_from(
 )
 
 
-@settings(max_examples=400)
-@given(st.lists(_snippets, max_size=25))
+@settings(max_examples=200)
+@given(st.lists(_snippets | st.binary(max_size=3), max_size=25))
 def test_random_opcodes_are_plain_or_refused(snippets: list[bytes]) -> None:
     with contextlib.suppress(UserError):
         loads(b"".join(snippets) + b".")
@@ -281,27 +213,19 @@ def test_random_opcodes_are_plain_or_refused(snippets: list[bytes]) -> None:
 WHOLE = pickle.dumps({"data": np.array([np.arange(4.0), np.ones(2)], dtype=object), "label": ["N", "A"]}, 2)
 
 
-@given(st.integers(0, len(WHOLE) - 1), st.integers(1, 255))
-def test_a_changed_byte_is_plain_or_refused(position: int, change: int) -> None:
-    content = bytearray(WHOLE)
-    content[position] ^= change
-    with contextlib.suppress(UserError):
-        loads(bytes(content))
-
-
-def test_a_file_cut_anywhere_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_file_cut_anywhere_is_refused_by_name_and_a_changed_byte_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "challenge2017.pkl"
     for end in range(len(WHOLE)):
         path.write_bytes(WHOLE[:end])
         with pytest.raises(UserError, match=r"challenge2017\.pkl \(ECG records\): .*fetch the file again"):
             safe_pickle.load(path, "ECG records")
+        for change in (1, 0x80):
+            content = bytearray(WHOLE)
+            content[end] ^= change
+            with contextlib.suppress(UserError):
+                loads(bytes(content))
     path.write_bytes(WHOLE)
     assert safe_pickle.load(path, "ECG records")["label"] == ["N", "A"]
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot read .*absent"):
-        safe_pickle.load(tmp_path / "absent.pkl", "records")
 
 
 def test_the_checksum_behind_the_pickle_is_verified(tmp_path: Path) -> None:

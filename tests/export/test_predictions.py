@@ -21,37 +21,36 @@ from orca_ray.testing.trials import CLASSES, make_data, make_task
 from .conftest import Make
 
 FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
+LABELS = make_task(Target("labels", size=3))
+X = np.asarray(make_data(make_task(CLASSES)).test.x)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def series(make: Make) -> Predictor:
     return make(make_task(CLASSES))
 
 
 def test_classes_have_probabilities(series: Predictor, tmp_path: Path) -> None:
-    x = np.asarray(make_data(make_task(CLASSES)).test.x)
     told: list[int] = []
-    write_predictions(series, series.inputs(x), tmp_path / "out.parquet", told.append)
+    write_predictions(series, series.inputs(X), tmp_path / "out.parquet", told.append)
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
     assert found["id"].to_pylist() == list(range(45))
-    assert found["prediction"].to_pylist() == series.predict(x).tolist()
-    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(x)[:, 1])
+    assert found["prediction"].to_pylist() == series.predict(X).tolist()
+    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(X)[:, 1])
     assert json.loads(found.schema.metadata[b"orca_ray"])["task"] == "tiny/classes"
     assert told == [45]
 
 
 def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None:
-    x = np.asarray(make_data(make_task(CLASSES)).test.x)[:2]
-    write_predictions(series, series.inputs(UserData(x=x, names=["a.wav", "b.wav"])), tmp_path / "out.csv")
+    write_predictions(series, series.inputs(UserData(x=X[:2], names=["a.wav", "b.wav"])), tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == '"id","prediction","p_0","p_1","p_2"'
     assert lines[1].startswith('"a.wav",')
 
 
 def test_several_labels(make: Make, tmp_path: Path) -> None:
-    model = make(make_task(Target("labels", size=3)))
-    x = np.asarray(make_data(make_task(Target("labels", size=3))).test.x)
+    model, x = make(LABELS), np.asarray(make_data(LABELS).test.x)
     write_predictions(model, model.inputs(x), tmp_path / "out.parquet")
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "prediction", "p_0", "p_1", "p_2"]
@@ -77,24 +76,23 @@ def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(series.save(tmp_path / "model"))
-    x = np.asarray(make_data(make_task(CLASSES)).test.x)
-    np.save(tmp_path / "new.npy", x)
-    out = tmp_path / "out.parquet"
-    assert run(["predict", folder, str(tmp_path / "new.npy"), "-o", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "45 predictions of tiny/classes in" in said.out
-    assert str(out) in said.out
-    assert pq.read_table(out)["prediction"].to_pylist() == series.predict(x).tolist()
-    for given, message in (
-        ([folder, str(tmp_path / "new.npy"), "-o", str(tmp_path / "out.xlsx")], "must end with .parquet or .csv"),
-        ([folder, str(tmp_path / "new.npy"), "-o", str(tmp_path / "dir.parquet")], "is a directory"),
-        ([str(tmp_path), str(tmp_path / "new.npy"), "-o", str(out)], "is no model folder"),
-        ([folder, str(tmp_path / "old.npy"), "-o", str(out)], "old.npy"),
+    folder, x, out = str(series.save(tmp_path / "model")), tmp_path / "new.npy", tmp_path / "out.parquet"
+    np.save(x, X)
+    (tmp_path / "dir.parquet").mkdir()
+    assert run(["predict", folder, str(x), "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "45 predictions of tiny/classes in" in said
+    assert str(out) in said
+    assert pq.read_table(out)["prediction"].to_pylist() == series.predict(X).tolist()
+    for model, inputs, output, message in (
+        (folder, "new.npy", "out.xlsx", "must end with .parquet or .csv"),
+        (folder, "new.npy", "dir.parquet", "is a directory"),
+        (str(tmp_path), "new.npy", "out.parquet", "is no model folder"),
+        (folder, "old.npy", "out.parquet", "old.npy"),
     ):
-        (tmp_path / "dir.parquet").mkdir(exist_ok=True)
-        assert run(["predict", *given]) == 2, given
+        assert run(["predict", model, str(tmp_path / inputs), "-o", str(tmp_path / output)]) == 2, message
         assert message in capsys.readouterr().err
 
 
@@ -108,7 +106,7 @@ print(re.search(r"VmHWM:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1
 """
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(sys.platform != "linux", reason="measures memory as Linux reports it")
 def test_inputs_larger_than_the_limit_of_memory(make: Make, tmp_path: Path) -> None:
     """2 GB (ORCA_RAY_TEST_GB=5: 5 GB) of inputs stay under 1.5 GB of memory. The file is sparse and takes no disk."""

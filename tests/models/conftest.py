@@ -1,8 +1,9 @@
 """Fixtures of the models' tests."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,11 @@ from orca_ray.models import weights
 from tests.models.tiny import save_tiny
 
 TinyDirectory = Callable[[str], Path]
+
+
+def sampled(names: Iterable[str], *default: str) -> list[Any]:
+    """Return parameters of which all but ``default`` are left to ``make test-all``."""
+    return [name if name in default else pytest.param(name, marks=pytest.mark.exhaustive) for name in names]
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.head import pooled
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import TextStem
 from orca_ray.models.weights import LoadedBody, load_body
-from tests.models.conftest import TinyDirectory
+from tests.models.conftest import TinyDirectory, sampled
 from tests.models.tiny import DECODERS, VOCABULARY
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -28,7 +27,7 @@ def features(loaded: LoadedBody, ids: Tensor = IDS) -> Tensor:
     return found
 
 
-@pytest.fixture(params=DECODERS)
+@pytest.fixture(params=sampled(DECODERS, "gpt2", "llama", "qwen3"))
 def name(request: pytest.FixtureRequest, tiny: TinyDirectory) -> str:
     return str(tiny(request.param))
 
@@ -41,50 +40,27 @@ def model(name: str) -> Any:
     return AutoModel.from_pretrained(name).eval()
 
 
-def adapted(name: str, target: Target, context: Any = "causal", length: int = 30) -> CrossModalModel:
+def adapted(name: str, target: Target, context: Any = "causal", length: int = 30, channels: int = 2) -> CrossModalModel:
     return build_model(
-        input_shape=(2, 30),
-        target=target,
-        body=name,
-        pretrained=True,
+        input_shape=(channels, length), target=target, body=name, pretrained=True, context=context, seed=0,
         config=EmbedderConfig(sequence_length=length),
-        context=context,
-        seed=0,
-    )
+    )  # fmt: skip
 
 
 @torch.no_grad()
-def test_doubled_keeps_the_second_half_of_two_passages(name: str, model: Any) -> None:
+def test_doubled_keeps_the_second_half_of_two_passages_and_flipped_averages_both_orders(name: str, model: Any) -> None:
     loaded = load_body(name)
-    loaded.body.set_context("doubled")
     # GPT-2's positions belong to the tokens; rotary ones continue in the second passage.
-    positions = {"position_ids": torch.arange(20).repeat(2)[None]} if "gpt2" in name else {}
-    expected = model(torch.cat((IDS, IDS), dim=1), **positions).last_hidden_state[:, 20:]
-    torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
-
-
-@torch.no_grad()
-def test_flipped_is_the_mean_of_both_orders(name: str, model: Any) -> None:
-    loaded = load_body(name)
-    loaded.body.set_context("flipped")
-    positions = {"position_ids": torch.arange(20).flip(0)[None]} if "gpt2" in name else {}
-    backwards = model(IDS.flip(1), **positions).last_hidden_state.flip(1)
-    expected = (model(IDS).last_hidden_state + backwards) / 2
-    torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("context", "pooling", "unmoved"), [("causal", "last", 19), ("doubled", "mean", 0), ("flipped", "mean", 0)]
-)
-@torch.no_grad()
-def test_what_features_depend_on(context: Any, pooling: str, unmoved: int, name: str) -> None:
-    loaded = load_body(name)
-    loaded.body.set_context(context)
-    assert loaded.body.pooling == pooling
-    other = IDS.clone()
-    other[:, -1] += 1
-    moved = (features(loaded) - features(loaded, other)).abs().amax(dim=(0, 2)) > 1e-6
-    assert moved.tolist() == [position >= unmoved for position in range(20)]
+    repeated, backward = (
+        {"position_ids": positions[None]} if "gpt2" in name else {}
+        for positions in (torch.arange(20).repeat(2), torch.arange(20).flip(0))
+    )
+    doubled = model(torch.cat((IDS, IDS), dim=1), **repeated).last_hidden_state[:, 20:]
+    flipped = (model(IDS).last_hidden_state + model(IDS.flip(1), **backward).last_hidden_state.flip(1)) / 2
+    expectations: dict[Any, Tensor] = {"doubled": doubled, "flipped": flipped}
+    for context, expected in expectations.items():
+        loaded.body.set_context(context)
+        torch.testing.assert_close(features(loaded), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -97,12 +73,8 @@ def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_
         assert isinstance(model.head.output, nn.Linear)
         torch.testing.assert_close(model(x), model.head.output(chosen))
     assert adapted(str(tiny("gpt2")), Target("dense", shape=(30,)))(x).shape == (4, 30)
-
-
-def test_pooling_by_hand() -> None:
-    features_BSF = torch.tensor([[[1.0, 2.0], [3.0, 6.0]]])
-    assert pooled(features_BSF, "mean").tolist() == [[2, 4]]
-    assert pooled(features_BSF, "last").tolist() == [[3, 6]]
+    more = adapted(str(tiny("gpt2")), Target("scalar"), "doubled", length=100, channels=1)  # than its 64 positions
+    assert more(torch.zeros(2, 1, 100)).isfinite().all()
 
 
 @torch.no_grad()
@@ -117,20 +89,6 @@ def test_new_tokens_have_the_norm_of_the_bodys_own(name: str, random_tensor: Cal
     assert (stem.places is None) == ("gpt2" not in name)
     assert isinstance(stem.norm, nn.LayerNorm)
     torch.testing.assert_close(stem.norm.weight, torch.full((24,), float(own.norm(dim=1).mean()) / math.sqrt(24)))
-
-
-@torch.no_grad()
-def test_more_tokens_than_the_body_has_positions(tiny: TinyDirectory) -> None:
-    model = build_model(
-        input_shape=(1, 100),
-        target=Target("scalar"),
-        body=str(tiny("gpt2")),
-        pretrained=True,
-        config=EmbedderConfig(sequence_length=100),
-        context="doubled",
-        seed=0,
-    )
-    assert model(torch.zeros(2, 1, 100)).isfinite().all()
 
 
 def test_contexts_that_are_refused(tiny: TinyDirectory) -> None:

@@ -15,55 +15,45 @@ from orca_ray.models.modality import DenseHeadName
 FEATURES = 5
 
 
-def copying_head(head: torch.nn.Module) -> DenseHead:
-    """Make every number that a token predicts equal to its first feature (times channel + 1)."""
+def copied(layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None) -> Tensor:
+    """Return the field of a head whose tokens copy their index into each number (times channel + 1)."""
+    head = build_head(FEATURES, layout, Target("dense", shape=shape), shape[-len(layout) :], patch)
     assert isinstance(head, DenseHead)
     output = head.output
     assert isinstance(output, torch.nn.Linear)
-    with torch.no_grad():
-        output.weight.zero_()
-        output.bias.zero_()
-        patch = math.prod(head.patch)
-        for channel in range(head.num_channels):
-            output.weight[channel * patch : (channel + 1) * patch, 0] = channel + 1
-    return head
-
-
-def numbered(count: int) -> Tensor:
-    """Features [1, S, F] whose first number is the token's index."""
-    features = torch.zeros(1, count, FEATURES)
+    output.weight.zero_()
+    output.bias.zero_()
+    size = math.prod(head.patch)
+    for channel in range(head.num_channels):
+        output.weight[channel * size : (channel + 1) * size, 0] = channel + 1
+    features = torch.zeros(1, count := math.prod(layout), FEATURES)
     features[0, :, 0] = torch.arange(count)
-    return features
+    field: Tensor = head(features)[0]
+    return field
 
 
+FOLDED = ([0] * 3 + [1] * 3) * 3 + ([2] * 3 + [3] * 3) * 3
+"""36 points on a 2 x 2 grid: rows of 6, so the first three points lie in token 0, the next three in token 1."""
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "patch", "expected"),
+    [
+        ((3,), (2, 10), 4, [[0, 0, 0, 0, 1, 1, 1, 1, 2, 2], [0, 0, 0, 0, 2, 2, 2, 2, 4, 4]]),
+        ((2, 3), (3, 5), 2, [[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]),
+        ((2, 2), (4, 4), None, [[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]]),
+    ],
+)
 @torch.no_grad()
-def test_patches_of_a_series_are_cropped_where_the_embedder_padded() -> None:
-    head = copying_head(build_head(FEATURES, (3,), Target("dense", shape=(2, 10)), (10,), patch=4))
-    field = head(numbered(3))
-    expected = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2])
-    assert torch.equal(field[0], torch.stack([expected, 2 * expected]).float())
-
-
-@torch.no_grad()
-def test_patches_of_an_image_are_cropped_where_the_embedder_padded() -> None:
-    head = copying_head(build_head(FEATURES, (2, 3), Target("dense", shape=(3, 5)), (3, 5), patch=2))
-    field = head(numbered(6))
-    expected = torch.tensor([[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]).float()
-    assert torch.equal(field[0], expected)
-
-
-@torch.no_grad()
-def test_patches_of_a_resized_image_cover_the_field() -> None:
-    head = copying_head(build_head(FEATURES, (4, 4), Target("dense", shape=(16, 16)), (16, 16), patch=None))
-    field = head(numbered(16))
-    expected = torch.arange(16.0).view(4, 4).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    assert torch.equal(field[0], expected)
+def test_patches_are_cropped_where_the_embedder_padded_and_cover_a_resized_image(
+    layout: tuple[int, ...], shape: tuple[int, ...], patch: int | None, expected: list[object]
+) -> None:
+    assert copied(layout, shape, patch).tolist() == expected
 
 
 @torch.no_grad()
 def test_patches_that_do_not_divide_the_field_are_resized() -> None:
-    head = copying_head(build_head(FEATURES, (2, 2), Target("dense", shape=(3, 7)), (3, 7), patch=None))
-    field = head(numbered(4))[0]
+    field = copied((2, 2), (3, 7), None)
     assert field.shape == (3, 7)
     assert (field.diff(dim=1) >= -1e-6).all()
     assert (field.diff(dim=0) >= -1e-6).all()
@@ -72,27 +62,17 @@ def test_patches_that_do_not_divide_the_field_are_resized() -> None:
 
 @torch.no_grad()
 def test_a_series_on_an_image_body_is_folded_like_the_input() -> None:
-    """36 points on a 2 x 2 grid: rows of 6, so the first three points lie in token 0, the next three in token 1."""
-    head = copying_head(build_head(FEATURES, (2, 2), Target("dense", shape=(36,)), (36,), patch=None))
-    field = head(numbered(4))[0]
-    assert field.tolist() == ([0] * 3 + [1] * 3) * 3 + ([2] * 3 + [3] * 3) * 3
+    assert copied((2, 2), (36,), None).tolist() == FOLDED
 
 
 @pytest.mark.parametrize(
     "target",
     [
-        Target("classes", 6),
-        Target("labels", 4),
-        Target("scalar"),
-        Target("dense", shape=(37,)),
-        Target("dense", shape=(2, 37)),
-        Target("dense", shape=(9, 4)),
-        Target("dense", shape=(3, 9, 4)),
-        Target("dense", shape=(1,)),
-        Target("dense", shape=(64, 64)),
+        Target("classes", 6), Target("labels", 4), Target("scalar"),
+        *(Target("dense", shape=shape) for shape in ((37,), (2, 37), (9, 4), (3, 9, 4), (1,), (64, 64))),
     ],
     ids=lambda target: f"{target.kind}{target.output_shape}",
-)
+)  # fmt: skip
 def test_any_layout_gives_exactly_the_targets_shape(target: Target) -> None:
     dense: tuple[DenseHeadName, ...] = get_args(DenseHeadName)
     cases = itertools.product([(5,), (1,), (2, 3), (1, 1)], [(37,), (9, 4)], [None, 37], dense)

@@ -6,7 +6,6 @@ import os
 import pickle
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -26,33 +25,26 @@ def configure(directory: Path, **values: Any) -> None:
 
 
 def refused(directory: Path, message: str, *, pretrained: bool = True) -> None:
-    """Both the check at plan time and loading refuse a body, in bounded time."""
-    started = time.perf_counter()
+    """Both the check at plan time and loading refuse a body."""
     for reader in (check_body, load_body):
         with pytest.raises(UserError, match=message) as caught:
             reader(str(directory), pretrained=pretrained)
-        told = str(caught.value)
-        assert not any(word in told for word in ("trust_remote_code", "weights_only", "Traceback"))
-    assert time.perf_counter() - started < 30
+        assert not any(word in str(caught.value) for word in ("trust_remote_code", "weights_only", "Traceback"))
 
 
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "vit", "swin", "modernbert"])
-def test_sound_bodies_pass(kind: str, tiny: TinyDirectory) -> None:
-    check_body(str(tiny(kind)))
-    check_body(f"{tiny(kind)}:layers=2")
-    check_body(str(tiny(kind)), pretrained=False)
-
-
-def test_packaged_bodies_pass_and_misspelt_ones_do_not() -> None:
-    check_body("minilm-l6:layers=4")
+def test_sound_bodies_pass_and_misspelt_ones_do_not(copied: Path, tiny: TinyDirectory) -> None:
+    for name in (f"{tiny('swin')}:layers=2", f"{tiny('modernbert')}:layers=2", "minilm-l6:layers=4"):
+        check_body(name)
+        check_body(name, pretrained=False)
     check_body("timm:vit_tiny_patch16_224")
     for name in ("minilm-l5", "minilm-l6:layers=7", "timm:vit_smal_patch16_224"):
         with pytest.raises(UserError, match=r"layers|Did you mean"):
             check_body(name)
+    configure(copied, num_labels=10**9, id2label=["a"], problem_type=3)  # keys of a classification head are dropped
+    check_body(str(copied))
 
 
-@pytest.mark.parametrize("auto", ["AutoConfig", "AutoModel"])
-@pytest.mark.parametrize("model_type", ["bert", "evil"])
+@pytest.mark.parametrize(("auto", "model_type"), [("AutoConfig", "bert"), ("AutoModel", "evil")])
 def test_code_of_a_body_never_runs_and_nothing_asks(
     auto: str, model_type: str, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -68,128 +60,90 @@ def test_code_of_a_body_never_runs_and_nothing_asks(
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("kind", "values", "message"),
     [
-        ({"num_hidden_layers": 10**6}, "declares 1000000 layers: 1 to 1000 are allowed"),
-        ({"num_hidden_layers": 10**40}, "declares 10{40} layers: 1 to 1000 are allowed"),
-        ({"num_hidden_layers": [2]}, r"'num_hidden_layers' expected int, got list \(value: \[2\]\)"),
-        ({"num_hidden_layers": -1}, "layers|configuration"),
-        ({"num_hidden_layers": "many"}, "layers|configuration"),
-        ({"hidden_size": 2 * 10**6}, "declares .* parameters"),
-        ({"vocab_size": 10**11}, "declares .* parameters.* memory"),
-        ({"vocab_size": 10**5}, "declares .* parameters, and its weights are only"),
-        ({"intermediate_size": 10**12}, "declares .* parameters|cannot build"),
-        ({"max_position_embeddings": 10**12}, "declares .* parameters|cannot build"),
-        ({"hidden_size": -8}, "cannot build|configuration"),
-        ({"num_attention_heads": 0}, "cannot build|configuration"),
-        ({"hidden_dropout_prob": "x"}, "'hidden_dropout_prob' expected int, got str .value: 'x'"),
-        ({"hidden_act": "os.system"}, "unknown name 'os.system'"),
-        ({"model_type": ["bert"]}, "unknown name .*bert"),
-        ({"model_type": "nobody-knows"}, "cannot read a Hugging Face configuration in .*model_type"),
-        ({"add_cross_attention": True}, "should be used as a decoder"),
-        ({"attn_implementation": "someone/kernels"}, "asks for the attention 'someone/kernels'.*'eager' and 'sdpa'"),
+        ("bert", {"num_hidden_layers": 10**40}, "declares 10{40} layers: 1 to 1000 are allowed"),
+        ("bert", {"num_hidden_layers": 1001}, "declares 1001 layers: 1 to 1000 are allowed"),
+        ("bert", {"num_hidden_layers": [2]}, r"'num_hidden_layers' expected int, got list \(value: \[2\]\)"),
+        ("bert", {"num_hidden_layers": -1}, "layers|configuration"),
+        ("bert", {"hidden_size": 2 * 10**6}, "declares .* parameters"),
+        ("bert", {"vocab_size": 10**11}, "declares .* parameters.* memory"),
+        ("bert", {"vocab_size": 10**5}, "declares .* parameters, and its weights are only"),
+        ("bert", {"intermediate_size": 10**12}, "declares .* parameters|cannot build"),
+        ("bert", {"hidden_size": -8}, "cannot build|configuration"),
+        ("bert", {"num_attention_heads": 0}, "cannot build|configuration"),
+        ("bert", {"hidden_act": "os.system"}, "unknown name 'os.system'"),
+        ("bert", {"model_type": ["bert"]}, "unknown name .*bert"),
+        ("bert", {"model_type": "nobody-knows"}, "cannot read a Hugging Face configuration in .*model_type"),
+        ("bert", {"add_cross_attention": True}, "should be used as a decoder"),
+        ("bert", {"attn_implementation": "someone/kernels"}, "asks for the attention 'someone/kernels'.*'eager' and"),
+        ("swin", {"depths": [1] * 10**4, "num_heads": [1] * 10**4}, "declares 10000 layers"),
+        ("swin", {"depths": [0] * 10**4, "num_heads": [1] * 10**4}, "declares 0 layers|configuration|layers"),
+        ("swin", {"depths": [2, "many"], "num_heads": [1] * 2}, "configuration"),
     ],
-    ids=lambda each: "" if isinstance(each, str) else next(iter(each)),
+    ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
 )
-def test_values_that_cannot_be_used_are_refused(values: dict[str, Any], message: str, copied: Path) -> None:
+def test_values_that_cannot_be_used_are_refused(
+    kind: str, values: dict[str, Any], message: str, tiny: TinyDirectory, tmp_path: Path
+) -> None:
+    copied = Path(shutil.copytree(tiny(kind), tmp_path / "copy"))
     configure(copied, **values)
     refused(copied, message)
+    if "memory" in message:
+        (copied / "model.safetensors").unlink()
+        refused(copied, message, pretrained=False)
 
 
-def test_sizes_without_weights_are_held_to_the_memory(copied: Path) -> None:
-    (copied / "model.safetensors").unlink()
-    configure(copied, vocab_size=10**11)
-    refused(copied, "declares .* parameters.* memory", pretrained=False)
+CONFIG, IMAGES, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
+NO_JSON = r".*config.json: expected (JSON|a JSON object), found.*save the model again"
+DAMAGED = "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only"
 
 
-@pytest.mark.parametrize(
-    "depths", [[1] * 10**4, [0] * 10**4, [10**6, 2], [2, "many"]], ids=["many", "empty ones", "deep", "words"]
-)
-def test_stages_out_of_proportion_are_refused(depths: list[Any], tiny: TinyDirectory, tmp_path: Path) -> None:
-    copied = Path(shutil.copytree(tiny("swin"), tmp_path / "copy"))
-    configure(copied, depths=depths, num_heads=[1] * len(depths))
-    refused(copied, "declares 1?0+2? layers|configuration")
+def statistics(mean: str, std: str) -> bytes:
+    return f'{{"image_mean": {mean}, "image_std": {std}}}'.encode()
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b'{"a":' * 10**5, b"9" * 10**5, b"null"],
-    ids=["empty", "cut off", "a list", "no text", "deep lists", "deep objects", "a long number", "null"],
-)
-def test_a_configuration_that_is_no_json_object_is_refused(content: bytes, copied: Path) -> None:
-    (copied / "config.json").write_bytes(content)
-    expected = r".*config.json: expected (JSON|a JSON object), found.*save the model again"
-    refused(copied, f"cannot read a Hugging Face configuration in .*copy: {expected}")
-
-
-def test_a_huge_configuration_is_refused(copied: Path) -> None:
-    (copied / "config.json").write_bytes(b" " * (2**22 + 1))
-    refused(copied, "expected at most 4,194,304 bytes, found 4,194,305")
-
-
-def test_a_configuration_that_is_no_file_is_refused(copied: Path) -> None:
-    (copied / "config.json").unlink()
-    os.mkfifo(copied / "config.json")
-    refused(copied, "it has no file config.json; give a directory with")
-
-
-def test_keys_of_a_classification_head_are_dropped(copied: Path) -> None:
-    configure(copied, num_labels=10**9, id2label=["a"], problem_type=3)
-    check_body(str(copied))
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
+    ("name", "content", "message"),
     [
+        *((CONFIG, content, NO_JSON) for content in (b"", b"[1, 2]", b"\xff\xfe", b"[" * 10**6, b"9" * 10**5, b"null")),
+        (CONFIG, b" " * (2**22 + 1), "expected at most 4,194,304 bytes, found 4,194,305"),
+        (CONFIG, None, "it has no file config.json; give a directory with"),
+        (IMAGES, statistics("[0.5, 0.5]", "[1, 1, 1]"), r"image_mean in .*json is \[0.5, 0.5\], expected three num"),
         (
-            '{"image_mean": [0.5, 0.5], "image_std": [1, 1, 1]}',
-            r"image_mean in .*json is \[0.5, 0.5\], expected three num",
+            IMAGES,
+            statistics("[0.5, 0, 1]", "null"),
+            "image_std in .*json is None, .*numbers from 0.001 to 1; cor",
         ),
-        (
-            '{"image_mean": [0.5, 0.5, 0.5]}',
-            "image_std in .*json is None, expected three numbers from 0.001 to 1; correct",
+        (IMAGES, statistics("0.5", "0.5"), "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
+        *(
+            (IMAGES, statistics(mean, "[1, 1, 1]"), "expected three numbers")
+            for mean in ('["0", 1, 0]', "[NaN, 0, 0]", "[true, 0, 0]", "[" + "9" * 4000 + ", 0, 0]")
         ),
-        ('{"image_mean": 0.5, "image_std": 0.5}', "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
-        ('{"image_mean": ["0", 1, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
-        ('{"image_mean": [NaN, 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
-        ('{"image_mean": [true, 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
-        ('{"image_mean": [0, 0, 0], "image_std": [1, 0, 1]}', "image_std in .*json is .*expected three numbers"),
-        ('{"image_mean": [' + "9" * 5000 + ', 0, 0], "image_std": [1, 1, 1]}', "expected JSON, found something else"),
-        ('{"image_mean": [' + "9" * 4000 + ', 0, 0], "image_std": [1, 1, 1]}', "expected three numbers"),
-        ("[0.5]", "cannot read a Hugging Face image preprocessor in .*expected a JSON object, found a list"),
-        ("[" * 10**6, "expected JSON, found something else"),
-        (" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
+        (IMAGES, statistics("[0, 0, 0]", "[1, 0, 1]"), "image_std in .*json is .*expected three numbers"),
+        (IMAGES, statistics("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]"), "expected JSON, found something else"),
+        (IMAGES, b" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
+        (WEIGHTS, b"", DAMAGED),
+        (WEIGHTS, b"garbage" * 1000, DAMAGED),
+        (WEIGHTS, (10**8).to_bytes(8, "little") + b"{", DAMAGED),
+        (WEIGHTS, b"\x02" + bytes(7) + b"{}", DAMAGED),
+        (WEIGHTS, None, "the directory has none of model.safetensors, .*; save the model with save_pretrained"),
     ],
-    ids=range(12),
+    ids=range(23),
 )
-def test_image_statistics_that_are_no_statistics_are_refused(
-    content: str, message: str, tiny: TinyDirectory, tmp_path: Path
+def test_damaged_files_are_refused(
+    name: str, content: bytes | None, message: str, tiny: TinyDirectory, tmp_path: Path
 ) -> None:
     copied = Path(shutil.copytree(tiny("vit"), tmp_path / "copy"))
-    (copied / "preprocessor_config.json").write_text(content)
+    if content is None:
+        (copied / name).unlink()
+    else:
+        (copied / name).write_bytes(content)
+    if name == CONFIG and content is None:
+        os.mkfifo(copied / name)
     refused(copied, message)
-
-
-def test_missing_weights_are_refused(copied: Path) -> None:
-    (copied / "model.safetensors").unlink()
-    refused(copied, "the directory has none of model.safetensors, .*; save the model with save_pretrained")
-    check_body(str(copied), pretrained=False)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"garbage" * 1000, b"\xff" * 64, (10**8).to_bytes(8, "little") + b"{", b"\x02" + bytes(7) + b"{}"],
-    ids=["empty", "garbage", "a huge header", "a header cut off", "no tensors"],
-)
-def test_garbage_in_place_of_weights_is_refused(content: bytes, copied: Path) -> None:
-    (copied / "model.safetensors").write_bytes(content)
-    refused(copied, "cannot read the weights of body .*model.safetensors (is damaged|holds no)|its weights are only")
-
-
-def test_weights_that_are_cut_off_are_refused_at_plan_time(copied: Path) -> None:
-    path = copied / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
-    refused(copied, "cannot read the weights of body .*model.safetensors is damaged.*get the file again")
+    if name == WEIGHTS and content is None:
+        check_body(str(copied), pretrained=False)
 
 
 class _Harm:

@@ -18,20 +18,6 @@ def test_dilations_of_short_and_long_series() -> None:
     assert fit_dilations(33, 84, 32) == {1: 1}
 
 
-def test_an_impulse_by_hand() -> None:
-    body = MiniRocketBody(9, 1, {1: 1}, seed=0)
-    body.biases.fill_(0.5)
-    x = torch.zeros(1, 9, 1)
-    x[0, 4] = 1.0  # in the middle, so the output of a kernel is the kernel reversed
-    features = body(x)[0, 0]
-    kernels = list(combinations(range(9), 3))
-    for kernel in range(84):
-        if kernel % 2 == 0:  # padded: three of nine outputs are 2, the others -1
-            assert features[kernel] == pytest.approx(3 / 9)
-        else:  # one valid position, which sees the impulse through the middle of the kernel
-            assert features[kernel] == float(4 in kernels[kernel])
-
-
 @pytest.mark.parametrize("channels", [1, 5])
 def test_features_are_the_shares_of_the_definition(channels: int) -> None:
     dilations, length = {1: 2, 3: 1}, 30

@@ -11,23 +11,13 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from benchmarks import reference_outputs
+from benchmarks.reference_outputs import BODIES, DECODER, MOST_TOKENS, SHAPES, TARGETS, inputs, sample, set_layer
 from orca_ray.data.rows import Target
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig, Initialisation
-from tests.models.reference_outputs import (
-    BODIES,
-    DECODER,
-    MOST_TOKENS,
-    SHAPES,
-    TARGETS,
-    inputs,
-    sample,
-    set_layer,
-    write_bodies,
-)
 
 REFERENCE = os.environ.get("ORCA_REFERENCE", "")
-STORED = Path(__file__).with_name("reference_outputs.json")
 STARTS: tuple[Initialisation, ...] = ("paper", "random")
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -36,7 +26,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Arrays:
     """Our arrays by the names that the reference's have: modality, initialisation, kind."""
     folder = tmp_path_factory.mktemp("bodies")
-    write_bodies(folder)
+    reference_outputs.write_bodies(folder)
     with torch.no_grad():
         return {
             name: array
@@ -71,8 +61,8 @@ def _outputs(folder: Path, modality: str, start: Initialisation, target: str) ->
 
 @pytest.mark.slow
 def test_outputs_equal_stored_ones(ours: Arrays) -> None:
-    """The numbers come from ``reference_outputs.py`` and commit 19b8c1c of the reference."""
-    stored = json.loads(STORED.read_text(encoding="utf-8"))
+    """The numbers come from ``benchmarks/reference_outputs.py`` and commit 19b8c1c of the reference."""
+    stored = json.loads(Path(__file__).with_name("reference_outputs.json").read_text(encoding="utf-8"))
     assert stored.keys() == ours.keys()
     for name, values in stored.items():
         np.testing.assert_allclose(sample(ours[name]), values, rtol=1e-5, atol=1e-5, err_msg=name)
@@ -80,8 +70,8 @@ def test_outputs_equal_stored_ones(ours: Arrays) -> None:
 
 @pytest.mark.skipif(not REFERENCE, reason="ORCA_REFERENCE names no checkout of the reference")
 def test_outputs_equal_the_references(ours: Arrays, tmp_path: Path) -> None:
-    script, out = Path(__file__).with_name("reference_outputs.py"), tmp_path / "theirs.npz"
-    subprocess.run([sys.executable, str(script), REFERENCE, str(out)], check=True, capture_output=True)
+    out = tmp_path / "theirs.npz"
+    subprocess.run([sys.executable, reference_outputs.__file__, REFERENCE, str(out)], check=True, capture_output=True)
     with np.load(out) as theirs:
         assert set(theirs.files) == ours.keys()
         for name, array in ours.items():

@@ -12,13 +12,10 @@ TEXT: dict[str, dict[str, Any]] = {
     "mpnet": {"max_position_embeddings": 66},
     "distilbert": {"max_position_embeddings": 64, "dim": 24, "hidden_dim": 48, "n_heads": 2, "n_layers": 3},
     "modernbert": {
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "global_attn_every_n_layers": 3,
-        "local_attention": 8,
+        "max_position_embeddings": 64, "pad_token_id": 0, "global_attn_every_n_layers": 3, "local_attention": 8,
     },
     "electra": {"max_position_embeddings": 64, "embedding_size": 16, "pad_token_id": 0},
-}
+}  # fmt: skip
 # Of the same classes as google/vit-base, DeiT, dinov2-small (with and without registers) and the Swins.
 IMAGE: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 32, "patch_size": 8},
@@ -26,14 +23,9 @@ IMAGE: dict[str, dict[str, Any]] = {
     "dinov2": {"image_size": 32, "patch_size": 8, "mlp_ratio": 2},
     "dinov2_with_registers": {"image_size": 32, "patch_size": 8, "mlp_ratio": 2, "num_register_tokens": 2},
     "swin": {
-        "image_size": 64,
-        "patch_size": 4,
-        "embed_dim": 16,
-        "depths": [2, 4],
-        "num_heads": [2, 4],
-        "window_size": 4,
+        "image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4,
     },
-}
+}  # fmt: skip
 # Of the same classes as gpt2, EleutherAI's Pythia, Llama, Mistral, Qwen2.5 and Qwen3.
 DECODERS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_positions": 64},

@@ -5,89 +5,44 @@ import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
+import scipy.io
+import torch
 
 from orca_ray.data.rows import Array
 
 
-def npz(path: Path, x: Array, y: Array) -> Path:
-    np.savez(path / "data.npz", x=x, y=y)
-    return path / "data.npz"
+def _npy(path: Path, x: Array, y: Array) -> None:
+    np.save(path, x)
+    np.save(path.with_name("y.npy"), y)
 
 
-def npy(path: Path, x: Array, y: Array) -> Path:
-    np.save(path / "x.npy", x)
-    np.save(path / "y.npy", y)
-    return path / "x.npy"
+def _hdf5(path: Path, **arrays: Array) -> None:
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
 
 
-def hdf5(path: Path, x: Array, y: Array) -> Path:
-    import h5py
+def _zarr(path: Path, x: Array, y: Array) -> None:
+    import zarr
 
-    with h5py.File(path / "data.h5", "w") as file:
-        file["inputs"], file["labels"] = x, y
-    return path / "data.h5"
-
-
-def mat5(path: Path, x: Array, y: Array) -> Path:
-    import scipy.io
-
-    scipy.io.savemat(path / "data.mat", {"X": x, "y": y}, do_compression=True)
-    return path / "data.mat"
-
-
-def mat73(path: Path, x: Array, y: Array) -> Path:
-    import h5py
-
-    with h5py.File(path / "v73.mat", "w") as file:
-        file["X"], file["y"] = x.T, y[None]
-    return path / "v73.mat"
-
-
-def pt(path: Path, x: Array, y: Array) -> Path:
-    import torch
-
-    torch.save({"x": torch.tensor(x), "y": torch.tensor(y)}, path / "data.pt")
-    return path / "data.pt"
-
-
-def zarr(path: Path, x: Array, y: Array) -> Path:
-    import zarr as library
-
-    group = library.open_group(str(path / "data.zarr"), mode="w")
+    group = zarr.open_group(str(path), mode="w")
     for name, array in (("x", x), ("y", y)):
         group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=(4, *array.shape[1:]))[:] = array
-    return path / "data.zarr"
 
 
-ARRAYS: Mapping[str, Callable[[Path, Array, Array], Path]] = {
-    writer.__name__: writer for writer in (npz, npy, hdf5, mat5, mat73, pt, zarr)
+ARRAYS: Mapping[str, Callable[[Path, Array, Array], object]] = {
+    "data.npz": lambda path, x, y: np.savez(path, x=x, y=y),
+    "x.npy": _npy,
+    "data.h5": lambda path, x, y: _hdf5(path, inputs=x, labels=y),
+    "data.mat": lambda path, x, y: scipy.io.savemat(path, {"X": x, "y": y}, do_compression=True),
+    "v73.mat": lambda path, x, y: _hdf5(path, X=x.T, y=y[None]),
+    "data.pt": lambda path, x, y: torch.save({"x": torch.tensor(x), "y": torch.tensor(y)}, path),
+    "data.zarr": _zarr,
 }
-
-
-def csv(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.csv", index=False)
-    return path / "data.csv"
-
-
-def tsv(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.tsv", index=False, sep="\t")
-    return path / "data.tsv"
-
-
-def semicolons(path: Path, table: pd.DataFrame) -> Path:
-    table.to_csv(path / "data.csv", index=False, sep=";", decimal=",")
-    return path / "data.csv"
-
-
-def parquet(path: Path, table: pd.DataFrame) -> Path:
-    table.to_parquet(path / "data.parquet", index=False)
-    return path / "data.parquet"
-
-
-def saved_dataset(path: Path, table: pd.DataFrame) -> Path:
-    return arrow_folder(path / "saved", table)
+"""Writers of samples by the name of the file."""
 
 
 def arrow_folder(folder: Path, table: pd.DataFrame, features: Mapping[str, object] | None = None) -> Path:
@@ -103,9 +58,14 @@ def arrow_folder(folder: Path, table: pd.DataFrame, features: Mapping[str, objec
     return folder
 
 
-TABLES: Mapping[str, Callable[[Path, pd.DataFrame], Path]] = {
-    writer.__name__: writer for writer in (csv, tsv, semicolons, parquet, saved_dataset)
+TABLES: Mapping[str, Callable[[Path, pd.DataFrame], object]] = {
+    "data.csv": lambda path, table: table.to_csv(path, index=False),
+    "data.tsv": lambda path, table: table.to_csv(path, index=False, sep="\t"),
+    "semicolons.csv": lambda path, table: table.to_csv(path, index=False, sep=";", decimal=","),
+    "data.parquet": lambda path, table: table.to_parquet(path, index=False),
+    "saved": arrow_folder,
 }
+"""Writers of tables by the name of the file."""
 
 
 def tone(path: Path, hertz: float, *, rate: int = 8000, num_samples: int = 4000, channels: int = 1) -> None:

@@ -1,7 +1,7 @@
 """Embedded tokens, features and predictions of the reference's network, with weights that both sides can set.
 
-``python tests/models/reference_outputs.py CHECKOUT OUT.npz`` writes all values; OUT.json gets about 30 of each array.
-``reference_outputs.json`` next to this file is what it writes. The bodies are a RoBERTa and a Swin of the published
+``python benchmarks/reference_outputs.py CHECKOUT OUT.npz`` writes all values; OUT.json gets about 30 of each array.
+``tests/models/reference_outputs.json`` is what it writes. The bodies are a RoBERTa and a Swin of the published
 widths with one layer a stage; their weights, and all that the reference draws at random, are sine waves.
 """
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SHAPES = {"sequence": (3, 100), "image": (4, 17, 20)}
 """Inputs of each body, without the batch axis; more than three channels, so that the patch kernel is repeated."""

@@ -1,0 +1,234 @@
+import contextlib
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from orca_ray.data.mat import mat5_variables, read_mat5
+from orca_ray.data.readers import open_hdf5, read_mat
+from orca_ray.errors import UserError
+
+Array = np.ndarray[Any, Any]
+
+
+def element(kind: int, content: bytes, endian: str, *, short: bool = False) -> bytes:
+    if short:
+        return struct.pack(f"{endian}I", len(content) << 16 | kind) + content.ljust(4, b"\0")
+    return struct.pack(f"{endian}II", kind, len(content)) + content + bytes(-len(content) % 8)
+
+
+def matrix(name: bytes, class_: int, stored: int, content: bytes, shape: tuple[int, ...], endian: str = "<") -> bytes:
+    """A variable as MATLAB writes it: what fits into four bytes is short."""
+    return element(
+        14,
+        element(6, struct.pack(f"{endian}II", class_, 0), endian)
+        + element(5, struct.pack(f"{endian}{len(shape)}i", *shape), endian)
+        + element(1, name, endian, short=len(name) <= 4)
+        + element(stored, content, endian, short=len(content) <= 4),
+        endian,
+    )
+
+
+def file(*elements: bytes, endian: str = "<") -> bytes:
+    mark = {"<": b"IM", ">": b"MI"}[endian]
+    return b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack(f"{endian}H", 0x0100) + mark + b"".join(elements)
+
+
+def read(path: Path, name: str) -> Array:
+    return read_mat5(path, mat5_variables(path)[name])
+
+
+@pytest.mark.parametrize(("endian", "compressed"), [("<", True), (">", False)])
+def test_numbers_of_a_class_are_stored_in_the_shortest_type(endian: str, compressed: bool, tmp_path: Path) -> None:
+    long = matrix(b"coefficient", 6, 3, struct.pack(f"{endian}6h", 3, 12, 3, 12, 3, -300), (3, 2), endian)
+    short = matrix(b"sol", 6, 2, b"\1\2\3", (1, 3), endian)
+    elements = [long, short]
+    if compressed:  # without padding
+        elements = [struct.pack(f"{endian}II", 15, len(z)) + z for z in map(zlib.compress, elements)]
+    path = tmp_path / "d.mat"
+    path.write_bytes(file(*elements, endian=endian))
+    found = {name: (each.kind, each.shape) for name, each in mat5_variables(path).items()}
+    assert found == {"coefficient": ("f8", (3, 2)), "sol": ("f8", (1, 3))}
+    assert read(path, "coefficient").tolist() == [[3, 12], [12, 3], [3, -300]]
+    assert read(path, "sol").tolist() == [[1, 2, 3]]
+
+
+def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"char": "abc", "cell": np.array([1, "a"], dtype=object), "struct": {"a": 1}}
+    content |= {"complex": np.array([1 + 2j]), "u1": np.array([True, False]), "f8": np.arange(4.0)}
+    savemat(tmp_path / "d.mat", content)
+    found = mat5_variables(tmp_path / "d.mat")
+    assert [(name, each.kind, each.is_numeric) for name, each in found.items()] == [
+        (name, name, name in ("u1", "f8")) for name in content
+    ]
+    opaque = element(14, element(6, struct.pack("<II", 17, 0), "<") + element(1, b"MCOS", "<"), "<")
+    (tmp_path / "d.mat").write_bytes(file(opaque, matrix(b"a", 9, 2, b"\7", (1, 1))))
+    assert list(mat5_variables(tmp_path / "d.mat")) == ["a"]
+
+
+ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
+
+
+PACKED = zlib.compress(ONE)
+
+
+def packed(content: bytes) -> bytes:
+    return file(struct.pack("<II", 15, len(content)) + content)  # without padding
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no header of level 5"),
+        (file()[:-2] + b"XX", "no header of level 5"),
+        (file(element(99, b"12345678", "<")), "an element of type 99"),
+        (file(ONE)[:-1], "an element of type 14 and 72 bytes at byte 128 of 207"),
+        (file(matrix(b"a", 6, 8, b"12345678", (1, 1))), "numbers of type 8"),
+        (file(matrix(b"a", 6, 9, b"12345678", (1, 2))), r"8 bytes of float64 for an array 'a' of shape \[1, 2\]"),
+        (file(matrix(b"a", 6, 9, b"", (-1, 0))), r"of shape \[-1, 0\]"),
+        (file(matrix(b"a", 6, 9, b"12345678", (1,) * 65)), "for an array 'a'"),
+        (file(matrix(b"a" * 5000, 6, 9, b"12345678", (1, 1))), "an element of type 1 and 5000 bytes where type 1 is"),
+        (file(element(14, element(5, b"12345678", "<"), "<")), "an element of type 5 and 8 bytes where type 6 is due"),
+        (file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")), "a short element of 5 bytes"),
+        (file(element(14, element(6, b"", "<"), "<")), "IndexError"),
+        (packed(b"not zlib"), "incorrect header check"),
+        (packed(PACKED[:30]), "compressed data ends early"),
+        (packed(PACKED[:-1] + bytes([PACKED[-1] ^ 1])), "incorrect data check"),
+    ],
+)
+def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "d.mat").write_bytes(content)
+    with pytest.raises(UserError, match=rf"d\.mat: expected a whole MATLAB file.*{message}"):
+        read(tmp_path / "d.mat", "coeff")
+
+
+@pytest.mark.parametrize("content", [file(ONE), packed(PACKED)], ids=["plain", "compressed"])
+def test_a_changed_byte_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
+    """SciPy's reader ends the process for some of these."""
+    path = tmp_path / "d.mat"
+    for position in range(len(content)):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
+        with contextlib.suppress(UserError):
+            for variable in mat5_variables(path).values():
+                if variable.is_numeric:
+                    assert read_mat5(path, variable).shape == variable.shape
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        file["0001/data"] = np.arange(6.0)
+        file["type"] = np.dtype("f8")
+    return tmp_path / "d.h5"
+
+
+def test_hdf5_is_read(path: Path) -> None:
+    with open_hdf5(path, ["0001", "0001/data"]) as file:
+        assert file["0001/data"][2:4].tolist() == [2, 3]
+    with pytest.raises(ValueError, match="of the caller"), open_hdf5(path):
+        raise ValueError("of the caller")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("tensor", r"d\.h5: .*expected key 'tensor', found no 'tensor' but 0001, type"),
+        ("0001/grid", r"d\.h5: .*expected key '0001/grid', found no 'grid' in 0001 but data"),
+        ("0001/data/x", r"d\.h5: .*found no 'x' in 0001/data but an array"),
+        ("type", r"d\.h5, type: expected data, found Datatype"),
+    ],
+)
+def test_hdf5_without_the_key(key: str, message: str, path: Path) -> None:
+    with pytest.raises(UserError, match=message), open_hdf5(path, [key]):
+        pass
+    if key == "tensor":
+        with pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5"), open_hdf5(path) as file:
+            file[key]
+
+
+def _external_link(file: Any, other: Path) -> None:
+    file["tensor"] = h5py.ExternalLink(str(other), "tensor")
+
+
+def _virtual_over_a_pipe(file: Any, other: Path) -> None:
+    os.mkfifo(other.with_name("pipe.h5"))
+    layout = h5py.VirtualLayout((3,), "f8", maxshape=(None,))
+    source = h5py.VirtualSource(str(other.with_name("pipe.h5")), "tensor", (3,), maxshape=(None,))
+    layout[: h5py.h5s.UNLIMITED] = source[: h5py.h5s.UNLIMITED]
+    file.create_virtual_dataset("tensor", layout)
+
+
+@pytest.mark.parametrize("link", [_external_link, _virtual_over_a_pipe])
+def test_hdf5_that_reaches_for_another_file(link: Callable[[Any, Path], None], tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["tensor"] = np.ones(3)
+    with h5py.File(tmp_path / "d.h5", "w") as file:
+        link(file, tmp_path / "secret.h5")
+    message = r"d\.h5, tensor: expected data in the file itself"
+    with pytest.raises(UserError, match=message), open_hdf5(tmp_path / "d.h5", ["tensor"]):
+        pass
+
+
+def test_hdf5_cut_anywhere_or_with_a_damaged_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "d.h5"
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("tensor", data=np.arange(1000.0), chunks=(100,), compression="gzip")
+        place = data.id.get_chunk_info(3).byte_offset
+    content = path.read_bytes()
+    for size in range(0, len(content), len(content) // 20):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"d\.h5.*fetch the file again"), open_hdf5(path, ["tensor"]) as file:
+            file["tensor"][:]
+    path.write_bytes(content[:place] + bytes(20) + content[place + 20 :])
+    with open_hdf5(path, ["tensor"]) as file:
+        assert file["tensor"][99] == 99
+    with pytest.raises(UserError, match=r"d\.h5: expected a whole HDF5 file"), open_hdf5(path) as file:
+        file["tensor"][:]
+
+
+def _write_mat(path: Path, version: str, **arrays: Array) -> None:
+    if version == "7.3":
+        with h5py.File(path, "w", userblock_size=512) as file:
+            for name, array in arrays.items():
+                file[name] = "text" if array.dtype.kind == "U" else array.T
+    else:
+        savemat(path, arrays, format="5", do_compression=version == "7")
+
+
+@pytest.mark.parametrize("version", ["5", "7", "7.3"])
+def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
+    array = np.random.RandomState(0).rand(40, 3, 10)
+    path = tmp_path / "d.mat"
+    _write_mat(path, version, coeff=array, note=np.array(["text"]))
+    found = read_mat(path, "coeff")
+    assert (found.shape, found.dtype, len(found)) == ((40, 3, 10), np.dtype("f8"), 40)
+    np.testing.assert_array_equal(found[1:3], array[1:3])
+    np.testing.assert_array_equal(found[:], array)
+    with pytest.raises(UserError, match=r"d\.mat: expected .*'sol'.* coeff"):
+        read_mat(path, "sol")
+    with pytest.raises(UserError, match=r"d\.mat, note: expected a numeric array, found"):
+        read_mat(path, "note")
+    _write_mat(path, version, coeff=array)
+    content = path.read_bytes()
+    for size in (0, 100, 600, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=r"d\.mat.*fetch the file again"):
+            read_mat(path, "coeff")[0:2]
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_another_kind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(UserError, match="cannot read"):
+        read_mat(path.with_name("absent.mat"), "coeff")
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*d\.h5: Permission denied"), open_hdf5(path):
+        pass

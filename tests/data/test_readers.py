@@ -1,0 +1,198 @@
+"""Text files, time series and the checks of arrays: values, and errors with the file and the place."""
+
+import struct
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.data import readers
+from orca_ray.data.readers import check_labels, check_not_finite, check_shape, read_csv, read_json, read_lines
+from orca_ray.data.wav import read_wav
+from orca_ray.errors import UserError
+
+Array = np.ndarray[Any, Any]
+X = Path("x.npy")
+
+
+NAN = np.ones((20, 3), np.float32)
+NAN[17, 2] = np.nan
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("refuse", "message"),
+    [
+        (lambda: check_not_finite(X, "data", NAN), r"x\.npy, data: .* finite numbers, found nan at index \[17, 2\]"),
+        (lambda: check_not_finite(X, "", np.array(-np.inf)), r"x\.npy: expected finite.*, found -inf at index \[0\]"),
+        (lambda: check_not_finite(X, "", np.array([0, 1e39])), r"up to 3\.40.*e\+38 \(float32\), found 1e\+39 at"),
+        *(
+            (partial(check_shape, X, "data", np.ones(shape), (None, 52, 16)), r"data: .* \[any, 52, 16\], found \[5, ")
+            for shape in ((5, 16, 52), (5, 52), (5, 52, 16, 1))
+        ),
+        *(
+            (partial(check_labels, X, "label", np.array(labels), 1, 24), rf"x\.npy, label: .*{message}")
+            for labels, message in (
+                ([1, 24, 25], "expected labels from 1 to 24, found 25 at 2"), ([0, 1], "found 0 at 0"),
+                ([[1.0, 1.5]], "found 1.5 at 1"), ([1.0, np.nan], "found nan at 1"),
+                (["1"], "expected whole numbers, found str"),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_an_array_is_found_in_any_slice(
+    refuse: Callable[[], None], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.data.readers._SLICE_BYTES", 32)
+    with pytest.raises(UserError, match=message):
+        refuse()
+    for finite in (np.ones((20, 3), np.float32), np.arange(3), np.array([3.4e38])):
+        check_not_finite(X, "data", finite)
+    check_shape(X, "data", np.ones((5, 52, 16)), (None, 52, 16))
+    check_labels(X, "label", np.array([1, 24.0]), 1, 24)
+
+
+def test_csv_gives_the_columns_and_lists_their_lines(tmp_path: Path) -> None:
+    (tmp_path / "tr.csv").write_text('\ufefffiles,labels,ext\na.wav,"Bark,Dog",1\n\nb.wav,,2\n', encoding="utf-8")
+    found = read_csv(tmp_path / "tr.csv", ["labels", "files"])
+    assert found == {"labels": ["Bark,Dog", ""], "files": ["a.wav", "b.wav"]}
+    (tmp_path / "deepcov.lst").write_bytes(b"1abc \r\n\n2xyz")
+    assert read_lines(tmp_path / "deepcov.lst") == ["1abc", "2xyz"]
+
+
+@pytest.mark.parametrize("read", [read_lines, read_json, lambda path: read_wav(path, 22050)])
+def test_a_file_beyond_the_limit_is_not_read(read: Callable[[Path], object], tmp_path: Path) -> None:
+    with (tmp_path / "sparse").open("wb") as stream:
+        stream.truncate(2**40)
+    with pytest.raises(UserError, match=r"sparse: expected at most [\d,]+ bytes, found 1,099,511,627,776"):
+        read(tmp_path / "sparse")
+
+
+HEADER = "#a comment: with, commas\n@problemName Toy\n@classLabel true 1 2\n@data\n"
+
+
+@given(st.lists(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=2, max_size=2), min_size=1))
+def test_the_series_that_are_written_are_read(series: list[list[list[float]]]) -> None:
+    lines = [":".join(",".join(map(repr, row)) for row in each) + f":{number}" for number, each in enumerate(series)]
+    parsed, labels = readers.parse_ts(HEADER + "\n".join(lines) + "\n", "toy.ts")
+    assert labels == [str(number) for number in range(len(series))]
+    assert [each.tolist() for each in parsed] == series
+
+
+def test_padding_follows_the_values() -> None:
+    padded = readers.pad([np.ones((2, 3)), np.zeros((2, 1))], 4)
+    assert padded.shape == (2, 2, 4)
+    assert np.isnan(padded).sum(axis=2).tolist() == [[1, 1], [3, 3]]
+    with pytest.raises(UserError, match="a series of length 3 does not fit into 2"):
+        readers.pad([np.ones((2, 3))], 2)
+
+
+def _riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"".join(name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks)
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WAVE" + body
+
+
+def _fmt(encoding: int, bits: int, rate: int = 22050, channels: int = 1) -> bytes:
+    return struct.pack("<HHIIHH", encoding, channels, rate, rate * bits // 8, channels * bits // 8, bits)
+
+
+PCM, SAMPLES = (b"fmt ", _fmt(1, 16)), (b"data", bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("width", "frames"),
+    [
+        (1, bytes([0, 64, 128, 192])),
+        (2, struct.pack("<4h", -(2**15), -(2**14), 0, 2**14)),
+        (3, b"\x00\x00\x80\x00\x00\xc0\x00\x00\x00\x00\x00\x40"),
+        (4, struct.pack("<4i", -(2**31), -(2**30), 0, 2**30)),
+    ],
+)
+def test_wav_of_whole_numbers(width: int, frames: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(_riff((b"fmt ", _fmt(1, 8 * width)), (b"data", frames)))
+    found = read_wav(tmp_path / "a.wav", 22050)
+    assert found.dtype == np.float32
+    assert found.tolist() == [-1, -0.5, 0, 0.5]
+
+
+def test_wav_of_floating_point_and_of_extensible_format(tmp_path: Path) -> None:
+    values = [0.25, -1.5, 0]
+    extensible = _fmt(0xFFFE, 16) + struct.pack("<HHIH", 22, 16, 4, 1) + bytes(14)
+    for fmt, data, expected in (
+        (_fmt(3, 32), struct.pack("<3f", *values), values),
+        (_fmt(3, 64), struct.pack("<3d", *values), values),
+        (extensible, struct.pack("<2h", 2**14, 0), [0.5, 0]),
+    ):
+        (tmp_path / "a.wav").write_bytes(_riff((b"fmt ", fmt), (b"LIST", b"odd"), (b"data", data)))
+        assert read_wav(tmp_path / "a.wav", 22050).tolist() == expected
+
+
+def csv(content: bytes | None, message: str) -> tuple[str, bytes | None, str]:
+    return "a.csv", content, message
+
+
+def ts(text: str, message: str) -> tuple[str, bytes | None, str]:
+    return "a.ts", text.encode(), message
+
+
+def wav(message: str, *chunks: tuple[bytes, bytes], length: int | None = None) -> tuple[str, bytes | None, str]:
+    return "a.wav", _riff(*chunks)[:length], message
+
+
+READ: dict[str, Callable[[Path], object]] = {
+    "a.csv": lambda path: read_csv(path, ["files"]),
+    "a.lst": read_lines,
+    "a.json": read_json,
+    "a.ts": lambda path: readers.parse_ts(path.read_text(), path.name),
+    "a.wav": lambda path: read_wav(path, 22050),
+}
+BAD = [
+    csv(None, "cannot read"),
+    csv(b"", "expected column 'files' once in the header, found 0: an empty file"),
+    csv(b"file,labels\n", "expected column 'files' once in the header, found 0: file, labels"),
+    csv(b"files,files\n1,2\n", "expected column 'files' once in the header, found 2"),
+    csv(b"files,labels\n", "expected rows below the header, found none"),
+    csv(b"files,labels\na,b\nc\n", r"line 3: expected 2 values \(files, labels\), found 1"),
+    csv(b'files,labels\na,"b\n', "expected a comma-separated table"),
+    csv(b"files,labels\na,\xff\n", "expected text in UTF-8, found byte 0xff"),
+    csv(b"files,labels\na,\0\n", "found a zero byte"),
+    ("a.lst", None, "cannot read"),
+    ("a.lst", b" \n", "found an empty file"),
+    ("a.lst", b"\x80\x04", "in UTF-8"),
+    *(("a.json", text, r"expected (a )?JSON.{0,400}$") for text in (b"[" * 60_000, b"9" * 5000, b"[1]", b"\0")),
+    ts(HEADER[:30], "no @data line"),
+    ts(HEADER, "no series after @data"),
+    ts(HEADER + "1,?,3:1\n", "line 5: could not convert"),
+    ts(HEADER + "1,nan,3:1\n", "line 5: a value is not finite"),
+    ts(HEADER + "1,2:1\n1,2:3,4:1\n", "line 6: 2 channels where the first series has 1"),
+    ts(HEADER + "1,2:3:1\n", r"line 5: channels of different lengths: \[1, 2\]"),
+    ts(HEADER + "1\n", "line 5: no values before the class label"),
+    ts(HEADER + "0.5,1.5:2.5,3.5:1\n4.5,5.5:6.5", "line 6"),
+    ("a.wav", None, "cannot read"),
+    ("a.wav", b"", "expected a wav file"),
+    wav("expected 22050 samples a second, found 44100", (b"fmt ", _fmt(1, 16, 44100)), SAMPLES),
+    wav("one channel, found 2", (b"fmt ", _fmt(1, 16, channels=2)), SAMPLES),
+    wav("found encoding 6 of 8 bits", (b"fmt ", _fmt(6, 8)), SAMPLES),
+    wav("expected a chunk 'data', found \\[b'fmt '\\]", PCM),
+    wav("expected a chunk 'fmt '", SAMPLES),
+    wav("expected 16 bytes in chunk 'fmt ', found 5", (b"fmt ", b"short"), SAMPLES),
+    wav("expected samples, found none", PCM, (b"data", b"")),
+    wav("samples of 2 bytes in chunk 'data', found 3 bytes", PCM, (b"data", b"odd")),
+    wav("finite numbers, found nan at index", (b"fmt ", _fmt(3, 32)), (b"data", struct.pack("<f", np.nan))),
+    wav("expected 40 bytes in chunk b'data', found 39", PCM, (b"data", bytes(40)), length=-1),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "message"), BAD)
+def test_bad_files_are_refused_by_name_and_place(
+    name: str, content: bytes | None, message: str, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}.*{message}|{message}.*{name}"):
+        READ[name](tmp_path / name)
