@@ -84,40 +84,28 @@ def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
     assert abs(np.corrcoef(shifts)[0, 1]) < 0.3
 
 
-def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch() -> None:
+def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memory() -> None:
+    """A step that is computed again in smaller micro-batches sees the same inputs."""
     inputs, weights = [], []
-    for limit in (3, 8, 32):
+    for limit, most in ((3, 99), (32, 99), (16, 8)):
         model = toy_model()
         loop = make_loop(model, RefineConfig(epochs=1, batch_size=16, **STEADY))
         loop._accumulator.limit = limit
-        seen = watch(model)
-        loop.step()
-        inputs.append(torch.cat(seen[True]))
-        weights.append(copy_of(model))
-    assert torch.equal(inputs[0], inputs[1])
-    assert torch.equal(inputs[0], inputs[2])
-    for other in weights[1:]:
-        for name, value in weights[0].items():
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
-
-
-def test_a_step_computed_again_sees_the_same_inputs() -> None:
-    def inputs(most: int) -> Tensor:
-        model = toy_model()
-        loop = make_loop(model, RefineConfig(epochs=1, batch_size=16))
-        _ = loop.micro_batch
         with limited_memory(model, most, training=True):
             seen = watch(model)  # only micro-batches that fit reach this hook
             loop.step()
-        return torch.cat(seen[True])
+        inputs.append(torch.cat(seen[True]))
+        weights.append(copy_of(model))
+    for number in (1, 2):
+        assert torch.equal(inputs[0], inputs[number])
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[number][name], value, rtol=1e-4, atol=1e-6)
 
-    assert torch.equal(inputs(8), inputs(16))
 
-
-def test_equal_trials_are_bit_equal_also_when_resumed() -> None:
+def test_a_resumed_loop_sees_the_same_inputs() -> None:
     config = RefineConfig(epochs=3, dropout=0.2)
 
-    def run(seed: int, stop: int, augmentation: Augmentation | None = SHIFT) -> tuple[list[float], Any]:
+    def run(seed: int, stop: int = -1, augmentation: Augmentation | None = SHIFT) -> tuple[list[float], Any]:
         model = toy_model(dropout=0.2)
         loop = make_loop(model, config, augmentation, seed=seed)
         losses = []
@@ -129,23 +117,13 @@ def test_equal_trials_are_bit_equal_also_when_resumed() -> None:
             losses.append(loop.step().loss)
         return losses, copy_of(model)
 
-    losses, weights = run(0, stop=-1)
-    for stop in (-1, 1, 2):
-        again = run(0, stop)
-        assert again[0] == losses
-        assert same(again[1], weights)
-    assert run(1, stop=-1)[0] != losses
-    assert run(0, stop=-1, augmentation=None)[0] != losses
-
-
-def test_drawing_alone_changes_nothing() -> None:
-    """Dropout's random numbers are the same with and without an augmentation."""
-    weights = []
-    for augmentation in (None, Idle()):
-        model = toy_model(dropout=0.2)
-        make_loop(model, RefineConfig(epochs=1, dropout=0.2), augmentation).step()
-        weights.append(copy_of(model))
-    assert same(*weights)
+    losses, weights = run(0)
+    again = run(0, stop=1)
+    assert again[0] == losses
+    assert same(again[1], weights)
+    assert run(1)[0] != losses
+    # Dropout's random numbers are the same with and without an augmentation.
+    assert run(0, augmentation=None)[0] == run(0, augmentation=Idle())[0] != losses
 
 
 def test_features_of_augmented_inputs_are_not_cached() -> None:
@@ -166,22 +144,15 @@ def test_class_weights_reach_the_gradient() -> None:
     y = np.repeat([0, 1, 2], [40, 24, 16])
     train = Split(toy_split(80).x, y)
     objective = Objective(CLASSES, "weighted_cross_entropy", "error")
-    weights = []
-    for limit in (7, 80):
-        model = toy_model()
-        with torch.no_grad():
-            for parameter in model.head.parameters():
-                parameter.zero_()
-        config = RefineConfig(
-            epochs=1, batch_size=80, learning_rate=1.0, warmup_epochs=0, schedule="constant", **STEADY
-        )
-        loop = make_loop(model, config, None, train=train, objective=objective)
-        loop._accumulator.limit = limit
-        loop.step()
-        # Even probabilities: the bias of class c moves by mean(w_y (1[y = c] − 1/3)), which the weights make zero.
-        head: Any = model.head
-        assert float(head.linear.bias.detach().abs().max()) < 1e-6
-        assert float(head.linear.weight.detach().abs().max()) > 1e-3
-        weights.append(copy_of(model))
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
+    model = toy_model()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    config = RefineConfig(epochs=1, batch_size=80, learning_rate=1.0, warmup_epochs=0, schedule="constant", **STEADY)
+    loop = make_loop(model, config, None, train=train, objective=objective)
+    loop._accumulator.limit = 7
+    loop.step()
+    # Even probabilities: the bias of class c moves by mean(w_y (1[y = c] − 1/3)), which the weights make zero.
+    head: Any = model.head
+    assert float(head.linear.bias.detach().abs().max()) < 1e-6
+    assert float(head.linear.weight.detach().abs().max()) > 1e-3

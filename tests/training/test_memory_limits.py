@@ -24,15 +24,11 @@ def _limits() -> Iterator[None]:
 
 
 def test_micro_batches_are_halved() -> None:
+    split = toy_split(32)
+    before = make_accumulator(toy_model(), split, batch_size=16, accumulation=2).micro_batch
     assert halved(64) == 64
     limit_memory(MemoryLimits(halvings=2), CPU)
     assert (halved(64), halved(3)) == (16, 1)
-
-
-def test_training_starts_with_halved_micro_batches() -> None:
-    split = toy_split(32)
-    before = make_accumulator(toy_model(), split, batch_size=16, accumulation=2).micro_batch
-    limit_memory(MemoryLimits(halvings=2), CPU)
     assert make_accumulator(toy_model(), split, batch_size=16, accumulation=2).micro_batch == before // 4 == 8
 
 

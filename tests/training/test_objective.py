@@ -11,15 +11,12 @@ from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_ge
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("mean", [np.array(2.0), np.full((4, 4), 2.0)])
-def test_dense_outputs_are_decoded(mean: np.ndarray) -> None:
-    objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
-    decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
-    assert decoded.dtype == torch.float32
-    assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
-
-
-def test_logits_are_not_decoded() -> None:
+def test_dense_outputs_are_decoded_and_logits_are_not() -> None:
+    for mean in (np.array(2.0), np.full((4, 4), 2.0)):
+        objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
+        decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
+        assert decoded.dtype == torch.float32
+        assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
     objective = Objective(Target("classes", size=3), "cross_entropy", "error", np.array(2.0), np.array(3.0))
     output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(objective.decoder(CPU)(output), output)
@@ -44,14 +41,7 @@ def test_class_weights_come_from_the_training_targets() -> None:
 def test_seeds_are_fixed_for_all_time() -> None:
     """A changed derivation would change every published score."""
     assert derive_seed(0, "order", 1) == 8024286156118006313
-    places: list[tuple[int, tuple[int | str, ...]]] = [
-        (0, ("a", 1)),
-        (0, ("a", 2)),
-        (0, ("b", 1)),
-        (1, ("a", 1)),
-        (11, ("a",)),
-        (1, ("1", "a")),
-    ]
+    places = [(0, ("a", 1)), (0, ("a", 2)), (0, ("b", 1)), (1, ("a", 1)), (11, ("a",)), (1, ("1", "a"))]
     assert len({derive_seed(seed, *path) for seed, path in places}) == len(places)
     assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
 

@@ -88,43 +88,33 @@ def test_rates() -> None:
     assert peak_flops(Precision("float32", torch.device("mps"))) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "precision", "expected"),
-    [
-        ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
-        ("NVIDIA H100 PCIe", "bfloat16", 756e12),
-        ("NVIDIA A100-SXM4-80GB", "float32", 19.5e12),
-        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "float32", None),
-        ("NVIDIA A10", "bfloat16", 125e12),
-        ("NVIDIA A10G", "bfloat16", 70e12),
-        ("NVIDIA H200 NVL", "bfloat16", 835e12),
-        ("NVIDIA GH200 480GB", "bfloat16", 989e12),
-        ("NVIDIA RTX A4000", "bfloat16", None),
-        ("NVIDIA RTX A1000", "bfloat16", None),
-        ("NVIDIA T400 4GB", "float32", None),
-        ("NVIDIA GeForce RTX 4090", "tf32", 82.6e12),
-        ("NVIDIA GeForce RTX 4090 Laptop GPU", "tf32", None),
-        ("NVIDIA L40S", "tf32", 183e12),
-        ("NVIDIA L4", "bfloat16", 121e12),
-        ("Tesla V100-SXM2-16GB", "bfloat16", None),
-        ("Some other card", "float32", None),
-    ],
-)
-def test_peaks_by_name(name: str, precision: str, expected: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
-    assert peak_flops(Precision(precision, torch.device("cuda"))) == expected
+CARDS: list[tuple[str, str, float | None]] = [
+    ("NVIDIA H100 80GB HBM3", "bfloat16", 989e12),
+    ("NVIDIA H100 PCIe", "bfloat16", 756e12),
+    ("NVIDIA A100-SXM4-80GB", "float32", 19.5e12),
+    ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "float32", None),
+    ("NVIDIA A10G", "bfloat16", 70e12),
+    ("NVIDIA GH200 480GB", "bfloat16", 989e12),
+    ("NVIDIA RTX A4000", "bfloat16", None),
+    ("NVIDIA GeForce RTX 4090", "tf32", 82.6e12),
+    ("NVIDIA GeForce RTX 4090 Laptop GPU", "tf32", None),
+    ("NVIDIA L40S", "tf32", 183e12),
+    ("NVIDIA L4", "bfloat16", 121e12),
+    ("Tesla V100-SXM2-16GB", "bfloat16", None),
+    ("Some other card", "float32", None),
+]
+
+
+def test_peaks_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, precision, expected in CARDS:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
+        assert peak_flops(Precision(precision, torch.device("cuda"))) == expected
     assert all(bf16 is None or bf16 >= fp32 for bf16, _, fp32 in PEAKS.values() if fp32 is not None)
 
 
 def test_rates_survive_a_resume() -> None:
-    config = RefineConfig(epochs=3)
-
-    def loop() -> RefineLoop:
-        return make_refine(toy_model(), config, train=toy_split(40))
-
-    first = loop()
+    first, second = (make_refine(toy_model(), RefineConfig(epochs=3), train=toy_split(40)) for _ in range(2))
     first.step()
-    second = loop()
     second.load_state_dict(first.state_dict())
     assert second.throughput() == first.throughput()
 

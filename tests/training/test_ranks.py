@@ -1,20 +1,18 @@
 """The parts of the work that ranks get; what they do together is in tests/sweep/execution/test_rank_processes.py."""
 
 import numpy as np
-import pytest
 import torch
 from torch.nn import Parameter
 
 from orca_ray.training.ranks import ALONE, Ranks, disconnect
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("count", [0, 1, 7, 64])
-def test_shares_are_even_and_cover_everything_in_order(count: int, size: int) -> None:
-    shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
-    assert [item for share in shares for item in share] == list(range(count))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
+def test_shares_are_even_and_cover_everything_in_order() -> None:
+    for size, count in ((1, 7), (2, 64), (3, 64), (3, 7), (8, 7), (2, 0)):
+        shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
+        assert [item for share in shares for item in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
 
 
 def test_a_process_alone_communicates_with_nobody() -> None:
