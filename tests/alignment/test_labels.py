@@ -1,3 +1,5 @@
+"""Pseudo-classes of targets that are no classes."""
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,7 @@ def test_classes_pass_through() -> None:
     assert pseudo_labels(y).dtype == np.int64
 
 
-@pytest.mark.parametrize("shape", [(), (5,), (4, 6)])
-@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+@pytest.mark.parametrize(("shape", "scale"), [((), 1e-9), ((5,), 1e9), ((4, 6), 1.0)])
 def test_separated_targets_are_found_again(shape: tuple[int, ...], scale: float) -> None:
     random = np.random.RandomState(0)
     groups = np.repeat(np.arange(4), 20)

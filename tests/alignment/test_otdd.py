@@ -48,7 +48,7 @@ def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> floa
     return across - (own + own_source) / 2
 
 
-@pytest.mark.parametrize(("name", "d"), [("otdd", 2), ("otdd", 6), ("sinkhorn", 4)])
+@pytest.mark.parametrize(("name", "d"), [("otdd", 6), ("sinkhorn", 4)])
 def test_value_equals_brute_force(name: str, d: int) -> None:
     src, (x, y) = source(15, d=d), cloud(10, d=d, shift=0.5)
     distance = get_distance(name).fit(src)
@@ -82,15 +82,6 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert report.error <= TOLERANCE
-
-
-def test_small_epsilon_approaches_exact_transport() -> None:
-    x, y = cloud(12)[0], cloud(12, seed=4)[0]
-    exact = ot.emd2([], [], half_squared_distances(x, y).numpy())
-    values = [transport(Cost(x, y), epsilon, Report()).item() for epsilon in (1.0, 0.1, 0.01)]
-    errors = [abs(value - exact) for value in values]
-    assert errors == sorted(errors, reverse=True)
-    assert errors[-1] < 0.03 * exact
 
 
 def test_self_transport_equals_the_general_solver() -> None:
@@ -147,7 +138,7 @@ def test_labels_train_the_features() -> None:
     distance = OTDD().fit(src)
     optimizer = torch.optim.Adam([x], lr=0.1)
     start = distance(x, y).item()
-    for _ in range(60):
+    for _ in range(40):
         optimizer.zero_grad()
         distance(x, y).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -158,28 +149,20 @@ def test_labels_train_the_features() -> None:
     assert sorted(nearest.tolist()) == [0, 1, 2]
 
 
-def test_gradient_moves_a_class_as_a_whole_against_itself() -> None:
-    src, (x, y) = source(30), cloud(17)
-    gradient = value_and_gradient(OTDD().fit(src), x, y)[1]
-    alone = value_and_gradient(OTDD().fit(src), x[y == 0], y[y == 0])[1]
-    # Joint transport competes for the source: a class alone would be drawn to the whole of it.
-    assert not torch.allclose(gradient[y == 0], alone * (y == 0).sum() / len(y), rtol=0.05)
-
-
 def test_many_classes_stay_within_the_memory_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensors saved for the backward pass of all pairs of classes together, each pair being small."""
     src, (x, y) = source(40, d=8, classes=4), cloud(100, d=8, classes=25)
     value, gradient = value_and_gradient(get_distance("otdd").fit(src), x, y)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 200_000)
     distance = get_distance("otdd").fit(src)
-    kept: dict[int, Tensor] = {}
+    kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         value_b, gradient_b = value_and_gradient(distance, x, y)
-    assert sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) < contract.MEMORY_BYTES
+    assert sum(kept.values()) < contract.MEMORY_BYTES
     assert value_b == pytest.approx(value, rel=1e-6)
     torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
