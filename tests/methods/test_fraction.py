@@ -1,7 +1,6 @@
 """``data.fraction``: a trial reads a share of the training samples and nothing else of the training split."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,8 +49,7 @@ def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
     assert np.bincount(make_data(TASK).train.y[sorted(fifth)]).tolist() == [3, 3, 3]  # of 17, 17 and 16
     assert len(half) == 8 + 8 + 8
     assert fifth < half
-    assert rows_read(bert, 0.2, method="nft") == fifth
-    assert rows_read(bert, 0.2, seed=1) != fifth
+    assert rows_read(bert, 0.2, seed=1, method="nft") != fifth == rows_read(bert, 0.2, method="nft")
     assert len(rows_read(bert, 1.0)) == 50
 
 
@@ -75,16 +73,7 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     assert scores(poisoned.result()) == scores(expected.result())
 
 
-def test_alignments_of_other_shares_are_not_reused(bert: str, tmp_path: Path) -> None:
-    reused = []
-    for fraction in (1.0, 0.5, 0.5, 1.0):
-        trial = start(bert, hyperparameters={**QUICK, "data.fraction": fraction}, aligned=tmp_path)
-        run(trial)
-        reused.append(trial.result().align_reused)
-    assert reused == [False, False, True, True]
-
-
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
-def test_a_share_is_in_bounds(bert: str, fraction: float) -> None:
-    with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
-        start(bert, hyperparameters={**QUICK, "data.fraction": fraction})
+def test_a_share_is_in_bounds(bert: str) -> None:
+    for fraction in (0.0, -0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
+            start(bert, hyperparameters={**QUICK, "data.fraction": fraction})

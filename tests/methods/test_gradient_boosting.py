@@ -106,20 +106,15 @@ def test_two_classes_have_one_booster_and_two_logits() -> None:
     assert booster.dump_model()["objective"].startswith("binary")
 
 
-def test_scalar_targets_keep_their_units() -> None:
-    adaptation = boost(make_task(Target("scalar"), (1, 6)))
-    outcome = adaptation.result()
-    assert outcome.test_score is not None
-    assert outcome.test_score < 0.5  # the deviation is 0.8, the mean 6
-
-
 def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:
     adaptation, empty = boost(), start(NO_BODY, "gradient_boosting").model
-    x = torch.from_numpy(make_data(TASK).test.x)
+    x = torch.tensor(make_data(TASK).test.x[:])
     assert not empty(x).any()
     save_file(adaptation.model.state_dict(), tmp_path / "model.safetensors")
     empty.load_state_dict(load_file(tmp_path / "model.safetensors"))
     assert torch.equal(empty(x), adaptation.model(x))
+    x[:, 0, ::2] = torch.nan  # missing values
+    assert empty(x).isfinite().all()
 
 
 def test_trees_that_lightgbm_cannot_read_are_a_user_error() -> None:
@@ -128,18 +123,6 @@ def test_trees_that_lightgbm_cannot_read_are_a_user_error() -> None:
     model.body.set_models(["tree\nno trees"])
     with pytest.raises(UserError, match="cannot read the trees of this model"):
         model(torch.zeros(1, 2, 16))
-
-
-def test_missing_values_are_predicted() -> None:
-    x = torch.tensor(make_data(TASK).test.x[:])
-    x[:, 0, ::2] = torch.nan
-    assert boost().model(x).isfinite().all()
-
-
-def test_it_does_not_depend_on_what_ran_before() -> None:
-    first = trees(boost()).models
-    torch.rand(3)
-    assert trees(boost()).models == first
 
 
 @pytest.mark.parametrize(
@@ -160,18 +143,13 @@ def test_without_lightgbm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) 
         start(NO_BODY, "gradient_boosting")
 
 
-def test_its_trials_have_its_own_options_and_the_epochs() -> None:
+def test_options_and_costs() -> None:
     values = resolve("gradient_boosting", {}).relevant("gradient_boosting")
-    sections = {name.split(".")[0] for name in values}
-    assert sections == {"data", "refine", "boosting"}
+    assert {name.split(".")[0] for name in values} == {"data", "refine", "boosting"}
     assert [name for name in values if name.startswith("refine.")] == ["refine.epochs"]
-
-
-def test_costs_grow_with_features_and_classes() -> None:
     operations = get_method("gradient_boosting").operations
     assert operations is not None
-    values = resolve("gradient_boosting", {}).relevant("gradient_boosting")
     small, large = (operations(make_task(Target("labels", size=n), (n, 16)), values) for n in (2, 4))
     assert small is not None
-    assert large == 4 * small
+    assert large == 4 * small  # twice the features, and twice the labels
     assert operations(replace(TASK, input_shape=None, input_kind="sequence"), values) is None

@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import Hyperparameters, from_flat, names, resolve
@@ -17,30 +15,18 @@ def test_round_trip_of_the_defaults() -> None:
     assert Hyperparameters().to_flat().keys() == names().keys()
 
 
-@given(
-    epochs=st.integers(1, 1000),
-    rate=st.floats(1e-8, 1.0),
-    size=st.integers(1, 512),
-    optimizer=st.sampled_from(["adamw", "adam", "sgd"]),
-)
-def test_round_trip_through_json(epochs: int, rate: float, size: int, optimizer: str) -> None:
+def test_round_trip_through_json_with_types() -> None:
     values: dict[str, Scalar] = {
-        "refine.epochs": epochs,
-        "align.learning_rate": rate,
-        "embedder.image_size": size,
-        "refine.optimizer": optimizer,
-    }
+        "refine.epochs": 7, "align.learning_rate": 3e-5, "embedder.image_size": 96, "refine.optimizer": "sgd",
+        "refine.learning_rate": 1,
+    }  # fmt: skip
     built = from_flat(values)
-    assert (built.refine.epochs, built.align.learning_rate, built.embedder.image_size) == (epochs, rate, size)
+    assert (built.refine.epochs, built.align.learning_rate, built.embedder.image_size) == (7, 3e-5, 96)
+    assert isinstance(built.refine.learning_rate, float)
     assert from_flat(json.loads(json.dumps(built.to_flat()))) == built
     assert values.items() <= built.to_flat().items()
-
-
-def test_types() -> None:
-    assert names()["refine.epochs"] is int
-    assert names()["refine.warmup_epochs"] is float
-    assert names()["embedder.initialisation"] is str
-    assert isinstance(from_flat({"refine.learning_rate": 1}).refine.learning_rate, float)
+    kinds = [names()[name] for name in ("refine.epochs", "refine.warmup_epochs", "embedder.initialisation")]
+    assert kinds == [int, float, str]
 
 
 @pytest.mark.parametrize(
@@ -73,8 +59,7 @@ def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
     flat = everything.to_flat()
     assert everything.relevant("orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
     nft = everything.relevant("nft")
-    assert {name.split(".")[0] for name in nft} == {"data", "embedder", "head", "refine"}
-    assert nft.items() <= everything.to_flat().items()
+    assert nft == {name: flat[name] for name in flat if name.split(".")[0] in of_orca - {"align"}}
     with pytest.raises(UserError, match="unknown method"):
         everything.relevant("nfd")
 

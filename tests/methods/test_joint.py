@@ -36,8 +36,8 @@ def test_first_embedder_and_head_then_everything(bert: str) -> None:
     assert adaptation.result().epochs == 2
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.25])
-def test_the_distance_is_added_after_the_warm_up(bert: str, weight: float) -> None:
+def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
+    weight = 0.25
     adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.weight": weight})
     term, embedder, indices = term_of(adaptation), adaptation.model.embedder, np.arange(5, 25)
     assert float(term.backward(indices, 0)) == 0
@@ -62,29 +62,12 @@ def test_the_warm_up_is_the_same_for_every_weight(bert: str) -> None:
     assert curves[0][1] != curves[1][1]
 
 
-def test_the_distance_falls(bert: str) -> None:
-    distances = {}
-    for weight in (0.0, 10.0):
-        adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.epochs": 20, "joint.weight": weight})
-        for _ in range(20):
-            adaptation.step()
-        features = adaptation.model.eval().features(torch.from_numpy(adaptation._data.train.x))
-        source = start(bert, "joint", hyperparameters=SHORT)
-        distance = fitted_distance("mmd", term_of(source)._trial.source_features())
-        distances[weight] = float(distance(features, torch.zeros(len(features), dtype=torch.long)))
-    assert distances[10.0] < 0.8 * distances[0.0]
-
-
 def test_its_rate_is_for_adam_also_where_refining_uses_sgd(bert: str) -> None:
-    curves = {
-        name: run(start(bert, "joint", hyperparameters={**SHORT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
+    curves = [
+        run(start(bert, "joint", hyperparameters={**SHORT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
         for name in ("sgd", "adam")
-    }
-    assert curves["sgd"][:3] == curves["adam"][:3]
-    assert curves["sgd"][3:] != curves["adam"][3:]
-
-
-def test_defaults() -> None:
+    ]
+    assert curves[0][:3] == curves[1][:3]
+    assert curves[0][3:] != curves[1][3:]
     options = resolve("joint", {})
-    assert options.align.distance == "mmd"
-    assert options.of(JointConfig).weight == 1.0
+    assert (options.align.distance, options.of(JointConfig).weight) == ("mmd", 1.0)

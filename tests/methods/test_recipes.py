@@ -1,21 +1,21 @@
 """The methods: which parameters each trains, and that the others stay bit-identical."""
 
 import re
+from itertools import cycle
+from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SwinConfig, SwinModel
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import FIELD, all_methods, expand, get_method
-from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.methods.stages.no_body import AttentionBody
+from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
-
-
-@pytest.fixture(params=["bert", "vit"])
-def body(request: pytest.FixtureRequest) -> str:
-    name: str = request.getfixturevalue(request.param)
-    return name
-
 
 TRAINED = {
     "cnn": r".*",
@@ -60,42 +60,67 @@ def test_misspelt_method() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(TRAINED))
-def test_exactly_the_right_parameters_train(method: str, body: str) -> None:
+@pytest.mark.parametrize(("method", "kind"), list(zip(sorted(TRAINED), cycle(["vit", "bert"]), strict=False)))
+def test_exactly_the_right_parameters_train(method: str, kind: str, request: pytest.FixtureRequest) -> None:
     task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
-    adaptation = start(body, method, task=task, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})
-    names = {name for name, _ in adaptation.model.named_parameters()}
-    expected = {name for name in names if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
+    options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
+    adaptation = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
+    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
+    expected = {name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
     before = copy_of(adaptation.model)
     run(adaptation)
-    moved = changed(before, copy_of(adaptation.model)) & names  # trees and biases that are fitted are buffers
+    moved = changed(before, copy_of(adaptation.model)) & set(sizes)  # trees and biases that are fitted are buffers
     # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
     assert moved - expected == set()
     assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
-    if not names:  # the trees are counted instead
-        return
-    assert adaptation.result().num_parameters == sum(value.numel() for value in adaptation.model.parameters())
-    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
-    assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
+    if sizes:  # else the trees are counted
+        assert adaptation.result().num_parameters == sum(sizes.values())
+        assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
 
 
-def test_fpt_finds_every_norm_of_the_body(body: str) -> None:
-    model = start(body, "fpt").model
-    chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
-    norms = [name for name, value in model.body.named_parameters() if id(value) in chosen]
-    # Two norms a layer, weight and bias, and a final one in the ViT.
-    assert len(norms) == {True: 8, False: 10}["bert" in body]
+def test_fpt_finds_every_norm_of_the_body(bert: str, vit: str) -> None:
+    for body, num_norms in ((bert, 8), (vit, 10)):  # two a layer, weight and bias, and a final one in the ViT
+        model = start(body, "fpt").model
+        chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
+        assert len([value for value in model.body.parameters() if id(value) in chosen]) == num_norms
 
 
-def weights(body: str, method: str, seed: int = 0) -> CrossModalModel:
-    return start(body, method, seed=seed).model
+def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) -> None:
+    def body(method: str, seed: int = 0) -> dict[str, Tensor]:
+        return copy_of(start(bert, method, seed=seed).model.body)
 
-
-def test_only_scratch_starts_from_a_random_body(body: str) -> None:
-    pretrained = copy_of(weights(body, "nft").body)
     for method in ("orca", "orca_guarded", "fpt", "linear_probe"):
-        assert not changed(pretrained, copy_of(weights(body, method, seed=3).body))
-    scratch = changed(pretrained, copy_of(weights(body, "scratch").body))
-    assert any("query" in name or "q_proj" in name for name in scratch)
-    assert changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch", seed=1).body))
-    assert not changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch").body))
+        assert not changed(body("nft"), body(method, seed=3))
+    assert any("query" in name for name in changed(body("nft"), body("scratch")))
+    assert changed(body("scratch"), body("scratch", seed=1))
+    assert not changed(body("scratch"), body("random_features"))
+
+
+@torch.no_grad()
+def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_connection_and_a_norm(bert: str) -> None:
+    torch.manual_seed(0)
+    layer = AttentionBody(load_body(bert), 0.0).eval()
+    x = torch.randn(2, 5, 16)
+    query, key, value = F.linear(x, layer.attention.in_proj_weight, layer.attention.in_proj_bias).chunk(3, dim=2)
+    mixed = torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value  # one head, 16 wide
+    projection = layer.attention.out_proj
+    expected = F.layer_norm(x + F.linear(mixed, projection.weight, projection.bias), (16,))
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_no_body_differs_from_nft_in_the_body_alone(bert: str, vit: str) -> None:
+    for body in (bert, vit):
+        control, nft = start(body, "no_body").model, start(body, "nft").model
+        assert not changed(copy_of(nft.embedder), copy_of(control.embedder))
+        assert control.body.num_prefix_tokens == nft.body.num_prefix_tokens
+        assert sum(value.numel() for value in control.body.parameters()) == 4 * 16 * (16 + 1) + 2 * 16
+    assert not changed(copy_of(control), copy_of(start(vit, "no_body").model))
+    assert changed(copy_of(control), copy_of(start(vit, "no_body", seed=1).model))
+
+
+def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> None:
+    config = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, image_size=16, patch_size=4)
+    SwinModel(config).save_pretrained(tmp_path)
+    model = start(str(tmp_path), "no_body", task=make_task(Target("dense", shape=(8, 8)), (1, 8, 8))).model
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 8, 8)
+    assert model.body.feature_width == 8
