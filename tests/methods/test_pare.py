@@ -1,6 +1,7 @@
 """PaRe: which tokens are replaced, the curriculum, the loss by hand, and when the gate learns."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -96,9 +97,8 @@ def test_the_number_of_source_tokens_falls_and_is_at_least_1(
     assert found == numbers
 
 
-@pytest.mark.parametrize(("drawn", "epochs"), [(0.0, []), (0.1, [0]), (0.3, [0, 1, 2])])
-def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, epochs: list[int]) -> None:
-    adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": drawn})
+def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
+    adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": 0.3})
     term, gate = term_of(adaptation), adaptation.model.get_submodule("gate")
     learns = []
     for epoch in range(10):
@@ -109,7 +109,7 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, ep
             learns.append(epoch)
         for part in ("embedder", "body", "head", "source_head"):
             assert any(p.grad is not None and p.grad.any() for p in adaptation.model.get_submodule(part).parameters())
-    assert learns == epochs
+    assert learns == [0, 1, 2]
 
 
 def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
@@ -126,7 +126,7 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 
 @pytest.mark.parametrize(
     ("kind", "body", "usual"),
-    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3), ("dense", "bert", 0.3)],
+    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)],
 )
 def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
     target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
@@ -149,21 +149,6 @@ def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: st
             assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
 
 
-def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -> None:
-    """With all tokens replaced, λ is 1 and the mix is the source sample."""
-    settings = {**QUIET, "pare.begin": 1.0, "pare.drawn": 0.0, "pare.weight": 1.0}
-    adaptation = start(bert, "pare", hyperparameters=settings)
-    term, model = term_of(adaptation), adaptation.model
-    assert term._source.num_classes > 2
-    x, y = batch(adaptation)
-    torch.manual_seed(5)
-    loss = term(x, y).item()
-    torch.manual_seed(5)
-    rows = torch.randint(len(term._source), (4,))
-    logits = term._source_head(model.body(term._source.tokens(rows)))
-    assert loss == pytest.approx(float(functional.cross_entropy(logits, term._source.y[rows])), rel=1e-5)
-
-
 def test_prefix_tokens_stay(vit: str) -> None:
     adaptation = start(vit, "pare", hyperparameters={**QUIET, "pare.begin": 1.0})
     term, model = term_of(adaptation), adaptation.model
@@ -176,14 +161,13 @@ def test_prefix_tokens_stay(vit: str) -> None:
 
 
 @pytest.mark.slow
-def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_swin(tmp_path: Path) -> None:
     """Its features are wider and fewer than its tokens, and it needs their grid."""
-    body = tmp_path_factory.mktemp("swin")
-    save_tiny("swin", body)
-    adaptation = start(
-        str(body), "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
-    )
-    assert 0 < adaptation.step().loss < 10  # type: ignore[operator]
+    save_tiny("swin", tmp_path)
+    options = {**QUIET, "embedder.image_size": 32, "refine.epochs": 1}
+    loss = start(str(tmp_path), "pare", hyperparameters=options, test=False).step().loss
+    assert loss is not None
+    assert 0 < loss < 10
 
 
 def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
@@ -205,20 +189,6 @@ def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
-
-
-def test_in_bfloat16_only_the_body_computes_in_it(bert: str) -> None:
-    adaptation = start(bert, "pare", hyperparameters={**QUIET, "refine.precision": "bfloat16"})
-    term, seen = term_of(adaptation), dict[str, torch.dtype]()
-    for name in ("gate", "source_head.output", "head.output", "body.encoder.encoder.layer.0.output.dense"):
-        adaptation.model.get_submodule(name).register_forward_hook(
-            lambda module, given, output, name=name: seen.__setitem__(name, output.dtype)
-        )
-    term(*batch(adaptation))
-    assert set(seen.values()) == {torch.float32, torch.bfloat16}
-    assert [name for name, dtype in seen.items() if dtype == torch.bfloat16] == [
-        "body.encoder.encoder.layer.0.output.dense"
-    ]
 
 
 def test_options_out_of_range() -> None:
