@@ -4,22 +4,22 @@ import ctypes
 import gc
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.reference import make_features
+from orca_ray.alignment import cost as cost_module
 from orca_ray.alignment import distance as contract
+from orca_ray.alignment.cost import Cost
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances import otdd_reference
 from orca_ray.alignment.registry import get_distance
 from orca_ray.errors import UserError
-from tests.alignment.test_ladder import soft_minimum
 
 NAME = "otdd_reference"
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -54,14 +54,29 @@ def squares(x: Tensor, y: Tensor) -> Tensor:
     return (x[:, None] - y[None]).square().sum(-1)
 
 
-def potentials(rows: Tensor, columns: Tensor, temperatures: list[float]) -> tuple[Tensor, Tensor]:
-    """Of the costs of one side's points to the other's, [n, m] and [m, n]; gradients flow through the last step."""
+def half_squares(y: Tensor, x: Tensor) -> Tensor:
+    return squares(y, x) / 2
+
+
+def soft_minimum(cost: Tensor, potential: Tensor, e: float) -> Tensor:
+    mean: Tensor = torch.logsumexp((potential - cost) / e, 1) - math.log(cost.shape[1])
+    return -e * mean
+
+
+def potentials(
+    rows: Tensor, columns: Tensor, temperatures: Sequence[float], start: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the costs of one side's points to the other's, [n, m] and [m, n]; gradients flow through the last step.
+
+    The last one returned is the first one before that step.
+    """
     with torch.no_grad():
         e, (n, m) = temperatures[0], rows.shape
-        f, g = soft_minimum(rows, rows.new_zeros(m), e), soft_minimum(columns, rows.new_zeros(n), e)
+        start = rows.new_zeros(n) if start is None else start
+        f, g = soft_minimum(rows, rows.new_zeros(m), e), soft_minimum(columns, start, e)
         for e in temperatures:
             f, g = (f + soft_minimum(rows, g, e)) / 2, (g + soft_minimum(columns, f, e)) / 2
-    return soft_minimum(rows, g, e), soft_minimum(columns, f, e)
+    return soft_minimum(rows, g, e), soft_minimum(columns, f, e), f
 
 
 def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
@@ -75,7 +90,7 @@ def plain_ladder(x: Tensor, y: Tensor) -> list[float]:
 
 
 def divergence(metric: Metric, x: Tensor, y: Tensor, temperatures: list[float]) -> Tensor:
-    f, g = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
+    f, g, _ = potentials(metric(x, y.detach()), metric(y, x.detach()), temperatures)
     own_x, own_y = metric(x, x.detach()), metric(y, y.detach())
     f_own, g_own = potentials(own_x, own_x, temperatures)[0], potentials(own_y, own_y, temperatures)[0]
     total: Tensor = (f - f_own).mean() + (g - g_own).mean()
@@ -103,19 +118,24 @@ def plainly(src: SourceFeatures, target: Tensor) -> Tensor:
     return divergence(metric, x, z, plain_ladder(x, z))
 
 
+def assert_plain_formulas(src: SourceFeatures, x: Tensor, dtype: torch.dtype = torch.float64) -> Distance:
+    """Return a distance that was fitted to a source in a precision, after comparing its value and gradient."""
+    distance = get_distance(NAME).fit(SourceFeatures(src.x.to(dtype), src.y, "test"))
+    value, gradient = call(distance, x.to(dtype))
+    x.requires_grad_()
+    expected = plainly(src, x)
+    expected.backward()  # type: ignore[no-untyped-call]
+    assert x.grad is not None
+    # Source-only costs are interpolated between phases of the ladder.
+    assert value == pytest.approx(expected.item(), rel=2e-5 if dtype == torch.float64 else 1e-4)
+    gap = (gradient.double() - x.grad).norm() / x.grad.norm()
+    assert gap < (1e-6 if dtype == torch.float64 else 1e-3)
+    return distance
+
+
 @pytest.mark.parametrize(("scale", "dtype"), [(0.05, torch.float64), (3.0, torch.float64), (2.0, torch.float32)])
 def test_equals_the_plain_formulas(scale: float, dtype: torch.dtype) -> None:
-    src, target = source(scale), cloud(11, seed=4, scale=scale).requires_grad_()
-    expected = plainly(src, target)
-    expected.backward()  # type: ignore[no-untyped-call]
-    assert target.grad is not None
-    distance = get_distance(NAME).fit(SourceFeatures(src.x.to(dtype), src.y, "test"))
-    value, gradient = call(distance, target.detach().to(dtype))
-    # Source-only costs are interpolated between phases of the ladder.
-    double = dtype == torch.float64
-    assert value == pytest.approx(expected.item(), rel=2e-5 if double else 1e-4)
-    gap = (gradient.double() - target.grad).norm() / target.grad.norm()
-    assert gap < (1e-6 if double else 1e-3)
+    assert_plain_formulas(source(scale), cloud(11, seed=4, scale=scale), dtype)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +146,7 @@ def test_equals_the_plain_formulas(scale: float, dtype: torch.dtype) -> None:
     ],
 )
 def test_where_the_reference_crashes(sizes: tuple[int, ...], n: int, d: int, note: str) -> None:
-    src, target = source(sizes=sizes, d=d), cloud(n, d=d, seed=4).requires_grad_()
-    distance = get_distance(NAME).fit(src)
-    expected = plainly(src, target)
-    expected.backward()  # type: ignore[no-untyped-call]
-    value, gradient = call(distance, target.detach())
-    assert value == pytest.approx(expected.item(), rel=2e-5)
-    torch.testing.assert_close(gradient, target.grad, rtol=1e-5, atol=1e-8)
+    distance = assert_plain_formulas(source(sizes=sizes, d=d), cloud(n, d=d, seed=4))
     assert note in "; ".join(distance.diagnosis.notes)
 
 
@@ -157,11 +171,7 @@ def test_classes_are_weighed_and_single_samples_left_out() -> None:
     assert value == pytest.approx(0.5 * first[0] + 0.3 * last[0])
     expected = torch.cat([0.5 * first[1], torch.zeros(1, 5), 0.3 * last[1]])[order]
     torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-9)
-
-
-def test_only_single_samples_leave_nothing() -> None:
-    distance = get_distance(NAME).fit(source())
-    value, gradient = call(distance, cloud(3), torch.arange(3))
+    value, gradient = call(distance, cloud(3), torch.arange(3))  # nothing is left
     assert value == 0.0
     assert not gradient.any()
 
@@ -181,19 +191,6 @@ def test_source_classes_that_are_too_small_or_too_large_are_left_out(monkeypatch
     distance = get_distance(NAME).fit(source())
     call(distance, cloud(9, seed=4))
     assert distance.diagnosis.notes[0].startswith("1 of 3 source classes left out, with 17 samples")
-
-
-@pytest.mark.parametrize(("module", "name", "limit"), [(contract, "MEMORY_BYTES", 600), (otdd_reference, "_MOST", 1.0)])
-def test_neither_chunks_nor_lost_sums_matter(
-    module: Any, name: str, limit: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No cost is stored, or all sums are lost and done again."""
-    src, target = source(3.0), cloud(13, seed=4, scale=3.0)
-    value, gradient = call(get_distance(NAME).fit(src), target)
-    monkeypatch.setattr(module, name, limit)
-    other, again = call(get_distance(NAME).fit(src), target)
-    assert other == pytest.approx(value, rel=1e-9)
-    torch.testing.assert_close(again, gradient, rtol=1e-7, atol=1e-11)
 
 
 def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
@@ -244,3 +241,91 @@ def test_a_step_stays_below_40_mb(n: int, scale: float, num_classes: int) -> Non
     if used is None:
         pytest.skip("the peak of resident memory cannot be reset on this machine")
     assert used < 40.0
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "dtype"),
+    [
+        (True, 0.05, torch.float64),
+        (False, 0.5, torch.float32),
+        (True, 5.0, torch.float32),
+        (False, 100.0, torch.float64),
+        (True, 100.0, torch.float32),
+    ],
+)
+def test_a_ladder_is_the_plain_formulas(
+    stored: bool, scale: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost_module, "CACHE_BYTES", 800)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 2**20 if stored else 2800)
+    y, x, start = cloud(9, scale=scale), cloud(40, seed=1, scale=scale), 0.1 * scale * cloud(40, 1, seed=2)[:, 0]
+    temperatures = otdd_reference.ladder(float((y.mean(0) - x.mean(0)).square().sum()) + 49.0)
+    c = half_squares(y, x)
+    f, g, last = potentials(c.T, c, temperatures, start)
+    plan = torch.softmax((last - c) / temperatures[-1], 1)
+    solution = otdd_reference.solve(Cost(y.to(dtype), x.to(dtype)).store(), temperatures, start.to(dtype))
+    tolerance = 1e-5 if dtype is torch.float32 else 1e-11
+    allowed = 2 * torch.finfo(dtype).eps * temperatures[0] + tolerance * scale**2
+    torch.testing.assert_close(solution.f_N.double(), f, rtol=tolerance, atol=allowed)
+    torch.testing.assert_close(solution.g_n.double(), g, rtol=tolerance, atol=allowed)
+    assert solution.value == pytest.approx(float(f.mean() + g.mean()), rel=10 * tolerance, abs=allowed)
+    product, mass = solution.barycentres(x.to(dtype))
+    if scale < 100.0 or dtype is torch.float64:  # rounding of costs of 1e5 shows in the plan
+        torch.testing.assert_close(mass.double(), plan.mean(0), rtol=100 * tolerance, atol=tolerance)
+        torch.testing.assert_close(product.double(), plan @ x, rtol=100 * tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_columns_of_a_cost_are_a_cost(stored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 2**20 if stored else 2800)
+    y, x, temperatures = cloud(9), cloud(40, seed=1), otdd_reference.ladder(20.0)
+    part = Cost(y, x).store().columns(slice(3, 20))
+    assert part.shape == (9, 17)
+    expected = otdd_reference.solve(Cost(y, x[3:20]), temperatures)
+    found = otdd_reference.solve(part, temperatures)
+    torch.testing.assert_close(found.f_N, expected.f_N)
+    torch.testing.assert_close(found.g_n, expected.g_n)
+
+
+def test_a_symmetric_ladder_is_the_plain_formulas() -> None:
+    x, y, w = cloud(20), torch.arange(20) % 2, torch.tensor([[0.0, 3.0], [3.0, 0.0]])
+    temperatures = otdd_reference.ladder(30.0)
+    c = half_squares(x, x) + 0.5 * w[y][:, y]
+    f, g, last = potentials(c.T, c, temperatures)
+    solution = otdd_reference.solve(Cost(x, None, w, (y, y)), temperatures, symmetric=True)
+    torch.testing.assert_close(solution.f_N, f)
+    torch.testing.assert_close(solution.g_n, g)
+    torch.testing.assert_close(solution.barycentres(x)[0], torch.softmax((last - c) / temperatures[-1], 1) @ x)
+
+
+def test_potentials_so_far_from_soft_minima_that_every_exponential_under_or_overflows() -> None:
+    cost, c = Cost(cloud(7), cloud(9, seed=1)), half_squares(cloud(7), cloud(9, seed=1))
+    for start in (-1e4, 1e4):
+        f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
+        soft_f_N, soft_g_n = otdd_reference.soft_minima(cost, f_N, g_n, 0.1)
+        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
+        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
+
+
+def test_lost_sums_of_costs_that_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some rows' and no columns' are lost, and the other way round."""
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 100)
+    monkeypatch.setattr(cost_module, "CACHE_BYTES", 80)
+    y, x = cloud(7), cloud(9, seed=1)
+    y[3] += 100.0
+    for rows, columns in ((y, x), (x, y)):
+        f_N, g_n, c = columns[:, 0].clone(), rows[:, 0].clone(), half_squares(rows, columns)
+        soft_f_N, soft_g_n = otdd_reference.soft_minima(Cost(rows, columns), f_N, g_n, 0.1)
+        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
+        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
+    labelled = Cost(y, y, torch.ones(2, 2), (torch.arange(7) % 2, torch.arange(7) % 2))
+    soft_f_N, _ = otdd_reference.soft_minima(labelled, y[:, 0], y[:, 0], 0.1, symmetric=True)
+    torch.testing.assert_close(soft_f_N, soft_minimum(half_squares(y, y) + 0.5, y[:, 0], 0.1))
+
+
+def test_values_of_a_cloud_with_itself_are_interpolated() -> None:
+    x = 0.3 * cloud(40, 6)
+    table, c = otdd_reference.self_values(Cost(x), 0.05), half_squares(x, x)
+    for squared in (0.3, 5.0, 3.0, 3.5, 50.0, 60.0, 80.0, 100.0, 130.0, 190.0, 1e3, 3e3, 9e3):
+        expected = float(potentials(c, c, otdd_reference.ladder(squared))[0].mean())
+        assert otdd_reference.self_value(table, squared) == pytest.approx(expected, rel=1e-5)
