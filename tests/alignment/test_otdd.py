@@ -127,25 +127,6 @@ def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         assert "the source's own terms did not converge" in note
 
 
-def test_labels_train_the_features() -> None:
-    """Descent with OTDD sorts classes by class: the nearest source class of each target class becomes its own."""
-    src, (_, y) = source(45, d=3), cloud(30, d=3)
-    generator = torch.Generator().manual_seed(5)
-    x = torch.randn(30, 3, generator=generator, dtype=torch.float64).requires_grad_()
-    distance = OTDD().fit(src)
-    optimizer = torch.optim.Adam([x], lr=0.1)
-    start = distance(x, y).item()
-    for _ in range(40):
-        optimizer.zero_grad()
-        distance(x, y).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert distance(x, y).item() < 0.05 * start
-    means = torch.stack([x.detach()[y == c].mean(0) for c in range(3)])
-    source_means = torch.stack([src.x[src.y == c].mean(0) for c in range(3)])
-    nearest = torch.cdist(means, source_means).argmin(1)
-    assert sorted(nearest.tolist()) == [0, 1, 2]
-
-
 def test_many_classes_stay_within_the_memory_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tensors saved for the backward pass of all pairs of classes together, each pair being small."""
     src, (x, y) = source(40, d=8, classes=4), cloud(100, d=8, classes=25)

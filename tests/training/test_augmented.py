@@ -7,15 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import copy_of
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import Objective
 from orca_ray.training.refine import RefineLoop
 
-from .training_toys import CLASSES, limited_memory, make_refine, same, toy_model, toy_split
+from .training_toys import limited_memory, make_refine, same, toy_model, toy_split
 
 STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
 
@@ -124,35 +122,3 @@ def test_a_resumed_loop_sees_the_same_inputs() -> None:
     assert run(1)[0] != losses
     # Dropout's random numbers are the same with and without an augmentation.
     assert run(0, augmentation=None)[0] == run(0, augmentation=Idle())[0] != losses
-
-
-def test_features_of_augmented_inputs_are_not_cached() -> None:
-    calls = []
-    for augmentation in (None, SHIFT):
-        model = toy_model()
-        loop = make_loop(model, RefineConfig(epochs=3, batch_size=25), augmentation, head_only=True)
-        loop.step()
-        body: Any = model.body
-        before = body.num_calls
-        loop.step()
-        calls.append(body.num_calls - before)
-    assert calls == [0, 3]  # three micro-batches of training, none of validation
-
-
-def test_class_weights_reach_the_gradient() -> None:
-    """Classes of half and of a fifth of the samples move a model without knowledge alike."""
-    y = np.repeat([0, 1, 2], [40, 24, 16])
-    train = Split(toy_split(80).x, y)
-    objective = Objective(CLASSES, "weighted_cross_entropy", "error")
-    model = toy_model()
-    with torch.no_grad():
-        for parameter in model.head.parameters():
-            parameter.zero_()
-    config = RefineConfig(epochs=1, batch_size=80, learning_rate=1.0, warmup_epochs=0, schedule="constant", **STEADY)
-    loop = make_loop(model, config, None, train=train, objective=objective)
-    loop._accumulator.limit = 7
-    loop.step()
-    # Even probabilities: the bias of class c moves by mean(w_y (1[y = c] − 1/3)), which the weights make zero.
-    head: Any = model.head
-    assert float(head.linear.bias.detach().abs().max()) < 1e-6
-    assert float(head.linear.weight.detach().abs().max()) > 1e-3

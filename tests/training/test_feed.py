@@ -7,16 +7,13 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from orca_ray.data.rows import JoinedRows, RowIndex, Rows, row_slices
-from orca_ray.training import feed
-from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import predict
-from orca_ray.training.feed import Feed, Samples, make_feed, make_samples, to_tensor
+from orca_ray.training.feed import Feed, Samples, make_samples, to_tensor
 from orca_ray.training.precision import Precision
 
-from .training_toys import CPU, OBJECTIVE, make_refine, predictions_of, real_model, real_split, toy_model, toy_split
+from .training_toys import CPU, OBJECTIVE, predictions_of, real_model, real_split, toy_split
 
 PARTS: list[RowIndex] = [np.array([5, 0, 5]), slice(2, 7), np.array([1])]
 
@@ -44,32 +41,6 @@ def test_streaming_may_be_left_early_and_passes_errors_on() -> None:
     cast(Any, stream).close()  # would hang if its thread waited on
     with pytest.raises(IndexError):
         list(rows.batches([np.array([99])]))
-
-
-def test_a_split_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Sequence[np.ndarray | Tensor]] = []
-
-    def note(arrays: Sequence[np.ndarray | Tensor], device: torch.device) -> Samples:
-        made.append(arrays)
-        return Samples(arrays, device)
-
-    monkeypatch.setattr(feed, "make_samples", note)
-    loop = make_refine(toy_model(), RefineConfig(epochs=3), train=toy_split(40))
-    while not loop.done:
-        loop.step()
-    assert [len(arrays) for arrays in made] == [2, 1]  # training inputs and targets, validation inputs
-
-
-def test_cached_features_are_made_in_the_precision_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "make_samples", lambda arrays, device: Samples(arrays, CPU))
-    model, seen = toy_model(), set[str]()
-    model.body.register_forward_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))
-    before = torch.get_float32_matmul_precision()
-    precision = Precision("tf32", torch.device("cuda"))
-    made = make_feed(model, model.head.parameters(), toy_split(9).x, stochastic=False, precision=precision)
-    assert made.network is model.head
-    assert seen == {"high"}
-    assert torch.get_float32_matmul_precision() == before
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

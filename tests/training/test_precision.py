@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.models.checkpointing import repeated_layers
-from orca_ray.training import throughput as rates_module
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.micro_batch import Cost
 from orca_ray.training.precision import Precision, choose_precision
@@ -60,17 +59,6 @@ def test_flags_of_precision_are_put_back() -> None:
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before[0])
-
-
-def test_a_head_alone_is_measured_in_its_own_precision(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = make_refine(
-        real_model(bert), RefineConfig(epochs=1, precision="bfloat16"), real_split(20), real_split(9), head_only=True
-    )
-    loop.step()
-    seen: list[str] = []
-    monkeypatch.setattr(rates_module, "peak_flops", lambda precision: seen.append(precision.name))
-    assert loop.throughput().model_flop_utilisation is None
-    assert (seen, loop.precision.name) == (["float32"], "bfloat16")
 
 
 def test_rates() -> None:

@@ -17,15 +17,12 @@ from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
-from orca_ray.training.evaluate import BATCH_SIZE, score
 from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 from .training_toys import (
     CPU,
     OBJECTIVE,
-    OUT_OF_MEMORY,
     ScriptedObjective,
-    evaluate,
     limited_memory,
     predictions_of,
     same,
@@ -156,17 +153,6 @@ def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path)
     assert same(copy_of(model), copy_of(whole_model))
 
 
-def test_dropout_draws_depend_on_the_seed_and_leave_the_global_generator_alone() -> None:
-    config = RefineConfig(epochs=1, dropout=0.3)
-    losses = []
-    for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)
-        state = torch.get_rng_state()
-        losses.append(make_loop(toy_model(dropout=0.3), config, seed=seed).step().loss)
-        assert torch.equal(state, torch.get_rng_state())
-    assert losses[0] == losses[1] != losses[2]
-
-
 def body_calls(model: CrossModalModel) -> int:
     return int(model.body.num_calls)  # type: ignore[arg-type]
 
@@ -196,15 +182,6 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkey
     assert body_calls(model) > 0
 
 
-def test_scores_are_over_the_whole_split() -> None:
-    split = toy_split(2 * BATCH_SIZE + 3)
-    model = toy_model()
-    with torch.no_grad():
-        expected = model(torch.from_numpy(split.x)).argmax(1).numpy()
-    assert predictions_of(model, split.x).shape == (len(split.y), 3)
-    assert evaluate(model, split.x, split.y) == pytest.approx(float((expected != split.y).mean()))
-
-
 @pytest.mark.parametrize(
     ("num_samples", "steps"),
     # Batches of 4, steps of 8 of them: 75 samples are 19 batches, two whole steps and 11 samples more.
@@ -217,14 +194,6 @@ def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked(num_sam
     assert loop.steps_per_epoch == len(steps)
     assert loop.step().loss > 0
     assert loop._samples_seen == sum(steps)
-
-
-def test_rows_of_a_group_are_scored_by_their_mean() -> None:
-    predictions = np.array([[3.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0], [0, 5.0, 0]], np.float32)
-    y, group = np.array([1, 0, 2, 1]), np.array([7, 3, 5, 7])
-    # Group 3 is wrong; 5 is right; 7 has outputs 3 for class 0 and 5 for class 1, which is right.
-    assert score(predictions, y, OBJECTIVE, group) == pytest.approx(1 / 3)
-    assert score(predictions, y, OBJECTIVE) == pytest.approx(2 / 4)
 
 
 def test_validation_in_groups_and_in_evaluation_mode() -> None:
@@ -242,22 +211,14 @@ def test_validation_in_groups_and_in_evaluation_mode() -> None:
 
 
 def test_what_is_not_finite_ends_the_trial() -> None:
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
+    with pytest.raises(NotFiniteError, match="score"):
+        make_loop(toy_model(), RefineConfig(epochs=1), objective=objective).step()
     model = toy_model()
     with torch.no_grad():
         next(model.head.parameters())[0] = torch.inf
     with pytest.raises(NotFiniteError, match="predictions are not finite"):
-        evaluate(model, toy_split(9).x, toy_split(9).y)
-    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
-    with pytest.raises(NotFiniteError, match="score"):
-        make_loop(toy_model(), RefineConfig(epochs=1), objective=objective).step()
-
-
-def test_refining_learns() -> None:
-    loop = make_loop(toy_model(), RefineConfig(epochs=40, learning_rate=5e-2, batch_size=16))
-    epochs = [loop.step() for _ in range(40)]
-    assert epochs[-1].loss < 0.5 * epochs[0].loss
-    assert loop.best_score is not None
-    assert loop.best_score < 0.3  # chance is 2/3
+        predictions_of(model, toy_split(9).x)
 
 
 @pytest.mark.parametrize(
@@ -286,15 +247,14 @@ def test_best_weights_of_a_loaded_state_are_not_overwritten() -> None:
     assert same(best, state["best"])
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
-def test_evaluation_that_does_not_fit_goes_in_smaller_batches(error: Exception) -> None:
+def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     model, x = toy_model().eval(), toy_split(20).x
     whole = predictions_of(model, x)
-    with limited_memory(model, 5, error, training=False) as sizes:
+    with limited_memory(model, 5, training=False) as sizes:
         halved = predictions_of(model, x, batch_size=16)
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
     np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
-    with limited_memory(model, 0, error, training=False), pytest.raises(type(error), match=str(error)):
+    with limited_memory(model, 0, training=False), pytest.raises(torch.OutOfMemoryError, match="CUDA"):
         predictions_of(model, x)
 
 
@@ -336,9 +296,11 @@ def test_a_loop_remembers_the_evaluation_batch_that_fitted_and_reports_it() -> N
 def test_failed_allocations_of_all_kinds_are_recognised() -> None:
     with pytest.raises(RuntimeError) as allocator:
         torch.empty(2**60)
-    with pytest.raises(MemoryError) as numpy_error:
+    with pytest.raises(MemoryError) as of_numpy:
         np.empty(2**59)
-    for error in (allocator.value, numpy_error.value, OSError(12, "Cannot allocate memory"), *OUT_OF_MEMORY):
+    on_cpu = RuntimeError("alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    refused = OSError(12, "Cannot allocate memory")
+    for error in (allocator.value, of_numpy.value, on_cpu, refused, torch.OutOfMemoryError("CUDA out of memory")):
         assert is_out_of_memory(error), error
     for other in (RuntimeError("shapes differ"), OSError(28, "No space left"), NotFiniteError("nan"), ValueError()):
         assert not is_out_of_memory(other), other

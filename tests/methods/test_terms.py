@@ -1,4 +1,4 @@
-"""PaRe: which tokens are replaced, the curriculum, the loss by hand, and when the gate learns."""
+"""Terms of the loss: of PaRe, which mixes tokens, and of `joint`, which adds the distance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.joint import JointConfig
 from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.methods.stages.joint import DistanceTerm
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
-from orca_ray.testing.trials import QUICK, make_task, start
+from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.feed import Feed
@@ -37,6 +40,14 @@ def term_of(adaptation: Adaptation) -> MixTerm:
     assert isinstance(stage, RefineStage)
     term = stage._terms[0]
     assert isinstance(term, MixTerm)
+    return term
+
+
+def distance_term(adaptation: Adaptation) -> DistanceTerm:
+    stage = adaptation._stages[0]
+    assert isinstance(stage, RefineStage)
+    term = stage._terms[1]
+    assert isinstance(term, DistanceTerm)
     return term
 
 
@@ -160,7 +171,7 @@ def test_prefix_tokens_stay(vit: str) -> None:
     assert torch.equal(mixed[:, 1:], source[:, 1:])
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_swin(tmp_path: Path) -> None:
     """Its features are wider and fewer than its tokens, and it needs their grid."""
     save_tiny("swin", tmp_path)
@@ -194,3 +205,56 @@ def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
 def test_options_out_of_range() -> None:
     with pytest.raises(UserError, match=r"pare.begin must be in \(0, 1\], got 1.5"):
         resolve("pare", {"pare.begin": 1.5})
+
+
+SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
+
+
+def test_first_embedder_and_head_then_everything(bert: str) -> None:
+    adaptation = start(bert, "joint", hyperparameters=SHORT)
+    before = copy_of(adaptation.model)
+    reports = [adaptation.step() for _ in range(3)]
+    assert [report.stage for report in reports] == ["joint"] * 3
+    moved = changed(before, copy_of(adaptation.model))
+    assert {name.split(".")[0] for name in moved} == {"embedder", "head"}
+    assert [report["stage"] for report in run(adaptation)] == ["refine"] * 2
+    assert any(name.startswith("body.") for name in changed(before, copy_of(adaptation.model)))
+    assert adaptation.result().align_seconds > 0
+    assert adaptation.result().epochs == 2
+
+
+def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
+    weight = 0.25
+    adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.weight": weight})
+    term, embedder, indices = distance_term(adaptation), adaptation.model.embedder, np.arange(5, 25)
+    assert float(term.backward(indices, 0)) == 0
+    assert all(parameter.grad is None for parameter in adaptation.model.parameters())
+    adaptation.model.train()
+    loss = term.backward(indices, 1)  # 0.4 of 3 epochs is less than 2
+    found = {name: p.grad for name, p in adaptation.model.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in found} == {"embedder"}
+    assert embedder.training
+    expected = fitted_distance("mmd", term._trial.source_features())
+    embedder.eval()
+    features = adaptation.model.features(torch.from_numpy(adaptation._data.train.x[5:25]))
+    value = weight * expected(features, torch.from_numpy(adaptation._data.train.y[5:25]))
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
+    torch.testing.assert_close(found["embedder.projection.weight"], gradient)
+
+
+def test_the_warm_up_is_the_same_for_every_weight(bert: str) -> None:
+    curves = [run(start(bert, "joint", hyperparameters={**SHORT, "joint.weight": w})) for w in (0.5, 2.0)]
+    assert curves[0][0] == curves[1][0]
+    assert curves[0][1] != curves[1][1]
+
+
+def test_its_rate_is_for_adam_also_where_refining_uses_sgd(bert: str) -> None:
+    curves = [
+        run(start(bert, "joint", hyperparameters={**SHORT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
+        for name in ("sgd", "adam")
+    ]
+    assert curves[0][:3] == curves[1][:3]
+    assert curves[0][3:] != curves[1][3:]
+    options = resolve("joint", {})
+    assert (options.align.distance, options.of(JointConfig).weight) == ("mmd", 1.0)
