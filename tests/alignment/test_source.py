@@ -67,20 +67,21 @@ class Loads:
         return SimpleNamespace(stem=self.image if name.startswith("vit") else self.text)
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache of the test's own."""
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    return tmp_path
+    source_module._features.cache_clear()
+    yield tmp_path
+    source_module._features.cache_clear()
 
 
 @pytest.fixture
-def loads(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loads]:
-    """Tiny stems under the packaged names, in a cache of their own."""
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    """Tiny stems under the packaged names."""
     fake = Loads()
     monkeypatch.setattr(source_module, "load_body", fake)
-    forget()
-    yield fake
-    forget()
+    return fake
 
 
 @pytest.fixture
@@ -114,10 +115,6 @@ def articles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prose, "_articles", lambda: texts)
 
 
-def forget() -> None:
-    source_module._features.cache_clear()
-
-
 def prose_features(**kwargs: Any) -> SourceFeatures:
     return source_features("prose", "minilm-l6", image_size=56, **{"num_samples": 12, "num_tokens": 6, **kwargs})
 
@@ -144,8 +141,7 @@ def test_a_passage_has_the_number_of_tokens_asked_for(loads: Loads, monkeypatch:
 
 def test_prose_is_labelled_by_topic(loads: Loads, articles: None) -> None:
     features = prose_features()
-    assert features.x.shape == (12, WIDTH)
-    assert features.x.dtype == torch.float32
+    assert (features.x.shape, features.x.dtype) == ((12, WIDTH), torch.float32)
     assert features.y.bincount().tolist() == [4] * 3
     centres = torch.stack([features.x[features.y == topic].mean(0) for topic in range(3)])
     assert torch.equal(torch.cdist(features.x, centres).argmin(1), features.y)
@@ -205,8 +201,7 @@ def test_crops_differ_and_stay_inside() -> None:
         assert 9 <= crop.shape[1] <= 30
         assert crop.min() >= 0
         assert crop.max() <= 1
-    slopes = {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops}
-    assert slopes == {-1.0, 1.0}  # some are mirrored
+    assert {float((crop[0, 0, -1] - crop[0, 0, 0]).sign()) for crop in crops} == {-1.0, 1.0}  # some are mirrored
     assert len({round(float(crop.mean()), 4) for crop in crops}) > 15
 
 
@@ -217,35 +212,31 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, m
     assert prose_features(seed=1).x.ne(first.x).any()
     assert prose_features(num_tokens=7).x.ne(first.x).any()
     assert len(list((home / "source").glob("*.safetensors"))) == 3
-    forget()
+    assert {path.suffix for path in (home / "source").iterdir()} == {".safetensors", ".lock"}
+    shallow = source_features("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
+    assert torch.equal(shallow.x, first.x)  # layers share features
+    sampled = {**registry.all_sources(), "prose": replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again"))}
+    monkeypatch.setattr(registry, "all_sources", lambda: sampled)
+    source_module._features.cache_clear()
     again = prose_features()
     assert torch.equal(again.x, first.x)
     assert torch.equal(again.y, first.y)
-    assert {path.suffix for path in (home / "source").iterdir()} == {".safetensors", ".lock"}
-    sampled = {**registry.all_sources(), "prose": replace(prose.SOURCE, sample=lambda *_: pytest.fail("sampled again"))}
-    monkeypatch.setattr(registry, "all_sources", lambda: sampled)
-    forget()
-    assert torch.equal(prose_features().x, first.x)
 
 
-def test_layers_share_features_and_other_weights_do_not(loads: Loads, articles: None) -> None:
-    first = prose_features()
-    shallow = source_features("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
-    assert torch.equal(shallow.x, first.x)
-    forget()
-    loads.text = text_stem(seed=1)
-    assert prose_features().x.ne(first.x).any()
-
-
-@pytest.mark.parametrize("damage", [b"", b"not a safetensors file"])
-def test_damaged_file_is_made_again(loads: Loads, home: Path, articles: None, damage: bytes) -> None:
+def test_features_of_other_weights_and_of_a_damaged_file_are_made_again(
+    loads: Loads, home: Path, articles: None
+) -> None:
     first = prose_features()
     (path,) = (home / "source").glob("*.safetensors")
-    path.write_bytes(damage)
-    for _ in range(2):
-        forget()
-        assert torch.equal(prose_features().x, first.x)
-    assert path.stat().st_size > 500
+    for damage in (b"", b"not a safetensors file"):
+        path.write_bytes(damage)
+        for _ in range(2):
+            source_module._features.cache_clear()
+            assert torch.equal(prose_features().x, first.x)
+        assert path.stat().st_size > 500
+    source_module._features.cache_clear()
+    loads.text = text_stem(seed=1)
+    assert prose_features().x.ne(first.x).any()
 
 
 CONLL = """-DOCSTART- -X- -X- O
@@ -414,7 +405,8 @@ def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[
     assert offline == ["prose", "conll2003", "prose"]
 
 
-def test_the_real_prose_has_thousands_of_sentences_of_every_topic() -> None:
+def test_the_real_prose_has_thousands_of_sentences_of_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     counts = dict.fromkeys(prose.TOPICS, 0)
     topics = [topic for topic, titles in prose.TOPICS.items() for _ in titles]
     for topic, sentences in zip(topics, prose._articles(), strict=True):
@@ -428,20 +420,18 @@ def test_the_real_prose_has_thousands_of_sentences_of_every_topic() -> None:
 @pytest.mark.parametrize(
     ("body", "name", "input_shape"),
     [
-        ("minilm-l6", "prose", (2, 64)),
-        pytest.param("vit-s14", "photographs", (1, 16, 16), marks=pytest.mark.exhaustive),
+        ("minilm-l6:layers=1", "prose", (2, 64)),
+        pytest.param("vit-s14:layers=1", "photographs", (1, 16, 16), marks=pytest.mark.exhaustive),
     ],
 )
-def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None:
+def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The default source of a really pretrained body has the embedder's width and scale, and separable classes."""
-    body = f"{body}:layers=1"
-    model = build_model(
-        input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=EmbedderConfig(), seed=0
-    )
+    monkeypatch.undo()  # with the user's cache
+    config = EmbedderConfig()
+    model = build_model(input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=config, seed=0)
     num_tokens = math.prod(model.embedder.layout)
     features = source_features(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
-    inputs = torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))
-    embedded = model.features(inputs).detach()
+    embedded = model.features(torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))).detach()
     assert embedded.shape[1] == features.x.shape[1]
     ratio = embedded.square().mean().sqrt() / features.x.square().mean().sqrt()
     assert 0.3 < ratio < 3
@@ -451,6 +441,7 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...]) -> None
 
 
 @pytest.mark.slow
-def test_packaged_tokenizer_is_the_bodys_own() -> None:
+def test_packaged_tokenizer_is_the_bodys_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
     assert load_body("minilm-l6").stem.state_dict()["word_embeddings"].shape[0] > 7592
