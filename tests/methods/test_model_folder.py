@@ -101,10 +101,7 @@ def test_an_interrupted_write_leaves_no_model(
     ("damage", "message"),
     [
         (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors, which its config\.json lists"),
-        (
-            lambda f: (f / "preprocessing.json").write_text("{}"),
-            r"preprocessing\.json was changed",
-        ),
+        (lambda f: (f / "preprocessing.json").write_text("{}"), r"preprocessing\.json was changed"),
         (lambda f: (f / "model.safetensors").open("ab").write(b"x"), r"model\.safetensors was changed"),
         (lambda f: (f / "config.json").unlink(), "is no model folder, as it has no config.json"),
         (lambda f: (f / "config.json").write_text("nonsense"), "expected JSON"),

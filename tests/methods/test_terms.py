@@ -136,8 +136,7 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "usual"),
-    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)],
+    ("kind", "body", "usual"), [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)]
 )
 def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
     target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)

@@ -19,16 +19,7 @@ from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
 
-from .training_toys import (
-    CPU,
-    OBJECTIVE,
-    ScriptedObjective,
-    limited_memory,
-    predictions_of,
-    same,
-    toy_model,
-    toy_split,
-)
+from .training_toys import CPU, OBJECTIVE, ScriptedObjective, limited_memory, predictions_of, same, toy_model, toy_split
 from .training_toys import make_refine as make_loop
 
 
