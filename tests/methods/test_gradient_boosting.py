@@ -71,15 +71,10 @@ def test_epochs_continue_as_one_run_of_lightgbm() -> None:
 
 
 def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> None:
-    random = np.random.default_rng(0)
-    task = make_task(CLASSES, (1, 6))
-    data = make_data(task)
-    splits = {
-        name: Split(random.normal(size=(60, 1, 6)).astype(np.float32), random.integers(3, size=60))
-        for name in data.splits
-    }
-    data = replace(data, splits=splits)  # nothing to learn
-    adaptation = boost(task, {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}, data)
+    random, data = np.random.default_rng(0), make_data(TASK)
+    noise = {name: replace(split, y=random.integers(3, size=len(split.y))) for name, split in data.splits.items()}
+    options: dict[str, Scalar] = {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}
+    adaptation = boost(TASK, options, replace(data, splits=noise))
     outcome = adaptation.result()
     assert outcome.best_epoch is not None
     assert outcome.epochs == outcome.best_epoch + 3
@@ -88,13 +83,10 @@ def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> N
     assert outcome.num_parameters == outcome.num_trainable == trees(adaptation).num_values
 
 
-def test_each_label_has_a_booster() -> None:
+def test_each_label_has_a_booster_and_two_classes_have_one_with_two_logits() -> None:
     adaptation = boost(make_task(Target("labels", size=3), (2, 16)))
     assert len(trees(adaptation).models) == 3
     assert adaptation.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
-
-
-def test_two_classes_have_one_booster_and_two_logits() -> None:
     task = make_task(Target("classes", size=2), (2, 16))
     data = make_data(task)
     splits = {name: replace(split, y=split.y % 2) for name, split in data.splits.items()}
@@ -125,19 +117,13 @@ def test_trees_that_lightgbm_cannot_read_are_a_user_error() -> None:
         model(torch.zeros(1, 2, 16))
 
 
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
+def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task, message in (
         (make_task(Target("dense", shape=(16,)), (1, 16)), r"not a field of shape \(16,\)"),
         (make_task(CLASSES, (3, 40, 40)), r"4800 values \(shape \(3, 40, 40\)\).* at most 4096"),
-    ],
-)
-def test_what_is_no_table_is_refused(task: Task, message: str) -> None:
-    with pytest.raises(UserError, match=f"gradient_boosting cannot adapt to tiny/.*{message}"):
-        start(NO_BODY, "gradient_boosting", task=task)
-
-
-def test_without_lightgbm_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    ):
+        with pytest.raises(UserError, match=f"gradient_boosting cannot adapt to tiny/.*{message}"):
+            start(NO_BODY, "gradient_boosting", task=task)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'orca-ray\[trees\]'"):
         start(NO_BODY, "gradient_boosting")

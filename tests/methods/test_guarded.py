@@ -1,6 +1,5 @@
 """`orca_guarded`: what the guard chooses, and that refining starts from exactly that embedder."""
 
-import shutil
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
@@ -28,18 +27,6 @@ NOISY = torch.tensor([0.0, 2.0, 0.0, 1.9])
 """A mean of 0.975, but a standard error of 0.49."""
 
 
-def guarded(*errors: Tensor) -> tuple[Guard, nn.Linear]:
-    """Run a guard over probes with scripted errors; the weight of the embedder is the number of epochs."""
-    embedder, script = nn.Linear(1, 1, bias=False), iter(errors)
-    guard = Guard(embedder, lambda: next(script))
-    for number in range(len(errors)):
-        nn.init.constant_(embedder.weight, 10 * number)
-        assert guard.due(POINTS[number])
-        guard.step(POINTS[number], 10 * number)
-        assert not guard.due(POINTS[number])
-    return guard, embedder
-
-
 @pytest.mark.parametrize(
     ("errors", "chosen"),
     [
@@ -53,7 +40,13 @@ def guarded(*errors: Tensor) -> tuple[Guard, nn.Linear]:
     ],
 )
 def test_the_choice(errors: tuple[Tensor, ...], chosen: int) -> None:
-    guard, embedder = guarded(*errors)
+    embedder, script = nn.Linear(1, 1, bias=False), iter(errors)  # its weight is the number of epochs
+    guard = Guard(embedder, lambda: next(script))
+    for number in range(len(errors)):
+        nn.init.constant_(embedder.weight, 10 * number)
+        assert guard.due(POINTS[number])
+        guard.step(POINTS[number], 10 * number)
+        assert not guard.due(POINTS[number])
     assert guard.done
     assert guard.chosen == chosen
     assert [point.epoch for point in guard.points] == [0, 10, 20]
@@ -110,30 +103,25 @@ def trial_in(directory: Path, body: str, hyperparameters: Mapping[str, Scalar] =
     return start(body, "orca_guarded", hyperparameters=hyperparameters, aligned=directory, **changes)
 
 
-def test_a_second_trial_takes_choice_and_probes_over(
+def test_another_trial_takes_choice_and_probes_over_also_when_interrupted(
     bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard_module, "MARGIN", -1e9)
-    first = trial_in(tmp_path, bert, task=SCALAR)
+    first = trial_in(tmp_path / "aligned", bert, task=SCALAR)
     expected = run(first)
     monkeypatch.setattr(guard_module, "MARGIN", 1e9)  # does not matter: nothing is probed
-    second = trial_in(tmp_path, bert, task=SCALAR)
+    second = trial_in(tmp_path / "aligned", bert, task=SCALAR)
     assert run(second) == expected
     assert scores(second.result()) == scores(first.result())
     assert (second.result().align_reused, second.result().align_chosen) == (True, 4)
     assert not changed(copy_of(first.model), copy_of(second.model))
-
-
-@pytest.mark.parametrize("steps", [1, 6])
-def test_an_interrupted_replay_continues_without_the_file(bert: str, steps: int, tmp_path: Path) -> None:
-    expected = run(trial_in(tmp_path / "aligned", bert))
-    first = trial_in(tmp_path / "aligned", bert)
-    reports = [reported(first.step()) for _ in range(steps)]
-    first.save(tmp_path / "trial")
-    shutil.rmtree(tmp_path / "aligned")
-    second = trial_in(tmp_path / "aligned", bert)
-    assert second.restore(tmp_path / "trial")
-    assert reports + run(second) == expected
+    for steps in (1, 6):
+        third = trial_in(tmp_path / "aligned", bert, task=SCALAR)
+        reports = [reported(third.step()) for _ in range(steps)]
+        third.save(tmp_path / f"{steps}")
+        fourth = trial_in(tmp_path / "none", bert, task=SCALAR)
+        assert fourth.restore(tmp_path / f"{steps}")
+        assert reports + run(fourth) == expected
 
 
 def test_who_shares_a_guarded_alignment(bert: str, tmp_path: Path) -> None:
