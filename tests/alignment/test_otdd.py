@@ -31,16 +31,15 @@ def entropic(cost: np.ndarray, epsilon: float) -> float:
 
 def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
     """The docstring's formula, one explicit cost matrix at a time."""
-    points, classes = [x.numpy(), sx.numpy()], [y.numpy(), sy.numpy()]
+    sides = [(x.numpy(), y.numpy()), (sx.numpy(), sy.numpy())]
 
     def cost(i: int, j: int) -> np.ndarray:
-        matrix = 0.5 * ot.dist(points[i], points[j])
-        for c in np.unique(classes[i]) if name != "sinkhorn" else []:
-            for d in np.unique(classes[j]):
-                rows, columns = classes[i] == c, classes[j] == d
-                a, b = points[i][rows], points[j][columns]
-                w = 0.0 if i == j and c == d else bures(a, b)
-                matrix[np.ix_(rows, columns)] += 0.5 * w
+        (a, classes_a), (b, classes_b) = sides[i], sides[j]
+        matrix = 0.5 * ot.dist(a, b)
+        for c in np.unique(classes_a) if name != "sinkhorn" else []:
+            for d in np.unique(classes_b):
+                rows, columns = classes_a == c, classes_b == d
+                matrix[np.ix_(rows, columns)] += 0.0 if i == j and c == d else 0.5 * bures(a[rows], b[columns])
         return np.asarray(matrix)
 
     epsilon = 0.05 * cost(1, 1).mean()

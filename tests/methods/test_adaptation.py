@@ -58,20 +58,6 @@ def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
         assert evaluate(adaptation.model, split.x, split.y, objective) == score
 
 
-def test_aligning_comes_first_and_moves_the_embedder_only(bert: str) -> None:
-    adaptation = start(bert, hyperparameters={**QUICK, "align.epochs": 12, "align.learning_rate": 1e-2})
-    before = copy_of(adaptation.model)
-    while adaptation.stage == "align":
-        adaptation.step()
-    assert {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))} == {"embedder"}
-    outcome = adaptation.result()
-    assert outcome.distance_before is not None
-    assert outcome.distance_after is not None
-    assert outcome.distance_after < outcome.distance_before
-    assert outcome.validation_score is None
-    assert outcome.precision is None  # unknown before the refine stage
-
-
 def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert: str) -> None:
     orca = start(bert, hyperparameters={**QUICK, "align.epochs": 0})
     expected = run(start(bert, "nft"))
@@ -82,21 +68,26 @@ def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert
 
 def test_progress_and_outcome_so_far(bert: str) -> None:
     """What the sweep reads from a trial that early stopping ends in the middle."""
-    adaptation = start(bert)
+    adaptation = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
+    before = copy_of(adaptation.model)
     first = adaptation.step()
     assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
     assert first.distance is not None
     assert first.seconds > 0
     adaptation.step()
     adaptation.step()
+    assert {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))} == {"embedder"}
+    outcome = adaptation.result()
+    assert outcome.distance_before is not None
+    assert outcome.distance_after is not None
+    assert outcome.distance_after < outcome.distance_before
+    assert outcome.validation_score is outcome.precision is None  # unknown before the refine stage
     refine = adaptation.step()
     assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == ("refine", 1, 3, None)
     outcome = adaptation.result()
     assert outcome.validation_score == refine.validation_score is not None
     assert (outcome.epochs, outcome.best_epoch, outcome.test_score) == (1, 1, None)
-    assert outcome.align_seconds > 0
-    assert outcome.refine_seconds > 0
-    assert outcome.evaluate_seconds > 0
+    assert min(outcome.align_seconds, outcome.refine_seconds, outcome.evaluate_seconds) > 0
     assert outcome.peak_memory_mib is not None
     assert outcome.peak_memory_mib > 10
     adaptation.step()
@@ -120,21 +111,18 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, t
         assert not other.restore(path)
         assert scores(other.result())["distance_before"] is None
     assert start(bert).restore(path)
+    sizes = []
+    for method in ("linear_probe", "nft"):
+        other = start(bert, method)
+        other.step()
+        other.save(tmp_path / method)
+        sizes.append((tmp_path / method).stat().st_size)
+    assert sizes[0] < 0.5 * sizes[1]  # the frozen body is left out
     path.write_bytes(path.read_bytes()[:-100])
     damaged = start(bert)
     assert not damaged.restore(path)
     assert not damaged.restore(tmp_path / "none")
     assert reported(damaged.step())["epoch"] == 1
-
-
-def test_linear_probe_checkpoint_leaves_the_frozen_body_out(bert: str, tmp_path: Path) -> None:
-    sizes = {}
-    for method in ("linear_probe", "nft"):
-        adaptation = start(bert, method)
-        adaptation.step()
-        adaptation.save(tmp_path / method)
-        sizes[method] = (tmp_path / method).stat().st_size
-    assert sizes["linear_probe"] < 0.5 * sizes["nft"]
 
 
 @pytest.mark.parametrize("checkpointing", ["off", "on"])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tests.models.conftest import TinyDirectory
 from tests.models.conftest import tiny as tiny  # a fixture
 from tests.models.tiny import DECODERS, IMAGE, TEXT, save_tiny
 
+NF4 = {**QUICK, "refine.epochs": 2, "lora.weights": "nf4"}
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
 FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}
 """Bodies that project to queries, keys and values together."""
@@ -125,6 +125,9 @@ def test_the_network_starts_as_that_of_nft(bert: str) -> None:
         outputs = [start(bert, method).model.eval()(x) for method in ("nft", "lora", "orca_lora")]
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+    # Trials with float weights keep the keys that they had before there were others.
+    assert "lora.weights" not in resolve("lora", {}).relevant("lora")
+    assert resolve("lora", NF4).relevant("lora")["lora.weights"] == "nf4"
 
 
 @pytest.mark.parametrize("kind", ["swin", "gpt2"])
@@ -143,9 +146,6 @@ def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -
     assert sum(sizes[name] for name in adapters) == sum(
         2 * sum(part.base_layer.weight.shape) for part in adapted(model.body).values()
     )
-
-
-NF4 = {**QUICK, "refine.epochs": 2, "lora.weights": "nf4"}
 
 
 @pytest.fixture
@@ -203,25 +203,6 @@ def test_four_bit_weights_never_change_and_a_model_folder_gives_the_same_outputs
         assert torch.equal(rebuild(taken.config, taken.weights)(x), whole.model.eval()(x))
 
 
-def test_a_layer_is_freed_before_the_next_but_one_is_quantised(
-    wide: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from bitsandbytes import nn as quantised
-
-    body = load_body(str(wide("bert"))).body
-    layers = [weakref.ref(layer) for layer in linear_layers(body, "all").values()]
-    make, alive = quantised.Params4bit, list[int]()
-
-    def counted(*given: Any, **named: Any) -> Any:
-        alive.append(sum(layer() is not None for layer in layers))
-        return make(*given, **named)
-
-    monkeypatch.setattr(quantised, "Params4bit", counted)
-    insert_adapters(body, LoraConfig(weights="nf4"))
-    assert len(alive) == len(layers)
-    assert all(left <= len(layers) - done + 1 for done, left in enumerate(alive))
-
-
 @pytest.mark.exhaustive
 def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('ran', 'w').close()\n")
@@ -236,8 +217,3 @@ def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "kernels" not in done.stderr
     assert not (tmp_path / "ran").exists()
-
-
-def test_trials_with_float_weights_keep_their_keys(bert: str) -> None:
-    assert "lora.weights" not in resolve("lora", {}).relevant("lora")
-    assert resolve("lora", NF4).relevant("lora")["lora.weights"] == "nf4"

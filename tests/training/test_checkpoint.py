@@ -164,19 +164,17 @@ def test_alignments_in_a_directory_and_in_the_default_one(tmp_path: Path, monkey
     assert [path.parent.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == ["aligned"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign", "of another embedder"])
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "of another embedder"])
 def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     cache = AlignedCache(tmp_path)
     cache.store(KEY, an_alignment())
     (path,) = tmp_path.iterdir()
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
     if damage == "of another embedder":
         cache.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
     elif damage == "foreign":
         checkpoint.save(path, {"something": "else"})
     else:
-        path.write_bytes({"truncated": bytes(content[:-200]), "flipped": bytes(content), "empty": b""}[damage])
+        path.write_bytes(path.read_bytes()[:-200])
     with caplog.at_level(logging.WARNING):
         assert cache.load(KEY, toy_model().embedder) is None
     assert [record.levelname for record in caplog.records] == ["WARNING"]

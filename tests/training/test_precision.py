@@ -10,11 +10,10 @@ from orca_ray.models.checkpointing import repeated_layers
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.micro_batch import Cost
 from orca_ray.training.precision import Precision, choose_precision
-from orca_ray.training.refine import RefineLoop
 from orca_ray.training.reproducibility import torch_settings
 from orca_ray.training.throughput import PEAKS, peak_flops, throughput
 
-from .training_toys import CPU, EXACT, OBJECTIVE, make_refine, real_model, real_split, toy_model, toy_split
+from .training_toys import CPU, EXACT, make_refine, real_model, real_split, toy_model, toy_split
 
 
 def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
@@ -105,17 +104,3 @@ def test_rates_survive_a_resume() -> None:
     first.step()
     second.load_state_dict(first.state_dict())
     assert second.throughput() == first.throughput()
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_refining_on_the_device_follows_the_cpu() -> None:
-    losses = []
-    for device in (CPU, torch.device("cuda")):
-        model = toy_model().to(device)
-        config = RefineConfig(epochs=2, precision="float32")
-        loop = RefineLoop(
-            model, model.parameters(), toy_split(75), toy_split(20), OBJECTIVE, config, seed=0, device=device
-        )
-        losses.append([loop.step().loss for _ in range(2)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
