@@ -1,5 +1,6 @@
-"""Whole trials: exact resume at every stage, independence of the past, test read once, faithful stages."""
+"""Whole trials: progress, selection, shared alignments, what is refused, faithful stages, and artefacts."""
 
+import json
 import shutil
 import weakref
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from orca_ray.data.prepared import PreparedData, Split, SplitName
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation
+from orca_ray.results.artefacts import Artefact
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,
@@ -29,6 +31,7 @@ from orca_ray.testing.trials import (
     scores,
     start,
 )
+from orca_ray.training.artefact import ArtefactKind, all_artefacts
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective
 
@@ -332,3 +335,71 @@ def test_on_a_gpu_a_resumed_trial_follows_a_whole_one(
     for name in ("distance", "loss"):
         values = [[report[name] for report in side if report[name] is not None] for side in (reports, expected)]
         assert values[0] == pytest.approx(values[1], rel=tolerance), name
+
+
+SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 2, "refine.epochs": 1}
+
+
+def named(artefacts: tuple[Artefact, ...]) -> list[tuple[str, str]]:
+    return [(each.kind, each.name) for each in artefacts]
+
+
+def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> None:
+    adaptation = start(bert, hyperparameters=SHORT)
+    run(adaptation)
+    assert named(adaptation.artefacts())[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
+    features, matrix = (json.loads(each.payload) for each in adaptation.artefacts()[:2])
+    (source, before), (_, after) = (panel["groups"] for panel in features["panels"])
+    assert source["x"]["shape"] == [40]
+    assert before["x"]["shape"] == [50]
+    assert before["classes"] == [index % 3 for index in range(50)]
+    assert before["x"] != after["x"]
+    counts = np.array(matrix["counts"])
+    assert counts.sum() == 45
+    assert adaptation.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
+    assert adaptation.result().notes is None
+
+
+def test_only_a_test_evaluation_is_shown(bert: str) -> None:
+    fields = start(bert, "nft", task=make_task(Target("dense", shape=(4,))), hyperparameters=SHORT)
+    run(fields)
+    assert named(fields.artefacts()) == [("field", "first"), ("field", "worst")]
+    search = start(bert, data=make_data(TASK, readable_test=False), hyperparameters=SHORT, test=False)
+    run(search)
+    assert search.artefacts() == ()
+
+
+@pytest.mark.parametrize("replayed", [False, True])
+def test_resumed_and_replayed_alignments_have_the_same(bert: str, tmp_path: Path, replayed: bool) -> None:
+    aligned = tmp_path if replayed else None
+    whole, first, second = (start(bert, hyperparameters=SHORT, aligned=aligned) for _ in range(3))
+    run(whole)
+    for _ in range(2):
+        first.step()
+    first.save(tmp_path / "state")
+    assert second.restore(tmp_path / "state")
+    run(second)
+    assert second.result().align_reused == replayed
+    assert second.artefacts() == whole.artefacts()
+
+
+def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = start(bert, hyperparameters=SHORT)
+    run(whole)
+
+    def fail(evidence: object) -> list[tuple[str, object]]:
+        raise MemoryError("no room; none\nat all")
+
+    kinds = {
+        name: ArtefactKind(name=name, needs=kind.needs, applies=kind.applies, compute=fail)  # type: ignore[arg-type]
+        for name, kind in all_artefacts().items()
+        if name in ("confusion_matrix", "features")
+    }
+    monkeypatch.setattr("orca_ray.training.artefact.all_artefacts", lambda: kinds)
+    broken = start(bert, hyperparameters=SHORT)
+    run(broken)
+    assert broken.artefacts() == ()
+    expected = (
+        "no artefact features: MemoryError: no room, none; no artefact confusion_matrix: MemoryError: no room, none"
+    )
+    assert scores(broken.result()) == {**scores(whole.result()), "notes": expected}

@@ -113,20 +113,3 @@ def test_noise_neither_hides_a_plateau_nor_makes_one() -> None:
         assert first_flat(noisy(0.97 ** np.arange(40), 0.01, seed)) is None
         # Of a flat curve every verdict is nearly a toss-up, and they come every epoch: the plateau is soon found.
         assert (first_flat(noisy(np.ones(60), 0.01, seed)) or 99) <= 30
-
-
-def test_state_goes_on_elsewhere() -> None:
-    values = noisy(np.concatenate([0.9 ** np.arange(10), np.full(30, 0.9**9)]), 0.003, 0)
-    expected = first_flat(values)
-    assert expected is not None
-    for cut in range(expected):
-        first, second = Plateau(4, 0.005), Plateau(4, 0.005)
-        assert not any(first.add(value, values[0]) for value in values[:cut])
-        second.restart(first.values)
-        assert [second.add(value, values[0]) for value in values[cut:expected]] == [False] * (expected - cut - 1) + [
-            True
-        ]
-    restarted = Plateau(2, 0.0)
-    restarted.add(1.0, 1.0)
-    restarted.restart()
-    assert restarted.values == []

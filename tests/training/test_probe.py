@@ -60,14 +60,6 @@ def test_targets_of_every_kind_as_numbers() -> None:
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
 
 
-def test_large_fields_are_sketched() -> None:
-    fields = np.random.default_rng(3).normal(size=(70, 2, 100, 100))
-    sketch = encoded_targets([(fields, np.arange(70))], Target("dense", shape=(2, 100, 100)))
-    assert sketch.shape == (70, 4096)
-    flat = torch.from_numpy(fields.reshape(70, -1))
-    torch.testing.assert_close(torch.cdist(sketch, sketch), torch.cdist(flat, flat), rtol=0.1, atol=1e-3)
-
-
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:
     splits = [toy_split(2 * NUM_SAMPLES), toy_split(30, seed=1)]
     model = toy_model(dropout=0.5).train()

@@ -1,7 +1,8 @@
-"""The refine loop: accumulation, clipping, selection, freezing, caching and exact resume."""
+"""The refine loop: accumulation, clipping, selection, freezing, caching, exact resume, and augmented inputs."""
 
 import weakref
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,24 @@ from torch import Tensor
 from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
 
-from .training_toys import CPU, OBJECTIVE, ScriptedObjective, limited_memory, predictions_of, same, toy_model, toy_split
-from .training_toys import make_refine as make_loop
+from .training_toys import (
+    CPU,
+    OBJECTIVE,
+    ScriptedObjective,
+    limited_memory,
+    make_refine,
+    predictions_of,
+    same,
+    toy_model,
+    toy_split,
+)
 
 
 def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
@@ -39,7 +50,7 @@ def test_accumulation_is_the_large_batch(num_samples: int) -> None:
         config = RefineConfig(
             epochs=1, learning_rate=0.5, batch_size=batch_size, accumulation=accumulation, warmup_epochs=0, **PLAIN
         )
-        loop = make_loop(model, config, train=toy_split(num_samples))
+        loop = make_refine(model, config, train=toy_split(num_samples))
         assert loop.steps_per_epoch == -(-num_samples // 32)
         loop.step()
         weights.append(copy_of(model))
@@ -53,7 +64,7 @@ def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
     config = RefineConfig(
         epochs=1, learning_rate=0.5, batch_size=4, accumulation=8, warmup_epochs=0, **(PLAIN | {"clip": 1e-3})
     )
-    make_loop(model, config, train=toy_split(32)).step()
+    make_refine(model, config, train=toy_split(32)).step()
     moved = torch.cat([(value - before[name]).flatten() for name, value in model.state_dict().items()])
     assert float(moved.norm()) == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
@@ -66,15 +77,15 @@ def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
     ],
 )
 def test_learning_rate_follows_the_schedule(options: dict[str, Any], expected: list[float]) -> None:
-    loop = make_loop(toy_model(), RefineConfig(epochs=4, learning_rate=1.0, clip=0.0, **options))
+    loop = make_refine(toy_model(), RefineConfig(epochs=4, learning_rate=1.0, clip=0.0, **options))
     assert [loop.step().learning_rate for _ in range(4)] == pytest.approx(expected)
 
 
 def test_only_the_given_parameters_train() -> None:
     models = [toy_model(), toy_model()]
     before = copy_of(models[0])
-    make_loop(models[0], RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0)).step()
-    make_loop(models[1], RefineConfig(epochs=1, learning_rate=0.1), head_only=True).step()
+    make_refine(models[0], RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0)).step()
+    make_refine(models[1], RefineConfig(epochs=1, learning_rate=0.1), head_only=True).step()
     moved = [{name.split(".")[0] for name in changed(before, copy_of(model))} for model in models]
     assert moved == [{"embedder", "head"}, {"head"}]
     assert not any(parameter.requires_grad for parameter in models[1].body.parameters())
@@ -85,7 +96,7 @@ def test_only_the_given_parameters_train() -> None:
 def test_best_epoch_is_restored() -> None:
     model = toy_model()
     objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[3.0, 1.0, 1.0, 2.0])
-    loop = make_loop(model, RefineConfig(epochs=4, learning_rate=1e-2), objective=objective)
+    loop = make_refine(model, RefineConfig(epochs=4, learning_rate=1e-2), objective=objective)
     weights = []
     while not loop.done:
         loop.step()
@@ -109,7 +120,7 @@ def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path)
     """Resumed from disk in a fresh model between any two steps: the same curve and weights bit for bit, and dropout."""
     config = RefineConfig(epochs=2, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8)
     whole_model = toy_model(dropout=0.3)
-    whole = make_loop(whole_model, config)
+    whole = make_refine(whole_model, config)
     expected = [curve(whole.step()) for _ in range(2)]
     assert expected[0][1] != expected[1][1]
     assert whole.steps_per_epoch == 10
@@ -122,14 +133,14 @@ def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path)
             checkpoint.save(tmp_path / "state", first.state_dict())
             raise Killed
 
-    first = make_loop(toy_model(dropout=0.3), config, on_step=save)
+    first = make_refine(toy_model(dropout=0.3), config, on_step=save)
     checkpoint.save(tmp_path / "state", first.state_dict())
     with pytest.raises(Killed) if interrupted_after else nullcontext():
         for _ in range(2 if interrupted_after else 0):
             first.step()
     torch.rand(7)  # the process does something else meanwhile
     model = toy_model(dropout=0.3, seed=99)
-    resumed = make_loop(model, config)
+    resumed = make_refine(model, config)
     state = checkpoint.load(tmp_path / "state")
     assert state is not None
     resumed.load_state_dict(state)
@@ -151,7 +162,7 @@ def body_calls(model: CrossModalModel) -> int:
 def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RefineConfig(epochs=5, learning_rate=1e-2, batch_size=8)
     cached_model = toy_model()
-    cached = make_loop(cached_model, config, head_only=True)
+    cached = make_refine(cached_model, config, head_only=True)
     cached_curve = [curve(cached.step())]
     calls = body_calls(cached_model)
     cached_curve += [curve(cached.step()) for _ in range(4)]
@@ -159,13 +170,13 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkey
 
     monkeypatch.setattr(feed, "CACHE_BYTES", 0)
     model = toy_model()
-    uncached = make_loop(model, config, head_only=True)
+    uncached = make_refine(model, config, head_only=True)
     uncached_curve = [curve(uncached.step()) for _ in range(5)]
     assert body_calls(model) > 5 * uncached.steps_per_epoch
     np.testing.assert_allclose(cached_curve, uncached_curve, rtol=1e-6)
 
     model = toy_model(dropout=0.5)  # which rules the cache out
-    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.5), head_only=True)
+    loop = make_refine(model, RefineConfig(epochs=1, dropout=0.5), head_only=True)
     assert body_calls(model) == 0
     loop.step()
     assert body_calls(model) > 0
@@ -175,7 +186,7 @@ def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked() -> No
     config = RefineConfig(epochs=1, batch_size=4, accumulation=8, last_step="drop")
     # 75 samples are 19 batches: two whole steps of 8, and 11 samples more.
     for num_samples, steps in ((75, [32, 32]), (64, [32, 32]), (62, [32, 30]), (20, [20])):
-        loop = make_loop(toy_model(), config, train=toy_split(num_samples))
+        loop = make_refine(toy_model(), config, train=toy_split(num_samples))
         assert [len(indices) for indices in loop._step_indices()] == steps
         assert loop.steps_per_epoch == len(steps)
         loop.step()
@@ -188,7 +199,7 @@ def test_validation_in_groups_and_in_evaluation_mode() -> None:
     y = whole.y[group * 3]
     model = toy_model(dropout=0.9)
     validation = Split(whole.x, y, group)
-    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.9), validation=validation)
+    loop = make_refine(model, RefineConfig(epochs=1, dropout=0.9), validation=validation)
     validated = loop.step().validation_score
     predictions = predictions_of(model.eval(), whole.x)
     assert validated == pytest.approx(float((predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean()))
@@ -199,7 +210,7 @@ def test_validation_in_groups_and_in_evaluation_mode() -> None:
 def test_what_is_not_finite_ends_the_trial() -> None:
     objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
     with pytest.raises(NotFiniteError, match="score"):
-        make_loop(toy_model(), RefineConfig(epochs=1), objective=objective).step()
+        make_refine(toy_model(), RefineConfig(epochs=1), objective=objective).step()
     model = toy_model()
     with torch.no_grad():
         next(model.head.parameters())[0] = torch.inf
@@ -230,7 +241,7 @@ def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
     with limited_memory(model, 0, training=False), pytest.raises(torch.OutOfMemoryError, match="CUDA"):
         predictions_of(model, x)
-    loop = make_loop(model, RefineConfig(epochs=2))
+    loop = make_refine(model, RefineConfig(epochs=2))
     with limited_memory(model, 30, training=False) as sizes:  # of 100 samples
         loop.step()
         loop.step()
@@ -269,3 +280,105 @@ def test_failed_allocations_of_all_kinds_are_recognised() -> None:
         assert is_out_of_memory(error), error
     for other in (RuntimeError("shapes differ"), OSError(28, "No space left"), NotFiniteError("nan"), ValueError()):
         assert not is_out_of_memory(other), other
+
+
+STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
+
+
+@dataclass(frozen=True)
+class Shift(Augmentation):
+    """Adds a number of its own to each sample."""
+
+    name: str = "shift"
+    definition: str = "adds a number to each sample"
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, 1, 1, generator=generator)
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x + drawn
+
+
+class Idle(Shift):
+    """Draws, and leaves the inputs as they are."""
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x
+
+
+SHIFT = Shift()
+
+
+def make_augmented(
+    model: CrossModalModel, config: RefineConfig, augmentation: Augmentation | None = SHIFT, **options: Any
+) -> RefineLoop:
+    return make_refine(model, config, validation=toy_split(30, 1), augmentation=augmentation, **options)
+
+
+def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
+    """Collect the inputs that the embedder is given, by whether it is training."""
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+    model.embedder.register_forward_hook(lambda module, inputs, _: seen[module.training].append(inputs[0].clone()))
+    return seen
+
+
+def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
+    model = toy_model()
+    train, validation = toy_split(75), toy_split(30, 1)
+    loop = make_augmented(model, RefineConfig(epochs=2, batch_size=75), train=train)
+    _ = loop.micro_batch  # measuring the cost shows the model some samples
+    seen = watch(model)
+    loop.step()
+    loop.step()
+    loop.predict(validation)
+    assert torch.equal(torch.cat(seen[False]), torch.from_numpy(np.concatenate([validation.x[:]] * 3)))
+    # A shift leaves the differences within a sample, which tell who is who.
+    samples = [torch.from_numpy(train.x[:]), *torch.cat(seen[True]).view(2, *train.x.shape)]
+    plain, *shifted = (each[each.diff()[:, 0, 0].argsort(), 0] for each in samples)
+    shifts = [each - plain for each in shifted]
+    for shift in shifts:
+        torch.testing.assert_close(shift, shift[:, :1].expand(-1, 8), rtol=0, atol=1e-5)
+        assert 0.7 < float(shift[:, 0].std()) < 1.3
+    assert abs(np.corrcoef(shifts[0][:, 0], shifts[1][:, 0])[0, 1]) < 0.3
+
+
+def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memory() -> None:
+    """A step that is computed again in smaller micro-batches sees the same inputs."""
+    inputs, weights = [], []
+    for limit, most in ((3, 99), (32, 99), (16, 8)):
+        model = toy_model()
+        loop = make_augmented(model, RefineConfig(epochs=1, batch_size=16, **STEADY))
+        loop._accumulator.limit = limit
+        with limited_memory(model, most, training=True):
+            seen = watch(model)  # only micro-batches that fit reach this hook
+            loop.step()
+        inputs.append(torch.cat(seen[True]))
+        weights.append(copy_of(model))
+    for number in (1, 2):
+        assert torch.equal(inputs[0], inputs[number])
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[number][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_loop_sees_the_same_inputs() -> None:
+    config = RefineConfig(epochs=3, dropout=0.2)
+
+    def run(seed: int, stop: int = -1, augmentation: Augmentation | None = SHIFT) -> tuple[list[float], Any]:
+        model = toy_model(dropout=0.2)
+        loop = make_augmented(model, config, augmentation, seed=seed)
+        losses = []
+        while not loop.done:
+            if loop.epoch == stop:
+                state, model = loop.state_dict(), toy_model(dropout=0.2, seed=9)
+                loop = make_augmented(model, config, augmentation, seed=seed)
+                loop.load_state_dict(state)
+            losses.append(loop.step().loss)
+        return losses, copy_of(model)
+
+    losses, weights = run(0)
+    again = run(0, stop=1)
+    assert again[0] == losses
+    assert same(again[1], weights)
+    assert run(1)[0] != losses
+    # Dropout's random numbers are the same with and without an augmentation.
+    assert run(0, augmentation=None)[0] == run(0, augmentation=Idle())[0] != losses
