@@ -31,7 +31,6 @@ from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import ImageStem, TextStem
-from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import CLASSES
 
 WORDS = 400
@@ -405,7 +404,9 @@ def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[
     assert offline == ["prose", "conll2003", "prose"]
 
 
-def test_the_real_prose_has_thousands_of_sentences_of_every_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_prose_and_the_tokens_of_the_real_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
     counts = dict.fromkeys(prose.TOPICS, 0)
     topics = [topic for topic, titles in prose.TOPICS.items() for _ in titles]
@@ -414,6 +415,7 @@ def test_the_real_prose_has_thousands_of_sentences_of_every_topic(monkeypatch: p
         counts[topic] += len(sentences)
     assert min(counts.values()) > 500
     assert sum(counts.values()) > 14_000
+    assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
 
 
 @pytest.mark.slow
@@ -438,10 +440,3 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeyp
     centred = features.x - features.x.mean(0)
     means = torch.stack([centred[features.y == c].mean(0) for c in range(int(features.y.max()) + 1)])
     assert means.square().sum(1).mean() > 0.05 * centred.square().sum(1).mean()
-
-
-@pytest.mark.slow
-def test_packaged_tokenizer_is_the_bodys_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.undo()
-    assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
-    assert load_body("minilm-l6").stem.state_dict()["word_embeddings"].shape[0] > 7592

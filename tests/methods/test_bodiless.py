@@ -263,14 +263,9 @@ def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_pat
     assert torch.equal(empty(x), adaptation.model(x))
     x[:, 0, ::2] = torch.nan  # missing values
     assert empty(x).isfinite().all()
-
-
-def test_trees_that_lightgbm_cannot_read_are_a_user_error() -> None:
-    model = start(NO_BODY, "gradient_boosting").model
-    assert isinstance(model.body, TreeBody)
-    model.body.set_models(["tree\nno trees"])
+    trees(adaptation).set_models(["tree\nno trees"])
     with pytest.raises(UserError, match="cannot read the trees of this model"):
-        model(torch.zeros(1, 2, 16))
+        adaptation.model(x)
 
 
 def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

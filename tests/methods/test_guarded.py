@@ -74,18 +74,14 @@ def test_refining_starts_from_the_choice_bit_for_bit(
     trial, other = (start(bert, method, task=SCALAR, hyperparameters=SHORT) for method in ("orca_guarded", twin))
     reports, expected = run(trial), run(other)
     assert [report for report in reports if report["stage"] != "probe"][-len(expected) :] == expected
-    assert trial.result().align_chosen == chosen
-    assert other.result().align_chosen is None
-    assert trial.result().test_score == other.result().test_score
-    assert not changed(copy_of(trial.model), copy_of(other.model))
-
-
-def test_the_curve_has_the_probes(bert: str) -> None:
-    reports = run(start(bert, "orca_guarded", hyperparameters=SHORT))
     probes = [report for report in reports if report["stage"] == "probe"]
     assert [(report["epoch"], report["epochs"]) for report in probes] == [(0, 4), (1, 4), (4, 4)]
     assert all(0 < report["loss"] < 3 for report in probes)
     assert all(report["validation_score"] is report["distance"] is None for report in probes)
+    assert trial.result().align_chosen == chosen
+    assert other.result().align_chosen is None
+    assert trial.result().test_score == other.result().test_score
+    assert not changed(copy_of(trial.model), copy_of(other.model))
 
 
 @pytest.mark.parametrize("paper", [True, False])

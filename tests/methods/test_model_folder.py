@@ -112,11 +112,8 @@ def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message
     damage(folder)
     with pytest.raises(UserError, match=message):
         read_config(folder)
-
-
-def test_paths_that_are_no_folder(folder: Path) -> None:
-    for path, message in ((folder / "nowhere", "does not exist"), (folder / "README.md", "is no directory")):
-        with pytest.raises(UserError, match=message):
+    for path, problem in ((folder / "nowhere", "does not exist"), (folder / "README.md", "is no directory")):
+        with pytest.raises(UserError, match=problem):
             read_config(path)
 
 

@@ -135,15 +135,12 @@ def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> No
         run(start(bert, "recraft", hyperparameters=SHORT))
 
 
-def test_a_loss_that_is_not_finite(bert: str) -> None:
+def test_what_is_not_finite_or_allowed(bert: str) -> None:
     adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.source_learning_rate": 1e38})
     with pytest.raises(NotFiniteError, match="stage source_head"):
         run(adaptation)
-
-
-def test_options() -> None:
-    assert resolve("recraft", {}).of(RecraftConfig).form == "paper"
-    assert resolve("recraft_code", {}).of(RecraftConfig).form == "code"
+    forms = [resolve(method, {}).of(RecraftConfig).form for method in ("recraft", "recraft_code")]
+    assert forms == ["paper", "code"]
     with pytest.raises(UserError, match=r"recraft\.form"):
         resolve("recraft", {"recraft.form": "papers"})
     with pytest.raises(UserError, match=r"recraft\.threshold must be at least 0"):

@@ -133,25 +133,23 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 @pytest.mark.parametrize(
     ("kind", "body", "usual"), [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)]
 )
+@torch.no_grad()
 def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
     target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
-    task = make_task(target, (1, 16))
-    settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5}
+    task, name = make_task(target, (1, 16)), request.getfixturevalue(body)
     for weight in (0.0, 2.0):
-        adaptation = start(
-            request.getfixturevalue(body), "pare", task=task, hyperparameters={**settings, "pare.weight": weight}
-        )
+        settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5, "pare.weight": weight}
+        adaptation = start(name, "pare", task=task, hyperparameters=settings)
         term, model = term_with_one_source_sample(adaptation), adaptation.model
         x, y = batch(adaptation)
-        with torch.no_grad():
-            mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
-            features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
-            objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
-            of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
-            logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
-            of_source = functional.cross_entropy(logits, term._source.y.expand(4))
-            # Half of 8 or 4 tokens.
-            assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
+        mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
+        features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
+        objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
+        of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
+        logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
+        of_source = functional.cross_entropy(logits, term._source.y.expand(4))
+        # Half of 8 or 4 tokens.
+        assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
 
 
 def test_prefix_tokens_stay(vit: str) -> None:

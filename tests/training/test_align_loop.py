@@ -142,25 +142,22 @@ def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) 
     assert (resumed.distance_before, resumed.distance_after) == (whole.distance_before, whole.distance_after)
 
 
-def test_dense_targets_get_pseudo_classes() -> None:
+def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_split(90)
     y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:][:, :1, :4]
     distance = Scripted()
-    scripted_loop(AlignConfig(epochs=1), distance, y).step()
+    loop = scripted_loop(AlignConfig(epochs=1), distance, y)
+    loop.step()
     seen = [labels for labels, _ in distance.seen]
     assert all(labels.dtype == torch.int64 and labels.shape == (90,) for labels in seen)
     for value in range(3):
         others = set(seen[0][torch.from_numpy(split.y != value)].tolist())
         assert not others & set(seen[0][torch.from_numpy(split.y == value)].tolist())
-
-
-def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    y = np.random.RandomState(0).normal(size=(90, 2, 3)).astype(np.float32)
-    assert not scripted_loop(AlignConfig(), Scripted(), y).notes
+    assert not loop.notes
     monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
     monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
-    notes = scripted_loop(AlignConfig(), Scripted(), y).notes
-    assert notes == ("pseudo-classes come from a sketch of the targets (90, 2, 3), too large to cluster",)
+    notes = scripted_loop(AlignConfig(), distance, y).notes
+    assert notes == ("pseudo-classes come from a sketch of the targets (90, 4, 4), too large to cluster",)
 
 
 def test_values_that_are_not_finite() -> None:

@@ -208,22 +208,6 @@ def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_file_removed_while_it_is_read_stays_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By another process that makes room: marking it as used must not leave an empty one."""
-    cache = AlignedCache(tmp_path)
-    cache.store(KEY, an_alignment())
-    plain = checkpoint.load
-
-    def load_and_lose(path: Path) -> dict[str, Any] | None:
-        state = plain(path)
-        path.unlink()
-        return state
-
-    monkeypatch.setattr(checkpoint, "load", load_and_lose)
-    assert_loads(cache)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
     for name, age in (("old", 7200.0), ("new", 0.0)):
         (tmp_path / f".{name}.tmp").touch()

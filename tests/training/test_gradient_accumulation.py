@@ -126,13 +126,11 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: 
     assert saved_by_autograd(model, x) < 0.5 * before
     assert accumulator.cost == plain.cost  # recomputing is no part of the model's own operations
     assert not accumulator.notes
+    without_layers = make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on")
+    assert "no repeated layers" in without_layers.notes[0]
     wide = make_accumulator(model, real_split(64), batch_size=64).cost
     monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
     assert make_accumulator(model, real_split(64), batch_size=64, gradient_checkpointing="on").limit == 5
-
-
-def test_checkpointing_a_body_without_layers_is_reported() -> None:
-    assert "no repeated layers" in make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on").notes[0]
 
 
 def test_nan_ends_the_trial_before_it_can_be_the_best(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 """The refine loop: accumulation, clipping, selection, freezing, caching, exact resume, and augmented inputs."""
 
-import weakref
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,26 +246,6 @@ def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
         loop.step()
     assert sizes == [64, 32, *([16] * 6 + [4]) * 2]
     assert loop.notes == ["64 samples did not fit the device's memory in evaluation, 16 do"]
-
-
-def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The handler of an error holds its traceback, and with it every tensor of the frames that failed."""
-    failed: list[weakref.ref[Tensor]] = []
-    alive: list[bool] = []
-    outputs = feed.Feed.outputs
-
-    def small_device(self: feed.Feed, inputs: Tensor) -> Tensor:
-        alive.extend(reference() is not None for reference in failed)
-        held = outputs(self, inputs)
-        if len(inputs) > 5:
-            failed.append(weakref.ref(held))
-            raise torch.OutOfMemoryError
-        return held
-
-    monkeypatch.setattr(feed.Feed, "outputs", small_device)
-    predictions_of(toy_model(), toy_split(20).x, batch_size=16)
-    assert len(failed) == 2
-    assert not any(alive)
 
 
 def test_failed_allocations_of_all_kinds_are_recognised() -> None:
