@@ -404,9 +404,7 @@ def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[
     assert offline == ["prose", "conll2003", "prose"]
 
 
-def test_the_real_prose_and_the_tokens_of_the_real_body(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_real_prose_and_the_tokens_of_the_real_body(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     counts = dict.fromkeys(prose.TOPICS, 0)
     topics = [topic for topic, titles in prose.TOPICS.items() for _ in titles]

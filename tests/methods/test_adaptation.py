@@ -17,7 +17,7 @@ from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.stages.adaptation import Adaptation
-from orca_ray.results.artefacts import Artefact
+from orca_ray.results.artefacts import Artefact, Picture
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,
@@ -84,7 +84,7 @@ def test_progress_and_outcome_so_far(bert: str) -> None:
     assert outcome.distance_before is not None
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
-    assert outcome.validation_score is outcome.precision is None  # unknown before the refine stage
+    assert (outcome.validation_score, outcome.precision) == (None, None)  # unknown before the refine stage
     refine = adaptation.step()
     assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == ("refine", 1, 3, None)
     outcome = adaptation.result()
@@ -383,7 +383,7 @@ def test_resumed_and_replayed_alignments_have_the_same(bert: str, tmp_path: Path
 
 
 def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(evidence: object) -> list[tuple[str, object]]:
+    def fail(evidence: object) -> list[tuple[str, Picture]]:
         raise MemoryError("no room; none\nat all")
 
     whole, broken = (start(bert, hyperparameters=SHORT) for _ in range(2))

@@ -30,7 +30,7 @@ FIELD = make_task(Target("dense", shape=(16,)), (1, 16))
 NO_SHAPE = replace(TASK, input_shape=None, input_kind="sequence")
 
 
-def operations(method: str, task: Task, values: dict[str, Scalar]) -> int | None:
+def operations(method: str, task: Task, values: dict[str, Scalar]) -> float | None:
     estimate = get_method(method).operations
     assert estimate is not None
     return estimate(task, resolve(method, values).relevant(method))
