@@ -14,7 +14,7 @@ from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.gaussian import Gaussians
 from orca_ray.alignment.labels import pseudo_labels
 from orca_ray.alignment.registry import get_distance
-from orca_ray.alignment.transport import TOLERANCE, Report, self_transport, transport
+from orca_ray.alignment.transport import TOLERANCE, Report, transport
 from orca_ray.errors import UserError
 from orca_ray.testing.distances import cloud, source, value_and_gradient
 from tests.alignment.test_distances import bures
@@ -84,13 +84,6 @@ def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert report.error <= TOLERANCE
-
-
-def test_self_transport_equals_the_general_solver() -> None:
-    x = cloud(20)[0]
-    cost = half_squared_distances(x, x).fill_diagonal_(0.0)
-    value = self_transport(Cost(x), 0.3, Report())[0].item()
-    assert value == pytest.approx(entropic(cost.numpy(), 0.3), rel=1e-8)
 
 
 @pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30)])

@@ -233,29 +233,6 @@ def test_a_ladder_is_the_plain_formulas(
         torch.testing.assert_close(product.double(), plan @ x, rtol=100 * tolerance, atol=tolerance)
 
 
-def test_columns_of_a_cost_are_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    y, x, temperatures = cloud(9), cloud(40, seed=1), otdd_reference.ladder(20.0)
-    expected = otdd_reference.solve(Cost(y, x[3:20]), temperatures)
-    for limit in (2**20, 2800):  # stored or not
-        monkeypatch.setattr(contract, "MEMORY_BYTES", limit)
-        part = Cost(y, x).store().columns(slice(3, 20))
-        assert part.shape == (9, 17)
-        found = otdd_reference.solve(part, temperatures)
-        torch.testing.assert_close(found.f_N, expected.f_N)
-        torch.testing.assert_close(found.g_n, expected.g_n)
-
-
-def test_a_symmetric_ladder_is_the_plain_formulas() -> None:
-    x, y, w = cloud(20), torch.arange(20) % 2, torch.tensor([[0.0, 3.0], [3.0, 0.0]])
-    temperatures = otdd_reference.ladder(30.0)
-    c = half_squares(x, x) + 0.5 * w[y][:, y]
-    f, g, last = potentials(c.T, c, temperatures)
-    solution = otdd_reference.solve(Cost(x, None, w, (y, y)), temperatures, symmetric=True)
-    torch.testing.assert_close(solution.f_N, f)
-    torch.testing.assert_close(solution.g_n, g)
-    torch.testing.assert_close(solution.barycentres(x)[0], torch.softmax((last - c) / temperatures[-1], 1) @ x)
-
-
 def test_potentials_so_far_from_soft_minima_that_every_exponential_under_or_overflows() -> None:
     cost, c = Cost(cloud(7), cloud(9, seed=1)), half_squares(cloud(7), cloud(9, seed=1))
     for start in (-1e4, 1e4):

@@ -416,19 +416,17 @@ def test_the_real_prose_and_the_tokens_of_the_real_body(monkeypatch: pytest.Monk
     assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("body", "name", "input_shape"),
-    [
-        ("minilm-l6:layers=1", "prose", (2, 64)),
-        pytest.param("vit-s14:layers=1", "photographs", (1, 16, 16), marks=pytest.mark.exhaustive),
-    ],
+    [("minilm-l6:layers=1", "prose", (2, 64)), ("vit-s14:layers=1", "photographs", (1, 16, 16))],
 )
 def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The default source of a really pretrained body has the embedder's width and scale, and separable classes."""
     monkeypatch.undo()  # with the user's cache
-    config = EmbedderConfig()
-    model = build_model(input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=config, seed=0)
+    model = build_model(
+        input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=EmbedderConfig(), seed=0
+    )
     num_tokens = math.prod(model.embedder.layout)
     features = source_features(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
     embedded = model.features(torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))).detach()

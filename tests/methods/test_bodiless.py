@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
+import lightgbm
 import numpy as np
 import pytest
 import torch
@@ -101,11 +102,12 @@ def test_a_wrong_option(name: str, value: Scalar, message: str) -> None:
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
-    cnn = resolve("cnn", {}).relevant("cnn")
-    assert {name.split(".")[0] for name in cnn} == {"data", "refine", "cnn"}
-    assert not any(name.startswith("cnn.") for name in resolve("nft", {}).relevant("nft"))
-    minirocket = resolve("minirocket", {}).relevant("minirocket")
-    assert minirocket == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
+    values = {method: resolve(method, {}).relevant(method) for method in ("cnn", "minirocket", "gradient_boosting")}
+    assert {name.split(".")[0] for name in values["cnn"]} == {"data", "refine", "cnn"}
+    assert values["minirocket"] == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
+    boosting = values["gradient_boosting"]
+    assert {name.split(".")[0] for name in boosting} == {"data", "refine", "boosting"}
+    assert [name for name in boosting if name.startswith("refine.")] == ["refine.epochs"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,12 @@ def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
     assert plane is not None
     assert 20 < plane / line < 100  # 64 times the points, 24 times the frequencies
     assert operations("minirocket", TASK, {})
-    assert [operations(method, NO_SHAPE, {}) for method in ("cnn", "fno", "minirocket")] == [None] * 3
+    tables = [make_task(Target("labels", size=n), (n, 16)) for n in (2, 4)]
+    small, large = (operations("gradient_boosting", task, {}) for task in tables)
+    assert small is not None
+    assert large == 4 * small  # twice the features, and twice the labels
+    for method in ("cnn", "fno", "minirocket", "gradient_boosting"):
+        assert operations(method, NO_SHAPE, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -175,7 +182,6 @@ def test_the_penalty_of_minirocket_is_the_best_one_on_validation(monkeypatch: py
     assert scores[0] == min(score for score in scores[1:] if score is not None)
 
 
-lightgbm = pytest.importorskip("lightgbm")
 TABLE = make_task(Target("scalar"), (1, 2))
 ONE_SPLIT: dict[str, Scalar] = {
     "refine.epochs": 1,
@@ -278,15 +284,3 @@ def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'orca-ray\[trees\]'"):
         start(NO_BODY, "gradient_boosting")
-
-
-def test_options_and_costs() -> None:
-    values = resolve("gradient_boosting", {}).relevant("gradient_boosting")
-    assert {name.split(".")[0] for name in values} == {"data", "refine", "boosting"}
-    assert [name for name in values if name.startswith("refine.")] == ["refine.epochs"]
-    operations = get_method("gradient_boosting").operations
-    assert operations is not None
-    small, large = (operations(make_task(Target("labels", size=n), (n, 16)), values) for n in (2, 4))
-    assert small is not None
-    assert large == 4 * small  # twice the features, and twice the labels
-    assert operations(replace(TASK, input_shape=None, input_kind="sequence"), values) is None
