@@ -32,6 +32,8 @@ def values(name: str, warmup: int, total: int, num: int) -> list[float]:
 )
 def test_schedules(name: str, warmup: int, total: int, expected: list[float]) -> None:
     assert values(name, warmup, total, len(expected)) == pytest.approx(expected, abs=1e-6)
+    for edge in ((0, 1), (10, 10), (12, 10)):
+        assert all(0.0 <= value <= 1.0 for value in values(name, *edge, 20))
 
 
 @pytest.mark.parametrize(("name", "expected"), [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)])

@@ -58,6 +58,8 @@ def test_targets_of_every_kind_as_numbers() -> None:
     field = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     fields = encoded_targets([(field, indices)], Target("dense", shape=(2, 3)))
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
+    large = np.ones((4, 2, 100, 100), dtype=np.float32)  # is sketched
+    assert encoded_targets([(large, indices)], Target("dense", shape=(2, 100, 100))).shape == (3, 4096)
 
 
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:

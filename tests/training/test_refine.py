@@ -174,11 +174,11 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkey
     assert body_calls(model) > 5 * uncached.steps_per_epoch
     np.testing.assert_allclose(cached_curve, uncached_curve, rtol=1e-6)
 
-    model = toy_model(dropout=0.5)  # which rules the cache out
-    loop = make_refine(model, RefineConfig(epochs=1, dropout=0.5), head_only=True)
-    assert body_calls(model) == 0
-    loop.step()
-    assert body_calls(model) > 0
+    for model, augmentation in ((toy_model(dropout=0.5), None), (toy_model(), SHIFT)):  # which rule the cache out
+        loop = make_refine(model, config, head_only=True, augmentation=augmentation)
+        assert body_calls(model) == 0
+        loop.step()
+        assert body_calls(model) > loop.steps_per_epoch
 
 
 def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked() -> None:
