@@ -48,6 +48,13 @@ def fitting_task(method: str) -> Task:
 class MethodSuite(Suite):
     """Tests of methods, by the names under which they are registered, on random bodies of two layers."""
 
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """Run tests with an argument ``kind`` for each of `TASKS` as well."""
+        if "kind" in metafunc.fixturenames:
+            self.parametrize(metafunc, "name,kind", [(name, kind) for name in sorted(self.names) for kind in TASKS])
+        else:
+            super().pytest_generate_tests(metafunc)
+
     @pytest.fixture(autouse=True)
     def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
         """Use a cache directory of the suite's own."""
@@ -63,7 +70,6 @@ class MethodSuite(Suite):
         """Return the name of a random image body."""
         return str(made_once("vit", tmp_path_factory, save_vit))
 
-    @pytest.mark.parametrize("kind", TASKS)
     def test_every_kind_of_task(self, name: str, kind: str, bert: str, vit: str) -> None:
         task = make_task(*TASKS[kind])
         if problem := get_method(name).problem(task):

@@ -1,6 +1,6 @@
 """The class `Suite`, base of the conformance suites."""
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -41,7 +41,20 @@ class Suite:
         if "name" in metafunc.fixturenames:
             names = sorted(self.names)
             assert names, f"{type(self).__name__}.names is empty"
-            metafunc.parametrize("name", names)
+            self.parametrize(metafunc, "name", [(name,) for name in names])
+
+    def parametrize(self, metafunc: pytest.Metafunc, arguments: str, cases: Iterable[tuple[str, ...]]) -> None:
+        """Run a test once for each of ``cases``, which have a value for each of the comma-separated ``arguments``."""
+        test = metafunc.function.__name__
+        marked = (
+            pytest.param(*case, marks=self.marks(test, case, number), id="-".join(case))
+            for number, case in enumerate(cases)
+        )
+        metafunc.parametrize(arguments, marked)
+
+    def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
+        """Return marks of the case with this number of a test; override it to leave cases out of the usual runs."""
+        return ()
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:

@@ -16,6 +16,7 @@ from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.errors import UserError
 from orca_ray.testing import DistanceSuite
 from orca_ray.testing.distances import cloud, source, value_and_gradient
+from tests.sampling import Sampled
 
 OWN_SOLVER = ["sinkhorn", "otdd"]
 
@@ -28,7 +29,7 @@ def bures(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(cross))
 
 
-class TestEveryDistance(DistanceSuite):
+class TestEveryDistance(Sampled, DistanceSuite):
     names = distance_names()
     steps = {"sliced": 1e-6}  # noqa: RUF012 - projections change places
     exchange_tolerance = dict.fromkeys(OWN_SOLVER, 0.05)
@@ -52,43 +53,32 @@ class TestEveryDistance(DistanceSuite):
         return MMD(bandwidth=distance.bandwidth(x_nD)).fit(source.to(distance._x_ND.device))
 
 
-@pytest.mark.parametrize("name", distance_names())
 def test_solvers_of_this_package_note_that_they_work_in_blocks(
-    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     src, (x, y) = source(120), cloud(40, shift=0.5)
-    distance = get_distance(name).fit(src)
-    distance(x, y)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-    if name == "wasserstein":  # a plan cannot be found in blocks
-        with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
-            get_distance(name).fit(src)(x, y)
-        return
-    small = get_distance(name).fit(src)
-    small(x, y)
-    assert ("the source and itself (120 x 120 points) exceeds" in caplog.text) == (name in OWN_SOLVER)
-    if name in OWN_SOLVER:
+    for name in OWN_SOLVER:
+        caplog.clear()
+        small = get_distance(name).fit(src)
+        small(x, y)
+        assert "the source and itself (120 x 120 points) exceeds" in caplog.text
         assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
         assert small.diagnosis.converged
-    else:
-        assert small.diagnosis.notes == distance.diagnosis.notes
+    # A plan cannot be found in blocks.
+    with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
+        get_distance("wasserstein").fit(src)(x, y)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 500)
+    for name in ("sinkhorn", "mmd", "otdd"):  # not one row fits
+        with pytest.raises(UserError, match=r"more than the 0\.0 MB that a call may use; take fewer source samples"):
+            get_distance(name).fit(source(100))(*cloud(100))
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("otd", r"'otd'\. Did you mean 'otdd'"),
-        ("otdd_reference_gaussian", r"Did you mean 'otdd_reference'"),  # removed, as the next two
-        ("otdd_entropic", r"Did you mean 'otdd_reference'"),
-        ("mmd_median", r"Allowed: bures, l2, mmd, "),
-    ],
-)
-def test_unknown_name_gets_the_nearest(given: str, message: str) -> None:
-    with pytest.raises(UserError, match=rf"unknown distance .*{message}"):
-        get_distance(given)
-
-
-def test_source_features_are_checked() -> None:
+def test_user_errors() -> None:
+    with pytest.raises(UserError, match=r"unknown distance 'otd'\. Did you mean 'otdd'"):
+        get_distance("otd")
+    with pytest.raises(UserError, match=r"unknown distance 'mmd_median'.*Allowed: bures, l2, mmd, "):
+        get_distance("mmd_median")
     with pytest.raises(UserError, match="source features 'images'"):
         SourceFeatures(torch.full((2, 3), float("nan")), torch.zeros(2, dtype=torch.int64), "images")
     with pytest.raises(UserError, match="source labels 'images': expected 2"):
@@ -105,43 +95,35 @@ def test_l2_is_the_debiased_mean_pairwise_distance() -> None:
     assert get_distance("l2").fit(src)(x, y).item() == pytest.approx(expected.item())
 
 
-def kernel_sums(x: Tensor, s: Tensor, h: float) -> tuple[float, float, float]:
-    """Means of the five kernels within x, within s, between."""
-    joint = torch.cat([x, s])
-    squares = ((joint[:, None] - joint[None]) ** 2).sum(-1)
-    kernel = torch.stack([torch.exp(-squares / (h * width)) for width in (0.25, 0.5, 1, 2, 4)]).sum(0)
-    n = len(x)
-    return kernel[:n, :n].mean().item(), kernel[n:, n:].mean().item(), kernel[:n, n:].mean().item()
-
-
 def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
     src, (x, y) = source(), cloud(17, shift=0.5)
     h = (torch.pdist(torch.cat([x, src.x])) ** 2).mean().item()
-    own, own_source, across = kernel_sums(x, src.x, h)
+
+    def kernels(a: Tensor, b: Tensor) -> float:
+        squares = ((a[:, None] - b[None]) ** 2).sum(-1)
+        return float(sum(torch.exp(-squares / (h * width)).mean() for width in (0.25, 0.5, 1, 2, 4)))
+
     distance = MMD().fit(src)
     assert distance.bandwidth(x) == pytest.approx(h, rel=1e-9)
     value, gradient = value_and_gradient(distance, x, y)
-    assert value == pytest.approx(own + own_source - 2 * across)
+    assert value == pytest.approx(kernels(x, x) + kernels(src.x, src.x) - 2 * kernels(x, src.x))
     fixed = value_and_gradient(MMD(bandwidth=distance.bandwidth(x)).fit(src), x, y)[1]
     torch.testing.assert_close(gradient, fixed)
 
 
 def test_bures_is_the_distance_of_two_gaussians() -> None:
-    src, (x, y) = source(40, d=5), cloud(17, d=5, shift=0.5)
-    assert get_distance("bures").fit(src)(x, y).item() == pytest.approx(bures(x.numpy(), src.x.numpy()))
+    for num_source, n, d in ((40, 17, 5), (6, 9, 20)):
+        src, (x, y) = source(num_source, d=d), cloud(n, d=d, shift=0.5)
+        value = get_distance("bures").fit(src)(x, y).item()
+        assert value == pytest.approx(bures(x.numpy(), src.x.numpy()), rel=1e-6)
 
 
-def test_bures_of_fewer_points_than_features() -> None:
-    src, (x, y) = source(6, d=20), cloud(9, d=20)
-    assert get_distance("bures").fit(src)(x, y).item() == pytest.approx(bures(x.numpy(), src.x.numpy()), rel=1e-6)
-
-
-@pytest.mark.parametrize("n", [1, 7, 24, 36])
-def test_sliced_couples_quantiles_exactly(n: int) -> None:
-    src, (x, y) = source(24), cloud(n, classes=1, shift=0.5)
-    lines = [(x @ u, src.x @ u) for u in directions(4)]
-    exact = [ot.wasserstein_1d(a.numpy(), b.numpy(), p=2) for a, b in lines]
-    assert Sliced().fit(src)(x, y).item() == pytest.approx(float(np.mean(exact)))
+def test_sliced_couples_quantiles_exactly() -> None:
+    for n in (1, 7, 36):
+        src, (x, y) = source(24), cloud(n, classes=1, shift=0.5)
+        lines = [(x @ u, src.x @ u) for u in directions(4)]
+        exact = [ot.wasserstein_1d(a.numpy(), b.numpy(), p=2) for a, b in lines]
+        assert Sliced().fit(src)(x, y).item() == pytest.approx(float(np.mean(exact)))
 
 
 def test_directions_are_whole_frames() -> None:
@@ -160,13 +142,6 @@ def test_shifted_set_is_its_shift_away() -> None:
     for name, factor in (("l2", 1.0), ("bures", 1.0), ("sliced", 0.25), ("sinkhorn", 0.5)):
         value = get_distance(name).fit(src)(src.x + shift, src.y).item()
         assert value == pytest.approx(factor * squared, rel=1e-6)
-
-
-def test_memory_that_does_not_fit_one_row_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contract, "MEMORY_BYTES", 500)
-    for name in ("sinkhorn", "mmd", "otdd"):
-        with pytest.raises(UserError, match=r"more than the 0\.0 MB that a call may use; take fewer source samples"):
-            get_distance(name).fit(source(100))(*cloud(100))
 
 
 def test_wasserstein_is_what_an_assignment_costs() -> None:

@@ -49,13 +49,10 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool
 
 def test_what_is_written_is_read(snapshot: Snapshot, folder: Path) -> None:
     config = read_config(folder)
-    assert {file.name for file in folder.iterdir()} == {
-        "model.safetensors",
-        "config.json",
-        "preprocessing.json",
-        "README.md",
-    }
-    assert config.files.keys() == {"model.safetensors", "preprocessing.json", "README.md"}
+    names = {"model.safetensors", "preprocessing.json", "README.md"}
+    assert config.files.keys() == names
+    assert {file.name for file in folder.iterdir()} == names | {"config.json"}
+    assert not any(file.read_bytes().startswith((b"\x80", b"PK")) for file in folder.iterdir())  # as pickles do
     assert {**vars(config), "files": {}} == vars(snapshot.config)
     assert read_preprocessing(folder, config) == {"kind": "table"}
     weights = read_weights(folder)
@@ -63,25 +60,22 @@ def test_what_is_written_is_read(snapshot: Snapshot, folder: Path) -> None:
     assert not rebuild(config, weights).training
 
 
-def test_no_file_is_a_pickle(folder: Path) -> None:
-    for file in folder.iterdir():
-        assert not file.read_bytes().startswith((b"\x80", b"PK"))
-
-
-def test_a_folder_is_replaced_but_not_its_other_files(snapshot: Snapshot, folder: Path) -> None:
+def test_a_folder_is_replaced_but_not_its_other_files(
+    snapshot: Snapshot, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (folder / "notes.txt").write_text("mine")
     write_folder(folder, snapshot.config, snapshot.weights, card="another")
     assert read_preprocessing(folder, read_config(folder)) is None
     assert not (folder / "preprocessing.json").exists()
     assert (folder / "notes.txt").read_text() == "mine"
-
-
-def test_a_directory_with_other_files_is_kept(snapshot: Snapshot, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("mine")
+    assert not caplog.text
+    (folder / "README.md").write_text("my own words")
+    read_config(folder)
+    assert "not the model card" in caplog.text
     with pytest.raises(UserError, match="has files and is no model folder"):
         write_folder(tmp_path, snapshot.config, snapshot.weights, card="")
     with pytest.raises(UserError, match="is a file"):
-        write_folder(tmp_path / "thesis.tex", snapshot.config, snapshot.weights, card="")
+        write_folder(folder / "notes.txt", snapshot.config, snapshot.weights, card="")
 
 
 def test_an_interrupted_write_leaves_no_model(
@@ -101,10 +95,7 @@ def test_an_interrupted_write_leaves_no_model(
     ("damage", "message"),
     [
         (lambda f: (f / "model.safetensors").unlink(), r"has no model\.safetensors, which its config\.json lists"),
-        (
-            lambda f: (f / "preprocessing.json").write_text("{}"),
-            r"preprocessing\.json was changed",
-        ),
+        (lambda f: (f / "preprocessing.json").write_text("{}"), r"preprocessing\.json was changed"),
         (lambda f: (f / "model.safetensors").open("ab").write(b"x"), r"model\.safetensors was changed"),
         (lambda f: (f / "config.json").unlink(), "is no model folder, as it has no config.json"),
         (lambda f: (f / "config.json").write_text("nonsense"), "expected JSON"),
@@ -121,22 +112,12 @@ def test_damage_is_named(folder: Path, damage: Callable[[Path], object], message
     damage(folder)
     with pytest.raises(UserError, match=message):
         read_config(folder)
+    for path, problem in ((folder / "nowhere", "does not exist"), (folder / "README.md", "is no directory")):
+        with pytest.raises(UserError, match=problem):
+            read_config(path)
 
 
-def test_paths_that_are_no_folder(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for name, message in (("nowhere", "does not exist"), ("file", "is no directory"), (".", "has no config.json")):
-        with pytest.raises(UserError, match=message):
-            read_config(tmp_path / name)
-
-
-def test_another_card_is_only_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (folder / "README.md").write_text("my own words")
-    read_config(folder)
-    assert "not the model card" in caplog.text
-
-
-def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, tmp_path: Path) -> None:
+def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder: Path) -> None:
     name = "head.output.weight"
     for weights, message in (
         ({key: value for key, value in snapshot.weights.items() if key != name}, f"{name} is missing"),
@@ -145,9 +126,6 @@ def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, tmp_pa
     ):
         with pytest.raises(UserError, match=message):
             rebuild(snapshot.config, weights)
-
-
-def test_weights_that_are_no_safetensors(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="cannot read the weights"):
         read_weights(folder)
@@ -183,32 +161,30 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Pa
     assert all("lora_" in name for name in inside)
     assert rebuild(taken.config, taken.weights)
 
+    def assert_refused(message: str) -> None:
+        for kept in loader._pristine.values():
+            kept.clear()
+        with pytest.raises(UserError, match=message):
+            rebuild(taken.config, taken.weights)
+
     weights = load_file(body / "model.safetensors")
     changed = {name: value + 0.01 * name.endswith("query.weight") for name, value in weights.items()}
     save_file(changed, body / "model.safetensors", metadata={"format": "pt"})
-    for kept in loader._pristine.values():
-        kept.clear()
-    with pytest.raises(UserError, match="on this machine is not the one that the model was trained with"):
-        rebuild(taken.config, taken.weights)
+    assert_refused("on this machine is not the one that the model was trained with")
     shutil.rmtree(body)
-    for kept in loader._pristine.values():
-        kept.clear()
-    with pytest.raises(UserError, match="holds no weights of its body, as lora leaves them"):
-        rebuild(taken.config, taken.weights)
+    assert_refused("holds no weights of its body, as lora leaves them")
 
 
-@pytest.mark.parametrize(
-    ("method", "values", "extras"),
-    [
-        ("nft", {}, "predict"),
-        ("gradient_boosting", {}, "predict,trees"),
-        ("lora", {"lora.weights": "nf4"}, "predict,nf4"),
-        ("lora", {"lora.weights": "float32"}, "predict"),
-    ],
-)
-def test_the_card_names_what_to_install(snapshot: Snapshot, method: str, values: dict[str, str], extras: str) -> None:
-    config = replace(snapshot.config, method=method, hyperparameters={**snapshot.config.hyperparameters, **values})
-    assert f"pip install 'orca-ray[{extras}]'" in make_card(config)
+def test_the_card_names_what_to_install(snapshot: Snapshot) -> None:
+    for method, weights, extras in (
+        ("nft", "float32", "predict"),
+        ("gradient_boosting", "float32", "predict,trees"),
+        ("lora", "nf4", "predict,nf4"),
+        ("lora", "float32", "predict"),
+    ):
+        values = {**snapshot.config.hyperparameters, "lora.weights": weights}
+        card = make_card(replace(snapshot.config, method=method, hyperparameters=values))
+        assert f"pip install 'orca-ray[{extras}]'" in card
 
 
 def test_the_card(snapshot: Snapshot, folder: Path) -> None:

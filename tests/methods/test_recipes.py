@@ -1,48 +1,51 @@
-"""The methods: which parameters each trains, and that the others stay bit-identical."""
+"""The methods: which parameters each trains, that the others stay bit-identical, and hyper-parameters by name."""
 
+import json
 import re
+from itertools import cycle
+from pathlib import Path
 
 import pytest
+<<<<<<< HEAD
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
 from orca_ray.models.crossmodal import CrossModalModel
+=======
+import torch
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import SwinConfig, SwinModel
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import Hyperparameters, from_flat, names, relevant, resolve
+from orca_ray.methods.stages.no_body import AttentionBody
+from orca_ray.models.weights import load_body
+>>>>>>> aad27938fb9791282db242c8bed83e715fd28139
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 
-
-@pytest.fixture(params=["bert", "vit"])
-def body(request: pytest.FixtureRequest) -> str:
-    name: str = request.getfixturevalue(request.param)
-    return name
-
-
+NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"
+ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
-    "cnn": r".*",
-    "fno": r".*",
     "gradient_boosting": r"",  # trees are no parameters
     "minirocket": r"head\..*",
-    "orca": r".*",
-    "orca_guarded": r".*",
-    "nft": r".*",
-    "scratch": r".*",
-    "fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
-    "no_body": r".*",
-    "orca_fpt": r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)",
-    "mona": r".*",
-    "recraft": r".*",
-    "recraft_code": r".*",
-    "random_features": r"embedder\..*|head\..*",
     "linear_probe": r"head\..*",
-    "lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
-    "orca_lora": r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*",
-    "pare": r".*",
-    "joint": r".*",
+    "random_features": r"embedder\..*|head\..*",
+    **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
+    **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
+    **dict.fromkeys(("cnn", "fno", "joint", "mona", "nft", "no_body", "orca", "orca_guarded", "pare"), r".*"),
+    **dict.fromkeys(("recraft", "recraft_code", "scratch"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
 
 def test_the_methods_of_the_first_release() -> None:
+    with pytest.raises(UserError, match="Did you mean 'linear_probe'"):
+        get_method("linear-probe")
     assert list(all_methods()) == sorted(TRAINED)
     for name, recipe in all_methods().items():
         assert get_method(name) is recipe
@@ -54,48 +57,137 @@ def test_the_methods_of_the_first_release() -> None:
     assert set(expand([FIELD])) == set(TRAINED) - left_out  # records of the group exist
 
 
-def test_misspelt_method() -> None:
-    with pytest.raises(UserError, match="Did you mean 'linear_probe'"):
-        get_method("linear-probe")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("method", sorted(TRAINED))
-def test_exactly_the_right_parameters_train(method: str, body: str) -> None:
+@pytest.mark.parametrize(("method", "kind"), list(zip(sorted(TRAINED), cycle(["vit", "bert"]), strict=False)))
+def test_exactly_the_right_parameters_train(method: str, kind: str, request: pytest.FixtureRequest) -> None:
     task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
-    adaptation = start(body, method, task=task, hyperparameters={**QUICK, "align.epochs": 0, "refine.epochs": 1})
-    names = {name for name, _ in adaptation.model.named_parameters()}
-    expected = {name for name in names if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
+    options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
+    adaptation = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
+    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
+    expected = {name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
     before = copy_of(adaptation.model)
     run(adaptation)
-    moved = changed(before, copy_of(adaptation.model)) & names  # trees and biases that are fitted are buffers
+    moved = changed(before, copy_of(adaptation.model)) & set(sizes)  # trees and biases that are fitted are buffers
     # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
     assert moved - expected == set()
     assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
-    if not names:  # the trees are counted instead
-        return
-    assert adaptation.result().num_parameters == sum(value.numel() for value in adaptation.model.parameters())
-    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
-    assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
+    if sizes:  # else the trees are counted
+        assert adaptation.result().num_parameters == sum(sizes.values())
+        assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
 
 
-def test_fpt_finds_every_norm_of_the_body(body: str) -> None:
-    model = start(body, "fpt").model
-    chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
-    norms = [name for name, value in model.body.named_parameters() if id(value) in chosen]
-    # Two norms a layer, weight and bias, and a final one in the ViT.
-    assert len(norms) == {True: 8, False: 10}["bert" in body]
+def test_fpt_finds_every_norm_of_the_body(bert: str, vit: str) -> None:
+    for body, num_norms in ((bert, 8), (vit, 10)):  # two a layer, weight and bias, and a final one in the ViT
+        model = start(body, "fpt").model
+        chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
+        assert len([value for value in model.body.parameters() if id(value) in chosen]) == num_norms
 
 
-def weights(body: str, method: str, seed: int = 0) -> CrossModalModel:
-    return start(body, method, seed=seed).model
+def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) -> None:
+    def body(method: str, seed: int = 0) -> dict[str, Tensor]:
+        return copy_of(start(bert, method, seed=seed).model.body)
 
-
-def test_only_scratch_starts_from_a_random_body(body: str) -> None:
-    pretrained = copy_of(weights(body, "nft").body)
     for method in ("orca", "orca_guarded", "fpt", "linear_probe"):
-        assert not changed(pretrained, copy_of(weights(body, method, seed=3).body))
-    scratch = changed(pretrained, copy_of(weights(body, "scratch").body))
-    assert any("query" in name or "q_proj" in name for name in scratch)
-    assert changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch", seed=1).body))
-    assert not changed(copy_of(weights(body, "scratch").body), copy_of(weights(body, "scratch").body))
+        assert not changed(body("nft"), body(method, seed=3))
+    assert any("query" in name for name in changed(body("nft"), body("scratch")))
+    assert changed(body("scratch"), body("scratch", seed=1))
+    assert not changed(body("scratch"), body("random_features"))
+
+
+@torch.no_grad()
+def test_the_body_of_no_body_is_an_attention_layer_with_a_residual_connection_and_a_norm(bert: str) -> None:
+    torch.manual_seed(0)
+    layer = AttentionBody(load_body(bert), 0.0).eval()
+    x = torch.randn(2, 5, 16)
+    query, key, value = F.linear(x, layer.attention.in_proj_weight, layer.attention.in_proj_bias).chunk(3, dim=2)
+    mixed = torch.softmax(query @ key.transpose(1, 2) / 4, dim=2) @ value  # one head, 16 wide
+    projection = layer.attention.out_proj
+    expected = F.layer_norm(x + F.linear(mixed, projection.weight, projection.bias), (16,))
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_no_body_differs_from_nft_in_the_body_alone(bert: str, vit: str) -> None:
+    for body in (bert, vit):
+        control, nft = start(body, "no_body").model, start(body, "nft").model
+        assert not changed(copy_of(nft.embedder), copy_of(control.embedder))
+        assert control.body.num_prefix_tokens == nft.body.num_prefix_tokens
+        assert sum(value.numel() for value in control.body.parameters()) == 4 * 16 * (16 + 1) + 2 * 16
+    assert not changed(copy_of(control), copy_of(start(vit, "no_body").model))
+    assert changed(copy_of(control), copy_of(start(vit, "no_body", seed=1).model))
+
+
+def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> None:
+    config = SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=2, image_size=16, patch_size=4)
+    SwinModel(config).save_pretrained(tmp_path)
+    model = start(str(tmp_path), "no_body", task=make_task(Target("dense", shape=(8, 8)), (1, 8, 8))).model
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 8, 8)
+    assert model.body.feature_width == 8
+
+
+def test_round_trip_of_the_defaults() -> None:
+    assert from_flat({}) == Hyperparameters()
+    assert from_flat(Hyperparameters().to_flat()) == Hyperparameters()
+    assert Hyperparameters().to_flat().keys() == names().keys()
+
+
+def test_round_trip_through_json_with_types() -> None:
+    values: dict[str, Scalar] = {
+        "refine.epochs": 7, "align.learning_rate": 3e-5, "embedder.image_size": 96, "refine.optimizer": "sgd",
+        "refine.learning_rate": 1,
+    }  # fmt: skip
+    built = from_flat(values)
+    assert (built.refine.epochs, built.align.learning_rate, built.embedder.image_size) == (7, 3e-5, 96)
+    assert isinstance(built.refine.learning_rate, float)
+    assert from_flat(json.loads(json.dumps(built.to_flat()))) == built
+    assert values.items() <= built.to_flat().items()
+    kinds = [names()[name] for name in ("refine.epochs", "refine.warmup_epochs", "embedder.initialisation")]
+    assert kinds == [int, float, str]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("refine.epochs", 2.0, "must be a whole number, got 2.0"),
+        ("refine.epochs", True, "must be a whole number, got True"),
+        ("refine.learning_rate", "1e-3", "must be a number, got '1e-3'"),
+        ("refine.learning_rate", 10**400, "must be a number, got 1000"),
+        ("align.samples_per_class", -(10**400), "must be at least 1 and finite, got -1000"),
+        ("refine.optimizer", 3, "must be a name, got 3"),
+        ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
+        ("embedder.image_size", 0, "image_size"),
+        ("head.dense", "poled", "Did you mean 'pooled'"),
+        ("align.distance", "ottd", "Did you mean 'otdd'"),
+        ("refine.learning_rat", 0.1, r"Did you mean 'refine\.learning_rate'"),
+        ("epochs", 1, "unknown hyper-parameter"),
+    ],
+)
+def test_mistakes(name: str, value: Scalar, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        from_flat({name: value})
+
+
+def test_relevant_leaves_align_out_where_nothing_aligns() -> None:
+    everything = Hyperparameters()
+    of_orca = {"align", "data", "embedder", "head", "refine"}
+    flat = everything.to_flat()
+    assert relevant(everything, "orca") == {name: flat[name] for name in flat if name.split(".")[0] in of_orca}
+    nft = relevant(everything, "nft")
+    assert nft == {name: flat[name] for name in flat if name.split(".")[0] in of_orca - {"align"}}
+    with pytest.raises(UserError, match="unknown method"):
+        relevant(everything, "nfd")
+
+
+def test_given_values_override_the_methods_defaults_and_options_of_a_method_are_relevant_to_it_alone() -> None:
+    assert resolve("fpt", {}).refine.learning_rate == 1e-3
+    assert resolve("fpt", {"refine.learning_rate": 2e-3}).refine.learning_rate == 2e-3
+    assert resolve("nft", {}) == Hyperparameters()
+    assert relevant(resolve("lora", {"lora.rank": 4}), "lora")["lora.rank"] == 4
+    assert "lora.rank" not in relevant(resolve("nft", {}), "nft")
+
+
+def test_a_younger_option_changes_no_key_of_older_trials() -> None:
+    """It is left out if it has its default, unless it is searched."""
+    assert "decoder.context" not in relevant(resolve("nft", {"decoder.context": "causal"}), "nft")
+    assert relevant(resolve("nft", {"decoder.context": "flipped"}), "nft")["decoder.context"] == "flipped"
+    searched = relevant(resolve("nft", {}), "nft", ["decoder.context", "refine.epochs"])
+    assert searched == {**relevant(resolve("nft", {}), "nft"), "decoder.context": "causal"}

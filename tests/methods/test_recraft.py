@@ -19,21 +19,15 @@ from orca_ray.training.errors import NotFiniteError
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
 
 
-def test_the_penalty_is_of_the_norm_of_a_whole_sample() -> None:
+def test_penalties_are_of_the_norm_of_a_sample_or_as_in_the_code_of_the_norm_over_tokens() -> None:
     gradients = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.1, 0.0], [0.0, 0.0]]])
     assert gradient_penalty(gradients, 1.0).tolist() == [16.0, 0.0]  # (5 - 1)², and 0.1 is below the threshold
-
-
-def test_the_penalty_of_the_code_is_of_the_norm_over_tokens() -> None:
     gradients = torch.tensor([[[3.0, 1.0], [4.0, 0.0]], [[0.5, 2.0], [0.0, 0.0]]])
     assert gradient_penalty_of_code(gradients, 1.0).tolist() == [16.0, 1.0]  # channels: 5 and 1, then 0.5 and 2
-
-
-def test_a_gradient_of_zero_has_no_penalty_and_finite_derivatives() -> None:
-    gradients = torch.zeros(2, 3, 4, requires_grad=True)
-    (gradient_penalty(gradients, 0.4) + gradient_penalty_of_code(gradients, 0.4)).sum().backward()  # type: ignore[no-untyped-call]
-    assert gradients.grad is not None
-    assert not gradients.grad.any()
+    zero = torch.zeros(2, 3, 4, requires_grad=True)
+    (gradient_penalty(zero, 0.4) + gradient_penalty_of_code(zero, 0.4)).sum().backward()  # type: ignore[no-untyped-call]
+    assert zero.grad is not None
+    assert not zero.grad.any()  # not NaN
 
 
 def test_the_entropy_is_that_of_the_mean_prediction() -> None:
@@ -51,10 +45,14 @@ def stage_of(adaptation: TrialTrainer) -> recraft.SourceHeadStage:
     return next(stage for stage in adaptation._stages if isinstance(stage, recraft.SourceHeadStage))
 
 
-def test_the_loss_of_the_code_on_images(vit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in the next test, of each channel, and of the gradient of the step's mean loss."""
+@pytest.mark.parametrize("method", ["recraft", "recraft_code"])
+def test_the_penalty_of_a_body_that_is_linear(vit: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the identity as body and T tokens, ∂ℓ/∂z = Wᵀ(p − y) / T for each token, so its norm is ‖Wᵀ(p − y)‖ / √T.
+
+    The code has the norm of each channel, and of the gradient of the step's mean loss.
+    """
     options = {**SHORT, "recraft.penalty": 2e4, "recraft.threshold": 1e-4}
-    adaptation = start(vit, "recraft_code", hyperparameters=options)
+    adaptation = start(vit, method, hyperparameters=options)
     stage = stage_of(adaptation)
     monkeypatch.setattr(adaptation.model, "encode", lambda tokens: tokens)
     rows = torch.arange(5)
@@ -62,7 +60,8 @@ def test_the_loss_of_the_code_on_images(vit: str, monkeypatch: pytest.MonkeyPatc
     features = stage._head.features(source.tokens(rows))
     residuals = linear(features).softmax(1) - torch.nn.functional.one_hot(source.y[rows], source.num_classes)
     assert adaptation.model.body.pooling == "mean"
-    norms = (residuals @ linear.weight).abs() / math.sqrt(source.tokens(rows).shape[1]) / 20
+    slopes = residuals @ linear.weight / math.sqrt(source.tokens(rows).shape[1])
+    norms = slopes.abs() / 20 if method == "recraft_code" else slopes.norm(dim=1, keepdim=True)
     plain = torch.nn.functional.cross_entropy(linear(features), source.y[rows], reduction="none")
     expected = plain + 2e4 * (norms - 1e-4).clamp_min(0).square().sum(dim=1)
     torch.testing.assert_close(stage._penalised(rows, 20), expected)
@@ -84,76 +83,36 @@ def test_the_loss_of_the_code_on_sequences_has_two_softmaxes_and_no_penalty(bert
     torch.testing.assert_close(stage._losses(stage._features[rows], rows), expected)
 
 
-def test_the_penalty_of_a_body_that_is_linear(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the identity as body and T tokens, ∂ℓ/∂z = Wᵀ(p − y) / T for each token, so its norm is ‖Wᵀ(p − y)‖ / √T."""
-    adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.penalty": 2.0, "recraft.threshold": 0.01})
-    stage = stage_of(adaptation)
-    monkeypatch.setattr(adaptation.model, "encode", lambda tokens: tokens)
-    rows = torch.arange(5)
-    source, linear = stage._head.source, stage._head.linear
-    tokens = source.tokens(rows)
-    residuals = linear(tokens.mean(1)).softmax(1) - torch.nn.functional.one_hot(source.y[rows], source.num_classes)
-    norms = (residuals @ linear.weight).norm(dim=1) / math.sqrt(tokens.shape[1])
-    plain = torch.nn.functional.cross_entropy(linear(tokens.mean(1)), source.y[rows], reduction="none")
-    expected = plain + 2.0 * (norms - 0.01).clamp_min(0).square()
-    torch.testing.assert_close(stage._penalised(rows, 5), expected)
-
-
-def test_stages_and_what_they_train(bert: str) -> None:
-    adaptation = start(bert, "recraft", hyperparameters=SHORT)
-    head = next(s for s in adaptation._stages if isinstance(s, recraft.DistortionStage))._head.linear
+@pytest.mark.parametrize(("method", "distorted"), [("recraft", set()), ("recraft_code", {"source head"})])
+def test_stages_and_what_they_train_with_falling_losses(bert: str, method: str, distorted: set[str]) -> None:
+    options = {**SHORT, "recraft.distortion_epochs": 3, "recraft.distortion_learning_rate": 1e-2}
+    adaptation = start(bert, method, hyperparameters={**options, "recraft.penalty_epochs": 0})
+    head = stage_of(adaptation)._head.linear
     trained: dict[str, set[str]] = {}
+    losses: dict[str, list[float]] = {}
     while not adaptation.done:
         stage, before, weight = adaptation.stage, copy_of(adaptation.model), head.weight.clone()
-        adaptation.step()
+        report = adaptation.step()
         moved = {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))}
         moved |= set() if torch.equal(weight, head.weight) else {"source head"}
         trained[stage] = trained.get(stage, set()) | moved
+        losses.setdefault(stage, []).append(report.loss or 0.0)
     assert trained == {
         "align": {"embedder"},
         "source_head": {"source head"},
-        "distortion": {"embedder"},
+        "distortion": {"embedder"} | distorted,
         "refine": {"embedder", "body", "head"},
     }
-
-
-def test_the_code_also_trains_the_source_head_on_distortion(bert: str) -> None:
-    adaptation = start(bert, "recraft_code", hyperparameters=SHORT)
-    head = next(s for s in adaptation._stages if isinstance(s, recraft.DistortionStage))._head.linear
-    while adaptation.stage != "distortion":
-        adaptation.step()
-    before = head.weight.clone()
-    adaptation.step()
-    assert not torch.equal(before, head.weight)
-
-
-@pytest.mark.slow
-def test_distortion_falls_and_the_source_is_learnt(vit: str) -> None:
-    adaptation = start(
-        vit,
-        "recraft",
-        hyperparameters={
-            **QUICK,
-            "align.epochs": 1,
-            "recraft.source_epochs": 8,
-            "recraft.penalty_epochs": 0,
-            "recraft.distortion_epochs": 3,
-            "recraft.distortion_learning_rate": 1e-2,
-            "refine.epochs": 1,
-        },
-    )
-    losses: dict[str, list[float]] = {}
-    for report in run(adaptation):
-        losses.setdefault(report["stage"], []).append(report["loss"])
     for stage in ("source_head", "distortion"):
         assert losses[stage][-1] < losses[stage][0]
 
 
 @pytest.mark.slow
 def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = run(start(bert, "recraft", hyperparameters=SHORT))
+    options = {**SHORT, "recraft.source_epochs": 1, "recraft.distortion_epochs": 1}
+    whole = run(start(bert, "recraft", hyperparameters=options))
     monkeypatch.setattr(recraft, "max_micro_batch", lambda *_: 3)
-    parts = run(start(bert, "recraft", hyperparameters=SHORT))
+    parts = run(start(bert, "recraft", hyperparameters=options))
     for one, other in zip(whole, parts, strict=True):
         if one["stage"] in ("source_head", "distortion"):
             assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
@@ -176,15 +135,12 @@ def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> No
         run(start(bert, "recraft", hyperparameters=SHORT))
 
 
-def test_a_loss_that_is_not_finite(bert: str) -> None:
+def test_what_is_not_finite_or_allowed(bert: str) -> None:
     adaptation = start(bert, "recraft", hyperparameters={**SHORT, "recraft.source_learning_rate": 1e38})
     with pytest.raises(NotFiniteError, match="stage source_head"):
         run(adaptation)
-
-
-def test_options() -> None:
-    assert resolve("recraft", {}).of(RecraftConfig).form == "paper"
-    assert resolve("recraft_code", {}).of(RecraftConfig).form == "code"
+    forms = [resolve(method, {}).of(RecraftConfig).form for method in ("recraft", "recraft_code")]
+    assert forms == ["paper", "code"]
     with pytest.raises(UserError, match=r"recraft\.form"):
         resolve("recraft", {"recraft.form": "papers"})
     with pytest.raises(UserError, match=r"recraft\.threshold must be at least 0"):

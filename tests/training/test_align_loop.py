@@ -1,6 +1,5 @@
 """The align loop: what it changes, how it samples, and exact resume."""
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from orca_ray.alignment.registry import get_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.testing.trials import copy_of
+from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align, checkpoint
 from orca_ray.training.align import AlignLoop, Measure
 from orca_ray.training.aligned_cache import AlignEpoch
@@ -29,16 +28,16 @@ from orca_ray.training.optimisation import relative_steps
 from .training_toys import CLASSES, CPU, same, toy_model, toy_split
 
 
-def fitted(name: str = "mmd") -> Distance:
+def fitted() -> Distance:
     generator = torch.Generator().manual_seed(5)
     y = torch.arange(60) % 4
     x = 0.3 * torch.randn(60, 6, generator=generator) + torch.nn.functional.one_hot(y, 6) - 0.5
-    return get_distance(name).fit(SourceFeatures(x=x, y=y, name="toy"))
+    return get_distance("mmd").fit(SourceFeatures(x=x, y=y, name="toy"))
 
 
-def make_loop(model: CrossModalModel, config: AlignConfig, seed: int = 0, distance: str = "mmd") -> AlignLoop:
+def make_loop(model: CrossModalModel, config: AlignConfig) -> AlignLoop:
     split = toy_split(90)
-    return AlignLoop(model, split.x, split.y, CLASSES, config, fitted(distance), seed=seed, device=CPU)
+    return AlignLoop(model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
 
 
 class Scripted:
@@ -61,11 +60,11 @@ class Scripted:
 
 
 class CountedRows:
-    """Rows that note how many are read at once."""
+    """Rows of float64 that note how many are read at once."""
 
     def __init__(self, values: np.ndarray) -> None:
-        self._values = values
-        self.shape, self.dtype = values.shape, values.dtype
+        self._values = values.astype(np.float64)
+        self.shape, self.dtype = values.shape, self._values.dtype
         self.read: list[int] = []
 
     def __len__(self) -> int:
@@ -77,53 +76,40 @@ class CountedRows:
         return rows
 
 
-def scripted_loop(config: AlignConfig, distance: Measure) -> AlignLoop:
+def scripted_loop(config: AlignConfig, distance: Measure, y: np.ndarray | None = None) -> AlignLoop:
     split = toy_split(90)
-    return AlignLoop(toy_model(), split.x, split.y, CLASSES, config, distance, seed=0, device=CPU)
+    y, target = split.y if y is None else y, CLASSES if y is None or y.ndim == 1 else Target("dense", shape=y.shape[1:])
+    return AlignLoop(toy_model(), split.x, y, target, config, distance, seed=0, device=CPU)
 
 
 def curve(epoch: AlignEpoch) -> tuple[int, float, float]:
     return epoch.epoch, epoch.distance, epoch.learning_rate
 
 
-@pytest.mark.parametrize("distance", ["otdd", "mmd", "l2"])
-def test_aligning_reduces_the_distance_and_changes_the_embedder_only(distance: str) -> None:
+def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
     model = toy_model()
+    model.embedder.requires_grad_(False)
     before = copy_of(model)
-    loop = make_loop(model, AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20), distance=distance)
+    loop = make_loop(model, AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20))
     while not loop.done:
         loop.step()
     assert loop.distance_before is not None
     assert loop.distance_after is not None
     assert loop.distance_after < 0.8 * loop.distance_before
-    after = copy_of(model)
-    assert {name.split(".")[0] for name in after if not torch.equal(after[name], before[name])} == {"embedder"}
-
-
-def test_requires_grad_is_left_as_found() -> None:
-    model = toy_model()
-    model.embedder.requires_grad_(False)
-    before = copy_of(model.embedder)
-    loop = make_loop(model, AlignConfig(epochs=1, learning_rate=1e-2))
-    loop.step()
-    assert not same(before, copy_of(model.embedder))
+    assert {name.split(".")[0] for name in changed(before, copy_of(model))} == {"embedder"}
+    # What required gradients before does so after, and no gradient is left.
     assert not any(parameter.requires_grad for parameter in model.embedder.parameters())
     assert all(parameter.requires_grad for parameter in model.body.parameters())
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_learning_rate_falls_after_two_thirds() -> None:
-    loop = make_loop(toy_model(), AlignConfig(epochs=6, learning_rate=1.0e-2))
-    assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([1e-2] * 4 + [1e-3] * 2)
+def test_the_learning_rate_is_given_or_the_distances_own_and_falls_after_two_thirds() -> None:
+    for option, rate in ((0.0, 0.03), (0.5, 0.5)):
+        loop = scripted_loop(AlignConfig(epochs=6, learning_rate=option), Scripted())
+        assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([rate] * 4 + [rate / 10] * 2)
 
 
-def test_the_distances_own_learning_rate_is_the_default() -> None:
-    assert scripted_loop(AlignConfig(), Scripted()).step().learning_rate == 0.03
-    assert scripted_loop(AlignConfig(learning_rate=0.5), Scripted()).step().learning_rate == 0.5
-
-
-@pytest.mark.parametrize("interrupted_after", [0, 1, 3, 4])
-@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize(("interrupted_after", "patience"), [(0, 0), (3, 0), (1, 1), (4, 1)])
 def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) -> None:
     # With patience, the two rates are cut to two epochs each.
     config = AlignConfig(
@@ -156,44 +142,42 @@ def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) 
     assert (resumed.distance_before, resumed.distance_after) == (whole.distance_before, whole.distance_after)
 
 
-def test_dense_targets_get_pseudo_classes() -> None:
+def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     split = toy_split(90)
     y = np.outer(split.y, np.ones(16)).reshape(90, 4, 4).astype(np.float32) + np.float32(0.01) * split.x[:][:, :1, :4]
     distance = Scripted()
-    target = Target("dense", shape=(4, 4))
-    AlignLoop(toy_model(), split.x, y, target, AlignConfig(epochs=1), distance, seed=0, device=CPU).step()
+    loop = scripted_loop(AlignConfig(epochs=1), distance, y)
+    loop.step()
     seen = [labels for labels, _ in distance.seen]
     assert all(labels.dtype == torch.int64 and labels.shape == (90,) for labels in seen)
     for value in range(3):
         others = set(seen[0][torch.from_numpy(split.y != value)].tolist())
         assert not others & set(seen[0][torch.from_numpy(split.y == value)].tolist())
+    assert not loop.notes
+    monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
+    notes = scripted_loop(AlignConfig(), distance, y).notes
+    assert notes == ("pseudo-classes come from a sketch of the targets (90, 4, 4), too large to cluster",)
 
 
-def test_features_that_are_not_finite() -> None:
+def test_values_that_are_not_finite() -> None:
     split = toy_split(90)
     split.x[:][3] = np.inf
     loop = AlignLoop(toy_model(), split.x, split.y, CLASSES, AlignConfig(), fitted(), seed=0, device=CPU)
     with pytest.raises(NotFiniteError, match="features"):
         loop.step()
-
-
-def test_distance_that_is_not_finite() -> None:
     with pytest.raises(NotFiniteError, match="distance is nan"):
         scripted_loop(AlignConfig(), Scripted(factor=float("nan"))).step()
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    labels=st.lists(st.integers(-2, 4), min_size=1, max_size=60),
-    num_per_class=st.integers(1, 30),
-    seed=st.integers(0, 5),
-)
-def test_samples_are_distinct_and_per_class(labels: list[int], num_per_class: int, seed: int) -> None:
-    drawn = ClassIndex(np.array(labels)).sample(num_per_class, np.random.default_rng(seed)).tolist()
+@given(labels=st.lists(st.integers(-2, 4), min_size=1, max_size=60), count=st.integers(1, 30), seed=st.integers(0, 5))
+def test_samples_are_distinct_and_per_class(labels: list[int], count: int, seed: int) -> None:
+    drawn = ClassIndex(np.array(labels)).sample(count, np.random.default_rng(seed)).tolist()
     assert drawn == sorted(set(drawn))
     taken = [labels[index] for index in drawn]
     assert {label: taken.count(label) for label in labels} == {
-        label: min(num_per_class, labels.count(label)) for label in labels
+        label: min(count, labels.count(label)) for label in labels
     }
 
 
@@ -202,115 +186,66 @@ def test_samples_differ_by_seed_and_every_one_has_its_turn() -> None:
     draws = [tuple(index.sample(4, np.random.default_rng(seed)).tolist()) for seed in range(60)]
     assert len(set(draws)) == 60
     assert {sample for draw in draws for sample in draw} == set(range(52))
+    with pytest.raises(UserError, match="one label per training sample"):
+        ClassIndex(np.array([], dtype=np.int64))
 
 
 def test_shares_are_those_of_the_training_set() -> None:
-    split = toy_split(90)
     y = np.where(np.arange(90) < 60, 5, np.where(np.arange(90) < 87, 9, 2))
     distance = Scripted()
-    config = AlignConfig(epochs=1, samples_per_class=3)
-    AlignLoop(toy_model(), split.x, y, CLASSES, config, distance, seed=0, device=CPU).step()
+    scripted_loop(AlignConfig(epochs=1, samples_per_class=3), distance, y).step()
     for labels, shares in distance.seen:
         assert torch.unique(labels).tolist() == [2, 5, 9]
         assert shares.tolist() == pytest.approx([3 / 90, 60 / 90, 27 / 90])
     assert ClassIndex(y).shares_of(np.array([0, 61])).tolist() == pytest.approx([60 / 87, 27 / 87])
 
 
-def test_no_sample_to_align_on() -> None:
-    with pytest.raises(UserError, match="one label per training sample"):
-        ClassIndex(np.array([], dtype=np.int64))
-
-
-def test_inputs_come_from_a_read_only_map_as_float32(tmp_path: Path) -> None:
-    """A map of float64 gives the distances that float32 inputs in memory give."""
+def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes. Rows are read as float32."""
+    config = AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd")
     split = toy_split(90)
-    np.save(tmp_path / "x.npy", split.x[:].astype(np.float64))
-    distances = []
-    for x in (split.x, np.load(tmp_path / "x.npy", mmap_mode="r")):
-        loop = AlignLoop(
-            toy_model(), x, split.y, CLASSES, AlignConfig(samples_per_class=7), fitted(), seed=0, device=CPU
-        )
-        distances.append([loop.step().distance for _ in range(3)])
-    assert distances[0] == distances[1]
-
-
-def test_a_sample_of_everything_is_measured_once() -> None:
-    distance = Scripted()
-    loop = scripted_loop(AlignConfig(epochs=2), distance)
-    first = loop.step()
-    assert len(distance.seen) == 1
-    assert loop.distance_before == first.distance
-
-
-def test_chunks_change_neither_distance_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token of the toy is 6 floats, a sample 4 tokens: 96 bytes."""
-    sizes: list[int] = []
     curves, models = [], []
-    for limit in (10**6, 7 * 96):
+    for limit, x in ((10**6, split.x), (7 * 96, CountedRows(split.x[:]))):
+        sizes: list[int] = []
         monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
         model = toy_model()
-        model.embedder.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
-        loop = make_loop(
-            model, AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd")
-        )
+        model.embedder.register_forward_hook(lambda _, inputs, __, sizes=sizes: sizes.append(len(inputs[0])))
+        loop = AlignLoop(model, x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
         sizes.clear()
         curves.append([loop.step().distance for _ in range(3)])
         models.append(copy_of(model))
         assert max(sizes) == min(60, limit // 96)
+    assert isinstance(x, CountedRows)
+    assert max(x.read) == 7
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in models[0].items():
-        assert torch.allclose(value, models[1][name], rtol=1e-4, atol=1e-6), name
-
-
-def test_no_more_than_one_chunk_of_inputs_is_read_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(align.CHUNK_BYTES, "cpu", 7 * 96)
-    split = toy_split(90)
-    rows = CountedRows(split.x[:])
-    config = AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20)
-    loop = AlignLoop(toy_model(), rows, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
-    for _ in range(3):
-        loop.step()
-    assert max(rows.read) == 7
+        torch.testing.assert_close(value, models[1][name], rtol=1e-4, atol=1e-6)
 
 
 FALLING = [100.0 * 0.8**epoch for epoch in range(40)]
 
 
-def test_a_falling_distance_runs_all_epochs() -> None:
-    loop = scripted_loop(AlignConfig(epochs=12, patience=2), Scripted(FALLING))
-    while not loop.done:
-        loop.step()
-    assert (loop.epoch, loop.plateaued) == (12, False)
-
-
-def test_a_plateau_cuts_each_rate_short_and_the_last_one_ends_the_stage() -> None:
-    config = AlignConfig(epochs=30, patience=2, tolerance=0.01, learning_rate=1e-2)
-    loop = scripted_loop(config, Scripted([5.0] * 40))
+@pytest.mark.parametrize(
+    ("distances", "epochs", "patience", "at_each_rate", "plateaued"),
+    [
+        (FALLING, 12, 2, [8, 4], False),
+        ([5.0] * 40, 30, 2, [4, 4], True),  # a plateau cuts each rate short, and the last one ends the stage
+        ([5.0] * 4 + FALLING[:10] + [2.0] * 40, 60, 2, [4, 14], True),  # falls again at the lower rate
+        ([5.0] * 40, 9, 0, [6, 3], False),
+    ],
+)
+def test_plateaus(distances: list[float], epochs: int, patience: int, at_each_rate: list[int], plateaued: bool) -> None:
+    distance = Scripted(distances)
+    loop = scripted_loop(AlignConfig(epochs=epochs, patience=patience, tolerance=0.01), distance)
     rates = []
     while not loop.done:
         assert not loop.plateaued
         assert loop.distance_after is None
         rates.append(loop.step().learning_rate)
-    assert rates == pytest.approx([1e-2] * 4 + [1e-3] * 4)
-    assert (loop.epoch, loop.plateaued) == (8, True)
+        assert len(distance.seen) == len(rates) + loop.done, "a sample of everything is measured once"
+    assert rates == pytest.approx([0.03] * at_each_rate[0] + [0.003] * at_each_rate[1])
+    assert (loop.epoch, loop.plateaued) == (sum(at_each_rate), plateaued)
     assert loop.distance_after is not None
-
-
-def test_a_distance_that_falls_again_at_a_lower_rate_is_followed() -> None:
-    values = [5.0] * 4 + FALLING[:10] + [2.0] * 40
-    loop = scripted_loop(AlignConfig(epochs=60, patience=2, tolerance=0.01), Scripted(values))
-    rates = []
-    while not loop.done:
-        rates.append(loop.step().learning_rate)
-    assert [rates.count(rate) for rate in sorted(set(rates), reverse=True)] == [4, 14]
-    assert loop.plateaued
-
-
-def test_patience_zero_runs_all_epochs() -> None:
-    loop = scripted_loop(AlignConfig(epochs=9, patience=0), Scripted([5.0] * 40))
-    while not loop.done:
-        loop.step()
-    assert (loop.epoch, loop.plateaued) == (9, False)
 
 
 def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -319,52 +254,30 @@ def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
         Diagnosis(notes=("class 3 left out", "solved in chunks"), converged=False, error=0.25),
         Diagnosis(converged=False, error=0.5),  # as a ladder of fixed length ends
     ]
-    with caplog.at_level(logging.WARNING):
-        loop = scripted_loop(AlignConfig(epochs=3, samples_per_class=10), Scripted(diagnoses=diagnoses))
-        for _ in range(3):
-            loop.step()
+    config = AlignConfig(epochs=3, samples_per_class=10)
+    loop = scripted_loop(config, Scripted(diagnoses=diagnoses))
+    for _ in range(3):
+        loop.step()
     assert loop.notes == ("class 3 left out", "solved in chunks")
     assert len(caplog.records) == 2
-    resumed = scripted_loop(AlignConfig(epochs=3, samples_per_class=10), Scripted())
+    resumed = scripted_loop(config, Scripted())
     resumed.load_state_dict(loop.state_dict())
     assert resumed.notes == loop.notes
 
 
-def test_targets_too_large_to_cluster_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    split = toy_split(30)
-    target = Target("dense", shape=(2, 3))
-    y = np.random.RandomState(0).normal(size=(30, 2, 3)).astype(np.float32)
-
-    def notes() -> tuple[str, ...]:
-        return AlignLoop(toy_model(), split.x, y, target, AlignConfig(), fitted(), seed=0, device=CPU).notes
-
-    assert not notes()
-    monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
-    monkeypatch.setattr(labels_module, "SKETCH_WIDTH", 4)
-    assert notes() == ("pseudo-classes come from a sketch of the targets (30, 2, 3), too large to cluster",)
-
-
 @pytest.mark.parametrize(
-    "option",
+    ("option", "value"),
     [
-        {"distance": "ottd"},
-        {"source": "vocabularies"},
-        {"epochs": -1},
-        {"learning_rate": -0.1},
-        {"learning_rate": 0.0, "steps": "absolute"},
-        {"optimizer": "adamm"},
-        {"samples_per_class": 0},
-        {"patience": -1},
-        {"tolerance": -0.1},
-        {"source_samples": 0},
-        {"clip": -1.0},
-        {"weight_decay": float("inf")},
+        ("distance", "ottd"), ("source", "vocabularies"), ("epochs", -1), ("learning_rate", -0.1),
+        ("optimizer", "adamm"), ("samples_per_class", 0), ("patience", -1), ("tolerance", -0.1), ("source_samples", 0),
+        ("clip", -1.0), ("weight_decay", float("inf")),
     ],
-    ids=str,
-)
-def test_bad_options_are_refused_by_name(option: dict[str, float | str]) -> None:
-    with pytest.raises(UserError, match=f"align.{next(iter(option))}"):
-        AlignConfig(**option)  # type: ignore[arg-type]
+)  # fmt: skip
+def test_bad_options_are_refused_by_name(option: str, value: float | str) -> None:
+    with pytest.raises(UserError, match=f"align.{option}"):
+        AlignConfig(**{option: value})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"align\.learning_rate"):
+        AlignConfig(learning_rate=0.0, steps="absolute")
 
 
 def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
@@ -377,8 +290,5 @@ def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:
         # Inputs that move together, and an Adam step of the same sign on every weight.
         assert weights.scale * fan_in == pytest.approx(token_rms, rel=1e-5)
         assert bias.scale == pytest.approx(token_rms, rel=1e-5)
-
-
-def test_a_parameter_of_zeros_can_still_move() -> None:
-    norm = nn.LayerNorm(8)
-    assert [group.scale for group in relative_steps(norm)] == [pytest.approx(1.0), 1.0]
+    # Zeros, of which a share would be nothing, can still move.
+    assert [group.scale for group in relative_steps(nn.LayerNorm(8))] == [pytest.approx(1.0), 1.0]

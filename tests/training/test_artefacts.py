@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from orca_ray.data.rows import Array, Target
-from orca_ray.results.artefacts import FORMS, MAX_BYTES, MAX_TRIAL_BYTES, Artefact, Quantised, parse_payload
+from orca_ray.results.artefacts import FORMS, MAX_BYTES, MAX_TRIAL_BYTES, Quantised, parse_payload
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import make_task
@@ -16,10 +17,18 @@ from orca_ray.training.artefacts.features import principal_plane
 from orca_ray.training.evaluate import of_samples
 
 
-def evaluated(task: Task, predictions: Any, y: Any, *inputs: Array) -> Evaluated:
+def evaluated(task: Task, predictions: Any, y: Any, x: Array | None = None) -> Evaluated:
     y = np.asarray(y)
-    x = inputs[0] if inputs else np.zeros((len(y), *(task.input_shape or ())), np.float32)
+    x = np.zeros((len(y), *(task.input_shape or ())), np.float32) if x is None else x
     return Evaluated(task, np.asarray(predictions, np.float32), y, np.arange(len(y)), x)
+
+
+def classes(size: int) -> Task:
+    return make_task(Target("classes", size=size))
+
+
+def field(*shape: int) -> Task:
+    return make_task(Target("dense", shape=shape), input_shape=shape if len(shape) == 3 else (1, *shape))
 
 
 def found(evidence: Evidence) -> dict[tuple[str, str], dict[str, Any]]:
@@ -54,64 +63,45 @@ def test_the_kinds_of_a_task_follow_from_its_target_and_modality(task: str, expe
     assert kinds(task) == expected
 
 
-def test_every_task_has_a_picture_of_its_test_evaluation() -> None:
-    many_classes = {name for name, task in all_tasks().items() if task.target.size > 100}
-    assert not [name for name in all_tasks() if not kinds(name) and name not in many_classes]
-
-
-def test_a_confusion_matrix_has_true_classes_in_rows() -> None:
+def test_a_confusion_matrix_has_true_classes_in_rows_and_at_most_a_hundred() -> None:
     logits = np.eye(3)[[0, 1, 1, 2, 0]]
-    picture = found(evaluated(make_task(Target("classes", size=3)), logits, [0, 1, 2, 2, 1]))[
-        "confusion_matrix", "test"
-    ]
+    picture = found(evaluated(classes(3), logits, [0, 1, 2, 2, 1]))["confusion_matrix", "test"]
     assert picture["counts"] == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
     assert picture["caption"] == "3 of 5 samples are right."
-
-
-def test_no_confusion_matrix_beyond_a_hundred_classes() -> None:
-    logits = np.zeros((2, 101))
-    assert set(found(evaluated(make_task(Target("classes", size=101)), logits, [0, 1]))) == {
-        ("sample", "correct"), ("sample", "wrong")
-    }  # fmt: skip
+    many = found(evaluated(classes(101), np.zeros((2, 101)), [0, 1]))
+    assert set(many) == {("sample", "correct"), ("sample", "wrong")}
 
 
 def test_samples_are_the_first_correct_and_the_first_wrong_one() -> None:
     x = np.arange(3 * 2 * 16, dtype=np.float32).reshape(3, 2, 16)
-    pictures = found(evaluated(make_task(Target("classes", size=2)), [[0, 2], [1, 0], [0, 1]], [0, 0, 1], x))
+    pictures = found(evaluated(classes(2), [[0, 2], [1, 0], [0, 1]], [0, 0, 1], x))
     assert pictures["sample", "correct"]["caption"] == "True class 0, predicted class 0 (probability 0.73)."
     assert pictures["sample", "wrong"]["caption"] == "True class 0, predicted class 1 (probability 0.88)."
-    lines = pictures["sample", "correct"]["series"]
-    for channel, line in enumerate(lines):
+    for channel, line in enumerate(pictures["sample", "correct"]["series"]):
         np.testing.assert_allclose(decoded(line["values"]), x[1, channel], atol=0.05)
 
 
 def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:
-    task = make_task(Target("dense", shape=(4, 4)), input_shape=(1, 4, 4))
     y = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
     predictions = y + np.array([0.1, 0.0, -2.0], np.float32)[:, None, None]
-    pictures = found(evaluated(task, predictions, y))
+    pictures = found(evaluated(field(4, 4), predictions, y))
     assert [name for _, name in pictures] == ["first", "worst"]
     assert pictures["field", "worst"]["title"] == "Test sample 2, which has the largest error"
     assert pictures["field", "worst"]["caption"] == "Root mean squared error 2."
     true, predicted, error = pictures["field", "worst"]["panels"]
     assert (true["values"]["low"], true["values"]["high"]) == (predicted["values"]["low"], predicted["values"]["high"])
-    np.testing.assert_allclose(decoded(true["values"]), y[2], atol=0.02)
-    np.testing.assert_allclose(decoded(predicted["values"]), y[2] - 2, atol=0.02)
-    np.testing.assert_allclose(decoded(error["values"]), -2, atol=0.02)
+    for panel, expected in ((true, y[2]), (predicted, y[2] - 2), (error, np.full((4, 4), -2))):
+        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.02)
     assert error["scale"] == "diverging"
 
 
-def test_fields_of_one_axis_are_lines() -> None:
+def test_fields_of_one_axis_are_lines_and_of_several_channels_the_first_is_shown() -> None:
     y = np.linspace(0, 1, 2 * 8).reshape(2, 8).astype(np.float32)
-    picture = found(evaluated(make_task(Target("dense", shape=(8,)), input_shape=(1, 8)), y + 0.5, y))["field", "first"]
+    picture = found(evaluated(field(8), y + 0.5, y))["field", "first"]
     assert [line["title"] for line in picture["series"]] == ["true", "predicted", "error"]
     np.testing.assert_allclose(decoded(picture["series"][1]["values"]), y[0] + 0.5, atol=0.01)
-
-
-def test_of_several_channels_the_first_is_shown() -> None:
     y = np.random.default_rng(0).normal(size=(1, 3, 4, 5)).astype(np.float32)
-    task = make_task(Target("dense", shape=(3, 4, 5)), input_shape=(3, 4, 5))
-    picture = found(evaluated(task, y, y))["field", "first"]
+    picture = found(evaluated(field(3, 4, 5), y, y))["field", "first"]
     assert picture["caption"] == "Root mean squared error 0; the first of 3 channels is shown."
     np.testing.assert_allclose(decoded(picture["panels"][0]["values"]), y[0, 0], atol=0.02)
 
@@ -142,18 +132,16 @@ def test_a_contact_map_is_cut_to_the_protein_and_keeps_contacts() -> None:
 
 
 def test_scores_of_labels_equal_scikit_learns() -> None:
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
     random = np.random.default_rng(0)
     y = (random.random((30, 3)) < 0.4).astype(np.float32)
     y[:, 2] = 0
     logits = random.normal(size=(30, 3)).astype(np.float32)
     bars = found(evaluated(make_task(Target("labels", size=3)), logits, y))["label_scores", "test"]["series"]
     precision, area, share = (series["values"] for series in bars)
-    for label in range(2):
-        assert precision[label] == pytest.approx(average_precision_score(y[:, label], logits[:, label]), abs=1e-4)
-        assert area[label] == pytest.approx(roc_auc_score(y[:, label], logits[:, label]), abs=1e-4)
-    assert (precision[2], area[2], share[2]) == (None, None, 0)
+    for values, score in ((precision, average_precision_score), (area, roc_auc_score)):
+        expected = [score(y[:, label], logits[:, label]) for label in range(2)]
+        assert values == [pytest.approx(expected[0], abs=1e-4), pytest.approx(expected[1], abs=1e-4), None]
+    assert share[2] == 0
 
 
 def test_a_scatter_has_at_most_500_samples() -> None:
@@ -190,52 +178,36 @@ def test_principal_components_equal_those_of_a_singular_value_decomposition() ->
     np.testing.assert_allclose(np.abs(components), np.abs(expected), atol=1e-6)
     np.testing.assert_allclose(mean, x.mean(axis=0))
     assert all(row[np.abs(row).argmax()] > 0 for row in components)
-
-
-def test_principal_components_of_equal_points_are_zero() -> None:
     np.testing.assert_array_equal(principal_plane(np.ones((3, 4)))[1], 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [name for name, task in all_tasks().items() if task.input_shape and task.target.size])
-def test_artefacts_of_every_task_are_bounded_and_deterministic(task: str) -> None:
-    resolved = get_task(task)
-    assert resolved.input_shape is not None
+def test_artefacts_of_every_kind_of_task_are_there_bounded_and_deterministic() -> None:
     random = np.random.default_rng(0)
-    num, shape, target = 3, resolved.input_shape, resolved.target
-    x = random.normal(size=(num, *shape)).astype(np.float32)
-    predictions = random.normal(size=(num, *target.output_shape)).astype(np.float32)
-    y = np.arange(num) % target.size if target.kind == "classes" else (predictions > 0.5).astype(np.float32)
-    once, again = (compute_artefacts(evaluated(resolved, predictions, y, x)) for _ in range(2))
-    assert once == again
-    assert not once[1]
-    assert once[0]
-    assert all(len(artefact.payload) <= MAX_BYTES for artefact in once[0])
-    assert sum(len(artefact.payload) for artefact in once[0]) <= MAX_TRIAL_BYTES
-    assert all(json.loads(artefact.payload)["form"] in FORMS for artefact in once[0])
+    # A task of each combination of kinds.
+    for name in {tuple(kinds(name)): name for name, task in all_tasks().items() if task.input_shape}.values():
+        task = get_task(name)
+        assert task.input_shape is not None
+        x = random.normal(size=(3, *task.input_shape)).astype(np.float32)
+        predictions = random.normal(size=(3, *task.target.output_shape)).astype(np.float32)
+        y = np.arange(3) % task.target.size if task.target.kind == "classes" else (predictions > 0.5).astype(np.float32)
+        once, again = (compute_artefacts(evaluated(task, predictions, y, x)) for _ in range(2))
+        assert once == again, name
+        artefacts, notes = once
+        assert not notes
+        assert artefacts
+        assert all(len(artefact.payload) <= MAX_BYTES for artefact in artefacts)
+        assert sum(len(artefact.payload) for artefact in artefacts) <= MAX_TRIAL_BYTES
+        assert all(json.loads(artefact.payload)["form"] in FORMS for artefact in artefacts)
 
 
-def test_a_failure_becomes_a_note() -> None:
-    predictions = np.full((2, 4, 4), np.nan, np.float32)
-    task = make_task(Target("dense", shape=(4, 4)), input_shape=(1, 4, 4))
-    artefacts, notes = compute_artefacts(evaluated(task, predictions, np.zeros((2, 4, 4), np.float32)))
-    assert artefacts == list[Artefact]()
-    assert notes == [
-        "no artefact field: ValueError: a picture needs finite values, and some, got an array of shape (4, 4)"
-    ]
-
-
-def test_shrunk() -> None:
+def test_arrays_are_shrunk_and_indices_spread_evenly() -> None:
     np.testing.assert_array_equal(shrunk(np.arange(5.0), 3), [0.5, 2.5, 4])
     np.testing.assert_array_equal(shrunk(np.arange(16.0).reshape(4, 4), 2), [[2.5, 4.5], [10.5, 12.5]])
     np.testing.assert_array_equal(shrunk(np.arange(16.0).reshape(4, 4), 2, np.minimum), [[0, 2], [8, 10]])
     assert shrunk(np.zeros((100, 30, 3)), 50).shape == (50, 15, 3)
     assert shrunk(np.zeros((7, 7)), 7).shape == (7, 7)
-
-
-def test_evenly() -> None:
-    assert evenly(5, 3).tolist() == [0, 2, 4]
-    assert evenly(2, 3).tolist() == [0, 1]
+    assert (evenly(5, 3).tolist(), evenly(2, 3).tolist()) == ([0, 2, 4], [0, 1])
 
 
 def test_parts_of_one_sample_are_averaged() -> None:

@@ -1,52 +1,55 @@
-"""Checkpoints: whole or not there."""
+"""Checkpoints, whole or not there, and alignments that trials share: keys, storage, damaged files, replays."""
 
 import logging
 import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from orca_ray.training import checkpoint
+from orca_ray.alignment import tensor_cache
+from orca_ray.alignment.distance import SourceFeatures
+from orca_ray.data.prepared import Split
+from orca_ray.testing.trials import copy_of
+from orca_ray.training import aligned_cache, checkpoint
+from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, AlignReplay, alignment_key
+from orca_ray.training.probe import ProbePoint
 
-from .training_toys import files_of_at_most
+from .training_toys import CPU, files_of_at_most, same, toy_model, toy_split
+
+SMALL = {"epoch": 3, "score": 0.1, "best": None, "names": ["x", "y"]}
+WEIGHTS = {"a": torch.arange(1000, dtype=torch.float32), "b": torch.tensor(3, dtype=torch.int64)}
+STATE: dict[str, Any] = {"weights": WEIGHTS, **SMALL}
 
 
 @pytest.fixture
-def state() -> dict[str, Any]:
-    return {
-        "weights": {"a": torch.arange(1000, dtype=torch.float32), "b": torch.tensor(3, dtype=torch.int64)},
-        "epoch": 3,
-        "score": 0.1,
-        "best": None,
-        "names": ["x", "y"],
-    }
-
-
-def test_round_trip(tmp_path: Path, state: dict[str, Any]) -> None:
+def path(tmp_path: Path) -> Path:
+    """Path of a checkpoint of `STATE`, in a directory of its own."""
     path = tmp_path / "deeper" / "trial.ckpt"
-    checkpoint.save(path, state)
+    checkpoint.save(path, STATE)
+    return path
+
+
+def assert_whole(path: Path) -> None:
     loaded = checkpoint.load(path)
     assert loaded is not None
-    assert torch.equal(loaded["weights"]["a"], state["weights"]["a"])
-    assert {key: loaded[key] for key in ("epoch", "score", "best", "names")} == {
-        "epoch": 3,
-        "score": 0.1,
-        "best": None,
-        "names": ["x", "y"],
-    }
+    assert all(torch.equal(loaded["weights"][name], value) for name, value in WEIGHTS.items())
+    assert {key: loaded[key] for key in SMALL} == SMALL
     assert os.listdir(path.parent) == ["trial.ckpt"]
 
 
-def test_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert checkpoint.load(tmp_path / "none") is None
+def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert_whole(path)
+    assert checkpoint.load(path.parent / "none") is None
     assert not caplog.records
 
 
-def test_every_damage_is_noticed(tmp_path: Path, state: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
-    path = tmp_path / "trial.ckpt"
-    checkpoint.save(path, state)
+def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = path.read_bytes()
     flips = range(0, len(content), 97)
     damaged = [content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :] for at in flips]
@@ -71,41 +74,177 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, caplog: pytest.LogCap
     assert not (tmp_path / "ran").exists()
 
 
-def test_failed_save_keeps_the_previous_one(tmp_path: Path, state: dict[str, Any]) -> None:
-    path = tmp_path / "trial.ckpt"
-    checkpoint.save(path, state)
-
-    class Unwritable:
-        def __reduce__(self) -> tuple[Any, ...]:
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.save(path, {**state, "more": Unwritable()})
-    loaded = checkpoint.load(path)
-    assert loaded is not None
-    assert loaded["epoch"] == 3
-    assert os.listdir(tmp_path) == ["trial.ckpt"]
-
-
 @pytest.mark.parametrize("num_bytes", [5, 2000, 300_000])
-def test_a_full_disk_is_an_os_error(num_bytes: int, tmp_path: Path, state: dict[str, Any]) -> None:
+def test_a_full_disk_is_an_os_error_and_keeps_the_previous_one(num_bytes: int, path: Path) -> None:
     """torch alone turns it into a RuntimeError about a position in its archive."""
     with files_of_at_most(num_bytes), pytest.raises(OSError, match="too large"):
-        checkpoint.save(tmp_path / "trial.ckpt", {**state, "large": torch.zeros(100_000)})
-    assert os.listdir(tmp_path) == []
+        checkpoint.save(path, {**STATE, "large": torch.zeros(100_000)})
+    assert_whole(path)
 
 
-def test_interrupted_before_the_rename(tmp_path: Path, state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "trial.ckpt"
-    checkpoint.save(path, state)
-
+def test_interrupted_before_the_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.save(path, {"epoch": 4})
-    loaded = checkpoint.load(path)
-    assert loaded is not None
-    assert loaded["epoch"] == 3
-    assert os.listdir(tmp_path) == ["trial.ckpt"]
+    assert_whole(path)
+
+
+KEY = "0123abcd"
+
+
+def an_alignment() -> Alignment:
+    embedder = {name: 2 * value for name, value in copy_of(toy_model().embedder).items()}
+    epochs = tuple(AlignEpoch(number, 1.0 / number, 1e-2, 3.0) for number in (1, 2, 3))
+    return Alignment(embedder, epochs, 1.5, 0.25, True, ("a class left out",))
+
+
+def assert_loads(cache: AlignedCache, key: str = KEY) -> None:
+    found, expected = cache.load(key, toy_model().embedder), an_alignment()
+    assert found is not None
+    assert same(dict(found.embedder), dict(expected.embedder))
+    assert replace(found, embedder={}) == replace(expected, embedder={})
+
+
+def source(shift: float = 0.0) -> SourceFeatures:
+    return SourceFeatures(torch.arange(24.0).reshape(4, 6) + shift, torch.tensor([0, 1, 0, 1]), "toy")
+
+
+def key(
+    *, seed: int = 0, features: SourceFeatures | None = None, train: Split | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
+    embedder = toy_model(seed=seed).embedder
+    return alignment_key(embedder, features or source(), train or toy_split(30), CPU, settings or {"seed": 0})
+
+
+def test_keys_are_equal_for_equal_alignments_and_differ_with_everything_that_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert key() == key(features=SourceFeatures(source().x.clone(), source().y, "another name"))
+    assert key(settings={"a": 1, "b": 2}) == key(settings={"b": 2, "a": 1})
+    split = toy_split(30)
+    x, y = split.x[:].copy(), split.y.copy()
+    x[29, 0, 7] += 1e-6
+    y[3] += 1
+    keys = [
+        key(),
+        key(seed=1),
+        key(features=source(1e-6)),
+        key(features=replace(source(), y=torch.tensor([0, 1, 1, 0]))),
+        key(train=Split(x, split.y)),
+        key(train=Split(split.x, y)),
+        key(train=Split(split.x, np.zeros((30, 4, 4), dtype=np.float32))),
+        key(train=toy_split(29)),
+        key(settings={"seed": 1}),
+        key(settings={"seed": 0, "threads": 2}),
+    ]
+    monkeypatch.setattr(tensor_cache, "_versions", lambda: ("torch 9.9",))
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+
+
+def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligned_cache, "_SAMPLED_BYTES", 100)
+    split = toy_split(3000)
+    parts = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
+    assert len({key(train=Split(split.x[part], split.y[part])) for part in parts}) == 4
+
+
+def test_alignments_in_a_directory_and_in_the_default_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = AlignedCache(tmp_path / "new" / "aligned")
+    assert cache.load(KEY, toy_model().embedder) is None
+    cache.store(KEY, an_alignment())
+    assert_loads(cache)
+    assert cache.load("another", toy_model().embedder) is None
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    AlignedCache().store(KEY, an_alignment())
+    assert [path.parent.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == ["aligned"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "of another embedder"])
+def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = AlignedCache(tmp_path)
+    cache.store(KEY, an_alignment())
+    (path,) = tmp_path.iterdir()
+    if damage == "of another embedder":
+        cache.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
+    elif damage == "foreign":
+        checkpoint.save(path, {"something": "else"})
+    else:
+        path.write_bytes(path.read_bytes()[:-200])
+    with caplog.at_level(logging.WARNING):
+        assert cache.load(KEY, toy_model().embedder) is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    cache.store(KEY, an_alignment())
+    assert_loads(cache)
+
+
+def test_a_disk_that_takes_nothing_or_fills_up_only_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").touch()
+    AlignedCache(tmp_path / "file").store(KEY, an_alignment())
+    large = replace(an_alignment(), embedder={"weight": torch.zeros(100_000)})
+    with files_of_at_most(300_000):
+        AlignedCache(tmp_path / "full").store(KEY, large)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 2
+    assert list((tmp_path / "full").iterdir()) == []
+    assert AlignedCache(tmp_path / "file").load(KEY, toy_model().embedder) is None
+
+
+def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aligned_cache, "MOST_FILES", 3)
+    cache = AlignedCache(tmp_path)
+    for age, name in enumerate(["d", "c", "b"]):
+        cache.store(name, an_alignment())
+        os.utime(tmp_path / f"{name}.aligned", times=(2e9 - 1e9 * age,) * 2)
+    os.utime(tmp_path / "d.aligned", times=(1.0, 1.0))  # the oldest, but used again
+    assert_loads(cache, "d")
+    cache.store("a", an_alignment())
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
+    monkeypatch.setattr(aligned_cache, "MOST_BYTES", 1)
+    cache.store("e", an_alignment())
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_killed_writers_left_is_swept(tmp_path: Path) -> None:
+    for name, age in (("old", 7200.0), ("new", 0.0)):
+        (tmp_path / f".{name}.tmp").touch()
+        os.utime(tmp_path / f".{name}.tmp", times=(time.time() - age,) * 2)
+    AlignedCache(tmp_path).store(KEY, an_alignment())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".new.tmp", f"{KEY}.aligned"]
+
+
+def test_a_replay_reports_the_stored_epochs_and_is_resumed_without_its_file() -> None:
+    model = toy_model()
+    alignment = an_alignment()
+    replay = AlignReplay(model.embedder, alignment)
+    for stored in alignment.epochs:
+        assert (replay.done, replay.plateaued, replay.distance_after) == (False, False, None)
+        epoch = replay.step()
+        assert isinstance(epoch, AlignEpoch)
+        assert replace(epoch, seconds=3.0) == stored
+        assert epoch.seconds < 1.0
+        assert same(copy_of(model.embedder), dict(alignment.embedder))
+        if epoch.epoch == 1:
+            state = replay.state_dict()
+    assert (replay.done, replay.plateaued) == (True, True)
+    assert (replay.distance_before, replay.distance_after, replay.notes) == (1.5, 0.25, ("a class left out",))
+    resumed = AlignReplay.from_state(model.embedder, state)
+    assert resumed is not None
+    assert [resumed.step().epoch, resumed.step().epoch] == [2, 3]
+    assert resumed.done
+    assert AlignReplay.from_state(model.embedder, {"epoch": 1}) is None
+
+
+def test_probes_are_replayed_between_the_epochs() -> None:
+    probes = (ProbePoint(0, 0.9), ProbePoint(2, 0.5), ProbePoint(3, 0.6))
+    replay = AlignReplay(toy_model().embedder, replace(an_alignment(), probes=probes, chosen=2))
+    reports = []
+    while not replay.done:
+        assert replay.chosen is None
+        reports.append(replay.step())
+    assert [report.epoch for report in reports] == [0, 1, 2, 2, 3, 3]
+    assert tuple(report for report in reports if isinstance(report, ProbePoint)) == probes
+    assert (replay.epoch, replay.chosen) == (3, 2)

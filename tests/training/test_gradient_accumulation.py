@@ -1,8 +1,8 @@
 """Gradient accumulation: equal gradients for all micro-batch sizes, memory limits, checkpointing, compilation."""
 
-import weakref
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,22 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
-from orca_ray.models.checkpointing import checkpoint_layers, repeated_layers
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.progress_counter import progress_count
 from orca_ray.testing.trials import copy_of
-from orca_ray.training import gradient_accumulation, micro_batch, refine
+from orca_ray.training import feed, gradient_accumulation, micro_batch, refine
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.feed import SplitInputs
+from orca_ray.training.feed import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
-from orca_ray.training.micro_batch import CPU_TENSOR_BYTES, SampleCost, even_micro_batch, max_micro_batch, measure_cost
+from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
+from orca_ray.training.micro_batch import (
+    CPU_TENSOR_BYTES,
+    SampleCost,
+    budget_bytes,
+    even_micro_batch,
+    halved,
+    max_micro_batch,
+)
 from orca_ray.training.reproducibility import torch_settings
 
 from .training_toys import (
     CPU,
     EXACT,
     OBJECTIVE,
-    OUT_OF_MEMORY,
     limited_memory,
     make_refine,
     real_model,
@@ -34,6 +41,8 @@ from .training_toys import (
     toy_model,
     toy_split,
 )
+
+CUDA = torch.device("cuda")
 
 
 def make_accumulator(model: CrossModalModel, split: Split, **options: Any) -> GradientAccumulator:
@@ -52,24 +61,14 @@ def gradient(accumulator: GradientAccumulator, model: nn.Module, num_samples: in
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("limit", [1, 3, 7, 12, 40])
-def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str, limit: int) -> None:
+def test_the_gradient_does_not_depend_on_the_micro_batch(bert: str) -> None:
     model = real_model(bert)
     accumulator = make_accumulator(model, real_split(12))
     accumulator.limit = 12
     expected = gradient(accumulator, model, 12)
-    accumulator.limit = limit
-    torch.testing.assert_close(gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6)
-
-
-def test_only_the_product_of_batch_size_and_accumulation_matters() -> None:
-    weights = []
-    for batch_size, accumulation in ((2, 16), (32, 1)):
-        model = toy_model(dropout=0.3)
-        config = RefineConfig(epochs=1, dropout=0.3, batch_size=batch_size, accumulation=accumulation)
-        make_refine(model, config).step()
-        weights.append(copy_of(model))
-    assert same(*weights)
+    for limit in (1, 7, 40):
+        accumulator.limit = limit
+        torch.testing.assert_close(gradient(accumulator, model, 12), expected, rtol=1e-4, atol=1e-6)
 
 
 def saved_by_autograd(model: CrossModalModel, x: Tensor) -> int:
@@ -108,14 +107,13 @@ def test_limits_of_a_micro_batch() -> None:
     assert max_micro_batch(small, 1, CPU) == 1
     wide = SampleCost(saved_bytes=2**20, largest_bytes=CPU_TENSOR_BYTES // 3, flops=1, num_tokens=1)
     assert max_micro_batch(wide, 2**40, CPU) == 3
-    assert max_micro_batch(wide, 2**40, torch.device("cuda")) == 1024
+    assert max_micro_batch(wide, 2**40, CUDA) == 1024
     assert [even_micro_batch(64, limit) for limit in (1, 21, 40, 64, 99)] == [1, 16, 32, 64, 64]
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, dropout: float) -> None:
+def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     split = real_split(12)
-    model = real_model(bert, dropout)
+    model = real_model(bert, dropout=0.3)
     plain = make_accumulator(model, split)
     plain.limit = 12
     expected = gradient(plain, model, 12)
@@ -128,55 +126,33 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, dropout: floa
     assert saved_by_autograd(model, x) < 0.5 * before
     assert accumulator.cost == plain.cost  # recomputing is no part of the model's own operations
     assert not accumulator.notes
+    without_layers = make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on")
+    assert "no repeated layers" in without_layers.notes[0]
+    wide = make_accumulator(model, real_split(64), batch_size=64).cost
+    monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
+    assert make_accumulator(model, real_split(64), batch_size=64, gradient_checkpointing="on").limit == 5
 
 
-def test_checkpointing_leaves_the_bound_on_single_tensors(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, split = real_model(bert), real_split(64)
-    plain = make_accumulator(model, split, batch_size=64)
-    monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * plain.cost.largest_bytes)
-    assert make_accumulator(model, split, batch_size=64).limit == 5
-    assert make_accumulator(model, split, batch_size=64, gradient_checkpointing="on").limit == 5
-
-
-def layer_names(module: Any) -> list[str]:
-    return [type(layer).__name__ for layer in repeated_layers(module)]
-
-
-def test_repeated_layers_are_found() -> None:
-    from transformers import AutoConfig, AutoModel
-
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16, "num_hidden_layers": 3}
-    for kind, layer in (("bert", "BertLayer"), ("mpnet", "MPNetLayer"), ("vit", "ViTLayer")):
-        model = AutoModel.from_config(AutoConfig.for_model(kind, **sizes))
-        assert layer_names(model) == [layer] * 3
-    config = AutoConfig.for_model("swin", depths=[1, 2], num_heads=[1, 2], embed_dim=8, image_size=32, window_size=2)
-    assert layer_names(AutoModel.from_config(config)) == ["SwinLayer"] * 3
-    assert checkpoint_layers(nn.Linear(2, 2)) == 0
-
-
-def test_checkpointing_a_body_without_layers_is_reported() -> None:
-    assert "no repeated layers" in make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on").notes[0]
-
-
-@pytest.mark.parametrize("every", [1, 64])
-def test_nan_ends_the_trial_before_it_can_be_the_best(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nan_ends_the_trial_before_it_can_be_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where only some losses are checked, as on devices that a check synchronises with."""
-    monkeypatch.setitem(refine.CHECK_EVERY, "cpu", every)
     train = toy_split(40)
     train.x[:][17] = torch.nan
-    model = toy_model()
-    loop = make_refine(model, RefineConfig(epochs=2, batch_size=4), train=train)
-    _ = loop.micro_batch  # measures the cost of a sample
-    steps: list[int] = []
-    model.embedder.register_forward_hook(lambda *_: steps.append(1))
-    with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
-        loop.step()
-    assert (loop.best_epoch, loop.epoch) == (None, 0)
-    assert len(steps) == 10 if every == 64 else len(steps) < 10
+    for every, expected in ((1, range(1, 10)), (64, [10])):
+        monkeypatch.setitem(refine.CHECK_EVERY, "cpu", every)
+        model = toy_model()
+        loop = make_refine(model, RefineConfig(epochs=2, batch_size=4), train=train)
+        _ = loop.micro_batch  # measures the cost of a sample
+        steps: list[int] = []
+        model.embedder.register_forward_hook(lambda *_, steps=steps: steps.append(1))
+        with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
+            loop.step()
+        assert (loop.best_epoch, loop.epoch) == (None, 0)
+        assert len(steps) in expected
 
 
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
-def test_a_micro_batch_too_large_for_the_device_is_halved(error: Exception) -> None:
+def test_a_micro_batch_too_large_for_the_device_is_halved() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory")
+
     def curve(most: int) -> tuple[float, list[str], int, dict[str, Tensor]]:
         model = toy_model()
         loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
@@ -195,39 +171,14 @@ def test_a_micro_batch_too_large_for_the_device_is_halved(error: Exception) -> N
         curve(0)
 
 
-def test_other_errors_are_not_retried() -> None:
-    model = toy_model()
-    loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
-    with (
-        limited_memory(model, 8, RuntimeError("shapes differ"), training=True),
-        pytest.raises(RuntimeError, match="sh"),
-    ):
-        loop.step()
-    assert (loop.micro_batch, loop.notes) == (32, [])
-
-
-def test_smaller_micro_batches_are_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[int] = []
-
-    def watched(network: nn.Module, **named: Any) -> nn.Module:
-        compiled.append(loop.micro_batch)
-        return network
-
-    monkeypatch.setattr(torch, "compile", watched)
-    model = toy_model()
-    loop = make_refine(model, RefineConfig(epochs=4, batch_size=32, compile="on"))
-    loop.step()
-    with limited_memory(model, 16, training=True):
-        for _ in range(3):
-            loop.step()
-    assert compiled == [32, 16]
-
-
-def test_only_gradients_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_and_those_of_the_optimiser_are_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     """An optimiser that runs out of memory has half of its state: its step is neither finished nor repeated."""
     model = toy_model()
     loop = make_refine(model, RefineConfig(epochs=1, batch_size=32))
     before = copy_of(model)
+    wrong = RuntimeError("shapes differ")
+    with limited_memory(model, 8, wrong, training=True), pytest.raises(RuntimeError, match="shapes differ"):
+        loop.step()
     tried: list[Tensor] = []
 
     def fail(given: Tensor, **named: Any) -> Tensor:
@@ -243,26 +194,27 @@ def test_only_gradients_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> N
     assert same(copy_of(model), before)
 
 
-@pytest.mark.parametrize("kind", [RuntimeError, torch.OutOfMemoryError])
-def test_training_continues_without_a_compiler(kind: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_continues_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*given: Any, **named: Any) -> Any:
-        raise kind("no C++ compiler")
+        raise RuntimeError("no C++ compiler")
 
+    monkeypatch.setattr(torch, "compile", fail)
     results = []
     for mode in ("off", "on"):
-        model = toy_model(dropout=0.2)
-        config = RefineConfig(epochs=1, dropout=0.2, compile=mode)
-        monkeypatch.setattr(torch, "compile", fail)
-        loop = make_refine(model, config, train=toy_split(40))
+        loop = make_refine(toy_model(dropout=0.2), RefineConfig(epochs=1, dropout=0.2, compile=mode))
         results.append((loop.step().loss, loop.notes))
-    assert results[0][0] == results[1][0]
-    assert (results[0][1], results[1][1]) == ([], [f"not compiled ({kind.__name__})"])
+    assert results == [(results[0][0], []), (results[0][0], ["not compiled (RuntimeError)"])]
 
 
-def test_compiled_networks_are_used_for_their_size_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_networks_are_compiled_for_each_micro_batch_and_used_for_its_size_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled: list[int] = []
     sizes: list[int] = []
 
     def watched(network: nn.Module, **named: Any) -> Callable[[Tensor], Tensor]:
+        compiled.append(loop.micro_batch)
+
         def run(x: Tensor) -> Tensor:
             sizes.append(len(x))
             output: Tensor = network(x)
@@ -272,29 +224,28 @@ def test_compiled_networks_are_used_for_their_size_alone(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "compile", watched)
     model = toy_model()
-    make_refine(model, RefineConfig(epochs=1, batch_size=16, compile="on"), train=toy_split(40)).step()
+    loop = make_refine(model, RefineConfig(epochs=3, batch_size=16, compile="on"), train=toy_split(40))
+    loop.step()
     assert sizes == [16, 16, 16]  # the trial run, and two of three steps: the last one has 8 samples
+    with limited_memory(model, 8, training=True):
+        loop.step()
+        loop.step()
+    assert compiled == [16, 8]
 
 
 def test_when_to_compile() -> None:
-    cuda = torch.device("cuda")
-    assert not wants_compile("auto", CPU, 10**6)
-    assert not wants_compile("auto", cuda, 10)
-    assert wants_compile("auto", cuda, 10**6)
-    assert wants_compile("on", CPU, 1)
+    cases = [("auto", CPU, 10**6), ("auto", CUDA, 10), ("auto", CUDA, 10**6), ("on", CPU, 1)]
+    assert [wants_compile(*case) for case in cases] == [False, False, True, True]
     with torch_settings(1, deterministic=True):
-        assert not wants_compile("on", cuda, 10**6)
-
-
-def linear_layer_flops(model: nn.Module, tokens: int) -> int:
-    return sum(2 * tokens * m.in_features * m.out_features for m in model.modules() if isinstance(m, nn.Linear))
+        assert not wants_compile("on", CUDA, 10**6)
 
 
 def test_operations_of_a_sample(bert: str) -> None:
     """All trains: three times the forward pass, but the embedder's input needs no gradient; attention on top."""
     model = real_model(bert)
     cost = make_accumulator(model, real_split(9)).cost
-    body = linear_layer_flops(model.body, 8)
+    layers = [layer for layer in model.body.modules() if isinstance(layer, nn.Linear)]
+    body = sum(2 * 8 * layer.in_features * layer.out_features for layer in layers)
     attention = 4 * 2 * 2 * 8 * 8 * 32  # layers, products, multiply-add, tokens, tokens, width
     assert cost.num_tokens == 8
     assert 3 * body < cost.flops < 3 * body + 4 * attention + 3 * (2 * 8 * 4 * 32 + 2 * 32 * 3) + 1
@@ -308,30 +259,39 @@ def test_operations_of_a_sample(bert: str) -> None:
     assert body < few.cost.flops < body + attention + 2 * 8 * 4 * 32 + 3 * 2 * 32 * 3 + 1
 
 
-class Marked(torch.autograd.Function):
-    """The identity; a mark lives as long as the graph that it is part of."""
-
-    marks: ClassVar[list[weakref.ref[Any]]] = []
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.mark = set[int]()
-        Marked.marks.append(weakref.ref(ctx.mark))
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
+@pytest.fixture(autouse=True)
+def _limits() -> Iterator[None]:
+    yield
+    limit_memory(MemoryLimits(), CPU)
 
 
-def test_measuring_leaves_no_graph_behind() -> None:
-    """A graph holds the weights; log-softmax saves its own output, and could keep its graph alive for ever."""
-    layer = nn.Linear(4, 3)
+def test_micro_batches_are_halved() -> None:
+    before = make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch
+    assert halved(64) == 64
+    limit_memory(MemoryLimits(halvings=2), CPU)
+    assert (halved(64), halved(3)) == (16, 1)
+    assert make_accumulator(toy_model(), toy_split(32), batch_size=32).micro_batch == before // 4 == 8
 
-    def loss(num_samples: int) -> Tensor:
-        marked: Tensor = Marked.apply(layer(torch.ones(num_samples, 4)))  # type: ignore[no-untyped-call]
-        return torch.log_softmax(marked, dim=1)[:, 0].mean()
 
-    Marked.marks.clear()
-    measure_cost(loss, list(layer.parameters()), layer, num_samples=2)
-    assert [mark() for mark in Marked.marks] == [None, None]
+def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**34))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**33, 2**34))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
+    whole, free = budget_bytes(0, CUDA), feed._free_bytes(CUDA)
+    limit_memory(MemoryLimits(share=0.25), CUDA)
+    assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, "four trials and their CUDA contexts fit"
+    assert memory_limits().share == 0.25
+    assert budget_bytes(0, CUDA) == whole // 4
+    assert (free, feed._free_bytes(CUDA)) == (2**33, 2**32 - CONTEXT_MIB * 2**20 - 2**30)
+    assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"
+    limit_memory(MemoryLimits(share=0.01), CUDA)
+    limit_memory(MemoryLimits(), CUDA)
+    assert shares == [0.0, 1.0], "a context alone exceeds a hundredth of the card; a whole card has no limit"
+
+
+def test_reading_a_batch_is_progress() -> None:
+    before = progress_count()
+    list(Samples([torch.zeros(4, 2)], CPU).batches([slice(0, 2), slice(2, 4)]))
+    assert progress_count() == before + 2

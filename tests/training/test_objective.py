@@ -1,25 +1,24 @@
-"""Decoding of standardised outputs, losses made from training targets, and derived seeds."""
+"""Decoding, losses from training targets, seeds, and the parts of the work that ranks get (more in tests/sweep)."""
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import Parameter
 
 from orca_ray.data.rows import Target
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.ranks import ALONE, Ranks, disconnect
 from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("mean", [np.array(2.0), np.full((4, 4), 2.0)])
-def test_dense_outputs_are_decoded(mean: np.ndarray) -> None:
-    objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
-    decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
-    assert decoded.dtype == torch.float32
-    assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
-
-
-def test_logits_are_not_decoded() -> None:
+def test_dense_outputs_are_decoded_and_logits_are_not() -> None:
+    for mean in (np.array(2.0), np.full((4, 4), 2.0)):
+        objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
+        decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
+        assert decoded.dtype == torch.float32
+        assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
     objective = Objective(Target("classes", size=3), "cross_entropy", "error", np.array(2.0), np.array(3.0))
     output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(objective.decoder(CPU)(output), output)
@@ -44,14 +43,7 @@ def test_class_weights_come_from_the_training_targets() -> None:
 def test_seeds_are_fixed_for_all_time() -> None:
     """A changed derivation would change every published score."""
     assert derive_seed(0, "order", 1) == 8024286156118006313
-    places: list[tuple[int, tuple[int | str, ...]]] = [
-        (0, ("a", 1)),
-        (0, ("a", 2)),
-        (0, ("b", 1)),
-        (1, ("a", 1)),
-        (11, ("a",)),
-        (1, ("1", "a")),
-    ]
+    places = [(0, ("a", 1)), (0, ("a", 2)), (0, ("b", 1)), (1, ("a", 1)), (11, ("a",)), (1, ("1", "a"))]
     assert len({derive_seed(seed, *path) for seed, path in places}) == len(places)
     assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
 
@@ -66,3 +58,33 @@ def test_isolated_rng() -> None:
     with isolated_rng(8, CPU):
         assert torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), torch.rand(3, generator=make_generator(1, "x")))
+
+
+def test_shares_are_even_and_cover_everything_in_order() -> None:
+    for size, count in ((1, 7), (2, 64), (3, 64), (3, 7), (8, 7), (2, 0)):
+        shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
+        assert [item for share in shares for item in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
+
+
+def test_a_process_alone_communicates_with_nobody() -> None:
+    parameter, loss, part = Parameter(torch.ones(2)), torch.tensor(3.0), np.ones(2)
+    parameter.grad = gradient = torch.ones(2)
+    assert ALONE.sum_gradients([parameter], loss) is loss
+    assert parameter.grad is gradient
+    assert ALONE.joined(part, 2) is part
+    ALONE.equalise([parameter])
+    state = torch.get_rng_state()
+    ALONE.seed(1, 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    disconnect()
+
+
+def test_ranks_draw_different_random_numbers() -> None:
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for rank in (1, 2, 1):
+            Ranks(rank, 3).seed(5, 7)
+            drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[2] != drawn[1]

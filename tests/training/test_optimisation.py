@@ -1,14 +1,14 @@
-"""Optimisers and schedules."""
+"""Optimisers, schedules, and when a curve is flat."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
 
 from orca_ray.errors import UserError
 from orca_ray.training.optimisation import (
-    DECAYS,
-    OPTIMIZERS,
     ParameterGroup,
+    Plateau,
     make_align_schedule,
     make_optimizer,
     make_schedule,
@@ -21,34 +21,19 @@ def values(name: str, warmup: int, total: int, num: int) -> list[float]:
     return [schedule(step) for step in range(num)]
 
 
-def test_warmup_linear_is_the_reference_after_its_warm_up() -> None:
-    """The reference: (total - t) / (total - warmup) from t = warmup on."""
-    assert values("warmup_linear", 2, 6, 8) == pytest.approx([0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
-
-
-def test_cosine() -> None:
-    assert values("cosine", 1, 5, 6) == pytest.approx([1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
-
-
-def test_constant() -> None:
-    assert values("constant", 2, 3, 5) == [0.5, 1.0, 1.0, 1.0, 1.0]
-
-
-@pytest.mark.parametrize("name", DECAYS)
-def test_every_schedule_stays_between_zero_and_one(name: str) -> None:
-    for warmup, total in ((0, 1), (0, 10), (3, 10), (10, 10), (12, 10)):
-        assert all(0.0 <= value <= 1.0 for value in values(name, warmup, total, 20))
-
-
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_every_optimizer_minimises(name: str) -> None:
-    weight = Parameter(torch.tensor([3.0, -2.0]))
-    optimizer = make_optimizer(name, [ParameterGroup([weight])], learning_rate=0.05, weight_decay=0.0)
-    for _ in range(300):
-        optimizer.zero_grad()
-        (weight**2).sum().backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    assert float(weight.detach().norm()) < 0.1
+@pytest.mark.parametrize(
+    ("name", "warmup", "total", "expected"),
+    [
+        # The reference: (total - t) / (total - warmup) from t = warmup on.
+        ("warmup_linear", 2, 6, [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]),
+        ("cosine", 1, 5, [1.0, 1.0, 0.853553, 0.5, 0.146447, 0.0]),
+        ("constant", 2, 3, [0.5, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_schedules(name: str, warmup: int, total: int, expected: list[float]) -> None:
+    assert values(name, warmup, total, len(expected)) == pytest.approx(expected, abs=1e-6)
+    for edge in ((0, 1), (10, 10), (12, 10)):
+        assert all(0.0 <= value <= 1.0 for value in values(name, *edge, 20))
 
 
 @pytest.mark.parametrize(("name", "expected"), [("adamw", 1.0 - 0.1 * 0.5), ("sgd", 1.0 - 0.1 * 0.5), ("adam", 0.9)])
@@ -86,3 +71,47 @@ def test_misspelt_names() -> None:
         make_schedule("cosin", warmup_steps=0, total_steps=1)
     with pytest.raises(UserError, match="Did you mean 'reference_step'"):
         make_align_schedule("reference_steps", 60)
+
+
+def first_flat(values: list[float], patience: int = 4, tolerance: float = 0.005) -> int | None:
+    """Number of values after which the curve is first called flat; None: never."""
+    plateau = Plateau(patience, tolerance)
+    return next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
+
+
+def noisy(values: np.ndarray, noise: float, seed: int) -> list[float]:
+    return [float(v) for v in values * (1 + noise * np.random.RandomState(seed).normal(size=len(values)))]
+
+
+SLOW = [0.999**epoch for epoch in range(40)]
+"""Falls by 0.4 % in 4 epochs."""
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "tolerance", "expected"),
+    [
+        ([0.99**epoch for epoch in range(200)], 4, 0.005, None),
+        ([10.0 - 0.05 * epoch for epoch in range(100)], 4, 0.005, None),
+        ([2.0] * 20, 1, 0.005, 2),  # as soon as it can be judged
+        ([2.0] * 20, 5, 0.005, 10),
+        ([2.0 + epoch for epoch in range(20)], 3, 0.005, 6),
+        ([max(1.0, 2.0 - 0.1 * epoch) for epoch in range(60)], 4, 0.005, 18),  # level from the 11th value on
+        (SLOW, 4, 0.005, 8),  # the tolerance is relative
+        ([1e-6 * value for value in SLOW], 4, 0.005, 8),
+        ([1e6 * value for value in SLOW], 4, 0.005, 8),
+        (SLOW, 4, 0.003, None),
+        ([1.0, *(0.01 * 0.9**epoch for epoch in range(40))], 4, 0.01, 9),  # and a share of the first value
+        ([0.0] * 10, 4, 0.005, 8),
+        ([-1.0 * epoch for epoch in range(1, 30)], 4, 0.005, None),
+        ([1.0] * 100, 0, 0.005, None),
+    ],
+)
+def test_when_a_curve_is_flat(values: list[float], patience: int, tolerance: float, expected: int | None) -> None:
+    assert first_flat(values, patience, tolerance) == expected
+
+
+def test_noise_neither_hides_a_plateau_nor_makes_one() -> None:
+    for seed in range(20):
+        assert first_flat(noisy(0.97 ** np.arange(40), 0.01, seed)) is None
+        # Of a flat curve every verdict is nearly a toss-up, and they come every epoch: the plateau is soon found.
+        assert (first_flat(noisy(np.ones(60), 0.01, seed)) or 99) <= 30

@@ -37,19 +37,14 @@ def test_more_features_than_samples() -> None:
     assert ridge_errors(features, features[:, :1] + features[:, 1:2]).mean() < 0.9
 
 
-def test_units_of_a_feature_do_not_matter_nor_do_constant_features() -> None:
+def test_neither_units_nor_constant_features_nor_constant_targets_matter() -> None:
     random = np.random.default_rng(1)
     features, targets = torch.from_numpy(random.normal(size=(30, 3))), torch.from_numpy(random.normal(size=(30, 1)))
     changed = features * torch.tensor([1.0, 1e3, 1e-3]) + torch.tensor([5.0, 0.0, -2.0])
     torch.testing.assert_close(ridge_errors(changed, targets), ridge_errors(features, targets))
     constant = torch.cat([features, torch.full((30, 1), 7.0)], dim=1)
     assert bool(torch.isfinite(ridge_errors(constant, targets)).all())
-
-
-def test_equal_targets_have_no_error() -> None:
-    torch.testing.assert_close(
-        ridge_errors(torch.randn(4, 2).double(), torch.ones(4, 3).double()), torch.zeros(4).double()
-    )
+    torch.testing.assert_close(ridge_errors(features, torch.ones(30, 3).double()), torch.zeros(30).double())
 
 
 def test_targets_of_every_kind_as_numbers() -> None:
@@ -63,14 +58,8 @@ def test_targets_of_every_kind_as_numbers() -> None:
     field = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     fields = encoded_targets([(field, indices)], Target("dense", shape=(2, 3)))
     assert fields.tolist() == field[indices].reshape(3, 6).tolist()
-
-
-def test_large_fields_are_sketched() -> None:
-    fields = np.random.default_rng(3).normal(size=(70, 2, 100, 100))
-    sketch = encoded_targets([(fields, np.arange(70))], Target("dense", shape=(2, 100, 100)))
-    assert sketch.shape == (70, 4096)
-    flat = torch.from_numpy(fields.reshape(70, -1))
-    torch.testing.assert_close(torch.cdist(sketch, sketch), torch.cdist(flat, flat), rtol=0.1, atol=1e-3)
+    large = np.ones((4, 2, 100, 100), dtype=np.float32)  # is sketched
+    assert encoded_targets([(large, indices)], Target("dense", shape=(2, 100, 100))).shape == (3, 4096)
 
 
 def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() -> None:
@@ -83,14 +72,10 @@ def test_a_probe_reads_a_fixed_random_sample_of_all_splits_in_evaluation_mode() 
     assert model.training
     assert errors.mean() < 0.5  # the classes differ in their mean
     assert not torch.equal(Probe(model, splits, CLASSES, seed=1, device=CPU)(), errors)
-    small = [toy_split(20), toy_split(30, seed=1)]
-    assert Probe(model, small, CLASSES, seed=0, device=CPU)().shape == (50,)
-
-
-def test_a_group_is_probed_once() -> None:
     split = toy_split(40)
-    grouped = Split(split.x, split.y, group=np.arange(40) // 4)
-    assert Probe(toy_model(), [grouped], CLASSES, seed=0, device=CPU)().shape == (10,)
+    assert Probe(model, [split, toy_split(30, seed=1)], CLASSES, seed=0, device=CPU)().shape == (70,)
+    grouped = Split(split.x, split.y, group=np.arange(40) // 4)  # a group is probed once
+    assert Probe(model, [grouped], CLASSES, seed=0, device=CPU)().shape == (10,)
 
 
 def test_features_that_are_not_finite() -> None:

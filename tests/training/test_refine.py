@@ -1,8 +1,7 @@
-"""The refine loop: accumulation, clipping, selection, freezing, caching and exact resume."""
+"""The refine loop: accumulation, clipping, selection, freezing, caching, exact resume, and augmented inputs."""
 
-import copy
-import weakref
-from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +13,24 @@ from torch import Tensor
 from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.testing.trials import copy_of
+from orca_ray.tasks.augmentations import Augmentation
+from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import NotFiniteError, is_out_of_memory
-from orca_ray.training.evaluate import BATCH_SIZE, score
 from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 from .training_toys import (
     CPU,
     OBJECTIVE,
-    OUT_OF_MEMORY,
     ScriptedObjective,
-    evaluate,
     limited_memory,
+    make_refine,
     predictions_of,
     same,
     toy_model,
     toy_split,
 )
-from .training_toys import make_refine as make_loop
 
 
 def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
@@ -43,20 +40,18 @@ def curve(epoch: RefineEpoch) -> tuple[int, float, float, float]:
 PLAIN: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0, "schedule": "constant"}
 
 
-@pytest.mark.parametrize("num_samples", [32, 75, 30, 33])
+@pytest.mark.parametrize("num_samples", [32, 75])
 def test_accumulation_is_the_large_batch(num_samples: int) -> None:
     """8 passes of 4 take the same steps as one of 32, also where the last batch and the last pass are short."""
     weights = []
     for batch_size, accumulation in ((4, 8), (32, 1)):
         model = toy_model()
-        before = copy_of(model)
         config = RefineConfig(
             epochs=1, learning_rate=0.5, batch_size=batch_size, accumulation=accumulation, warmup_epochs=0, **PLAIN
         )
-        loop = make_loop(model, config, train=toy_split(num_samples))
+        loop = make_refine(model, config, train=toy_split(num_samples))
         assert loop.steps_per_epoch == -(-num_samples // 32)
         loop.step()
-        assert not same(before, copy_of(model))
         weights.append(copy_of(model))
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], atol=2e-6, rtol=1e-5)
@@ -68,47 +63,39 @@ def test_clipping_bounds_one_optimiser_step_as_a_whole() -> None:
     config = RefineConfig(
         epochs=1, learning_rate=0.5, batch_size=4, accumulation=8, warmup_epochs=0, **(PLAIN | {"clip": 1e-3})
     )
-    make_loop(model, config, train=toy_split(32)).step()
+    make_refine(model, config, train=toy_split(32)).step()
     moved = torch.cat([(value - before[name]).flatten() for name, value in model.state_dict().items()])
     assert float(moved.norm()) == pytest.approx(0.5 * 1e-3, rel=1e-3)
 
 
-def test_clipping_happens_once_an_optimiser_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[float] = []
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda parameters, clip: calls.append(clip))
-    make_loop(toy_model(), RefineConfig(epochs=1, batch_size=4, accumulation=8), train=toy_split(75)).step()
-    assert calls == [1.0] * 3
-    calls.clear()
-    make_loop(toy_model(), RefineConfig(epochs=1, clip=0.0)).step()
-    assert calls == []
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"batch_size": 25, "warmup_epochs": 1}, [1.0, 7 / 9, 4 / 9, 1 / 9]),
+        ({"batch_size": 75, "warmup_epochs": 0, "decay_epochs": 10}, [1.0, 0.9, 0.8, 0.7]),  # ends after the last epoch
+    ],
+)
+def test_learning_rate_follows_the_schedule(options: dict[str, Any], expected: list[float]) -> None:
+    loop = make_refine(toy_model(), RefineConfig(epochs=4, learning_rate=1.0, clip=0.0, **options))
+    assert [loop.step().learning_rate for _ in range(4)] == pytest.approx(expected)
 
 
-def test_learning_rate_follows_the_schedule() -> None:
-    config = RefineConfig(epochs=4, learning_rate=1.0, batch_size=25, warmup_epochs=1, clip=0.0)
-    loop = make_loop(toy_model(), config)
-    assert [loop.step().learning_rate for _ in range(4)] == pytest.approx([1.0, 7 / 9, 4 / 9, 1 / 9])
-
-
-def test_decay_may_end_after_the_last_epoch() -> None:
-    config = RefineConfig(epochs=2, learning_rate=1.0, batch_size=75, warmup_epochs=0, decay_epochs=10)
-    loop = make_loop(toy_model(), config)
-    assert [loop.step().learning_rate for _ in range(2)] == pytest.approx([1.0, 0.9])
-
-
-def test_body_learning_rate_scale() -> None:
-    model = toy_model()
-    before = copy_of(model)
-    config = RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0)
-    make_loop(model, config).step()
-    after = copy_of(model)
-    changed = {name.split(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
-    assert changed == {"embedder", "head"}
+def test_only_the_given_parameters_train() -> None:
+    models = [toy_model(), toy_model()]
+    before = copy_of(models[0])
+    make_refine(models[0], RefineConfig(epochs=1, learning_rate=0.1, body_learning_rate_scale=0.0)).step()
+    make_refine(models[1], RefineConfig(epochs=1, learning_rate=0.1), head_only=True).step()
+    moved = [{name.split(".")[0] for name in changed(before, copy_of(model))} for model in models]
+    assert moved == [{"embedder", "head"}, {"head"}]
+    assert not any(parameter.requires_grad for parameter in models[1].body.parameters())
+    with pytest.raises(UserError, match="no parameter"):
+        RefineLoop(toy_model(), [], toy_split(9), toy_split(9), OBJECTIVE, RefineConfig(), seed=0, device=CPU)
 
 
 def test_best_epoch_is_restored() -> None:
     model = toy_model()
     objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[3.0, 1.0, 1.0, 2.0])
-    loop = make_loop(model, RefineConfig(epochs=4, learning_rate=1e-2), objective=objective)
+    loop = make_refine(model, RefineConfig(epochs=4, learning_rate=1e-2), objective=objective)
     weights = []
     while not loop.done:
         loop.step()
@@ -119,46 +106,24 @@ def test_best_epoch_is_restored() -> None:
     assert same(copy_of(model), weights[1])
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-@pytest.mark.parametrize("interrupted_after", [0, 1, 2, 3])
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    # An epoch has 10 steps, and `on_step` is called after each but the last.
+    ("optimizer", "interrupted_after"),
+    [("adamw", 0), ("adam", 9), ("adamw", 1), ("sgd", 12), ("adamw", 18)],
+)
 def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path) -> None:
-    """A loop resumed from disk in a fresh model gives the same curve and weights bit for bit, dropout included."""
-    config = RefineConfig(epochs=4, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8)
-    whole_model = toy_model(dropout=0.3)
-    whole = make_loop(whole_model, config)
-    expected = [curve(whole.step()) for _ in range(4)]
-    assert len({loss for _, loss, _, _ in expected}) == 4
-
-    first = make_loop(toy_model(dropout=0.3), config)
-    curves = [curve(first.step()) for _ in range(interrupted_after)]
-    checkpoint.save(tmp_path / "state", first.state_dict())
-    torch.rand(7)  # the process does something else meanwhile
-    model = toy_model(dropout=0.3, seed=99)
-    resumed = make_loop(model, config)
-    state = checkpoint.load(tmp_path / "state")
-    assert state is not None
-    resumed.load_state_dict(state)
-    curves += [curve(resumed.step()) for _ in range(4 - interrupted_after)]
-    assert curves == expected
-    assert same(copy_of(model), copy_of(whole_model))
-    whole.restore_best()
-    resumed.restore_best()
-    assert resumed.best_epoch == whole.best_epoch
-    assert same(copy_of(model), copy_of(whole_model))
-
-
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-@pytest.mark.parametrize("interrupted_after", [1, 8, 12])
-def test_resume_within_an_epoch_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path) -> None:
-    """A loop resumed from a state between two steps of an epoch, too, draws the same dropout and reports the same."""
+    """Resumed from disk in a fresh model between any two steps: the same curve and weights bit for bit, and dropout."""
     config = RefineConfig(epochs=2, learning_rate=1e-2, optimizer=optimizer, dropout=0.3, batch_size=8)
     whole_model = toy_model(dropout=0.3)
-    whole = make_loop(whole_model, config)
+    whole = make_refine(whole_model, config)
     expected = [curve(whole.step()) for _ in range(2)]
+    assert expected[0][1] != expected[1][1]
+    assert whole.steps_per_epoch == 10
     done = 0
-
-    class Killed(Exception):
-        pass
 
     def save() -> None:
         nonlocal done
@@ -167,63 +132,36 @@ def test_resume_within_an_epoch_is_exact(optimizer: str, interrupted_after: int,
             checkpoint.save(tmp_path / "state", first.state_dict())
             raise Killed
 
-    def run() -> None:
-        for _ in range(2):
+    first = make_refine(toy_model(dropout=0.3), config, on_step=save)
+    checkpoint.save(tmp_path / "state", first.state_dict())
+    with pytest.raises(Killed) if interrupted_after else nullcontext():
+        for _ in range(2 if interrupted_after else 0):
             first.step()
-
-    first = make_loop(toy_model(dropout=0.3), config, on_step=save)
-    with pytest.raises(Killed):
-        run()
-    torch.rand(7)
+    torch.rand(7)  # the process does something else meanwhile
     model = toy_model(dropout=0.3, seed=99)
-    resumed = make_loop(model, config)
+    resumed = make_refine(model, config)
     state = checkpoint.load(tmp_path / "state")
     assert state is not None
     resumed.load_state_dict(state)
-    steps = resumed.steps_per_epoch - 1  # calls of `on_step` in an epoch
-    finished = (interrupted_after - 1) // steps
+    finished = max(0, interrupted_after - 1) // 9
     assert resumed.epoch == finished
     assert [curve(resumed.step()) for _ in range(2 - finished)] == expected[finished:]
     assert same(copy_of(model), copy_of(whole_model))
     assert resumed.state_dict()["partial"] is None
-
-
-def test_dropout_draws_depend_on_the_seed_and_leave_the_global_generator_alone() -> None:
-    config = RefineConfig(epochs=1, dropout=0.3)
-    losses = []
-    for seed, noise in ((0, 1), (0, 2), (1, 1)):
-        torch.manual_seed(noise)
-        state = torch.get_rng_state()
-        losses.append(make_loop(toy_model(dropout=0.3), config, seed=seed).step().loss)
-        assert torch.equal(state, torch.get_rng_state())
-    assert losses[0] == losses[1] != losses[2]
-
-
-def test_only_the_given_parameters_train() -> None:
-    model = toy_model()
-    before = copy_of(model)
-    make_loop(model, RefineConfig(epochs=1, learning_rate=0.1), head_only=True).step()
-    after = copy_of(model)
-    assert {name for name in after if not torch.equal(after[name], before[name])} == {
-        "head.linear.weight",
-        "head.linear.bias",
-    }
-    assert not any(parameter.requires_grad for parameter in model.body.parameters())
-
-
-def test_a_method_without_parameters_is_refused() -> None:
-    with pytest.raises(UserError, match="no parameter"):
-        RefineLoop(toy_model(), [], toy_split(9), toy_split(9), OBJECTIVE, RefineConfig(), seed=0, device=CPU)
+    whole.restore_best()
+    resumed.restore_best()
+    assert resumed.best_epoch == whole.best_epoch
+    assert same(copy_of(model), copy_of(whole_model))
 
 
 def body_calls(model: CrossModalModel) -> int:
     return int(model.body.num_calls)  # type: ignore[arg-type]
 
 
-def test_cached_features_give_the_uncached_result(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RefineConfig(epochs=5, learning_rate=1e-2, batch_size=8)
     cached_model = toy_model()
-    cached = make_loop(cached_model, config, head_only=True)
+    cached = make_refine(cached_model, config, head_only=True)
     cached_curve = [curve(cached.step())]
     calls = body_calls(cached_model)
     cached_curve += [curve(cached.step()) for _ in range(4)]
@@ -231,204 +169,195 @@ def test_cached_features_give_the_uncached_result(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(feed, "CACHE_BYTES", 0)
     model = toy_model()
-    uncached = make_loop(model, config, head_only=True)
+    uncached = make_refine(model, config, head_only=True)
     uncached_curve = [curve(uncached.step()) for _ in range(5)]
     assert body_calls(model) > 5 * uncached.steps_per_epoch
     np.testing.assert_allclose(cached_curve, uncached_curve, rtol=1e-6)
-    for name, value in copy_of(cached_model).items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-5, atol=1e-6)
+
+    for model, augmentation in ((toy_model(dropout=0.5), None), (toy_model(), SHIFT)):  # which rule the cache out
+        loop = make_refine(model, config, head_only=True, augmentation=augmentation)
+        assert body_calls(model) == 0
+        loop.step()
+        assert body_calls(model) > loop.steps_per_epoch
 
 
-def test_dropout_rules_the_cache_out() -> None:
-    model = toy_model(dropout=0.5)
-    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.5), head_only=True)
-    assert body_calls(model) == 0
-    loop.step()
-    assert body_calls(model) > 0
-
-
-def test_scores_are_over_the_whole_split() -> None:
-    split = toy_split(2 * BATCH_SIZE + 3)
-    model = toy_model()
-    with torch.no_grad():
-        expected = model(torch.from_numpy(split.x)).argmax(1).numpy()
-    assert predictions_of(model, split.x).shape == (len(split.y), 3)
-    assert evaluate(model, split.x, split.y) == pytest.approx(float((expected != split.y).mean()))
-
-
-@pytest.mark.parametrize(
-    ("num_samples", "steps"),
-    # Batches of 4, steps of 8 of them: 75 samples are 19 batches, two whole steps and 11 samples more.
-    [(75, [32, 32]), (64, [32, 32]), (62, [32, 30]), (20, [20])],
-)
-def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked(num_samples: int, steps: list[int]) -> None:
+def test_batches_that_do_not_fill_a_step_are_dropped_where_that_is_asked() -> None:
     config = RefineConfig(epochs=1, batch_size=4, accumulation=8, last_step="drop")
-    loop = make_loop(toy_model(), config, train=toy_split(num_samples))
-    assert [len(indices) for indices in loop._step_indices()] == steps
-    assert loop.steps_per_epoch == len(steps)
-    assert loop.step().loss > 0
-    assert loop._samples_seen == sum(steps)
+    # 75 samples are 19 batches: two whole steps of 8, and 11 samples more.
+    for num_samples, steps in ((75, [32, 32]), (64, [32, 32]), (62, [32, 30]), (20, [20])):
+        loop = make_refine(toy_model(), config, train=toy_split(num_samples))
+        assert [len(indices) for indices in loop._step_indices()] == steps
+        assert loop.steps_per_epoch == len(steps)
+        loop.step()
+        assert loop._samples_seen == sum(steps)
 
 
-def test_rows_of_a_group_are_scored_by_their_mean() -> None:
-    predictions = np.array([[3.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0], [0, 5.0, 0]], np.float32)
-    y, group = np.array([1, 0, 2, 1]), np.array([7, 3, 5, 7])
-    # Group 3 is wrong; 5 is right; 7 has outputs 3 for class 0 and 5 for class 1, which is right.
-    assert score(predictions, y, OBJECTIVE, group) == pytest.approx(1 / 3)
-    assert score(predictions, y, OBJECTIVE) == pytest.approx(2 / 4)
-
-
-def test_validation_in_groups() -> None:
+def test_validation_in_groups_and_in_evaluation_mode() -> None:
     whole = toy_split(30)
     group = np.arange(30) // 3
     y = whole.y[group * 3]
-    model = toy_model()
-    loop = make_loop(model, RefineConfig(epochs=1), validation=Split(whole.x, y, group))
-    model_score = loop.step().validation_score
-    predictions = predictions_of(model, whole.x)
-    expected = (predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean()
-    assert model_score == pytest.approx(float(expected))
-
-
-def test_scores_are_computed_in_evaluation_mode() -> None:
-    split = toy_split(20)
     model = toy_model(dropout=0.9)
-    loop = make_loop(model, RefineConfig(epochs=1, dropout=0.9), validation=split)
+    validation = Split(whole.x, y, group)
+    loop = make_refine(model, RefineConfig(epochs=1, dropout=0.9), validation=validation)
     validated = loop.step().validation_score
+    predictions = predictions_of(model.eval(), whole.x)
+    assert validated == pytest.approx(float((predictions.reshape(10, 3, -1).mean(1).argmax(1) != y[::3]).mean()))
     model.train()
-    assert score(loop.predict(split), split.y, OBJECTIVE) == validated == evaluate(model.eval(), split.x, split.y)
+    np.testing.assert_array_equal(loop.predict(validation), predictions)
 
 
-def test_loss_that_is_not_finite() -> None:
-    train = toy_split(40)
-    train.x[:][17] = np.nan
-    with pytest.raises(NotFiniteError, match="training loss is nan in epoch 1"):
-        make_loop(toy_model(), RefineConfig(epochs=1), train=train).step()
-
-
-def test_prediction_that_is_not_finite() -> None:
+def test_what_is_not_finite_ends_the_trial() -> None:
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
+    with pytest.raises(NotFiniteError, match="score"):
+        make_refine(toy_model(), RefineConfig(epochs=1), objective=objective).step()
     model = toy_model()
     with torch.no_grad():
         next(model.head.parameters())[0] = torch.inf
     with pytest.raises(NotFiniteError, match="predictions are not finite"):
-        evaluate(model, toy_split(9).x, toy_split(9).y)
+        predictions_of(model, toy_split(9).x)
 
 
-def test_score_that_is_not_finite() -> None:
-    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
-    with pytest.raises(NotFiniteError, match="score"):
-        make_loop(toy_model(), RefineConfig(epochs=1), objective=objective).step()
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("epochs", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("optimizer", "adamW2"),
+        ("weight_decay", -1.0), ("batch_size", 0), ("accumulation", 0), ("schedule", "linear"), ("clip", -1.0),
+        ("dropout", 1.0), ("momentum", 1.0), ("precision", "float16"), ("memory_mib", -1),
+        ("gradient_checkpointing", "yes"), ("compile", "always"),
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused_by_name(option: str, value: float | str) -> None:
+    with pytest.raises(UserError, match=f"refine.{option}"):
+        RefineConfig(**{option: value})  # type: ignore[arg-type]
 
 
-def test_refining_learns() -> None:
-    loop = make_loop(toy_model(), RefineConfig(epochs=40, learning_rate=5e-2, batch_size=16))
-    epochs = [loop.step() for _ in range(40)]
-    assert epochs[-1].loss < 0.5 * epochs[0].loss
-    assert loop.best_score is not None
-    assert loop.best_score < 0.3  # chance is 2/3
-
-
-def invalid() -> Iterator[dict[str, float | str]]:
-    yield {"epochs": 0}
-    yield {"learning_rate": 0.0}
-    yield {"learning_rate": float("nan")}
-    yield {"optimizer": "adamW2"}
-    yield {"weight_decay": -1.0}
-    yield {"batch_size": 0}
-    yield {"accumulation": 0}
-    yield {"schedule": "linear"}
-    yield {"clip": -1.0}
-    yield {"dropout": 1.0}
-    yield {"momentum": 1.0}
-    yield {"precision": "float16"}
-    yield {"memory_mib": -1}
-    yield {"gradient_checkpointing": "yes"}
-    yield {"compile": "always"}
-
-
-@pytest.mark.parametrize("option", list(invalid()), ids=lambda option: "-".join(map(str, option.items())))
-def test_bad_options_are_refused_by_name(option: dict[str, float | str]) -> None:
-    with pytest.raises(UserError, match=f"refine.{next(iter(option))}"):
-        RefineConfig(**option)  # type: ignore[arg-type]
-
-
-def test_state_of_a_loop_survives_a_deep_copy() -> None:
-    config = RefineConfig(epochs=2, learning_rate=1e-2)
-    model = toy_model()
-    loop = make_loop(model, config)
-    loop.step()
-    state = copy.deepcopy(loop.state_dict())
-    expected: Tensor = torch.tensor(loop.step().loss)
-    again = make_loop(toy_model(seed=5), config)
-    again.load_state_dict(state)
-    assert torch.equal(expected, torch.tensor(again.step().loss))
-
-
-def test_best_weights_of_a_loaded_state_are_not_overwritten() -> None:
-    config = RefineConfig(epochs=6, learning_rate=1e-2)
-    loop = make_loop(toy_model(), config)
-    loop.step()
-    state = loop.state_dict()
-    best = {name: value.clone() for name, value in state["best"].items()}
-    loop.load_state_dict(state)
-    loop.best_score = float("inf")
-    loop.step()
-    assert same(best, state["best"])
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
-def test_evaluation_that_does_not_fit_goes_in_smaller_batches(error: Exception) -> None:
+def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     model, x = toy_model().eval(), toy_split(20).x
     whole = predictions_of(model, x)
-    with limited_memory(model, 5, error, training=False) as sizes:
+    with limited_memory(model, 5, training=False) as sizes:
         halved = predictions_of(model, x, batch_size=16)
     assert sizes == [16, 8, 4, 4, 4, 4, 4]
     np.testing.assert_allclose(halved, whole, rtol=1e-5, atol=1e-6)
-    with limited_memory(model, 0, error, training=False), pytest.raises(type(error), match=str(error)):
+    with limited_memory(model, 0, training=False), pytest.raises(torch.OutOfMemoryError, match="CUDA"):
         predictions_of(model, x)
-
-
-def test_what_did_not_fit_is_gone_before_the_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The handler of an error holds its traceback, and with it every tensor of the frames that failed."""
-    failed: list[weakref.ref[Tensor]] = []
-    alive: list[bool] = []
-    outputs = feed.SplitInputs.outputs
-
-    def small_device(self: feed.SplitInputs, inputs: Tensor) -> Tensor:
-        alive.extend(reference() is not None for reference in failed)
-        held = outputs(self, inputs)
-        if len(inputs) > 5:
-            failed.append(weakref.ref(held))
-            raise torch.OutOfMemoryError
-        return held
-
-    monkeypatch.setattr(feed.SplitInputs, "outputs", small_device)
-    predictions_of(toy_model(), toy_split(20).x, batch_size=16)
-    assert len(failed) == 2
-    assert not any(alive)
-
-
-def test_a_loop_remembers_the_evaluation_batch_that_fitted_and_reports_it() -> None:
-    model = toy_model()
-    loop = make_loop(model, RefineConfig(epochs=2, learning_rate=1e-2))
-    with limited_memory(model, 5, training=False) as sizes:
+    loop = make_refine(model, RefineConfig(epochs=2))
+    with limited_memory(model, 30, training=False) as sizes:  # of 100 samples
         loop.step()
-        tried = list(sizes)
-        sizes.clear()
         loop.step()
-    assert max(tried) > 5
-    assert max(sizes) <= 5
-    assert [note for note in loop.notes if "in evaluation" in note] == [
-        f"{max(tried)} samples did not fit the device's memory in evaluation, {max(sizes)} do"
-    ]
+    assert sizes == [64, 32, *([16] * 6 + [4]) * 2]
+    assert loop.notes == ["64 samples did not fit the device's memory in evaluation, 16 do"]
 
 
 def test_failed_allocations_of_all_kinds_are_recognised() -> None:
     with pytest.raises(RuntimeError) as allocator:
         torch.empty(2**60)
-    with pytest.raises(MemoryError) as numpy_error:
+    with pytest.raises(MemoryError) as of_numpy:
         np.empty(2**59)
-    for error in (allocator.value, numpy_error.value, OSError(12, "Cannot allocate memory"), *OUT_OF_MEMORY):
+    on_cpu = RuntimeError("alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    refused = OSError(12, "Cannot allocate memory")
+    for error in (allocator.value, of_numpy.value, on_cpu, refused, torch.OutOfMemoryError("CUDA out of memory")):
         assert is_out_of_memory(error), error
     for other in (RuntimeError("shapes differ"), OSError(28, "No space left"), NotFiniteError("nan"), ValueError()):
         assert not is_out_of_memory(other), other
+
+
+STEADY: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip": 0.0}
+
+
+@dataclass(frozen=True)
+class Shift(Augmentation):
+    """Adds a number of its own to each sample."""
+
+    name: str = "shift"
+    definition: str = "adds a number to each sample"
+
+    def draw(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(num_samples, 1, 1, generator=generator)
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x + drawn
+
+
+class Idle(Shift):
+    """Draws, and leaves the inputs as they are."""
+
+    def apply(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x
+
+
+SHIFT = Shift()
+
+
+def make_augmented(
+    model: CrossModalModel, config: RefineConfig, augmentation: Augmentation | None = SHIFT, **options: Any
+) -> RefineLoop:
+    return make_refine(model, config, validation=toy_split(30, 1), augmentation=augmentation, **options)
+
+
+def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
+    """Collect the inputs that the embedder is given, by whether it is training."""
+    seen: dict[bool, list[Tensor]] = {True: [], False: []}
+    model.embedder.register_forward_hook(lambda module, inputs, _: seen[module.training].append(inputs[0].clone()))
+    return seen
+
+
+def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
+    model = toy_model()
+    train, validation = toy_split(75), toy_split(30, 1)
+    loop = make_augmented(model, RefineConfig(epochs=2, batch_size=75), train=train)
+    _ = loop.micro_batch  # measuring the cost shows the model some samples
+    seen = watch(model)
+    loop.step()
+    loop.step()
+    loop.predict(validation)
+    assert torch.equal(torch.cat(seen[False]), torch.from_numpy(np.concatenate([validation.x[:]] * 3)))
+    # A shift leaves the differences within a sample, which tell who is who.
+    samples = [torch.from_numpy(train.x[:]), *torch.cat(seen[True]).view(2, *train.x.shape)]
+    plain, *shifted = (each[each.diff()[:, 0, 0].argsort(), 0] for each in samples)
+    shifts = [each - plain for each in shifted]
+    for shift in shifts:
+        torch.testing.assert_close(shift, shift[:, :1].expand(-1, 8), rtol=0, atol=1e-5)
+        assert 0.7 < float(shift[:, 0].std()) < 1.3
+    assert abs(np.corrcoef(shifts[0][:, 0], shifts[1][:, 0])[0, 1]) < 0.3
+
+
+def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memory() -> None:
+    """A step that is computed again in smaller micro-batches sees the same inputs."""
+    inputs, weights = [], []
+    for limit, most in ((3, 99), (32, 99), (16, 8)):
+        model = toy_model()
+        loop = make_augmented(model, RefineConfig(epochs=1, batch_size=16, **STEADY))
+        loop._accumulator.limit = limit
+        with limited_memory(model, most, training=True):
+            seen = watch(model)  # only micro-batches that fit reach this hook
+            loop.step()
+        inputs.append(torch.cat(seen[True]))
+        weights.append(copy_of(model))
+    for number in (1, 2):
+        assert torch.equal(inputs[0], inputs[number])
+        for name, value in weights[0].items():
+            torch.testing.assert_close(weights[number][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_loop_sees_the_same_inputs() -> None:
+    config = RefineConfig(epochs=3, dropout=0.2)
+
+    def run(seed: int, stop: int = -1, augmentation: Augmentation | None = SHIFT) -> tuple[list[float], Any]:
+        model = toy_model(dropout=0.2)
+        loop = make_augmented(model, config, augmentation, seed=seed)
+        losses = []
+        while not loop.done:
+            if loop.epoch == stop:
+                state, model = loop.state_dict(), toy_model(dropout=0.2, seed=9)
+                loop = make_augmented(model, config, augmentation, seed=seed)
+                loop.load_state_dict(state)
+            losses.append(loop.step().loss)
+        return losses, copy_of(model)
+
+    losses, weights = run(0)
+    again = run(0, stop=1)
+    assert again[0] == losses
+    assert same(again[1], weights)
+    assert run(1)[0] != losses
+    # Dropout's random numbers are the same with and without an augmentation.
+    assert run(0, augmentation=None)[0] == run(0, augmentation=Idle())[0] != losses

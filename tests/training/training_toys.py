@@ -27,12 +27,6 @@ CLASSES = Target("classes", size=3)
 OBJECTIVE = Objective(CLASSES, "cross_entropy", "error")
 SHAPE = (1, 32)
 """Shape of the inputs of `real_model`."""
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("alloc_cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-    MemoryError("no memory"),
-]
-"""The errors of allocators of CUDA and CPU."""
 
 
 @contextmanager
@@ -46,15 +40,9 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class ToyEmbedder(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.projection = nn.Conv1d(1, 6, kernel_size=2, stride=2)
-        self.norm = nn.LayerNorm(6)
-
+class Transposed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.norm(self.projection(x).transpose(1, 2))
-        return tokens
+        return x.transpose(1, 2)
 
 
 class ToyBody(nn.Module):
@@ -62,14 +50,13 @@ class ToyBody(nn.Module):
 
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.layer = nn.Linear(6, 6)
+        self.layer = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Dropout(dropout))
         self.norm = nn.LayerNorm(6)
-        self.dropout = nn.Dropout(dropout)
         self.num_calls = 0
 
     def forward(self, tokens: Tensor) -> Tensor:
         self.num_calls += 1
-        output: Tensor = self.norm(tokens + self.dropout(torch.relu(self.layer(tokens))))
+        output: Tensor = self.norm(tokens + self.layer(tokens))
         return output
 
 
@@ -86,7 +73,7 @@ class ToyHead(nn.Module):
 class ToyModel(nn.Module):
     def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.embedder = ToyEmbedder()
+        self.embedder = nn.Sequential(nn.Conv1d(1, 6, kernel_size=2, stride=2), Transposed(), nn.LayerNorm(6))
         self.body = ToyBody(dropout)
         self.head = ToyHead()
 
@@ -156,18 +143,9 @@ def make_refine(
     on_step: Callable[[], None] | None = None,
 ) -> RefineLoop:
     parameters = model.head.parameters() if head_only else model.parameters()
-    train, validation = train or toy_split(75), validation or toy_split(100, 1)
+    splits = train or toy_split(75), validation or toy_split(100, 1)
     return RefineLoop(
-        model,
-        parameters,
-        train,
-        validation,
-        objective,
-        config,
-        seed=seed,
-        device=CPU,
-        augmentation=augmentation,
-        on_step=on_step,
+        model, parameters, *splits, objective, config, seed=seed, device=CPU, augmentation=augmentation, on_step=on_step
     )
 
 
@@ -185,7 +163,7 @@ def evaluate(model: nn.Module, x: Rows, y: np.ndarray, objective: Objective = OB
 
 @contextmanager
 def limited_memory(
-    model: CrossModalModel, most: int, error: Exception = OUT_OF_MEMORY[0], *, training: bool
+    model: CrossModalModel, most: int, error: Exception | None = None, *, training: bool
 ) -> Iterator[list[int]]:
     """Raise ``error`` for batches of more than ``most`` samples in training or evaluation; yield their sizes."""
     sizes: list[int] = []
@@ -194,7 +172,7 @@ def limited_memory(
         if model.training == training:
             sizes.append(len(inputs[0]))
             if len(inputs[0]) > most:
-                raise error
+                raise error or torch.OutOfMemoryError("CUDA out of memory")
 
     handle = model.embedder.register_forward_pre_hook(allocate)
     try:

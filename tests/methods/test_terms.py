@@ -1,26 +1,29 @@
-"""PaRe: which tokens are replaced, the curriculum, the loss by hand, and when the gate learns."""
+"""Terms of the loss: of PaRe, which mixes tokens, and of `joint`, which adds the distance."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from orca_ray.methods.options import JointConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
+from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.stages.joint import DistanceTerm
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.testing.trials import QUICK, make_task, start
+from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.feed import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.precision import Precision
-from tests.models.tiny import save_tiny
 
 CPU = torch.device("cpu")
 QUIET = {**QUICK, "refine.dropout": 0.0}
@@ -32,11 +35,18 @@ def tokens(*values: float) -> Tensor:
 
 
 def term_of(adaptation: TrialTrainer) -> MixTerm:
+    return next(term for term in terms(adaptation) if isinstance(term, MixTerm))
+
+
+def distance_term(adaptation: TrialTrainer) -> DistanceTerm:
+    return next(term for term in terms(adaptation) if isinstance(term, DistanceTerm))
+
+
+def terms(adaptation: TrialTrainer) -> Sequence[object]:
+    """Return the terms of the loss in the first stage of a trial."""
     stage = adaptation._stages[0]
     assert isinstance(stage, RefineStage)
-    term = stage._terms[0]
-    assert isinstance(term, MixTerm)
-    return term
+    return stage._terms
 
 
 def term_with_one_source_sample(adaptation: TrialTrainer) -> MixTerm:
@@ -81,24 +91,20 @@ def test_gradients_of_a_choice() -> None:
     assert source_keys.grad[0].tolist() == pytest.approx([0, 0, 30 * slope(0.0)])
 
 
-@pytest.mark.parametrize(
-    ("begin", "end", "numbers"),
-    [(1.0, 0.0, [8, 6, 4, 2]), (0.64, 0.16, [5, 4, 3, 2]), (0.3, 0.0, [2, 1, 1, 1]), (0.01, 0.0, [1, 1, 1, 1])],
-)
-def test_the_number_of_source_tokens_falls_and_is_at_least_1(
-    bert: str, begin: float, end: float, numbers: list[int]
-) -> None:
-    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}))
-    found = []
-    for epoch in range(4):  # 8 tokens
-        term.start(epoch, 4)
-        found.append(term.num_replaced)
-    assert found == numbers
+def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
+    for begin, end, numbers in ((1.0, 0.0, [8, 6, 4, 2]), (0.64, 0.16, [5, 4, 3, 2]), (0.3, 0.0, [2, 1, 1, 1])):
+        term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}))
+        found = []
+        for epoch in range(4):  # 8 tokens
+            term.start(epoch, 4)
+            found.append(term.num_replaced)
+        assert found == numbers
+    with pytest.raises(UserError, match=r"pare.begin must be in \(0, 1\], got 1.5"):
+        resolve("pare", {"pare.begin": 1.5})
 
 
-@pytest.mark.parametrize(("drawn", "epochs"), [(0.0, []), (0.1, [0]), (0.3, [0, 1, 2])])
-def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, epochs: list[int]) -> None:
-    adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": drawn})
+def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
+    adaptation = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": 0.3})
     term, gate = term_of(adaptation), adaptation.model.get_submodule("gate")
     learns = []
     for epoch in range(10):
@@ -109,7 +115,7 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str, drawn: float, ep
             learns.append(epoch)
         for part in ("embedder", "body", "head", "source_head"):
             assert any(p.grad is not None and p.grad.any() for p in adaptation.model.get_submodule(part).parameters())
-    assert learns == epochs
+    assert learns == [0, 1, 2]
 
 
 def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
@@ -125,43 +131,25 @@ def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "body", "usual"),
-    [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3), ("dense", "bert", 0.3)],
+    ("kind", "body", "usual"), [("classes", "bert", 0.1), ("classes", "vit", 1.0), ("dense", "vit", 0.3)]
 )
+@torch.no_grad()
 def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: str, usual: float) -> None:
     target = Target("dense", shape=(16,)) if kind == "dense" else Target("classes", size=3)
-    task = make_task(target, (1, 16))
-    settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5}
+    task, name = make_task(target, (1, 16)), request.getfixturevalue(body)
     for weight in (0.0, 2.0):
-        adaptation = start(
-            request.getfixturevalue(body), "pare", task=task, hyperparameters={**settings, "pare.weight": weight}
-        )
+        settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5, "pare.weight": weight}
+        adaptation = start(name, "pare", task=task, hyperparameters=settings)
         term, model = term_with_one_source_sample(adaptation), adaptation.model
         x, y = batch(adaptation)
-        with torch.no_grad():
-            mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
-            features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
-            objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
-            of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
-            logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
-            of_source = functional.cross_entropy(logits, term._source.y.expand(4))
-            # Half of 8 or 4 tokens.
-            assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
-
-
-def test_the_source_term_is_the_cross_entropy_of_the_source_classes(bert: str) -> None:
-    """With all tokens replaced, λ is 1 and the mix is the source sample."""
-    settings = {**QUIET, "pare.begin": 1.0, "pare.drawn": 0.0, "pare.weight": 1.0}
-    adaptation = start(bert, "pare", hyperparameters=settings)
-    term, model = term_of(adaptation), adaptation.model
-    assert term._source.num_classes > 2
-    x, y = batch(adaptation)
-    torch.manual_seed(5)
-    loss = term(x, y).item()
-    torch.manual_seed(5)
-    rows = torch.randint(len(term._source), (4,))
-    logits = term._source_head(model.body(term._source.tokens(rows)))
-    assert loss == pytest.approx(float(functional.cross_entropy(logits, term._source.y[rows])), rel=1e-5)
+        mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
+        features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
+        objective = Objective(target, task.loss, task.metric, adaptation._data.y_mean, adaptation._data.y_std)
+        of_target = objective.training_loss(adaptation._data.train.y, CPU)(model.head(features), y)
+        logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
+        of_source = functional.cross_entropy(logits, term._source.y.expand(4))
+        # Half of 8 or 4 tokens.
+        assert float(term(x, y)) == pytest.approx((weight or usual) * float(of_target + of_source) / 2, rel=1e-5)
 
 
 def test_prefix_tokens_stay(vit: str) -> None:
@@ -175,30 +163,16 @@ def test_prefix_tokens_stay(vit: str) -> None:
     assert torch.equal(mixed[:, 1:], source[:, 1:])
 
 
-@pytest.mark.slow
-def test_swin(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Its features are wider and fewer than its tokens, and it needs their grid."""
-    body = tmp_path_factory.mktemp("swin")
-    save_tiny("swin", body)
-    adaptation = start(
-        str(body), "pare", hyperparameters={**QUIET, "embedder.image_size": 32, "refine.epochs": 1}, test=False
-    )
-    assert 0 < adaptation.step().loss < 10  # type: ignore[operator]
-
-
 def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
     """With one source sample, nothing is drawn at random once the gates alone choose."""
     gradients = []
     for limit in (7, 30):
         settings = {**QUIET, "pare.drawn": 0.0, "pare.weight": 1.0}
         adaptation = start(bert, "pare", hyperparameters=settings)
-        model, data = adaptation.model, adaptation._data
-        parameters = list(model.parameters())
-        accumulator = GradientAccumulator(
-            model, parameters, SplitInputs(data.train.x, model, Precision("float32", CPU)), data.train.y,
-            nn.CrossEntropyLoss(), RefineConfig(batch_size=30), seed=0,
-            term=term_with_one_source_sample(adaptation),
-        )  # fmt: skip
+        model, train, loss = adaptation.model, adaptation._data.train, nn.CrossEntropyLoss()
+        parameters, feed = list(model.parameters()), SplitInputs(train.x, model, Precision("float32", CPU))
+        config, term = RefineConfig(batch_size=30), term_with_one_source_sample(adaptation)
+        accumulator = GradientAccumulator(model, parameters, feed, train.y, loss, config, seed=0, term=term)
         accumulator.limit = limit
         next(accumulator.gradients([np.arange(30)]))
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
@@ -207,20 +181,48 @@ def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
         torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
 
 
-def test_in_bfloat16_only_the_body_computes_in_it(bert: str) -> None:
-    adaptation = start(bert, "pare", hyperparameters={**QUIET, "refine.precision": "bfloat16"})
-    term, seen = term_of(adaptation), dict[str, torch.dtype]()
-    for name in ("gate", "source_head.output", "head.output", "body.encoder.encoder.layer.0.output.dense"):
-        adaptation.model.get_submodule(name).register_forward_hook(
-            lambda module, given, output, name=name: seen.__setitem__(name, output.dtype)
-        )
-    term(*batch(adaptation))
-    assert set(seen.values()) == {torch.float32, torch.bfloat16}
-    assert [name for name, dtype in seen.items() if dtype == torch.bfloat16] == [
-        "body.encoder.encoder.layer.0.output.dense"
+SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
+
+
+def test_first_embedder_and_head_then_everything(bert: str) -> None:
+    adaptation = start(bert, "joint", hyperparameters=SHORT)
+    before = copy_of(adaptation.model)
+    reports = [adaptation.step() for _ in range(3)]
+    assert [report.stage for report in reports] == ["joint"] * 3
+    moved = changed(before, copy_of(adaptation.model))
+    assert {name.split(".")[0] for name in moved} == {"embedder", "head"}
+    assert [report["stage"] for report in run(adaptation)] == ["refine"] * 2
+    assert any(name.startswith("body.") for name in changed(before, copy_of(adaptation.model)))
+    assert adaptation.result().align_seconds > 0
+    assert adaptation.result().epochs == 2
+
+
+def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
+    weight = 0.25
+    adaptation = start(bert, "joint", hyperparameters={**SHORT, "joint.weight": weight})
+    term, embedder, indices = distance_term(adaptation), adaptation.model.embedder, np.arange(5, 25)
+    assert float(term.backward(indices, 0)) == 0
+    assert all(parameter.grad is None for parameter in adaptation.model.parameters())
+    adaptation.model.train()
+    loss = term.backward(indices, 1)  # 0.4 of 3 epochs is less than 2
+    found = {name: p.grad for name, p in adaptation.model.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in found} == {"embedder"}
+    assert embedder.training
+    expected = fitted_distance("mmd", term._trial.source_features())
+    embedder.eval()
+    features = adaptation.model.features(torch.from_numpy(adaptation._data.train.x[5:25]))
+    value = weight * expected(features, torch.from_numpy(adaptation._data.train.y[5:25]))
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
+    torch.testing.assert_close(found["embedder.projection.weight"], gradient)
+
+
+def test_its_rate_is_for_adam_also_where_refining_uses_sgd(bert: str) -> None:
+    curves = [
+        run(start(bert, "joint", hyperparameters={**SHORT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
+        for name in ("sgd", "adam")
     ]
-
-
-def test_options_out_of_range() -> None:
-    with pytest.raises(UserError, match=r"pare.begin must be in \(0, 1\], got 1.5"):
-        resolve("pare", {"pare.begin": 1.5})
+    assert curves[0][:3] == curves[1][:3]
+    assert curves[0][3:] != curves[1][3:]
+    options = resolve("joint", {})
+    assert (options.align.distance, options.of(JointConfig).weight) == ("mmd", 1.0)

@@ -1,15 +1,17 @@
-"""``data.fraction``: a trial reads a share of the training samples and nothing else of the training split."""
+"""What a trial reads: a share of the training samples and nothing else of their split, in units of its own."""
 
+import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array, RowIndex, Rows, Target
 from orca_ray.errors import UserError
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, make_data, make_task, run, scores, start
 
 RAW_UNITS = replace(make_task(Target("scalar")), target_scale="measured")
@@ -50,8 +52,7 @@ def test_a_trial_reads_a_nested_stratified_share_of_its_seed(bert: str) -> None:
     assert np.bincount(make_data(TASK).train.y[sorted(fifth)]).tolist() == [3, 3, 3]  # of 17, 17 and 16
     assert len(half) == 8 + 8 + 8
     assert fifth < half
-    assert rows_read(bert, 0.2, method="nft") == fifth
-    assert rows_read(bert, 0.2, seed=1) != fifth
+    assert rows_read(bert, 0.2, seed=1, method="nft") != fifth == rows_read(bert, 0.2, method="nft")
     assert len(rows_read(bert, 1.0)) == 50
 
 
@@ -75,16 +76,32 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     assert scores(poisoned.result()) == scores(expected.result())
 
 
-def test_alignments_of_other_shares_are_not_reused(bert: str, tmp_path: Path) -> None:
-    reused = []
-    for fraction in (1.0, 0.5, 0.5, 1.0):
-        trial = start(bert, hyperparameters={**QUICK, "data.fraction": fraction}, aligned=tmp_path)
-        run(trial)
-        reused.append(trial.result().align_reused)
-    assert reused == [False, False, True, True]
+def test_a_share_is_in_bounds(bert: str) -> None:
+    for fraction in (0.0, -0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
+            start(bert, hyperparameters={**QUICK, "data.fraction": fraction})
 
 
-@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.1, float("nan")])
-def test_a_share_is_in_bounds(bert: str, fraction: float) -> None:
-    with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
-        start(bert, hyperparameters={**QUICK, "data.fraction": fraction})
+def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:
+    """Return the same inputs in other units."""
+    changed = copy.copy(data)
+    splits = {
+        name: Split((np.asarray(split.x[:]) * scale + shift).astype(np.float32), split.y)
+        for name, split in data.splits.items()
+    }
+    object.__setattr__(changed, "splits", splits)
+    return changed
+
+
+def test_units_do_not_reach_the_body(bert: str) -> None:
+    """In hundredths and far from zero, inputs become the tokens that they are in tens."""
+    task = make_task(Target("classes", size=3))
+    data = make_data(task)
+    tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
+    tokens = {}
+    for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
+        adaptation = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
+        tokens[name] = adaptation.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
+        adaptation.close()
+    torch.testing.assert_close(tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3)
+    assert (tokens["tens"] - tokens["raw"]).abs().max() > 0.1

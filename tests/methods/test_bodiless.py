@@ -1,0 +1,288 @@
+"""`cnn`, `fno`, `minirocket` and `gradient_boosting`: they need no body, refuse what does not fit, and tell costs."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pytest
+import torch
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import check_unfit, get_method
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+from torch.utils.flop_counter import FlopCounterMode
+
+from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods.hyperparameters import relevant, resolve
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.stages.fitted import ridge
+from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.models import crossmodal
+from orca_ray.models.trees import TreeBody
+from orca_ray.tasks.task import Task
+from orca_ray.testing.trials import CLASSES, QUICK, TASK, make_data, make_task, run, start
+
+SMALL: dict[str, Scalar] = {**QUICK, "cnn.width": 16, "cnn.blocks": 1}
+WIDE: dict[str, Scalar] = {"cnn.width": 32, "cnn.kernel": 5, "cnn.dilation": 3}
+FIELD = make_task(Target("dense", shape=(16,)), (1, 16))
+NO_SHAPE = replace(TASK, input_shape=None, input_kind="sequence")
+
+
+def operations(method: str, task: Task, values: dict[str, Scalar]) -> float | None:
+    estimate = get_method(method).operations
+    assert estimate is not None
+    return estimate(task, relevant(resolve(method, values), method))
+
+
+def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crossmodal, "load_body", lambda *_, **__: pytest.fail("a body was loaded"))
+    cnn = start(NO_BODY, "cnn", hyperparameters={**SMALL, "refine.epochs": 5})
+    run(cnn)
+    minirocket = start(NO_BODY, "minirocket", hyperparameters={"refine.epochs": 7})
+    assert [(report["epoch"], report["epochs"]) for report in run(minirocket)] == [(1, 1)]
+    for trial in (cnn, minirocket):
+        assert trial.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 2/3
+    assert minirocket.result().num_trainable == 3 * (9996 + 1)
+
+
+def test_it_learns_the_derivative_of_smooth_fields() -> None:
+    data, random = make_data(FIELD), np.random.default_rng(0)
+    angles, frequencies = np.arange(16) * np.pi / 8, np.arange(1, 4)[:, None]
+
+    def split(size: int) -> Split:
+        amplitudes = random.normal(size=(2, size, 3))
+        waves = np.sin(frequencies * angles), np.cos(frequencies * angles)
+        x = amplitudes[0] @ waves[0] + amplitudes[1] @ waves[1]
+        y = (amplitudes[0] * frequencies.T) @ waves[1] - (amplitudes[1] * frequencies.T) @ waves[0]
+        return Split(x[:, None].astype(np.float32), y.astype(np.float32))
+
+    learnable = replace(data, splits={"train": split(64), "validation": split(20), "test": split(20)})
+    adaptation = start(NO_BODY, "fno", task=FIELD, data=learnable, hyperparameters={"refine.epochs": 15})
+    run(adaptation)
+    outcome = adaptation.result()
+    assert outcome.test_score is not None
+    assert outcome.test_score < 0.2  # relative error; a prediction of 0 has 1
+
+
+@pytest.mark.parametrize(
+    ("modality", "shape", "network", "layout"),
+    [
+        ("time series", (2, 16), "auto", (16,)),
+        ("tabular", (2, 16), "auto", (1,)),
+        ("drug response", (1, 30), "auto", (1,)),
+        ("time series", (7, 1), "auto", (1,)),
+        ("tabular", (2, 16), "convolutional", (16,)),
+        ("image", (1, 8, 8), "table", (1,)),
+        ("image", (1, 129, 128), "auto", (65, 64)),  # more than 128 x 128
+    ],
+)
+def test_the_layout_of_a_cnn_follows_from_the_task(
+    modality: str, shape: tuple[int, ...], network: str, layout: tuple[int]
+) -> None:
+    task = replace(make_task(CLASSES, shape), modality=modality)
+    values = {**SMALL, "cnn.network": network}
+    assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
+        ("cnn.kernel", 0, "cnn.kernel must be at least 1"),
+        ("cnn.network", "tables", "Did you mean 'table'"),
+        ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
+    ],
+)
+def test_a_wrong_option(name: str, value: Scalar, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(name.split(".")[0], {name: value})
+
+
+def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
+    values = {method: relevant(resolve(method, {}), method) for method in ("cnn", "minirocket", "gradient_boosting")}
+    assert {name.split(".")[0] for name in values["cnn"]} == {"data", "refine", "cnn"}
+    assert values["minirocket"] == {"data.fraction": 1.0, "minirocket.features": 10_000, "minirocket.dilations": 32}
+    boosting = values["gradient_boosting"]
+    assert {name.split(".")[0] for name in boosting} == {"data", "refine", "boosting"}
+    assert [name for name in boosting if name.startswith("refine.")] == ["refine.epochs"]
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        make_task(CLASSES, (2, 60)),
+        make_task(CLASSES, (1, 130, 130)),
+        make_task(Target("dense", shape=(20, 20)), (3, 20, 20)),
+        replace(make_task(CLASSES, (1, 30)), modality="tabular"),
+    ],
+    ids=["series", "image", "field", "table"],
+)
+def test_operations_of_a_cnn_are_those_that_are_counted(task: Task) -> None:
+    assert task.input_shape is not None
+    model = start(NO_BODY, "cnn", task=task, hyperparameters=WIDE).model.eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *task.input_shape))
+    assert operations("cnn", task, WIDE) == pytest.approx(counter.get_total_flops(), rel=0.2)
+
+
+def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
+    fields = [make_task(Target("dense", shape=shape), (1, *shape)) for shape in ((64,), (64, 64))]
+    line, plane = (operations("fno", task, {}) for task in fields)
+    assert line is not None
+    assert plane is not None
+    assert 20 < plane / line < 100  # 64 times the points, 24 times the frequencies
+    assert operations("minirocket", TASK, {})
+    tables = [make_task(Target("labels", size=n), (n, 16)) for n in (2, 4)]
+    small, large = (operations("gradient_boosting", task, {}) for task in tables)
+    assert small is not None
+    assert large == 4 * small  # twice the features, and twice the labels
+    for method in ("cnn", "fno", "minirocket", "gradient_boosting"):
+        assert operations(method, NO_SHAPE, {}) is None
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "message"),
+    [
+        ("fno", make_task(CLASSES, (2, 16)), "it predicts fields.* not classes"),
+        ("minirocket", FIELD, r"not a field of shape \(16,\)"),
+        ("minirocket", make_task(CLASSES, (1, 8, 8)), r"takes series.* not inputs of shape \(1, 8, 8\)"),
+        ("minirocket", make_task(CLASSES, (7, 8)), "kernels have 9 positions, and the series of this task have 8"),
+        ("minirocket", replace(TASK, num_samples=(100_001, 1, 1)), "100001 are above 100000"),
+    ],
+)
+def test_tasks_that_do_not_fit_are_refused(method: str, task: Task, message: str) -> None:
+    with pytest.raises(UserError, match=f"{method} cannot adapt to {task.name}: .*{message}"):
+        check_unfit(method, task)
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20)], ids=["more features", "more samples"])
+def test_ridge_is_that_of_scikit_learn(shape: tuple[int, int]) -> None:
+    random, penalties = np.random.default_rng(0), (10.0, 0.1)
+    x, y = random.random(shape), random.normal(size=(shape[0], 3))
+    x[:, 4] = 0.25  # constant
+    scaled = StandardScaler().fit_transform(x)
+    found = ridge(torch.from_numpy(x.copy()), torch.from_numpy(y), penalties)
+    for penalty, (weight, bias) in zip(penalties, found, strict=True):
+        expected = Ridge(alpha=penalty).fit(scaled, y).predict(scaled)
+        assert x @ weight.numpy().T + bias.numpy() == pytest.approx(expected, abs=1e-8)
+
+
+def test_the_penalty_of_minirocket_is_the_best_one_on_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = make_task(Target("scalar"), (1, 30))
+    scores = []
+    for penalties in ((1e-3, 1.0, 1e3), (1e-3,), (1.0,), (1e3,)):
+        monkeypatch.setattr("orca_ray.methods.stages.fitted.PENALTIES", penalties)
+        trial = start(NO_BODY, "minirocket", task=task, hyperparameters={"minirocket.features": 840})
+        run(trial)
+        scores.append(trial.result().validation_score)
+    assert len(set(scores)) > 2
+    assert scores[0] == min(score for score in scores[1:] if score is not None)
+
+
+TABLE = make_task(Target("scalar"), (1, 2))
+ONE_SPLIT: dict[str, Scalar] = {
+    "refine.epochs": 1,
+    "boosting.rounds": 1,
+    "boosting.leaves": 2,
+    "boosting.learning_rate": 1.0,
+    "boosting.leaf_samples": 1,
+    "boosting.columns": 1.0,
+}
+
+
+def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
+    adaptation = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
+    run(adaptation)
+    return adaptation
+
+
+def trees(adaptation: TrialTrainer) -> TreeBody:
+    assert isinstance(adaptation.model.body, TreeBody)
+    return adaptation.model.body
+
+
+def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
+    """Return data whose splits are all equal."""
+    split = Split(x.astype(np.float32), y)
+    data = make_data(TABLE)
+    return replace(data, splits={"train": split, "validation": split, "test": split}, y_mean=None, y_std=None)
+
+
+def test_one_split_by_hand() -> None:
+    # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
+    x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]])
+    adaptation = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
+    assert trees(adaptation).num_values == 3  # a threshold and two leaves
+    assert adaptation.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
+
+
+def test_epochs_continue_as_one_run_of_lightgbm() -> None:
+    pieces, whole = (
+        start(NO_BODY, "gradient_boosting", hyperparameters={"boosting.columns": 1.0, "boosting.rounds": rounds})
+        for rounds in (5, 15)
+    )
+    for _ in range(3):
+        pieces.step()
+    whole.step()
+    x = torch.from_numpy(make_data(TASK).test.x)
+    assert whole.model(x).any()
+    assert torch.equal(pieces.model(x), whole.model(x))
+
+
+def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> None:
+    random, data = np.random.default_rng(0), make_data(TASK)
+    noise = {name: replace(split, y=random.integers(3, size=len(split.y))) for name, split in data.splits.items()}
+    options: dict[str, Scalar] = {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}
+    adaptation = boost(TASK, options, replace(data, splits=noise))
+    outcome = adaptation.result()
+    assert outcome.best_epoch is not None
+    assert outcome.epochs == outcome.best_epoch + 3
+    [text] = trees(adaptation).models
+    assert lightgbm.Booster(model_str=text).num_trees() == 3 * 2 * outcome.best_epoch
+    assert outcome.num_parameters == outcome.num_trainable == trees(adaptation).num_values
+
+
+def test_each_label_has_a_booster_and_two_classes_have_one_with_two_logits() -> None:
+    adaptation = boost(make_task(Target("labels", size=3), (2, 16)))
+    assert len(trees(adaptation).models) == 3
+    assert adaptation.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
+    task = make_task(Target("classes", size=2), (2, 16))
+    data = make_data(task)
+    splits = {name: replace(split, y=split.y % 2) for name, split in data.splits.items()}
+    adaptation = boost(task, data=replace(data, splits=splits))
+    logits = adaptation.model(torch.from_numpy(splits["test"].x))
+    assert logits.shape == (45, 2)
+    assert not logits[:, 0].any()
+    booster = lightgbm.Booster(model_str=trees(adaptation).models[0])
+    assert booster.dump_model()["objective"].startswith("binary")
+
+
+def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:
+    adaptation, empty = boost(), start(NO_BODY, "gradient_boosting").model
+    x = torch.tensor(make_data(TASK).test.x[:])
+    assert not empty(x).any()
+    save_file(adaptation.model.state_dict(), tmp_path / "model.safetensors")
+    empty.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(empty(x), adaptation.model(x))
+    x[:, 0, ::2] = torch.nan  # missing values
+    assert empty(x).isfinite().all()
+    trees(adaptation).set_models(["tree\nno trees"])
+    with pytest.raises(UserError, match="cannot read the trees of this model"):
+        adaptation.model(x)
+
+
+def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for task, message in (
+        (make_task(Target("dense", shape=(16,)), (1, 16)), r"not a field of shape \(16,\)"),
+        (make_task(CLASSES, (3, 40, 40)), r"4800 values \(shape \(3, 40, 40\)\).* at most 4096"),
+    ):
+        with pytest.raises(UserError, match=f"gradient_boosting cannot adapt to tiny/.*{message}"):
+            start(NO_BODY, "gradient_boosting", task=task)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'orca-ray\[trees\]'"):
+        start(NO_BODY, "gradient_boosting")
