@@ -5,8 +5,9 @@ import ipaddress
 import logging
 import os
 import socket
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -43,27 +44,31 @@ def serve(
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health, metrics, an OpenAPI description."""
+    token = read_token(token_file)
+    limits = {"body_bytes": int(max_body * 2**20), "samples": max_samples, "rate": rate, "seconds": timeout}
     try:
-        import torch
-        import uvicorn
-
-        from orca_ray.adapted import Adapted
-        from orca_ray.serving.application import Application, Limits
+        with listen(host, port, token) as listener:
+            _serve(model, device, token, limits, listener)
     except ModuleNotFoundError as error:
         raise UserError(f"serve needs the package {error.name!r}: pip install 'orca-ray[serve]'") from error
-    token = read_token(token_file)
-    with listen(host, port, token) as listener:
-        torch.set_num_threads(max(1, allowed_cpus() - 1))  # one core is for HTTP; torch does not know of containers
-        limits = Limits(body_bytes=int(max_body * 2**20), samples=max_samples, rate=rate, seconds=timeout)
-        loaded = Adapted.load(model, device)
-        app = Application(loaded, limits, token)
-        address, port = listener.getsockname()[:2]
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
-        say(f"serving {loaded.task.name} at {url}/v1/predict, description at {url}/openapi.json; Ctrl-C ends it")
-        try:
-            uvicorn.Server(_config(app, timeout)).run(sockets=[listener])
-        except KeyboardInterrupt:
-            say("stopped")
+    except KeyboardInterrupt:
+        say("stopped")
+
+
+def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any], listener: socket.socket) -> None:
+    import torch
+    import uvicorn
+
+    from orca_ray.adapted import Adapted
+    from orca_ray.serving.application import Application, Limits
+
+    torch.set_num_threads(max(1, allowed_cpus() - 1))  # one core is for HTTP; torch does not know of containers
+    loaded = Adapted.load(model, device)
+    app = Application(loaded, Limits(**limits), token)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"serving {loaded.task.name} at {url}/v1/predict, description at {url}/openapi.json; Ctrl-C ends it")
+    uvicorn.Server(_config(app, limits["seconds"])).run(sockets=[listener])
 
 
 def read_token(path: Path | None) -> str | None:
