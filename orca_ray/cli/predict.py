@@ -1,9 +1,14 @@
 """``orca-sweep predict``, ``export`` and ``serve``: use a trained model, write its network, or serve it over HTTP."""
 
+import asyncio
+import ipaddress
+import logging
 import os
+import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -12,9 +17,12 @@ from orca_ray.cli.options import DeviceOption, JsonOption, QuietOption
 from orca_ray.cli.output import duration, emit_json, note, say, size
 from orca_ray.errors import UserError
 from orca_ray.protocol import ExportFormat
+from orca_ray.sweep.executors.base import allowed_cpus
 
 if TYPE_CHECKING:
-    from orca_ray.serving.replica import Description
+    import uvicorn
+
+    from orca_ray.serving.application import Application
 
 ModelArgument = Annotated[
     str, Argument(metavar="MODEL", help="Model folder, models/KEY of a results store, or hub:OWNER/NAME.")
@@ -74,12 +82,10 @@ def export(
     say(f"{to.value}: {out} ({size(out.stat().st_size)})")
 
 
-_RAY = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # on any system: Ray's ports are on 127.0.0.1
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
-"""Environment of the Ray cluster that holds the model, which Ray reads when it is imported."""
+TOKEN = "ORCA_RAY_SERVE_TOKEN"
+MIN_TOKEN_LENGTH = 16
+END_SECONDS = 5
+"""How long requests in progress may take after Ctrl-C."""
 
 
 def serve(
@@ -99,20 +105,71 @@ def serve(
     device: DeviceOption = "auto",
 ) -> None:
     """Serve a model over HTTP until Ctrl-C: predictions as JSON or Arrow, health, metrics, an OpenAPI description."""
-    os.environ.update(_RAY)
+    token = read_token(token_file)
+    limits = {"body_bytes": int(max_body * 2**20), "samples": max_samples, "rate": rate, "seconds": timeout}
     try:
-        from orca_ray.serving.guard import Limits
-        from orca_ray.serving.server import ServerOptions, read_token, serve_model
+        with listen(host, port, token) as listener:
+            _serve(model, device, token, limits, listener)
     except ModuleNotFoundError as error:
-        raise UserError(f"serve needs the package {error.name!r}: pip install 'orca-ray[sweep,serve]'") from error
-    body = int(max_body * 2**20)
-    limits = Limits(body_bytes=body, samples=max_samples, rate=rate, seconds=timeout, held_bytes=8 * body)
-    options = ServerOptions(host=host, port=port, token=read_token(token_file), device=device, limits=limits)
-    try:
-        serve_model(model, options, _started)
+        raise UserError(f"serve needs the package {error.name!r}: pip install 'orca-ray[serve]'") from error
     except KeyboardInterrupt:
         say("stopped")
 
 
-def _started(url: str, model: "Description") -> None:
-    say(f"serving {model.task.name} at {url}/v1/predict, description at {url}/openapi.json; Ctrl-C ends it")
+def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any], listener: socket.socket) -> None:
+    import torch
+    import uvicorn
+
+    from orca_ray.predictor import Predictor
+    from orca_ray.serving.application import Application, Limits
+
+    torch.set_num_threads(max(1, allowed_cpus() - 1))  # one core is for HTTP; torch does not know of containers
+    loaded = Predictor.load(model, device)
+    app = Application(loaded, Limits(**limits), token)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    say(f"serving {loaded.task.name} at {url}/v1/predict, description at {url}/openapi.json; Ctrl-C ends it")
+    uvicorn.Server(_config(app, limits["seconds"])).run(sockets=[listener])
+
+
+def read_token(path: Path | None) -> str | None:
+    """Return the token in a file, or else in the environment; None: there is none. Raises UserError for a weak one."""
+    if path is not None and not path.is_file():
+        raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")
+    token = os.environ.get(TOKEN, "") if path is None else path.read_text(encoding="utf-8", errors="replace")
+    token, source = token.strip(), TOKEN if path is None else str(path)
+    if path is None and not token:
+        return None
+    if len(token) < MIN_TOKEN_LENGTH or not (token.isascii() and token.isprintable() and " " not in token):
+        raise UserError(f"{source}: expected at least {MIN_TOKEN_LENGTH} ASCII characters without spaces as token")
+    return token
+
+
+def listen(host: str, port: int, token: str | None) -> socket.socket:
+    """Return a listening socket; raises UserError for a port that is taken, and without a token for other machines."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if token is None and not ipaddress.ip_address(address[0]).is_loopback:
+            advice = f"put one into a file and give --token-file, or set {TOKEN}"
+            raise UserError(f"--host {host} is open to other machines, so a token is needed: {advice}")
+        return socket.create_server(address[:2], family=family, backlog=256)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"cannot listen on {host}, port {port}: {error}; give another --host or --port") from error
+
+
+def _config(app: "Application", seconds: float) -> "uvicorn.Config":
+    import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Protocol(H11Protocol):
+        """Ends connections whose first request has no complete head in time. h11 limits the size of heads to 64 KiB."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.loop.call_later(seconds, lambda: None if self.cycle else transport.close())
+
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' mistakes
+    return uvicorn.Config(
+        app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+        proxy_headers=False, timeout_graceful_shutdown=END_SECONDS,
+    )  # fmt: skip

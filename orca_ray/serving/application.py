@@ -1,157 +1,195 @@
-"""The HTTP application: routes, and what happens between a body and its answer."""
+"""The ASGI application: a thread that predicts in batches, and in front of it routes, limits and metrics."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+import hmac
+import logging
+import queue
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
-import prometheus_client
-from fastapi import FastAPI
-from fastapi.responses import JSONResponse
-from pydantic_core import to_json
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
+<<<<<<< HEAD
 from orca_ray.serving import arrow, requests
 from orca_ray.serving.guard import PREDICT, BodyReader, Guard, Limits, Metrics, refuse
 from orca_ray.serving.replica import Answer, Description
 from orca_ray.version import __version__
+=======
+from orca_ray.predictor import Predictor
+from orca_ray.serving.formats import ARROW, JSON, Formats
+>>>>>>> e6868db11974da16c93e143a6f362cdedef2cdc7
 
-JSON = "application/json"
-READY_SECONDS = 5.0
-_REFUSALS = {
-    401: "No token, or a wrong one.", 408: "The request took too long.", 413: "The body is too large.",
-    415: "The body has another content type.", 422: "The inputs do not fit the model.", 429: "Too many requests.",
-}  # fmt: skip
+PREDICT, OPEN = "/v1/predict", ("/healthz", "/readyz")  # OPEN: without a token
+PATHS = (PREDICT, *OPEN, "/metrics", "/openapi.json")
+MOST_REQUESTS, WAIT_SECONDS = 32, 0.005  # in a batch; its first request waits for others, unless one is computed
+IN_PROGRESS, HELD_BODIES = 64, 8  # requests for predictions, and bodies of the largest size in memory at a time
+_Job = tuple[Array, "Future[tuple[Array, int]]"]
 
 
-class Predictions:
-    """Answers requests for predictions."""
+class Limits(NamedTuple):
+    """Largest sizes, rates and times of requests that the server accepts."""
 
-    def __init__(
-        self, model: Description, predict: Callable[[Array], Awaitable[Answer | str]], limits: Limits, metrics: Metrics
-    ) -> None:
-        """Make the types of requests and answers of a model, whose replica is called by ``predict``."""
-        self._model, self._predict, self._limits, self._metrics = model, predict, limits, metrics
-        self._most = requests.most_samples(model, limits.samples)
-        self.request, self.answer = requests.request_type(model, self._most), requests.answer_type(model)
-        self._bodies = BodyReader(limits)
-        # One thread: bodies are parsed one at a time, so that the memory that this needs does not add up.
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="serving")
+    body_bytes: int = 16 * 2**20
+    samples: int = 10_000  # in a request
+    rate: float = 500.0  # requests for predictions a second, over all clients; as many may come at once
+    seconds: float = 30.0  # from the first byte of a request to its answer
 
-    async def __call__(self, request: Request) -> Response:
-        """Return the answer to one request; its errors are answers too."""
+
+class ServedModel:
+    """Predicts in one daemon thread, because a `Predictor` is not thread-safe, and because a call may never return."""
+
+    def __init__(self, model: Predictor, seconds: float) -> None:
+        """Start the thread; a batch that takes more than ``seconds`` makes the model unready."""
+        self._model, self._seconds, self._begin, self._works = model, seconds, float("inf"), False
+        self._jobs: queue.SimpleQueue[_Job] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="model", daemon=True).start()
+
+    def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
+        """Return the outputs of encoded samples, float32 [n, *input_shape], and the number of samples of the batch."""
+        self._jobs.put((x, future := Future[tuple[Array, int]]()))
+        return future
+
+    async def ready(self) -> bool:
+        """Return whether predictions are possible now. At first and after an error, a sample of zeros is tried."""
+        if not self._works:
+            zeros = np.zeros((1, *self._model.task.input_shape), np.float32)
+            answer = asyncio.wait_for(asyncio.wrap_future(self.outputs(zeros)), self._seconds)
+            await asyncio.gather(answer, return_exceptions=True)
+        return self._works and time.monotonic() - self._begin < self._seconds
+
+    def _work(self) -> None:
+        while True:
+            batch = [self._jobs.get()]
+            time.sleep(WAIT_SECONDS if self._jobs.empty() else 0)
+            while len(batch) < MOST_REQUESTS and not self._jobs.empty():
+                batch.append(self._jobs.get())
+            self._begin = time.monotonic()
+            if wanted := [(x, future) for x, future in batch if future.set_running_or_notify_cancel()]:
+                self._predict(wanted)
+            self._begin = float("inf")
+
+    def _predict(self, batch: list[_Job]) -> None:
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                return await self._answer(request)
-        except TimeoutError:
-            advice = "send fewer samples, or send them faster"
-            message = f"the request took longer than {self._limits.seconds:g} s; {advice}"
-            return refuse(408, message, {"Connection": "close"})
-        except UserError as error:
-            return refuse(422, str(error))
-        except ClientDisconnect:
-            return refuse(400, "the client has gone")
+            outputs = self._model.outputs_of(np.concatenate([x for x, _ in batch]))
+        except Exception as error:
+            self._works = isinstance(error, UserError)
+            if len(batch) == 1:
+                batch[0][1].set_exception(error)
+            else:  # the inputs of one request are at fault, or all together need too much memory
+                for each in batch:
+                    self._predict([each])
+            return
+        self._works = True
+        for (_, future), part in zip(batch, np.split(outputs, np.cumsum([len(x) for x, _ in batch])), strict=False):
+            future.set_result((part, len(outputs)))
+
+
+class Application:
+    """ASGI application that answers requests for predictions of one model; its errors are answers too."""
+
+    def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
+        """Start the thread of the model; ``token`` is what requests must send, None: nothing."""
+        self._limits, self._token = limits, token
+        self._formats, self._served = Formats(model, limits.samples), ServedModel(model, limits.seconds)
+        self._worker = ThreadPoolExecutor(1)  # one, so that the memory that parsing needs does not add up
+        self._due, self._held, self._in_progress = 0.0, 0, 0
+        self._registry = CollectorRegistry()
+        named: dict[str, Any] = {"registry": self._registry, "namespace": "orca_ray"}
+        fine, powers = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30), [4**k for k in range(8)]
+        self._requests = Counter("requests", "Answered requests.", ["path", "status"], **named)
+        self._errors = Counter("request_errors", "Requests answered with a status from 400 on.", ["status"], **named)
+        self._latency = Histogram("request_seconds", "Time from head to answer.", ["path"], buckets=fine, **named)
+        self._samples = Histogram("request_samples", "Samples in a request.", buckets=powers, **named)
+        self._batch = Histogram("batch_samples", "Samples in the batch of a request.", buckets=powers, **named)
+        progress = Gauge("requests_in_progress", "Requests for predictions in progress.", **named)
+        progress.set_function(lambda: self._in_progress)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        begin, path = time.perf_counter(), scope["path"] if scope["path"] in PATHS else "other"
+        try:
+            response = await self._answer(Request(scope, receive))
+        except Exception as error:
+            refused = error if isinstance(error, HTTPException) else HTTPException(422, str(error))
+            if isinstance(error, ClientDisconnect):
+                refused = HTTPException(400, "the client has gone")
+            elif not isinstance(error, HTTPException | UserError):
+                logging.getLogger(__name__).exception("a request failed")
+                refused = HTTPException(500, "the server or its model failed; the log of the server has the error")
+            response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
+        self._requests.labels(path, response.status_code).inc()
+        self._latency.labels(path).observe(time.perf_counter() - begin)
+        if response.status_code >= 400:
+            self._errors.labels(response.status_code).inc()
+        await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        path, given = request.scope["path"], request.headers.getlist("authorization")
+        right = len(given) == 1 and hmac.compare_digest(given[0].encode("latin-1"), f"Bearer {self._token}".encode())
+        if self._token is not None and path not in OPEN and not right:
+            raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        match request.method, path:
+            case "POST", "/v1/predict":
+                return await self._predict(request)
+            case "GET", "/healthz":
+                return JSONResponse({"status": "ok"})
+            case "GET", "/readyz":
+                if not await self._served.ready():
+                    raise HTTPException(503, "the model is not ready; ask again")
+                return JSONResponse({"status": "ready"})
+            case "GET", "/metrics":
+                return Response(generate_latest(self._registry), media_type="text/plain; version=0.0.4")
+            case "GET", "/openapi.json":
+                return JSONResponse(self._formats.description(token=self._token is not None))
+        allowed = {"Allow": "POST" if path == PREDICT else "GET"}
+        raise HTTPException(405 if path in PATHS else 404, f"use POST {PREDICT} or GET {', '.join(PATHS[1:])}", allowed)
+
+    async def _predict(self, request: Request) -> Response:
         media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        coding = request.headers.get("content-encoding", "identity").lower()
-        if media not in (JSON, arrow.MEDIA_TYPE) or coding != "identity":
-            return refuse(415, f"send {JSON} or {arrow.MEDIA_TYPE}, without compression")
-        body = await self._bodies.read(request)
-        if isinstance(body, Response):
-            return body
+        if media not in (JSON, ARROW) or request.headers.get("content-encoding", "identity").lower() != "identity":
+            raise HTTPException(415, f"send {JSON} or {ARROW}, without compression")
+        limits, now, step, body = self._limits, time.monotonic(), 1 / self._limits.rate, bytearray()
+        large = HTTPException(413, f"the body has more than {limits.body_bytes} bytes; send fewer samples a request")
+        load = (
+            f"{limits.rate:g} requests a second, or than {IN_PROGRESS} requests or {HELD_BODIES} large bodies at once"
+        )
+        busy = HTTPException(429, f"there are more than {load}; send fewer", {"Retry-After": "1"})
+        if (
+            int(request.headers.get("content-length", "0")[:16]) > limits.body_bytes
+        ):  # digits, as the server has checked
+            raise large
+        due = max(self._due, now - max(1.0, step)) + step
+        if due > now or self._in_progress >= IN_PROGRESS:
+            raise busy
+        self._due = due
+        self._in_progress += 1
         try:
-            loop = asyncio.get_running_loop()
-            encoded, warnings = await loop.run_in_executor(self._worker, self._encoded, media, body)
-            answer = await self._predict(encoded)
-            if isinstance(answer, str):
-                raise UserError(f"{requests.SOURCE}: {answer}")
-            self._metrics.samples.observe(len(encoded))
-            self._metrics.batch.observe(answer.batch_samples)
-            content = await loop.run_in_executor(self._worker, self._rendered, media, answer, warnings)
+            async with asyncio.timeout(limits.seconds):
+                async for part in request.stream():
+                    body += part
+                    self._held += len(part)
+                    if len(body) > limits.body_bytes or self._held > HELD_BODIES * limits.body_bytes:
+                        raise large if len(body) > limits.body_bytes else busy
+                return await self._predicted(media, bytes(body))
+        except TimeoutError as error:
+            message = f"the request took longer than {limits.seconds:g} s; send fewer samples, or send them faster"
+            raise HTTPException(408, message, {"Connection": "close"}) from error
         finally:
-            self._bodies.release(len(body))
-        return Response(content, media_type=media)
+            self._in_progress -= 1
+            self._held -= len(body)
 
-    def _encoded(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        model = self._model
-        json = media == JSON
-        data = requests.parse(self.request, body, model) if json else arrow.parse(body, model, self._most)
-        return requests.encode(model, data)
-
-    def _rendered(self, media: str, answer: Answer, warnings: list[str]) -> bytes:
-        content = requests.content(self._model, answer, warnings)
-        if media == JSON:
-            return to_json(content)
-        return arrow.render(content, answer.predictions, answer.probabilities)
-
-
-def build(
-    model: Description,
-    predict: Callable[[Array], Awaitable[Answer | str]],
-    ready: Callable[[], Awaitable[bool]],
-    *,
-    limits: Limits,
-    token: str | None,
-) -> FastAPI:
-    """Return the application that serves a model.
-
-    Args:
-        model: its description.
-        predict: returns the answer to encoded samples, float32 [n, *input_shape], or the message of an error.
-        ready: returns whether predictions are possible now.
-        limits: what is taken.
-        token: what requests must send; None: nothing.
-    """
-    metrics = Metrics()
-    predictions = Predictions(model, predict, limits, metrics)
-    app = FastAPI(title=f"orca-ray: {model.task.name}", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(Guard, limits=limits, token=token, metrics=metrics)
-    schema = predictions.request.model_json_schema(ref_template="#/components/schemas/{model}")
-    definitions = schema.pop("$defs", {})
-    stream = {arrow.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
-    body = {"required": True, "content": {JSON: {"schema": schema}, **stream}}
-    app.add_api_route(
-        PREDICT, predictions.__call__, methods=["POST"], summary="Predict", name="predict",
-        description="The answer has the content type of the request.",
-        openapi_extra={"requestBody": body, "security": [] if token is None else [{"token": []}]},
-        response_class=JSONResponse, response_model=None,
-        responses={200: {"model": predictions.answer, "content": stream}, **_refusals(token)},
-    )  # fmt: skip
-    _add_state(app, ready, metrics)
-    components = app.openapi().setdefault("components", {})
-    components.setdefault("schemas", {}).update(definitions)
-    if token is not None:
-        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    return app
-
-
-def _refusals(token: str | None) -> dict[int | str, dict[str, Any]]:
-    used = {status: text for status, text in _REFUSALS.items() if status != 401 or token is not None}
-    return {status: {"model": requests.Refusal, "description": text} for status, text in used.items()}
-
-
-def _add_state(app: FastAPI, ready: Callable[[], Awaitable[bool]], metrics: Metrics) -> None:
-    async def healthz() -> dict[str, str]:
-        """Say that the process runs."""
-        return {"status": "ok"}
-
-    async def readyz() -> Response:
-        """Say whether predictions are possible now: 200 or 503."""
-        with contextlib.suppress(Exception):  # the replica is gone, which Ray reports by several types
-            async with asyncio.timeout(READY_SECONDS):
-                if await ready():
-                    return JSONResponse({"status": "ready"})
-        return refuse(503, "the model is not ready; ask again")
-
-    async def exposition() -> Response:
-        """Return the metrics as text for Prometheus."""
-        return Response(prometheus_client.generate_latest(metrics.registry), media_type="text/plain; version=0.0.4")
-
-    app.add_api_route("/healthz", healthz, methods=["GET"], response_class=JSONResponse)
-    app.add_api_route("/readyz", readyz, methods=["GET"], response_model=None)
-    app.add_api_route("/metrics", exposition, methods=["GET"], include_in_schema=False)
+    async def _predicted(self, media: str, body: bytes) -> Response:
+        run = asyncio.get_running_loop().run_in_executor
+        x, warnings = await run(self._worker, self._formats.read, media, body)
+        outputs, batch_samples = await asyncio.wrap_future(self._served.outputs(x))
+        self._samples.observe(len(x))
+        self._batch.observe(batch_samples)
+        return Response(await run(self._worker, self._formats.write, media, outputs, warnings), media_type=media)

@@ -5,25 +5,26 @@ from pathlib import Path
 
 import pytest
 
+from orca_ray.cli.app import run
+from orca_ray.cli.predict import listen, read_token
 from orca_ray.errors import UserError
-from orca_ray.methods import model_folder
-from orca_ray.serving.server import ServerOptions, read_token, serve_model
 
 
 def test_other_hosts_need_a_token() -> None:
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
         with pytest.raises(UserError, match=f"--host {host} is open to other machines, so a token is needed"):
-            serve_model("model", ServerOptions(host=host), print)
+            listen(host, 0, None)
+    with listen("0.0.0.0", 0, "0123456789abcdef") as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
 
 
-def test_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_folder, "read_config", Path)
+def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(
             UserError, match=rf"cannot listen on 127.0.0.1, port {port}: .*; give another --host or --port"
         ):
-            serve_model("model", ServerOptions(port=port), print)
+            listen("127.0.0.1", port, None)
 
 
 def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +43,7 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             read_token(path)
 
 
-def test_a_folder_that_is_no_model_is_refused_before_ray_starts(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path, message in ((tmp_path, "is no model folder"), (tmp_path / "nowhere", "does not exist")):
-        with pytest.raises(UserError, match=message):
-            serve_model(str(path), ServerOptions(port=0), print)
+        assert run(["serve", str(path), "--port", "0"]) == 2
+        assert message in capfd.readouterr().err

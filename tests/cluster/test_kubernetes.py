@@ -134,3 +134,50 @@ def test_the_image_is_that_of_the_version_and_ray_that_of_the_pin() -> None:
 
     images = {each["image"] for name in NAMES for pod in pods(name) for each in pod["containers"]}
     assert images == {f"orca-ray:{orca_ray.__version__}"}
+
+
+def served() -> tuple[Tree, Tree]:
+    """Return the Deployment and the Service of model servers."""
+    deployment, service = documents("kubernetes-serve.yaml")
+    return deployment["spec"], service["spec"]
+
+
+def test_servers_obey_the_schema_of_pods() -> None:
+    deployment, _ = served()
+    pod_validator = validator("RayCluster").evolve(
+        schema=strict(SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"])["properties"]["headGroupSpec"][
+            "properties"
+        ]["template"]["properties"]["spec"]
+    )
+    pod = deployment["template"]["spec"]
+    pod_validator.validate(pod)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    pod["containers"][0]["readinesProbe"] = {}
+    with pytest.raises(jsonschema.ValidationError):
+        pod_validator.validate(pod)
+
+
+def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_killed() -> None:
+    import typer
+
+    import orca_ray
+    from orca_ray.cli.app import app
+    from orca_ray.cli.predict import END_SECONDS, TOKEN
+
+    deployment, service = served()
+    pod = deployment["template"]["spec"]
+    [server] = pod["containers"]
+    assert service["selector"] == deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
+    [port] = server["ports"]
+    assert service["ports"][0]["targetPort"] == port["name"]
+    program, name, *arguments = server["args"]
+    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
+    given = command.make_context(name, list(arguments)).params
+    assert (program, given["host"], given["port"]) == ("orca-sweep", "0.0.0.0", port["containerPort"])
+    assert given["model"].startswith(server["volumeMounts"][0]["mountPath"])
+    assert [each["name"] for each in server["env"]] == [TOKEN]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert server[probe]["httpGet"] == {"path": "/readyz", "port": port["name"]}
+    pause = int(server["lifecycle"]["preStop"]["exec"]["command"][-1])
+    assert pause + END_SECONDS < pod["terminationGracePeriodSeconds"]
+    assert server["image"] == f"orca-ray-serve:{orca_ray.__version__}"

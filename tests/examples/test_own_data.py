@@ -12,8 +12,7 @@ import pytest
 
 from orca_ray.cli.app import run
 from orca_ray.predictor import Predictor, load
-from orca_ray.serving.replica import Description
-from orca_ray.serving.requests import encode, parse, request_type
+from orca_ray.serving.formats import JSON, Formats
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "own-data.md").read_text()
@@ -87,9 +86,7 @@ def answered(walk: list[str], model: Predictor) -> int:
     """Return the number of predictions for the request that a walk-through sends to the server."""
     (line,) = [line for line in walk if line.startswith("python -c ")]
     subprocess.run(line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
-    about = Description(model.task, model.preprocessing, model.label_names, model.decides)
-    body = Path(shlex.split(line)[-1]).read_bytes()
-    inputs, warnings = encode(about, parse(request_type(about, 10), body, about))
+    inputs, warnings = Formats(model, 10).read(JSON, Path(shlex.split(line)[-1]).read_bytes())
     assert warnings == []
     return len(model.decide(model.outputs_of(inputs)))
 
