@@ -18,7 +18,7 @@ from orca_ray.cli.output import USER_ERROR, emit_json, show, size
 from orca_ray.data.cache import home
 from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError
-from orca_ray.sweep.executors.base import allowed_cpus
+from orca_ray.limits import allowed_cpus
 from orca_ray.uris import public_uri
 from orca_ray.version import __version__
 

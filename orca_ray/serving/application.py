@@ -17,15 +17,8 @@ from starlette.responses import JSONResponse, Response
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-<<<<<<< HEAD
-from orca_ray.serving import arrow, requests
-from orca_ray.serving.guard import PREDICT, BodyReader, Guard, Limits, Metrics, refuse
-from orca_ray.serving.replica import Answer, Description
-from orca_ray.version import __version__
-=======
 from orca_ray.predictor import Predictor
 from orca_ray.serving.formats import ARROW, JSON, Formats
->>>>>>> e6868db11974da16c93e143a6f362cdedef2cdc7
 
 PREDICT, OPEN = "/v1/predict", ("/healthz", "/readyz")  # OPEN: without a token
 PATHS = (PREDICT, *OPEN, "/metrics", "/openapi.json")

@@ -14,7 +14,6 @@ from pydantic.json_schema import models_json_schema
 from pydantic_core import to_json
 from typing_extensions import TypedDict
 
-from orca_ray import __version__
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.methods.model_inputs import ModelInputs
@@ -22,6 +21,7 @@ from orca_ray.own_data import UserData
 from orca_ray.own_data.array_inputs import AudioInputs
 from orca_ray.own_data.table_inputs import TableInputs
 from orca_ray.predictor import Predictor
+from orca_ray.version import __version__
 
 SOURCE = "the request"
 JSON, ARROW = "application/json", "application/vnd.apache.arrow.stream"

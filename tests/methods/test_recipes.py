@@ -6,16 +6,7 @@ from itertools import cycle
 from pathlib import Path
 
 import pytest
-<<<<<<< HEAD
-
-from orca_ray.data.rows import Target
-from orca_ray.errors import UserError
-from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
-from orca_ray.models.crossmodal import CrossModalModel
-=======
 import torch
-from orca_ray.methods.options import Scalar
-from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import SwinConfig, SwinModel
@@ -23,9 +14,10 @@ from transformers import SwinConfig, SwinModel
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import Hyperparameters, from_flat, names, relevant, resolve
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
 from orca_ray.methods.stages.no_body import AttentionBody
 from orca_ray.models.weights import load_body
->>>>>>> aad27938fb9791282db242c8bed83e715fd28139
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 
 NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"

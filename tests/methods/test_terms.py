@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from orca_ray.methods.options import JointConfig
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +13,7 @@ from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
+from orca_ray.methods.options import JointConfig
 from orca_ray.methods.stages.joint import DistanceTerm
 from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage

@@ -3,16 +3,15 @@
 import contextlib
 import logging
 import math
-import os
 import platform
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
+from orca_ray.limits import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
@@ -22,59 +21,6 @@ from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager, StagingRequest
 
 logger = logging.getLogger(__name__)
-
-CGROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")
-_UNLIMITED_BYTES = 2**60
-"""Version 1 states a huge number instead of no limit."""
-
-
-def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the number of CPU cores that this process may use: those of its affinity, but at most its quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [*_quotas(_folders(root, own, "")), *_old_quotas(_folders(root, own, "cpu"))]
-    return max(1, min([cores, *(int(quota) for quota in quotas)]))
-
-
-def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
-    """Return the memory limit in bytes of the groups that this process belongs to; None without a limit."""
-    values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
-    values += [_read(folder / "memory.limit_in_bytes") for folder in _folders(root, own, "memory")]
-    limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
-    return min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None)
-
-
-def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's group and those around it; ``controller`` is "" for version 2."""
-    base = root / controller if controller else root
-    yield base
-    for line in own.read_text().splitlines() if own.exists() else ():
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            parts = Path(path.lstrip("/")).parts
-            yield from (base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1) if ".." not in parts)
-
-
-def _quotas(folders: Iterator[Path]) -> Iterator[float]:
-    for folder in folders:
-        values = _read(folder / "cpu.max")
-        if len(values) == 2 and values[0].isdecimal():
-            yield int(values[0]) / int(values[1])
-
-
-def _old_quotas(folders: Iterator[Path]) -> Iterator[float]:
-    for folder in folders:
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        if quota and period and quota[0].isdecimal():
-            yield int(quota[0]) / int(period[0])
-
-
-def _read(path: Path) -> list[str]:
-    try:
-        return path.read_text().split()
-    except OSError:
-        return []
-
 
 _PAUSE_SECONDS = 0.5
 
