@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.faults import KINDS
 from tests.cluster.faults.checks import check_machine, check_store
-from tests.cluster.faults.fault import Fault
+from tests.cluster.faults.kinds import KINDS, Fault
 from tests.cluster.faults.run import Run
 from tests.cluster.faults.site import Site
 
