@@ -28,9 +28,10 @@ sys.meta_path.insert(0, Hide())
 from orca_ray.cli.app import run
 endings = []
 for arguments in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run(arguments)
-    endings.append((code, out.getvalue(), err.getvalue()))
+    endings.append((code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()))
 print(json.dumps(endings))
 """
 
