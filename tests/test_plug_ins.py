@@ -56,6 +56,7 @@ def beside(site: Path, **variables: str) -> Mapping[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_package_passes_the_conformance_suites(site: Path, tmp_path: Path) -> None:
     tests = copytree(EXAMPLE / "tests", tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error::pytest.PytestWarning\n")
@@ -79,6 +80,7 @@ def save_gpt_neo(directory: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) -> None:
     home, results, tracked = make_home(tmp_path / "home"), tmp_path / "results", tmp_path / "trials.jsonl"
     sweep = tmp_path / "example.yaml"
@@ -132,6 +134,7 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_importing_and_listing_stay_light_with_plug_ins(site: Path) -> None:
     code = """
 import sys
