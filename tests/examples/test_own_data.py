@@ -28,8 +28,6 @@ KINDS = {
 """Data sets, their number of samples, and the method that adapts to them here: often the one that wins."""
 SMALL = ["--executor", "inline", "--minutes", "1"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
 
 def typed(walk: list[str], command: str) -> list[str]:
     """Return the words after ``orca-sweep`` of the line of a walk-through that calls a command."""
@@ -47,6 +45,9 @@ def test_the_page_has_a_walk_through_for_each_data_set() -> None:
         assert shlex.split(walk[-1])[-1] == f"@{request}"
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("walk", WALKS, ids=list(KINDS))
 def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
     walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
