@@ -2,7 +2,6 @@
 
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from orca_ray.errors import UserError
 from orca_ray.tasks import own, registry
 from orca_ray.tasks.task import Arrays, Task
 from tests.cli.conftest import Command
-from tests.data.faulty_server import Fault, Server, serving
+from tests.data.faulty_server import Server, serving
 
 TERMS = "May not be redistributed."
 
@@ -123,15 +122,6 @@ def test_a_failing_task_keeps_no_other_from_its_files(command: Command, server: 
     assert len(server.gets("x.npy")) == 1
 
 
-def test_a_broken_download_ends_with_one_message(command: Command, server: Server, own_cache: Path) -> None:
-    server.add("x.npy", _table(), *[Fault(status=404)] * 3)
-    ending = command("data", "fetch", "toy/first", "--quiet")
-    assert ending.code == 2
-    assert ending.err.startswith("error: x.npy cannot be fetched:\n  http://127.0.0.1")
-    assert "404" in ending.err
-    assert not (own_cache / "raw/toy/x.npy").exists()
-
-
 @pytest.mark.parametrize(("what", "method"), [("fetch", "fetch_raw"), ("prepare", "prepare")])
 def test_ctrl_c_says_where_the_command_continues(
     what: str, method: str, command: Command, server: Server, monkeypatch: pytest.MonkeyPatch
@@ -158,20 +148,6 @@ def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(
     assert command("data", "prepare", "toy/first", "--raw", "mine", "--out", "link", "-q").code == 0
     assert Path("link").is_symlink()
     assert Path("disk/train_x.npy").is_file()
-
-
-def test_arrays_of_others_and_notes_are_not_replaced(command: Command, server: Server, mine: Path) -> None:
-    def prepare(task: str) -> str:
-        ending = command("data", "prepare", task, "--raw", "mine", "--out", "arrays", "-q")
-        assert ending.code == 2
-        return ending.err
-
-    assert command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "-q").code == 0
-    assert "arrays holds the prepared data of toy/first" in prepare("toy/both")
-    Path("arrays/notes.txt").write_text("years of work")
-    Path("arrays/train_x.npy").unlink()
-    assert "arrays also holds notes.txt" in prepare("toy/first")
-    assert Path("arrays/notes.txt").read_text() == "years of work"
 
 
 def test_several_tasks_go_into_directories_of_their_own(command: Command, server: Server, mine: Path) -> None:
@@ -229,21 +205,6 @@ def test_a_mistake_is_named_and_nothing_is_written(
     assert not list(own_cache.rglob("*.npy"))
 
 
-def test_bad_raw_data_leave_no_prepared_directory(command: Command, server: Server, mine: Path) -> None:
-    (mine / "x.npy").write_bytes(_table()[:-9])
-    ending = command("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays")
-    assert ending.code == 2
-    assert "mine/x.npy is no array" in ending.err
-    assert [path.name for path in Path().iterdir()] == ["mine"]
-
-
-def test_the_working_directory_is_not_replaced(command: Command, server: Server) -> None:
-    ending = command("data", "prepare", "toy/first", "--out", ".")
-    assert ending.code == 2
-    assert "is the working directory, which cannot be replaced: name a directory in it, such as first" in ending.err
-    assert not list(Path("..").glob("*.lock"))
-
-
 def test_verify_compares_raw_files_and_arrays_with_what_they_were(
     command: Command, server: Server, own_cache: Path
 ) -> None:
@@ -279,18 +240,6 @@ def test_verify_takes_files_of_the_users_own(command: Command, server: Server, m
     ending = command("data", "verify", "toy/first", "--raw", "empty")
     assert (ending.code, ending.out) == (2, "")
     assert "none of its raw files is in --raw empty" in ending.err
-
-
-def test_prepare_takes_the_raw_files_that_are_named(command: Command, server: Server) -> None:
-    for name, content in (("old", _table()), ("new", _table()[:-1] + b"!")):
-        Path(name).mkdir()
-        Path(name, "x.npy").write_bytes(content)
-        os.utime(Path(name, "x.npy"), (1e9, 1e9 + len(name) + (name == "new")))
-    found = [
-        command("data", "prepare", "toy/first", "--raw", name, "--json").json[0]["fingerprint"]
-        for name in ("old", "new", "old")
-    ]
-    assert found[0] == found[2] != found[1]
 
 
 @pytest.fixture

@@ -1,11 +1,5 @@
 """``data generate``: options, progress, endings."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -88,37 +82,3 @@ def test_an_interruption_prints_how_many_samples_are_kept(command: Command, monk
     monkeypatch.setattr(simulation_run, "_solve", original)
     ending = command(*arguments)
     assert (ending.code, ending.err) == (0, "")
-
-
-@pytest.mark.slow
-def test_ctrl_c_during_work_with_two_workers_leaves_neither_file_nor_process(tmp_path: Path) -> None:
-    """As a terminal does it: the signal goes to the whole process group."""
-    script, out = tmp_path / "main.py", tmp_path / "out"
-    script.write_text(
-        "import signal\nfrom orca_ray.cli.main import entry\nif __name__ == '__main__':\n"
-        "    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it\n"
-        "    entry()\n"
-    )
-    command = [sys.executable, str(script), "data", "generate", "pdebench/cfd_2d", "--samples", "50", "--workers", "2"]
-    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.PIPE, start_new_session=True) as process:
-        deadline = time.monotonic() + 60
-        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(1.0)  # the workers are at work, or still coming up
-        os.killpg(process.pid, signal.SIGINT)
-        _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert b"interrupted: no file was written" in err
-    assert b"Traceback" not in err
-    assert not [path for path in out.rglob("*") if path.suffix == ".hdf5" or ".tmp" in path.name]
-    wait_for_the_end(process.pid)
-
-
-def wait_for_the_end(group: int) -> None:
-    """Fail if the processes of a group do not end soon; what tracks shared memory ends after the others."""
-    deadline = time.monotonic() + 10
-    with suppress(ProcessLookupError):
-        while True:
-            os.killpg(group, 0)
-            assert time.monotonic() < deadline
-            time.sleep(0.05)

@@ -15,7 +15,11 @@ from . import running
 from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 
 TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in running.ELSEWHERE}
-WITH_BLOCKS = [name for name, text in TEXTS.items() if code_lines(text)]
+WITH_BLOCKS = [
+    pytest.param(name, marks=[] if name == "README.md" else pytest.mark.exhaustive)
+    for name, text in TEXTS.items()
+    if code_lines(text)
+]
 
 Run = Callable[[list[str]], None]
 
@@ -51,7 +55,6 @@ def command(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-@pytest.mark.exhaustive
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_BLOCKS)
 def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, command: Run) -> None:

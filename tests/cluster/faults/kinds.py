@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import psutil
@@ -51,55 +51,36 @@ class Fault:
         """Remove what `prepare` made, at the end of the run."""
 
 
-class KillDriver(Fault):
-    """Kills the command itself."""
+class _Signal(Fault):
+    """Sends a signal to some processes of a sweep that has its own Ray cluster."""
 
-    codes = (-signal.SIGKILL,)
+    number = signal.SIGKILL
 
-    def inject(self) -> bool:
-        self.run.command.send_signal(signal.SIGKILL)
-        return True
-
-
-class KillWorker(Fault):
-    """Kills the worker of a trial."""
+    @abstractmethod
+    def targets(self) -> "Sequence[psutil.Process | subprocess.Popen[bytes]]":
+        """Return the processes."""
 
     def inject(self) -> bool:
-        workers = self.run.workers()
-        if workers:
-            self.chance.choice(workers).kill()
-        return bool(workers)
-
-
-class KillRaylet(Fault):
-    """Kills the raylet of the driver."""
-
-    codes = (75,)
-    messages = ("does not answer any more", "the same command continues")
-    process = "raylet"
-
-    def inject(self) -> bool:
-        found = self.run.named(self.process)
+        found = self.targets()
         for each in found:
-            each.kill()
+            each.send_signal(self.number)
         return bool(found)
 
 
-class KillGcs(KillRaylet):
-    """Kills the head's service, the GCS."""
+class KillDriver(_Signal):
+    """Kills the command itself."""
 
-    process = "gcs_server"
+    codes: Collection[int] = (-signal.SIGKILL,)
+
+    def targets(self) -> "Sequence[subprocess.Popen[bytes]]":
+        return [self.run.command]
 
 
-class Interrupt(Fault):
+class Interrupt(KillDriver):
     """Sends SIGINT to the command alone, as ``kill -INT`` does."""
 
     codes = (130, 143)
     number = signal.SIGINT
-
-    def inject(self) -> bool:
-        self.run.command.send_signal(self.number)
-        return True
 
 
 class Terminate(Interrupt):
@@ -108,19 +89,36 @@ class Terminate(Interrupt):
     number = signal.SIGTERM
 
 
-class Hang(Fault):
+class KillWorker(_Signal):
+    """Kills the worker of a trial."""
+
+    def targets(self) -> Sequence[psutil.Process]:
+        workers = self.run.workers()
+        return [self.chance.choice(workers)] if workers else []
+
+
+class Hang(KillWorker):
     """Stops the worker of a trial for ever."""
 
     options = ("--hang-minutes", "0.5")
-
-    def inject(self) -> bool:
-        workers = self.run.workers()
-        if workers:
-            self.chance.choice(workers).send_signal(signal.SIGSTOP)
-        return bool(workers)
+    number = signal.SIGSTOP
 
 
-_BYTES = 16 * 2**20
+class KillRaylet(_Signal):
+    """Kills the raylet of the driver."""
+
+    codes = (75,)
+    messages = ("does not answer any more", "the same command continues")
+    process = "raylet"
+
+    def targets(self) -> Sequence[psutil.Process]:
+        return self.run.named(self.process)
+
+
+class KillGcs(KillRaylet):
+    """Kills the head's service, the GCS."""
+
+    process = "gcs_server"
 
 
 class FullDisk(Fault):
@@ -133,7 +131,7 @@ class FullDisk(Fault):
         if os.geteuid():
             return "only root mounts a small file system"
         self.run.store.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={_BYTES}", "tmpfs", str(self.run.store)]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={16 * 2**20}", "tmpfs", str(self.run.store)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.stderr.strip()
 
@@ -197,19 +195,18 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-SHORT_SECONDS = (3.0, 15.0)
-"""A fault that passes lasts a random time in this range."""
+class FrozenStore(Fault):
+    """A real S3 server, behind a proxy, accepts connections and requests, and answers nothing.
 
-
-class _StoreFault(Fault):
-    """A fault of the object store: half of them pass after some seconds, the others last until the command ends."""
+    Half of the faults of a store pass after 3 to 15 seconds, the others last until the command ends.
+    """
 
     codes: Collection[int] = (0, 2)
     messages = ("s3://",)
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         super().__init__(run, chance)
-        self._lasts = chance.uniform(*SHORT_SECONDS) if chance.random() < 0.5 else float("inf")
+        self._lasts = chance.uniform(3.0, 15.0) if chance.random() < 0.5 else float("inf")
 
     @property
     def lasts(self) -> float:
@@ -221,12 +218,8 @@ class _StoreFault(Fault):
         return ""
 
     def inject(self) -> bool:
-        self.disturb()
+        self.proxy.frozen = True
         return True
-
-    @abstractmethod
-    def disturb(self) -> None:
-        """Make the fault."""
 
     def relieve(self) -> None:
         self.proxy.frozen, self.proxy.broken, self.proxy.delay = False, False, 0.0
@@ -235,27 +228,22 @@ class _StoreFault(Fault):
         self.proxy.close()
 
 
-class FrozenStore(_StoreFault):
-    """The server accepts connections and requests, and answers nothing."""
-
-    def disturb(self) -> None:
-        self.proxy.frozen = True
-
-
-class BrokenStore(_StoreFault):
+class BrokenStore(FrozenStore):
     """The server resets every connection."""
 
-    def disturb(self) -> None:
+    def inject(self) -> bool:
         self.proxy.broken = True
+        return True
 
 
-class SlowStore(_StoreFault):
+class SlowStore(FrozenStore):
     """Each part of a request or an answer takes up to half a second; the sweep goes on."""
 
     codes = (0,)
 
-    def disturb(self) -> None:
+    def inject(self) -> bool:
         self.proxy.delay = self.chance.uniform(0.1, 0.5)
+        return True
 
 
 KINDS: dict[str, type[Fault]] = {
