@@ -1,10 +1,7 @@
 """Estimators keep scikit-learn's contract, and learn from tables, series and images."""
 
 import logging
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,15 +79,6 @@ def test_a_pickle_and_a_model_folder_predict_the_same(fitted: CrossModalClassifi
     np.testing.assert_array_equal(loaded.predict(FRAME), fitted.predict(FRAME))
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_pickle_predicts_the_same_in_another_process(fitted: CrossModalClassifier, tmp_path: Path) -> None:
-    (tmp_path / "model.pickle").write_bytes(pickle.dumps((fitted, FRAME, fitted.predict(FRAME))))
-    code = "import pickle; m, x, y = pickle.load(open('model.pickle', 'rb')); assert (m.predict(x) == y).all()"
-    path = str(Path(orca_ray.__file__).parents[1])
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, env={**os.environ, "PYTHONPATH": path})
-
-
 @pytest.mark.parametrize(("x", "shape"), [(TABLE, (1, 4)), (SERIES, (2, 20)), (UNEQUAL, (2, 16))])
 def test_inputs(quick: dict[str, Any], x: Any, shape: tuple[int, ...]) -> None:
     model = CrossModalClassifier(**quick).fit(x, Y)
@@ -165,33 +153,6 @@ def test_what_is_unusual_is_a_warning(
     with pytest.warns(DataWarning, match="^CrossModalClassifier: 60 samples are few"):
         CrossModalClassifier(**quick).fit(TABLE, Y)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
-MANY_FITS = """
-import numpy as np
-from sklearn.model_selection import cross_val_score
-from orca_ray import CrossModalClassifier, CrossModalRegressor
-
-x, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3
-quick = {"body": BODY, "method": "nft", "epochs": 1, "device": "cpu"}
-for _ in range(2):
-    cross_val_score(CrossModalClassifier(**quick), x, y, cv=3, error_score="raise")
-CrossModalRegressor(**quick).fit(x[:60], y[:60])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_warning_is_shown_once_in_a_process(quick: dict[str, Any], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(Path(orca_ray.__file__).parents[1])}
-    environment.pop("PYTHONWARNINGS", None)
-    code = MANY_FITS.replace("BODY", repr(quick["body"]))
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stderr.count("DataWarning: CrossModalClassifier: 60 samples are few") == 1
-    assert done.stderr.count("DataWarning: CrossModalRegressor: 60 samples are few") == 1
-    assert done.stderr.count("samples are few") == 2
 
 
 def test_progress_is_logged(quick: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:

@@ -150,17 +150,6 @@ def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(
     assert Path("disk/train_x.npy").is_file()
 
 
-def test_several_tasks_go_into_directories_of_their_own(command: Command, server: Server, mine: Path) -> None:
-    arguments = ("toy/first", "toy/both", "--raw", "mine", "--out", "arrays")
-    ending = command("data", "prepare", *arguments, "--protocol", "paper", "--quiet")
-    assert (ending.code, ending.out, ending.err) == (0, "", "")
-    assert np.load("arrays/first/train_x.npy").min() == 0
-    assert np.load("arrays/both/train_x.npy").min() == 1
-    ending = command("data", "prepare", *arguments, "--quiet")
-    assert ending.code == 2
-    assert "arrays/both holds toy/both prepared from other raw files" in ending.err
-
-
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -289,7 +278,7 @@ def test_show_prints_shapes_classes_ranges_and_draws(command: Command) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
-def test_show_replaces_no_picture_unasked(command: Command) -> None:
+def test_show_replaces_no_picture_unasked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("first.png").write_text("a photograph")
     ending = command("data", "show", "toy/first")
     assert ending.code == 0
@@ -298,28 +287,29 @@ def test_show_replaces_no_picture_unasked(command: Command) -> None:
     assert command("data", "show", "toy/first", "--json").json["picture"] is None
     assert command("data", "show", "toy/first", "--picture", "first.png").code == 0
     assert Image.open("first.png").format == "PNG"
-
-
-@pytest.mark.usefixtures("prepared")
-def test_show_prints_the_facts_where_nothing_can_be_written(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("first.png").unlink()
     monkeypatch.setattr(Image.Image, "save", Mock(side_effect=PermissionError(13, "Permission denied", "first.png")))
-    ending = command("data", "show", "toy/first")
-    assert ending.code == 0
-    assert "Nobody, 2024" in ending.out
-    assert ending.err.startswith("no picture drawn: cannot write to")
-    ending = command("data", "show", "toy/first", "--picture", "asked.png")
-    assert ending.code == 2
-    assert "Nobody, 2024" in ending.out
+    for options, code in (((), 0), (("--picture", "asked.png"), 2)):
+        ending = command("data", "show", "toy/first", *options)
+        assert ending.code == code
+        assert "Nobody, 2024" in ending.out
+        assert "cannot write to" in ending.err
 
 
-def test_show_takes_the_splits_of_a_protocol(command: Command, server: Server) -> None:
-    assert command("data", "fetch", "toy/both", "-q").code == 0
-    assert command("data", "prepare", "toy/both", "-q").code == 0
-    arguments = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
+def test_splits_of_a_protocol_in_directories_of_several_tasks(command: Command, server: Server, mine: Path) -> None:
+    show = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
     expected = "after 'orca-sweep data prepare toy/both --protocol paper', this command also shows counts"
-    assert expected in command(*arguments).err
-    assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 0
-    assert command(*arguments, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
+    assert expected in command(*show).err
+    prepare = ("data", "prepare", "toy/first", "toy/both", "--raw", "mine", "-q")
+    assert command(*prepare, "--protocol", "paper").code == 0
+    assert command(*show, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
+    ending = command(*prepare, "--out", "arrays", "--protocol", "paper")
+    assert (ending.code, ending.out, ending.err) == (0, "", "")
+    assert np.load("arrays/first/train_x.npy").min() == 0
+    assert np.load("arrays/both/train_x.npy").min() == 1
+    ending = command(*prepare, "--out", "arrays")
+    assert ending.code == 2
+    assert "arrays/both holds toy/both prepared from other raw files" in ending.err
 
 
 def _rows(*shape: int, seed: int = 0) -> Any:
@@ -343,8 +333,11 @@ PICTURES: dict[str, tuple[str, Any, Any, Target]] = {
 def test_every_kind_of_data_can_be_drawn(server: Server, tmp_path: Path) -> None:
     for what, (modality, x, y, target) in PICTURES.items():
         task = _task("toy/drawn", server, modality=modality, input_shape=x.shape[1:], target=target)
-        splits = dict.fromkeys(("train", "validation", "test"), Split(x, y))
-        image = picture.draw(task, PreparedData("toy/drawn", "0" * 16, splits, None, None, tmp_path))
+        split = Split(x, y)
+        data = PreparedData(
+            "toy/drawn", "0" * 16, {"train": split, "validation": split, "test": split}, None, None, tmp_path
+        )
+        image = picture.draw(task, data)
         pixels = np.asarray(image)
         assert pixels.shape[2] == 3
         assert max(image.size) < 3000

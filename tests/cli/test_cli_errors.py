@@ -5,7 +5,6 @@ import json
 import logging
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,10 +13,9 @@ from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import new_directories_removed, open_regular, refuse_special, require_directory
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import RECORDS, encode, from_rows
 from orca_ray.sweep.planning import loading
 from tests.cli.conftest import Command, EndBy
-from tests.results.factories import files_of, make_record
+from tests.results.factories import make_record
 
 
 @pytest.mark.parametrize(
@@ -212,32 +210,6 @@ def test_special_files_are_refused_before_they_are_opened(command: Command, plac
     assert place in ending.err
     assert sorted(path.name for path in Path().iterdir()) == ["link", "pipe"]
     assert not list(own_cache.rglob("*.npy"))
-
-
-def test_a_failed_generate_leaves_nothing(command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=9, used=9, free=0))
-    for arguments in ([], ["--out", "new/deep"]):
-        ending = command("data", "generate", "pdebench/advection", "-n", "1", *arguments)
-        assert ending.code == 2
-        assert ending.err.startswith("error: no space: ")
-    assert not Path("new").exists()
-    assert not (own_cache / "raw").exists()
-
-
-def test_an_invalid_row_of_a_store_is_named(command: Command) -> None:
-    store = ResultsStore("store", create=True)
-    store.append([make_record()])
-    (path,) = files_of(store)
-    path.write_bytes(encode(from_rows([make_record().to_row() | {"status": "fine\x1b[2J"}], RECORDS)))
-    ending = command("leaderboard", "pocket", "--results", "store")
-    assert (ending.code, ending.out) == (2, "")
-    assert r"'fine\x1b[2J'" in ending.err
-    assert path.name in ending.err
-    store.append([make_record("other", test_score=0.125)])
-    ending = command("leaderboard", "pocket", "--results", "store")
-    assert ending.code == 0
-    assert "0.1250" in ending.out
-    assert r"'fine\x1b[2J'" in ending.out.replace("\n  ", " ")
 
 
 ODD = "a\x1b[2Jb\x9bc\u202ed\udcff"

@@ -1,7 +1,6 @@
 """``status``, ``logs``, ``stop``, ``pause``, ``retry`` and ``cancel`` against a running sweep, and ``submit``."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -115,24 +114,6 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(sweep: Sweep, command:
     (sweep.store.parent / "mended").touch()
     assert sweep.start(0.0).wait(timeout=60) == 0
     assert not sweep.until(lambda found: found["state"] == "finished")["failures"]
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_suspended_driver_ends_when_it_finds_another_in_its_place(sweep: Sweep) -> None:
-    first = sweep.start(0.1)
-    sweep.running_key()
-    first.send_signal(signal.SIGSTOP)
-    second = sweep.start(0.1)
-    sweep.until(lambda found: found["state"] == "running" and found["holder"]["pid"] == second.pid)
-    first.send_signal(signal.SIGCONT)
-    error = first.communicate(timeout=60)[1]
-    assert first.returncode == 2
-    assert f"process {second.pid} on " in error
-    assert "has taken over: this one ends" in error
-    assert second.wait(timeout=120) == 1
-    found = sweep.until(lambda found: found["state"] == "finished")
-    assert (found["done"], found["failures"]) == (24, {"failed_user": 4})
 
 
 def test_a_store_of_an_older_version_has_a_status(command: Command, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from .processes import ROOT
 
 @pytest.fixture(params=["aws.yaml", "gcp.yaml"])
 def text(request: pytest.FixtureRequest) -> str:
-    return (ROOT / "cluster" / request.param).read_text()
+    return (ROOT / "cluster" / str(request.param)).read_text()
 
 
 @pytest.mark.slow
