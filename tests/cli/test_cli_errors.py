@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,63 +62,44 @@ def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments
     assert [path.name for path in Path("other").iterdir()] == ["thesis.tex"]
 
 
-def _nested(depth: int) -> Any:
-    return _nested(depth + 1)
+def nested() -> None:
+    nested()
+
+
+ALLOCATION = RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory")
+OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("gone.csv")))
 
 
 @pytest.mark.parametrize(
-    ("cause", "expected"),
+    ("cause", "code", "expected"),
     [
-        (lambda: _nested(0), "the input is nested too deeply (RecursionError"),
-        (lambda: json.loads("[" * 100_000), "the input is nested too deeply (RecursionError"),
-        (lambda: int("9" * 5000), "the input holds a number that is too large (ValueError"),
-        (lambda: float(10**400), "the input holds a number that is too large (OverflowError"),
-        (lambda: b"\xff".decode(), "the input holds text that is not valid UTF-8 (UnicodeDecodeError"),
-        (lambda: os.stat("a\0b"), "a path in the input holds a null character (ValueError"),
-        (lambda: bytearray(2**62), "not enough memory"),
-    ],
-)
-def test_limits_reached_by_input_are_the_users(
-    command: Command, monkeypatch: pytest.MonkeyPatch, own_cache: Path, cause: Any, expected: str
-) -> None:
-    monkeypatch.setattr(loading, "load_spec", lambda *_, **__: cause())
-    ending = command("benchmark", "pocket")
-    assert ending.code == 2
-    assert ending.err.startswith(f"error: {expected}")
-    assert "Traceback" not in ending.err
-    assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "expected"),
-    [
+        (nested, 2, "error: the input is nested too deeply (RecursionError"),
+        (lambda: json.loads("[" * 100_000), 2, "error: the input is nested too deeply (RecursionError"),
+        (lambda: int("9" * 5000), 2, "error: the input holds a number that is too large (ValueError"),
+        (lambda: float(10**400), 2, "error: the input holds a number that is too large (OverflowError"),
+        (lambda: b"\xff".decode(), 2, "error: the input holds text that is not valid UTF-8 (UnicodeDecodeError"),
+        (lambda: os.stat("a\0b"), 2, "error: a path in the input holds a null character (ValueError"),
+        (lambda: bytearray(2**62), 2, "error: not enough memory: free some, or give smaller data"),
+        (ALLOCATION, 2, "error: not enough memory: free some, or give smaller data"),
         (UserError("the file is truncated"), 2, "error: the file is truncated\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
-        (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory"),
-            2,
-            "error: not enough memory: free some, or give smaller data",
-        ),
         (FileNotFoundError(errno.ENOENT, "No such file", "/data/x"), 2, "error: cannot use /data/x: No such file"),
         (IsADirectoryError(21, "Is a directory", b"/data/\xff"), 2, r"error: cannot use /data/\udcff: Is a directory"),
         (OSError(errno.ENOSPC, "No space left"), 2, "error: no space left on the disk: free some"),
-        (
-            ModuleNotFoundError("x", name="torch.nn"),
-            2,
-            "'torch', which is not installed: pip install 'orca-ray[sweep]'",
-        ),
+        (ModuleNotFoundError("x", name="torch.nn"), 2, "'torch', which is not installed: pip install 'orca-ray[sweep"),
         (ModuleNotFoundError("x", name="orca_ray.nonsense"), 70, "error: unexpected ModuleNotFoundError"),
-        (FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("gone.csv"))), 70, "error: unexpected File"),
+        (OUR_FILE, 70, "error: unexpected FileNotFoundError"),
         (OSError(errno.EBADF, "Bad file descriptor"), 70, "error: unexpected OSError"),
         (KeyError("x"), 70, "error: unexpected KeyError"),
     ],
 )
 def test_the_message_and_exit_code_of_an_error(
-    end_by: EndBy, own_cache: Path, error: BaseException, code: int, expected: str
+    end_by: EndBy, own_cache: Path, cause: BaseException | Callable[..., Any], code: int, expected: str
 ) -> None:
-    ending = end_by(error)
+    ending = end_by(cause)
     assert ending.code == code
     assert expected in ending.err
+    assert "Traceback" not in ending.err
     assert ("This is a defect of orca-ray; the traceback is in" in ending.err) == (code == 70)
     if code != 130:
         assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()

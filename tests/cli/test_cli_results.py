@@ -1,13 +1,9 @@
 """``results check``, ``import`` and ``export``, and published and imported scores on a leaderboard."""
 
-import io
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
-from orca_ray.leaderboard import Report, empty_board, render
-from orca_ray.leaderboard.published import published_for
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
 from tests.leaderboard.test_published import ORCA
@@ -45,14 +41,6 @@ def test_an_empty_store_shows_the_row_of_orca_as_published(command: Command, for
     if format in ("table", "markdown"):
         line = next(line for line in found.splitlines() if line.lstrip("| ").startswith("ORCA "))
         assert [word.strip("*|") for word in line.split() if word.strip("*|")][1:8] == ORCA[:7]
-
-
-def test_parquet_has_the_published_digits() -> None:
-    board = empty_board("nasbench360")
-    content = render(Report(board, published_for(board)), "parquet")
-    assert isinstance(content, bytes)
-    rows = pq.read_table(io.BytesIO(content)).to_pylist()
-    assert [row["published"] for row in rows if row["method"] == "ORCA" and row["protocol"] == "paper"] == ORCA
 
 
 def test_published_scores_can_be_hidden(command: Command) -> None:
