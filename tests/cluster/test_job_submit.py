@@ -1,15 +1,12 @@
 """``ray job submit`` to the two nodes of ``cluster/local.sh``, with token authentication."""
 
-import contextlib
 import json
 import re
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,7 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, SWEEP, Cluster, descendants, local_cluster
+from .processes import ROOT, SWEEP, Cluster, local_cluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -99,62 +96,3 @@ def test_orca_sweep_submit(cluster: Cluster, tmp_path: Path) -> None:
     assert first.endswith(": orca-sweep plan sweep.yaml")
     log = call(cluster, *follow.removeprefix("follow it: ").split())
     assert "sent/full, protocol held-out: 1 trials, 0 done" in log
-
-
-@contextlib.contextmanager
-def gpu_node(cluster: Cluster) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start a node with two logical GPUs; it is killed, with all of its processes, at the end of the block."""
-    # A short path, because Ray has Unix sockets below it.
-    with tempfile.TemporaryDirectory(prefix="orca-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        command = [
-            "ray", "start", "--block", f"--address=127.0.0.1:{cluster.port}", "--num-cpus=2", "--num-gpus=2",
-            "--node-ip-address=127.0.0.1", "--object-store-memory=100000000", "--dashboard-agent-listen-port=0",
-            f"--temp-dir={folder}",
-        ]  # fmt: skip
-        node = subprocess.Popen(command, env=cluster.environment, stdout=subprocess.DEVNULL, start_new_session=True)
-        try:
-            yield node
-        finally:
-            kill_family(node)
-
-
-def kill_family(process: "subprocess.Popen[bytes]") -> None:
-    for each in descendants(process.pid):
-        each.kill()
-    process.kill()
-    process.wait(30)
-
-
-def steps_of(file: Path) -> list[tuple[str, str, str]]:
-    """Return the trial key, node id and process id of each step so far."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    return [(key, node, process) for key, node, process in map(str.split, lines)]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
-
-
-def test_four_trials_share_two_gpus_and_move_when_their_node_dies(cluster: Cluster, tmp_path: Path) -> None:
-    """The nodes of the cluster have no GPU; a worker with two logical ones joins, dies, and another one joins."""
-    steps = tmp_path / "steps"
-    with gpu_node(cluster) as node:
-        program = [sys.executable, "-m", "tests.cluster.logical_gpus", str(tmp_path)]
-        submit = ["ray", "job", "submit", f"--address={cluster.dashboard}", "--working-dir", str(ROOT), "--", *program]
-        job = subprocess.Popen(submit, env=cluster.environment, stdout=subprocess.PIPE, text=True)
-        try:
-            wait_until(lambda: len({process for *_, process in steps_of(steps)[-8:]}) == 4, 150, "not four at a time")
-            assert len({process for *_, process in steps_of(steps)}) == 4, "and never five"
-            [first] = {node_id for _, node_id, _ in steps_of(steps)}
-            kill_family(node)
-            moved = {key for key, *_ in steps_of(steps)[-4:]}
-            with gpu_node(cluster):
-                output, _ = job.communicate(timeout=200)
-        finally:
-            job.kill()
-    assert '{"completed": 8}' in output
-    ran = {key: {node_id for each, node_id, _ in steps_of(steps) if each == key} for key in moved}
-    assert all(len(nodes) == 2 and first in nodes for nodes in ran.values()), "they went on elsewhere"
