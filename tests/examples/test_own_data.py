@@ -46,9 +46,12 @@ def test_the_page_has_a_walk_through_for_each_data_set() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("walk", WALKS, ids=list(KINDS))
+@pytest.mark.parametrize(
+    "walk",
+    [pytest.param(walk, marks=pytest.mark.exhaustive if number else []) for number, walk in enumerate(WALKS)],
+    ids=list(KINDS),
+)
 def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
     walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
