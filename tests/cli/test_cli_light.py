@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 import orca_ray
 from orca_ray.extras import HEAVY_PACKAGES
+from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command, Ending
 from tests.docs.pages import ROOT
@@ -45,7 +46,8 @@ def without_the_extra(*commands: str) -> list[Ending]:
 
 @pytest.mark.slow
 def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
-    ResultsStore("store", create=True).append([make_record("a", test_score=0.125)])
+    lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
+    ResultsStore("store", create=True).append([make_record("a", test_score=0.125), lost])
     Path("study.yaml").write_text(
         "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
     )
@@ -68,8 +70,9 @@ def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
     assert "## Effect of refine.epochs, relative to 3\n" in effects.out
     assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
     assert "- 1 trial(s) that are not in the grid left out" in effects.out
+    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out  # a store without live state and logs
     assert "no driver runs" in status.out
-    assert "has no log" in log.out
+    assert log.out.startswith("trial a of pocket/quick has no log")
     assert all(ending.json for ending in lists)
     assert (misspelt.code, sweep.code) == (2, 2)
     assert "Did you mean 'full'?" in misspelt.err

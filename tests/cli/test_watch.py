@@ -14,7 +14,6 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
-from tests.results.factories import make_record
 from tests.sweep.execution.test_control import slow_sweep
 
 SWEEP = "fake/full"
@@ -114,19 +113,6 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(sweep: Sweep, command:
     (sweep.store.parent / "mended").touch()
     assert sweep.start(0.0).wait(timeout=60) == 0
     assert not sweep.until(lambda found: found["state"] == "finished")["failures"]
-
-
-def test_a_store_of_an_older_version_has_a_status(command: Command, tmp_path: Path) -> None:
-    lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
-    ResultsStore(tmp_path / "results", create=True).append([make_record("a", validation_score=0.125), lost])
-    ending = command("status", "pocket/quick", "--results", str(tmp_path / "results"))
-    assert ending.code == 0
-    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in ending.out
-    assert "0.1250" in ending.out
-    assert "no driver runs" in ending.out
-    assert command("logs", "a", "--results", str(tmp_path / "results")).out.startswith(
-        "trial a of pocket/quick has no log"
-    )
 
 
 class TestSubmit:
