@@ -16,7 +16,7 @@ from orca_ray.results.store import ResultsStore
 
 from .processes import ROOT, SWEEP, Cluster, local_cluster
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
