@@ -133,8 +133,6 @@ def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) ->
     assert ("plug-ins", "body family gpt_neo") in found
 
 
-
-
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
 
