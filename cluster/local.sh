@@ -9,10 +9,11 @@
 #   ray job submit --address http://127.0.0.1:8265 --working-dir . -- orca-sweep benchmark pocket --trials 1
 #
 # With --isolated (as root, on Linux) nodes share nothing, as machines on a network do: each has its own network and host
-# name, and its own /tmp, /dev/shm and ~/.cache; it cannot write anywhere else. This machine is 10.213.N.1 for them, the
-# head is 10.213.N.10; the script prints both. A node that dies does not end such a cluster. ORCA_LOCAL_FOLDER names a
-# directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary. ORCA_HEAD_CPUS=0 keeps
-# trials off the head.
+# name, and its own /tmp, /dev/shm and ~/.cache; it cannot write anywhere else. This checkout and the Python environment
+# may lie in one of these: nodes see them, too, and nothing else of this machine there. This machine is 10.213.N.1 for the
+# nodes, the head is 10.213.N.10; the script prints both. A node that dies does not end such a cluster. ORCA_LOCAL_FOLDER
+# names a directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary.
+# ORCA_HEAD_CPUS=0 keeps trials off the head.
 # Exit code 77: this machine or user cannot make such nodes; the reason is printed.
 set -euo pipefail
 
@@ -76,20 +77,47 @@ connect() {
   done
 }
 
+# Prints the directories without which a node cannot run Ray and this package: checkout, home, Python and its packages.
+needed() {
+  local python
+  python=$(dirname "$(command -v ray)")/python3
+  [[ -x $python ]] || python=python3
+  "$python" - "$(dirname "${BASH_SOURCE[0]}")/.." "$HOME" <<'END'
+import os, sys
+given = [path for path in (*sys.argv[1:], sys.prefix, sys.base_prefix, *sys.path) if os.path.isdir(path)]
+found = {make(path) for path in given for make in (os.path.abspath, os.path.realpath)}
+print(*sorted(found, key=lambda path: f"{path}/"), sep="\n")  # a directory comes right before those in it
+END
+}
+
 # Runs a command on a node: $1 is its number.
 on_node() {
   local own="$folder/$1"
-  mkdir -p "$own/tmp" "$own/cache" "$HOME/.cache"
+  mkdir -p "$own/tmp" "$own/cache" "$own/shm" "$HOME/.cache"
   ip netns exec "$bridge-$1" unshare --mount --uts --propagation private bash -euc '
+    # Puts the directory $1 in the place of $2, with the needed directories that lie in $2, which are read only.
+    replace() {
+      local path last=/
+      while read -r path; do
+        [[ $path == "$2"/* && $path != "$last"/* ]] || continue
+        last=$path
+        mkdir -p "$1${path#"$2"}"
+        mount --rbind "$path" "$1${path#"$2"}"
+        mount -o remount,bind,ro "$1${path#"$2"}"
+      done <<<"$needed"
+      mount --rbind "$1" "$2"
+    }
     hostname "$1"
-    mount --bind "$2/cache" "$HOME/.cache"
-    mount -t tmpfs tmpfs /dev/shm
-    mount --bind "$2/tmp" /tmp
+    own=$2 needed=$3
+    mount -t tmpfs tmpfs "$own/shm"
+    replace "$own/cache" "$HOME/.cache"
+    replace "$own/shm" /dev/shm
+    replace "$own/tmp" /tmp # the last one, because $own may lie there
     mount -o remount,bind,ro /
     unset ORCA_RAY_HOME
-    shift 2
+    shift 3
     cd / && exec "$@"
-  ' bash "orca-node-$1" "$own" "${@:2}"
+  ' bash "orca-node-$1" "$own" "$needed" "${@:2}"
 }
 
 # Ports of agents are chosen by the system, so that several clusters can run on one machine.
@@ -107,6 +135,7 @@ address() { echo 127.0.0.1; }
 if [[ $isolated ]]; then
   head=$network.10
   address() { echo "$network.$((10 + $1))"; }
+  needed=$(needed)
   connect
 fi
 

@@ -1,9 +1,12 @@
 """Trained models: what they predict, and that a folder predicts the same in another process, place and cache."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -81,46 +84,47 @@ assert not [name for name in sys.modules if name.startswith(("ray.", "optuna."))
 """
 
 
-@pytest.fixture(scope="module")
-def loaded(
-    bodies: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, tuple[Path, Predictor, float]]:
-    """Train every method, save and move the models, remove the bodies that they hold, and predict in a new process."""
+Bodies = dict[str, str]
+
+
+def check_loaded(bodies: Bodies, folder: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """Train models, save and move them, remove the bodies that they hold, and predict in a new process."""
     kept = {}
-    made, moved = tmp_path_factory.mktemp("made"), tmp_path_factory.mktemp("moved")
-    for kind, save in (("sequence", save_bert), ("image", save_vit)):
-        task, removed = KINDS[kind], tmp_path_factory.mktemp("body")
-        save(removed)
-        for method in (method for each, method in EVERY if each == kind):
-            named = method in LORA
-            model, found = trained(bodies[kind] if named else str(removed), method, task)
-            folder = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
-            np.save(folder / "x.npy", np.asarray(make_data(task).test.x))
-            kept[folder.name] = (folder, model, found)
-        for file in removed.iterdir():
-            file.unlink()
+    made, moved = folder / "made", folder / "moved"
+    for kind, method in pairs:
+        task, removed = KINDS[kind], folder / f"body-{kind}-{method}"
+        {"sequence": save_bert, "image": save_vit}[kind](removed)
+        model, score = trained(bodies[kind] if method in LORA else str(removed), method, task)
+        moved.mkdir(exist_ok=True)
+        place = model.save(made / f"{kind}-{method}").rename(moved / f"{kind}-{method}")
+        np.save(place / "x.npy", np.asarray(make_data(task).test.x))
+        kept[place] = (model, score)
+        shutil.rmtree(removed)
     environment = {"PATH": "", "HOME": str(moved), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONPATH": str(Path(orca_ray.__file__).parents[1]), "ORCA_RAY_HOME": str(made / "empty")}
+    environment |= {"PYTHONPATH": str(Path(orca_ray.__file__).parents[1]), "ORCA_RAY_HOME": str(folder / "empty")}
     subprocess.run([sys.executable, "-c", LOADING], cwd=moved, env=environment, check=True, timeout=280)
-    assert not (made / "empty").exists(), "loading a model used the cache"
-    return kept
+    assert not (folder / "empty").exists(), "loading a model used the cache"
+    for place, (model, score) in kept.items():
+        data = make_data(KINDS[place.name.partition("-")[0]]).test
+        assert np.array_equal(np.load(place / "found.npy"), model.outputs(data.x)), place.name
+        assert np.array_equal(np.load(place / "embedded.npy"), model.embed(data.x)), place.name
+        assert model.evaluate(data.x, data.y) == pytest.approx({model.task.metric: score}, rel=1e-6)
+        names = {file.name for file in place.iterdir()} - {"x.npy", "found.npy", "embedded.npy"}
+        assert names == {"model.safetensors", "config.json", "README.md"}
+        body = json.loads((place / "config.json").read_text())["body"]
+        assert (body["weights_sha256"] is not None) == (model.config.method in LORA)
 
 
 @pytest.mark.slow
+def test_a_loaded_model_predicts_the_same_bits(bodies: Bodies, tmp_path: Path) -> None:
+    check_loaded(bodies, tmp_path, [("sequence", "orca"), ("sequence", "lora"), ("image", "nft")])
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kind", "method"), EVERY)
-def test_a_loaded_model_predicts_the_same_bits(
-    loaded: dict[str, tuple[Path, Predictor, float]], kind: str, method: str
-) -> None:
-    folder, model, found = loaded[f"{kind}-{method}"]
-    data = make_data(KINDS[kind]).test
-    assert np.array_equal(np.load(folder / "found.npy"), model.outputs(data.x))
-    assert np.array_equal(np.load(folder / "embedded.npy"), model.embed(data.x))
-    assert model.evaluate(data.x, data.y) == pytest.approx({model.task.metric: found}, rel=1e-6)
-    names = {file.name for file in folder.iterdir()} - {"x.npy", "found.npy", "embedded.npy"}
-    assert names == {"model.safetensors", "config.json", "README.md"}
-    body = json.loads((folder / "config.json").read_text())["body"]
-    assert (body["weights_sha256"] is not None) == (method in LORA)
+def test_loaded_models_of_every_method_predict_the_same_bits(bodies: Bodies, tmp_path: Path) -> None:
+    check_loaded(bodies, tmp_path, EVERY)
 
 
 def test_classes(series: Predictor) -> None:
@@ -143,24 +147,19 @@ def test_fields_have_no_probabilities(field: Predictor) -> None:
         field.predict_proba(x)
 
 
-def test_only_a_part_of_the_samples_is_in_memory(series: Predictor, tmp_path: Path) -> None:
+def test_batches_do_not_depend_on_how_samples_are_read(
+    series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = np.tile(np.asarray(make_data(SERIES).test.x), (200, 1, 1))
     np.save(tmp_path / "x.npy", x)
-    inputs = series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))
-    parts = list(series.stream(inputs))
-    assert [len(part) for part in parts] == [*[1024] * 8, 768, 40]
-    assert np.array_equal(np.concatenate(parts), series.outputs(x))
-
-
-@pytest.mark.parametrize("size", [1, 7, 64, 100])
-def test_batches_do_not_depend_on_how_samples_are_read(
-    series: Predictor, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = np.tile(np.asarray(make_data(SERIES).test.x), (5, 1, 1))
     expected = series.outputs(x)
-    monkeypatch.setattr(UserData, "batch_size", lambda data: size)
-    assert all(len(chunk) % 64 == 0 for chunk in list(series.inputs(x).chunks())[:-1])
-    assert np.array_equal(series.outputs(x), expected)
+    parts = list(series.stream(series.inputs(np.load(tmp_path / "x.npy", mmap_mode="r"))))
+    assert [len(part) for part in parts] == [*[1024] * 8, 768, 40], "a part of the samples is in memory"
+    assert np.array_equal(np.concatenate(parts), expected)
+    for size in (1, 64, 100):
+        monkeypatch.setattr(UserData, "batch_size", lambda data, size=size: size)
+        assert all(len(chunk) % 64 == 0 for chunk in list(series.inputs(x[:225]).chunks())[:-1])
+        assert np.array_equal(series.outputs(x[:225]), expected[:225])
 
 
 @pytest.mark.parametrize(
@@ -177,8 +176,7 @@ def test_batches_do_not_depend_on_how_samples_are_read(
         (lambda x: pd.DataFrame({"a": [1.0]}), r"has shape \(1, 1\)"),
     ],
 )
-def test_wrong_inputs_are_named(series: Predictor, change: object, message: str) -> None:
-    assert callable(change)
+def test_wrong_inputs_are_named(series: Predictor, change: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         series.predict(change(np.asarray(make_data(SERIES).test.x)))
 
@@ -204,27 +202,20 @@ def test_a_notebook_shows_the_model(series: Predictor) -> None:
     assert "tiny/classes" in repr(series)
 
 
-def test_the_package_loads_a_folder_lazily(series: Predictor, tmp_path: Path) -> None:
+def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, tmp_path: Path) -> None:
     folder = series.save(tmp_path / "model")
-    again = orca_ray.load(folder)
+    again = orca_ray.load(folder, device="cpu")
     assert isinstance(again, orca_ray.Predictor)
     x = make_data(SERIES).test.x
     assert np.array_equal(again.outputs(x), series.outputs(x))
+    second = again.save(tmp_path / "again")
+    for file in folder.iterdir():
+        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
     assert "load" in dir(orca_ray)
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         orca_ray.lode  # noqa: B018
-
-
-def test_saving_again_writes_the_same_files(series: Predictor, tmp_path: Path) -> None:
-    first = series.save(tmp_path / "a")
-    second = load(first).save(tmp_path / "b")
-    for file in first.iterdir():
-        assert file.read_bytes() == (second / file.name).read_bytes(), file.name
-
-
-def test_an_unknown_device_is_refused(series: Predictor, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot use the device 'quantum'"):
-        load(series.save(tmp_path / "model"), device="quantum")
+        load(folder, device="quantum")
 
 
 def test_a_model_in_the_cache_of_the_hub(series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,15 +291,12 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -
         model.evaluate(table, table["kind"].replace("red", "blue"))
 
 
-def test_the_folder_of_own_data_has_its_preprocessing(own: tuple[Path, Path, Predictor]) -> None:
-    assert {file.name for file in own[1].iterdir()} == {
-        "model.safetensors", "config.json", "preprocessing.json", "README.md",
-    }  # fmt: skip
-
-
 def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_path: Path) -> None:
     file, folder, model = own
     out = tmp_path / "out.csv"
+    assert {path.name for path in folder.iterdir()} == {
+        "model.safetensors", "config.json", "preprocessing.json", "README.md",
+    }  # fmt: skip
     assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
     found = pd.read_csv(out)
     assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]

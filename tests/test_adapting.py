@@ -5,19 +5,16 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import orca_ray
-from orca_ray import api as adapting
 from orca_ray.api import AdaptationSweep, left_out, methods_for
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
@@ -110,23 +107,8 @@ def test_nodes_of_a_cluster_get_the_data_through_the_store(
     assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
 
 
-def test_nodes_write_to_a_store_that_exists(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    results, seen = f"file://{tmp_path}/results", list[object]()
-
-    def stopped(*_: object, **given: object) -> None:
-        (tmp_path / "results" / "staged").mkdir()
-        seen.append(given["staging"])
-        assert ResultsStore(results).records().empty
-        raise UserError("stopped")
-
-    monkeypatch.setattr(adapting, "run_sweep", stopped)
-    monkeypatch.setattr(AdaptationSweep, "spec", lambda self: SimpleNamespace(sweep_id="own/full"))
-    with pytest.raises(UserError, match="stopped"):
-        AdaptationSweep(task=TABLE, results=results, address="auto").run()
-    assert seen == [f"{results}/staged"]
-
-
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_node_without_the_data_gets_them_through_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     results, y = f"file://{tmp_path}/results", np.arange(60) % 2
     monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path / "home")))

@@ -1,6 +1,5 @@
 """Entry points of other packages: what they add, and what happens if one cannot be used."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,7 +73,7 @@ def test_one_that_cannot_be_used_breaks_nothing_else(
     assert [record.levelname for record in caplog.records if "left out" in record.message] == ["WARNING"]
 
 
-@pytest.mark.parametrize("text", ["import absent_package", "raise SystemExit(0)", "1 +", "raise KeyError"])
+@pytest.mark.parametrize("text", ["import absent_package", "raise SystemExit(0)", "1 +"])
 def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
     write_package(tmp_path, "bad", {GROUPS[kind]: {"broken": "failing:X"} for kind in GROUPS}, failing=text)
     with installed(tmp_path):
@@ -117,34 +116,26 @@ def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
             get_method("b")
 
 
-def test_no_task_is_added_to_a_benchmark_of_this_package(tmp_path: Path) -> None:
-    entries, modules = example("task", "tones", "tones", "TASK")
-    more = "from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name='pocket/tones')\n"
-    entries["orca_ray.tasks"]["pocket"] = "more:X"
-    write_package(tmp_path, "example", entries, more=more, **modules)
-    with installed(tmp_path):
-        assert [task.name for task in get_benchmark("example")] == ["example/tones"]
-        assert len(get_benchmark("pocket")) == 8
-        with pytest.raises(UserError, match=r"Left out: .* 'pocket/tones', but the benchmark 'pocket' is orca-ray's"):
-            get_task("pocket/tones")
-
-
-@pytest.mark.parametrize("name", ["own/tones", "own/tones-0123ab"])
-def test_no_task_takes_the_name_of_own_data(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("pocket/tones", r"but the benchmark 'pocket' is orca-ray's"),
+        ("own/tones-0123ab", r"but 'own' is the benchmark of users' own data"),
+    ],
+)
+def test_no_task_is_added_to_a_benchmark_of_others(
+    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     entries, modules = example("task", "tones", "tones", "TASK")
     more = f"from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name={name!r})\n"
-    entries["orca_ray.tasks"]["mine"] = "more:X"
+    entries["orca_ray.tasks"]["other"] = "more:X"
     write_package(tmp_path, "example", entries, more=more, **modules)
-    refused = rf"the package example 1\.0 declares '{name}', but 'own' is the benchmark of users' own data"
     with installed(tmp_path):
         assert [task.name for task in get_benchmark("example")] == ["example/tones"]
         assert name not in all_tasks()
-        with pytest.raises(UserError, match=rf"unknown task '{name}'.* Left out: .*{refused}"):
+        with pytest.raises(UserError, match=rf"unknown task '{name}'.* Left out: .*'{name}', {reason}"):
             get_task(name)
-    assert re.search(refused, caplog.text)
 
 
 def test_a_family_cannot_take_a_model_type_of_others(tmp_path: Path) -> None:
@@ -188,8 +179,3 @@ def test_a_source_and_a_metric(tmp_path: Path) -> None:
         assert "recipes" not in source_names("image")
         assert list(all_metrics())[-1] == "worst_class_error"
         assert [plug_in.package for plug_in in plug_ins("metric")] == ["example-metric 1.0"]
-
-
-def test_no_plug_in_stays_behind() -> None:
-    assert not {"first", "second"} & set(all_methods())
-    assert "example/tones" not in all_tasks()

@@ -165,82 +165,39 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "module", "told"),
+    ("source", "module", "expected"),
     [
-        ("import orca_ray.sweep.run.driver", "orca_ray.methods.orca", "arrows go down"),
         ("from orca_ray import cli", "orca_ray.sweep.run.driver", "arrows go down"),
         ("from orca_ray.tasks.task import Task", "orca_ray.models.head", "arrows go down"),
-        ("from orca_ray.models import head", "orca_ray.tasks.task", "arrows go down"),
-        ("from orca_ray.leaderboard import build", "orca_ray.results.store", "arrows go down"),
-        ("from ...cli import main", "orca_ray.sweep.run.driver", "arrows go down"),
         ("from .... import cli", "orca_ray.sweep.executors.ray", "arrows go down"),
-        ("def f():\n    from orca_ray.training import refine", "orca_ray.alignment.distances.otdd", "arrows go down"),
         ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
-        ("importlib.import_module('orca_ray.sweep.run.driver')", "orca_ray.methods.orca", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
         ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
         ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
-        ("from ray import tune", "orca_ray.training.refine", "never imports ray"),
-        ("import sklearn", "orca_ray.errors", "never imports sklearn"),
+        ("from orca_ray.results import Record", "orca_ray.leaderboard.board", None),
+        ("from .executors import inline", "orca_ray.sweep.run.driver", None),
+        ("import raytracing", "orca_ray.results.store", None),
     ],
 )
-def test_a_wrong_arrow_is_told(source: str, module: str, told: str) -> None:
-    answers = [complaint(module, imported) for _, imported in imports(source, module)]
-    assert any(told in answer for answer in answers if answer), answers
+def test_a_wrong_arrow_is_found(source: str, module: str, expected: str | None) -> None:
+    [answer] = [complaint(module, imported) for _, imported in imports(source, module)]
+    assert answer is None if expected is None else expected in str(answer)
 
 
-@pytest.mark.parametrize(
-    ("source", "module"),
-    [
-        ("from orca_ray.results import Record", "orca_ray.leaderboard.board"),
-        ("from . import spec", "orca_ray.sweep.run.driver"),
-        ("from .executors import inline", "orca_ray.sweep.run.driver"),
-        ("from orca_ray.errors import UserError", "orca_ray.results.store"),
-        ("import torch", "orca_ray.models.head"),
-        ("import ray", "orca_ray.sweep.run.driver"),
-        ("import raytracing", "orca_ray.results.store"),
-    ],
-)
-def test_a_right_arrow_is_not(source: str, module: str) -> None:
-    answers = [complaint(module, imported) for _, imported in imports(source, module)]
-    assert answers
-    assert not any(answers), answers
-
-
-LIGHT = {
-    "the package": "import orca_ray",
-    "the store": "import orca_ray.results.store",
-    "the board": "import orca_ray.leaderboard",
-    "the task registry": "import orca_ray.tasks.registry",
-    "all of them": "import orca_ray, orca_ray.results.store, orca_ray.leaderboard, orca_ray.tasks.registry",
-    "the declared tasks": "from orca_ray.tasks.registry import all_tasks; assert all_tasks()",
-    "the methods": "from orca_ray.methods.registry import all_methods; assert all_methods()",
-    "the planning of a sweep": """
+LIGHT = """
+import sys
+import orca_ray, orca_ray.results.store, orca_ray.leaderboard, orca_ray.tasks.registry
+from orca_ray.methods.registry import all_methods
 from orca_ray.sweep.plan import loading, searches
+from orca_ray.tasks.registry import all_tasks
+assert all_tasks() and all_methods()
 spec = loading.load_spec("pocket")
 assert searches.plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
-""",
-    "orca-sweep --help": """
-from orca_ray.cli.main import entry
-sys.argv = ["orca-sweep", "--help"]
-try:
-    entry()
-except SystemExit as end:
-    assert not end.code, end.code
-""",
-}
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", LIGHT)
-def test_what_must_stay_light(what: str) -> None:
-    code = f"import sys\n{LIGHT[what]}\nheavy = {set(HEAVY)!r} & set(sys.modules)\nassert not heavy, heavy"
+def test_stores_boards_registries_and_planning_stay_light() -> None:
+    code = f"{LIGHT}\nheavy = {set(HEAVY)!r} & set(sys.modules)\nassert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_heavy_packages_would_be_noticed() -> None:
-    code = f"import sys, orca_ray.training.refine\nprint(sorted({set(HEAVY)!r} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert "torch" in done.stdout

@@ -37,7 +37,7 @@ class Ending:
 
 
 Command = Callable[..., Ending]
-EndBy = Callable[[BaseException], Ending]
+EndBy = Callable[[BaseException | Callable[..., Any]], Ending]
 
 
 @pytest.fixture(autouse=True)
@@ -69,10 +69,11 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 @pytest.fixture
 def end_by(command: Command, monkeypatch: pytest.MonkeyPatch) -> EndBy:
-    """Return a function that runs a command in which ``error`` is raised."""
+    """Return a function that runs a command in which an error is raised, by itself or by a function."""
 
-    def ending(error: BaseException) -> Ending:
-        monkeypatch.setattr(loading, "load_spec", Mock(side_effect=error))
+    def ending(cause: BaseException | Callable[..., Any]) -> Ending:
+        effect = cause if isinstance(cause, BaseException) else lambda *_, **__: cause()
+        monkeypatch.setattr(loading, "load_spec", Mock(side_effect=effect))
         return command("benchmark", "pocket")
 
     return ending

@@ -1,50 +1,108 @@
-"""Every mistake ends in one message and its exit code; tracebacks go to the log."""
+"""Bad input ends with one message and exit code 2, starts nothing and leaves nothing; tracebacks go to the log."""
 
+import errno
+import json
 import logging
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from orca_ray.errors import UserError
+from orca_ray.cli.output import emit_json, note, say, show
+from orca_ray.errors import UserError, printable, unknown_name
+from orca_ray.paths import check_directory, check_special, new_directories_removed, open_regular
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan import loading
 from tests.cli.conftest import Command, EndBy
+from tests.results.factories import make_record
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["leaderbord", "pocket"], "'leaderboard'"),
-        (["data", "fetsh"], "'fetch'"),
-        (["benchmark", "pocket", "--budgt", "quick"], "'--budget'"),
-        (["leaderboard", "pocket", "--resluts", "x"], "'--results'"),
-        (["benchmark", "pocket", "--executor", "rai"], "'inline'"),
-        (["leaderboard", "pocket", "--protocol", "papr"], "'paper'"),
-        (["benchmark", "pocket", "--tasks", ""], "--tasks"),
-        (["plan", "pocket", "--methods", ","], "--methods"),
-        (["benchmark", "pocket", "--trials", "0"], "--trials"),
-        (["benchmark", "pocket", "--seeds", "many"], "--seeds"),
-        (["benchmark"], "NAME"),
-        (["tasks", "pockett"], "'pocket'"),
-        (["data", "fetch", "pocket/digitz"], "'pocket/digits'"),
-        (["data", "prepare", "poket"], "'pocket'"),
+        ("leaderbord pocket", "'leaderboard'"),
+        ("data fetsh", "'fetch'"),
+        ("benchmark pocket --budgt quick", "'--budget'"),
+        ("leaderboard pocket --resluts x", "'--results'"),
+        ("benchmark pocket --executor rai", "'inline'"),
+        ("leaderboard pocket --protocol papr", "'paper'"),
+        ("plan pocket --methods ,", "--methods"),
+        ("benchmark pocket --trials 0", "--trials"),
+        ("benchmark pocket --seeds many", "--seeds"),
+        ("benchmark pocket --seeds 20000", "--seeds"),
+        ("benchmark pocket --trials 111111111111111111111", "--trials"),
+        ("benchmark", "NAME"),
+        ("tasks pockett", "'pocket'"),
+        ("data fetch pocket/digitz", "'pocket/digits'"),
+        ("bodies minilm-l7", "'minilm-l6'"),
+        ("bodies --fetch minilm-l7", "'minilm-l6'"),
+        ("leaderboard pocket --results nowhere", "orca-sweep benchmark pocket"),
+        ("leaderboard pocket --results other", "other"),
+        ("status pocket/quik --results store", "Did you mean 'pocket/quick'?"),
+        ("stop pocket --results store", "no driver runs pocket/quick"),
+        ("pause pocket/quick --results store", "no driver runs pocket/quick"),
+        ("cancel a --results store", "no trial with the key 'a'"),
+        ("logs z --results store", "no trial with the key 'z'"),
+        ("retry pocket/quick --results store", "has no failed trials"),
     ],
 )
-def test_a_misspelt_word_is_named_with_the_nearest(command: Command, arguments: list[str], expected: str) -> None:
-    ending = command(*arguments)
-    assert ending.code == 2
+def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments: str, expected: str) -> None:
+    Path("other").mkdir()
+    Path("other/thesis.tex").write_text("years of work")
+    ResultsStore("store", create=True).append([make_record("a")])
+    ending = command(*arguments.split())
+    assert (ending.code, ending.out) == (2, "")
     assert ending.err.startswith("error: ")
     assert expected in ending.err
     assert "Traceback" not in ending.err
     assert "Value error" not in ending.err
-    assert ending.out == ""
+    assert sorted(path.name for path in Path().iterdir()) == ["other", "store"]
+    assert [path.name for path in Path("other").iterdir()] == ["thesis.tex"]
 
 
-def test_a_user_error_is_one_message_and_its_traceback_is_in_the_log(end_by: EndBy, own_cache: Path) -> None:
-    ending = end_by(UserError("the file is truncated"))
-    assert (ending.code, ending.err) == (2, "error: the file is truncated\n")
-    log = (own_cache / "logs" / "orca-sweep.log").read_text()
-    assert "Traceback" in log
-    assert "the file is truncated" in log
+def nested() -> None:
+    nested()
+
+
+ALLOCATION = RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory")
+OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("gone.csv")))
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "expected"),
+    [
+        (nested, 2, "error: the input is nested too deeply (RecursionError"),
+        (lambda: json.loads("[" * 100_000), 2, "error: the input is nested too deeply (RecursionError"),
+        (lambda: int("9" * 5000), 2, "error: the input holds a number that is too large (ValueError"),
+        (lambda: float(10**400), 2, "error: the input holds a number that is too large (OverflowError"),
+        (lambda: b"\xff".decode(), 2, "error: the input holds text that is not valid UTF-8 (UnicodeDecodeError"),
+        (lambda: os.stat("a\0b"), 2, "error: a path in the input holds a null character (ValueError"),
+        (lambda: bytearray(2**62), 2, "error: not enough memory: free some, or give smaller data"),
+        (ALLOCATION, 2, "error: not enough memory: free some, or give smaller data"),
+        (UserError("the file is truncated"), 2, "error: the file is truncated\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "/data/x"), 2, "error: cannot use /data/x: No such file"),
+        (IsADirectoryError(21, "Is a directory", b"/data/\xff"), 2, r"error: cannot use /data/\udcff: Is a directory"),
+        (OSError(errno.ENOSPC, "No space left"), 2, "error: no space left on the disk: free some"),
+        (ModuleNotFoundError("x", name="torch.nn"), 2, "'torch', which is not installed: pip install 'orca-ray[sweep"),
+        (ModuleNotFoundError("x", name="orca_ray.nonsense"), 70, "error: unexpected ModuleNotFoundError"),
+        (OUR_FILE, 70, "error: unexpected FileNotFoundError"),
+        (OSError(errno.EBADF, "Bad file descriptor"), 70, "error: unexpected OSError"),
+        (KeyError("x"), 70, "error: unexpected KeyError"),
+    ],
+)
+def test_the_message_and_exit_code_of_an_error(
+    end_by: EndBy, own_cache: Path, cause: BaseException | Callable[..., Any], code: int, expected: str
+) -> None:
+    ending = end_by(cause)
+    assert ending.code == code
+    assert expected in ending.err
+    assert "Traceback" not in ending.err
+    assert ("This is a defect of orca-ray; the traceback is in" in ending.err) == (code == 70)
+    if code != 130:
+        assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()
 
 
 def test_a_path_that_the_system_refuses_is_named(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,26 +114,9 @@ def test_a_path_that_the_system_refuses_is_named(command: Command, monkeypatch: 
     assert ending.err.startswith("error: ORCA_RAY_HOME is '~nobody-of-this-name/x', and there is no such home")
 
 
-def test_a_missing_heavy_package_names_the_extra(end_by: EndBy) -> None:
-    ending = end_by(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn"))
-    assert ending.code == 2
-    assert "'torch'" in ending.err
-    assert "pip install 'orca-ray[sweep]'" in ending.err
-
-
-def test_a_defect_is_called_one_and_is_not_the_users(end_by: EndBy, own_cache: Path) -> None:
-    ending = end_by(ModuleNotFoundError("No module named 'orca_ray.nonsense'", name="orca_ray.nonsense"))
-    assert ending.code == 70
-    assert "defect of orca-ray" in ending.err
-    assert "orca_ray.nonsense" in (own_cache / "logs" / "orca-sweep.log").read_text()
-
-
-def test_a_log_that_cannot_be_written_does_not_hide_the_error(
-    end_by: EndBy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "file"))
-
+def test_a_log_that_cannot_be_written_does_not_hide_the_error(end_by: EndBy, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("file").write_text("")
+    monkeypatch.setenv("ORCA_RAY_HOME", "file")
     ending = end_by(RuntimeError("boom"))
     assert ending.code == 70
     assert "RuntimeError: boom" in ending.err
@@ -106,28 +147,122 @@ def test_a_long_message_is_cut(command: Command) -> None:
     assert len(command("plan", "x.yaml", "--tasks", "a\n" * 50_000).err) < 25_000
 
 
-def test_ctrl_c_exits_with_130(end_by: EndBy) -> None:
-    ending = end_by(KeyboardInterrupt())
-    assert (ending.code, ending.err) == (130, "interrupted\n")
-
-
-def test_the_leaderboard_without_results_says_what_to_run(command: Command, tmp_path: Path) -> None:
-    ending = command("leaderboard", "pocket", "--results", str(tmp_path / "nowhere"))
+def test_a_deleted_working_directory_is_named(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ending = command("leaderboard", "pocket")
+    monkeypatch.chdir(tmp_path)
     assert ending.code == 2
-    assert "orca-sweep benchmark pocket" in ending.err
-    assert not (tmp_path / "nowhere").exists()
+    assert "the working directory no longer exists" in ending.err
 
 
-def test_a_directory_that_is_no_results_store_is_refused(command: Command, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "thesis.tex").write_text("years of work")
-    ending = command("leaderboard", "pocket", "--results", str(other))
+def test_a_malformed_address_is_refused_at_once(command: Command) -> None:
+    for address in ("", "nonsense", "host:", "host:0", "host:99999", "host:port", ":6379"):
+        for name in ("benchmark", "plan"):
+            ending = command(name, "pocket", "--address", address)
+            assert (ending.code, ending.out) == (2, "")
+            assert "is not the address of a Ray cluster; give HOST:PORT, or auto" in ending.err
+    assert not list(Path().iterdir())
+
+
+def test_the_credentials_of_a_store_are_not_printed(command: Command) -> None:
+    ending = command("status", "pocket", "--results", "s3://AKIA:pa55@bucket/run?no_such_option=1&secret_key=pa55word")
     assert ending.code == 2
-    assert [path.name for path in other.iterdir()] == ["thesis.tex"]
+    assert "s3://bucket/run" in ending.err
+    assert "pa55" not in ending.err + ending.out
 
 
-def test_an_unknown_body_is_named_with_the_nearest(command: Command) -> None:
-    ending = command("bodies", "minilm-l7")
-    assert ending.code == 2
-    assert "'minilm-l6'" in ending.err
+@pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
+def test_special_files_are_refused_before_they_are_opened(command: Command, place: str, own_cache: Path) -> None:
+    os.mkfifo("pipe")
+    Path("link").symlink_to("pipe")
+    for option in (
+        ["prepare", "pocket/digits", "--out"],
+        ["prepare", "pocket/digits", "--raw"],
+        ["generate", "pdebench/advection", "-n", "1", "--out"],
+    ):
+        ending = command("data", *option, place)
+        assert ending.code == 2
+        assert "is a named pipe" in ending.err or "is inside /" in ending.err
+    ending = command("leaderboard", "pocket", "--results", place)
+    assert (ending.code, ending.out) == (2, "")
+    assert place in ending.err
+    assert sorted(path.name for path in Path().iterdir()) == ["link", "pipe"]
+    assert not list(own_cache.rglob("*.npy"))
+
+
+ODD = "a\x1b[2Jb\x9bc\u202ed\udcff"
+
+
+def test_no_name_reaches_the_terminal_as_a_control_sequence(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ResultsStore("store", create=True)
+    store.append([make_record(benchmark="odd", task="odd/x\x1b[2Jy\nz", sweep="odd/s\x1b[1m")])
+    board = command("leaderboard", "odd", "--results", "store")
+    assert r"x\x1b[2Jy\nz" in board.out
+    assert r"odd/s\x1b[1m" in board.out
+    missing = command("leaderboard", "pocket", "--results", "no\x1b[2Jwhere")
+    say(ODD)
+    note(ODD)
+    show(("name",), [(ODD + "\n",)])
+    printed = capsys.readouterr()
+    emit_json({"name": ODD, "text": "×\n"})
+    document = capsys.readouterr().out
+    assert json.loads(document) == {"name": ODD, "text": "×\n"}
+    for text in (board.out, missing.err, printed.out, printed.err, document):
+        assert text
+        assert all(line.isprintable() for line in text.split("\n"))
+
+
+def test_printable_keeps_ordinary_text() -> None:
+    assert printable("naïve × 日本 –") == "naïve × 日本 –"
+    assert printable("a\nb\tc") == r"a\nb\tc"
+    assert printable("a\nb\tc", keep="\n") == "a\nb" + r"\tc"
+    assert str(unknown_name("task", "a\x1bb", ["c\x1bd"])).isprintable()
+
+
+def test_directories_and_files_of_the_user(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "new" / "deep", Path("/dev/shm/new"), Path("relative")):
+        check_special(path, "--out")
+        assert check_directory(path, "--out") == path
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "broken").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for path, expected in (
+        (tmp_path / "file", "is a file; give a directory"),
+        (tmp_path / "file" / "below", f"{tmp_path / 'file'} is a file; give a directory"),
+        (tmp_path / "broken", "is a broken link; give a directory"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            check_directory(path, "--out")
+    with open_regular(tmp_path / "file") as stream:
+        assert stream.read() == b"content"
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=r"expected a regular file, found .*remove it"):
+            open_regular(path)
+    with pytest.raises(FileNotFoundError):
+        open_regular(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_new_directories_go_after_a_failure_unless_they_hold_something(tmp_path: Path, kept: bool) -> None:
+    target = tmp_path / "new" / "deep"
+
+    def interrupted() -> None:
+        (target / ".locks").mkdir(parents=True)
+        (target / ".locks" / "x.lock").touch()
+        if kept:
+            (target / "batch.npy").write_bytes(b"work")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), new_directories_removed(target):
+        interrupted()
+    assert (tmp_path / "new").exists() is kept
+    assert not (target / ".locks").exists()
+    with pytest.raises(UserError), new_directories_removed(tmp_path):
+        raise UserError("stop")
+    assert tmp_path.exists()

@@ -12,73 +12,72 @@ import pytest
 from packaging.requirements import Requirement
 
 import orca_ray
-from orca_ray.cli.app import run
 from orca_ray.extras import HEAVY_PACKAGES
+from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from tests.cli.conftest import Command, Ending
 from tests.docs.pages import ROOT
 from tests.results.factories import make_record
 
-pytestmark = pytest.mark.slow  # each test starts processes
-
 HIDE = f"""
-import sys
+import contextlib, io, json, sys
 class Hide:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {sorted(HEAVY_PACKAGES)!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Hide())
 from orca_ray.cli.app import run
-sys.exit(run(sys.argv[1:]))
+endings = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(arguments)
+    endings.append((code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()))
+print(json.dumps(endings))
 """
 
 
-def without_the_extra(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", HIDE, *arguments], capture_output=True, text=True, timeout=60)
+def without_the_extra(*commands: str) -> list[Ending]:
+    """Run commands, one after another, in one process without the heavy packages."""
+    arguments = [sys.executable, "-c", HIDE, json.dumps([command.split() for command in commands])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    return [Ending(*ending) for ending in json.loads(done.stdout)]
 
 
-def test_a_board_needs_the_base_alone(tmp_path: Path) -> None:
-    ResultsStore(tmp_path / "store", create=True).append([make_record("a", test_score=0.125)])
-    done = without_the_extra("leaderboard", "pocket", "--results", str(tmp_path / "store"))
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "0.125" in done.stdout
-
-
-def test_the_effects_of_a_grid_need_the_base_alone(tmp_path: Path) -> None:
-    sweep, place = tmp_path / "study.yaml", str(tmp_path / "store")
-    sweep.write_text(
+@pytest.mark.slow
+def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
+    lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
+    ResultsStore("store", create=True).append([make_record("a", test_score=0.125), lost])
+    Path("study.yaml").write_text(
         "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
     )
     common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
-    ResultsStore(place, create=True).append(
+    ResultsStore("grid", create=True).append(
         [
             make_record(f"k{epochs}", test_score=score, hyperparameters=f'{{"refine.epochs": {epochs}}}', **common)
             for epochs, score in ((3, 0.5), (6, 0.25), (9, 0.1))
         ]
     )
-    done = without_the_extra("leaderboard", str(sweep), "--results", place, "--format", "markdown")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "## Effect of refine.epochs, relative to 3\n" in done.stdout
-    assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in done.stdout
-    assert "- 1 trial(s) that are not in the grid left out" in done.stdout
-    named = without_the_extra("leaderboard", str(sweep), "--results", place, "--budget", "ful")
-    assert named.returncode == 2
-    assert "Did you mean 'full'?" in named.stderr
-
-
-@pytest.mark.parametrize(
-    "arguments", [["tasks", "--json"], ["bodies", "--json"], ["methods", "--json"], ["doctor", "--json"]]
-)
-def test_the_catalogue_needs_the_base_alone(arguments: list[str]) -> None:
-    done = without_the_extra(*arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("[")
-
-
-def test_a_sweep_without_the_extra_says_how_to_install_it() -> None:
-    done = without_the_extra("benchmark", "pocket")
-    assert done.returncode == 2
-    assert "pip install 'orca-ray[sweep]'" in done.stderr
-    assert "Traceback" not in done.stderr
+    study = "leaderboard study.yaml --results grid"
+    board, effects, status, log, *lists, misspelt, sweep = without_the_extra(
+        "leaderboard pocket --results store", f"{study} --format markdown", "status pocket --results store",
+        "logs a --results store", "tasks --json", "bodies --json", "methods --json", "data list pocket --json",
+        "doctor --json", f"{study} --budget ful", "benchmark pocket",
+    )  # fmt: skip
+    for ending in (board, effects, status, log, *lists):
+        assert (ending.code, ending.err) == (0, "")
+    assert "0.125" in board.out
+    assert "## Effect of refine.epochs, relative to 3\n" in effects.out
+    assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
+    assert "- 1 trial(s) that are not in the grid left out" in effects.out
+    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out  # a store without live state and logs
+    assert "no driver runs" in status.out
+    assert log.out.startswith("trial a of pocket/quick has no log")
+    assert all(ending.json for ending in lists)
+    assert (misspelt.code, sweep.code) == (2, 2)
+    assert "Did you mean 'full'?" in misspelt.err
+    assert "pip install 'orca-ray[sweep]'" in sweep.err
+    assert "Traceback" not in sweep.err
     assert not Path("results").exists()
 
 
@@ -90,11 +89,12 @@ def test_every_package_of_the_extras_is_known_by_its_module() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "extra"), [("load", "predict"), ("CrossModalClassifier", "predict"), ("adapt", "sweep")]
+    ("name", "extra", "package"),
+    [("load", "predict", "torch"), ("CrossModalClassifier", "predict", "torch"), ("adapt", "sweep", "optuna")],
 )
-def test_a_missing_package_is_named_in_python(name: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = {"predict": "torch", "sweep": "optuna"}[extra]
-
+def test_a_missing_package_is_named_in_python(
+    name: str, extra: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(place: str) -> None:
         raise ModuleNotFoundError(f"No module named {package!r}", name=package)
 
@@ -107,7 +107,7 @@ def test_a_missing_package_is_named_in_python(name: str, extra: str, monkeypatch
     ("gone", "works"), [(["ray", "optuna"], "leaderboards and models"), (["ray", "optuna", "timm"], "leaderboards")]
 )
 def test_doctor_says_what_works_without_packages(
-    gone: list[str], works: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    gone: list[str], works: str, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     installed = metadata.version
 
@@ -117,6 +117,5 @@ def test_doctor_says_what_works_without_packages(
         return installed(name)
 
     monkeypatch.setattr(metadata, "version", version)
-    run(["doctor", "--json"])
-    (missing,) = [each for each in json.loads(capfd.readouterr().out) if each["item"] == "missing"]
+    [missing] = [each for each in command("doctor", "--json").json if each["item"] == "missing"]
     assert missing["advice"].startswith(f"{works} work, sweeps do not")

@@ -1,6 +1,7 @@
 """``plan`` and ``--dry-run``: what they print, and that nothing is run."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,10 +19,7 @@ def prepared_data(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_dry_run_starts_and_writes_nothing(
     command: Command, monkeypatch: pytest.MonkeyPatch, sweep_file: str, tmp_path: Path
 ) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a dry run ran")
-
-    monkeypatch.setattr(driver, "run_sweep", never)
+    monkeypatch.setattr(driver, "run_sweep", Mock(side_effect=AssertionError("a dry run ran")))
     place = tmp_path / "store"
     ending = command("run", sweep_file, "--dry-run", "--json", "--results", str(place))
     assert ending.code == 0

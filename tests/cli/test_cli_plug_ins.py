@@ -32,21 +32,16 @@ def test_commands_that_do_not_name_it_work_and_warn(command: Command) -> None:
     assert "0.125" in command("leaderboard", "pocket").out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("plan", "pocket", "--methods", "nft,broken"), WHERE),
-        (("plan", "pocket", "--tasks", "broken"), "in orca_ray.tasks of the package bad 1.0 cannot be imported"),
-        (("plan", "pocket", "--methods", "nfd"), f"Did you mean 'nft'? Allowed: {{}} Left out: {WHERE}"),
-    ],
-)
-def test_commands_that_name_it_say_which_package_it_is(
-    arguments: tuple[str, ...], message: str, command: Command
-) -> None:
-    ending = command(*arguments)
-    assert ending.code == 2
-    errors = ending.err[ending.err.index("error: ") :]
-    assert all(part in errors for part in message.split("{}"))
+def test_commands_that_name_it_say_which_package_it_is(command: Command) -> None:
+    for options, message in (
+        (("--methods", "nft,broken"), WHERE),
+        (("--tasks", "broken"), "in orca_ray.tasks of the package bad 1.0 cannot be imported"),
+        (("--methods", "nfd"), "Did you mean 'nft'? Allowed: "),
+        (("--methods", "nfd"), f" Left out: {WHERE}"),
+    ):
+        ending = command("plan", "pocket", *options)
+        assert ending.code == 2
+        assert message in ending.err[ending.err.index("error: ") :]
 
 
 def test_doctor_notes_it_and_passes(command: Command) -> None:

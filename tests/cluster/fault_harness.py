@@ -14,13 +14,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.faults import KINDS
 from tests.cluster.faults.checks import check_machine, check_store
-from tests.cluster.faults.fault import Fault
+from tests.cluster.faults.kinds import KINDS, Fault
 from tests.cluster.faults.run import Run
 from tests.cluster.faults.site import Site
 
@@ -151,10 +150,9 @@ def _left(check: Callable[[Run], list[str]], run: Run) -> list[str]:
 
 def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
     """Wait for the end of a process, and return its exit code; None if it takes longer."""
-    try:
+    with suppress(subprocess.TimeoutExpired):
         return command.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
+    return None
 
 
 @contextmanager
@@ -191,11 +189,9 @@ def main(arguments: Sequence[str] | None = None, say: Callable[[str], object] = 
             kind = kinds[number % len(kinds)]
             results.append(disturbed_run(site, number, kind, given.seed + number))
             say(str(results[-1]))
-    counts = Counter((result.kind, result.verdict) for result in results)
-    say("\nkind          clean  FAILED  missed  skipped")
-    for kind in dict.fromkeys(kinds):
-        cells = [counts[kind, verdict] for verdict in ("clean", "FAILED", "missed", "skipped")]
-        say(f"{kind:12} {cells[0]:6} {cells[1]:7} {cells[2]:7} {cells[3]:8}")
+    say("")
+    for (kind, verdict), count in sorted(Counter((result.kind, result.verdict) for result in results).items()):
+        say(f"{kind:12} {verdict:7} {count:4}")
     return int(any(result.verdict == "FAILED" for result in results))
 
 

@@ -1,17 +1,22 @@
 """A small sweep for test clusters, and how to run a script of ``cluster/`` and see that it leaves nothing."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TOKEN = "5f0c1d6a9b8e47d2a3f4e5d6c7b8a9f0"
 SWEEP = """\
 name: {name}
 benchmark: pocket
@@ -106,3 +111,45 @@ def arguments(pid: int) -> set[str]:
         with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
             found.update(process.cmdline())
     return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(item.getsockname()[1]) for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that ``cluster/local.sh`` has started."""
+
+    port: int
+    dashboard: str
+    environment: dict[str, str]
+    folder: Path
+
+
+@contextmanager
+def local_cluster(folder: Path, *arguments: str, nodes: int, **variables: str) -> Iterator[Cluster]:
+    """Context manager: run ``cluster/local.sh``, which at the end must leave no process; skip if it cannot run here."""
+    port, dashboard = free_ports(2)
+    ports = {"RAY_PORT": str(port), "RAY_DASHBOARD_PORT": str(dashboard)}
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+    env = environment(Path(sys.executable).parent, **ports, **token, **variables)
+    command, log = ["bash", str(ROOT / "cluster" / "local.sh"), *arguments, str(nodes), "1"], folder / "log"
+    with running(command, env, log) as script:
+
+        def started() -> bool:
+            text = log.read_text()
+            if script.poll() == 77:
+                pytest.skip(text.strip().splitlines()[-1])
+            return text.count("Ray runtime started") == nodes and "Ctrl-C ends it" in text
+
+        wait_until(started, script, 400, log)
+        [address] = re.findall(r"jobs at (\S+);", log.read_text())
+        try:
+            yield Cluster(port, address, env, folder)
+        finally:
+            interrupt(script, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Seven runs of the fault harness. ``python -m tests.cluster.fault_harness`` makes many more, of all kinds."""
+"""Some runs of the fault harness. ``python -m tests.cluster.fault_harness`` makes many more, of all kinds."""
 
 import shutil
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.fault_harness import disturbed_run, new_site
 from tests.cluster.faults.site import Site
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -12,44 +12,30 @@ import yaml
 
 from .processes import ROOT
 
-NAMES = ("aws.yaml", "gcp.yaml")
+
+@pytest.fixture(params=["aws.yaml", "gcp.yaml"])
+def text(request: pytest.FixtureRequest) -> str:
+    return (ROOT / "cluster" / str(request.param)).read_text()
 
 
-def config(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / "cluster" / name).read_text())
-    return found
-
-
-def validated(found: dict[str, Any]) -> Any:
-    """Return the configuration with Ray's defaults, as ``ray up`` uses it."""
+@pytest.mark.slow
+def test_ray_accepts_the_template_and_refuses_a_damaged_one(text: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    prepared = prepare_config(copy.deepcopy(found))
-    validate_config(prepared)
-    return prepared
+    def validated(**changes: Any) -> Any:
+        prepared = prepare_config(copy.deepcopy({**yaml.safe_load(text), **changes}))
+        validate_config(prepared)
+        return prepared
 
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_ray_accepts_the_template(name: str) -> None:
-    prepared = validated(config(name))
-    types = prepared["available_node_types"]
-    assert types["head"]["resources"] == {"CPU": 0}
-    assert types["head"]["max_workers"] == 0
+    types = validated()["available_node_types"]
+    assert (types["head"]["resources"], types["head"]["max_workers"]) == ({"CPU": 0}, 0)
     assert types["spot"]["resources"] == types["on-demand"]["resources"] == {"CPU": 8, "GPU": 1}
+    with pytest.raises(jsonschema.ValidationError):
+        validated(max_worker=3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_ray_refuses_a_damaged_template(name: str) -> None:
-    for damage in ({"max_worker": 3}, {"idle_timeout_minutes": "long"}, {"auth": {"ssh_user": 5}}):
-        with pytest.raises(jsonschema.ValidationError):
-            validated({**config(name), **damage})
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_all_nodes_have_the_token(name: str) -> None:
-    found = config(name)
+def test_all_nodes_have_the_token(text: str) -> None:
+    found = yaml.safe_load(text)
     assert "--env RAY_AUTH_MODE=token" in found["docker"]["run_options"]
     assert found["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
     [start] = [line for line in found["head_start_ray_commands"] if "--head" in line]
@@ -57,17 +43,13 @@ def test_all_nodes_have_the_token(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_the_commands_exist(name: str) -> None:
+def test_the_commands_exist(text: str) -> None:
     """``ray start`` knows the options of both start commands, and the comment's commands are those of Ray."""
     from ray.scripts.scripts import cli
 
     start: click.Command = cli.commands["start"]
     known = {option for parameter in start.params for option in parameter.opts}
-    found = config(name)
+    found = yaml.safe_load(text)
     for line in (*found["head_start_ray_commands"], *found["worker_start_ray_commands"]):
-        options = {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")}
-        assert options <= known
-    text = (ROOT / "cluster" / name).read_text()
-    for command in re.findall(r"^#   ray ([\w-]+)", text, re.MULTILINE):
-        assert command in cli.commands, command
+        assert {word.partition("=")[0] for word in shlex.split(line) if word.startswith("--")} <= known
+    assert set(re.findall(r"^#   ray ([\w-]+)", text, re.MULTILINE)) <= set(cli.commands)

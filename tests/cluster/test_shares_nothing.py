@@ -1,15 +1,12 @@
 """A sweep on nodes that share neither disk nor loopback: they have a store on S3, and what they stage themselves."""
 
 import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pyarrow.fs as pafs
@@ -23,13 +20,13 @@ from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
 from orca_ray.testing.suite import make_home
-from tests.cluster.test_job_submit import ROOT, TOKEN, free_ports
+from tests.cluster.processes import Cluster, local_cluster
 from tests.sweep.execution.test_executors import facts
 
 moto = pytest.importorskip(
     "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"
 )
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1200)]
 
 SWEEP = """\
 name: apart
@@ -61,25 +58,6 @@ orca-sweep run sweep.yaml --results "s3://bucket/results?{where}" --staging "s3:
 """Only the driver has the credentials; workers get them from it."""
 NAME, TRIALS = "apart/full-deterministic", 20
 WAIT_SECONDS = 400
-
-
-@dataclass(frozen=True)
-class Apart:
-    """Three nodes that share nothing: a head with all data and no trials, one with damaged data, and one with none."""
-
-    folder: Path
-    """Directory of the nodes' own directories."""
-    network: str
-    """First three bytes of the addresses."""
-    dashboard: str
-    environment: dict[str, str]
-    script: subprocess.Popen[bytes]
-
-    def raylet(self, node: int) -> psutil.Process:
-        """Return the process of a node's raylet."""
-        address = f"--node_ip_address={self.network}.{10 + node}"
-        (found,) = [p for p in psutil.process_iter() if p.name() == "raylet" and address in p.cmdline()]
-        return found
 
 
 @pytest.fixture(scope="module")
@@ -116,57 +94,17 @@ def fill(node: Path, whole: Path, *, damaged: bool) -> None:
 
 
 @pytest.fixture
-def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Apart]:
+def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Cluster]:
+    """Start three nodes that share nothing: a head with data and no trials, one with damaged data, one with none."""
     folder = tmp_path_factory.mktemp("nodes")
     fill(folder / "0", whole, damaged=False)
     fill(folder / "1", whole, damaged=True)
-    port, dashboard = free_ports(2)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": TOKEN,
-        "RAY_PORT": str(port),
-        "RAY_DASHBOARD_PORT": str(dashboard),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OMP_NUM_THREADS": "1",
-        "ORCA_LOCAL_FOLDER": str(folder),
-        "ORCA_HEAD_CPUS": "0",
-    }
-    environment.pop("RAY_ADDRESS", None)
-    log = folder / "log"
-    with log.open("w") as stream:
-        script = subprocess.Popen(
-            ["bash", str(ROOT / "cluster" / "local.sh"), "--isolated", "3", "1"],
-            env=environment, stdout=stream, stderr=stream, start_new_session=True,
-        )  # fmt: skip
-        try:
-            network = wait_for(script, log)
-            yield Apart(folder, network, f"http://{network}.10:{dashboard}", environment, script)
-        finally:
-            script.send_signal(signal.SIGTERM)
-            try:
-                script.wait(60)
-            except subprocess.TimeoutExpired:
-                script.kill()
-    assert f"orca{script.pid}" not in subprocess.run(["ip", "link"], capture_output=True, text=True, check=True).stdout
-    assert not [process for process in psutil.process_iter() if f"{network}.10" in " ".join(cmdline(process))]
-
-
-def wait_for(script: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the first three bytes of the nodes' addresses when the script has started all of them."""
-    deadline = time.monotonic() + 400
-    while time.monotonic() < deadline:
-        text = log.read_text()
-        if script.poll() == 77:
-            pytest.skip(text.strip().splitlines()[-1])
-        assert script.poll() is None, text
-        if text.count("Ray runtime started") == 3 and (found := re.search(r"this machine is (\S+)\.1 for", text)):
-            return found[1]
-        time.sleep(0.5)
-    raise AssertionError(log.read_text())
+    variables = {"PYTHONDONTWRITEBYTECODE": "1", "ORCA_LOCAL_FOLDER": str(folder), "ORCA_HEAD_CPUS": "0"}
+    with local_cluster(folder, "--isolated", nodes=3, **variables) as started:
+        head = str(urlsplit(started.dashboard).hostname)
+        yield started
+    assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(["ip", "address"], text=True)
+    assert not [process for process in psutil.process_iter() if head in " ".join(cmdline(process))]
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -201,11 +139,11 @@ def ran_on(results: ResultsStore) -> dict[str, int]:
 
 
 def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
-    apart: Apart, bucket: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    apart: Cluster, bucket: int, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but S3 and Ray connects the nodes; the records are those of one process."""
-
-    where = f"endpoint_override={apart.network}.1:{bucket}&scheme=http&region=us-east-1"
+    network = str(urlsplit(apart.dashboard).hostname).rpartition(".")[0]
+    where = f"endpoint_override={network}.1:{bucket}&scheme=http&region=us-east-1"
     job = tmp_path / "job"
     job.mkdir()
     (job / "sweep.yaml").write_text(SWEEP)
@@ -222,7 +160,9 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
                 assert driver.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(1)
-            apart.raylet(2).kill()
+            third = f"--node_ip_address={network}.12"
+            [raylet] = [p for p in psutil.process_iter() if p.name() == "raylet" and third in cmdline(p)]
+            raylet.kill()
             code = driver.wait(WAIT_SECONDS)
         finally:
             driver.kill()

@@ -39,6 +39,7 @@ def job(folder: Path, number: int, nodes: int) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(1200)  # it starts and ends four raylets
 def test_a_job_is_requeued_before_its_time_limit_and_continues_beside_another(tmp_path: Path) -> None:
     number = 100 + os.getpid() % 2000

@@ -8,11 +8,21 @@ import pytest
 
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, arguments, checkout, descendants, environment, interrupt, programs, running, wait_until
-from .test_job_submit import free_ports
+from .processes import (
+    ROOT,
+    TOKEN,
+    arguments,
+    checkout,
+    descendants,
+    environment,
+    free_ports,
+    interrupt,
+    programs,
+    running,
+    wait_until,
+)  # fmt: skip
 
 SCRIPT = str(ROOT / "cluster" / "ssh.sh")
-TOKEN = "2b7e151628aed2a6abf7158809cf4f3c"
 SSH = """\
 echo "$@" >>"$CALLS"
 while [[ $1 == -* ]]; do [[ $1 == -o ]] && shift; shift; done
@@ -31,6 +41,7 @@ def settings(folder: Path) -> dict[str, str]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)  # it starts and ends two raylets, on a machine with other tests
 def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_path: Path) -> None:
     folder = checkout(tmp_path / "ssh", "hosts", 12)
@@ -56,6 +67,7 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)
 def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
     env = settings(tmp_path)
@@ -80,8 +92,8 @@ def test_a_dry_run_prints_what_would_run(tmp_path: Path) -> None:
     assert TOKEN not in done.stdout
 
 
-@pytest.mark.parametrize("given", [[], ["--dry-run"], ["--hots", "a"]])
-def test_a_wrong_command_line_is_refused(given: list[str], tmp_path: Path) -> None:
-    done = subprocess.run(["bash", SCRIPT, *given], env=settings(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]" in done.stderr
+def test_a_wrong_command_line_is_refused(tmp_path: Path) -> None:
+    for given in ([], ["--dry-run"], ["--hots", "a"]):
+        done = subprocess.run(["bash", SCRIPT, *given], env=settings(tmp_path), capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "cluster/ssh.sh [--dry-run] [--head-cpus N] HOST... [-- COMMAND...]" in done.stderr

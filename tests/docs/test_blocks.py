@@ -15,7 +15,11 @@ from . import running
 from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 
 TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in running.ELSEWHERE}
-WITH_BLOCKS = [name for name, text in TEXTS.items() if code_lines(text)]
+WITH_BLOCKS = [
+    pytest.param(name, marks=[] if name == "README.md" else pytest.mark.exhaustive)
+    for name, text in TEXTS.items()
+    if code_lines(text)
+]
 
 Run = Callable[[list[str]], None]
 
@@ -73,9 +77,8 @@ def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, command: Ru
                     command(arguments)
 
 
-@pytest.mark.parametrize("name", TEXTS)
-def test_every_block_is_of_a_known_kind(name: str) -> None:
-    for language, content in BLOCK.findall(TEXTS[name]):
+def test_every_block_is_of_a_known_kind() -> None:
+    for language, content in (block for text in TEXTS.values() for block in BLOCK.findall(text)):
         language = language.split(" ")[0]
         assert language in running.LANGUAGES, f"say in tests/docs/running.py how a block of {language} is tested"
         for line in code_lines(f"```\n{content}```") if language == "" else ():
@@ -96,36 +99,9 @@ def test_no_entry_is_superfluous() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("line", "instead"),
-    [
-        (
-            "benchmark pocket --address auto --results s3://bucket/results",
-            "benchmark pocket --results results --dry-run",
-        ),
-        ("run a.yaml --dry-run", "run a.yaml --dry-run"),
-        ("run a.yaml", "run a.yaml --dry-run"),
-        ("logs 3f2a91 -f", "logs ca245e7f6090"),
-        ("tasks pocket", "tasks pocket"),
-    ],
-)
-def test_what_runs_in_place_of_a_command_line(line: str, instead: str) -> None:
-    assert running.altered(line.split()) == instead.split()
-
-
-def test_a_command_that_fails_is_noticed(session: Path, command: Run) -> None:
-    with pytest.raises(AssertionError, match="unknown benchmark"):
-        command(["tasks", "pokcet"])
-    with pytest.raises(AssertionError, match="orca-sweep stop wrong"):
-        command(["stop", "wrong"])
-
-
-def test_the_tests_of_other_pages_read_them() -> None:
+def test_reasons_name_files_that_exist() -> None:
     for name, test in running.ELSEWHERE.items():
         assert Path(name).name in (ROOT / test).read_text()
-
-
-def test_reasons_name_files_that_exist() -> None:
     for table in (running.PARSED_ONLY, running.PROGRAMS):
         for reason in table.values():
             for path in re.findall(r"tests/[\w/.]+", reason):

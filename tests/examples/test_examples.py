@@ -39,7 +39,7 @@ def show(cell):
 """
 """Runs a cell as Jupyter does: the value of its last expression is shown."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
 
 def run(command: list[str], directory: Path) -> str:

@@ -27,8 +27,6 @@ KINDS = {
 """Data sets, their number of samples, and the method that adapts to them here: often the one that wins."""
 SMALL = ["--executor", "inline", "--minutes", "1"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
 
 def typed(walk: list[str], command: str) -> list[str]:
     """Return the words after ``orca-sweep`` of the line of a walk-through that calls a command."""
@@ -46,7 +44,13 @@ def test_the_page_has_a_walk_through_for_each_data_set() -> None:
         assert shlex.split(walk[-1])[-1] == f"@{request}"
 
 
-@pytest.mark.parametrize("walk", WALKS, ids=list(KINDS))
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "walk",
+    [pytest.param(walk, marks=pytest.mark.exhaustive if number else []) for number, walk in enumerate(WALKS)],
+    ids=list(KINDS),
+)
 def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
     walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,8 +12,7 @@ import pyarrow.fs as pafs
 
 from orca_ray.results.store import ResultsStore
 from orca_ray.testing.suite import make_home
-from tests.cluster.processes import ROOT
-from tests.cluster.test_job_submit import TOKEN
+from tests.cluster.processes import ROOT, TOKEN
 from tests.sweep.execution.test_executors import facts
 from tests.sweep.real import TEXT, tiny_text
 

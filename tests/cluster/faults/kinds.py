@@ -1,0 +1,262 @@
+"""The faults that `tests.cluster.fault_harness` makes while a sweep runs."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import psutil
+
+from tests.cluster.faults.proxy import Proxy
+from tests.cluster.faults.run import Run
+from tests.cluster.processes import descendants, free_ports
+
+
+class Fault:
+    """A fault in a running sweep. Subclasses say what happens, and how the disturbed command may end."""
+
+    codes: Collection[int] = (0,)
+    """Exit codes that the disturbed command may have. With 0 among them it may go on, for as long as it takes."""
+    messages: Collection[str] = ()
+    """Texts that the command prints if it ends with another code than 0."""
+    options: tuple[str, ...] = ()
+    """More options of the disturbed command."""
+
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        """Store the arguments; ``chance`` decides everything that is random."""
+        self.run, self.chance = run, chance
+
+    def prepare(self) -> str:
+        """Prepare the surroundings before the first command; return the reason if this machine cannot, else ""."""
+        return ""
+
+    def inject(self) -> bool:
+        """Make the fault; return False if there is nothing (any more) that it could hit."""
+        raise NotImplementedError
+
+    def relieve(self) -> None:
+        """End the fault; called once, after the disturbed command ended or the fault has lasted for `lasts`."""
+
+    @property
+    def lasts(self) -> float:
+        """Seconds until `relieve` if the command still runs."""
+        return float("inf")
+
+    def clean(self) -> None:
+        """Remove what `prepare` made, at the end of the run."""
+
+
+class _Signal(Fault):
+    """Sends a signal to some processes of a sweep that has its own Ray cluster."""
+
+    number = signal.SIGKILL
+
+    @abstractmethod
+    def targets(self) -> "Sequence[psutil.Process | subprocess.Popen[bytes]]":
+        """Return the processes."""
+
+    def inject(self) -> bool:
+        found = self.targets()
+        for each in found:
+            each.send_signal(self.number)
+        return bool(found)
+
+
+class KillDriver(_Signal):
+    """Kills the command itself."""
+
+    codes: Collection[int] = (-signal.SIGKILL,)
+
+    def targets(self) -> "Sequence[subprocess.Popen[bytes]]":
+        return [self.run.command]
+
+
+class Interrupt(KillDriver):
+    """Sends SIGINT to the command alone, as ``kill -INT`` does."""
+
+    codes = (130, 143)
+    number = signal.SIGINT
+
+
+class Terminate(Interrupt):
+    """Sends SIGTERM, as SLURM, Kubernetes and systemd do."""
+
+    number = signal.SIGTERM
+
+
+class KillWorker(_Signal):
+    """Kills the worker of a trial."""
+
+    def targets(self) -> Sequence[psutil.Process]:
+        workers = self.run.workers()
+        return [self.chance.choice(workers)] if workers else []
+
+
+class Hang(KillWorker):
+    """Stops the worker of a trial for ever."""
+
+    options = ("--hang-minutes", "0.5")
+    number = signal.SIGSTOP
+
+
+class KillRaylet(_Signal):
+    """Kills the raylet of the driver."""
+
+    codes = (75,)
+    messages = ("does not answer any more", "the same command continues")
+    process = "raylet"
+
+    def targets(self) -> Sequence[psutil.Process]:
+        return self.run.named(self.process)
+
+
+class KillGcs(KillRaylet):
+    """Kills the head's service, the GCS."""
+
+    process = "gcs_server"
+
+
+class FullDisk(Fault):
+    """Fills the file system of the store, a small tmpfs."""
+
+    codes = (2,)
+    messages = ("space",)
+
+    def prepare(self) -> str:
+        if os.geteuid():
+            return "only root mounts a small file system"
+        self.run.store.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={16 * 2**20}", "tmpfs", str(self.run.store)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stderr.strip()
+
+    def inject(self) -> bool:
+        # The store ignores hidden names.
+        with self._filler.open("wb", buffering=0) as stream:
+            try:
+                while True:
+                    stream.write(bytes(2**12))
+            except OSError:
+                return True
+
+    def relieve(self) -> None:
+        self._filler.unlink()
+
+    def clean(self) -> None:
+        subprocess.run(["umount", str(self.run.store)], capture_output=True, check=False)
+
+    @property
+    def _filler(self) -> Path:
+        return self.run.store / ".filler"
+
+
+class KillNode(Fault):
+    """Kills all processes of the second node of a cluster, which the driver has joined at the first."""
+
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        super().__init__(run, chance)
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def prepare(self) -> str:
+        port, client = free_ports(2)
+        head = ("--head", f"--port={port}", f"--ray-client-server-port={client}", "--include-dashboard=false")
+        self._start(*head)
+        self.run.wait_for_port(port)
+        self.node = self._start(f"--address=127.0.0.1:{port}")
+        self.run.options = ("--address", f"127.0.0.1:{port}")
+        return ""
+
+    def inject(self) -> bool:
+        kill(self.node)
+        return True
+
+    def clean(self) -> None:
+        for ray in self._started:
+            kill(ray)
+
+    def _start(self, *options: str) -> subprocess.Popen[bytes]:
+        ray = str(Path(sys.executable).parent / "ray")
+        command = [ray, "start", "--block", "--num-cpus=1", "--object-store-memory=80000000", *options]
+        self._started.append(self.run.popen([*command, "--dashboard-agent-listen-port=0"]))
+        return self._started[-1]
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and its descendants."""
+    for each in descendants(process.pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.kill()
+    process.wait()
+
+
+class FrozenStore(Fault):
+    """A real S3 server, behind a proxy, accepts connections and requests, and answers nothing.
+
+    Half of the faults of a store pass after 3 to 15 seconds, the others last until the command ends.
+    """
+
+    codes: Collection[int] = (0, 2)
+    messages = ("s3://",)
+
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        super().__init__(run, chance)
+        self._lasts = chance.uniform(3.0, 15.0) if chance.random() < 0.5 else float("inf")
+
+    @property
+    def lasts(self) -> float:
+        return self._lasts
+
+    def prepare(self) -> str:
+        self.proxy = Proxy(self.run.site.s3_port())
+        self.run.use_s3(self.proxy.port)
+        return ""
+
+    def inject(self) -> bool:
+        self.proxy.frozen = True
+        return True
+
+    def relieve(self) -> None:
+        self.proxy.frozen, self.proxy.broken, self.proxy.delay = False, False, 0.0
+
+    def clean(self) -> None:
+        self.proxy.close()
+
+
+class BrokenStore(FrozenStore):
+    """The server resets every connection."""
+
+    def inject(self) -> bool:
+        self.proxy.broken = True
+        return True
+
+
+class SlowStore(FrozenStore):
+    """Each part of a request or an answer takes up to half a second; the sweep goes on."""
+
+    codes = (0,)
+
+    def inject(self) -> bool:
+        self.proxy.delay = self.chance.uniform(0.1, 0.5)
+        return True
+
+
+KINDS: dict[str, type[Fault]] = {
+    "driver": KillDriver,
+    "worker": KillWorker,
+    "raylet": KillRaylet,
+    "gcs": KillGcs,
+    "node": KillNode,
+    "sigterm": Terminate,
+    "sigint": Interrupt,
+    "hang": Hang,
+    "disk": FullDisk,
+    "store-freeze": FrozenStore,
+    "store-slow": SlowStore,
+    "store-break": BrokenStore,
+}
