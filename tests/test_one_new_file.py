@@ -8,20 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-<<<<<<< HEAD
-import torch
-=======
-from orca_ray.methods.registry import all_methods, get_method
->>>>>>> a3fd411326f3a36b70fa47e9073cd2e2083cd288
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.methods import hyperparameters
-<<<<<<< HEAD
 from orca_ray.methods.registry import all_methods, get_method
-from orca_ray.models.crossmodal import build_model
-=======
->>>>>>> a3fd411326f3a36b70fa47e9073cd2e2083cd288
 from orca_ray.models.family import all_families
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.testing.bodies import save_bert
@@ -103,7 +94,7 @@ def test_a_task(drop: Drop, tmp_path: Path) -> None:
 def test_a_method(drop: Drop, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown method"):
         get_method("l2sp")
-    drop("orca_ray.methods", "l2sp.py", example("l2sp"))
+    drop("orca_ray.methods.recipes", "l2sp.py", example("l2sp"))
     body, options = save_bert(tmp_path), {**QUICK, "refine.learning_rate": 1e-4}
     free, strong = (
         run(start(body, "l2sp", hyperparameters={**options, "l2sp.strength": strength})) for strength in (0.0, 1e3)

@@ -1,12 +1,12 @@
-"""Some runs of the fault harness. ``python -m tests.cluster.fault_harness`` makes many more, of all kinds."""
+"""Some runs of the fault harness. ``python -m benchmarks.fault_harness`` makes many more, of all kinds."""
 
 import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.fault_harness import disturbed_run, new_site
-from tests.cluster.faults.site import Site
+from benchmarks.fault_harness import disturbed_run, new_site
+from benchmarks.faults.site import Site
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 

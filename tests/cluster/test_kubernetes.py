@@ -103,14 +103,6 @@ def test_pods_have_memory_for_objects_and_agree_on_image_and_results(documents: 
         assert results.startswith("s3://") or "persistentVolumeClaim" in mounts[str(Path(results).parent)]
         environments.append(environment)
     assert environments[1:] == environments[:-1]
-<<<<<<< HEAD
-
-
-def test_the_image_is_that_of_the_version_and_ray_that_of_the_pin() -> None:
-    import orca_ray
-
-    images = {each["image"] for name in NAMES for pod in pods(name) for each in pod["containers"]}
-    assert images == {f"orca-ray:{orca_ray.__version__}"}
 
 
 def served() -> tuple[Tree, Tree]:
@@ -158,5 +150,3 @@ def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_kille
     pause = int(server["lifecycle"]["preStop"]["exec"]["command"][-1])
     assert pause + END_SECONDS < pod["terminationGracePeriodSeconds"]
     assert server["image"] == f"orca-ray-serve:{orca_ray.__version__}"
-=======
->>>>>>> a3fd411326f3a36b70fa47e9073cd2e2083cd288

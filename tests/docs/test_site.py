@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from orca_ray.methods.registry import all_methods
 
+from orca_ray.methods.registry import all_methods
 from orca_ray.tasks.registry import all_tasks
 
 from .pages import ROOT
@@ -58,34 +58,6 @@ def test_the_site(tmp_path: Path) -> None:
         assert not [each for each in Elements(page.read_text()).loaded if re.match(r"(https?:)?//", each)], page.name
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style.name
-<<<<<<< HEAD
-
-
-@pytest.mark.slow
-def test_links_between_pages_have_their_target(site: Path) -> None:
-    ids = {page: {value for _, value in attributes(page, ("id", "name"))} for page in site.rglob("*.html")}
-    num_checked = 0
-    for page in ids:
-        for tag, address in attributes(page, ("src", "href")):
-            if re.match(r"[a-z]+:|#$", address):
-                continue
-            to = urlsplit(address)
-            target = (page.parent / unquote(to.path)).resolve() if to.path else page
-            assert target.exists(), f"{page.name}: <{tag}> of {address}"
-            assert not to.fragment or target not in ids or unquote(to.fragment) in ids[target], (
-                f"{page.name}: {address}"
-            )
-            num_checked += 1
-    assert num_checked > 1000
-
-
-@pytest.mark.slow
-def test_what_the_registries_hold_is_on_the_site(site: Path) -> None:
-    from orca_ray.methods.registry import all_methods
-    from orca_ray.tasks.registry import all_tasks
-
-=======
->>>>>>> a3fd411326f3a36b70fa47e9073cd2e2083cd288
     text = (site / "reference" / "registries.html").read_text()
     for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "sinkhorn", "nrmse"):
         assert f">{name}<" in text, name

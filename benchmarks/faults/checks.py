@@ -7,11 +7,11 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 
+from benchmarks.faults.run import Run
+from benchmarks.faults.site import NAME
 from orca_ray.results.folder import TEMPORARY, Folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.store import ResultsStore
-from tests.cluster.faults.run import Run
-from tests.cluster.faults.site import NAME
 from tests.sweep.execution.test_executors import facts
 
 TABLES = ("records", "curves", "artefacts", "journal", "logs")

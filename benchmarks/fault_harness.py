@@ -1,6 +1,6 @@
 """Runs a small sweep again and again, each time with a fault in its middle, and checks what it leaves.
 
-``python -m tests.cluster.fault_harness --runs 50 --seed 0 [--kinds driver,node]`` prints a line per run, then a table.
+``python -m benchmarks.fault_harness --runs 50 --seed 0 [--kinds driver,node]`` prints a line per run, then a table.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.cluster.faults.checks import check_machine, check_store
-from tests.cluster.faults.kinds import KINDS, Fault
-from tests.cluster.faults.run import Run
-from tests.cluster.faults.site import Site
+from benchmarks.faults.checks import check_machine, check_store
+from benchmarks.faults.kinds import KINDS, Fault
+from benchmarks.faults.run import Run
+from benchmarks.faults.site import Site
 
 END_SECONDS = 60.0
 """How long a command may take to end after a fault with which it cannot go on."""

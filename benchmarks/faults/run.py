@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.faults.site import BUCKET, NAME, Site
 from orca_ray.errors import UserError
 from orca_ray.results import live
 from orca_ray.results.folder import open_folder
 from orca_ray.results.store import ResultsStore
-from tests.cluster.faults.site import BUCKET, NAME, Site
 
 MARKER = "ORCA_FAULT_RUN"
 

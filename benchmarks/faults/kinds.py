@@ -1,4 +1,4 @@
-"""The faults that `tests.cluster.fault_harness` makes while a sweep runs."""
+"""The faults that `benchmarks.fault_harness` makes while a sweep runs."""
 
 import contextlib
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.cluster.faults.proxy import Proxy
-from tests.cluster.faults.run import Run
+from benchmarks.faults.proxy import Proxy
+from benchmarks.faults.run import Run
 from tests.cluster.processes import descendants, free_ports
 
 
