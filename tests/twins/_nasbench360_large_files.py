@@ -71,9 +71,9 @@ def save_distances(raw: Path, folder: str, name: str, length: int, sequence: str
     np.save(raw / f"protein/{folder}/distance/{name}-cb.npy", content, allow_pickle=True)
 
 
-def write_cosmic(raw: Path, *, seed: int = 0) -> None:
+def write_cosmic(raw: Path) -> None:
     """Write ``cosmic``: twelve training and six test stamps, a third of them without the plane of ignored pixels."""
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     for split, fields in STAMPS.items():
         listed = []
         # A field without galaxies and another filter lie beside those that are listed.
@@ -115,9 +115,9 @@ def make_stamp(sky: float, random: np.random.RandomState) -> Array:
     return stamp
 
 
-def write_fsd50k(raw: Path, *, seed: int = 0) -> None:
+def write_fsd50k(raw: Path) -> None:
     """Write ``chunks`` and ``noise_22050``: 24 clips of two chunks for each of train, validation and evaluation."""
-    random = np.random.RandomState(seed)
+    random = np.random.RandomState(0)
     (raw / "noise_22050").mkdir(parents=True, exist_ok=True)
     for number in range(3):
         write_wav(raw / f"noise_22050/street_{number}.wav", random.normal(0, 0.05, SAMPLE_RATE * (1 + number)))

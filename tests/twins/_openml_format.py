@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orca_ray.testing.damages import Writer, replaced, rewritten
+
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""
 
@@ -90,7 +92,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Callable[[Path], None]:
+def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
     """A damage that a checksum does not show: the description names the MD5 of what the table became."""
 
     def damage(raw: Path) -> None:
@@ -98,18 +100,12 @@ def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Callable[[Path], 
         old, new = path.read_bytes(), edit(path.read_text()).encode()
         assert new != old
         path.write_bytes(new)
-        described = path.with_name("description.json")
         was, is_now = (hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new))
-        described.write_text(described.read_text().replace(was, is_now))
+        replaced(f"{dataset_id}/description.json", was, is_now)(raw)
 
     return damage
 
 
-def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Callable[[Path], None]:
-    def damage(raw: Path) -> None:
-        path = raw / str(dataset_id) / "description.json"
-        old = path.read_text()
-        path.write_text(edit(old))
-        assert path.read_text() != old
-
-    return damage
+def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
+    path = f"{dataset_id}/description.json"
+    return lambda raw: rewritten(raw / path, lambda content: edit(content.decode()).encode())

@@ -34,27 +34,19 @@ def write_sketch(raw: Path) -> None:
         (raw / f"sketch_{split}_mini.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
 
 
-_IMAGE = "sketch/class_7/sketch_007_test_000007.jpg"
+_IMAGE, _LIST = "sketch/class_7/sketch_007_test_000007.jpg", "sketch_test_mini.txt"
 
 TWINS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
 
 BAD: dict[str, list[Damage]] = {
     "domainnet/sketch": [
-        ("missing", deleted("sketch_test_mini.txt"), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
+        ("missing", deleted(_LIST), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
         ("absent image", deleted(_IMAGE), r"test_mini\.txt, line 8: expected sketch/class_7/.* found no such file"),
         ("truncated", cut(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
         ("garbage", garbage(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
-        ("label 40", appended("sketch_test_mini.txt", f"{_IMAGE} 40"), r"test_mini\.txt, line 41: .*0 to 39, found"),
-        (
-            "no label",
-            appended("sketch_test_mini.txt", f"{_IMAGE}"),
-            r"test_mini\.txt, line 41: expected the path of an image",
-        ),
-        (
-            "outside",
-            appended("sketch_test_mini.txt", "../key.jpg 3"),
-            r"test_mini\.txt, line 41: expected the path of an image",
-        ),
+        ("label 40", appended(_LIST, f"{_IMAGE} 40"), r"test_mini\.txt, line 41: .*0 to 39, found"),
+        ("no label", appended(_LIST, f"{_IMAGE}"), r"test_mini\.txt, line 41: expected the path of an image"),
+        ("outside", appended(_LIST, "../key.jpg 3"), r"test_mini\.txt, line 41: expected the path of an image"),
         ("garbage list", garbage("sketch_train_mini.txt"), r"sketch_train_mini\.txt"),
     ],
 }
