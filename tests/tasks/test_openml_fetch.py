@@ -3,7 +3,6 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,25 +50,18 @@ DESCRIPTION, TABLE, MIRROR = "/api/v1/json/data/61", "/data/v1/download/61/iris.
 
 def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_error(405)
-
         def do_GET(self) -> None:
             answers.asked.append(self.path)
             faults = answers.faults.get(self.path, [])
             fault = faults.pop(0) if faults else ""
-            if fault.isdecimal():
-                body = b'{"error":{"code":"111","message":"Unknown dataset"}}'
-                self._send(int(fault), "application/json", body, len(body))
-                return
-            kind, content = answers.contents[self.path]
+            status, kind, content = 200, *answers.contents[self.path]
             body = {"cut": content[: len(content) // 2], "changed": b"%" + content[:-1]}.get(fault, content)
-            self._send(200, kind, body, len(content))
-
-        def _send(self, status: int, kind: str, body: bytes, announced: int) -> None:
+            if fault.isdecimal():
+                status, kind = int(fault), "application/json"
+                body = content = b'{"error":{"code":"111","message":"Unknown dataset"}}'
             self.send_response(status)
             self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(announced))
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(body)
 
@@ -79,24 +71,17 @@ def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-@contextmanager
-def _serving(answers: Answers) -> Iterator[Answers]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        answers.address = f"http://127.0.0.1:{server.server_port}"
-        yield answers
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
 def answers() -> Iterator[Answers]:
-    with _serving(Answers()) as serving:
-        yield serving
+    given = Answers()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(given))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    given.address = f"http://127.0.0.1:{server.server_port}"
+    yield given
+    server.shutdown()
+    server.server_close()
+    thread.join()
 
 
 def _fetch(answers: Answers, raw: Path) -> list[str]:
@@ -109,11 +94,8 @@ def _is_whole(raw: Path) -> bool:
     return (raw / "61" / "data.arff").read_bytes() == mock_of_iris("data-v1-dl-61.arff.gz")
 
 
-def test_the_task_asks_openml_itself() -> None:
+def test_a_data_set_is_fetched_once_verified_pinned_and_prepared(answers: Answers, tmp_path: Path) -> None:
     assert [file.urls for file in IRIS.files] == [("https://www.openml.org/api/v1/json/data/61",), ()]
-
-
-def test_a_data_set_is_fetched_verified_pinned_and_prepared(answers: Answers, tmp_path: Path) -> None:
     told = _fetch(answers, tmp_path)
     assert answers.asked == [DESCRIPTION, TABLE]
     assert any("fetching 61/data.arff" in line for line in told)
@@ -125,13 +107,8 @@ def test_a_data_set_is_fetched_verified_pinned_and_prepared(answers: Answers, tm
     data = IRIS.prepare(raw=tmp_path, out=tmp_path / "out")
     assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)
     assert data.train.x.shape == (121, 1, 4)
-
-
-def test_what_is_there_is_not_asked_for_again(answers: Answers, tmp_path: Path) -> None:
     _fetch(answers, tmp_path)
-    answers.asked.clear()
-    _fetch(answers, tmp_path)
-    assert answers.asked == []
+    assert answers.asked == [DESCRIPTION, TABLE]
 
 
 def test_the_task_fetches_into_its_raw_directory(
@@ -144,8 +121,7 @@ def test_the_task_fetches_into_its_raw_directory(
     assert len(IRIS.prepare().test) == 15
 
 
-@pytest.mark.parametrize("fault", ["503", "cut", "429"])
-@pytest.mark.parametrize("path", [DESCRIPTION, TABLE])
+@pytest.mark.parametrize(("path", "fault"), [(DESCRIPTION, "503"), (TABLE, "cut"), (TABLE, "429")])
 def test_a_passing_fault_is_tried_again(answers: Answers, tmp_path: Path, path: str, fault: str) -> None:
     answers.faults[path] = [fault, fault]
     _fetch(answers, tmp_path)

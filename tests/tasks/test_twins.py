@@ -1,6 +1,6 @@
 """Tasks on files of their exact raw format: from the files to a row of a board, and bad files.
 
-Every run takes each reader and each layout of its files; `make test-all` takes every task.
+Every run reads one task of each reader and layout, and takes a few to a board; `make test-all` takes every task.
 """
 
 from types import MappingProxyType
@@ -13,14 +13,15 @@ from tests.twins import damages, twins
 
 ANOTHER_MEAN = ("cifar100", "advection", "burgers", "diffusion_reaction_2d")
 """Tasks whose twins have values of another mean than the published files."""
-ONE_READER = {
+READ_ALIKE = {
     "openml": ("openml/29", "openml/61", "openml/1464"),
     "pdebench": ("pdebench/advection", "pdebench/diffusion_reaction_2d", "pdebench/darcy"),
     "pdebench_generated": ("pdebench_generated/burgers",),
     "drug": ("drug/gdsc",),
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
-SAMPLE = [name for name in twins() if name in ONE_READER.get(name.split("/")[0], (name,))]
+SAMPLE = [name for name in twins() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
+TO_A_BOARD = ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/cosmic", "nasbench360/ecg", "nasbench360/fsd50k")
 
 
 class _Published(TwinSuite):
@@ -32,6 +33,12 @@ class _Published(TwinSuite):
 class TestSampledTwins(_Published):
     twins = MappingProxyType({name: twins()[name] for name in SAMPLE})
     damages = MappingProxyType({name: damages()[name] for name in SAMPLE})
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        if metafunc.function.__name__ == "test_a_twin_becomes_a_row_of_a_board":
+            metafunc.parametrize("name", TO_A_BOARD)
+        else:
+            super().pytest_generate_tests(metafunc)
 
 
 @pytest.mark.slow
