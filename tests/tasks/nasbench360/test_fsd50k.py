@@ -19,22 +19,10 @@ from orca_ray.tasks.nasbench360 import fsd50k
 from orca_ray.tasks.spectrogram import log_mel
 from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
 from tests.tasks.reference_utils import needs_reference
-from tests.twins._nasbench360_large_files import NUM_CLIPS, write_fsd50k, write_wav
+from tests.twins._nasbench360_large_files import NUM_CLIPS, write_wav
 
 Array = npt.NDArray[Any]
 TASK = fsd50k.TASK
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("raw")
-    write_fsd50k(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return TASK.prepare(raw=raw, out=tmp_path_factory.mktemp("out") / "1")
 
 
 def rows(raw: Path, name: str) -> list[dict[str, str]]:
@@ -50,35 +38,33 @@ def plain(raw: Path, file: str) -> Array:
     return centred
 
 
+def labels_of(raw: Path, row: dict[str, str]) -> list[int]:
+    numbers = json.loads((raw / "chunks/lbl_map.json").read_text())
+    return [numbers[label] for label in row["labels"].split(",")]
+
+
 @pytest.mark.parametrize(("split", "name"), [("validation", "val"), ("test", "eval")])
-def test_evaluation_holds_every_chunk_as_it_is(split: str, name: str, raw: Path, data: PreparedData) -> None:
+def test_evaluation_holds_every_chunk_as_it_is_with_clip_and_labels(
+    split: str, name: str, raw: Path, data: PreparedData
+) -> None:
     part, listed = data.splits[split], rows(raw, name)  # type: ignore[index]
     assert part.x.shape == (2 * NUM_CLIPS, 1, 96, 102)
     for index in (0, 1, 17):
         chunk = np.asarray(part.x[slice(index, index + 1)][0, 0])
         np.testing.assert_allclose(chunk[:, :101], plain(raw, listed[index]["files"]), atol=1e-5)
         assert not chunk[:, 101].any()
-
-
-@pytest.mark.parametrize(("split", "name"), [("validation", "val"), ("test", "eval")])
-def test_chunks_of_one_clip_share_a_group_and_labels(split: str, name: str, raw: Path, data: PreparedData) -> None:
-    part, listed = data.splits[split], rows(raw, name)  # type: ignore[index]
     assert part.group is not None
     assert part.group.dtype == np.int64
     clips = sorted({row["ext"] for row in listed})
     assert [clips[group] for group in part.group] == [row["ext"] for row in listed]
-    numbers = json.loads((raw / "chunks/lbl_map.json").read_text())
-    for y, row in zip(part.y, listed, strict=True):
-        assert np.flatnonzero(y).tolist() == [numbers[label] for label in row["labels"].split(",")]
+    assert [np.flatnonzero(y).tolist() for y in part.y] == [labels_of(raw, row) for row in listed]
 
 
 def test_training_has_one_example_a_clip_with_its_labels(raw: Path, data: PreparedData) -> None:
     assert data.train.group is None
     assert data.train.x.shape == (NUM_CLIPS, 1, 96, 102)
-    labels = {row["ext"]: row["labels"] for row in rows(raw, "tr")}
-    numbers = json.loads((raw / "chunks/lbl_map.json").read_text())
-    for clip, y in zip(sorted(labels), data.train.y, strict=True):
-        assert np.flatnonzero(y).tolist() == [numbers[label] for label in labels[clip].split(",")]
+    clips = {row["ext"]: row for row in rows(raw, "tr")}
+    assert [np.flatnonzero(y).tolist() for y in data.train.y] == [labels_of(raw, clips[clip]) for clip in sorted(clips)]
     assert np.asarray(data.train.y).sum(axis=0).min() == 1
     assert not np.asarray(data.train.x[:])[..., 101].any()
 
@@ -139,14 +125,9 @@ def test_an_interrupted_preparation_goes_on_to_the_same_draws(
     assert calls == 12 + 14
 
 
-def _backgrounds(directory: Path) -> fsd50k.Backgrounds:
-    path = directory / "hum.wav"
-    write_wav(path, np.random.RandomState(5).normal(0, 0.1, 2 * 22050))
-    return fsd50k.Backgrounds([str(path)])
-
-
 def test_draws_have_the_references_frequencies(tmp_path: Path) -> None:
-    backgrounds = _backgrounds(tmp_path)
+    write_wav(tmp_path / "hum.wav", np.random.RandomState(5).normal(0, 0.1, 2 * 22050))
+    backgrounds = fsd50k.Backgrounds([str(tmp_path / "hum.wav")])
     chunk = np.add.outer(np.arange(96.0), np.arange(101.0)).astype(np.float32) + 10
     examples = [fsd50k.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(400)]
     unmixed = [example for example in examples if np.isin(example, chunk).all()]
@@ -184,9 +165,10 @@ def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
 
 def test_backgrounds_beyond_the_room_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fsd50k, "_KEPT_BYTES", 96 * 201 * 4)
-    write_wav(tmp_path / "0.wav", np.random.RandomState(0).normal(0, 0.1, 2 * 22050))
-    write_wav(tmp_path / "1.wav", np.random.RandomState(1).normal(0, 0.1, 2 * 22050))
-    backgrounds = fsd50k.Backgrounds([str(tmp_path / "0.wav"), str(tmp_path / "1.wav")])
+    paths = [tmp_path / "0.wav", tmp_path / "1.wav"]
+    for seed, path in enumerate(paths):
+        write_wav(path, np.random.RandomState(seed).normal(0, 0.1, 2 * 22050))
+    backgrounds = fsd50k.Backgrounds(list(map(str, paths)))
     first = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]
     assert len(backgrounds._kept) == 1
     second = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]

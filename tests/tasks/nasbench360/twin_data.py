@@ -17,7 +17,7 @@ def raw_twin(task: Task, directory: Path) -> Path:
     """Write the task's twin below ``directory`` once, and return where its raw files are."""
     raw = directory / "raw"
     if not raw.exists():
-        raw.mkdir()
+        raw.mkdir(parents=True)
         TWINS[task.name](raw)
     return raw
 
