@@ -12,9 +12,6 @@ def _order(coarse: float, fine: float) -> float:
     return float(np.log2(coarse / fine))
 
 
-# Advection
-
-
 def test_advection_moves_the_initial_field_and_nothing_else() -> None:
     """After t = j dx / beta all has moved by j cells; after 1 / beta all is back."""
     x = centres(0.0, 1.0, 200)
@@ -24,9 +21,6 @@ def test_advection_moves_the_initial_field_and_nothing_else() -> None:
         start, moved, back = periodic.advected(waves, x, times)
         np.testing.assert_allclose(moved, np.roll(start, 25), atol=1e-9)
         np.testing.assert_allclose(back, start, atol=1e-9)
-
-
-# Burgers
 
 
 def _cole_hopf(x: Array, t: float, diffusion: float, height: float = 0.9) -> Array:
@@ -50,14 +44,9 @@ def test_burgers_against_cole_and_hopf() -> None:
 
 def test_burgers_is_of_fourth_order_in_time() -> None:
     x = centres(0.0, 1.0, 64)
-    errors = [
-        np.abs(
-            periodic.evolve_burgers(_cole_hopf(x, 0.0, 0.3, 0.5)[None], 0.3, 0.1, 2, steps)[0, 1]
-            - _cole_hopf(x, 0.1, 0.3, 0.5)
-        )
-        for steps in (16, 32)
-    ]
-    assert _order(errors[0].max(), errors[1].max()) == pytest.approx(4, abs=0.35)
+    start, exact = (_cole_hopf(x, t, 0.3, 0.5) for t in (0.0, 0.1))
+    found = [periodic.evolve_burgers(start[None], 0.3, 0.1, 2, steps)[0, 1] for steps in (16, 32)]
+    assert _order(*(float(np.abs(each - exact).max()) for each in found)) == pytest.approx(4, abs=0.35)
 
 
 def test_burgers_keeps_its_mass_and_loses_energy() -> None:
@@ -67,9 +56,6 @@ def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     mass = frames.mean(axis=-1)
     np.testing.assert_allclose(mass, np.broadcast_to(mass[:, :1], mass.shape), atol=1e-13)
     assert (np.diff((frames**2).mean(axis=-1), axis=1) < 0).all()
-
-
-# Diffusion and logistic growth
 
 
 def test_a_uniform_field_grows_as_the_logistic_function() -> None:
@@ -99,9 +85,6 @@ def test_diffusion_and_growth_together_are_converged_at_the_files_own_step() -> 
     assert exact.max() < 1
 
 
-# Diffusion and sorption
-
-
 def _run(num_cells: int, steps: int, first_steps: int, *, frames: int = 5, start: float = 0.1) -> Array:
     evolved: Array = diffusion_sorption.evolve(np.full((1, num_cells), start), 20.0, frames, steps, first_steps)[0]
     return evolved
@@ -109,9 +92,7 @@ def _run(num_cells: int, steps: int, first_steps: int, *, frames: int = 5, start
 
 def test_sorption_is_of_second_order_in_space() -> None:
     coarse, middle, fine = (_run(n, 16, 64)[-1] for n in (64, 128, 256))
-    paired = [
-        field.reshape(64, -1).mean(axis=1) for field in (coarse, middle, fine)
-    ]  # means over cells, to second order
+    paired = [field.reshape(64, -1).mean(axis=1) for field in (coarse, middle, fine)]  # of cells, to second order
     assert _order(np.abs(paired[0] - paired[1])[:32].max(), np.abs(paired[1] - paired[2])[:32].max()) > 1.7
 
 

@@ -33,18 +33,14 @@ def test_rows_are_those_of_the_files(name: str, tmp_path: Path, monkeypatch: pyt
     np.testing.assert_array_equal(data.test.y, np.load(tmp_path / f"drug_sep/{name}_test_label.npy").reshape(-1))
 
 
-def test_the_two_screens_are_read_from_their_own_files() -> None:
+def test_screens_are_read_from_their_own_files_of_any_width_of_numbers(tmp_path: Path) -> None:
     files = {name: {file.path for file in get_task(f"drug/{name}").files} for name in ("ctrp", "gdsc")}
     assert len(files["ctrp"]) == 4
     assert not files["ctrp"] & files["gdsc"]
-
-
-def test_other_widths_of_numbers_are_taken(tmp_path: Path) -> None:
     write_drug(tmp_path, name="ctrp")
     path = tmp_path / "drug_sep/ctrp_train_feat.npy"
     np.save(path, np.load(path).astype(np.uint8))
-    data = get_task("drug/ctrp").prepare(raw=tmp_path, out=tmp_path / "out" / "1")
-    assert data.train.x.dtype == np.float32
+    assert get_task("drug/ctrp").prepare(raw=tmp_path, out=tmp_path / "out" / "1").train.x.dtype == np.float32
 
 
 @needs_reference
@@ -55,7 +51,6 @@ def test_rows_are_the_references(name: str, tmp_path: Path) -> None:
     theirs = reference_arrays("drug", tmp_path, tmp_path, valid=False, arguments=[name.upper()])
     np.testing.assert_array_equal(data.test.x[:], theirs["test_x"])
     np.testing.assert_array_equal(data.test.y, theirs["test_y"].reshape(-1))
-    for ours, expected in zip(
-        ordered(*training_rows(data)), ordered(theirs["train_x"], theirs["train_y"].reshape(-1)), strict=True
-    ):
-        np.testing.assert_array_equal(ours, expected)
+    expected = ordered(theirs["train_x"], theirs["train_y"].reshape(-1))
+    for ours, each in zip(ordered(*training_rows(data)), expected, strict=True):
+        np.testing.assert_array_equal(ours, each)

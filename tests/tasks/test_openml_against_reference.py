@@ -41,8 +41,8 @@ def test_arrays_equal_the_reference_s(dataset_id: int, tmp_path: Path) -> None:
     place = [name for name, _ in table.columns].index(table.target)
     labels = np.array([declared.index(row[place]) for row in table.rows])
     train, validation, test = split(labels, SPLIT_SEED)
-    parts = {"dev": [*train.tolist(), *validation.tolist()], "test": test.tolist()}
-    given = {"id": dataset_id, "columns": table.columns, "rows": table.rows, "target": table.target, **parts}
+    places = {"dev": [*train.tolist(), *validation.tolist()], "test": test.tolist()}
+    given = {"id": dataset_id, "columns": table.columns, "rows": table.rows, "target": table.target, **places}
     (tmp_path / "table.json").write_text(json.dumps(given))
     script = Path(__file__).with_name("openml_reference.py")
     command = [sys.executable, str(script), REFERENCE, str(tmp_path / "table.json"), str(tmp_path / "theirs.npz")]

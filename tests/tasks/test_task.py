@@ -89,7 +89,7 @@ def test_arrays_that_fit_are_prepared(target: Target) -> None:
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, Array | None], message: str) -> None:
-    task = _task(target, **changes)
+    task = _task(target, fingerprint=None, **changes)
     with pytest.raises(UserError, match=message):
         task.prepare()
     assert not prepared.directory_of(task.name, task.version).exists()
