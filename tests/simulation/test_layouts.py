@@ -61,7 +61,7 @@ def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
     assert (chosen.name, chosen.file) == (f"pdebench/{task}", file_name)
     assert isinstance(layout, TensorLayout)
     frames, *grid = fields["tensor" if "tensor" in fields else "density"]
-    shapes = {f"{axis}-coordinate": (size,) for axis, size in zip("xy", grid, strict=False)}
+    shapes: dict[str, tuple[int, ...]] = {f"{axis}-coordinate": (size,) for axis, size in zip("xy", grid, strict=False)}
     if end is not None:
         shapes["t-coordinate"] = (frames + 1,)
     shapes |= {name: (2, *shape) for name, shape in fields.items()}

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -339,7 +340,7 @@ def test_a_file_that_is_not_ours_is_never_replaced(tmp_path: Path, content: byte
     ],
 )
 def test_bad_options_are_refused(
-    name: str, samples: int, options: dict[str, int], message: str, tmp_path: Path
+    name: str, samples: int, options: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
         run.generate(name, samples, directory=tmp_path, **options)

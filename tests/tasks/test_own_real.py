@@ -1,4 +1,4 @@
-"""Real data in the formats that users bring become tasks: wine, digits, BasicMotions, Darcy flow; and tones."""
+"""Real data in the formats that users bring become tasks: wine, digits, BasicMotions; and tones."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.user import read
 from orca_ray.tasks import own
 from orca_ray.tasks.inference import infer
-from orca_ray.tasks.pocket.tasks import AEON, _operator_tensors
+from orca_ray.tasks.pocket.tasks import AEON
 from orca_ray.tasks.task import Task
 from tests.data.user.writers import image, tone
 
@@ -47,14 +47,6 @@ def motions(path: Path) -> Path:
     return path / "motions.npz"
 
 
-def darcy(path: Path) -> Path:
-    import h5py
-
-    with h5py.File(path / "darcy.h5", "w") as file:
-        file.update(_operator_tensors("darcy_train_16.pt"))
-    return path / "darcy.h5"
-
-
 def tones(path: Path) -> Path:
     for number in range(60):
         name, hertz = ("low", 300) if number % 2 else ("high", 900)
@@ -68,7 +60,6 @@ def tones(path: Path) -> Path:
         (wine, ("tabular", (1, 13), "classes", (124, 27, 27), "minilm-l6:layers=4")),
         (digits, ("image", (1, 8, 8), "classes", (211, 45, 44), "vit-s14:layers=4")),
         (motions, ("time series", (6, 100), "classes", (56, 12, 12), "minilm-l6:layers=4")),
-        (darcy, ("field", (1, 16, 16), "dense", (700, 150, 150), "vit-s14:layers=4")),
         (tones, ("audio", (1, 64, 68), "classes", (42, 10, 8), "vit-s14:layers=4")),
     ],
 )

@@ -1,7 +1,6 @@
 """What the raw files of seven tasks of NAS-Bench-360 hold, in small, and how their formats are written.
 
-Images are made of scikit-learn's handwritten digits, two side by side: 100 classes, 00 to 99. The rest is seeded and
-drawn so that classes can be told apart.
+All is seeded and drawn so that classes can be told apart.
 """
 
 import gzip
@@ -40,21 +39,11 @@ def python2_pickle(value: Any) -> bytes:
     return stream.getvalue().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
 
 
-def digit_pairs(classes: Array, side: int, scale: int, seed: int) -> Array:
-    """Return colour images uint8 [N, 3, side, side] of the numbers ``classes`` (00 to 99), of digits 8 × scale high."""
-    from sklearn.datasets import load_digits
-
+def images_of(classes: Array, side: int, seed: int) -> Array:
+    """Return noisy colour images uint8 [N, 3, side, side] whose rows are bright or dark as their class says."""
     r = np.random.RandomState(seed)
-    digits, names = load_digits(return_X_y=True)
-    images = r.randint(0, 16, (len(classes), 3, side, side)).astype(np.uint8)
-    top, left = (side - 8 * scale) // 2, (side - 16 * scale) // 2
-    for image, number in zip(images, classes, strict=True):
-        for place, digit in enumerate(divmod(int(number), 10)):
-            drawn = digits[r.choice(np.flatnonzero(names == digit))].reshape(8, 8)
-            pixels = np.kron(drawn, np.ones((scale, scale)))[None] * np.array([14, 12, 9])[:, None, None]
-            start = left + place * 8 * scale
-            image[:, top : top + 8 * scale, start : start + 8 * scale] += pixels.astype(np.uint8)
-    return images
+    patterns = 160 * np.random.RandomState(0).randint(0, 2, (100, 3, side, 1))
+    return (patterns[classes] + r.randint(0, 64, (len(classes), 3, side, side))).astype(np.uint8)
 
 
 def cifar100_content() -> dict[str, Content]:
@@ -67,7 +56,7 @@ def cifar100_content() -> dict[str, Content]:
             "batch_label": f"{name}ing batch 1 of 1",
             "fine_labels": fine.tolist(),
             "coarse_labels": (fine // 5).tolist(),
-            "data": digit_pairs(fine, 32, 2, each).reshape(len(fine), -1),
+            "data": images_of(fine, 32, each).reshape(len(fine), -1),
         }
     return {**content, "meta": {"fine_label_names": [f"{number:02}" for number in range(100)]}}
 
@@ -87,7 +76,7 @@ def spherical_content() -> dict[str, Content]:
     content: dict[str, Content] = {}
     for name, each in (("train", 3), ("test", 1)):
         labels = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
-        content[name] = {"images": digit_pairs(labels, 60, 3, each), "labels": labels}
+        content[name] = {"images": images_of(labels, 60, each), "labels": labels}
     return content
 
 
@@ -100,29 +89,14 @@ def save_spherical(raw: Path, content: Any) -> None:
 def ecg_content() -> Content:
     """Return what the file holds: 80 records int16, as PhysioNet's, of 1200 to 1900 samples, and their letters."""
     r = np.random.RandomState(0)
-    label = _letters()
+    # Drawn so that all letters are in every split of both protocols.
+    label = np.array(list("NAO~"), dtype=object)[np.random.RandomState(1).permutation(80) % 4]
     data = np.empty(len(label), dtype=object)
     for i, letter in enumerate(label):
         time = np.arange(r.randint(1200, 1900)) / 300
         beats = np.sin(2 * np.pi * (1.0 + 0.7 * "NAO~".index(letter)) * time) ** 15
         data[i] = (300 * beats + 20 * r.randn(len(time))).astype(np.int16)
     return {"data": data, "label": label}
-
-
-def _letters() -> Array:
-    """Draw 20 of each letter so that all are in every split of both protocols, which are the first halves of two."""
-    from sklearn.model_selection import train_test_split
-
-    def drawn(indices: Array, share: float) -> list[Array]:
-        return list(train_test_split(indices, test_size=share, random_state=0))
-
-    most, tenth = drawn(np.arange(80), 0.1)
-    parts = [tenth, drawn(most, 1 / 9)[1], *drawn(drawn(np.arange(80), 0.2)[1], 0.5)]
-    for attempt in range(1000):
-        places = np.random.RandomState(attempt).permutation(80) % 4
-        if all(len(np.unique(places[part])) == 4 for part in parts):
-            return np.array(list("NAO~"), dtype=object)[places]
-    raise AssertionError("no labels for these splits")
 
 
 def save_ecg(raw: Path, content: Any) -> None:

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.raw import Workspace
 from orca_ray.data.wav import read_wav
-from orca_ray.tasks import arrays
 from orca_ray.tasks.nasbench360 import fsd50k
 from orca_ray.tasks.spectrogram import log_mel
 from tests.tasks.nasbench360.reference_fsd50k import reference_fsd50k
@@ -69,30 +68,13 @@ def test_training_has_one_example_a_clip_with_its_labels(raw: Path, data: Prepar
     assert not np.asarray(data.train.x[:])[..., 101].any()
 
 
-def test_an_example_that_drew_neither_mask_nor_background_is_a_chunk_of_its_clip(raw: Path, data: PreparedData) -> None:
-    chunks: dict[str, list[Array]] = {}
-    for row in rows(raw, "tr"):
-        chunks.setdefault(row["ext"], []).append(plain(raw, row["files"]))
-    examples = np.asarray(data.train.x[:])[:, 0, :, :101]
-    untouched = [
-        any(np.allclose(example, chunk, atol=1e-5) for chunk in chunks[clip])
-        for clip, example in zip(sorted(chunks), examples, strict=True)
-    ]
-    assert 0 < sum(untouched) < NUM_CLIPS / 2  # an eighth is expected
-
-
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(0, 99))
 def test_the_chunk_of_a_clip_is_one_of_its_own(counts: list[int], seed: int) -> None:
     clips = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     chunks = fsd50k._Chunks([""] * len(clips), clips, np.zeros((len(clips), 200), bool))
     rows = fsd50k._one_each(chunks)
     assert clips[rows].tolist() == list(range(len(counts)))
-
-
-def test_every_chunk_of_a_clip_may_be_chosen() -> None:
-    clips = np.repeat(np.arange(300), 3)
-    rows = fsd50k._one_each(fsd50k._Chunks([""] * 900, clips, np.zeros((900, 200), bool)))
-    assert np.bincount(rows % 3).min() > 70
 
 
 def test_paper_trains_on_the_training_list_alone(raw: Path, data: PreparedData, tmp_path: Path) -> None:
@@ -104,56 +86,29 @@ def test_paper_trains_on_the_training_list_alone(raw: Path, data: PreparedData, 
     np.testing.assert_array_equal(paper.test.x[:], data.test.x[:])
 
 
-def test_an_interrupted_preparation_goes_on_to_the_same_draws(
-    raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-    original = fsd50k.training_example
-
-    def counted(*arguments: Any) -> Array:
-        nonlocal calls
-        calls += 1
-        if calls == 12:
-            raise KeyboardInterrupt
-        return original(*arguments)
-
-    monkeypatch.setattr(fsd50k, "training_example", counted)
-    monkeypatch.setattr(arrays, "_BATCH_BYTES", 5 * 4 * 96 * 102)
-    with pytest.raises(KeyboardInterrupt):
-        TASK.prepare(raw=raw, out=tmp_path / "1")
-    assert TASK.prepare(raw=raw, out=tmp_path / "1").fingerprint == data.fingerprint
-    assert calls == 12 + 14
-
-
 def test_draws_have_the_references_frequencies(tmp_path: Path) -> None:
     write_wav(tmp_path / "hum.wav", np.random.RandomState(5).normal(0, 0.1, 2 * 22050))
     backgrounds = fsd50k.Backgrounds([str(tmp_path / "hum.wav")])
     chunk = np.add.outer(np.arange(96.0), np.arange(101.0)).astype(np.float32) + 10
-    examples = [fsd50k.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(400)]
+    examples = [fsd50k.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(200)]
     unmixed = [example for example in examples if np.isin(example, chunk).all()]
     unmasked = [example for example in unmixed if np.array_equal(example, chunk)]
-    assert len(unmixed) / 400 == pytest.approx(0.25, abs=0.07)
-    assert len(unmasked) / len(unmixed) == pytest.approx(0.5, abs=0.15)
+    assert len(unmixed) / 200 == pytest.approx(0.25, abs=0.1)
+    assert len(unmasked) / len(unmixed) == pytest.approx(0.5, abs=0.2)
     assert {example.shape for example in examples} == {(96, 101)}
 
 
-def test_masks_are_bands_of_the_least_value() -> None:
+@given(st.integers(0, 1000))
+def test_masks_are_bands_of_the_least_value(seed: int) -> None:
     chunk = np.random.RandomState(0).uniform(1, 2, (96, 101)).astype(np.float32)
-    masked = [fsd50k._masked(chunk, np.random.RandomState(i)) for i in range(60)]
-    changed = [each for each in masked if not np.array_equal(each, chunk)]
-    assert len(changed) > 20
-    for each in changed:
-        assert (each[each != chunk] == chunk.min()).all()
-        rows, columns = (np.flatnonzero((each != chunk).all(axis=axis)) for axis in (1, 0))
-        assert len(rows) <= 2 * int(0.15 * 96)
-        assert len(columns) <= 2 * int(0.20 * 101)
-
-
-@given(st.integers(1, 500), st.floats(0.01, 0.5), st.integers(0, 1000))
-def test_a_band_is_inside_and_not_too_wide(size: int, most: float, seed: int) -> None:
-    band = fsd50k._band(size, most, np.random.RandomState(seed))
-    assert 0 <= band.start <= band.stop <= size
-    assert band.stop - band.start <= most * size
+    masked = fsd50k._masked(chunk, np.random.RandomState(seed))
+    assert (masked[masked != chunk] == chunk.min()).all()
+    rows, columns = (np.flatnonzero((masked != chunk).all(axis=axis)) for axis in (1, 0))
+    assert len(rows) <= 2 * int(0.15 * 96)
+    assert len(columns) <= 2 * int(0.20 * 101)
+    band = fsd50k._band(96, 0.15, np.random.RandomState(seed))
+    assert 0 <= band.start <= band.stop <= 96
+    assert band.stop - band.start <= 0.15 * 96
 
 
 def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
