@@ -193,22 +193,3 @@ def test_a_long_viscous_step_is_stable_keeps_totals_and_heats() -> None:
     at_rest = changing.sum(axis=(1, 2))[:2]
     least = float((at_rest**2).sum() / density.sum())  # all at one velocity
     assert motion(after) == pytest.approx(least, abs=0.01 * motion(changing))
-
-
-def test_the_stress_is_of_second_order_in_time() -> None:
-    n = 12
-    x = centres(0.0, 1.0, n)
-    wave = np.sin(2 * np.pi * (x[:, None] + x[None, :]))
-    density = 1 + 0.5 * np.cos(2 * np.pi * x)[:, None] * np.ones(n)
-    start = np.stack([wave, -0.3 * wave, np.full((n, n), 10.0)])
-    stress = Stress(0.1, 0.1, 1 / n)
-
-    def run(count: int) -> Array:
-        state = start
-        for _ in range(count):
-            state = stress.step(density, state, 0.08 / count)
-        return state
-
-    exact = run(256)
-    errors = [np.abs(run(count) - exact).max() for count in (4, 8)]
-    assert math.log2(errors[0] / errors[1]) > 1.8, errors

@@ -120,3 +120,14 @@ def test_one_seed_gives_one_split_and_another_seed_another() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[2], other[2])
     assert [len(part) for part in split(np.repeat(np.arange(100), 16), 0)] == [1296, 144, 160]
+
+
+def test_more_categories_than_the_memory_holds_are_refused() -> None:
+    """40,000 rows of as many categories, beside 200 columns, would take two terabytes."""
+    values = tuple(f"c{i}" for i in range(40_000))
+    columns: list[Column] = [Nominal("many", values, values), *[Numeric("n", np.zeros(40_000))] * 200]
+    expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory; leave the column out"
+    with pytest.raises(UserError, match=expected):
+        encode("openml/1", columns, np.arange(10))
+    labels, occurring = classes("openml/1", columns[0])
+    assert len(occurring) == len(set(labels.tolist())) == 40_000

@@ -64,7 +64,7 @@ def protein_features(distances: Array, random: np.random.RandomState) -> dict[st
     }
 
 
-def save_distances(raw: Path, folder: str, name: str, length: int, sequence: str, distances: Array) -> None:
+def save_distances(raw: Path, folder: str, name: str, length: Any, sequence: str, distances: Array) -> None:
     """Save a protein's distances as PDNet does: a row of three objects."""
     content = np.empty(3, object)
     content[:] = length, sequence, distances

@@ -21,6 +21,14 @@ def write_drug(raw: Path, *, name: str) -> None:
         np.save(raw / f"drug_sep/{name}_{split}_label.npy", shaped.astype(np.float32))
 
 
+def _one_row(*names: str) -> Writer:
+    def damage(raw: Path) -> None:
+        for name in names:
+            changed(name, lambda x: x[:1])(raw)
+
+    return damage
+
+
 def _bad(name: str) -> list[Damage]:
     train_x, train_y, test_x, test_y = (
         f"drug_sep/{name}_{split}_{field}.npy" for split in ("train", "test") for field in ("feat", "label")
@@ -33,6 +41,7 @@ def _bad(name: str) -> list[Damage]:
         ("NaN", changed(train_x, lambda x: with_item(x, -1, np.nan)), r"_train_feat\.npy: expected finite numbers"),
         ("NaN response", changed(test_y, lambda y: with_item(y, -1, np.nan)), r"_test_label\.npy: expected finite"),
         ("fewer labels", changed(train_y, lambda y: y[1:]), r"_train_label\.npy: expected shape \[30\] or \[30, 1\]"),
+        ("one row", _one_row(train_x, train_y), r"_train_feat\.npy.*expected more than 1 training samples"),
         ("text", changed(test_y, lambda y: y.astype(str)), r"_test_label\.npy: expected an array"),
         ("hostile pickle", changed(test_x, lambda x: np.array([Hostile()])), r"of numbers, found pickled objects"),
     ]

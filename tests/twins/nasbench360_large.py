@@ -32,7 +32,7 @@ def _features(**changes: Any) -> Writer:
     return damage
 
 
-def _distances(change: Callable[[int, Array], tuple[int, Array]]) -> Writer:
+def _distances(change: Callable[[int, Array], tuple[Any, Array]]) -> Writer:
     def damage(raw: Path) -> None:
         length, sequence, distances = np.load(raw / _DISTANCES, allow_pickle=True)
         length, distances = change(length, distances)
@@ -48,6 +48,10 @@ def _stamp(change: Callable[[Array], Array]) -> Writer:
 def _without_a_character(paths: Array) -> Array:
     """Return paths one of whose characters has a number beyond Unicode."""
     return with_item(paths.view(np.uint32), 2, 0x110000).view(paths.dtype)
+
+
+def deep(path: Path) -> None:
+    path.write_text("[" * 10**6)
 
 
 def _other_rate(raw: Path) -> None:
@@ -76,6 +80,11 @@ BAD: dict[str, list[Damage]] = {
         ("no scores", _features(pssm=None), r"2PSIA\.pkl: expected a mapping with .*found one without pssm"),
         ("other shape", _features(ss=np.zeros((46, 3))), r"2PSIA\.pkl, ss: expected shape \[3, 46\], found \[46, 3\]"),
         ("NaN", _features(entropy=np.full(46, np.nan)), r"2PSIA\.pkl, entropy: expected finite numbers"),
+        ("no text", _features(seq=7), r"2PSIA\.pkl.*expected"),
+        ("ragged", _features(ss=[[1], [2, 3]]), r"2PSIA\.pkl.*expected"),
+        ("bytes", _features(ss=b"1"), r"2PSIA\.pkl.*expected"),
+        ("no length", _distances(lambda _, map: (None, map)), r"1DEEA-cb\.npy.*expected"),
+        ("huge length", _distances(lambda _, map: (10**30, map)), r"1DEEA-cb\.npy.*expected"),
         ("too large", _features(sa=np.full(46, 1e4)), r"2PSIA\.pkl, sa: expected values between -100 and 100"),
         ("other length", _distances(lambda length, map: (length + 1, map)), r"1DEEA-cb\.npy, length: expected 31.*32"),
         ("other side", _distances(lambda length, map: (length, map[1:])), r"cb\.npy, map: expected shape \[31, 31\]"),
@@ -116,5 +125,6 @@ BAD: dict[str, list[Damage]] = {
         ),
         ("label 200", replaced(_LABELS, ": 199", ": 200"), r"lbl_map\.json: expected 200 labels numbered"),
         ("no JSON", garbage(_LABELS), r"lbl_map\.json"),
+        ("deep JSON", lambda raw: deep(raw / _LABELS), r"lbl_map\.json.*expected JSON, found something else"),
     ],
 }

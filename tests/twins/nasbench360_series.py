@@ -35,6 +35,10 @@ def write_satellite(raw: Path) -> None:
         files.save_satellite(raw, part, files.satellite_content(part))
 
 
+def _train_is_test(raw: Path) -> None:
+    files.save_satellite(raw, "train", files.satellite_content("test"))
+
+
 def write_darcy_flow(raw: Path) -> None:
     """Write the two files: 12 samples as MATLAB 5, and 3 as MATLAB 7.3, both at full resolution."""
     files.save_matlab5(raw / _SMOOTH1, files.darcy_content(12))
@@ -162,6 +166,11 @@ BAD: dict[str, list[Damage]] = {
         ("no data", _satellite("test", _without("data")), "the key 'data' is missing"),
         ("no mapping", _satellite("test", lambda content: content["data"]), r"satellite_test\.npy.*a mapping with"),
         ("a step less", _satellite("train", _set("data", np.ones((144, 45)))), "data.*46"),
+        ("ragged labels", _satellite("train", _set("label", [[[1], [2, 3]]] * 144)), "label"),
+        ("text for labels", _satellite("train", _set("label", "N" * 144)), "label"),
+        ("huge labels", _satellite("train", _set("label", [10**30] * 144)), "label"),
+        ("a number for labels", _satellite("train", _set("label", 144)), "label"),
+        ("no more than test", _train_is_test, "more than 48 training samples, because as many are held out"),
         ("label from 0", _satellite("train", _set("label", np.arange(144) % 24)), "label.*from 1 to 24"),
         ("NaN", _satellite("test", _set("data", np.full((48, 46), np.nan))), r"satellite_test\.npy, data.*nan"),
         ("hostile pickle", _satellite("train", _set("data", Hostile())), _REFUSED),
