@@ -10,7 +10,6 @@ from PIL import Image
 from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.domainnet import sketch
-from tests.tasks.reference_utils import data_loaders, needs_reference
 
 TASK = sketch.TASK
 transforms = pytest.importorskip("torchvision.transforms")
@@ -61,31 +60,3 @@ def test_validation_is_a_share_of_train_treated_like_test(raw: Path, data: Prepa
     np.testing.assert_array_equal(paper.validation.y, data.validation.y)
     np.testing.assert_array_equal(paper.train.x[:4], data.train.x[:4])
     assert (np.asarray(paper.validation.x[:]) != np.asarray(data.validation.x[:])).any(axis=(1, 2, 3)).all()
-
-
-@needs_reference
-def test_images_are_the_references(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its loader, with the draws of ours: corners and mirrorings in the order of its list."""
-    import torch
-
-    (tmp_path / "domainnet").symlink_to(raw)
-    paper = TASK.prepare("paper", raw=raw, out=tmp_path / "1-paper")
-    corners, mirrored = np.zeros((120, 2), int), np.zeros(120, bool)
-    for seed, part in enumerate(parts(raw)):
-        random = np.random.RandomState(seed)
-        corners[part], mirrored[part] = random.randint(33, size=(len(part), 2)), random.random_sample(len(part)) < 0.5
-    cuts, throws = iter(corners.tolist()), iter(mirrored)
-    loaders = data_loaders()
-    monkeypatch.setattr(
-        loaders.transforms.RandomCrop, "get_params", staticmethod(lambda image, size: (*next(cuts), *size))
-    )
-    monkeypatch.setattr(torch, "rand", lambda *size: torch.full(size, 0.0 if next(throws) else 1.0))
-    train, _, test = loaders.load_domainnet(str(tmp_path), 4)
-    x, y = (tensor.numpy() for tensor in train.dataset.tensors)
-    for split, part in zip((paper.train, paper.validation), parts(raw), strict=True):
-        np.testing.assert_allclose(split.x[:], x[part], atol=1e-6)
-        np.testing.assert_array_equal(split.y, y[part])
-    x, y = (tensor.numpy() for tensor in test.dataset.tensors)
-    np.testing.assert_allclose(paper.test.x[:], x, atol=1e-6)
-    np.testing.assert_array_equal(paper.test.y, y)
-    assert next(cuts, None) is next(throws, None) is None

@@ -256,7 +256,7 @@ class TestReference:
         y = np.where(ignore, IGNORED, image).astype(np.float32)
         assert get_metric(name).compute(logits, y) == pytest.approx(expected, abs=1e-9)
 
-    @pytest.mark.parametrize("num_classes", [2, 3, 7])
+    @pytest.mark.parametrize("num_classes", [2, 3, 4])
     def test_classes(self, num_classes: int) -> None:
         random = np.random.RandomState(0)
         y = np.concatenate([np.arange(num_classes), random.randint(0, num_classes, 200)])

@@ -13,8 +13,7 @@ from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.tasks.openml import tables
 from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
 from orca_ray.tasks.task import SPLIT_SEED, Arrays
-from tests.twins._openml_format import Kind, TwinTable, write_table
-from tests.twins.openml import TWINS
+from tests.twins.openml import TWINS, Kind, TwinTable, write_table
 
 BY_ID = {int(task.short_name): task for task in TASKS}
 SAMPLE = {

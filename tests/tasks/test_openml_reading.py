@@ -16,8 +16,7 @@ from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml._client import read_description
 from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
-from tests.twins._openml_format import TwinTable, edit_description, edit_table, write_bytes, write_table
-from tests.twins.openml import mock
+from tests.twins.openml import TwinTable, edit_description, edit_table, mock, write_bytes, write_table
 
 TABLE = TwinTable(
     name="a small table",

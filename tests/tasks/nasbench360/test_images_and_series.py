@@ -14,9 +14,7 @@ from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.nasbench360 import deepsea, ninapro, satellite
 from orca_ray.tasks.nasbench360.cifar import CIFAR100, SPHERICAL
 from orca_ray.tasks.task import Task
-from tests.tasks.nasbench360.reference_loaders import reference_arrays
-from tests.tasks.nasbench360.twin_data import Array, ordered, prepare, raw_twin, training_rows
-from tests.tasks.reference_utils import needs_reference
+from tests.tasks.nasbench360.twin_data import Array, prepare, raw_twin, training_rows
 from tests.twins import nasbench360_series_files as files
 
 
@@ -109,37 +107,3 @@ def test_other_types_of_numbers_give_the_same_arrays(tmp_path: Path) -> None:
     labels = np.load(path)
     np.save(path, labels.astype(np.float64))
     np.testing.assert_array_equal(prepare(ninapro.TASK, tmp_path).train.y, labels)
-
-
-@needs_reference
-@pytest.mark.parametrize(("loader", "task"), [("deepsea", deepsea.TASK), ("ninapro", ninapro.TASK)])
-def test_published_splits_are_the_references(loader: str, task: Task, tmp_path: Path) -> None:
-    data = prepare(task, tmp_path)
-    theirs = reference_arrays(loader, raw_twin(task, tmp_path), tmp_path, valid=True)
-    for split in SPLITS:
-        np.testing.assert_array_equal(data.splits[split].x, theirs[f"{split}_x"])
-        np.testing.assert_array_equal(data.splits[split].y, theirs[f"{split}_y"])
-    theirs = reference_arrays(loader, raw_twin(task, tmp_path), tmp_path, valid=False)
-    for ours, axis in zip(training_rows(data), "xy", strict=True):
-        np.testing.assert_array_equal(ours, theirs[f"train_{axis}"])
-
-
-@needs_reference
-@pytest.mark.parametrize(
-    ("loader", "task", "part"),
-    [
-        ("satellite", satellite.TASK, "train"),
-        ("spherical", SPHERICAL, "train"),
-        # Its training set is augmented; its validation set is the whole of it without.
-        ("cifar", CIFAR100, "validation"),
-    ],
-)
-def test_all_rows_are_the_references(loader: str, task: Task, part: str, tmp_path: Path) -> None:
-    """Its own validation of satellite lies within its training set, which is why ours is drawn otherwise."""
-    data = prepare(task, tmp_path)
-    theirs = reference_arrays(loader, raw_twin(task, tmp_path), tmp_path, valid=part == "validation")
-    np.testing.assert_array_equal(data.test.x, theirs["test_x"])
-    np.testing.assert_array_equal(data.test.y, theirs["test_y"])
-    expected = ordered(theirs[f"{part}_x"], theirs[f"{part}_y"])
-    for ours, each in zip(ordered(*training_rows(data)), expected, strict=True):
-        np.testing.assert_array_equal(ours, each)
