@@ -1,6 +1,6 @@
 """Cosmic: crops, ignored pixels, and where sky is added."""
 
-import ast
+import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,6 @@ from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import cosmic
-from tests.tasks.reference_utils import CHECKOUT, data_loaders, needs_reference
 
 Array = npt.NDArray[Any]
 TASK = cosmic.TASK
@@ -116,31 +115,8 @@ def test_a_test_set_as_large_as_train_leaves_nothing_to_train_on(raw: Path, tmp_
         TASK.prepare(raw=alike, out=tmp_path / "out" / "1")
 
 
-@needs_reference
 def test_fields_with_galaxies_are_the_references() -> None:
-    script = Path(CHECKOUT) / "src/datasets/preprocess_cosmic.py"
-    (fields,) = (
-        ast.literal_eval(node.value)
-        for node in ast.parse(script.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "field_type"
-    )
-    ours = {f"{proposal}_{visit}" for proposal, visits in cosmic.GALAXY_VISITS.items() for visit in visits}
-    assert ours == {field for field, kind in fields.items() if kind == "GAL"}
-
-
-@needs_reference
-def test_images_and_masks_are_the_references(raw: Path, paper: PreparedData) -> None:
-    train, _, test = data_loaders().load_cosmic(str(raw), 1)
-    first, second = splits.split(12, (6, 6), 0)
-    parts = (("train", first), ("validation", second), ("test", np.arange(6)))
-    for number, (split, order) in enumerate(parts):
-        dataset = (test if split == "test" else train).dataset
-        for row, index in enumerate(order):
-            # What the reference draws between is narrowed to what ours drew.
-            factor = np.random.RandomState(number).uniform(-0.9, 3, 6)[row]
-            dataset.skyaug_min = dataset.skyaug_max = factor
-            image, mask, ignore = dataset[int(index)]
-            ours = paper.splits[split]  # type: ignore[index]
-            np.testing.assert_allclose(ours.x[slice(row, row + 1)][0], image, rtol=1e-6, atol=1e-5)
-            np.testing.assert_array_equal(np.maximum(ours.y[row], 0), mask * (1 - ignore))
-            np.testing.assert_array_equal(ours.y[row] == -1, ignore == 1)
+    """Those that its script ``preprocess_cosmic.py`` calls GAL."""
+    fields = sorted(f"{proposal}_{visit}" for proposal, visits in cosmic.GALAXY_VISITS.items() for visit in visits)
+    assert len(fields) == 27
+    assert hashlib.sha256(" ".join(fields).encode()).hexdigest().startswith("a8c489c0091af0f7")

@@ -16,7 +16,7 @@ from orca_ray.data.wav import read_wav
 from orca_ray.tasks.nasbench360 import fsd50k
 from orca_ray.tasks.spectrogram import log_mel
 from tests.tasks.digests import digest
-from tests.twins._nasbench360_large_files import NUM_CLIPS, write_wav
+from tests.twins.nasbench360_large import NUM_CLIPS, write_wav
 
 Array = npt.NDArray[Any]
 TASK = fsd50k.TASK

@@ -15,7 +15,7 @@ from orca_ray.tasks.nasbench360 import deepsea, ninapro, satellite
 from orca_ray.tasks.nasbench360.cifar import CIFAR100, SPHERICAL
 from orca_ray.tasks.task import Task
 from tests.tasks.nasbench360.twin_data import Array, prepare, raw_twin, training_rows
-from tests.twins import nasbench360_series_files as files
+from tests.twins import nasbench360_series as files
 
 
 def test_cifars_pixels_are_normalised_by_channel_and_its_augmentation_pads_with_black(tmp_path: Path) -> None:

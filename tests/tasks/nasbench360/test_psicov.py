@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.nasbench360 import psicov
-from tests.tasks.reference_utils import data_loaders, needs_reference
-from tests.twins._nasbench360_large_files import PROTEINS
+from tests.twins.nasbench360_large import PROTEINS
 
 Array = npt.NDArray[Any]
 TASK = psicov.TASK
@@ -117,20 +116,3 @@ def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp
     test = TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").test
     diagonal = np.diagonal(test.y[0])
     assert (diagonal[5:-5] < 6).all()  # residues next to each other along the chain
-
-
-@needs_reference
-def test_squares_are_the_references(raw: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaders = data_loaders()
-    shares = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))
-    starts = list(offsets(tuple(shares[LONG]), PROTEINS["deepcov"][LONG]))
-    monkeypatch.setattr(loaders.random, "randint", lambda low, high: starts.pop(0))
-    train, validation, test, _, _ = loaders.load_psicov(str(raw), 1, valid_split=1)
-    order = [*range(1, 54, 2), *range(0, 54, 2), 54, 55, 56]
-    for split, loader in ((data.train, train), (data.validation, validation), (data.test, test)):
-        assert len(split) == len(loader.dataset)
-        for row in range(len(split)):
-            x, y = loader.dataset[row]
-            np.testing.assert_array_equal(split.x[slice(row, row + 1)][0], x[order])
-            np.testing.assert_allclose(split.y[row], y[0], rtol=1e-6)
-    assert not starts
