@@ -12,36 +12,6 @@ def _order(coarse: float, fine: float) -> float:
     return float(np.log2(coarse / fine))
 
 
-def test_advection_moves_the_initial_field_and_nothing_else() -> None:
-    """After t = j dx / beta all has moved by j cells; after 1 / beta all is back."""
-    x = centres(0.0, 1.0, 200)
-    for rng in generators(3, 0, 12):
-        waves = sample_waves(rng)
-        times = np.array([0.0, 25 / 200 / periodic.ADVECTION_BETA, 1 / periodic.ADVECTION_BETA])
-        start, moved, back = periodic.advected(waves, x, times)
-        np.testing.assert_allclose(moved, np.roll(start, 25), atol=1e-9)
-        np.testing.assert_allclose(back, start, atol=1e-9)
-
-
-def _cole_hopf(x: Array, t: float, diffusion: float, height: float = 0.9) -> Array:
-    """The solution -2 D phi_x / phi for phi = 1 + height exp(-D k^2 t) cos(k x), which solves the heat equation."""
-    k = 2 * np.pi
-    decayed = height * np.exp(-diffusion * k**2 * t)
-    solution: Array = 2 * diffusion * k * decayed * np.sin(k * x) / (1 + decayed * np.cos(k * x))
-    return solution
-
-
-def test_burgers_against_cole_and_hopf() -> None:
-    """At the file's own step, with a wave of height 8.3 to begin with."""
-    x = centres(0.0, 1.0, 256)
-    diffusion = periodic.BURGERS_NU / np.pi
-    interval = periodic.INTERVAL
-    frames = periodic.evolve_burgers(_cole_hopf(x, 0.0, diffusion)[None], diffusion, interval, 31)[0]
-    errors = [np.abs(frames[n] - _cole_hopf(x, n * interval, diffusion)).max() for n in range(31)]
-    assert max(errors) < 2e-5, max(errors)
-    assert errors[-1] < 1e-8
-
-
 def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     x = centres(0.0, 1.0, 512)
     initial = np.stack([sample_waves(rng)(x) for rng in generators(1, 0, 6)])

@@ -96,26 +96,6 @@ def test_tables_compared_with_lift_are_scored_as_published() -> None:
     assert {task.under("held-out").metric for task in TASKS} == {"one_minus_auroc"}
 
 
-def test_standardising_twice_hardly_differs_from_once(tmp_path: Path) -> None:
-    table = TwinTable("t", [("a", "REAL"), ("class", ("x", "y"))], [[i * i, "xy"[i % 2]] for i in range(40)], "class")
-    for dataset_id in (11, 12):
-        write_table(tmp_path, dataset_id, table)
-    once, twice = (_x(_build(tmp_path, dataset_id), "train", "test") for dataset_id in (11, 12))
-    assert not np.array_equal(once, twice)
-    np.testing.assert_allclose(once, twice, rtol=0.03)
-
-
-def test_1464_keeps_three_of_its_four_columns(tmp_path: Path) -> None:
-    TWINS["openml/1464"](tmp_path)
-    kept = _x(_build(tmp_path, 1464), "train")
-    for name in ("data.arff", "description.json"):  # the same table, as of an id of which nothing is said
-        (tmp_path / "11").mkdir(exist_ok=True)
-        text = (tmp_path / "1464" / name).read_text()
-        (tmp_path / "11" / name).write_text(text.replace('"id": "1464"', '"id": "11"'))
-    whole = _x(_build(tmp_path, 11), "train")
-    np.testing.assert_array_equal(kept, whole[:, :, [0, 1, 3]])
-
-
 def test_1464_with_too_few_columns_is_refused(tmp_path: Path) -> None:
     table = TwinTable("t", [("a", "REAL"), ("class", ("x", "y"))], [[i, "xy"[i % 2]] for i in range(40)], "class")
     write_table(tmp_path, 1464, table)

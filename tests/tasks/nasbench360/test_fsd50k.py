@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
@@ -73,15 +73,6 @@ def test_training_has_one_example_a_clip_with_its_labels(raw: Path, data: Prepar
     assert not np.asarray(data.train.x[:])[..., 101].any()
 
 
-@settings(max_examples=25)
-@given(st.lists(st.integers(1, 5), min_size=1, max_size=30), st.integers(0, 99))
-def test_the_chunk_of_a_clip_is_one_of_its_own(counts: list[int], seed: int) -> None:
-    clips = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
-    chunks = fsd50k._Chunks([""] * len(clips), clips, np.zeros((len(clips), 200), bool))
-    rows = fsd50k._one_each(chunks)
-    assert clips[rows].tolist() == list(range(len(counts)))
-
-
 def test_paper_trains_on_the_training_list_alone(raw: Path, data: PreparedData, tmp_path: Path) -> None:
     paper = TASK.prepare("paper", raw=raw, out=tmp_path / "1-paper")
     assert (len(paper.train), len(paper.validation)) == (22, 2)
@@ -89,18 +80,6 @@ def test_paper_trains_on_the_training_list_alone(raw: Path, data: PreparedData, 
     examples = np.concatenate([paper.train.x[:], paper.validation.x[:]])
     assert {row.tobytes() for row in examples} == {row.tobytes() for row in data.train.x[:]}
     np.testing.assert_array_equal(paper.test.x[:], data.test.x[:])
-
-
-def test_draws_have_the_references_frequencies(tmp_path: Path) -> None:
-    write_wav(tmp_path / "hum.wav", np.random.RandomState(5).normal(0, 0.1, 2 * 22050))
-    backgrounds = fsd50k.Backgrounds([str(tmp_path / "hum.wav")])
-    chunk = np.add.outer(np.arange(96.0), np.arange(101.0)).astype(np.float32) + 10
-    examples = [fsd50k.training_example(chunk, backgrounds, np.random.RandomState([0, i])) for i in range(200)]
-    unmixed = [example for example in examples if np.isin(example, chunk).all()]
-    unmasked = [example for example in unmixed if np.array_equal(example, chunk)]
-    assert len(unmixed) / 200 == pytest.approx(0.25, abs=0.1)
-    assert len(unmasked) / len(unmixed) == pytest.approx(0.5, abs=0.2)
-    assert {example.shape for example in examples} == {(96, 101)}
 
 
 @given(st.integers(0, 1000))
