@@ -21,7 +21,11 @@ READ_ALIKE = {
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
 SAMPLE = [name for name in twins() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
-TO_A_BOARD = ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/cosmic", "nasbench360/ecg", "nasbench360/fsd50k")
+SLOW = {
+    "test_a_twin_becomes_a_row_of_a_board": ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/ecg"),
+    "test_paper_splits_are_others": ("openml/29", "pdebench/advection", "nasbench360/cosmic", "nasbench360/ecg"),
+}
+"""The tasks of which tests that take long are run; other modules test the paper's splits of the large tasks."""
 
 
 class _Published(TwinSuite):
@@ -35,8 +39,8 @@ class TestSampledTwins(_Published):
     damages = MappingProxyType({name: damages()[name] for name in SAMPLE})
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        if metafunc.function.__name__ == "test_a_twin_becomes_a_row_of_a_board":
-            metafunc.parametrize("name", TO_A_BOARD)
+        if metafunc.function.__name__ in SLOW:
+            metafunc.parametrize("name", SLOW[metafunc.function.__name__])
         else:
             super().pytest_generate_tests(metafunc)
 
