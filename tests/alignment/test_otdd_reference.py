@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.reference import make_features
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances import otdd_reference
 from orca_ray.alignment.registry import get_distance
 from orca_ray.errors import UserError
+from benchmarks.reference import make_features
 
 NAME = "otdd_reference"
 Metric = Callable[[Tensor, Tensor], Tensor]
