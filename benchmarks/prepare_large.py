@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.twins import _nasbench360_large_files as files
+from tests.twins import nasbench360_large as files
 
 _SAMPLE_SECONDS = 0.05
 _CHUNKS_A_CLIP = 8

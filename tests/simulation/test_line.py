@@ -12,54 +12,6 @@ def _order(coarse: float, fine: float) -> float:
     return float(np.log2(coarse / fine))
 
 
-# Advection
-
-
-def test_advection_moves_the_initial_field_and_nothing_else() -> None:
-    """After t = j dx / beta all has moved by j cells; after 1 / beta all is back."""
-    x = centres(0.0, 1.0, 200)
-    for rng in generators(3, 0, 12):
-        waves = sample_waves(rng)
-        times = np.array([0.0, 25 / 200 / periodic.ADVECTION_BETA, 1 / periodic.ADVECTION_BETA])
-        start, moved, back = periodic.advected(waves, x, times)
-        np.testing.assert_allclose(moved, np.roll(start, 25), atol=1e-9)
-        np.testing.assert_allclose(back, start, atol=1e-9)
-
-
-# Burgers
-
-
-def _cole_hopf(x: Array, t: float, diffusion: float, height: float = 0.9) -> Array:
-    """The solution -2 D phi_x / phi for phi = 1 + height exp(-D k^2 t) cos(k x), which solves the heat equation."""
-    k = 2 * np.pi
-    decayed = height * np.exp(-diffusion * k**2 * t)
-    solution: Array = 2 * diffusion * k * decayed * np.sin(k * x) / (1 + decayed * np.cos(k * x))
-    return solution
-
-
-def test_burgers_against_cole_and_hopf() -> None:
-    """At the file's own step, with a wave of height 8.3 to begin with."""
-    x = centres(0.0, 1.0, 256)
-    diffusion = periodic.BURGERS_NU / np.pi
-    interval = periodic.INTERVAL
-    frames = periodic.evolve_burgers(_cole_hopf(x, 0.0, diffusion)[None], diffusion, interval, 31)[0]
-    errors = [np.abs(frames[n] - _cole_hopf(x, n * interval, diffusion)).max() for n in range(31)]
-    assert max(errors) < 2e-5, max(errors)
-    assert errors[-1] < 1e-8
-
-
-def test_burgers_is_of_fourth_order_in_time() -> None:
-    x = centres(0.0, 1.0, 64)
-    errors = [
-        np.abs(
-            periodic.evolve_burgers(_cole_hopf(x, 0.0, 0.3, 0.5)[None], 0.3, 0.1, 2, steps)[0, 1]
-            - _cole_hopf(x, 0.1, 0.3, 0.5)
-        )
-        for steps in (16, 32)
-    ]
-    assert _order(errors[0].max(), errors[1].max()) == pytest.approx(4, abs=0.35)
-
-
 def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     x = centres(0.0, 1.0, 512)
     initial = np.stack([sample_waves(rng)(x) for rng in generators(1, 0, 6)])
@@ -67,9 +19,6 @@ def test_burgers_keeps_its_mass_and_loses_energy() -> None:
     mass = frames.mean(axis=-1)
     np.testing.assert_allclose(mass, np.broadcast_to(mass[:, :1], mass.shape), atol=1e-13)
     assert (np.diff((frames**2).mean(axis=-1), axis=1) < 0).all()
-
-
-# Diffusion and logistic growth
 
 
 def test_a_uniform_field_grows_as_the_logistic_function() -> None:
@@ -99,9 +48,6 @@ def test_diffusion_and_growth_together_are_converged_at_the_files_own_step() -> 
     assert exact.max() < 1
 
 
-# Diffusion and sorption
-
-
 def _run(num_cells: int, steps: int, first_steps: int, *, frames: int = 5, start: float = 0.1) -> Array:
     evolved: Array = diffusion_sorption.evolve(np.full((1, num_cells), start), 20.0, frames, steps, first_steps)[0]
     return evolved
@@ -109,9 +55,7 @@ def _run(num_cells: int, steps: int, first_steps: int, *, frames: int = 5, start
 
 def test_sorption_is_of_second_order_in_space() -> None:
     coarse, middle, fine = (_run(n, 16, 64)[-1] for n in (64, 128, 256))
-    paired = [
-        field.reshape(64, -1).mean(axis=1) for field in (coarse, middle, fine)
-    ]  # means over cells, to second order
+    paired = [field.reshape(64, -1).mean(axis=1) for field in (coarse, middle, fine)]  # of cells, to second order
     assert _order(np.abs(paired[0] - paired[1])[:32].max(), np.abs(paired[1] - paired[2])[:32].max()) > 1.7
 
 
@@ -121,25 +65,6 @@ def test_sorption_is_of_second_order_in_time() -> None:
     assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.35), errors
     own = diffusion_sorption.evolve(np.full((1, 128), 0.1), 5.0, 5)[0, -1]
     assert np.abs(own - diffusion_sorption.evolve(np.full((1, 128), 0.1), 5.0, 5, 64, 1024)[0, -1]).max() < 1e-4
-
-
-def test_what_the_cells_hold_is_what_came_in() -> None:
-    """Content gained equals the flux through both ends, integrated over many steps; the error falls as their square."""
-    interval, misses = 1.0, []
-    for count in (100, 200):
-        frames = diffusion_sorption.evolve(np.full((1, 64), 0.1), interval, 50, 1, 64)[0, -2:][None]
-        u = frames[:, 0]
-        diffusion = diffusion_sorption.Diffusion(64)
-        gained, before = 0.0, u
-        for _ in range(count):
-            after = diffusion_sorption.step(before, 50.0 / count, diffusion)
-            rates = [float((inflow - outflow)[0, 0]) for inflow, outflow in map(diffusion.ends, (before, after))]
-            gained += 0.5 * (50.0 / count) * sum(rates)
-            before = after
-        held = float((diffusion_sorption.content(before) - diffusion_sorption.content(u)).sum())
-        misses.append(abs(gained / held - 1))
-    assert misses[0] < 1e-4, misses
-    assert misses[1] < misses[0] / 3
 
 
 def test_the_front_goes_as_the_root_of_time() -> None:

@@ -1,10 +1,12 @@
 """Diffusion with reaction, and Darcy flow, in two dimensions."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from orca_ray.simulation import darcy, diffusion_reaction_2d
-from orca_ray.simulation.simulation import Array, centres, generators
+from orca_ray.simulation.simulation import Array, centres
 
 
 def _order(coarse: float, fine: float) -> float:
@@ -62,12 +64,6 @@ def _manufactured(n: int) -> float:
     return float(np.abs(darcy.solve_steady(a, source) - u).max())
 
 
-def test_darcy_is_of_second_order() -> None:
-    errors = [_manufactured(n) for n in (16, 32, 64)]
-    assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.1), errors
-    assert errors[2] < 2e-3
-
-
 def _layered(n: int) -> float:
     """The error for u = sin(2 pi x) / a sin(pi y), of which neither u nor a u_x jumps where a does, at x = 1/2."""
     x, y = np.meshgrid(*[centres(0.0, 1.0, n)] * 2, indexing="ij")
@@ -76,35 +72,14 @@ def _layered(n: int) -> float:
     return float(np.abs(darcy.solve_steady(a, 5 * np.pi**2 * wave) - wave / a).max())
 
 
-def test_darcy_is_of_second_order_across_a_jump() -> None:
-    errors = [_layered(n) for n in (16, 32, 64)]
+@pytest.mark.parametrize(("error", "most"), [(_manufactured, 2e-3), (_layered, 0.02)])
+def test_darcy_is_of_second_order_across_a_jump_too(error: Callable[[int], float], most: float) -> None:
+    errors = [error(n) for n in (16, 32, 64)]
     assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.1), errors
-    assert errors[2] < 0.02
-
-
-def test_what_the_source_brings_in_leaves_through_the_edge() -> None:
-    n = 48
-    a = darcy.sample_permeability(generators(0, 3, 4)[0], centres(0.0, 1.0, n))
-    u = darcy.solve_steady(a, darcy.SOURCE)
-    through = 2 * a * u
-    outflow = through[[0, -1]].sum() + through[:, [0, -1]].sum()
-    assert outflow == pytest.approx(darcy.SOURCE, rel=1e-11)
-    assert u.min() > 0
+    assert errors[2] < most
 
 
 def test_a_uniform_permeability_gives_the_series_of_poisson() -> None:
     """-Lap u = 1: u at the middle of the square is 0.0736713."""
     u = darcy.solve_steady(np.full((64, 64), 0.1), 0.1)
     assert u[31:33, 31:33].mean() == pytest.approx(0.0736713, abs=3e-5)
-
-
-def test_permeabilities_are_two_valued_and_the_threshold_is_the_mean_of_the_bumps() -> None:
-    x = centres(0.0, 1.0, 32)
-    drawn = np.stack([darcy.sample_permeability(rng, x) for rng in generators(0, 0, 200)])
-    assert set(np.unique(drawn)) == {darcy.LOW_PERMEABILITY, darcy.HIGH_PERMEABILITY}
-    assert 0.3 < np.mean(drawn == darcy.HIGH_PERMEABILITY) < 0.7
-    assert drawn[:, 16, 16].mean() > drawn[:, 0, 0].mean() + 0.2  # the bumps let more through
-    rng = np.random.default_rng(0)
-    x, y, x0, y0 = rng.uniform(size=(4, 200_000))
-    mean = 5 * np.exp(-((x - x0) ** 2 + (y - y0) ** 2) / (0.5 * rng.uniform(size=200_000))).mean()
-    assert darcy.threshold() == pytest.approx(mean, rel=0.01)

@@ -24,21 +24,6 @@ def test_an_initial_field_is_periodic_and_bounded_by_its_amplitudes(seed: int, l
         assert np.abs(waves(np.array([low, low + period - 1e-9]))).max() < 1e-6
 
 
-def test_initial_fields_have_the_shares_that_pdebench_has() -> None:
-    fields = [sample_waves(rng) for rng in generators(0, 0, 3000)]
-    assert np.mean([field.rectified for field in fields]) == pytest.approx(0.1, abs=0.02)
-    assert np.mean([field.window is not None for field in fields]) == pytest.approx(0.1, abs=0.02)
-    assert np.mean([field.sign for field in fields]) == pytest.approx(0.0, abs=0.06)
-    windows = np.array([field.window for field in fields if field.window is not None])
-    amplitudes = np.concatenate([field.amplitudes for field in fields])
-    for drawn, low, high in ((windows[:, 0], 0.1, 0.45), (windows[:, 1], 0.55, 0.9), (amplitudes, 0.0, 1.0)):
-        assert low <= drawn.min() < low + 0.01
-        assert high - 0.01 < drawn.max() <= high
-        assert drawn.mean() == pytest.approx((low + high) / 2, abs=0.02)
-    # Two of four waves with replacement: a quarter draws one wave twice.
-    assert np.mean([np.count_nonzero(field.numbers) == 1 for field in fields]) == pytest.approx(0.25, abs=0.03)
-
-
 def test_scaling_to_the_unit_range() -> None:
     scaled = to_unit_range(np.array([-3.0, 1.0, 5.0]))
     assert scaled.tolist() == [0.0, 0.5, 1.0]

@@ -1,13 +1,11 @@
 """Functions of the reference implementation of ORCA, run from a checkout; nothing is copied.
 
 Metrics and losses are compiled one by one: their module does without its FSD50K part, silently, where a package is
-missing. Loaders are in a module that can be imported.
+missing.
 """
 
 import ast
-import importlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +14,6 @@ import pytest
 CHECKOUT = os.environ.get("ORCA_REFERENCE", "")
 
 needs_reference = pytest.mark.skipif(not CHECKOUT, reason="ORCA_REFERENCE names no checkout of the reference")
-
-
-def data_loaders() -> Any:
-    """Import the module of the reference's data loaders."""
-    sources = str(Path(CHECKOUT) / "src")
-    sys.path.insert(0, sources)
-    try:
-        return importlib.import_module("data_loaders")
-    finally:
-        sys.path.remove(sources)
 
 
 def reference(*names: str) -> Any:

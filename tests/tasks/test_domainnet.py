@@ -5,26 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.domainnet import sketch
-from tests.tasks.reference_utils import data_loaders, needs_reference
-from tests.twins.domainnet import write_sketch
 
 TASK = sketch.TASK
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("raw")
-    write_sketch(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return TASK.prepare(raw=raw, out=tmp_path_factory.mktemp("out") / "1")
+transforms = pytest.importorskip("torchvision.transforms")
 
 
 def listed(raw: Path, name: str) -> list[tuple[Path, int]]:
@@ -37,15 +25,11 @@ def parts(raw: Path) -> list[Any]:
 
 
 def normalised(image: Any) -> Any:
-    transforms = pytest.importorskip("torchvision.transforms")
     steps = [transforms.ToTensor(), transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])]
     return transforms.Compose(steps)(image).numpy()
 
 
 def test_test_images_are_resized_and_normalised(raw: Path, data: PreparedData) -> None:
-    from PIL import Image
-
-    transforms = pytest.importorskip("torchvision.transforms")
     paths = listed(raw, "test")
     assert data.test.y.tolist() == [label for _, label in paths]
     for index in (0, 7, 39):
@@ -55,25 +39,18 @@ def test_test_images_are_resized_and_normalised(raw: Path, data: PreparedData) -
 
 
 def test_training_images_are_cut_and_mirrored_once(raw: Path, data: PreparedData) -> None:
-    from PIL import Image
-
-    transforms = pytest.importorskip("torchvision.transforms")
-    functional = transforms.functional
     random = np.random.RandomState(0)
     corners, mirrored = random.randint(33, size=(80, 2)), random.random_sample(80) < 0.5
     assert 20 < mirrored.sum() < 60
     paths = [listed(raw, "train")[i][0] for i in parts(raw)[0]]
     for index in range(6):
-        image = functional.resize(Image.open(paths[index]).convert("RGB"), (256, 256))
-        image = functional.crop(image, *map(int, corners[index]), 224, 224)
-        image = functional.hflip(image) if mirrored[index] else image
+        image = transforms.functional.resize(Image.open(paths[index]).convert("RGB"), (256, 256))
+        image = transforms.functional.crop(image, *map(int, corners[index]), 224, 224)
+        image = transforms.functional.hflip(image) if mirrored[index] else image
         np.testing.assert_allclose(data.train.x[slice(index, index + 1)][0], normalised(image), atol=1e-6)
 
 
 def test_validation_is_a_share_of_train_treated_like_test(raw: Path, data: PreparedData, tmp_path: Path) -> None:
-    from PIL import Image
-
-    transforms = pytest.importorskip("torchvision.transforms")
     chosen = [listed(raw, "train")[i] for i in parts(raw)[1]]
     assert data.validation.y.tolist() == [label for _, label in chosen]
     assert sorted(data.validation.y) == list(range(40))
@@ -83,31 +60,3 @@ def test_validation_is_a_share_of_train_treated_like_test(raw: Path, data: Prepa
     np.testing.assert_array_equal(paper.validation.y, data.validation.y)
     np.testing.assert_array_equal(paper.train.x[:4], data.train.x[:4])
     assert (np.asarray(paper.validation.x[:]) != np.asarray(data.validation.x[:])).any(axis=(1, 2, 3)).all()
-
-
-@needs_reference
-def test_images_are_the_references(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its loader, with the draws of ours: corners and mirrorings in the order of its list."""
-    import torch
-
-    (tmp_path / "domainnet").symlink_to(raw)
-    paper = TASK.prepare("paper", raw=raw, out=tmp_path / "1-paper")
-    corners, mirrored = np.zeros((120, 2), int), np.zeros(120, bool)
-    for seed, part in enumerate(parts(raw)):
-        random = np.random.RandomState(seed)
-        corners[part], mirrored[part] = random.randint(33, size=(len(part), 2)), random.random_sample(len(part)) < 0.5
-    cuts, throws = iter(corners.tolist()), iter(mirrored)
-    loaders = data_loaders()
-    monkeypatch.setattr(
-        loaders.transforms.RandomCrop, "get_params", staticmethod(lambda image, size: (*next(cuts), *size))
-    )
-    monkeypatch.setattr(torch, "rand", lambda *size: torch.full(size, 0.0 if next(throws) else 1.0))
-    train, _, test = loaders.load_domainnet(str(tmp_path), 4)
-    x, y = (tensor.numpy() for tensor in train.dataset.tensors)
-    for split, part in zip((paper.train, paper.validation), parts(raw), strict=True):
-        np.testing.assert_allclose(split.x[:], x[part], atol=1e-6)
-        np.testing.assert_array_equal(split.y, y[part])
-    x, y = (tensor.numpy() for tensor in test.dataset.tensors)
-    np.testing.assert_allclose(paper.test.x[:], x, atol=1e-6)
-    np.testing.assert_array_equal(paper.test.y, y)
-    assert next(cuts, None) is next(throws, None) is None

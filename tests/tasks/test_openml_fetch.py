@@ -1,12 +1,9 @@
 """Fetching from a server on loopback that gives OpenML's real answers about iris, sometimes badly."""
 
 import json
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,181 +14,104 @@ from orca_ray.data.raw import PINS
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml.tables import TASKS
+from tests.data.faulty_server import Fault, Server, serving
 from tests.twins.openml import mock_of_iris
 
 IRIS = next(task for task in TASKS if task.name == "openml/61")
 HASTY = Patience(tries=3, first_wait=0.01, longest_wait=0.02, connect_seconds=30, silence_seconds=30)
-
-
-@dataclass
-class Answers:
-    """What the server does; faults by path are used up one a request."""
-
-    faults: dict[str, list[str]] = field(default_factory=dict)
-    asked: list[str] = field(default_factory=list)
-    address: str = ""
-
-    @property
-    def description(self) -> bytes:
-        """The real one, with this server's address in it."""
-        return mock_of_iris("api-v1-jd-61.json.gz").replace(b"https:\\/\\/www.openml.org", self.address.encode())
-
-    @property
-    def contents(self) -> dict[str, tuple[str, bytes]]:
-        table = ("text/plain", mock_of_iris("data-v1-dl-61.arff.gz"))
-        return {
-            "/api/v1/json/data/61": ("application/json; charset=utf-8", self.description),
-            "/data/v1/download/61/iris.arff": table,
-            "/data/v1/download/61": table,
-        }
-
-
-DESCRIPTION, TABLE, MIRROR = "/api/v1/json/data/61", "/data/v1/download/61/iris.arff", "/data/v1/download/61"
-
-
-def _handler(answers: Answers) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_error(405)
-
-        def do_GET(self) -> None:
-            answers.asked.append(self.path)
-            faults = answers.faults.get(self.path, [])
-            fault = faults.pop(0) if faults else ""
-            if fault.isdecimal():
-                body = b'{"error":{"code":"111","message":"Unknown dataset"}}'
-                self._send(int(fault), "application/json", body, len(body))
-                return
-            kind, content = answers.contents[self.path]
-            body = {"cut": content[: len(content) // 2], "changed": b"%" + content[:-1]}.get(fault, content)
-            self._send(200, kind, body, len(content))
-
-        def _send(self, status: int, kind: str, body: bytes, announced: int) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(announced))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            del format, args
-
-    return Handler
-
-
-@contextmanager
-def _serving(answers: Answers) -> Iterator[Answers]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(answers))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        answers.address = f"http://127.0.0.1:{server.server_port}"
-        yield answers
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+DESCRIPTION, TABLE, MIRROR = "api/v1/json/data/61", "data/v1/download/61/iris.arff", "data/v1/download/61"
+CONTENT = mock_of_iris("data-v1-dl-61.arff.gz")
 
 
 @pytest.fixture
-def answers() -> Iterator[Answers]:
-    with _serving(Answers()) as serving:
-        yield serving
+def server() -> Iterator[Server]:
+    """Serve the real description, with this server's address in it, and the table at both of its addresses."""
+    with serving() as server:
+        description = mock_of_iris("api-v1-jd-61.json.gz")
+        server.add(DESCRIPTION, description.replace(b"https:\\/\\/www.openml.org", server.url.encode()))
+        for path in (TABLE, MIRROR):
+            server.add(path, CONTENT)
+        yield server
 
 
-def _fetch(answers: Answers, raw: Path) -> list[str]:
+def _fetch(server: Server, raw: Path) -> list[str]:
     told: list[str] = []
-    _client.fetch(61, raw, told.append, server=answers.address, patience=HASTY)
+    _client.fetch(61, raw, told.append, server=server.url, patience=HASTY)
     return told
 
 
+def _asked(server: Server) -> list[str]:
+    return [request.path for request in server.log if request.method == "GET"]
+
+
 def _is_whole(raw: Path) -> bool:
-    return (raw / "61" / "data.arff").read_bytes() == mock_of_iris("data-v1-dl-61.arff.gz")
+    return (raw / "61" / "data.arff").read_bytes() == CONTENT
 
 
-def test_the_task_asks_openml_itself() -> None:
+def test_a_data_set_is_fetched_once_verified_pinned_and_prepared(server: Server, tmp_path: Path) -> None:
     assert [file.urls for file in IRIS.files] == [("https://www.openml.org/api/v1/json/data/61",), ()]
-
-
-def test_a_data_set_is_fetched_verified_pinned_and_prepared(answers: Answers, tmp_path: Path) -> None:
-    told = _fetch(answers, tmp_path)
-    assert answers.asked == [DESCRIPTION, TABLE]
+    told = _fetch(server, tmp_path)
+    assert _asked(server) == [DESCRIPTION, TABLE]
     assert any("fetching 61/data.arff" in line for line in told)
     assert _is_whole(tmp_path)
     pins = json.loads((tmp_path / PINS).read_text())["files"]
     assert set(pins) == {"61/description.json", "61/data.arff"}
-    assert pins["61/data.arff"]["bytes"] == (tmp_path / "61" / "data.arff").stat().st_size
+    assert pins["61/data.arff"]["bytes"] == len(CONTENT)
     assert verify(IRIS.files, tmp_path).intact == ["61/data.arff", "61/description.json"]
-    data = IRIS.prepare(raw=tmp_path, out=tmp_path / "out")
-    assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)
-    assert data.train.x.shape == (121, 1, 4)
-
-
-def test_what_is_there_is_not_asked_for_again(answers: Answers, tmp_path: Path) -> None:
-    _fetch(answers, tmp_path)
-    answers.asked.clear()
-    _fetch(answers, tmp_path)
-    assert answers.asked == []
+    _fetch(server, tmp_path)
+    assert _asked(server) == [DESCRIPTION, TABLE]
 
 
 def test_the_task_fetches_into_its_raw_directory(
-    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    fetcher = partial(_client.fetch, 61, server=answers.address, patience=HASTY)
-    replace(IRIS, files=_client.raw_files(61, answers.address), fetcher=fetcher).fetch()
+    fetcher = partial(_client.fetch, 61, server=server.url, patience=HASTY)
+    replace(IRIS, files=_client.raw_files(61, server.url), fetcher=fetcher).fetch()
     assert _is_whole(tmp_path / "raw" / "openml")
-    assert len(IRIS.prepare().test) == 15
+    data = IRIS.prepare()
+    assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)
 
 
-@pytest.mark.parametrize("fault", ["503", "cut", "429"])
-@pytest.mark.parametrize("path", [DESCRIPTION, TABLE])
-def test_a_passing_fault_is_tried_again(answers: Answers, tmp_path: Path, path: str, fault: str) -> None:
-    answers.faults[path] = [fault, fault]
-    _fetch(answers, tmp_path)
+@pytest.mark.parametrize(("path", "fault"), [(DESCRIPTION, Fault(status=503)), (TABLE, Fault(drop_after=99))])
+def test_a_passing_fault_is_tried_again(server: Server, tmp_path: Path, path: str, fault: Fault) -> None:
+    server.faults[path] = [fault, fault]
+    _fetch(server, tmp_path)
     assert _is_whole(tmp_path)
-    assert answers.asked.count(path) == 3
+    assert len(server.gets(path)) == 3
 
 
-@pytest.mark.parametrize(
-    ("fault", "told"),
-    [
-        ("503", r"the server answered 503"),
-        ("cut", r"the connection broke off after \d+ of 4551 bytes|\d+ bytes came, 4551 were announced"),
-        ("changed", r"md5 is \w{32} \(\d+ bytes\), expected is ad484452702105cbf3d30f8deaba39a9, the published one"),
-    ],
-)
-def test_a_lasting_fault_leaves_no_table(answers: Answers, tmp_path: Path, fault: str, told: str) -> None:
-    told = told.replace("4551", str(len(mock_of_iris("data-v1-dl-61.arff.gz"))))
-    answers.faults = {TABLE: [fault] * 9, MIRROR: [fault] * 9}
+def test_a_table_that_is_not_the_published_one_is_not_kept(server: Server, tmp_path: Path) -> None:
+    for path in (TABLE, MIRROR):
+        server.faults[path] = [Fault(flip=99)] * 9
+    told = r"md5 is \w{32} \(\d+ bytes\), expected is ad484452702105cbf3d30f8deaba39a9, the published one"
     with pytest.raises(UserError, match=told) as caught:
-        _fetch(answers, tmp_path)
-    assert f"{answers.address}{TABLE}" in str(caught.value)
+        _fetch(server, tmp_path)
+    assert f"{server.url}/{TABLE}" in str(caught.value)
     assert not (tmp_path / "61" / "data.arff").exists()
-    answers.faults.clear()
-    _fetch(answers, tmp_path)
+    server.faults.clear()
+    _fetch(server, tmp_path)
     assert _is_whole(tmp_path)
 
 
-def test_where_the_announced_address_fails_the_file_is_asked_for_by_its_id(answers: Answers, tmp_path: Path) -> None:
-    answers.faults[TABLE] = ["404"]
-    _fetch(answers, tmp_path)
-    assert answers.asked == [DESCRIPTION, TABLE, MIRROR]
+def test_where_the_announced_address_fails_the_file_is_asked_for_by_its_id(server: Server, tmp_path: Path) -> None:
+    server.faults[TABLE] = [Fault(status=404)]
+    _fetch(server, tmp_path)
+    assert _asked(server) == [DESCRIPTION, TABLE, MIRROR]
     assert _is_whole(tmp_path)
 
 
-def test_an_unknown_data_set_is_told(answers: Answers, tmp_path: Path) -> None:
-    answers.faults[DESCRIPTION] = ["412"]
+def test_an_unknown_data_set_is_told(server: Server, tmp_path: Path) -> None:
+    server.faults[DESCRIPTION] = [Fault(status=412)]
     with pytest.raises(UserError, match=r"61/description\.json cannot be fetched.*\n.*the server answered 412"):
-        _fetch(answers, tmp_path)
-    assert answers.asked == [DESCRIPTION]
+        _fetch(server, tmp_path)
+    assert _asked(server) == [DESCRIPTION]
 
 
-def test_a_table_that_changed_on_the_disk_is_told(answers: Answers, tmp_path: Path) -> None:
-    _fetch(answers, tmp_path)
-    path = tmp_path / "61" / "data.arff"
-    path.write_bytes(path.read_bytes().replace(b"5.1", b"5.2"))
+def test_a_table_that_changed_on_the_disk_is_told(server: Server, tmp_path: Path) -> None:
+    _fetch(server, tmp_path)
+    (tmp_path / "61" / "data.arff").write_bytes(CONTENT.replace(b"5.1", b"5.2"))
     with pytest.raises(UserError, match=r"data\.arff is not the file that is expected: md5 is \w+"):
-        _fetch(answers, tmp_path)
+        _fetch(server, tmp_path)
     with pytest.raises(UserError, match=r"61/data\.arff is not the file that is expected: sha256 is .* pinned in"):
         verify(IRIS.files, tmp_path)

@@ -1,6 +1,7 @@
-"""Eighteen of the 42 OpenML tasks on all their real rows."""
+"""Tables of real and of drawn rows against arrays of the reference's own loader, of which a digest is written down."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,88 +10,37 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build
-from orca_ray.tasks.registry import get_task
-from tests.twins._openml_format import TwinTable, write_table
-from tests.twins._openml_real import KEELS, MFEAT, breast_w, keel, mfeat, spambase
-from tests.twins.openml import TWINS
+from tests.tasks.digests import digest
+from tests.twins._openml_real import keel, mfeat
+from tests.twins.openml import TwinTable, real_wdbc, synthetic, write_table
+
+RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float, ...]]] = [
+    # id, table, shape of all rows; digests of x and y of train, validation and test under the protocol `paper`
+    (12, partial(mfeat, 12), (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
+    (23, partial(keel, 23), (1473, 4, 9), (0.194132, 0.89708, 0.201419, 0.937382, 0.200671, 0.887985)),
+    (31, partial(keel, 31), (1000, 10, 20), (0.0644074, 0.287751, 0.0663642, 0.345046, 0.0705569, 0.303132)),
+    (54, partial(keel, 54), (846, 1, 18), (-0.000718673, 1.41869, 0.0239002, 1.57951, -0.0176441, 1.38185)),
+    (1510, real_wdbc, (569, 1, 30), (-0.00629512, 0.402023, 0.0860249, 0.33106, -0.0581354, 0.427271)),
+    (29, partial(synthetic, 29), (24, 11, 15), (0.0545808, 0.424651, 0.0523103, 0.861284, 0.0648745, 0.194618)),
+    (188, partial(synthetic, 188), (60, 24, 19), (0.0100117, 1.86182, 0.0106709, 0.964518, 0.0122518, 1.24101)),
+    (1464, partial(synthetic, 1464), (24, 1, 3), (-0.0624141, 0.428733, -0.0463992, 1.1801, -0.0632233, 0.666667)),
+]
 
 
-def _prepared(dataset_id: int, table: TwinTable, raw: Path) -> dict[str, np.ndarray]:
-    write_table(raw, dataset_id, table)
-    arrays = build(dataset_id, Workspace(f"openml/{dataset_id}", raw, raw))
-    return {name: np.asarray(array[:]) for name, array in arrays.items()}
-
-
-def _all(arrays: dict[str, np.ndarray], axis: str) -> np.ndarray:
-    return np.concatenate([arrays[f"{split}_{axis}"] for split in prepared.SPLITS])
-
-
-@pytest.mark.parametrize(("dataset_id", "length"), [(12, 216), (14, 76), (16, 64), (18, 6), (22, 47)])
-def test_the_multiple_features(dataset_id: int, length: int, tmp_path: Path) -> None:
-    arrays = _prepared(dataset_id, mfeat(dataset_id), tmp_path)
-    assert set(MFEAT) >= {dataset_id}
-    assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [
-        (1620, 1, length),
-        (180, 1, length),
-        (200, 1, length),
-    ]
-    assert [np.bincount(arrays[f"{split}_y"]).tolist() for split in prepared.SPLITS] == [
-        [162] * 10,
-        [18] * 10,
-        [20] * 10,
-    ]
-
-
-@pytest.mark.parametrize("dataset_id", KEELS)
-def test_tables_of_keel(dataset_id: int, tmp_path: Path) -> None:
-    table = keel(dataset_id)
-    arrays = _prepared(dataset_id, table, tmp_path)
-    x, y = _all(arrays, "x"), _all(arrays, "y")
-    assert x.shape == KEELS[dataset_id].shape
-    declared = dict(table.columns)["Class"]
-    assert np.bincount(y).tolist() == [sum(row[-1] == each for row in table.rows) for each in declared]
-    if KEELS[dataset_id].nominal:  # one slot of every column of categories is taken
-        np.testing.assert_array_equal(x[:, :, : len(KEELS[dataset_id].nominal)].sum(axis=1), 1)
-
-
-@pytest.mark.parametrize(
-    ("dataset_id", "table", "sizes", "length", "counts"),
-    [
-        # The column with missing values is left out: eight of nine stay.
-        (15, breast_w, (566, 63, 70), 8, [458, 241]),
-        (44, spambase, (3726, 414, 461), 57, [2788, 1813]),
-    ],
-)
-def test_tables_of_debian(
-    dataset_id: int,
-    table: Callable[[], TwinTable],
-    sizes: tuple[int, ...],
-    length: int,
-    counts: list[int],
-    tmp_path: Path,
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "table", "shape", "digests"), RECORDED, ids=[str(each[0]) for each in RECORDED])
+def test_arrays_are_those_of_the_reference_and_hold_every_row(
+    number: int, table: Callable[[], TwinTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
 ) -> None:
-    arrays = _prepared(dataset_id, table(), tmp_path)
-    assert [arrays[f"{split}_x"].shape for split in prepared.SPLITS] == [(size, 1, length) for size in sizes]
-    assert np.bincount(_all(arrays, "y")).tolist() == counts
-    assert arrays["train_x"].mean(axis=0) == pytest.approx(0, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("dataset_id", "sizes", "shape", "counts"),
-    [
-        (61, (121, 14, 15), (1, 4), [50, 50, 50]),
-        (187, (144, 16, 18), (1, 13), [59, 71, 48]),
-        (1510, (460, 52, 57), (1, 30), [357, 212]),
-    ],
-)
-def test_tables_of_scikit_learn(
-    dataset_id: int, sizes: tuple[int, ...], shape: tuple[int, ...], counts: list[int], tmp_path: Path
-) -> None:
-    task = get_task(f"openml/{dataset_id}")
-    TWINS[task.name](tmp_path)
-    data = task.prepare(raw=tmp_path, out=tmp_path / "out")
-    resolved = task.resolved(data)
-    assert resolved.num_samples == sizes
-    assert resolved.input_shape == shape
-    y = np.concatenate([split.y for split in data.splits.values()])
-    assert np.bincount(y).tolist() == counts
+    given = table()
+    write_table(tmp_path, number, given)
+    arrays = build(number, Workspace(f"openml/{number}", tmp_path, tmp_path, protocol="paper"))
+    parts = {axis: [np.asarray(arrays[f"{split}_{axis}"][:]) for split in prepared.SPLITS] for axis in "xy"}
+    widest = max(part.shape[1] for part in parts["x"]), max(part.shape[2] for part in parts["x"])
+    assert sum(map(len, parts["x"])) == shape[0]
+    assert sorted(widest) == sorted(shape[1:])  # `paper` has columns of numbers as tokens of their own
+    declared = dict(given.columns)[given.target]
+    counts = [sum(row[-1] == each for row in given.rows) for each in declared]
+    assert np.bincount(np.concatenate(parts["y"])).tolist() == counts
+    found = [digest(parts[axis][i]) for i in range(3) for axis in "xy"]
+    assert found == pytest.approx(digests, rel=1e-4, abs=1e-5)

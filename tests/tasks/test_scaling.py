@@ -4,13 +4,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Target
+from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
+from orca_ray.tasks.task import Scale
 from orca_ray.testing.trials import make_data, make_task
 
 DENSE = replace(make_task(Target("dense", shape=(12,))), loss="nrmse", metric="nrmse")
+
+
+def statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor]:
+    found = input_statistics(x, scale)
+    assert found is not None
+    return found
 
 
 def test_standardised_inputs_are_left_alone() -> None:
@@ -37,13 +45,11 @@ def test_the_declaration_decides() -> None:
 def test_statistics_are_each_channels_own() -> None:
     x = np.random.default_rng(0).normal(size=(4000, 3, 9))
     x = (x * np.array([1, 10, 0])[:, None] + np.array([5, -3, 7])[:, None]).astype(np.float32)
-    found = input_statistics(x, "measured")
-    assert found is not None
-    mean, deviation = found
+    mean, deviation = statistics(x, "measured")
     assert mean.shape == deviation.shape == (3, 1)
     np.testing.assert_allclose(mean[:, 0], [5, -3, 7], atol=0.5)
     np.testing.assert_allclose(deviation[:, 0], [1, 10, 1], rtol=0.1)  # a constant channel is not blown up
-    assert input_statistics(x[:, :, :, None].repeat(2, axis=3), "units")[0].shape == (3, 1, 1)  # type: ignore[index]
+    assert statistics(x[:, :, :, None].repeat(2, axis=3), "units")[0].shape == (3, 1, 1)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
@@ -51,24 +57,18 @@ def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -
     """The mean and deviation of all values are those of the other channels, if this one is small."""
     x = np.random.default_rng(0).normal(size=(400, 3, 9)).astype(np.float32)
     x[:, 1] *= scale
-    found = input_statistics(x, "measured")
-    assert found is not None
-    mean, deviation = found
+    mean, deviation = statistics(x, "measured")
     assert mean[[0, 2], 0].tolist() == [0, 0]
     assert deviation[[0, 2], 0].tolist() == [1, 1]
     assert float(deviation[1, 0]) == pytest.approx(x[:, 1].std(), rel=1e-5)
-    declared = input_statistics(x, "units")
-    assert declared is not None
-    np.testing.assert_allclose(declared[1][:, 0], x.std(axis=(0, 2)), rtol=1e-5)
+    np.testing.assert_allclose(statistics(x, "units")[1][:, 0], x.std(axis=(0, 2)), rtol=1e-5)
 
 
 def test_a_constant_channel_is_only_centred() -> None:
     x = np.random.default_rng(0).normal(size=(400, 4, 9)).astype(np.float32)
     x[:, 1], x[:, 2] = 0, 7
     x[:, 3] = 7 * (1 + 1e-7 * x[:, 3])  # rounding
-    found = input_statistics(x, "measured")
-    assert found is not None
-    mean, deviation = found
+    mean, deviation = statistics(x, "measured")
     np.testing.assert_allclose(mean[:, 0], [0, 0, 7, 7], rtol=1e-5)
     assert deviation[:, 0].tolist() == [1, 1, 1, 1]
     assert input_statistics(x[:, :2], "measured") is None
@@ -78,9 +78,7 @@ def test_rare_values_of_an_almost_constant_channel_stay_small() -> None:
     x = np.zeros((400, 2, 10), dtype=np.float32)
     x[:200, 0] = 1
     x[:, 1, 0] = np.arange(400) % 100 == 0  # one value in 1000
-    found = input_statistics(x, "units")
-    assert found is not None
-    mean, deviation = found
+    mean, deviation = statistics(x, "units")
     np.testing.assert_allclose(mean[:, 0], [0.5, 0.001], rtol=1e-5)
     np.testing.assert_allclose(deviation[:, 0], [0.5, 0.1], rtol=1e-5)  # its own deviation is 0.03
 

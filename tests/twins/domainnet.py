@@ -3,9 +3,12 @@
 Class k is the digit k mod 10, turned by k div 10 quarters.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from orca_ray.testing.damages import Damage, Writer, appended, cut, deleted, garbage
 
@@ -14,7 +17,6 @@ IMAGES_A_CLASS = {"train": 3, "test": 1}
 
 def write_sketch(raw: Path) -> None:
     """Write ``sketch`` and its lists: 120 training and 40 test images of 80 × 64 pixels, JPEG, every tenth one grey."""
-    from PIL import Image
     from sklearn.datasets import load_digits
 
     random = np.random.RandomState(0)
@@ -34,27 +36,47 @@ def write_sketch(raw: Path) -> None:
         (raw / f"sketch_{split}_mini.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
 
 
-_IMAGE = "sketch/class_7/sketch_007_test_000007.jpg"
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+def _image(save: Callable[[Path], object]) -> Writer:
+    """Return a damage that replaces an image."""
+
+    def damage(raw: Path) -> None:
+        save(raw / _IMAGE)
+
+    return damage
+
+
+def _one_of_a_class(raw: Path) -> None:
+    path = raw / "sketch_train_mini.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*{line.split()[1]: line for line in lines}.values(), lines[0]]))
+
+
+_OTHER = r"test_000007\.jpg: expected a whole JPEG or PNG image, found something else"
+_IMAGE, _LIST = "sketch/class_7/sketch_007_test_000007.jpg", "sketch_test_mini.txt"
 
 TWINS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
 
 BAD: dict[str, list[Damage]] = {
     "domainnet/sketch": [
-        ("missing", deleted("sketch_test_mini.txt"), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
+        ("missing", deleted(_LIST), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
         ("absent image", deleted(_IMAGE), r"test_mini\.txt, line 8: expected sketch/class_7/.* found no such file"),
         ("truncated", cut(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
         ("garbage", garbage(_IMAGE), r"test_000007\.jpg: expected a whole JPEG or PNG image"),
-        ("label 40", appended("sketch_test_mini.txt", f"{_IMAGE} 40"), r"test_mini\.txt, line 41: .*0 to 39, found"),
+        ("label 40", appended(_LIST, f"{_IMAGE} 40"), r"test_mini\.txt, line 41: .*0 to 39, found"),
+        ("no label", appended(_LIST, f"{_IMAGE}"), r"test_mini\.txt, line 41: expected the path of an image"),
+        ("outside", appended(_LIST, "../key.jpg 3"), r"test_mini\.txt, line 41: expected the path of an image"),
+        ("eps named jpg", _image(lambda path: path.write_bytes(EPS)), _OTHER),  # Pillow would start Ghostscript
+        ("gif", _image(partial(Image.new("RGB", (8, 8)).save, format="GIF")), _OTHER),
         (
-            "no label",
-            appended("sketch_test_mini.txt", f"{_IMAGE}"),
-            r"test_mini\.txt, line 41: expected the path of an image",
+            "many pixels",
+            _image(partial(Image.new("1", (10_000, 6_000)).save, format="PNG")),
+            "50,000,000 .* 10000×6000",
         ),
-        (
-            "outside",
-            appended("sketch_test_mini.txt", "../key.jpg 3"),
-            r"test_mini\.txt, line 41: expected the path of an image",
-        ),
+        ("label of 5000 digits", appended(_LIST, f"{_IMAGE} {'9' * 5000}"), "line 41: expected the path of an image"),
+        ("few of a class", _one_of_a_class, r"sketch_train_mini\.txt.* cannot hold out 40 of 41 samples"),
         ("garbage list", garbage("sketch_train_mini.txt"), r"sketch_train_mini\.txt"),
     ],
 }

@@ -21,48 +21,31 @@ def write_drug(raw: Path, *, name: str) -> None:
         np.save(raw / f"drug_sep/{name}_{split}_label.npy", shaped.astype(np.float32))
 
 
+def _one_row(*names: str) -> Writer:
+    def damage(raw: Path) -> None:
+        for name in names:
+            changed(name, lambda x: x[:1])(raw)
+
+    return damage
+
+
 def _bad(name: str) -> list[Damage]:
+    train_x, train_y, test_x, test_y = (
+        f"drug_sep/{name}_{split}_{field}.npy" for split in ("train", "test") for field in ("feat", "label")
+    )
     return [
-        (
-            "missing",
-            deleted(f"drug_sep/{name}_test_label.npy"),
-            rf"1 of 4 raw files are not in .*{name}_test_label\.npy",
-        ),
-        ("truncated", cut(f"drug_sep/{name}_train_feat.npy"), rf"{name}_train_feat\.npy.*truncated"),
-        ("garbage", garbage(f"drug_sep/{name}_test_feat.npy"), rf"{name}_test_feat\.npy: expected the header"),
-        (
-            "no channel axis",
-            changed(f"drug_sep/{name}_train_feat.npy", lambda x: x[:, 0]),
-            r"expected shape \[any, 1, 3840\], found \[30, 3840\]",
-        ),
-        (
-            "NaN",
-            changed(f"drug_sep/{name}_train_feat.npy", lambda x: with_item(x, -1, np.nan)),
-            rf"{name}_train_feat\.npy: expected finite numbers",
-        ),
-        (
-            "NaN response",
-            changed(f"drug_sep/{name}_test_label.npy", lambda x: with_item(x, -1, np.nan)),
-            rf"{name}_test_label\.npy: expected finite numbers",
-        ),
-        (
-            "fewer labels",
-            changed(f"drug_sep/{name}_train_label.npy", lambda y: y[1:]),
-            rf"{name}_train_label\.npy: expected shape \[30\] or \[30, 1\]",
-        ),
-        (
-            "text",
-            changed(f"drug_sep/{name}_test_label.npy", lambda y: y.astype(str)),
-            rf"{name}_test_label\.npy: expected an array",
-        ),
-        (
-            "hostile pickle",
-            changed(f"drug_sep/{name}_test_feat.npy", lambda x: np.array([Hostile()])),
-            rf"{name}_test_feat\.npy: expected an array of numbers, found pickled objects",
-        ),
+        ("missing", deleted(test_y), r"1 of 4 raw files are not in .*_test_label\.npy"),
+        ("truncated", cut(train_x), r"_train_feat\.npy.*truncated"),
+        ("garbage", garbage(test_x), r"_test_feat\.npy: expected the header"),
+        ("no channel axis", changed(train_x, lambda x: x[:, 0]), r"shape \[any, 1, 3840\], found \[30, 3840\]"),
+        ("NaN", changed(train_x, lambda x: with_item(x, -1, np.nan)), r"_train_feat\.npy: expected finite numbers"),
+        ("NaN response", changed(test_y, lambda y: with_item(y, -1, np.nan)), r"_test_label\.npy: expected finite"),
+        ("fewer labels", changed(train_y, lambda y: y[1:]), r"_train_label\.npy: expected shape \[30\] or \[30, 1\]"),
+        ("one row", _one_row(train_x, train_y), r"_train_feat\.npy.*expected more than 1 training samples"),
+        ("text", changed(test_y, lambda y: y.astype(str)), r"_test_label\.npy: expected an array"),
+        ("hostile pickle", changed(test_x, lambda x: np.array([Hostile()])), r"of numbers, found pickled objects"),
     ]
 
 
 TWINS: dict[str, Writer] = {f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")}
-
 BAD: dict[str, list[Damage]] = {f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")}

@@ -1,10 +1,16 @@
-"""Twins of the 42 OpenML tables: iris as the server sends it, wine and wdbc of real rows, the others drawn at random
-with the mixture of columns that the real ones have, among them what is missing, quoted, ignored or never occurs."""
+"""Twins of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
+
+Iris is as the server sends it, wine and wdbc are of real rows, the others drawn at random with the mixture of columns
+that the real ones have, among them what is missing, quoted, ignored or never occurs.
+"""
 
 import gzip
+import hashlib
 import importlib.util
+import json
+import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +18,107 @@ from typing import Any
 
 import numpy as np
 
-from tests.twins._openml_format import Kind, TwinTable, edit_description, edit_table, write_table
+from orca_ray.testing.damages import Damage, Writer, cut, deleted, replaced, rewritten
+
+Kind = str | tuple[str, ...]
+"""Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""
+
+
+@dataclass(frozen=True)
+class TwinTable:
+    """One table; ``rows`` [N][L] of numbers, categories and None."""
+
+    name: str
+    columns: Sequence[tuple[str, Kind]]
+    rows: Sequence[Sequence[Any]]
+    target: str
+    row_id: str = ""
+    ignored: tuple[str, ...] = ()
+    sparse: bool = False
+
+
+def write_table(raw: Path, dataset_id: int, table: TwinTable) -> None:
+    write_bytes(raw, dataset_id, table, arff_text(table).encode())
+
+
+def write_bytes(raw: Path, dataset_id: int, table: TwinTable, arff: bytes) -> None:
+    directory = raw / str(dataset_id)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "data.arff").write_bytes(arff)
+    md5 = hashlib.md5(arff, usedforsecurity=False).hexdigest()
+    (directory / "description.json").write_text(description_text(dataset_id, table, md5))
+
+
+def description_text(dataset_id: int, table: TwinTable, md5: str) -> str:
+    """The server escapes slashes, gives numbers as text, and leaves out fields that are empty."""
+    fields = {
+        "id": str(dataset_id),
+        "name": table.name,
+        "version": "1",
+        "description": f"**Author**: nobody  \n**Source**: a twin of {table.name}",
+        "format": "Sparse_ARFF" if table.sparse else "ARFF",
+        "upload_date": "2014-04-06T23:23:39",
+        "licence": "Public",
+        "url": f"https://www.openml.org/data/v1/download/{dataset_id}/{table.name}.arff",
+        "file_id": str(dataset_id),
+        "default_target_attribute": table.target,
+        "row_id_attribute": table.row_id,
+        "ignore_attribute": list(table.ignored),
+        "tag": ["study_1", "uci"],
+        "visibility": "public",
+        "status": "active",
+        "md5_checksum": md5,
+    }
+    return json.dumps({"data_set_description": {k: v for k, v in fields.items() if v}}).replace("/", r"\/")
+
+
+def arff_text(table: TwinTable) -> str:
+    lines = [f"% 1. Title: {table.name}", "%", f"@RELATION {_quoted(table.name)}", ""]
+    for name, kind in table.columns:
+        told = kind if isinstance(kind, str) else "{" + ",".join(map(_quoted, kind)) + "}"
+        lines.append(f"@ATTRIBUTE {_quoted(name)} {told}")
+    lines += ["", "@DATA"]
+    for row in table.rows:
+        values = [_value(value) for value in row]
+        if not table.sparse:
+            lines.append(",".join(values))
+            continue
+        zero = [0 if isinstance(kind, str) else kind[0] for _, kind in table.columns]
+        present = [f"{i} {values[i]}" for i in range(len(row)) if row[i] != zero[i]]
+        lines.append("{" + ", ".join(present) + "}")
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "?"
+    return _quoted(value) if isinstance(value, str) else repr(float(value)).removesuffix(".0")
+
+
+def _quoted(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9_.+<>=-]+", text):
+        return text
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
+    """A damage that a checksum does not show: the description names the MD5 of what the table became."""
+
+    def damage(raw: Path) -> None:
+        path = raw / str(dataset_id) / "data.arff"
+        old, new = path.read_bytes(), edit(path.read_text()).encode()
+        assert new != old
+        path.write_bytes(new)
+        was, is_now = (hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new))
+        replaced(f"{dataset_id}/description.json", was, is_now)(raw)
+
+    return damage
+
+
+def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
+    path = f"{dataset_id}/description.json"
+    return lambda raw: rewritten(raw / path, lambda content: edit(content.decode()).encode())
+
 
 ROWS_OF_A_CLASS = 12
 
@@ -81,10 +187,10 @@ MIXTURES: dict[int, Mixture] = {
 }
 
 
-def synthetic(dataset_id: int, *, seed: int = 0) -> TwinTable:
+def synthetic(dataset_id: int) -> TwinTable:
     """Draw a table: half of the columns tell the class."""
     mixture = MIXTURES[dataset_id]
-    rng = np.random.RandomState(seed + dataset_id)
+    rng = np.random.RandomState(dataset_id)
     labels = rng.permutation(np.repeat(np.arange(len(mixture.classes)), mixture.rows))
     columns: list[tuple[str, Kind]] = []
     values: list[list[Any]] = []
@@ -106,10 +212,6 @@ def synthetic(dataset_id: int, *, seed: int = 0) -> TwinTable:
     return TwinTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
 
 
-def write_synthetic(raw: Path, *, dataset_id: int, seed: int = 0) -> None:
-    write_table(raw, dataset_id, synthetic(dataset_id, seed=seed))
-
-
 def mock(dataset_id: int, name: str) -> bytes:
     """One of the server's answers about a data set, as scikit-learn keeps them for its own tests; 61 is whole."""
     spec = importlib.util.find_spec("sklearn")  # importing it takes seconds
@@ -123,8 +225,7 @@ def mock_of_iris(name: str) -> bytes:
     return mock(61, name)
 
 
-def write_iris(raw: Path, *, seed: int = 0) -> None:
-    del seed  # real rows
+def write_iris(raw: Path) -> None:
     (raw / "61").mkdir(parents=True, exist_ok=True)
     (raw / "61" / "description.json").write_bytes(mock_of_iris("api-v1-jd-61.json.gz"))
     (raw / "61" / "data.arff").write_bytes(mock_of_iris("data-v1-dl-61.arff.gz"))
@@ -149,64 +250,45 @@ def _real(name: str, data: Any, classes: tuple[str, ...]) -> TwinTable:
     return TwinTable(name, [*columns, ("Class", tuple(sorted(classes)))], rows, "Class")
 
 
-def write_wine(raw: Path, *, seed: int = 0) -> None:
-    del seed
-    write_table(raw, 187, real_wine())
+def _write(raw: Path, dataset_id: int) -> None:
+    table = {187: real_wine, 1510: real_wdbc}.get(dataset_id, partial(synthetic, dataset_id))
+    write_table(raw, dataset_id, table())
 
 
-def write_wdbc(raw: Path, *, seed: int = 0) -> None:
-    del seed
-    write_table(raw, 1510, real_wdbc())
+def _flipped(path: str) -> Writer:
+    return lambda raw: rewritten(raw / path, lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
 
 
-def _halved(raw: Path, *, path: str) -> None:
-    content = (raw / path).read_bytes()
-    (raw / path).write_bytes(content[: len(content) // 2])
-
-
-def _flipped(raw: Path, *, path: str) -> None:
-    content = bytearray((raw / path).read_bytes())
-    content[-2] ^= 1
-    (raw / path).write_bytes(bytes(content))
-
-
-def _removed(raw: Path, *, path: str) -> None:
-    (raw / path).unlink()
-
-
-def bad(dataset_id: int) -> list[tuple[str, Callable[[Path], None], str]]:
-    """Damages that every table may have suffered."""
-    table, description = f"{dataset_id}/data.arff", f"{dataset_id}/description.json"
+def bad(number: int) -> list[Damage]:
+    """Return the damages that the table of this number may have suffered."""
+    table, description = f"{number}/data.arff", f"{number}/description.json"
+    target = r"(?i)(@attribute +)('the class'|'class'|class)"
     return [
-        ("no description", partial(_removed, path=description), r"description\.json"),
-        ("no table", partial(_removed, path=table), rf"raw files are not in .*{table}"),
-        ("a table cut in half", partial(_halved, path=table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a byte of the table flipped", partial(_flipped, path=table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a description cut in half", partial(_halved, path=description), "description.json is not the JSON"),
+        ("no description", deleted(description), r"description\.json"),
+        ("no table", deleted(table), rf"raw files are not in .*{table}"),
+        ("a table cut in half", cut(table), r"data\.arff has MD5 \w+, expected \w+"),
+        ("a byte of the table flipped", _flipped(table), r"data\.arff has MD5 \w+, expected \w+"),
+        ("a description cut in half", cut(description), "description.json is not the JSON"),
         (
             "the description of another data set",
-            edit_description(dataset_id, lambda text: re.sub('"id": ?"[0-9]+"', '"id":"3"', text)),
-            f"describes data set 3, expected {dataset_id}",
+            edit_description(number, lambda text: re.sub('"id": ?"[0-9]+"', '"id":"3"', text)),
+            f"describes data set 3, expected {number}",
         ),
         (
             "a table without the target",
-            edit_table(
-                dataset_id, lambda text: re.sub("(?i)(@attribute +)('the class'|'class'|class)", r"\1other", text)
-            ),
+            edit_table(number, lambda text: re.sub(target, r"\1other", text)),
             "has no column '(the )?[cC]lass', the target; its columns: .*other",
         ),
         (
             "a row with a class that is not declared",
-            edit_table(dataset_id, lambda text: re.sub(r",[^,\n]+\s*\Z", ",undeclared\n", text)),
+            edit_table(number, lambda text: re.sub(r",[^,\n]+\s*\Z", ",undeclared\n", text)),
             r"is not a table in ARFF: .*undeclared",
         ),
     ]
 
 
-TWINS: dict[str, Callable[[Path], None]] = {
-    **{f"openml/{dataset_id}": partial(write_synthetic, dataset_id=dataset_id) for dataset_id in MIXTURES},
+TWINS: dict[str, Writer] = {
+    **{f"openml/{number}": partial(_write, dataset_id=number) for number in (*MIXTURES, 187, 1510)},
     "openml/61": write_iris,
-    "openml/187": write_wine,
-    "openml/1510": write_wdbc,
 }
-BAD = {name: bad(int(name.removeprefix("openml/"))) for name in TWINS}
+BAD: dict[str, list[Damage]] = {name: bad(int(name.removeprefix("openml/"))) for name in TWINS}

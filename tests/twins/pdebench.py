@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.testing.damages import Damage, Writer
+from orca_ray.testing.damages import Damage, Writer, cut, garbage
 
 Array = npt.NDArray[Any]
 
@@ -33,8 +33,8 @@ class Stacked:
     grid: tuple[int, ...]
     num_samples: int
 
-    def write(self, raw: Path, *, seed: int = 0, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid, seed)
+    def write(self, raw: Path, *, num_samples: int | None = None) -> None:
+        waves = Waves(num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
             for number, field in enumerate(self.fields):
                 frames = [waves.at(frame, number) for frame in range(self.num_frames)]
@@ -56,8 +56,8 @@ class Seeds:
     written: tuple[int, ...] = ()
     """Frames that are written; (): all."""
 
-    def write(self, raw: Path, *, seed: int = 0, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid, seed)
+    def write(self, raw: Path, *, num_samples: int | None = None) -> None:
+        waves = Waves(num_samples or self.num_samples, self.grid)
         frames = self.written or range(self.num_frames)
         channels = range(self.channels)
         fields = np.stack([np.stack([waves.at(f, number) for number in channels], axis=-1) for f in frames], axis=1)
@@ -81,8 +81,8 @@ class Steady:
     grid: tuple[int, ...]
     num_samples: int
 
-    def write(self, raw: Path, *, seed: int = 0, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid, seed)
+    def write(self, raw: Path, *, num_samples: int | None = None) -> None:
+        waves = Waves(num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
             file["nu"] = np.where(waves.at(0, 0) > 1, np.float32(1.0), np.float32(0.1))
             file["tensor"] = waves.at(1, 1)[:, None]
@@ -93,8 +93,8 @@ class Steady:
 class Waves:
     """Samples of a positive field: 1 plus two waves along each axis that travel with time."""
 
-    def __init__(self, num_samples: int, grid: tuple[int, ...], seed: int) -> None:
-        random = np.random.RandomState(seed)
+    def __init__(self, num_samples: int, grid: tuple[int, ...]) -> None:
+        random = np.random.RandomState(0)
         axes = np.meshgrid(*(np.arange(points) / points for points in grid), indexing="ij")
         # One column of axes a sample would be [N, *grid]: phases are added sample by sample instead.
         self._axes = [2 * np.pi * axis.astype(np.float32) for axis in axes]
@@ -116,7 +116,9 @@ class Waves:
         return field
 
 
-LAYOUTS: dict[str, Stacked | Seeds | Steady] = {
+Layout = Stacked | Seeds | Steady
+
+LAYOUTS: dict[str, Layout] = {
     "advection": Stacked("1D_Advection_Sols_beta0.4.hdf5", ("tensor",), 21, (1024,), 40),
     "burgers": Stacked("1D_Burgers_Sols_Nu1.0.hdf5", ("tensor",), 21, (1024,), 40),
     "cfd_1d": Stacked("1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5", ("density", "pressure", "Vx"), 11, (1024,), 40),
@@ -135,21 +137,48 @@ LAYOUTS: dict[str, Stacked | Seeds | Steady] = {
 }
 
 
-def write(raw: Path, *, task: str, generated: bool = False, seed: int = 0, num_samples: int | None = None) -> None:
+def write(raw: Path, *, task: str, generated: bool = False, num_samples: int | None = None) -> None:
     """Write the file of a task (its short name) below ``raw``, as downloaded or as generated."""
     layout = LAYOUTS[task]
-    layout.write(raw, seed=seed, num_samples=num_samples)
+    layout.write(raw, num_samples=num_samples)
     if generated:
         with h5py.File(raw / layout.file, "r+") as file:
-            file.attrs[MARK] = json.dumps({"samples": layout.num_samples, "seed": seed})
+            file.attrs[MARK] = json.dumps({"samples": layout.num_samples, "seed": 0})
 
 
-def _cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+Edit = Callable[[h5py.File], object]
 
 
-def _garble(path: Path) -> None:
-    path.write_bytes(np.random.RandomState(0).bytes(4096))
+def _edited(edit: Edit) -> Writer:
+    """Return a damage that changes an open file."""
+
+    def damage(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            edit(file)
+
+    return damage
+
+
+def _without(name: str) -> Writer:
+    return _edited(lambda file: file.pop(name))
+
+
+def _changed(name: str, change: Callable[[Array], Any]) -> Writer:
+    """Return a damage that puts another array, or none, in the place of a data set."""
+    return _edited(lambda file: _put(file, name, change(file[name][...])))
+
+
+def _put(file: h5py.File, name: str, values: Any) -> None:
+    del file[name]
+    file[name] = values
+
+
+def _spoilt(name: str, where: tuple[Any, ...], value: float) -> Writer:
+    return _edited(lambda file: file[name].__setitem__(where, value))
+
+
+def _marked(value: str) -> Writer:
+    return _edited(lambda file: file.attrs.__setitem__(MARK, value))
 
 
 def _flip(path: Path) -> None:
@@ -158,33 +187,14 @@ def _flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def _replace(path: Path, name: str, change: Callable[[Array], Array]) -> None:
-    with h5py.File(path, "r+") as file:
-        values = change(file[name][...])
-        del file[name]
-        file[name] = values
-
-
-def _delete(path: Path, name: str) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[name]
-
-
-def _few(path: Path, layout: Stacked | Seeds | Steady) -> None:
-    with h5py.File(path, "r+") as file:
-        if isinstance(layout, Seeds):
-            for name in sorted(file)[5:]:
-                del file[name]
-            return
-        for name in layout.fields if isinstance(layout, Stacked) else ("nu", "tensor"):
-            values = file[name][:5]
+def _few(file: h5py.File, layout: Layout) -> None:
+    """Leave five samples."""
+    if isinstance(layout, Seeds):
+        for name in sorted(file)[5:]:
             del file[name]
-            file[name] = values
-
-
-def _spoil(path: Path, name: str, where: tuple[Any, ...], value: float) -> None:
-    with h5py.File(path, "r+") as file:
-        file[name][where] = value
+        return
+    for name in layout.fields if isinstance(layout, Stacked) else ("nu", "tensor"):
+        _put(file, name, file[name][:5])
 
 
 def _overwrite_chunk(path: Path, name: str) -> None:
@@ -196,37 +206,35 @@ def _overwrite_chunk(path: Path, name: str) -> None:
         stream.write(b"\xff" * chunk.size)
 
 
-def _mark(path: Path, value: str) -> None:
-    with h5py.File(path, "r+") as file:
-        file.attrs[MARK] = value
+def _boundless(file: h5py.File, fields: tuple[str, ...]) -> None:
+    """Name a thousand million samples, hardly any of which is stored: their indices alone would fill the memory."""
+    for name in fields:
+        shape, kind = (10**9, *file[name].shape[1:]), file[name].dtype
+        del file[name]
+        file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]))
 
 
-def _unmark(path: Path) -> None:
-    with h5py.File(path, "r+") as file:
-        del file.attrs[MARK]
-
-
-def _damages(layout: Stacked | Seeds | Steady) -> list[Damage]:
+def _damages(layout: Layout) -> list[Damage]:
     """Return what can be wrong with a downloaded file of this layout."""
     general: list[Damage] = [
         ("missing", Path.unlink, "not in"),
-        ("truncated", _cut, layout.file),
-        ("garbage", _garble, layout.file),
+        ("truncated", lambda path: cut(path.name)(path.parent), layout.file),
+        ("garbage", lambda path: garbage(path.name)(path.parent), layout.file),
         ("a flipped byte", _flip, layout.file),
-        ("five samples", partial(_few, layout=layout), "at least 10 simulations.*found 5"),
-        ("generated", partial(_mark, value="{}"), "use the task pdebench_generated/"),
+        ("five samples", _edited(partial(_few, layout=layout)), "at least 10 simulations.*found 5"),
+        ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
     of_layout = {Stacked: _damages_of_stacked, Seeds: _damages_of_seeds, Steady: _damages_of_steady}[type(layout)]
     return _of_file(layout.file, general + of_layout(layout))
 
 
-def _damages_of_generated(layout: Stacked | Seeds | Steady) -> list[Damage]:
+def _damages_of_generated(layout: Layout) -> list[Damage]:
     """Return what else can be wrong with a generated one, whose reader is the same."""
     marks: list[Damage] = [
         ("missing", Path.unlink, "orca-sweep data generate"),
-        ("downloaded", _unmark, f"{MARK}.*found none.*pdebench/"),
-        ("settings that are no JSON", partial(_mark, value="{samples: 3"), f"{MARK}.*JSON object"),
-        ("settings that are a list", partial(_mark, value="[3]"), f"{MARK}.*JSON object"),
+        ("downloaded", _edited(lambda file: file.attrs.pop(MARK)), f"{MARK}.*found none.*pdebench/"),
+        ("settings that are no JSON", _marked("{samples: 3"), f"{MARK}.*JSON object"),
+        ("settings that are a list", _marked("[3]"), f"{MARK}.*JSON object"),
     ]
     return _of_file(layout.file, marks)
 
@@ -235,74 +243,53 @@ def _of_file(file: str, damages: list[Damage]) -> list[Damage]:
     return [(label, partial(_below, file, damage), pattern) for label, damage, pattern in damages]
 
 
-def _below(file: str, damage: Callable[[Path], None], raw: Path) -> None:
+def _below(file: str, damage: Writer, raw: Path) -> None:
     damage(raw / file)
 
 
 def _damages_of_stacked(layout: Any) -> list[Damage]:
     last = layout.fields[-1]
-    return [
-        ("a field missing", partial(_delete, name=last), last),
-        ("another grid", partial(_replace, name=last, change=lambda values: values[..., :-4]), last),
-        ("one axis less", partial(_replace, name=last, change=lambda values: values[:, 0]), last),
-        ("a data set without data", partial(_emptied, name=last), f"expected a data set '{last}', found none"),
-        (
-            "a number of samples that cannot be",
-            partial(_boundless, layout=layout),
-            "bytes are declared, 0 are stored",
-        ),
-        ("one frame", partial(_one_frame, layout=layout), "at least 2 frames.*found 1"),
-        ("integers", partial(_replace, name=last, change=lambda values: values.astype(np.int32)), f"{last}.*int32"),
-        ("NaN in an input", partial(_spoil, name=last, where=(3, 0, ..., 8), value=np.nan), last),
-        ("infinite target", partial(_spoil, name=last, where=(0, slice(1, None), ..., 8), value=np.inf), last),
-    ]
+    boundless = _edited(partial(_boundless, fields=layout.fields))
 
-
-def _emptied(path: Path, name: str) -> None:
-    with h5py.File(path, "r+") as file:
-        del file[name]
-        file[name] = h5py.Empty("f4")
-
-
-def _boundless(path: Path, layout: Stacked) -> None:
-    """Name a thousand million samples, hardly any of which is stored: their indices alone would fill the memory."""
-    with h5py.File(path, "r+") as file:
+    def one_frame(file: h5py.File) -> None:
         for name in layout.fields:
-            shape, kind = (10**9, *file[name].shape[1:]), file[name].dtype
-            del file[name]
-            file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]))
+            _put(file, name, file[name][:, :1])
 
-
-def _one_frame(path: Path, layout: Stacked) -> None:
-    for name in layout.fields:
-        _replace(path, name, lambda values: values[:, :1])
-
-
-def _damages_of_seeds(layout: Any) -> list[Damage]:
     return [
-        ("a seed without data", partial(_delete, name="0007/data"), "0007/data"),
-        ("another grid", partial(_replace, name="0007/data", change=lambda values: values[:, :-4]), "0007/data"),
-        ("fewer frames in one", partial(_replace, name="0007/data", change=lambda values: values[:-1]), "0007/data"),
-        ("one channel more", partial(_replace, name="0000/data", change=_with_another_channel), "0000/data"),
-        ("integers", partial(_replace, name="0007/data", change=lambda values: values.astype(np.int32)), "int32"),
-        ("NaN in an input", partial(_spoil, name="0003/data", where=(0, ..., 8, 0), value=np.nan), "0003/data"),
-        ("infinite target", partial(_spoil, name="0015/data", where=(100, ..., 8, -1), value=np.inf), "0015/data"),
-        ("a chunk overwritten", partial(_overwrite_chunk, name="0004/data"), "0004/data.*(damaged block|finite)"),
+        ("a field missing", _without(last), last),
+        ("another grid", _changed(last, lambda values: values[..., :-4]), last),
+        ("one axis less", _changed(last, lambda values: values[:, 0]), last),
+        ("no data", _changed(last, lambda _: h5py.Empty("f4")), f"expected a data set '{last}', found none"),
+        ("a number of samples that cannot be", boundless, "bytes are declared, 0 are stored"),
+        ("one frame", _edited(one_frame), "at least 2 frames.*found 1"),
+        ("integers", _changed(last, lambda values: values.astype(np.int32)), f"{last}.*int32"),
+        ("NaN in an input", _spoilt(last, (3, 0, ..., 8), np.nan), last),
+        ("infinite target", _spoilt(last, (0, slice(1, None), ..., 8), np.inf), last),
     ]
 
 
-def _with_another_channel(values: Array) -> Array:
-    return np.concatenate([values, values[..., :1]], axis=-1)
+def _damages_of_seeds(_: Any) -> list[Damage]:
+    data = "0007/data"
+    return [
+        ("a seed without data", _without(data), data),
+        ("another grid", _changed(data, lambda values: values[:, :-4]), data),
+        ("fewer frames in one", _changed(data, lambda values: values[:-1]), data),
+        ("one channel more", _changed("0000/data", lambda x: np.concatenate([x, x[..., :1]], axis=-1)), "0000/data"),
+        ("integers", _changed(data, lambda values: values.astype(np.int32)), "int32"),
+        ("NaN in an input", _spoilt("0003/data", (0, ..., 8, 0), np.nan), "0003/data"),
+        ("infinite target", _spoilt("0015/data", (100, ..., 8, -1), np.inf), "0015/data"),
+        ("overwritten", partial(_overwrite_chunk, name="0004/data"), "0004/data.*(damaged block|finite)"),
+    ]
 
 
 def _damages_of_steady(_: Any) -> list[Damage]:
     return [
-        ("no coefficient", partial(_delete, name="nu"), "nu"),
-        ("no solution", partial(_delete, name="tensor"), "tensor"),
-        ("another grid", partial(_replace, name="nu", change=lambda values: values[:, :-4]), "nu"),
-        ("lengths that differ", partial(_replace, name="tensor", change=lambda values: values[:-1]), "tensor"),
-        ("NaN in an input", partial(_spoil, name="nu", where=(3, 8, 8), value=np.nan), "nu"),
-        ("infinite target", partial(_spoil, name="tensor", where=(0, 0, 8, 8), value=np.inf), "tensor"),
+        ("no coefficient", _without("nu"), "nu"),
+        ("no solution", _without("tensor"), "tensor"),
+        ("another grid", _changed("nu", lambda values: values[:, :-4]), "nu"),
+        ("lengths that differ", _changed("tensor", lambda values: values[:-1]), "tensor"),
+        ("NaN in an input", _spoilt("nu", (3, 8, 8), np.nan), "nu"),
+        ("infinite target", _spoilt("tensor", (0, 0, 8, 8), np.inf), "tensor"),
     ]
 
 

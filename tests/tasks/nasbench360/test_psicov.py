@@ -12,24 +12,11 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.nasbench360 import psicov
-from tests.tasks.reference_utils import data_loaders, needs_reference
-from tests.twins._nasbench360_large_files import PROTEINS, write_psicov
+from tests.twins.nasbench360_large import PROTEINS
 
 Array = npt.NDArray[Any]
 TASK = psicov.TASK
 LONG = len(PROTEINS["deepcov"]) - 1
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("raw")
-    write_psicov(directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def data(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
-    return TASK.prepare(raw=raw, out=tmp_path_factory.mktemp("out") / "1")
 
 
 def offsets(share: tuple[float, float], length: int) -> tuple[int, int]:
@@ -64,19 +51,14 @@ def levelled(distances: Array) -> Array:
     return result
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(len(PROTEINS["deepcov"])))
-def test_training_squares_are_those_of_the_files(number: int, raw: Path, data: PreparedData) -> None:
-    share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[number]
-    x, y = expected(raw, "deepcov", number, *offsets(tuple(share), PROTEINS["deepcov"][number]))
-    np.testing.assert_array_equal(data.train.x[slice(number, number + 1)][0], x)
-    np.testing.assert_array_equal(data.train.y[number], np.minimum(y, 16))
-
-
-def test_a_window_of_a_long_training_protein_is_off_the_diagonal() -> None:
-    share = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))[LONG]
-    top, left = offsets(tuple(share), PROTEINS["deepcov"][LONG])
-    assert top != left
+def test_training_squares_are_those_of_the_files(raw: Path, data: PreparedData) -> None:
+    lengths = PROTEINS["deepcov"]
+    for number, share in enumerate(np.random.RandomState(0).random_sample((len(lengths), 2))):
+        top, left = offsets(tuple(share), lengths[number])
+        assert (top == left) == (number != LONG)  # a window of the long protein is off the diagonal
+        x, y = expected(raw, "deepcov", number, top, left)
+        np.testing.assert_array_equal(data.train.x[slice(number, number + 1)][0], x)
+        np.testing.assert_array_equal(data.train.y[number], np.minimum(y, 16))
 
 
 @pytest.mark.slow
@@ -103,27 +85,6 @@ def test_paper_trains_on_all_of_deepcov_and_tests_on_all_of_psicov(
     np.testing.assert_array_equal(paper.test.y, np.concatenate([data.test.y, data.validation.y]))
 
 
-def test_an_interrupted_preparation_goes_on(
-    raw: Path, data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[str] = []
-    original = psicov.read_protein
-
-    def counted(folder: Path, name: str) -> Any:
-        read.append(name)
-        if len(read) == 4:
-            raise KeyboardInterrupt
-        return original(folder, name)
-
-    monkeypatch.setattr(psicov, "read_protein", counted)
-    monkeypatch.setattr(psicov, "_BATCH", 2)
-    with pytest.raises(KeyboardInterrupt):
-        TASK.prepare(raw=raw, out=tmp_path / "1")
-    again = TASK.prepare(raw=raw, out=tmp_path / "1")
-    assert read[4:8] == ["3DEEA", "4DEEA", "5DEEA", "6DEEA"]
-    assert again.fingerprint == data.fingerprint
-
-
 @given(st.integers(2, 2000), st.floats(0, 1, exclude_max=True))
 def test_a_window_holds_residues_where_it_says(length: int, share: float) -> None:
     inside, residues = psicov._window(length, share)
@@ -145,33 +106,13 @@ def test_the_diagonal_is_filled_from_neighbours(length: int, seed: int) -> None:
 
 
 def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp_path: Path) -> None:
-    for path in (raw / "protein").rglob("6DEEA*"):
-        target = tmp_path / path.relative_to(raw).as_posix().replace("deepcov", "psicov")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
-    for path in (raw / "protein/deepcov").rglob("[12]DEEA*"):
-        target = tmp_path / path.relative_to(raw)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
+    for names, folder in (("6DEEA*", "psicov"), ("[12]DEEA*", "deepcov")):
+        for path in (raw / "protein").rglob(names):
+            target = tmp_path / path.relative_to(raw).as_posix().replace("deepcov", folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
     (tmp_path / "protein/deepcov.lst").write_text("1DEEA\n2DEEA\n")
     (tmp_path / "protein/psicov.lst").write_text("6DEEA\n6DEEA\n")
     test = TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").test
     diagonal = np.diagonal(test.y[0])
     assert (diagonal[5:-5] < 6).all()  # residues next to each other along the chain
-
-
-@needs_reference
-def test_squares_are_the_references(raw: Path, data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaders = data_loaders()
-    shares = np.random.RandomState(0).random_sample((len(PROTEINS["deepcov"]), 2))
-    starts = list(offsets(tuple(shares[LONG]), PROTEINS["deepcov"][LONG]))
-    monkeypatch.setattr(loaders.random, "randint", lambda low, high: starts.pop(0))
-    train, validation, test, _, _ = loaders.load_psicov(str(raw), 1, valid_split=1)
-    order = [*range(1, 54, 2), *range(0, 54, 2), 54, 55, 56]
-    for split, loader in ((data.train, train), (data.validation, validation), (data.test, test)):
-        assert len(split) == len(loader.dataset)
-        for row in range(len(split)):
-            x, y = loader.dataset[row]
-            np.testing.assert_array_equal(split.x[slice(row, row + 1)][0], x[order])
-            np.testing.assert_allclose(split.y[row], y[0], rtol=1e-6)
-    assert not starts

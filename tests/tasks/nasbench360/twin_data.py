@@ -17,7 +17,7 @@ def raw_twin(task: Task, directory: Path) -> Path:
     """Write the task's twin below ``directory`` once, and return where its raw files are."""
     raw = directory / "raw"
     if not raw.exists():
-        raw.mkdir()
+        raw.mkdir(parents=True)
         TWINS[task.name](raw)
     return raw
 
@@ -31,9 +31,3 @@ def training_rows(data: PreparedData) -> tuple[Array, Array]:
     """Return x and y of train and validation together: what the reference trains on."""
     joined = under_protocol(data, "paper").train
     return np.asarray(joined.x[:]), joined.y
-
-
-def ordered(x: Array, y: Array) -> tuple[Array, Array]:
-    """Return rows in an order that depends on their values alone."""
-    order = sorted(range(len(x)), key=lambda i: x[i].tobytes())
-    return x[order], y[order]
