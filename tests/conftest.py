@@ -21,8 +21,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("orca-ray", deadline=None)
 settings.load_profile("orca-ray")
 
-collect_ignore = ["plugin"]
-"""A package of its own; `test_plug_ins` installs it and runs its tests."""
 MAX_WORKERS = 8
 """Upper bound of ``-n auto``: each worker imports torch and needs about 1.5 GB."""
 

@@ -106,30 +106,25 @@ def test_pods_have_memory_for_objects_and_agree_on_image_and_results(documents: 
 
 
 def served() -> tuple[Tree, Tree]:
-    """Return the Deployment and the Service of model servers."""
-    deployment, service = documents("kubernetes-serve.yaml")
+    """Return the specifications of the Deployment and the Service of model servers."""
+    deployment, service = yaml.safe_load_all((ROOT / "cluster" / "kubernetes-serve.yaml").read_text())
     return deployment["spec"], service["spec"]
 
 
 def test_servers_obey_the_schema_of_pods() -> None:
-    deployment, _ = served()
-    pod_validator = validator("RayCluster").evolve(
-        schema=strict(SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"])["properties"]["headGroupSpec"][
-            "properties"
-        ]["template"]["properties"]["spec"]
-    )
-    pod = deployment["template"]["spec"]
-    pod_validator.validate(pod)
+    pod = served()[0]["template"]["spec"]
+    group = strict(SCHEMA["properties"]["spec"]["properties"]["rayClusterSpec"])["properties"]["headGroupSpec"]
+    validator = jsonschema.Draft202012Validator(group["properties"]["template"]["properties"]["spec"])
+    validator.validate(pod)
     assert pod["securityContext"]["runAsNonRoot"] is True
     pod["containers"][0]["readinesProbe"] = {}
     with pytest.raises(jsonschema.ValidationError):
-        pod_validator.validate(pod)
+        validator.validate(pod)
 
 
 def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_killed() -> None:
     import typer
 
-    import orca_ray
     from orca_ray.cli.app import app
     from orca_ray.cli.predict import END_SECONDS, TOKEN
 
