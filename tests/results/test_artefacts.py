@@ -34,11 +34,6 @@ def row(key: str = "k0", kind: str = "field", name: str = "first", payload: str 
     return ArtefactRow("pocket/quick", key, kind, name, payload)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "store", create=True)
-
-
 def test_the_payload_in_the_documentation() -> None:
     values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
     payload = json.loads(Images(title="Test sample 0", panels=(Image("true", values),)).to_json())

@@ -14,11 +14,6 @@ from orca_ray.results.tables import RECORDS
 from tests.results.factories import files_of, make_point, make_record
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
-
-
 class TestCompaction:
     def test_merges_into_one_file_a_table_and_keeps_every_distinct_row(self, store: ResultsStore) -> None:
         attempts = [make_record("a", minutes=m, status=Status.LOST, attempts=m) for m in (1, 2, 3)]

@@ -17,11 +17,6 @@ from orca_ray.results.store import ResultsStore
 from tests.results.factories import files_of, make_point, make_record
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
-
-
 class TestAppendAndRead:
     def test_a_new_store_is_empty_but_has_its_columns(self, store: ResultsStore) -> None:
         assert list(store.records().columns) == Record.SCHEMA.names

@@ -1,6 +1,5 @@
 """The writer: few files, rows durable before their checkpoints go, nothing lost after a failure."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +14,6 @@ from tests.results.factories import Clock, files_of, make_point, make_record
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 def stored(store: ResultsStore) -> set[str]:

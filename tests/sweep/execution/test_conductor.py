@@ -2,8 +2,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
@@ -13,15 +11,10 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, TrialFinished
 from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, placement_problem
+from orca_ray.sweep.planning.searches import TrialSpec
 from orca_ray.sweep.planning.spec import Overrides
 from tests.results.factories import files_of
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 def conduct(store: ResultsStore, **options: object) -> Conductor:
@@ -38,27 +31,19 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
     assert not summary.failed
     records = store.load("fake/full")
     assert set(records) == {trial.key for trial in ran}
-    confirm = [record for record in records.values() if record.phase == "confirm"]
-    assert len(confirm) == 8
-    assert all(record.test_score is not None for record in confirm)
-    assert all(record.test_score is None for record in records.values() if record.phase == "search")
+    for task, method in {(record.task, record.method) for record in records.values()}:
+        mine = [record for record in records.values() if (record.task, record.method) == (task, method)]
+        completed = [r for r in mine if r.phase == "search" and r.status is Status.COMPLETED]
+        best = min(completed, key=lambda record: record.validation_score or 0.0)
+        confirm = [record for record in mine if record.phase == "confirm"]
+        assert [record.hyperparameters for record in confirm] == [best.hyperparameters] * 2
+        assert all((record.test_score is not None) == (record.phase == "confirm") for record in mine)
     assert summary.statuses[Status.STOPPED_EARLY] > 0
     assert sum(isinstance(event, TrialFinished) for event in events) == 24
 
 
 @pytest.mark.slow
-def test_confirm_trials_take_the_winner_and_never_a_stopped_trial(store: ResultsStore) -> None:
-    play(conduct(store))
-    records = list(store.load("fake/full").values())
-    for task, method in {(record.task, record.method) for record in records}:
-        mine = [record for record in records if (record.task, record.method) == (task, method)]
-        completed = [r for r in mine if r.phase == "search" and r.status is Status.COMPLETED]
-        best = min(completed, key=lambda record: record.validation_score or 0.0)
-        assert {r.hyperparameters for r in mine if r.phase == "confirm"} == {best.hyperparameters}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("most", [0, 1, 3, 7, 16, 23])
+@pytest.mark.parametrize("most", [0, 7, 23])
 def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStore, tmp_path: Path, most: int) -> None:
     whole = ResultsStore(tmp_path / "whole", create=True)
     expected = {trial.key for trial in play(conduct(whole))}
@@ -80,7 +65,7 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["deterministic: true\n", "deterministic: true\nparallel: 3\n", "parallel: 1\n"])
+@pytest.mark.parametrize("extra", ["deterministic: true\nparallel: 3\n", "parallel: 1\n"])
 def test_parallel_workers_give_the_same_records(tmp_path: Path, extra: str) -> None:
     """A deterministic search, or one that runs one trial at a time, does not depend on the number of workers."""
     spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + extra)
@@ -225,12 +210,6 @@ def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsSto
     assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
 
 
-def test_a_method_that_does_not_align_has_no_align_parameters() -> None:
-    by_method = {plan.method: plan.first for plan in fake_searches()}
-    assert "align.epochs" in by_method["orca"]
-    assert not any(name.startswith("align.") for name in by_method["nft"])
-
-
 def test_keys_are_stable_and_tell_trials_apart() -> None:
     plan = fake_searches()[0]
     trial = plan.trial({}, 1, "search")
@@ -245,15 +224,6 @@ def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
     ran = play(conductor)
     assert len({trial.key for trial in ran}) == len(ran) < 12
     assert conductor.done
-
-
-def test_placement() -> None:
-    nodes = [NodeResources("small", 2, 0, 4.0), NodeResources("large", 16, 1, 64.0)]
-    assert placement_problem(Resources(4, 0.5, 8.0), nodes) is None
-    problem = placement_problem(Resources(4, 2, 8.0), nodes)
-    assert problem is not None
-    assert "2 GPUs" in problem
-    assert "large: 16 CPUs, 1 GPUs" in problem
 
 
 @pytest.mark.slow
@@ -309,36 +279,23 @@ def test_trials_of_an_earlier_version_of_the_metric_run_again(store: ResultsStor
     assert {record.metric_version for record in old.load("fake/full").values() if record.task == task} == {1}
 
 
-@pytest.mark.parametrize("table", ["records", "curves"])
-@pytest.mark.parametrize("damage", ["torn", "foreign"])
-def test_a_sweep_does_not_continue_on_a_damaged_store(store: ResultsStore, table: str, damage: str) -> None:
-    play(conduct(store), most=2)
-    file = files_of(store, table)[0]
-    if damage == "torn":
-        file.write_bytes(file.read_bytes()[:-20])
-    else:
-        pq.write_table(pa.table({"a": [1]}), file)
-    with pytest.raises(UserError, match=f"{file} is .*"):
-        conduct(store)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_a_sweep_continues_on_odd_and_refuses_damaged_records(store: ResultsStore, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
         {"validation_score": None},
         {"hyperparameters": '{"refine.learning_rate":"much"}'},
         {"task": "pocket/none", "method": "none", "body": "none"},
         {"seed": -1, "epochs": -5, "best_epoch": 2**62, "attempts": 0},
         {"notes": "; ;", "error": ""},
         {"metric": "none"},
-    ],
-)
-def test_a_sweep_continues_on_odd_records(store: ResultsStore, tmp_path: Path, changes: dict[str, Any]) -> None:
+    ]
     play(conduct(store), most=20)
     odd = ResultsStore(tmp_path / "odd", create=True)
-    odd.append([replace(record, **changes) for record in store.load("fake/full").values()])
+    odd.append([replace(r, **changes[n % len(changes)]) for n, r in enumerate(store.load("fake/full").values())])
     conductor = conduct(odd)
     play(conductor)
     assert conductor.done
     assert conductor.summary().planned == 24
+    file = files_of(store)[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"{file} is .*"):
+        conduct(store)

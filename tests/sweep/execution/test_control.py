@@ -16,6 +16,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
+from orca_ray.results.live import LiveState
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
@@ -28,16 +29,11 @@ from orca_ray.sweep.execution.events import Event, Message, TimeLeft
 from orca_ray.sweep.execution.executors.base import InlineExecutor
 from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.execution.staging import InlineStager, Staged, Stager
+from orca_ray.sweep.execution.staging import Staged, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
 from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
 
 SWEEP = "fake/full"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 @pytest.fixture
@@ -54,6 +50,10 @@ def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> 
 def ask(store: ResultsStore, conductor: Conductor, kind: str, trial: str, true: Callable[[], bool]) -> None:
     """Write a request, and let the conductor do its periodic work until it is carried out."""
     requests.write(store.folder, SWEEP, Request(kind, trial))
+    work_until(true, conductor)
+
+
+def work_until(true: Callable[[], object], conductor: Conductor) -> None:
     deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline
@@ -134,18 +134,6 @@ def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held:
     assert conductor.finish(other.key, report).status is Status.COMPLETED
 
 
-def test_a_retry_remembers_the_one_before(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    one, other = started(conductor), started(conductor)
-    for trial in (one, other):
-        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-        assert conductor.retry() == 1
-    play(conductor)
-    assert conductor.done
-    assert conductor.summary().statuses[Status.FAILED_USER] == 0
-    assert conductor.searches.finished_before + len(set(store.load(SWEEP))) == 24
-
-
 def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
     conductor = conduct(store)
     failed = started(conductor)
@@ -169,22 +157,6 @@ def test_a_paused_inline_sweep_can_be_stopped(store: ResultsStore) -> None:
     conductor.control.stopping = True
     assert not conductor.pausing
     assert InlineExecutor._next(conductor) is None
-
-
-def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    one, other = started(conductor), started(conductor)
-    for trial in (one, other):
-        conductor.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    conductor.close()
-    assert conduct(store).searches.finished_before == 2
-    requests.write(store.folder, SWEEP, Request("retry", one.key))
-    with Lease(store, SWEEP) as lease:
-        again = conduct(store, lease)
-        assert again.searches.finished_before == 1
-        assert one.key in {trial.key for trial in play(again)}
-    assert store.load(SWEEP)[one.key].status in (Status.COMPLETED, Status.STOPPED_EARLY)
-    assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
 
 
 def fail_two(store: ResultsStore) -> list[str]:
@@ -262,16 +234,17 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     trial = started(conductor)
     for report in list(fake_reports(trial))[:2]:
         conductor.report(trial.key, report.progress, node="node7")
-    deadline = time.monotonic() + 20
-    while not ((state := live.read(store.folder, SWEEP)) and state.running and state.running[0].epoch == 2):
-        assert time.monotonic() < deadline
-        conductor.tick()
-    [shown] = state.running
+
+    def state() -> LiveState:
+        return live.read(store.folder, SWEEP) or LiveState(SWEEP)
+
+    work_until(lambda: state().running and state().running[0].epoch == 2, conductor)
+    [shown] = state().running
     assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
         trial.key, trial.task, "node7", "refine", 6
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
-    assert sum(row.planned for row in state.rows) == 24
+    assert sum(row.planned for row in state().rows) == 24
 
 
 def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
@@ -280,10 +253,8 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
     assert conductor.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
     for_resources = conductor.next_trial()
     assert for_resources is not None
-    deadline = time.monotonic() + 20
-    while not (found := sweep_status(store, SWEEP)).waiting:
-        assert time.monotonic() < deadline
-        conductor.tick()
+    work_until(lambda: sweep_status(store, SWEEP).waiting, conductor)
+    found = sweep_status(store, SWEEP)
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
     assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
@@ -375,27 +346,7 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
     from orca_ray.sweep.execution import driver
     from tests.sweep.fakes import fake_spec
 
-    class Broken:
-        where = "nowhere"
-
-        def __enter__(self) -> "Broken":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def open(self, address: str | None) -> list[Any]:
-            return []
-
-        def stager(self, *_: object) -> Stager:
-            return InlineStager([], None, print)
-
-        def nodes(self) -> list[Any]:
-            return []
-
-        def first_staged(self, _: Stager) -> list[Any]:
-            return []
-
+    class Broken(InlineExecutor):
         def run(self, conductor: Conductor, *_: object) -> bool:
             conductor.stager = None
             monkeypatch.setattr(Writer, "flush_due", lambda self: None)
@@ -403,9 +354,11 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
             conductor.finish(trial.key, list(fake_reports(trial))[-1])
             raise UserError("the cluster is gone")
 
+        def first_staged(self, _: Stager) -> list[Staged]:
+            return []
+
     for name, value in {
-        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: False,
-        "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
+        "make_executor": lambda name: Broken(), "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
         "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16),
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
@@ -430,6 +383,7 @@ def ended(store: Path) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_kill_between_the_end_of_a_trial_and_its_record_loses_and_repeats_nothing(tmp_path: Path) -> None:
     """Outcome files bring the records back: 24 trials of 6 epochs, of which 4 fail, are each stored once."""
     path, kills = tmp_path / "results", 0
@@ -458,6 +412,7 @@ def test_a_kill_between_the_end_of_a_trial_and_its_record_loses_and_repeats_noth
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_sweeps_with_the_same_trials_in_one_store_do_not_disturb_each_other(tmp_path: Path) -> None:
     path = tmp_path / "results"
     processes = [slow_sweep(path, 0.005), slow_sweep(path, 0.005, "other")]

@@ -29,11 +29,12 @@ from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.models import best_of
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.searches import Resources, plan_searches
-from orca_ray.testing.suite import make_home
+from tests import session
+from tests.session import new_home
 from tests.sweep.fakes import fake_searches, waiting_requests
 from tests.sweep.real import TEXT, alive, tiny_spec, tiny_text
 
-EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.exhaustive])]
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +42,10 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
+        patch.setenv("ORCA_RAY_HOME", str(new_home(tmp_path_factory.mktemp("home"))))
+        summary = run_sweep(tiny_spec(session.folder()), store, executor="inline")
     assert summary.planned == summary.ran == 10
     return facts(store)
-
-
-def body_directory(factory: pytest.TempPathFactory) -> Path:
-    """Return one directory for the whole session: a body's path is part of the trial key."""
-    directory = factory.getbasetemp() / "bodies"
-    directory.mkdir(exist_ok=True)
-    return directory
 
 
 def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
@@ -64,12 +58,6 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 
 
 @pytest.fixture
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the test a cache that has prepared data, but no alignments of other tests."""
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-
-
-@pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ray start one worker: each costs five seconds of CPU time for its imports."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
@@ -79,13 +67,12 @@ def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_request_stops_ray_and_the_sweep_goes_on(
     inline: dict[str, dict[str, Any]],
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    ray_cluster: session.RayCluster,
+    own_home: Path,
+    store: ResultsStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store, spec = ResultsStore(tmp_path / "results", create=True), tiny_spec(body_directory(tmp_path_factory))
+    spec = tiny_spec(session.folder())
 
     def ask(event: Event) -> None:
         if isinstance(event, TrialFinished) and not waiting_requests(store, spec.sweep_id):
@@ -93,7 +80,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
             time.sleep(1)  # until the thread of the lease has read it
 
     monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
-    summary = run_sweep(spec, store, executor="ray", listener=ask, checkpoint_seconds=0.0)
+    summary = run_sweep(spec, store, address=ray_cluster.address, listener=ask, checkpoint_seconds=0.0)
     assert summary.interrupted
     assert 0 < summary.ran < 10
     again = run_sweep(spec, store, executor="inline")
@@ -104,11 +91,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_gives_the_same_records_although_a_worker_is_lost(
-    inline: dict[str, dict[str, Any]],
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    inline: dict[str, dict[str, Any]], one_cpu: None, own_home: Path, store: ResultsStore
 ) -> None:
     """The killed worker is replaced, and its trial goes on."""
     killed: list[int] = []
@@ -122,8 +105,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
                 killed.append(busy[0].pid)
                 busy[0].kill()
 
-    store = ResultsStore(tmp_path / "results", create=True)
-    spec = tiny_spec(body_directory(tmp_path_factory))
+    spec = tiny_spec(session.folder())
     summary = run_sweep(
         spec, store, executor="ray", listener=kill_a_worker, checkpoint_seconds=0.0, keep_models=KeepModels.BEST
     )
@@ -140,19 +122,20 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
         best = best_of([record for record in confirmed if record.task == task])
         assert best is not None
         assert load(folder, device="cpu").config.trial == Path(folder).name == best.trial_key
-    assert not (tmp_path / "results" / "checkpoints").exists()
+    assert not (Path(store.uri) / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
 
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
 def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
     text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
-    spec = tiny_spec(body_directory(tmp_path_factory), text + "resources: {cpus: 2}\ndeterministic: true\n")
+    spec = tiny_spec(session.folder(), text + "resources: {cpus: 2}\ndeterministic: true\n")
     found = []
     for number, executor in enumerate(("inline", "inline", "ray")):
         monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
@@ -216,9 +199,9 @@ class Driver:
 
 
 @pytest.fixture
-def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sweep_file(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
-    path.write_text(tiny_text(body_directory(tmp_path_factory)))
+    path.write_text(tiny_text(session.folder()))
     return path
 
 
@@ -263,31 +246,24 @@ def title(process: psutil.Process) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    executor: str,
+    one_cpu: None, own_home: Path, store: ResultsStore, monkeypatch: pytest.MonkeyPatch, executor: str
 ) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
-
     def full(*_: object, **__: object) -> None:
         raise UserError("no space left on the disk")
 
     monkeypatch.setattr(store, "append", full)
     with pytest.raises(UserError, match="no space left"):
-        run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor=executor)
+        run_sweep(tiny_spec(session.folder()), store, executor=executor)
 
 
 @pytest.mark.slow
-def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_failed_trials_do_not_stop_the_others(own_home: Path, store: ResultsStore) -> None:
     text = TEXT.replace("refine.dropout: 0.1", "refine.dropout: 0.1\n  refine.clip: 0.0").replace(
         "budgets:", "per_method:\n  nft: {settings: {refine.learning_rate: 1e+30}, space: {}}\nbudgets:"
     )
     text = text.replace("space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}", "space: {}")
-    spec = tiny_spec(body_directory(tmp_path_factory), text)
-    summary = run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+    spec = tiny_spec(session.folder(), text)
+    summary = run_sweep(spec, store, executor="inline")
     assert summary.statuses[Status.FAILED_NAN] >= 1
     assert summary.statuses[Status.COMPLETED] >= 3
     assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
@@ -300,20 +276,18 @@ def test_resources_of_a_trial_become_a_placement_group() -> None:
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 
-def test_gpus_are_asked_for_only_where_there_are_any(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_gpus_are_asked_for_only_where_there_are_any() -> None:
     text = TEXT + "resources: {cpus: 2, gpus: 0.25, memory_gib: 1}\n"
-    spec = tiny_spec(body_directory(tmp_path_factory), text)
+    spec = tiny_spec(session.folder(), text)
     fingerprints = dict.fromkeys(spec.tasks, "0" * 16)
     assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=True)} == {0.25}
     assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=False)} == {0.0}
 
 
-def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    spec = tiny_spec(body_directory(tmp_path_factory), TEXT + "resources: {cpus: 9999}\n")
+def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(store: ResultsStore) -> None:
+    spec = tiny_spec(session.folder(), TEXT + "resources: {cpus: 9999}\n")
     with pytest.raises(UserError, match="more than any node has"):
-        run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
+        run_sweep(spec, store, executor="inline")
 
 
 @pytest.mark.ray

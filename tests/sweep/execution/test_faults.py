@@ -18,7 +18,7 @@ from orca_ray.sweep.execution.worker_settings import WorkerSettings, passed_envi
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
 

@@ -23,7 +23,7 @@ from tests.cluster.processes import running
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
 
 SEEDS = list(range(1, 6))
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", f"search_trials: 0, confirm_seeds: {SEEDS}")

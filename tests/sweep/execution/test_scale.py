@@ -12,6 +12,7 @@ def test_the_driver_runs_many_trials_in_virtual_time() -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_simulated_trials_run_once_through_tune() -> None:
     figures = bench_scale.on_ray(20, 2)
     assert figures["trials"] in (19, 20), "two suggestions may be the same trial"

@@ -33,11 +33,6 @@ def rows_are_written_at_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
-
-
 def conduct(store: ResultsStore, text: str = LONG, **options: object) -> Conductor:
     spec = fake_spec(text, Overrides(**options))  # type: ignore[arg-type]
     return Conductor(fake_searches(spec), store, executor="fake")
