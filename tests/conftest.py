@@ -109,8 +109,8 @@ def ray_cluster() -> Iterator[session.RayCluster]:
 
     It has token authentication, `session.NUM_CPUS` logical CPUs, no GPUs and no dashboard, so it takes no submitted
     jobs. Each driver has an anonymous namespace of its own. Several tests may use it at the same time, so a test asks
-    for few CPUs (``resources: {cpus: 2}`` lets two of its trials run at a time), expects its workers to be children of
-    another process, kills none of them, and passes variables by `WorkerSettings.environment`.
+    for few CPUs (``resources: {cpus: 2}`` lets two of its trials run at a time), looks for workers not among its own
+    children, kills none, and passes variables by `WorkerSettings.environment`.
     """
     yield session.ray_cluster()
     ray = sys.modules.get("ray")

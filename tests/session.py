@@ -103,15 +103,16 @@ def ray_cluster() -> RayCluster:
         if not address.exists():
             own = {"PYTHONPATH": str(ROOT), "RAY_TMPDIR": str(folder()), "RAY_preload_python_modules": PRELOADED}
             with (folder() / "cluster.log").open("wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.session"], cwd=ROOT, env={**os.environ, **own},
+                subprocess.run(
+                    [sys.executable, "-m", "tests.session"], cwd=ROOT, env={**os.environ, **own}, check=True,
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                 )  # fmt: skip
-            (folder() / "pid").write_text(str(process.pid))
             deadline = time.monotonic() + START_SECONDS
             while not address.exists():
                 said = (folder() / "cluster.log").read_text()
-                assert process.poll() is None, f"the Ray cluster of the session did not start: {said}"
+                assert psutil.pid_exists(int((folder() / "pid").read_text())), (
+                    f"the Ray cluster of the session did not start: {said}"
+                )
                 assert time.monotonic() < deadline, f"the Ray cluster of the session takes too long: {said}"
                 time.sleep(0.1)
     return RayCluster(address.read_text())
@@ -120,8 +121,12 @@ def ray_cluster() -> RayCluster:
 def hold_cluster() -> None:
     """Start a cluster, write down its address, and end it on SIGTERM or when pytest's own process is gone.
 
-    Its first workers start with the cluster, and import what a trial needs (five seconds) while tests do other things.
+    It is a child of no test process, for some tests kill workers among their children. Its first workers start with the
+    cluster, and import what a trial needs (five seconds) while tests do other things.
     """
+    if child := os.fork():
+        (folder() / "pid").write_text(str(child))
+        return
     from ray.cluster_utils import Cluster
 
     owner = psutil.Process(int(os.environ[OWNER_VARIABLE]))
