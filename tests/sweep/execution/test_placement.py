@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -83,9 +82,9 @@ def test_as_many_trials_are_handed_out_as_fit() -> None:
     assert placement.admits(small, Counter(), {Resources(1, 9.0)}), "what fits nowhere blocks nothing"
 
 
-def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
+def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> None:
     searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
-    conductor = Conductor(searches, ResultsStore(tmp_path / "results", create=True), executor="fake")
+    conductor = Conductor(searches, store, executor="fake")
     requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
     conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := conductor.next_trial()) is not None]
@@ -95,8 +94,7 @@ def test_trials_start_together_and_pass_one_that_waits(tmp_path: Path) -> None:
     assert conductor.demand()[Resources(1, 1.0)] > 0
 
 
-def test_a_search_without_room_suggests_nothing(tmp_path: Path) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
+def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
     conductor = Conductor(fake_searches(), store, executor="fake")
     requests = dict.fromkeys(METHODS, GpuRequest(0.0))
     conductor.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
@@ -132,8 +130,7 @@ def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
     assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0
 
 
-def test_known_peaks_come_from_the_store(tmp_path: Path) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
+def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
     conductor = Conductor(fake_searches(), store, executor="fake")
     conductor.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
     ran = conductor.next_trial()
@@ -249,8 +246,8 @@ def test_memory_does_not_change_the_number_of_several_gpus(trial: TrialSpec) -> 
     assert one.resources(trial, FailuresOfTrial()).gpus == 1.0, "each of the two had half of the batch"
 
 
-def test_failures_reach_the_placement(tmp_path: Path) -> None:
-    conductor = Conductor(fake_searches(), ResultsStore(tmp_path / "results", create=True), executor="fake")
+def test_failures_reach_the_placement(store: ResultsStore) -> None:
+    conductor = Conductor(fake_searches(), store, executor="fake")
     conductor.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
     trial = conductor.next_trial()
     assert trial is not None

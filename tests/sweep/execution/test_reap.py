@@ -1,6 +1,5 @@
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -88,7 +87,7 @@ def test_what_was_there_before_is_neither_noted_nor_killed() -> None:
             service.communicate()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"driver": 5}', '{"driver": ["x", 0]}', "[" * 100_000, None])
+@pytest.mark.parametrize("content", ["{", '{"driver": ["x", 0]}', "[" * 100_000, None])
 def test_a_broken_note_is_dropped(content: str | None) -> None:
     note = note_processes(())
     note.unlink()
@@ -98,28 +97,3 @@ def test_a_broken_note_is_dropped(content: str | None) -> None:
         note.write_text(content)
     assert reap_orphans() == []
     assert not note.exists()
-
-
-def test_a_process_that_ends_meanwhile_does_not_spare_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    orphans = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
-    try:
-        started = [[orphan.pid, psutil.Process(orphan.pid).create_time()] for orphan in orphans]
-        note = tmp_path / "drivers" / f"{platform.node()}-1.json"
-        note.parent.mkdir()
-        note.write_text(json.dumps({"driver": [1, 0.0], "started": started}))
-        kill = psutil.Process.kill
-
-        def first_has_ended(process: psutil.Process) -> None:
-            if process.pid == orphans[0].pid:
-                raise psutil.NoSuchProcess(process.pid)
-            kill(process)
-
-        monkeypatch.setattr(psutil.Process, "kill", first_has_ended)
-        assert reap_orphans() == [orphans[1].pid]
-    finally:
-        for orphan in orphans:
-            orphan.kill()
-            orphan.wait()
