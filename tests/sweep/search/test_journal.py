@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.plan import with_sources
 from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
-from orca_ray.sweep.planning.spec import Overrides, SweepSpec
+from orca_ray.sweep.planning.spec import Overrides
 from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
@@ -60,8 +60,7 @@ def keys(trials: list[TrialSpec]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["", "deterministic: true\nparallel: 3\n"])
-@pytest.mark.parametrize("most", [5, 23, 26])
+@pytest.mark.parametrize(("most", "extra"), [(5, "deterministic: true\nparallel: 3\n"), (26, "")])
 def test_an_upgrade_repeats_no_trial(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, most: int, extra: str
 ) -> None:
@@ -128,12 +127,6 @@ def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pyt
     assert conduct(store).done
 
 
-def test_a_cap_limits_how_many_search_trials_run(store: ResultsStore) -> None:
-    conductor = conduct(store, LONG + "parallel: 2\n")
-    running = [conductor.next_trial() for _ in range(5)]
-    assert [trial is not None for trial in running] == [True] * 4 + [False]
-
-
 def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str) -> list[str]:
     """Run a sweep by random actions of workers, the user and the driver; return the keys of the trials that ended."""
     conductor, running, ended = conduct(store, text), [], []
@@ -160,7 +153,7 @@ def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str
 
 
 @pytest.mark.slow
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32), deterministic=st.booleans(), parallel=st.sampled_from([None, 1, 3]))
 def test_any_interruptions_repeat_nothing(
     tmp_path_factory: pytest.TempPathFactory, seed: int, deterministic: bool, parallel: int | None
@@ -176,19 +169,6 @@ def test_any_interruptions_repeat_nothing(
     assert {entry.trial_key for entry in entries} == {k for k, r in store.load(sweep).items() if r.phase == "search"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("extra", ["deterministic: true\n", "deterministic: true\nparallel: 4\n"])
-def test_disturbed_deterministic_sweeps_have_equal_records(tmp_path: Path, extra: str) -> None:
-    found, text = [], LONG.replace("[nft, orca]", "[nft]") + extra
-    for number in range(3):
-        store = ResultsStore(tmp_path / str(number), create=True)
-        disturb(store, text, random.Random(number), *(("give back", "die") if number else ()))
-        records = store.load("fake/full-deterministic")
-        found.append({key: record.reproducible() for key, record in records.items()})
-    assert len(found[0]) == 16
-    assert found == found[:1] * 3
-
-
 def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
     """Return a copy of a store as an older version has written it."""
     old = ResultsStore(path, create=True)
@@ -198,7 +178,7 @@ def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [0, 7, 24, 27, 30, 32])
+@pytest.mark.parametrize("most", [7, 30])
 def test_stores_from_before_the_journal_continue(
     store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
@@ -242,9 +222,8 @@ def test_the_published_store_is_complete() -> None:
 class TestMore:
     """More trials, tasks, methods and seeds, and wider spaces, go on from what is there."""
 
-    @pytest.mark.parametrize("first", ["nft", "orca"])
-    def test_methods_and_tasks(self, store: ResultsStore, first: str) -> None:
-        done = play(conduct(store, TEXT, methods=[first], tasks=["wdbc"]))
+    def test_methods_and_tasks(self, store: ResultsStore) -> None:
+        done = play(conduct(store, TEXT, methods=["orca"], tasks=["wdbc"]))
         conductor = conduct(store, TEXT)
         assert conductor.searches.finished_before == 6
         assert conductor.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
@@ -281,16 +260,6 @@ class TestMore:
         assert less.done
         assert conduct(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
 
-    def test_confirm_trials_are_taken_over_when_the_winner_is_the_same(self, store: ResultsStore) -> None:
-        done = play(conduct(store, LONG, trials=13, methods=["nft"]))
-        conductor = conduct(store, LONG, trials=12, methods=["nft"])
-        ran = play(conductor)
-        assert conductor.done
-        best = {r.hyperparameters for r in store.load("fake/full-trials12").values() if r.phase == "confirm"}
-        before = {r.hyperparameters for r in store.load("fake/full-trials13").values() if r.phase == "confirm"}
-        assert len(ran) == (0 if best == before else 2)
-        assert not set(keys(ran)) & set(keys(done))
-
     def test_wider_and_narrower_spaces(self, store: ResultsStore) -> None:
         done = play(conduct(store, methods=["nft"]), most=12)
         for bounds in ("[1e-6, 1.0]", "[1e-4, 1e-2]"):
@@ -322,19 +291,12 @@ class TestMore:
         end(conductor, trial)
         assert not set(keys(play(conductor))) & set(keys([*done, trial]))
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            lambda spec: replace(spec, overrides=replace(spec.overrides, body="mpnet-base")),
-            lambda spec: replace(spec, file=spec.file.model_copy(update={"seed": 7})),
-        ],
-    )
-    def test_what_changes_every_trial_reuses_none(
-        self, store: ResultsStore, change: Callable[[SweepSpec], SweepSpec]
-    ) -> None:
+    def test_what_changes_every_trial_reuses_none(self, store: ResultsStore) -> None:
         done = play(conduct(store))
-        spec = change(fake_spec(LONG))
-        conductor = Conductor(fake_searches(spec), store, executor="fake")
+        spec = fake_spec(LONG)
+        conductor = Conductor(
+            fake_searches(replace(spec, file=spec.file.model_copy(update={"seed": 7}))), store, executor="fake"
+        )
         assert (conductor.searches.finished_before, conductor.searches.reused) == (0, "")
         assert not set(keys(play(conductor))) & set(keys(done))
         assert conduct(store).done, "and the first goes on to be complete"

@@ -14,24 +14,19 @@ def test_the_first_trial_is_never_stopped() -> None:
     assert not SuccessiveHalving(eta=2, min_epochs=2).stops([9.0, 9.0], 8, [])
 
 
-def test_only_the_best_half_passes_a_rung() -> None:
-    rule = SuccessiveHalving(eta=2, min_epochs=2)
-    earlier = [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]]
-    assert rule.stops([0.6, 0.5], 8, earlier)
-    assert not rule.stops([0.6, 0.3], 8, earlier)
-    assert not rule.stops([0.6, 0.1], 8, earlier)
-
-
-def test_best_so_far_counts_and_ties_go_on() -> None:
-    rule = SuccessiveHalving(eta=2, min_epochs=2)
-    assert not rule.stops([0.1, 0.9], 8, [[0.5, 0.2]])
-    assert not rule.stops([0.3, 0.2], 8, [[0.9, 0.2]])
-
-
-def test_between_rungs_nothing_stops_and_shorter_rivals_do_not_count() -> None:
-    rule = SuccessiveHalving(eta=2, min_epochs=2)
-    assert not rule.stops([0.9, 0.9, 0.9], 8, [[0.1, 0.1, 0.1]])
-    assert not rule.stops([0.9, 0.9, 0.9, 0.9], 8, [[0.1, 0.1, 0.1]])
+@pytest.mark.parametrize(
+    ("scores", "rivals", "stops"),
+    [
+        ([0.6, 0.5], [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]], True),  # only the best half passes a rung
+        ([0.6, 0.3], [[0.5, 0.4, 0.3], [0.5, 0.2, 0.1]], False),
+        ([0.1, 0.9], [[0.5, 0.2]], False),  # the best so far counts
+        ([0.3, 0.2], [[0.9, 0.2]], False),  # ties go on
+        ([0.9] * 3, [[0.1] * 3], False),  # between rungs nothing stops
+        ([0.9] * 4, [[0.1] * 3], False),  # shorter rivals do not count
+    ],
+)
+def test_what_a_rung_stops(scores: list[float], rivals: list[list[float]], stops: bool) -> None:
+    assert SuccessiveHalving(eta=2, min_epochs=2).stops(scores, 8, rivals) is stops
 
 
 def test_bad_settings() -> None:
