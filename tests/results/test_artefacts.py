@@ -101,12 +101,6 @@ def test_the_last_of_equal_names_counts_also_after_compaction(store: ResultsStor
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 1
 
 
-def test_a_store_without_artefacts_has_none(store: ResultsStore) -> None:
-    store.append([make_record("a")])
-    assert store.artefacts().empty
-    assert list(store.artefacts().columns) == ["sweep", "trial_key", "kind", "name", "payload"]
-
-
 def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
     small = [replace(table, file_rows=2) if table == ARTEFACTS else table for table in store_module._TABLES]

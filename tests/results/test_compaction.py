@@ -95,19 +95,17 @@ class TestCompaction:
         with pytest.raises(UserError, match="compacted again and again"):
             store.records()
 
-    @pytest.mark.parametrize("directory", ["records", "requests/fake-1234abcd", "models/0123456789abcdef0123"])
-    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore, directory: str) -> None:
+    def test_old_temporary_files_go_and_fresh_ones_stay(self, store: ResultsStore) -> None:
         store.append([make_record()])
-        place = Path(store.uri) / directory
-        place.mkdir(parents=True, exist_ok=True)
-        old, fresh = place / ".tmp-old.parquet", place / ".tmp-fresh.parquet"
-        for path in (old, fresh):
-            path.write_bytes(b"half")
-        os.utime(old, (0, 0))
+        for directory in ("records", "requests/fake-1234abcd", "models/0123456789abcdef0123"):
+            place = Path(store.uri) / directory
+            place.mkdir(parents=True, exist_ok=True)
+            for name in (".tmp-old.parquet", ".tmp-fresh.parquet"):
+                (place / name).write_bytes(b"half")
+            os.utime(place / ".tmp-old.parquet", (0, 0))
         assert len(store.records()) == 1
         store.compact()
-        assert not old.exists()
-        assert fresh.exists()
+        assert {path.name for path in Path(store.uri).rglob(".tmp-*")} == {".tmp-fresh.parquet"}
 
 
 class Crash(BaseException):
@@ -254,7 +252,7 @@ print(appended, flush=True)
         processes = {role: self.start(role, uri) for role in roles}
         self.go(*processes.values())
         store, seen, compactions = ResultsStore(uri), set[str](), set[str]()
-        while len(compactions) < 6 or len(seen) < 50:
+        while len(compactions) < 3 or len(seen) < 20:
             now = set(store.load("pocket/quick"))
             assert seen <= now, "a record that was there is gone"
             seen = now
@@ -266,9 +264,10 @@ print(appended, flush=True)
         wanted = {f"{role}-{index}" for role in ("left", "right") for index in range(appended[role])}
         assert set(store.load("pocket/quick")) == wanted
         assert set(store.curves()["trial_key"]) == wanted
-        assert min(appended["left"], appended["right"]) > 5
+        assert min(appended["left"], appended["right"]) > 2
 
     @pytest.mark.slow
+    @pytest.mark.exhaustive
     def test_a_killed_compactor_and_writer_leave_a_whole_store(self, tmp_path: Path) -> None:
         uri = str(tmp_path / "results")
         before = ResultsStore(uri, create=True)

@@ -40,14 +40,8 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faults, "FIRST_PAUSE_SECONDS", 0.0001)
 
 
-@pytest.mark.parametrize("error", PASSING, ids=str)
-def test_errors_that_may_pass(error: OSError) -> None:
-    assert may_pass(error)
-
-
-@pytest.mark.parametrize("error", LASTING, ids=str)
-def test_errors_that_last(error: OSError) -> None:
-    assert not may_pass(error)
+def test_which_errors_may_pass() -> None:
+    assert [may_pass(error) for error in (*PASSING, *LASTING)] == [True] * len(PASSING) + [False] * len(LASTING)
 
 
 class Flaky:
@@ -74,14 +68,6 @@ def test_attempts_are_bounded() -> None:
     with pytest.raises(OSError, match="Timeout was reached"):
         retried(flaky, "s3://bucket")
     assert flaky.calls == faults.ATTEMPTS
-
-
-def test_no_attempt_begins_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "PATIENCE_SECONDS", -1.0)
-    flaky = Flaky(2, PASSING[0])
-    with pytest.raises(type(PASSING[0])):
-        retried(flaky, "s3://bucket")
-    assert flaky.calls == 1
 
 
 def test_an_error_that_lasts_is_raised_at_once() -> None:

@@ -146,15 +146,7 @@ def test_lease_requests_and_status(uri: str, monkeypatch: pytest.MonkeyPatch) ->
     assert live.read(store.folder, "another") is None
 
 
-def test_messages_hold_no_credentials(uri: str) -> None:
-    store = ResultsStore(uri, create=True)
-    assert "word" not in repr(store)
-    with pytest.raises(UserError) as caught:
-        ResultsStore(uri.replace("@bucket/", "@nobucket/"), create=True)
-    assert "s3://nobucket/" in str(caught.value)
-    assert "word" not in str(caught.value)
-
-
+@pytest.mark.exhaustive
 def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.results.faults.ATTEMPTS", 1)  # Arrow's own attempts alone would take 100 s
     with socket.create_server(("127.0.0.1", 0)) as silent:
