@@ -265,23 +265,3 @@ print(appended, flush=True)
         assert set(store.load("pocket/quick")) == wanted
         assert set(store.curves()["trial_key"]) == wanted
         assert min(appended["left"], appended["right"]) > 2
-
-    @pytest.mark.slow
-    @pytest.mark.exhaustive
-    def test_a_killed_compactor_and_writer_leave_a_whole_store(self, tmp_path: Path) -> None:
-        uri = str(tmp_path / "results")
-        before = ResultsStore(uri, create=True)
-        before.append([make_record("first")])
-        processes = [self.start("left", uri), self.start("compact", uri)]
-        self.go(*processes)
-        while len(before.load("pocket/quick")) < 20:
-            pass
-        for process in processes:
-            process.kill()
-            process.wait()
-        kept = set(before.load("pocket/quick"))
-        numbers = sorted(int(key.split("-")[1]) for key in kept - {"first"})
-        assert "first" in kept
-        assert numbers == list(range(len(numbers))), "a record between others is gone"
-        before.compact()
-        assert set(ResultsStore(uri).load("pocket/quick")) == kept

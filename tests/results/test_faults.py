@@ -63,20 +63,6 @@ def test_an_error_that_passes_is_not_seen() -> None:
     assert flaky.calls == faults.ATTEMPTS
 
 
-def test_attempts_are_bounded() -> None:
-    flaky = Flaky(100, PASSING[0])
-    with pytest.raises(OSError, match="Timeout was reached"):
-        retried(flaky, "s3://bucket")
-    assert flaky.calls == faults.ATTEMPTS
-
-
-def test_an_error_that_lasts_is_raised_at_once() -> None:
-    flaky = Flaky(1, LASTING[0])
-    with pytest.raises(OSError, match="Access Denied"):
-        retried(flaky, "s3://bucket")
-    assert flaky.calls == 1
-
-
 def test_a_store_goes_on_after_a_connection_was_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ResultsStore(tmp_path / "results", create=True)
     write, failures = store.folder._write, [PASSING[5], PASSING[6]]
@@ -90,16 +76,6 @@ def test_a_store_goes_on_after_a_connection_was_reset(tmp_path: Path, monkeypatc
     store.append([make_record("a")])
     assert set(store.load("pocket/quick")) == {"a"}
     assert not failures
-
-
-def test_after_a_success_a_store_is_patient_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = ResultsStore(tmp_path / "results", create=True).folder
-    flaky = Flaky(faults.ATTEMPTS, PASSING[0])
-    with pytest.raises(UserError):
-        folder._try("write", "one", flaky)
-    assert folder._try("write", "one", flaky) == 7
-    flaky = Flaky(faults.ATTEMPTS - 1, PASSING[0])
-    assert folder._try("write", "two", flaky) == 7
 
 
 def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import parts
 from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import Record, Status
@@ -85,18 +83,6 @@ def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: 
     table = table.set_column(table.schema.get_field_index(column), column, values)
     path = _plant(store, table)
     with pytest.raises(UserError, match=f"{path} .*{told}"):
-        store.records()
-
-
-def test_equal_rows_that_take_too_much_memory_are_refused_before_they_are_read(
-    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = pa.concat_tables([_rows()] * 500)
-    path = _plant(store, table)
-    monkeypatch.setattr(parts, "MAX_TABLE_BYTES", 100_000)
-    assert path.stat().st_size < 30_000
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("was read"))
-    with pytest.raises(UserError, match=f"{path} holds 1000 rows, which take .* GiB of memory"):
         store.records()
 
 

@@ -131,27 +131,6 @@ def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still
         assert 0.9 < time.monotonic() - begin < 10
 
 
-def test_clocks_do_not_matter(store: ResultsStore) -> None:
-    """The holder's time stamps are a century off; only the change of its sequence counts."""
-    abandon(store, machine="another", started_at="1926-01-01T00:00:00+00:00")
-    ended = threading.Event()
-
-    def renew() -> None:
-        sequence = 8
-        while not ended.wait(RENEW):
-            store.folder.write(live.path_of(SWEEP), replace(state(store), sequence=(sequence := sequence + 1)).encode())
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    try:
-        assert driver_lives(store.folder, state(store), pytest.fail)
-        with pytest.raises(UserError, match="since 1926-01-01"):
-            lease(store).__enter__()
-    finally:
-        ended.set()
-        thread.join()
-
-
 @BOTH
 def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     abandon(store, pid=2**22 + 1)
@@ -252,33 +231,6 @@ def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:
     requests.write(store.folder, SWEEP, Request("stop"))
     assert requests.take(store.folder, SWEEP) == [Request("stop")]
     assert store.folder.names(place) == []
-
-
-def test_one_of_many_exchanges_succeeds(tmp_path: Path) -> None:
-    """In a mounted file system an exchange is exact, however many processes or threads try it at once."""
-    for round_ in range(8):
-        folder = LocalFolder(tmp_path)
-        before = None if round_ % 2 else pa.py_buffer(b"before")
-        path = f"live/{round_}.json"
-        if before is not None:
-            folder.write(path, before)
-        won: list[int] = []
-        start = threading.Barrier(8)
-
-        def exchange(number: int, start: threading.Barrier = start, path: str = path, before: Any = before,
-                     won: list[int] = won, folder: Folder = folder) -> None:  # fmt: skip
-            start.wait()
-            if folder.exchange(path, before, pa.py_buffer(str(number).encode())):
-                won.append(number)
-
-        threads = [threading.Thread(target=exchange, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert folder.read(path).to_pybytes() == str(won[0]).encode()
-        assert not folder.exchange(path, pa.py_buffer(b"before"), pa.py_buffer(b"late"))
 
 
 def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,14 +44,6 @@ class TestAppendAndRead:
         store.append([make_record()], [make_point()])
         assert written == ["curves", "records"]
 
-    def test_from_another_working_directory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        store = ResultsStore("here", create=True)
-        store.append([make_record()])
-        monkeypatch.chdir("/")
-        assert len(ResultsStore(store.uri).records()) == 1
-        assert Path(store.uri) == tmp_path / "here"
-
 
 class TestWhichRowCounts:
     @pytest.mark.parametrize("order", [1, -1])
@@ -154,12 +146,6 @@ class TestBadInput:
         foreign.rename(files_of(store)[0].parent / "x.parquet")
         with pytest.raises(UserError, match=r"x\.parquet is not a file of this results store: .*columns"):
             store.records()
-
-    def test_other_files_are_none_of_its_business(self, store: ResultsStore) -> None:
-        store.append([make_record()])
-        (files_of(store)[0].parent / "notes.txt").write_text("mine")
-        (files_of(store)[0].parent / ".tmp-0-half.parquet").write_bytes(b"PAR1")
-        assert len(store.records()) == 1
 
     def test_a_store_that_was_deleted_under_a_sweep(self, store: ResultsStore) -> None:
         Path(store.uri).rename(Path(store.uri).with_name("moved"))

@@ -210,14 +210,6 @@ def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsSto
     assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
 
 
-def test_keys_are_stable_and_tell_trials_apart() -> None:
-    plan = fake_searches()[0]
-    trial = plan.trial({}, 1, "search")
-    assert trial.key == plan.trial({}, 1, "confirm").key
-    assert trial.key != plan.trial({}, 2, "search").key
-    assert trial.key != plan.trial({"refine.learning_rate": 0.02}, 1, "search").key
-
-
 def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
     text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
     conductor = Conductor(fake_searches(fake_spec(text)), store, executor="fake")
@@ -250,19 +242,6 @@ def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store:
     following = conductor.next_trial()
     assert following is not None
     assert following.task == "pocket/wdbc"
-
-
-def test_what_a_kill_leaves_of_a_checkpoint_is_deleted(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    trial = conductor.next_trial()
-    assert trial is not None
-    folder = Path(store.uri) / "checkpoints"
-    folder.mkdir()
-    for name in (f"{trial.key}.state", f"{trial.key}.pt", f".tmp-{'0' * 32}-{trial.key}.state"):
-        (folder / name).touch()
-    conductor.finish(trial.key, list(fake_reports(trial))[-1])
-    conductor.tidy()
-    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -1,7 +1,6 @@
 """Requests to a running sweep, its live state, and what happens to records that wait to be written."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -132,31 +131,6 @@ def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held:
     for report in fake_reports(other):
         conductor.report(other.key, report.progress)
     assert conductor.finish(other.key, report).status is Status.COMPLETED
-
-
-def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    failed = started(conductor)
-    conductor.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    own = (failed.task, failed.method)
-    search = next(each for each in conductor.searches if (each.plan.task, each.plan.method) == own)
-    while not search.sampler.done:
-        play(conductor, most=1)
-    trials = iter(conductor.next_trial, None)
-    running = next(trial for trial in trials if (trial.task, trial.method) == own and trial.phase == "confirm")
-    assert conductor.retry() == 1
-    out = [trial.key for trial in iter(conductor.next_trial, None)]
-    assert failed.key in out
-    assert running.key not in out, "it runs already"
-
-
-def test_a_paused_inline_sweep_can_be_stopped(store: ResultsStore) -> None:
-    conductor = conduct(store)
-    conductor.control.paused = True
-    assert conductor.pausing
-    conductor.control.stopping = True
-    assert not conductor.pausing
-    assert InlineExecutor._next(conductor) is None
 
 
 def fail_two(store: ResultsStore) -> list[str]:
@@ -375,54 +349,3 @@ def slow_sweep(store: Path, seconds: float, *arguments: str) -> "subprocess.Pope
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def ended(store: Path) -> int:
-    """Return the number of outcome files, of trials that have ended and whose records are not stored yet."""
-    return len(list((store / "checkpoints").glob("*.outcome")))
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_kill_between_the_end_of_a_trial_and_its_record_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """Outcome files bring the records back: 24 trials of 6 epochs, of which 4 fail, are each stored once."""
-    path, kills = tmp_path / "results", 0
-    for _ in range(3):
-        process = slow_sweep(path, 0.01)
-        while process.poll() is None and ended(path) < 3:
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate(timeout=60)
-    waiting = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")}
-    stored = set(ResultsStore(path).load(SWEEP))
-    assert kills == 3
-    assert waiting - stored, "no trial had ended without a record: the test shows nothing"
-    last = slow_sweep(path, 0.01)
-    assert last.communicate(timeout=120) is not None
-    assert last.returncode == 1  # some trials failed
-    frame = ResultsStore(path).records()
-    assert sorted(frame["status"].value_counts().items()) == [("completed", 20), ("failed_user", 4)]
-    assert frame["trial_key"].is_unique
-    assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
-    points = ResultsStore(path).curves()
-    assert len(points) == 20 * 6
-    assert not list((path / "checkpoints").glob("*.*"))
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_two_sweeps_with_the_same_trials_in_one_store_do_not_disturb_each_other(tmp_path: Path) -> None:
-    path = tmp_path / "results"
-    processes = [slow_sweep(path, 0.005), slow_sweep(path, 0.005, "other")]
-    assert [process.wait(timeout=120) for process in processes] == [1, 1]
-    alone = tmp_path / "alone" / "results"
-    assert slow_sweep(alone, 0.0).wait(timeout=120) == 1
-    store, expected = ResultsStore(path), ResultsStore(alone).load("fake/full")
-    for sweep in ("fake/full", "other/full"):
-        found = store.load(sweep)
-        assert {key: record.validation_score for key, record in found.items()} == {
-            key: record.validation_score for key, record in expected.items()
-        }
-        assert len(store.curves(sweep=sweep)) == 120

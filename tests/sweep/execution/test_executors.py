@@ -28,13 +28,11 @@ from orca_ray.sweep.execution.executors.ray import placement, working_in
 from orca_ray.sweep.execution.messages import Assignment
 from orca_ray.sweep.execution.models import best_of
 from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.searches import Resources, plan_searches
+from orca_ray.sweep.planning.searches import Resources
 from tests import session
 from tests.session import new_home
 from tests.sweep.fakes import fake_searches, waiting_requests
 from tests.sweep.real import TEXT, alive, tiny_spec, tiny_text
-
-EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.exhaustive])]
 
 
 @pytest.fixture(scope="module")
@@ -124,28 +122,6 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
         assert load(folder, device="cpu").config.trial == Path(folder).name == best.trial_key
     assert not (Path(store.uri) / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.exhaustive
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
-def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
-    text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
-    spec = tiny_spec(session.folder(), text + "resources: {cpus: 2}\ndeterministic: true\n")
-    found = []
-    for number, executor in enumerate(("inline", "inline", "ray")):
-        monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
-        store = ResultsStore(tmp_path / f"results{number}", create=True)
-        summary = run_sweep(spec, store, executor=executor)
-        assert summary.statuses[Status.COMPLETED] == summary.ran == 2
-        assert summary.deterministic
-        found.append(facts(store, "tiny/full-deterministic"))
-    assert found[0] == found[1] == found[2]
-    assert {record["deterministic"] for record in found[0].values()} == {True}
 
 
 DRIVER = """
@@ -243,17 +219,18 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.exhaustive
 def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
-    one_cpu: None, own_home: Path, store: ResultsStore, monkeypatch: pytest.MonkeyPatch, executor: str
+    one_cpu: None, own_home: Path, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise UserError("no space left on the disk")
 
     monkeypatch.setattr(store, "append", full)
     with pytest.raises(UserError, match="no space left"):
-        run_sweep(tiny_spec(session.folder()), store, executor=executor)
+        run_sweep(tiny_spec(session.folder()), store)
 
 
 @pytest.mark.slow
@@ -274,14 +251,6 @@ def test_resources_of_a_trial_become_a_placement_group() -> None:
     order = Assignment(trial=trial)
     group = placement({"assignment": order.to_json()})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
-
-
-def test_gpus_are_asked_for_only_where_there_are_any() -> None:
-    text = TEXT + "resources: {cpus: 2, gpus: 0.25, memory_gib: 1}\n"
-    spec = tiny_spec(session.folder(), text)
-    fingerprints = dict.fromkeys(spec.tasks, "0" * 16)
-    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=True)} == {0.25}
-    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=False)} == {0.0}
 
 
 def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(store: ResultsStore) -> None:

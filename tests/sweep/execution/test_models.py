@@ -41,12 +41,6 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
     assert best_of([]) is None
 
 
-def test_of_equal_models_that_with_the_fewest_trained_parameters_is_best() -> None:
-    best = best_of([confirmed("a", 1, 0.0, trained=900), confirmed("b", 1, 0.0, trained=7), confirmed("c", 1, 0.1)])
-    assert best is not None
-    assert best.method == "b"
-
-
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
     board = board_of([confirmed("b", 1, 0.1, 0.4), confirmed("a", 1, 0.1, 0.2), confirmed("b", 2, 0.1, 0.6)])
     assert [(each.method, each.scores) for each in board] == [("a", (0.2,)), ("b", (0.4, 0.6))]

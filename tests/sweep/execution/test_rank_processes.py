@@ -22,15 +22,10 @@ from orca_ray.methods.recipe import Scalar
 from orca_ray.methods.reports import Progress
 from orca_ray.methods.stages.adaptation import Adaptation
 from orca_ray.results.record import Status
-from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import trial_runner
 from orca_ray.sweep.execution.checkpoints import Checkpoints
-from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.execution.events import Event, TrialProgress
-from orca_ray.sweep.execution.executors import trainable
 from orca_ray.sweep.execution.rank_processes import Build, RankFailedError, RankProcesses
 from orca_ray.sweep.execution.trial_runner import TrialRunner
-from orca_ray.sweep.execution.worker_settings import WorkerSettings
 from orca_ray.sweep.planning.searches import Resources, plan_searches
 from orca_ray.tasks.registry import get_task
 from orca_ray.testing.bodies import save_bert
@@ -39,10 +34,9 @@ from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import ALONE, Ranks
 from tests.session import folder
-from tests.sweep.execution.test_executors import title
 from tests.sweep.execution.test_trial_runner import facts, finish, scores
 from tests.sweep.rank_toys import build
-from tests.sweep.real import TEXT, tiny_spec
+from tests.sweep.real import tiny_spec
 
 pytestmark = pytest.mark.slow
 ALL = pytest.mark.exhaustive
@@ -191,53 +185,3 @@ def test_a_trial_whose_rank_dies_within_an_epoch_resumes_exactly(
     points, report = finish(TrialRunner(trial, cut))
     assert facts(points) == facts(expected_points)
     assert scores(report) == scores(expected)
-
-
-@pytest.mark.ray
-@pytest.mark.exhaustive
-def test_ray_gives_a_trial_two_gpus_and_restarts_it_when_a_rank_dies(
-    own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The node has two logical GPUs, and its workers compute on CPUs."""
-    from ray.cluster_utils import Cluster
-
-    def on_cpus(name: str, settings: WorkerSettings) -> type[trainable.TrialActor]:
-        class Actor(trainable.TrialActor):
-            def setup(self, config: dict[str, Any]) -> None:
-                setattr(trial_runner, "device_for", lambda trial: "cpu")  # noqa: B010
-                super().setup(config)
-
-        return type(name, (Actor,), {"settings": settings})
-
-    def ranks() -> list[psutil.Process]:
-        children = psutil.Process().children(recursive=True)
-        return [child for child in children if "--multiprocessing-fork" in title(child)]
-
-    def kill_a_rank(event: Event) -> None:
-        if isinstance(event, TrialProgress) and not killed:
-            [rank] = ranks()
-            rank.kill()
-            killed.append(rank.pid)
-
-    monkeypatch.setattr(trainable, "make_trainable", on_cpus)
-    text = TEXT.replace("search_trials: 3, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1]")
-    text = text.replace("[orca, nft]", "[nft]").replace("refine.epochs: 3", "refine.epochs: 12")
-    text = text.replace("dropout: 0.1", "dropout: 0.0") + "resources: {cpus: 1, gpus: 2}\n"
-    spec, killed = tiny_spec(folder(), text), list[int]()
-    alone, together = (ResultsStore(tmp_path / name, create=True) for name in ("alone", "together"))
-    run_sweep(spec, alone, executor="inline")
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False}
-    )  # fmt: skip
-    try:
-        run_sweep(spec, together, address=cluster.address, listener=kill_a_rank, checkpoint_seconds=0.0)
-        assert ranks() == []
-    finally:
-        cluster.shutdown()
-    [[expected], [found]] = (list(store.load(spec.sweep_id).values()) for store in (alone, together))
-    assert killed
-    assert (found.status, found.gpus, found.attempts) == (Status.COMPLETED, 2.0, 2)
-    assert found.trial_key == expected.trial_key
-    assert (found.validation_score, found.test_score) == pytest.approx(
-        (expected.validation_score, expected.test_score), rel=1e-3
-    )

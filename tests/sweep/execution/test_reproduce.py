@@ -126,13 +126,6 @@ def test_what_cannot_be_reproduced_here(real: ResultsStore, monkeypatch: pytest.
         make_trial(record)
 
 
-def test_a_body_that_is_not_here_is_a_users_error(real: ResultsStore) -> None:
-    record = record_of(real, "nft")
-    trial = replace(make_trial(record), body="./no-such-body")
-    with pytest.raises(UserError, match=f"trial {trial.key} cannot run here: .*no-such-body"):
-        reproduce(replace(record, body=trial.body, trial_key=trial.key), real)
-
-
 def test_a_record_is_found_by_the_start_of_its_key(real: ResultsStore, tmp_path: Path) -> None:
     record = record_of(real, "nft")
     assert find_record(real, record.trial_key[:12]) == record

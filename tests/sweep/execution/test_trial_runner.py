@@ -8,7 +8,6 @@ import torch
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Outcome, Progress
-from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.executors.trainable import TrialActor, make_trainable
@@ -97,15 +96,6 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
     actor.reset_config({"assignment": Assignment(trial=missing).to_json()})
     with pytest.raises(StagingError):
         actor.step()
-
-
-def test_a_stand_in_for_the_papers_source_is_noted(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
-    plan = dataclasses.replace(plans["orca"], source="prose", stands_in_for="conll2003")
-    trial = plan.trial({}, 1, "search")
-    note = "aligned to prose, which stands in for the paper's source: 'orca-sweep data fetch conll2003'"
-    assert note in str(outcome_of(finish(TrialRunner(trial, tmp_path))[1]).notes)
-    unaligned = plan.trial({"align.epochs": 0}, 1, "search")
-    assert "prose" not in str(outcome_of(finish(TrialRunner(unaligned, tmp_path))[1]).notes)
 
 
 def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
@@ -225,28 +215,6 @@ def test_a_warm_actor_scores_like_a_fresh_one(
         found.append(run(warm))
     enter_home(monkeypatch, tmp_path / "another")
     assert found == [scores(finish(TrialRunner(trial, tmp_path))[1]) for trial in trials]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("deterministic", "threads"), [(False, 2), (True, 1)])
-def test_a_deterministic_trial_computes_with_one_thread(
-    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, threads: int
-) -> None:
-    held: list[tuple[int, bool, bool]] = []
-    refine = RefineStage.step
-
-    def spy(stage: RefineStage) -> Progress:
-        tf32 = torch.backends.cudnn.allow_tf32
-        held.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), tf32))
-        return refine(stage)
-
-    monkeypatch.setattr(RefineStage, "step", spy)
-    trial = plans["nft"].trial({}, 1, "confirm")
-    trial = dataclasses.replace(trial, resources=Resources(cpus=2.0), deterministic=deterministic)
-    scores(finish(TrialRunner(trial, tmp_path))[1])
-    assert held == [(threads, deterministic, not deterministic)] * trial.epochs
-    assert torch.backends.cudnn.allow_tf32
-    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:

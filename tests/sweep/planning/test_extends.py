@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.planning.loading import MAX_BASES, load_spec, shipped_sweeps
+from orca_ray.sweep.planning.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.planning.searches import plan_searches
 from orca_ray.sweep.planning.spec import Overrides
 
@@ -119,12 +119,6 @@ def test_bases_that_cannot_be_read(folder: Path, extends: str, part: str) -> Non
     message = refused(write(folder, f"name: mine\nextends: {extends}\n"))
     assert part in message
     assert message.startswith((f"{folder}/mine.yaml:2: extends: ", f"{folder}/loop.yaml:1: extends: ")), message
-
-
-def test_a_chain_has_an_end(folder: Path) -> None:
-    for number in range(MAX_BASES + 2):
-        write(folder, f"extends: f{number + 1}.yaml\nname: mine\n", f"f{number}.yaml")
-    assert "files extend each other" in refused(folder / "f0.yaml")
 
 
 QUICK = ("aligning", "pocket")

@@ -10,7 +10,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.planning.cost import Rate, task_costs
-from orca_ray.sweep.planning.grid import MAX_GRID_TRIALS, grid_cells
+from orca_ray.sweep.planning.grid import grid_cells
 from orca_ray.sweep.planning.loading import load_spec, parse_spec
 from orca_ray.sweep.planning.plan import build_plan
 from orca_ray.sweep.planning.searches import plan_searches
@@ -173,17 +173,6 @@ def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, part:
     assert message.startswith(f"mine.yaml:{line}: "), message
     assert part in message
     assert "[" not in message.split(" ")[1]  # no branch of a union
-
-
-def test_a_grid_is_refused_before_it_is_expanded() -> None:
-    levels = "{" + ", ".join(f"v{number}: {{}}" for number in range(100)) + "}"
-    grid = "grid:\n" + "".join(f"  factor{number}: {levels}\n" for number in range(40))
-    text = TEXT[: TEXT.index("grid:")] + grid
-    assert refused(text).startswith("mine.yaml:7: grid: 10000000000000000000… cells x 3 seeds: remove levels")
-    limit = f"grid: {{a: {{{', '.join(f'v{number}: {{}}' for number in range(250))}}}}}\n"
-    text = TEXT[: TEXT.index("grid:")] + limit
-    assert len(fake_searches(parse_spec(text, overrides=Overrides(seeds=MAX_GRID_TRIALS // 250)))) == 1
-    assert "250 cells x 9 seeds" in refused(text, overrides=Overrides(seeds=9))
 
 
 def test_a_file_with_a_grid_inherits_no_search(tmp_path: Path) -> None:

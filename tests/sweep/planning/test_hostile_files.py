@@ -73,11 +73,6 @@ def test_nested_anchors_do_not_grow(levels: int) -> None:
     assert f"more than {MAX_NODES} keys and values, aliases expanded" in refused(laughs(levels))
 
 
-def test_a_long_chain_of_aliases_is_too_deep() -> None:
-    lines = ["c0: &c0 [x]", *(f"c{n}: &c{n} [*c{n - 1}]" for n in range(1, 3000))]
-    assert "nested deeper" in refused(HEAD + "\n".join(lines))
-
-
 def test_anchors_may_be_used() -> None:
     text = HEAD + "settings: &s {refine.epochs: 3}\nper_method:\n  nft: {settings: {<<: *s, refine.batch_size: 8}}\n"
     spec = parse_spec(text)

@@ -57,27 +57,11 @@ def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, parts
         assert part in message
 
 
-def test_every_mistake_is_told_at_once() -> None:
-    message = refused(MINIMAL.replace("[nft, orca]", "[nftt]").replace("pocket/wdbc", "pocket/wbdc"))
-    assert "nftt" in message
-    assert "wbdc" in message
-
-
 def test_the_first_trial_must_lie_in_the_space() -> None:
     message = refused(MINIMAL.replace("learning_rate: 1e-3", "learning_rate: 1.0"))
     assert "refine.learning_rate = 1.0" in message
     assert "log_uniform [0.0001, 0.01]" in message
     assert message.startswith("mine.yaml:8:")
-
-
-def test_a_range_that_reaches_a_forbidden_value_is_refused() -> None:
-    extra = "  refine.epochs: {integer: [0, 20]}\nbudgets:"
-    message = refused(MINIMAL.replace("budgets:", extra, 1))
-    assert "refine.epochs may become 0" in message
-
-
-def test_a_wrong_type_in_settings_is_refused() -> None:
-    assert "refine.epochs" in refused(MINIMAL.replace("settings:", "settings:\n  refine.epochs: many", 1))
 
 
 def test_the_searchs_seed_is_not_a_confirm_seed() -> None:

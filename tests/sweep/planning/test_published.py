@@ -1,12 +1,9 @@
 """The published configurations, in our names."""
 
 import csv
-import os
 from importlib.resources import files
-from pathlib import Path
 
 import pytest
-import yaml
 
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.recipe import expand
@@ -137,30 +134,6 @@ def test_the_papers_recipe_is_the_row_and_its_source(task: str) -> None:
     assert trial.hyperparameters["head.dense"] == "pooled"
     if get_task(task).kind == "sequence" and row["dataset"] != "PDE-Burgers":
         assert trial.hyperparameters["embedder.sequence_length"] == int(row["target_seq_len"])
-
-
-@pytest.mark.skipif("ORCA_REFERENCE" not in os.environ, reason="ORCA_REFERENCE names no checkout of the reference")
-def test_the_rows_are_the_references_files() -> None:
-    read = [yaml.safe_load(path.read_text()) for path in Path(os.environ["ORCA_REFERENCE"]).glob("src/configs/*.yaml")]
-    theirs = {each["hyperparameters"]["dataset"].strip(): each["hyperparameters"] for each in read}
-    assert theirs.keys() == ROWS.keys()
-    for dataset, row in ROWS.items():
-        given = theirs[dataset]
-        optimizer, schedule = given["optimizer"], given["scheduler"]
-        plain = {**given, **optimizer["params"], **schedule["params"], "drop_out": given["drop_out"]}
-        names = {
-            "align_maxsamples": "maxsamples", "align_epochs": "embedder_epochs", "predictor_epochs": "predictor_epochs",
-            "refine_epochs": "epochs", "batch_size": "batch_size", "accum": "accum", "clip": "clip", "lr": "lr",
-            "dropout": "drop_out", "weight_decay": "weight_decay", "momentum": "momentum",
-            "warmup_epochs": "warmup_epochs", "decay_epochs": "decay_epochs",
-        }  # fmt: skip
-        assert {name: float(row[name]) for name in names} == {name: float(plain[of]) for name, of in names.items()}
-        assert int(row["target_seq_len"]) == given.get("target_seq_len", 512)
-        assert (row["optimizer"], row["schedule"]) == (optimizer["name"], schedule["name"])
-        assert (row["objective"], row["source"]) == (given["objective"], given["embedder_dataset"])
-        assert (given["seed"], given["valid_split"], optimizer["params"]["betas"]) == (0, False, [0.9, 0.98])
-        steps = given["no_warmup_scheduler"]["params"]
-        assert (given["no_warmup_scheduler"]["name"], steps["sched"], steps["base"]) == ("StepLR", [20, 40, 60], 0.2)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from orca_ray.sweep.planning.loading import load_spec
 from orca_ray.sweep.planning.plan import with_sources
 from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
 from orca_ray.sweep.planning.spec import Overrides
-from orca_ray.sweep.search import NUM_STARTUP, History, Search, Study
+from orca_ray.sweep.search import History, Search, Study
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
@@ -73,19 +73,6 @@ def test_an_upgrade_repeats_no_trial(
     assert not set(keys(before)) & set(keys(after))
     assert set(keys(running)) <= set(keys(after)), "those that ran are taken up again"
     assert len(before) + len(after) == 2 * (14 + 2)
-
-
-def test_without_the_journal_an_upgrade_would_suggest_other_trials(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without the journal, all suggestions after the start-up differ."""
-    one, two = (ResultsStore(tmp_path / name, create=True) for name in "ab")
-    play(conduct(one))
-    suggest_otherwise(monkeypatch)
-    play(conduct(two))
-    values = [{(s.method, s.number): s.values for s in each.journal("fake/full")} for each in (one, two)]
-    same = {number for (_, number), text in values[0].items() if text == values[1][_, number]}
-    assert same == set(range(NUM_STARTUP))
 
 
 def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
@@ -255,17 +242,6 @@ class TestMore:
         assert less.done
         assert conduct(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
 
-    def test_wider_and_narrower_spaces(self, store: ResultsStore) -> None:
-        done = play(conduct(store, methods=["nft"]), most=12)
-        for bounds in ("[1e-6, 1.0]", "[1e-4, 1e-2]"):
-            text = LONG.replace("[1e-5, 1e-1]", bounds).replace("search_trials: 14", "search_trials: 20")
-            conductor = conduct(store, text, methods=["nft"])
-            assert conductor.searches.finished_before >= 12
-            ran = play(conductor, most=2)
-            assert len(ran) == 2
-            assert not set(keys(ran)) & set(keys(done))
-            done += ran
-
     def test_a_further_dimension(self, store: ResultsStore) -> None:
         done = play(conduct(store, methods=["nft"]), most=12)
         text = LONG.replace("space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, ")
@@ -275,16 +251,6 @@ class TestMore:
         assert not set(keys(rest)) & set(keys(done))
         assert len(rest) == 4
         assert rest[0].hyperparameters["refine.weight_decay"] != done[0].hyperparameters["refine.weight_decay"]
-
-    def test_another_first_configuration_is_tried_and_the_old_one_kept(self, store: ResultsStore) -> None:
-        done = play(conduct(store, methods=["nft"]), most=4)
-        conductor = conduct(store, LONG.replace("learning_rate: 1e-3", "learning_rate: 2e-3"), methods=["nft"])
-        assert conductor.searches.finished_before == 4
-        trial = conductor.next_trial()
-        assert trial is not None
-        assert trial.hyperparameters["refine.learning_rate"] == 2e-3
-        end(conductor, trial)
-        assert not set(keys(play(conductor))) & set(keys([*done, trial]))
 
     def test_what_changes_every_trial_reuses_none(self, store: ResultsStore) -> None:
         done = play(conduct(store))

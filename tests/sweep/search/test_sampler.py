@@ -77,16 +77,6 @@ def test_the_next_candidate_waits_for_nothing_and_knows_what_is_known() -> None:
     assert json.loads(search.ask().known or "") == [[0, 2], [5, 5], [11, 11]]
 
 
-def test_running_candidates_are_kept_away_from() -> None:
-    """Twelve workers at once: without the constant liar, equal knowledge would give nearly equal suggestions."""
-    search = CandidateSampler({"x": 0.5}, {"x": Dimension(uniform=(0.0, 1.0))}, NUM_STARTUP + 6)
-    for _ in range(NUM_STARTUP):
-        candidate = search.ask()
-        search.tell(candidate.number, Answer(abs(float(candidate.values["x"]) - 0.3)))
-    values = sorted(float(search.ask().values["x"]) for _ in range(6))
-    assert len(set(values)) == 6
-
-
 def test_a_generation_waits_for_the_one_before() -> None:
     search = CandidateSampler(FIRST, SPACE, 5, generation=2)
     first = [search.ask(), search.ask()]
@@ -98,15 +88,6 @@ def test_a_generation_waits_for_the_one_before() -> None:
     assert search.can_ask
     assert search.is_open(3)
     assert not search.is_open(4)
-
-
-def test_the_search_finds_better_than_the_first() -> None:
-    search = CandidateSampler(FIRST, SPACE, 25, seed=0)
-    run(search, workers=3)
-    winner = search.winner()
-    assert winner is not None
-    assert loss(winner) < 0.5
-    assert loss(winner) < 1.0  # the first candidate's
 
 
 def optuna_trials(study: Study) -> list[FrozenTrial]:
