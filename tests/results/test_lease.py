@@ -81,16 +81,6 @@ def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore)
         pass
 
 
-def test_two_sweeps_of_a_store_have_leases_of_their_own(store: ResultsStore) -> None:
-    with lease(store) as one, lease(store, "pocket/full") as other:
-        requests.write(store.folder, SWEEP, Request("pause"))
-        wait(lambda: one.requests() == [Request("pause")])
-        assert not other.requests()
-        one.publish(LiveState(sweep=SWEEP, paused=True))
-        wait(lambda: state(store).paused)
-        assert not state(store, "pocket/full").paused
-
-
 @BOTH
 def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> None:
     trial = RunningTrial(key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at="")

@@ -1,9 +1,7 @@
 import contextlib
+import errno
 import json
 import os
-import stat
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -154,45 +152,27 @@ class TestBadInput:
         assert not Path(store.uri).exists()
 
 
-class TestNoSpace:
-    def test_nothing_is_left_behind(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        store.append([make_record("a")])
-        before = files_of(store)
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, r"cannot write .*No space left on device\. Free some disk space"),
+        (errno.EACCES, "Check the permissions"),
+    ],
+)
+def test_a_write_that_fails_leaves_nothing_behind(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, number: int, told: str
+) -> None:
+    store.append([make_record("a")])
+    before = files_of(store)
 
-        def full(descriptor: int) -> None:
-            with open("/dev/full", "wb", buffering=0) as stream:
-                stream.write(b"x")
+    def fails(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match=r"cannot write .*No space left on device\. Free some disk space"):
-            store.append([make_record("b")])
-        assert files_of(store) == before
-        assert set(store.load("pocket/quick")) == {"a"}
-
-    def test_no_permission(self, store: ResultsStore) -> None:
-        if os.geteuid() == 0:
-            command = [sys.executable, "-c", _AS_NOBODY, store.uri]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-            told = done.stdout
-        else:
-            Path(store.uri).chmod(stat.S_IRUSR | stat.S_IXUSR)
-            with pytest.raises(UserError) as caught:
-                store.append([make_record()])
-            told = str(caught.value)
-        assert "Check the permissions" in told
-
-
-_AS_NOBODY = """
-import os, sys
-from orca_ray.errors import UserError
-from orca_ray.results.store import ResultsStore
-from tests.results.factories import make_record
-os.setuid(65534)
-try:
-    ResultsStore(sys.argv[1]).append([make_record()])
-except UserError as error:
-    print(error)
-"""
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(UserError, match=told):
+        store.append([make_record("b")])
+    assert files_of(store) == before
+    assert set(store.load("pocket/quick")) == {"a"}
 
 
 def test_threads_may_share_a_store(store: ResultsStore) -> None:

@@ -10,10 +10,12 @@ import pytest
 import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import Progress
+from orca_ray.results.folder import open_folder
 from orca_ray.results.record import Status
 from orca_ray.sweep.execution import checkpoints
 from orca_ray.sweep.execution.checkpoints import Checkpoints
 from orca_ray.sweep.execution.messages import TrialReport
+from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
 
 KEY, OTHER = "0123456789abcdef0123", "f" * 20
 POINT = Progress(
@@ -112,3 +114,18 @@ def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
     assert restored(store, keys[3]) == b"weights"
     store.save(keys[3], RUNNING, writes(b"new"))
     assert restored(store, keys[3]) == b"new"
+
+
+@pytest.mark.slow
+def test_checkpoints_on_s3_come_back_and_are_removed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    store, state = Checkpoints(uri), b"weights" * 3_000_000  # several parts of an upload
+    assert restored(store) is None
+    store.save(KEY, RUNNING, writes(state))
+    store.save_outcome(OTHER, ENDED)
+    again = Checkpoints(uri)
+    assert restored(again) == state
+    assert again.outcome(OTHER) == ENDED
+    monkeypatch.setattr(checkpoints, "SCHEMA", 99)
+    assert restored(again) is None
+    again.remove(KEY)
+    assert open_folder(uri).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]

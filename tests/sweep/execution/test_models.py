@@ -12,8 +12,8 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution import models
 from orca_ray.sweep.execution.driver import run_sweep
-from orca_ray.sweep.execution.events import Message, Summary
-from orca_ray.sweep.execution.models import ModelKeeper, best_of, board_of
+from orca_ray.sweep.execution.events import Summary
+from orca_ray.sweep.execution.models import best_of, board_of
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
@@ -115,13 +115,3 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
     assert not summary.failed
     assert len(summary.missing_models) == 4
     assert not summary.models
-
-
-def test_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
-    said: list[Message] = []
-    keeper = ModelKeeper(
-        str(tmp_path / "nowhere"), KeepModels.NONE, command="", tell=lambda text: said.append(Message(text))
-    )
-    keeper.tidy([])
-    assert not (tmp_path / "nowhere").exists()
-    assert not said

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from orca_ray.errors import UserError
@@ -122,16 +120,6 @@ def test_layers_later_ones_win() -> None:
     assert "refine.epochs" not in spec.settings("pocket/digits", "nft")
     epochs = {method: spec.settings("pocket/mnist", method)["refine.epochs"] for method in ("orca", "nft")}
     assert epochs == {"orca": 6, "nft": 7}
-
-
-def test_files_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="Did you mean 'pocket'"):
-        load_spec("pokcet")
-    with pytest.raises(UserError, match="no sweep file"):
-        load_spec(tmp_path / "missing.yaml")
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"cannot read|not valid YAML"):
-        load_spec(tmp_path / "binary.yaml")
 
 
 @pytest.mark.parametrize(

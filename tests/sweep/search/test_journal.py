@@ -13,11 +13,9 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.loading import load_spec
-from orca_ray.sweep.planning.plan import with_sources
-from orca_ray.sweep.planning.searches import TrialSpec, plan_searches
+from orca_ray.sweep.planning.searches import TrialSpec
 from orca_ray.sweep.planning.spec import Overrides
-from orca_ray.sweep.search import History, Search, Study
+from orca_ray.sweep.search import Study
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
@@ -190,17 +188,6 @@ def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, 
     assert old.next_trial() == trials[2]
 
 
-def test_the_published_store_is_complete() -> None:
-    """It is older than the journal."""
-    spec = load_spec("pocket", budget="quick")
-    store = ResultsStore(Path(__file__).parents[3] / "docs" / "stores" / "pocket-quick")
-    records, history = store.load(spec.sweep_id), History.read(store, spec)
-    fingerprints = {record.task: record.data_fingerprint for record in records.values()}
-    searches = [Search(plan, history) for plan in with_sources(plan_searches(spec, fingerprints, gpus=False))]
-    assert sum(search.num_finished for search in searches) == len(records)
-    assert not any(search.num_remaining or search.take() for search in searches)
-
-
 class TestMore:
     """More trials, tasks, methods and seeds, and wider spaces, go on from what is there."""
 
@@ -211,11 +198,6 @@ class TestMore:
         assert conductor.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
         assert not set(keys(play(conductor))) & set(keys(done))
         assert conductor.done
-
-    def test_seeds(self, store: ResultsStore) -> None:
-        play(conduct(store))
-        conductor = conduct(store, seeds=4)
-        assert {(trial.phase, trial.seed) for trial in play(conductor)} == {("confirm", 3), ("confirm", 4)}
 
     def test_trials_of_the_command_line(self, store: ResultsStore) -> None:
         """They are a sweep of their own, which takes over what the others have."""

@@ -7,7 +7,6 @@ import socket
 import struct
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -289,15 +288,6 @@ def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
     assert told in warning
     assert "secret" not in warning
     assert "second line" not in warning
-
-
-def test_each_tracker_has_an_extra_that_installs_it() -> None:
-    extras = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert len(all_trackers()) == 3
-    for name, kind in all_trackers().items():
-        assert any(each.startswith(kind.module) for each in extras[name])
 
 
 @pytest.mark.parametrize(
