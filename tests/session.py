@@ -141,6 +141,7 @@ def hold_cluster() -> None:
             time.sleep(1)
     finally:
         cluster.shutdown()
+        shutil.rmtree(folder(), ignore_errors=True)  # pytest does so, unless it was killed
 
 
 if __name__ == "__main__":

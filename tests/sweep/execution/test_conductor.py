@@ -15,7 +15,7 @@ from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.planning.searches import TrialSpec
 from orca_ray.sweep.planning.spec import Overrides
 from tests.results.factories import files_of
-from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play, take
 
 
 def conduct(store: ResultsStore, **options: object) -> Conductor:
@@ -92,10 +92,7 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
 
 def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:
     conductor = conduct(store)
-    stopped, failed, lost = (conductor.next_trial() for _ in range(3))
-    assert stopped is not None
-    assert failed is not None
-    assert lost is not None
+    stopped, failed, lost = (take(conductor) for _ in range(3))
     for trial in (stopped, failed, lost):
         reports = list(fake_reports(trial))
         for report in reports[:3]:
@@ -161,8 +158,7 @@ def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> Non
 @pytest.mark.slow
 def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
     conductor = conduct(store)
-    trial = conductor.next_trial()
-    assert trial is not None
+    trial = take(conductor)
     conductor.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
     again = play(conduct(store))
     assert trial.key in {t.key for t in again}
@@ -171,8 +167,7 @@ def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
 
 def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:
     conductor = conduct(store)
-    trial = conductor.next_trial()
-    assert trial is not None
+    trial = take(conductor)
     reports = list(fake_reports(trial))
     points = [report.progress[0] for report in reports]
     conductor.report(trial.key, points[:2])
@@ -190,8 +185,7 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
 def test_the_longest_or_the_shortest_search_starts_first(shortest_first: bool, task: str, store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
     conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds, shortest_first=shortest_first)
-    first = conductor.next_trial()
-    assert first is not None
+    first = take(conductor)
     assert first.task == task
 
 
@@ -231,8 +225,7 @@ def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store:
     assert {trial.task for trial in play(conductor, most=2)} == {"pocket/wdbc"}
     unknown = [conductor.next_trial() for _ in range(2)]
     assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
-    following = conductor.next_trial()
-    assert following is not None
+    following = take(conductor)
     assert following.task == "pocket/wdbc"
 
 

@@ -30,7 +30,7 @@ from orca_ray.sweep.execution.failures import Cause, Failure
 from orca_ray.sweep.execution.messages import TrialReport
 from orca_ray.sweep.execution.staging import Staged, Stager
 from orca_ray.sweep.planning.searches import TrialSpec
-from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
+from tests.sweep.fakes import fake_reports, fake_searches, play, take, waiting_requests
 
 SWEEP = "fake/full"
 
@@ -61,8 +61,7 @@ def work_until(true: Callable[[], object], conductor: Conductor) -> None:
 
 
 def started(conductor: Conductor) -> TrialSpec:
-    trial = conductor.next_trial()
-    assert trial is not None
+    trial = take(conductor)
     conductor.started(trial.key)
     return trial
 
@@ -225,8 +224,7 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
     conductor = conduct(store, held)
     first, second = started(conductor), started(conductor)
     assert conductor.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
-    for_resources = conductor.next_trial()
-    assert for_resources is not None
+    for_resources = take(conductor)
     work_until(lambda: sweep_status(store, SWEEP).waiting, conductor)
     found = sweep_status(store, SWEEP)
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)

@@ -8,20 +8,13 @@ from orca_ray.sweep.execution.conductor import Conductor
 from orca_ray.sweep.execution.events import Event, Message
 from orca_ray.sweep.execution.failures import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
 from orca_ray.sweep.execution.messages import TrialReport
-from orca_ray.sweep.planning.searches import TrialSpec
 from tests.results.factories import Clock
-from tests.sweep.fakes import fake_reports, fake_searches
+from tests.sweep.fakes import fake_reports, fake_searches, take
 
 
 @pytest.fixture
 def conductor(store: ResultsStore) -> Conductor:
     return Conductor(fake_searches(), store, executor="fake")
-
-
-def take(conductor: Conductor) -> TrialSpec:
-    trial = conductor.next_trial()
-    assert trial is not None
-    return trial
 
 
 def fail_until_recorded(conductor: Conductor, cause: Cause) -> tuple[Record, int]:

@@ -16,7 +16,7 @@ from orca_ray.sweep.execution.messages import TrialReport, Worker
 from orca_ray.sweep.execution.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.execution.waiting import wait_for_room
 from orca_ray.sweep.planning.searches import NodeResources, Resources, TrialSpec, plan_searches, refuse_unplaceable
-from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec
+from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, take
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
 METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
@@ -133,8 +133,7 @@ def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
 def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
     conductor = Conductor(fake_searches(), store, executor="fake")
     conductor.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
-    ran = conductor.next_trial()
-    assert ran is not None
+    ran = take(conductor)
     record = conductor.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
     assert record is not None
     assert (record.gpus, first.packing.share(ran, 1.0, measured=True)) == (1.0, 0.25)
@@ -240,10 +239,8 @@ def test_several_gpus_are_whole() -> None:
 def test_failures_reach_the_placement(store: ResultsStore) -> None:
     conductor = Conductor(fake_searches(), store, executor="fake")
     conductor.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
-    trial = conductor.next_trial()
-    assert trial is not None
+    trial = take(conductor)
     conductor.ended(trial.key, measured(trial, 2000.0, Status.FAILED_OOM))
-    again = conductor.next_trial()
-    assert again is not None
+    again = take(conductor)
     assert (again.key, again.resources.gpus) == (trial.key, 0.25)
     conductor.failed(trial.key, Failure(Cause.USER, "bad data"))

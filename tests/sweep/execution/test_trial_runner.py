@@ -232,11 +232,8 @@ def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tm
     assert report.outcome is None
     report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
     assert report.status is Status.FAILED_USER
-
-
-def test_a_diverging_trial_is_failed_nan(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
-    trial = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
-    _, report = finish(TrialRunner(trial, tmp_path))
+    diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    _, report = finish(TrialRunner(diverging, tmp_path))
     assert report.status is Status.FAILED_NAN
     assert outcome_of(report).num_parameters > 0
 
