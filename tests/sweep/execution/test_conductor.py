@@ -204,21 +204,6 @@ def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
     assert conductor.done
 
 
-@pytest.mark.slow
-def test_several_epochs_in_one_report_are_judged_one_by_one(store: ResultsStore, tmp_path: Path) -> None:
-    """A trial saves an epoch before it is judged; killed in between, it resumes past its rung."""
-    expected = ResultsStore(tmp_path / "expected", create=True)
-    play(conduct(expected))
-    conductor = conduct(store)
-    while (trial := conductor.next_trial()) is not None:
-        reports = list(fake_reports(trial))
-        stop = conductor.report(trial.key, [point for report in reports for point in report.progress])
-        conductor.finish(trial.key, reports[-1].stopped_early() if stop else reports[-1])
-    facts = [{key: r.reproducible() for key, r in s.load("fake/full").items()} for s in (expected, store)]
-    assert facts[0] == facts[1]
-    assert any(record["status"] == Status.STOPPED_EARLY for record in facts[0].values())
-
-
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
     conductor = Conductor(fake_searches(), store, executor="fake", trial_seconds=seconds)

@@ -55,14 +55,6 @@ def test_a_deterministic_record_is_reproduced_bit_for_bit(real: ResultsStore) ->
     assert sorted(path.name for path in Path(real.uri).rglob("*")) == before
 
 
-def test_the_confirm_trials_of_a_sweep_have_artefacts(real: ResultsStore) -> None:
-    found = real.artefacts()
-    kinds = {key: set(group["kind"]) for key, group in found.groupby("trial_key")}
-    for record in records(real):
-        expected = {"confusion_matrix", "features"} if record.method == "orca" else {"confusion_matrix"}
-        assert kinds[record.trial_key] == expected
-
-
 def test_a_score_that_differs_in_the_last_bit_does_not_agree(real: ResultsStore, tmp_path: Path) -> None:
     from math import nextafter
 

@@ -141,9 +141,3 @@ def test_layers_later_ones_win() -> None:
 def test_a_mistake_is_told_with_its_line(extra: str, told: str) -> None:
     text = f"name: mine\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\n{extra}\n"
     assert told in refused(text)
-
-
-def test_a_file_that_is_no_sweep_does_not_fill_the_screen() -> None:
-    lines = refused("\n".join(f"word{i}: 1" for i in range(50))).splitlines()
-    assert len(lines) == 6
-    assert lines[-1] == "and 48 more"
