@@ -209,7 +209,7 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
         conductor.report(trial.key, report.progress, node="node7")
 
     def state() -> LiveState:
-        return live.read(store.folder, SWEEP) or LiveState(SWEEP)
+        return live.read(store.folder, SWEEP) or LiveState(sweep=SWEEP)
 
     work_until(lambda: state().running and state().running[0].epoch == 2, conductor)
     [shown] = state().running

@@ -66,8 +66,9 @@ def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]
 
 
 def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
-    for phase, has_test_score in (("search", False), ("confirm", True)):
-        runner = TrialRunner(plans["orca"].trial({}, 1, phase), folder(tmp_path / phase))
+    plan = plans["orca"]
+    for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
+        runner = TrialRunner(trial, folder(tmp_path / trial.phase))
         reports = [runner.step() for _ in range(5)]
         assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
             ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
@@ -76,7 +77,7 @@ def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPl
         assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
         assert all(outcome.num_parameters > 0 for outcome in outcomes)
         assert outcomes[1].distance_after is not None
-        assert (outcomes[-1].test_score is not None) is has_test_score
+        assert (outcomes[-1].test_score is not None) is (trial.phase == "confirm")
         assert TrialReport.from_json(reports[-1].to_json()) == reports[-1]
 
 
