@@ -24,7 +24,7 @@ from tests.sweep.real import tiny_spec
 
 
 @pytest.fixture(scope="module")
-def plans() -> dict[str, SearchPlan]:
+def plans(module_home: Path) -> dict[str, SearchPlan]:
     spec = tiny_spec(session.folder())
     fingerprint = get_task("pocket/wdbc").prepare().fingerprint
     return {plan.method: plan for plan in plan_searches(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
