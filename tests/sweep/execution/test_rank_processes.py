@@ -63,17 +63,12 @@ def step_of(processes: RankProcesses, adaptation: Any) -> Any:
         raise processes.cause(error) from error
 
 
-def test_ranks_take_over_the_state_of_the_first() -> None:
+def test_ranks_take_over_the_state_of_the_first_and_one_that_dies_is_the_cause() -> None:
     with started(3, build) as (processes, toy):
         step_of(processes, toy)
         assert toy.counted == [6, 6, 6]
         step_of(processes, toy)
         assert toy.counted == [7, 7, 7]
-
-
-def test_a_rank_that_dies_is_the_cause() -> None:
-    with started(3, build) as (processes, toy):
-        step_of(processes, toy)
         [second] = [each for each in multiprocessing.active_children() if each.name == "rank 2 of 3"]
         os.kill(second.pid or 0, signal.SIGKILL)
         with pytest.raises(RankFailedError, match=r"^rank 2 of 3 ended by SIGKILL$") as raised:
