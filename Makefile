@@ -27,7 +27,7 @@ EXTRAS := .[sweep,adapt,export,serve,trees,nf4,dev,docs]
 RESULTS ?= results
 WORKERS ?= auto
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-input --quiet -e
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-fast test-all check boards page docs bench venv clean
 

@@ -1,14 +1,21 @@
-"""Settings for every test: one thread, no deadlines, and the order and number of parallel workers."""
+"""Settings for every test, what a whole session shares, and the order of tests on parallel workers.
+
+For tests that need a Ray cluster: `ray_cluster` gives that of the session; only tests of faults and of the shape of a
+cluster start another one. For tests that train: `module_home` or `own_home`.
+"""
 
 import gc
 import os
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import session
 
 # Set before torch or numpy is imported: thread pools read it once.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -31,12 +38,34 @@ def pytest_xdist_auto_num_workers() -> int:
     return min(cpus, MAX_WORKERS)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run Ray tests first, then slow tests: a long test that starts last leaves the other workers idle.
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the session in pytest's own process; its workers find it in their environment."""
+    if not hasattr(config, "workerinput"):
+        session.begin()
 
-    The first worker runs the Ray tests one after another, and the others take some of them when nothing else is left.
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the session, and the Ray cluster that one of its tests may have started."""
+    if not hasattr(config, "workerinput"):
+        session.end()
+
+
+@pytest.hookimpl(trylast=True)  # after tests are deselected by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run modules with Ray tests first, then those with most long tests: one that starts last leaves a worker idle.
+
+    With ``--dist loadfile`` the tests of a module run on one worker, so that its fixtures are built once.
     """
-    items.sort(key=lambda item: 0 if item.get_closest_marker("ray") else 1 if item.get_closest_marker("slow") else 2)
+    marks: dict[str, Counter[str]] = {}
+    for item in items:
+        marks.setdefault(module_of(item), Counter()).update({mark.name for mark in item.iter_markers()})
+    order = sorted(marks, key=lambda name: tuple(-marks[name][mark] for mark in ("ray", "exhaustive", "slow")))
+    places = {name: place for place, name in enumerate(order)}
+    items.sort(key=lambda item: places[module_of(item)])
+
+
+def module_of(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
 
 
 def pytest_collection_finish() -> None:
@@ -56,10 +85,32 @@ def one_thread() -> None:
 
 @pytest.fixture(scope="module")
 def module_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Give the tests of a module a cache directory of their own, with the fetched packages and bodies of the user's."""
-    from orca_ray.testing.suite import make_home  # imports torch
-
+    """Give the tests of a module a cache directory of their own; see `session.new_home` for what is in it."""
     with pytest.MonkeyPatch.context() as patch:
-        home = make_home(tmp_path_factory.mktemp("home"))
+        home = session.new_home(tmp_path_factory.mktemp("home"))
         patch.setenv("ORCA_RAY_HOME", str(home))
         yield home
+
+
+@pytest.fixture
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a test a cache directory of its own, as `module_home`, but without alignments of other tests."""
+    home = session.new_home(tmp_path_factory.mktemp("home"))
+    monkeypatch.setenv("ORCA_RAY_HOME", str(home))
+    return home
+
+
+@pytest.fixture
+def ray_cluster() -> Iterator[session.RayCluster]:
+    """Give a test the Ray cluster of the session, to join by ``address=ray_cluster.address`` or, in another process, by
+    ``env={**os.environ, **ray_cluster.environment}``.
+
+    It has token authentication, `session.NUM_CPUS` logical CPUs, no GPUs and no dashboard, so it takes no submitted
+    jobs. Each driver has an anonymous namespace of its own. Several tests may use it at the same time, so a test asks
+    for few CPUs (``resources: {cpus: 2}`` lets two of its trials run at a time), looks for workers not among its own
+    children, kills none, and passes variables by `WorkerSettings.environment`.
+    """
+    yield session.ray_cluster()
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()

@@ -34,11 +34,6 @@ def row(key: str = "k0", kind: str = "field", name: str = "first", payload: str 
     return ArtefactRow("pocket/quick", key, kind, name, payload)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "store", create=True)
-
-
 def test_the_payload_in_the_documentation() -> None:
     values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
     payload = json.loads(Images(title="Test sample 0", panels=(Image("true", values),)).to_json())
@@ -104,12 +99,6 @@ def test_the_last_of_equal_names_counts_also_after_compaction(store: ResultsStor
     store.compact()
     assert list(store.artefacts()["payload"]) == ['{"form":"images"}']
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 1
-
-
-def test_a_store_without_artefacts_has_none(store: ResultsStore) -> None:
-    store.append([make_record("a")])
-    assert store.artefacts().empty
-    assert list(store.artefacts().columns) == ["sweep", "trial_key", "kind", "name", "payload"]
 
 
 def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:

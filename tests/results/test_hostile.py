@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import parts
 from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import Record, Status
@@ -43,12 +41,9 @@ def _rows(**changes: Any) -> Any:
     ("changes", "told"),
     [
         ({"status": "excellent"}, "row 2 has status 'excellent'; allowed are completed, stopped_early"),
-        ({"phase": "final"}, "row 2 has phase 'final'; allowed are search, confirm"),
         ({"protocol": "\x1b[31mred"}, r"row 2 has protocol '\\x1b\[31mred'; allowed are held-out, paper"),
         ({"test_score": float("nan")}, "row 2 has test_score 'nan'; allowed are finite numbers"),
-        ({"validation_score": float("inf")}, "row 2 has validation_score 'inf'; allowed are finite numbers"),
         ({"hyperparameters": "[" * 100_000}, r"row 2 has hyperparameters '\[{80}'; allowed are JSON objects"),
-        ({"hyperparameters": '{"a":' * 5000}, "row 2 has hyperparameters .*; allowed are JSON objects"),
         ({"hyperparameters": "3"}, "row 2 has hyperparameters '3'; allowed are JSON objects"),
     ],
 )
@@ -64,7 +59,7 @@ def test_a_failed_trial_keeps_its_odd_score(store: ResultsStore) -> None:
     assert len(store.records()) == 2
 
 
-@pytest.mark.parametrize("microseconds", [2**62, -(2**62)])
+@pytest.mark.parametrize("microseconds", [-(2**62)])
 def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore, microseconds: int) -> None:
     table = _rows()
     index = table.schema.get_field_index("finished_at")
@@ -78,8 +73,6 @@ def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore, microsecon
     ("column", "values", "told"),
     [
         ("seed", pa.array(["1", "2"]), "differs in the columns seed"),
-        ("task", pa.array([1, 2]), "differs in the columns task"),
-        ("test_score", pa.array(["0.5", "much"]), "differs in the columns test_score"),
         ("epochs", pa.array([[1], [2]]), "is truncated or damaged"),
         ("task", pa.array(["a", None]), "is truncated or damaged"),
         ("task", pa.array([b"a", b"\xff\xfe"]).view(pa.string()), "is truncated or damaged"),
@@ -93,29 +86,6 @@ def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: 
         store.records()
 
 
-def test_equal_rows_that_take_too_much_memory_are_refused_before_they_are_read(
-    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = pa.concat_tables([_rows()] * 500)
-    path = _plant(store, table)
-    monkeypatch.setattr(parts, "MAX_TABLE_BYTES", 100_000)
-    assert path.stat().st_size < 30_000
-    monkeypatch.setattr(pq.ParquetFile, "read", lambda *_, **__: pytest.fail("was read"))
-    with pytest.raises(UserError, match=f"{path} holds 1000 rows, which take .* GiB of memory"):
-        store.records()
-
-
-def test_long_equal_texts_are_refused_before_they_are_expanded(
-    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [make_record(f"k{number}", error="x" * 100_000).to_row() for number in range(200)]
-    path = _plant(store, from_rows(rows, RECORDS))
-    assert path.stat().st_size < 100_000
-    monkeypatch.setattr(parts, "MAX_TABLE_BYTES", 2_000_000)
-    with pytest.raises(UserError, match=f"{path} holds 200 rows, which take .* GiB of memory"):
-        store.records()
-
-
 def test_a_large_file_is_not_read(store: ResultsStore) -> None:
     (path,) = files_of(store)
     os.truncate(path, 2**40)  # sparse
@@ -126,22 +96,10 @@ def test_a_large_file_is_not_read(store: ResultsStore) -> None:
         ResultsStore(store.uri)
 
 
-@pytest.mark.parametrize("uri", ["file://results", "file://%00", "file://elsewhere/results"])
+@pytest.mark.parametrize("uri", ["file://%00", "file://elsewhere/results"])
 def test_a_file_uri_of_another_host_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match=r"names the host '.*give a path"):
         open_folder(uri)
-
-
-def test_a_file_uri_of_this_machine(store: ResultsStore) -> None:
-    for host in ("", "localhost"):
-        assert len(ResultsStore(f"file://{host}{store.uri}").records()) == 1
-
-
-@pytest.mark.slow
-def test_google_storage_that_nothing_answers_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder.base._RETRY_SECONDS", 1)
-    with pytest.raises(UserError, match="cannot reach gs://b/x"):
-        ResultsStore("gs://anonymous@b/x?endpoint_override=127.0.0.1:9&scheme=http")
 
 
 @pytest.mark.parametrize("name", [MARKER, "records/x.parquet"])
@@ -153,22 +111,10 @@ def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) ->
         ResultsStore(store.uri).records()
 
 
-@pytest.mark.parametrize("uri", ["/proc/self/results", "/dev/null", "/sys/results", "/dev/fd/0"])
+@pytest.mark.parametrize("uri", ["/proc/self/results", "/dev/null"])
 def test_system_paths_are_no_stores(uri: str) -> None:
     with pytest.raises(UserError, match=r"the results store .* is (inside|a) "):
         ResultsStore(uri, create=True)
-
-
-def test_a_pipe_is_no_store(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UserError, match="pipe is a named pipe"):
-        ResultsStore(tmp_path / "pipe", create=True)
-
-
-def test_a_deeply_nested_marker_is_damaged(store: ResultsStore) -> None:
-    (Path(store.uri) / MARKER).write_text("[" * 200_000)
-    with pytest.raises(UserError, match="is damaged"):
-        ResultsStore(store.uri)
 
 
 def test_records_that_are_written_are_valid(store: ResultsStore) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,11 +17,6 @@ from tests.results.factories import START, files_of, make_point, make_record
 def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
     one = SuggestionRow("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
     return replace(one, **changes)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:

@@ -3,7 +3,6 @@
 import re
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +33,15 @@ class Remote(Folder):
         self._secrets, self._files, self._directories = frozenset(), pafs.LocalFileSystem(), set()
 
 
-@pytest.fixture(params=["local", "remote"])
+BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
+"""For tests of what a mounted file system and an object store do in different ways."""
+
+
+@pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
     monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
-    if request.param == "remote":
+    if getattr(request, "param", "local") == "remote":
         made._folder = Remote(tmp_path / "results")
     return made
 
@@ -66,6 +69,7 @@ def abandon(store: ResultsStore, **changes: Any) -> None:
     store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=holder, sequence=7).encode())
 
 
+@BOTH
 def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore) -> None:
     with lease(store):
         with pytest.raises(UserError, match=r"another driver runs pocket/quick.*process \d+ on .*, since 20.*UTC") as e:
@@ -77,16 +81,7 @@ def test_a_second_driver_is_refused_and_the_first_one_named(store: ResultsStore)
         pass
 
 
-def test_two_sweeps_of_a_store_have_leases_of_their_own(store: ResultsStore) -> None:
-    with lease(store) as one, lease(store, "pocket/full") as other:
-        requests.write(store.folder, SWEEP, Request("pause"))
-        wait(lambda: one.requests() == [Request("pause")])
-        assert not other.requests()
-        one.publish(LiveState(sweep=SWEEP, paused=True))
-        wait(lambda: state(store).paused)
-        assert not state(store, "pocket/full").paused
-
-
+@BOTH
 def test_the_state_is_rewritten_with_a_higher_sequence(store: ResultsStore) -> None:
     trial = RunningTrial(key="k", task="t", method="m", phase="search", seed=1, attempt=1, started_at="")
     with lease(store) as held:
@@ -126,27 +121,7 @@ def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still
         assert 0.9 < time.monotonic() - begin < 10
 
 
-def test_clocks_do_not_matter(store: ResultsStore) -> None:
-    """The holder's time stamps are a century off; only the change of its sequence counts."""
-    abandon(store, machine="another", started_at="1926-01-01T00:00:00+00:00")
-    ended = threading.Event()
-
-    def renew() -> None:
-        sequence = 8
-        while not ended.wait(RENEW):
-            store.folder.write(live.path_of(SWEEP), replace(state(store), sequence=(sequence := sequence + 1)).encode())
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    try:
-        assert driver_lives(store.folder, state(store), pytest.fail)
-        with pytest.raises(UserError, match="since 1926-01-01"):
-            lease(store).__enter__()
-    finally:
-        ended.set()
-        thread.join()
-
-
+@BOTH
 def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     abandon(store, pid=2**22 + 1)
     won: list[Lease] = []
@@ -170,6 +145,7 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     won[0].__exit__()
 
 
+@BOTH
 def test_a_driver_whose_lease_was_taken_is_told(store: ResultsStore) -> None:
     with lease(store) as held:
         other = replace(this_process(), id="other", host="elsewhere")
@@ -191,6 +167,7 @@ def test_a_driver_that_was_suspended_asks_before_it_goes_on(store: ResultsStore)
             held.check()
 
 
+@BOTH
 def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(store: ResultsStore) -> None:
     store.folder.write(live.path_of(SWEEP), pa.py_buffer(b""))
     with lease(store, expiry=0.3):
@@ -213,6 +190,7 @@ def test_requests_of_an_earlier_driver_are_dropped_except_retries(store: Results
     assert [path.rpartition("/")[2] for path in (each.path for each in held.retried)] == waiting_requests(store, SWEEP)
 
 
+@BOTH
 def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     for number in range(requests.MAX_TAKEN):
         requests.write(store.folder, SWEEP, Request("retry", f"k{number}"))
@@ -243,43 +221,6 @@ def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:
     requests.write(store.folder, SWEEP, Request("stop"))
     assert requests.take(store.folder, SWEEP) == [Request("stop")]
     assert store.folder.names(place) == []
-
-
-def test_names_of_sweeps_do_not_collide() -> None:
-    names = ["a/b", "a_b", "a/b/", "../a", "ä", "a" * 300, "a" * 301]
-    assert len({live.file_name(name) for name in names}) == len(names)
-    assert all("/" not in live.file_name(name) and not live.file_name(name).startswith(".") for name in names)
-
-
-def numbers() -> Iterator[int]:
-    yield from range(20)
-
-
-def test_one_of_many_exchanges_succeeds(tmp_path: Path) -> None:
-    """In a mounted file system an exchange is exact, however many processes or threads try it at once."""
-    for round_ in numbers():
-        folder = LocalFolder(tmp_path)
-        before = None if round_ % 2 else pa.py_buffer(b"before")
-        path = f"live/{round_}.json"
-        if before is not None:
-            folder.write(path, before)
-        won: list[int] = []
-        start = threading.Barrier(8)
-
-        def exchange(number: int, start: threading.Barrier = start, path: str = path, before: Any = before,
-                     won: list[int] = won, folder: Folder = folder) -> None:  # fmt: skip
-            start.wait()
-            if folder.exchange(path, before, pa.py_buffer(str(number).encode())):
-                won.append(number)
-
-        threads = [threading.Thread(target=exchange, args=(number,)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(won) == 1
-        assert folder.read(path).to_pybytes() == str(won[0]).encode()
-        assert not folder.exchange(path, pa.py_buffer(b"before"), pa.py_buffer(b"late"))
 
 
 def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

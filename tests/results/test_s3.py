@@ -1,7 +1,6 @@
 """The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
 
 import logging
-import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.results import live, requests
-from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.status import sweep_status
@@ -68,15 +66,6 @@ def test_append_load_compact(uri: str) -> None:
     assert store.load("pocket/quick") == records
     assert len(store.curves(trial_key="b")) == 2
     assert store.compact() == 0
-
-
-def test_two_stores_append_while_a_third_compacts(uri: str) -> None:
-    stores = [ResultsStore(uri, create=True) for _ in range(3)]
-    for index in range(3):
-        stores[0].append([make_record(f"left-{index}")])
-        stores[1].append([make_record(f"right-{index}")])
-        stores[2].compact()
-    assert len(stores[0].load("pocket/quick")) == 6
 
 
 def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -144,23 +133,3 @@ def test_lease_requests_and_status(uri: str, monkeypatch: pytest.MonkeyPatch) ->
     found_status = sweep_status(ResultsStore(uri), sweep)
     assert (found_status.state, found_status.done, found_status.holder) == ("stopped", 1, None)
     assert live.read(store.folder, "another") is None
-
-
-def test_messages_hold_no_credentials(uri: str) -> None:
-    store = ResultsStore(uri, create=True)
-    assert "word" not in repr(store)
-    with pytest.raises(UserError) as caught:
-        ResultsStore(uri.replace("@bucket/", "@nobucket/"), create=True)
-    assert "s3://nobucket/" in str(caught.value)
-    assert "word" not in str(caught.value)
-
-
-def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.faults.ATTEMPTS", 1)  # Arrow's own attempts alone would take 100 s
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        host, port = silent.getsockname()
-        folder = open_folder(f"s3://key:word@bucket/x?endpoint_override={host}:{port}&scheme=http&region=us-east-1")
-        began = time.monotonic()
-        with pytest.raises(UserError, match="cannot read s3://bucket/x/a"):
-            folder.read("a")
-        assert time.monotonic() - began < 30

@@ -113,24 +113,3 @@ def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch:
     monkeypatch.setattr(marker, "SCHEMA_VERSION", 1)
     with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 1; .*upgrade orca-ray"):
         ResultsStore(old)
-
-
-def test_a_version_that_was_raised_meanwhile_is_not_lowered(old: Path) -> None:
-    first, second = ResultsStore(old), ResultsStore(old)
-    first.append([make_record("c")])
-    second.append([make_record("d")])
-    assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1}')
-    third = ResultsStore(old)
-    (old / MARKER).write_text('{"format": "orca-ray results", "schema_version": 6, "created_by": "9.0"}')
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 6"):
-        third.append([make_record("e")])
-    assert version(old) == 6
-    assert set(first.load("pocket/quick")) == {"a", "b", "c", "d"}
-
-
-def test_a_file_with_some_of_the_new_columns_is_of_no_version(old: Path) -> None:
-    table = from_rows([make_record("c").to_row()], RECORDS).drop_columns(["notes", "precision"])
-    (old / "records" / "x.parquet").write_bytes(encode(table))
-    with pytest.raises(UserError, match=r"x\.parquet is not a file of this .*the columns notes, precision\. Move"):
-        ResultsStore(old).records()

@@ -1,25 +1,18 @@
 """The writer: few files, rows durable before their checkpoints go, nothing lost after a failure."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import writer as module
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.writer import MAX_RECORDS, MAX_SECONDS, Writer
+from orca_ray.results.writer import MAX_RECORDS, Writer
 from tests.results.factories import Clock, files_of, make_point, make_record
 
 
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 def stored(store: ResultsStore) -> set[str]:
@@ -86,23 +79,6 @@ def test_nothing_is_written_after_a_check_that_fails(store: ResultsStore, clock:
     with pytest.raises(UserError, match="another driver"):
         writer.add(records=[make_record("a")])
     assert not stored(store)
-
-
-def test_the_number_of_files_stays_small_and_no_row_is_lost(
-    store: ResultsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "MAX_NEW_FILES", 10)
-    monkeypatch.setattr("orca_ray.results.store.MAX_FILES", 4)
-    writer, most = Writer(store, clock=clock), 0
-    for number in range(100):
-        clock.now += MAX_SECONDS
-        writer.add(
-            records=[make_record(str(number))], curves=[make_point(str(number), epoch) for epoch in range(1, 10)]
-        )
-        most = max(most, len(files_of(store)) + len(files_of(store, "curves")))
-    assert most <= 2 * 4 + 10 + 2
-    assert len(stored(store)) == 100
-    assert len(store.curves()) == 900
 
 
 def test_compaction_of_recent_files_leaves_a_large_old_one(

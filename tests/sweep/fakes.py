@@ -63,6 +63,13 @@ def fake_outcome(trial: TrialSpec, epochs: int) -> Outcome:
     )  # fmt: skip
 
 
+def take(controller: SweepController) -> TrialSpec:
+    """Return the next trial, which there must be."""
+    trial = controller.next_trial()
+    assert trial is not None
+    return trial
+
+
 def play(controller: SweepController, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
     """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
     ran: list[TrialSpec] = []

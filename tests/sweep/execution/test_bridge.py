@@ -1,7 +1,6 @@
 """The choice of the trial that gets a free actor, without a cluster."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,11 +56,6 @@ class Tune:
     def chosen(self) -> str | None:
         found = TuneScheduler(self.searcher).choose_trial_to_run(self)
         return None if found is None else str(found.trial_id)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@ import pytest
 import orca_ray
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
+from orca_ray.results.folder import open_folder
 from orca_ray.results.record import Status
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.worker import checkpoints
 from orca_ray.sweep.worker.checkpoints import Checkpoints
+from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
 
 KEY, OTHER = "0123456789abcdef0123", "f" * 20
 POINT = EpochProgress(
@@ -114,9 +116,16 @@ def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
     assert restored(store, keys[3]) == b"new"
 
 
-def test_a_store_that_is_out_of_reach_is_no_error_when_reading(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path / "none")
-    assert store.outcome(KEY) is None
-    store.remove(KEY)
-    with pytest.raises((UserError, OSError)):
-        store.save(KEY, RUNNING, writes(b"weights"))
+@pytest.mark.slow
+def test_checkpoints_on_s3_come_back_and_are_removed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    store, state = Checkpoints(uri), b"weights" * 3_000_000  # several parts of an upload
+    assert restored(store) is None
+    store.save(KEY, RUNNING, writes(state))
+    store.save_outcome(OTHER, ENDED)
+    again = Checkpoints(uri)
+    assert restored(again) == state
+    assert again.outcome(OTHER) == ENDED
+    monkeypatch.setattr(checkpoints, "SCHEMA", 99)
+    assert restored(again) is None
+    again.remove(KEY)
+    assert open_folder(uri).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]

@@ -1,7 +1,6 @@
 """Requests to a running sweep, its live state, and what happens to records that wait to be written."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -16,6 +15,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.results import live, requests, writer
 from orca_ray.results.lease import Lease
+from orca_ray.results.live import LiveState
 from orca_ray.results.record import Status
 from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
@@ -29,15 +29,10 @@ from orca_ray.sweep.run.events import Event, Message, TimeLeft
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.worker.checkpoints import Checkpoints
-from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager
-from tests.sweep.fakes import fake_reports, fake_searches, play, waiting_requests
+from orca_ray.sweep.worker.staging import Staged, Stager
+from tests.sweep.fakes import fake_reports, fake_searches, play, take, waiting_requests
 
 SWEEP = "fake/full"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    return ResultsStore(tmp_path / "results", create=True)
 
 
 @pytest.fixture
@@ -54,6 +49,10 @@ def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> 
 def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str, true: Callable[[], bool]) -> None:
     """Write a request, and let the controller do its periodic work until it is carried out."""
     requests.write(store.folder, SWEEP, Request(kind, trial))
+    work_until(true, controller)
+
+
+def work_until(true: Callable[[], object], controller: SweepController) -> None:
     deadline = time.monotonic() + 20
     while not true():
         assert time.monotonic() < deadline
@@ -62,8 +61,7 @@ def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str,
 
 
 def started(controller: SweepController) -> TrialSpec:
-    trial = controller.next_trial()
-    assert trial is not None
+    trial = take(controller)
     controller.started(trial.key)
     return trial
 
@@ -132,59 +130,6 @@ def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held:
     for report in fake_reports(other):
         controller.report(other.key, report.progress)
     assert controller.finish(other.key, report).status is Status.COMPLETED
-
-
-def test_a_retry_remembers_the_one_before(store: ResultsStore) -> None:
-    controller = conduct(store)
-    one, other = started(controller), started(controller)
-    for trial in (one, other):
-        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-        assert controller.retry() == 1
-    play(controller)
-    assert controller.done
-    assert controller.summary().statuses[Status.FAILED_USER] == 0
-    assert controller.searches.finished_before + len(set(store.load(SWEEP))) == 24
-
-
-def test_a_search_trial_that_is_retried_while_confirm_trials_run(store: ResultsStore) -> None:
-    controller = conduct(store)
-    failed = started(controller)
-    controller.finish(failed.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    own = (failed.task, failed.method)
-    search = next(each for each in controller.searches if (each.plan.task, each.plan.method) == own)
-    while not search.sampler.done:
-        play(controller, most=1)
-    trials = iter(controller.next_trial, None)
-    running = next(trial for trial in trials if (trial.task, trial.method) == own and trial.phase == "confirm")
-    assert controller.retry() == 1
-    out = [trial.key for trial in iter(controller.next_trial, None)]
-    assert failed.key in out
-    assert running.key not in out, "it runs already"
-
-
-def test_a_paused_inline_sweep_can_be_stopped(store: ResultsStore) -> None:
-    controller = conduct(store)
-    controller.control.paused = True
-    assert controller.pausing
-    controller.control.stopping = True
-    assert not controller.pausing
-    assert InlineExecutor._next(controller) is None
-
-
-def test_retries_asked_for_while_no_driver_ran_are_carried_out_by_the_next(store: ResultsStore) -> None:
-    controller = conduct(store)
-    one, other = started(controller), started(controller)
-    for trial in (one, other):
-        controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    controller.close()
-    assert conduct(store).searches.finished_before == 2
-    requests.write(store.folder, SWEEP, Request("retry", one.key))
-    with Lease(store, SWEEP) as lease:
-        again = conduct(store, lease)
-        assert again.searches.finished_before == 1
-        assert one.key in {trial.key for trial in play(again)}
-    assert store.load(SWEEP)[one.key].status in (Status.COMPLETED, Status.STOPPED_EARLY)
-    assert store.load(SWEEP)[other.key].status is Status.FAILED_USER
 
 
 def fail_two(store: ResultsStore) -> list[str]:
@@ -262,28 +207,26 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
     trial = started(controller)
     for report in list(fake_reports(trial))[:2]:
         controller.report(trial.key, report.progress, node="node7")
-    deadline = time.monotonic() + 20
-    while not ((state := live.read(store.folder, SWEEP)) and state.running and state.running[0].epoch == 2):
-        assert time.monotonic() < deadline
-        controller.tick()
-    [shown] = state.running
+
+    def state() -> LiveState:
+        return live.read(store.folder, SWEEP) or LiveState(sweep=SWEEP)
+
+    work_until(lambda: state().running and state().running[0].epoch == 2, controller)
+    [shown] = state().running
     assert (shown.key, shown.task, shown.node, shown.stage, shown.epochs) == (
         trial.key, trial.task, "node7", "refine", 6
     )  # fmt: skip
     assert shown.score == shown.best == report.progress[0].validation_score
-    assert sum(row.planned for row in state.rows) == 24
+    assert sum(row.planned for row in state().rows) == 24
 
 
 def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
     controller = conduct(store, held)
     first, second = started(controller), started(controller)
     assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
-    for_resources = controller.next_trial()
-    assert for_resources is not None
-    deadline = time.monotonic() + 20
-    while not (found := sweep_status(store, SWEEP)).waiting:
-        assert time.monotonic() < deadline
-        controller.tick()
+    for_resources = take(controller)
+    work_until(lambda: sweep_status(store, SWEEP).waiting, controller)
+    found = sweep_status(store, SWEEP)
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
     assert (sum(row.running for row in found.rows), sum(row.waiting for row in found.rows)) == (1, 2)
@@ -306,30 +249,24 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
     controller = conduct(store)
     trial = started(controller)
     reports = list(fake_reports(trial))
-    controller.report(trial.key, reports[0].progress, log="one\n")
-    for number in range(4000):
-        controller.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
-    controller.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
-    controller.finish(trial.key, reports[1].stopped_early())
-    controller.close()
-    text = "".join(store.logs(trial_key=trial.key)["text"])
-    assert text.endswith("Traceback\nValueError: the end\n")
-    assert len(text) < 70_000
-    assert "bytes left out]" in text
-
-
-def test_the_log_of_a_failed_attempt_is_stored_before_the_next_one(store: ResultsStore) -> None:
-    controller = conduct(store)
-    trial = started(controller)
     controller.report(trial.key, (), log="Traceback\n")
     controller.failed(trial.key, Failure(Cause.CODE, "KeyError", ""))
     controller.close()
     [(attempt, text)] = store.logs(trial_key=trial.key)[["attempt", "text"]].itertuples(index=False)
     assert (attempt, text) == (1, "Traceback\n")
     assert started(controller) == trial
-    controller.report(trial.key, (), log="again\n")
+    controller.report(trial.key, reports[0].progress, log="one\n")
+    for number in range(4000):
+        controller.report(trial.key, (), log=f"line {number} {'x' * 40}\n")
+    controller.report(trial.key, reports[1].progress, log="Traceback\nValueError: the end\n")
+    controller.finish(trial.key, reports[1].stopped_early())
     controller.close()
-    assert store.logs(trial_key=trial.key)["attempt"].tolist() == [1, 2]
+    logs = store.logs(trial_key=trial.key)
+    assert set(logs["attempt"]) == {1, 2}
+    text = "".join(logs["text"])
+    assert text.endswith("Traceback\nValueError: the end\n")
+    assert len(text) < 70_000
+    assert "bytes left out]" in text
 
 
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,27 +312,7 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
     from orca_ray.sweep.run import driver
     from tests.sweep.fakes import fake_spec
 
-    class Broken:
-        where = "nowhere"
-
-        def __enter__(self) -> "Broken":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-        def open(self, address: str | None) -> list[Any]:
-            return []
-
-        def stager(self, *_: object) -> Stager:
-            return InlineStager([], None, print)
-
-        def nodes(self) -> list[Any]:
-            return []
-
-        def first_staged(self, _: Stager) -> list[Any]:
-            return []
-
+    class Broken(InlineExecutor):
         def run(self, controller: SweepController, *_: object) -> bool:
             controller.stager = None
             monkeypatch.setattr(Writer, "flush_due", lambda self: None)
@@ -403,9 +320,11 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
             controller.finish(trial.key, list(fake_reports(trial))[-1])
             raise UserError("the cluster is gone")
 
+        def first_staged(self, _: Stager) -> list[Staged]:
+            return []
+
     for name, value in {
-        "make_executor": lambda name: Broken(), "wait_for_room": lambda *_, **__: False,
-        "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
+        "make_executor": lambda name: Broken(), "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
         "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16),
     }.items():  # fmt: skip
         monkeypatch.setattr(driver, name, value)
@@ -422,52 +341,3 @@ def slow_sweep(store: Path, seconds: float, *arguments: str) -> "subprocess.Pope
     root = Path(__file__).parents[3]
     environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
     return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
-
-
-def ended(store: Path) -> int:
-    """Return the number of outcome files, of trials that have ended and whose records are not stored yet."""
-    return len(list((store / "checkpoints").glob("*.outcome")))
-
-
-@pytest.mark.slow
-def test_a_kill_between_the_end_of_a_trial_and_its_record_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    """Outcome files bring the records back: 24 trials of 6 epochs, of which 4 fail, are each stored once."""
-    path, kills = tmp_path / "results", 0
-    for _ in range(3):
-        process = slow_sweep(path, 0.01)
-        while process.poll() is None and ended(path) < 3:
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate(timeout=60)
-    waiting = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")}
-    stored = set(ResultsStore(path).load(SWEEP))
-    assert kills == 3
-    assert waiting - stored, "no trial had ended without a record: the test shows nothing"
-    last = slow_sweep(path, 0.01)
-    assert last.communicate(timeout=120) is not None
-    assert last.returncode == 1  # some trials failed
-    frame = ResultsStore(path).records()
-    assert sorted(frame["status"].value_counts().items()) == [("completed", 20), ("failed_user", 4)]
-    assert frame["trial_key"].is_unique
-    assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
-    points = ResultsStore(path).curves()
-    assert len(points) == 20 * 6
-    assert not list((path / "checkpoints").glob("*.*"))
-
-
-@pytest.mark.slow
-def test_two_sweeps_with_the_same_trials_in_one_store_do_not_disturb_each_other(tmp_path: Path) -> None:
-    path = tmp_path / "results"
-    processes = [slow_sweep(path, 0.005), slow_sweep(path, 0.005, "other")]
-    assert [process.wait(timeout=120) for process in processes] == [1, 1]
-    alone = tmp_path / "alone" / "results"
-    assert slow_sweep(alone, 0.0).wait(timeout=120) == 1
-    store, expected = ResultsStore(path), ResultsStore(alone).load("fake/full")
-    for sweep in ("fake/full", "other/full"):
-        found = store.load(sweep)
-        assert {key: record.validation_score for key, record in found.items()} == {
-            key: record.validation_score for key, record in expected.items()
-        }
-        assert len(store.curves(sweep=sweep)) == 120

@@ -2,10 +2,7 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,21 +16,19 @@ from orca_ray.predictor import load
 from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
-from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.ray import placement, working_in
-from orca_ray.sweep.plan.loading import load_spec
-from orca_ray.sweep.plan.searches import Resources, plan_searches
+from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import make_executor, run_sweep
 from orca_ray.sweep.run.events import Event, SweepStarted, TrialFinished
 from orca_ray.sweep.run.messages import trial_to_json
 from orca_ray.sweep.worker.models import best_of
-from orca_ray.testing.suite import make_home
+from tests import session
+from tests.session import new_home
+from tests.sweep.execution.test_control import slow_sweep
 from tests.sweep.fakes import fake_searches, waiting_requests
-from tests.sweep.real import TEXT, alive, tiny_spec, tiny_text
-
-EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+from tests.sweep.real import alive, tiny_spec
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +36,10 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
     """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-        summary = run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor="inline")
+        patch.setenv("ORCA_RAY_HOME", str(new_home(tmp_path_factory.mktemp("home"))))
+        summary = run_sweep(tiny_spec(session.folder()), store, executor="inline")
     assert summary.planned == summary.ran == 10
     return facts(store)
-
-
-def body_directory(factory: pytest.TempPathFactory) -> Path:
-    """Return one directory for the whole session: a body's path is part of the trial key."""
-    directory = factory.getbasetemp() / "bodies"
-    directory.mkdir(exist_ok=True)
-    return directory
 
 
 def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
@@ -64,12 +52,6 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
 
 
 @pytest.fixture
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the test a cache that has prepared data, but no alignments of other tests."""
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
-
-
-@pytest.fixture
 def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Ray start one worker: each costs five seconds of CPU time for its imports."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
@@ -79,13 +61,12 @@ def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 def test_a_request_stops_ray_and_the_sweep_goes_on(
     inline: dict[str, dict[str, Any]],
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    ray_cluster: session.RayCluster,
+    own_home: Path,
+    store: ResultsStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    store, spec = ResultsStore(tmp_path / "results", create=True), tiny_spec(body_directory(tmp_path_factory))
+    spec = tiny_spec(session.folder())
 
     def ask(event: Event) -> None:
         if isinstance(event, TrialFinished) and not waiting_requests(store, spec.sweep_id):
@@ -93,7 +74,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
             time.sleep(1)  # until the thread of the lease has read it
 
     monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
-    summary = run_sweep(spec, store, executor="ray", listener=ask, checkpoint_seconds=0.0)
+    summary = run_sweep(spec, store, address=ray_cluster.address, listener=ask, checkpoint_seconds=0.0)
     assert summary.interrupted
     assert 0 < summary.ran < 10
     again = run_sweep(spec, store, executor="inline")
@@ -104,11 +85,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_gives_the_same_records_although_a_worker_is_lost(
-    inline: dict[str, dict[str, Any]],
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
+    inline: dict[str, dict[str, Any]], one_cpu: None, own_home: Path, store: ResultsStore
 ) -> None:
     """The killed worker is replaced, and its trial goes on."""
     killed: list[int] = []
@@ -122,8 +99,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
                 killed.append(busy[0].pid)
                 busy[0].kill()
 
-    store = ResultsStore(tmp_path / "results", create=True)
-    spec = tiny_spec(body_directory(tmp_path_factory))
+    spec = tiny_spec(session.folder())
     summary = run_sweep(
         spec, store, executor="ray", listener=kill_a_worker, checkpoint_seconds=0.0, keep_models=KeepModels.BEST
     )
@@ -140,117 +116,42 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
         best = best_of([record for record in confirmed if record.task == task])
         assert best is not None
         assert load(folder, device="cpu").config.trial == Path(folder).name == best.trial_key
-    assert not (tmp_path / "results" / "checkpoints").exists()
+    assert not (Path(store.uri) / "checkpoints").exists()
     assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a trial of two CPUs needs two")
-def test_a_deterministic_sweep_gives_equal_records_wherever_it_runs(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twice in this process and once on Ray, where the actor is warm from the second trial on; nothing is cached."""
-    text = TEXT.replace("search_trials: 3", "search_trials: 0").replace("[orca, nft]", "[orca]")
-    spec = tiny_spec(body_directory(tmp_path_factory), text + "resources: {cpus: 2}\ndeterministic: true\n")
-    found = []
-    for number, executor in enumerate(("inline", "inline", "ray")):
-        monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / f"home{number}"))
-        store = ResultsStore(tmp_path / f"results{number}", create=True)
-        summary = run_sweep(spec, store, executor=executor)
-        assert summary.statuses[Status.COMPLETED] == summary.ran == 2
-        assert summary.deterministic
-        found.append(facts(store, "tiny/full-deterministic"))
-    assert found[0] == found[1] == found[2]
-    assert {record["deterministic"] for record in found[0].values()} == {True}
+def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
+    """Of 24 trials of 6 epochs, 4 fail; each is stored once, and none that has ended runs again.
 
-
-DRIVER = """
-import sys, time
-from pathlib import Path
-from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.plan.loading import load_spec
-
-finished = 0
-
-def tell(event):
-    global finished
-    print(type(event).__name__, flush=True)
-    finished += type(event).__name__ == "TrialFinished"
-    if type(event).__name__ == "TrialProgress":
-        time.sleep(0.1 if finished < 2 else 0.5)  # or the sweep ends before the test interrupts it
-
-summary = run_sweep(load_spec(sys.argv[1]), ResultsStore(sys.argv[2], create=True), executor="inline",
-                    listener=tell, checkpoint_seconds=0.0)
-print("INTERRUPTED" if summary.interrupted else "DONE", summary.ran, flush=True)
-"""
-
-
-class Driver:
-    """A sweep in a process of its own, to be killed."""
-
-    def __init__(self, sweep: Path, results: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, str(sweep), str(results)],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        assert self.process.stdout is not None
-        self._lines: Iterator[str] = iter(self.process.stdout)
-
-    def wait_for(self, word: str, count: int) -> None:
-        for line in self._lines:
-            count -= line.startswith(word)
-            if count == 0:
-                return
-        raise AssertionError(f"the driver ended before {word}")
-
-    def end(self) -> str:
-        last = ""
-        for line in self._lines:
-            last = line
-        self.process.wait()
-        return last.strip()
-
-
-@pytest.fixture
-def sweep_file(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(tiny_text(body_directory(tmp_path_factory)))
-    return path
-
-
-@pytest.mark.slow
-def test_sigkill_then_ctrl_c_then_the_same_sweep_again(
-    inline: dict[str, dict[str, Any]], tmp_path: Path, sweep_file: Path
-) -> None:
-    """Finished trials never run again, interrupted ones resume, and the records are those of an undisturbed sweep.
-
-    ``tests/cluster/test_fault_runs.py`` does the same to drivers with a Ray cluster.
+    Outcome files bring back the records that were not written yet. ``tests/cluster/test_fault_runs.py`` does the same
+    to drivers with a Ray cluster.
     """
-    first = Driver(sweep_file, tmp_path / "results")
-    first.wait_for("TrialFinished", 3)
-    first.wait_for("TrialProgress", 2)
-    first.process.kill()
-    first.end()
-    store = ResultsStore(tmp_path / "results")
-    kept = store.load("tiny/full")
-    assert 1 <= len(kept) < 10  # records of the last two seconds may wait: outcome files bring them back
-    second = Driver(sweep_file, tmp_path / "results")
-    second.wait_for("TrialFinished", 2)
-    second.wait_for("TrialProgress", 2)
-    os.kill(second.process.pid, signal.SIGINT)
-    assert second.end().startswith("INTERRUPTED")
-    ran = len(store.load("tiny/full"))
-    assert len(kept) + 2 <= ran <= 10
-    assert run_sweep(load_spec(sweep_file), store, executor="inline").ran == 10 - ran
-    assert facts(store) == inline
-    rows = store.records(sweep="tiny/full")
-    assert len(rows) == rows["trial_key"].nunique() == 10
-    for key, record in kept.items():
-        assert store.load("tiny/full")[key].finished_at == record.finished_at, "a finished trial ran again"
+    path = tmp_path / "results"
+    first = slow_sweep(path, 0.01)
+    while first.poll() is None and len(list((path / "checkpoints").glob("*.outcome"))) < 3:
+        time.sleep(0.002)
+    first.kill()
+    first.communicate(timeout=60)
+    ended = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")}
+    kept = ResultsStore(path).load("fake/full")
+    assert ended - set(kept), "no trial had ended without a record: the test shows nothing"
+    second = slow_sweep(path, 0.01)
+    while second.poll() is None and len(ResultsStore(path).load("fake/full")) < len(kept) + 4:
+        time.sleep(0.05)
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=60)
+    assert second.returncode == 130
+    third = slow_sweep(path, 0.0)
+    third.communicate(timeout=120)
+    assert third.returncode == 1  # some trials failed
+    frame, records = ResultsStore(path).records(), ResultsStore(path).load("fake/full")
+    assert sorted(frame["status"].value_counts().items()) == [("completed", 20), ("failed_user", 4)]
+    assert frame["trial_key"].is_unique
+    assert {key: records[key].finished_at for key in kept} == {key: each.finished_at for key, each in kept.items()}
+    assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
+    assert len(ResultsStore(path).curves()) == 20 * 6
+    assert not list((path / "checkpoints").glob("*.*"))
 
 
 def title(process: psutil.Process) -> str:
@@ -260,59 +161,10 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("executor", EXECUTORS)
-def test_an_error_of_the_driver_ends_the_sweep_and_is_told(
-    one_cpu: None,
-    own_home: None,
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-    executor: str,
-) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
-
-    def full(*_: object, **__: object) -> None:
-        raise UserError("no space left on the disk")
-
-    monkeypatch.setattr(store, "append", full)
-    with pytest.raises(UserError, match="no space left"):
-        run_sweep(tiny_spec(body_directory(tmp_path_factory)), store, executor=executor)
-
-
-@pytest.mark.slow
-def test_failed_trials_do_not_stop_the_others(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    text = TEXT.replace("refine.dropout: 0.1", "refine.dropout: 0.1\n  refine.clip: 0.0").replace(
-        "budgets:", "per_method:\n  nft: {settings: {refine.learning_rate: 1e+30}, space: {}}\nbudgets:"
-    )
-    text = text.replace("space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}", "space: {}")
-    spec = tiny_spec(body_directory(tmp_path_factory), text)
-    summary = run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
-    assert summary.statuses[Status.FAILED_NAN] >= 1
-    assert summary.statuses[Status.COMPLETED] >= 3
-    assert summary.unfinished == ("pocket/wdbc nft: every search trial failed",)
-
-
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
     group = placement({"trial": trial_to_json(trial)})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
-
-
-def test_gpus_are_asked_for_only_where_there_are_any(tmp_path_factory: pytest.TempPathFactory) -> None:
-    text = TEXT + "resources: {cpus: 2, gpus: 0.25, memory_gib: 1}\n"
-    spec = tiny_spec(body_directory(tmp_path_factory), text)
-    fingerprints = dict.fromkeys(spec.tasks, "0" * 16)
-    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=True)} == {0.25}
-    assert {plan.resources.gpus for plan in plan_searches(spec, fingerprints, gpus=False)} == {0.0}
-
-
-def test_a_trial_that_fits_nowhere_is_refused_before_it_waits(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    spec = tiny_spec(body_directory(tmp_path_factory), TEXT + "resources: {cpus: 9999}\n")
-    with pytest.raises(UserError, match="more than any node has"):
-        run_sweep(spec, ResultsStore(tmp_path / "results", create=True), executor="inline")
 
 
 @pytest.mark.ray

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import bench_scale
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions
@@ -18,7 +19,7 @@ from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
 
 TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
 
@@ -53,11 +54,6 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step"
 
         def wait(self) -> None:
             time.sleep(600)
-
-        def fail_on_the_bad_node(self) -> None:
-            if self._node == Path(os.environ["ORCA_TEST_MARKER"]).read_text():
-                raise OSError("the disk of this node is broken")
-            time.sleep(0.3)
 
     def make_trainable(name: str, settings: WorkerSettings) -> Any:
         return type(name, (FakeActor,), {"settings": settings})
@@ -100,29 +96,6 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
     assert any(isinstance(event, Message) and told in event.text for event in events)
 
 
-def test_a_bad_node_is_quarantined(tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ray.cluster_utils import Cluster
-
-    from orca_ray.sweep.executors.ray import RayExecutor
-
-    fake_actors(monkeypatch, "fail_on_the_bad_node")
-    events: list[Event] = []
-    controller = fake_conductor(tmp_path, events)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    bad = cluster.add_node(num_cpus=1)
-    marker.write_text(bad.node_id)
-    try:
-        with RayExecutor() as engine:
-            engine.open(cluster.address)
-            engine.run(controller, settings(tmp_path), ExecutorOptions())
-    finally:
-        cluster.shutdown()
-    summary = controller.summary()
-    assert summary.statuses[Status.COMPLETED] == summary.planned
-    assert list(controller.failures.quarantined) == [bad.node_id]
-    assert "the disk of this node is broken" in summary.quarantined[0]
-
-
 def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,3 +114,11 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     (record,) = controller.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_simulated_trials_run_once_through_tune() -> None:
+    figures = bench_scale.on_ray(20, 2)
+    assert figures["trials"] in (19, 20), "two suggestions may be the same trial"

@@ -11,9 +11,9 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.run.events import Message, Summary
+from orca_ray.sweep.run.events import Summary
 from orca_ray.sweep.worker import models
-from orca_ray.sweep.worker.models import ModelKeeper, best_of, board_of
+from orca_ray.sweep.worker.models import best_of, board_of
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
 from tests.sweep.real import TEXT, tiny_spec, tiny_text
@@ -39,12 +39,6 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
     assert best is not None
     assert best.trial_key == "steady2"
     assert best_of([]) is None
-
-
-def test_of_equal_models_that_with_the_fewest_trained_parameters_is_best() -> None:
-    best = best_of([confirmed("a", 1, 0.0, trained=900), confirmed("b", 1, 0.0, trained=7), confirmed("c", 1, 0.1)])
-    assert best is not None
-    assert best.method == "b"
 
 
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
@@ -121,13 +115,3 @@ def test_a_model_that_cannot_be_stored_fails_no_trial(
     assert not summary.failed
     assert len(summary.missing_models) == 4
     assert not summary.models
-
-
-def test_nothing_is_kept_unless_asked(tmp_path: Path) -> None:
-    said: list[Message] = []
-    keeper = ModelKeeper(
-        str(tmp_path / "nowhere"), KeepModels.NONE, command="", tell=lambda text: said.append(Message(text))
-    )
-    keeper.tidy([])
-    assert not (tmp_path / "nowhere").exists()
-    assert not said

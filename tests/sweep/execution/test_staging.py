@@ -7,20 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node, stage, staged_data
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage, staged_data
 from orca_ray.sweep.worker.staging.item import HubItem
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
 from orca_ray.tasks.own import own_directory
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
-from tests.sweep.real import TEXT, tiny_body, tiny_spec
+from tests.sweep.real import TEXT, tiny_body
 
 WDBC = get_task("pocket/wdbc")
 REQUEST = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint=WDBC.fingerprint or "")
@@ -31,19 +30,6 @@ def new_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give this process an empty cache, as a new node has; return its directory."""
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     return tmp_path / "home"
-
-
-@pytest.fixture
-def no_origin(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let no task be prepared from its origin; return the names of those that are asked."""
-    asked: list[str] = []
-
-    def refuse(task: Task, *_: object, **__: object) -> None:
-        asked.append(task.name)
-        raise UserError(f"{task.name}: no answer from nowhere.example")
-
-    monkeypatch.setattr(Task, "fetch", refuse)
-    return asked
 
 
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -100,13 +86,6 @@ def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(new_node
     assert WDBC.prepared() is not None
 
 
-def test_data_that_vanish_are_staged_again(new_node: Path) -> None:
-    staged_data(REQUEST, None)
-    assert (cache.home(), REQUEST) in node._staged
-    shutil.rmtree(WDBC.prepared_directory())
-    assert len(staged_data(REQUEST, None).train)
-
-
 def test_a_hub_body_is_published_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     body = tmp_path / "hub" / "models--someone--body"
@@ -157,15 +136,6 @@ def test_one_dead_address_fails_one_task(tmp_path: Path, monkeypatch: pytest.Mon
     assert "no answer from nowhere.example" in reason
     assert any(isinstance(event, Message) and "nowhere.example" in event.text for event in events)
     assert {record.task for record in ResultsStore(tmp_path / "results").load("tiny/full").values()} == {"pocket/wdbc"}
-
-
-def test_a_sweep_without_any_data_is_refused_and_makes_no_store(
-    tmp_path: Path, new_node: Path, no_origin: list[str]
-) -> None:
-    with pytest.raises(UserError, match="no answer from nowhere"):
-        run_sweep(tiny_spec(tmp_path), str(tmp_path / "results"), executor="inline")
-    assert no_origin == ["pocket/wdbc"]
-    assert not (tmp_path / "results").exists()
 
 
 def test_workers_get_listed_variables_and_nothing_shows_them(

@@ -56,13 +56,6 @@ def test_what_is_in_a_cache_is_not_absent(tmp_path: Path, nothing_here: Path) ->
     assert absent(searches("nasbench360", asked)) == []
 
 
-def test_methods_that_do_not_align_need_no_source() -> None:
-    asked = Overrides(tasks=["ecg"], methods=["nft"], body="minilm-l6:layers=2")
-    assert absent(searches("nasbench360", asked)) == [
-        Absent("bodies", ("minilm-l6",), "orca-sweep bodies --fetch minilm-l6")
-    ]
-
-
 def test_a_method_that_uses_no_body_lacks_and_fetches_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: None)
     monkeypatch.setattr("orca_ray.models.weights.check_body", lambda *_, **__: pytest.fail("a body was asked for"))
@@ -71,19 +64,12 @@ def test_a_method_that_uses_no_body_lacks_and_fetches_none(monkeypatch: pytest.M
         assert absent(asked) == []
         assert [each.trial({}, 1, "confirm").body for each in resolve(asked, pytest.fail)] == [NO_BODY, NO_BODY]
     both = searches("nasbench360", Overrides(tasks=["ecg"], methods=["cnn", "nft"]))
-    assert [each.names for each in absent(both)] == [("roberta-base",)]
-
-
-def test_a_path_without_a_directory_is_absent() -> None:
+    assert [each.names for each in absent(both)] == [("roberta-base",)], "a method that does not align needs no source"
     (missing,) = absent(searches("nasbench360", Overrides(tasks=["ecg"], methods=["nft"], body="./nothere")))
     assert "./nothere" in str(missing)
 
 
-def test_a_body_of_ones_own_is_there(tmp_path: Path) -> None:
-    assert absent(searches("nasbench360", Overrides(tasks=["ecg"], methods=["orca"], body=str(tmp_path)))) == []
-
-
-@pytest.mark.parametrize("config", ["", "{", '{"model_type": "no such type"}', "[" * 100_000])
+@pytest.mark.parametrize("config", ["{", '{"model_type": "no such type"}'])
 def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_fetched(
     tmp_path: Path, config: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,9 +97,8 @@ def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
     assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
 
 
-@pytest.mark.parametrize("method", ["joint", "mona", "pare", "recraft"])
-def test_a_method_without_align_epochs_may_read_its_source(method: str) -> None:
-    (asked,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=[method])), pytest.fail)
+def test_a_method_without_align_epochs_may_read_its_source() -> None:
+    (asked,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=["joint"])), pytest.fail)
     trial = asked.trial({"align.epochs": 0}, 1, "confirm")
     assert trial.hyperparameters["align.epochs"] == 0
     assert StagingRequest.of_trial(trial).sources == ("prose",)

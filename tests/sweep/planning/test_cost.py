@@ -10,6 +10,7 @@ from orca_ray.sweep.plan.cost import (
     GPU_STEP_SECONDS,
     SWIN_SLOWNESS,
     Rate,
+    TaskCost,
     align_flops,
     forward_flops,
     task_costs,
@@ -18,11 +19,11 @@ from orca_ray.sweep.plan.cost import (
 )
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.plan import build_plan, fingerprints
-from orca_ray.sweep.plan.searches import NodeResources, plan_searches
-from orca_ray.sweep.plan.spec import Overrides, SweepSpec
+from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, plan_searches
+from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.tasks.registry import get_task
 
-GPU = NodeResources("gpu", 16.0, 1.0, 128.0)
+RATE = Rate("a device", 1e12)
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +31,23 @@ def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
 
 
-def ecg() -> SweepSpec:
-    return load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"]))
+def planned(task: str, method: str = "nft", **overrides: object) -> list[SearchPlan]:
+    """Plan one method on one task of a shipped sweep, for a cluster with GPUs."""
+    benchmark, _, name = task.partition("/")
+    asked = Overrides(tasks=[name], methods=[method], **overrides)  # type: ignore[arg-type]
+    spec = load_spec(benchmark, overrides=asked)
+    return plan_searches(spec, fingerprints(spec), gpus=True)
+
+
+def cost_of(searches: list[SearchPlan], gpu: Rate = RATE) -> TaskCost:
+    (cost,) = task_costs(searches, gpu)
+    return cost
+
+
+def samples(task: str) -> tuple[int, int, int]:
+    found = get_task(task).num_samples
+    assert found is not None
+    return found
 
 
 def test_a_transformers_operations_are_two_a_multiplication() -> None:
@@ -43,23 +59,18 @@ def test_a_transformers_operations_are_two_a_multiplication() -> None:
 
 
 def test_hours_are_operations_by_the_rate() -> None:
-    spec, task = ecg(), get_task("nasbench360/ecg")
-    searches = plan_searches(spec, fingerprints(spec), gpus=True)
-    (cost,) = task_costs(searches, Rate("a device", 1e12), Rate("a CPU", 1e10))
-    assert task.num_samples is not None
-    train, validation, test = task.num_samples
+    (cost,) = task_costs(planned("nasbench360/ecg"), RATE, Rate("a CPU", 1e10))
+    train, validation, test = samples("nasbench360/ecg")
     forward = forward_flops("roberta-base", 50)
     assert forward is not None
     seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
     assert cost.gpu_hours == pytest.approx(seconds / 3600)
     assert cost.cpu_hours == pytest.approx(100 * seconds / 3600)
-    paper = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol="paper", trials=1))
-    (optimistic,) = task_costs(plan_searches(paper, fingerprints(paper), gpus=True), Rate("a device", 1e12))
     passes = 15 * (3 * (train + validation) + test) + test  # trains on both, selects on test
-    assert optimistic.gpu_hours == pytest.approx(passes * forward / 1e12 / 3600)
+    paper = cost_of(planned("nasbench360/ecg", protocol="paper", trials=1))
+    assert paper.gpu_hours == pytest.approx(passes * forward / 1e12 / 3600)
     assert (cost.trials, cost.epochs, cost.state) == (3, 45, "missing")
-    assert cost.command == "orca-sweep data fetch nasbench360/ecg"
-    assert cost.prepared_bytes == pytest.approx(4e3 * sum(task.num_samples), rel=0.01)
+    assert cost.prepared_bytes == pytest.approx(4e3 * (train + validation + test), rel=0.01)
     assert cost.raw_bytes > 1e8
     assert cost.prepared_bytes is not None
     assert cost.disk_bytes == cost.raw_bytes + cost.prepared_bytes
@@ -67,22 +78,17 @@ def test_hours_are_operations_by_the_rate() -> None:
 
 def test_a_method_without_a_body_has_operations_of_its_own() -> None:
     """Two blocks of two convolutions in each of three stages, on 1000, 500 and 250 points, two a multiplication."""
-    spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["cnn"]))
-    searches = plan_searches(spec, fingerprints(spec), gpus=True)
-    (cost,) = task_costs(searches, Rate("a device", 1e12))
-    task = get_task("nasbench360/ecg")
-    assert task.num_samples is not None
-    train, validation, test = task.num_samples
+    searches = planned("nasbench360/ecg", "cnn")
+    train, validation, test = samples("nasbench360/ecg")
     forward = 2 * 4 * 3 * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
     seconds = (3 * 200 * (3 * train + validation) + 3 * test) * forward / 1e12
-    assert cost.gpu_hours == pytest.approx(seconds / 3600)
+    assert cost_of(searches).gpu_hours == pytest.approx(seconds / 3600)
     assert trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
 
 
 def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
-    spec = load_spec("pocket", overrides=Overrides(tasks=["osuleaf"], methods=["minirocket"]))
-    searches = plan_searches(spec, fingerprints(spec), gpus=True)
-    (cost,) = task_costs(searches, Rate("a device", 1e12))
+    searches = planned("pocket/osuleaf", "minirocket")
+    cost = cost_of(searches)
     assert (cost.trials, cost.epochs, searches[0].usual_trial.epochs) == (3, 3, 1)
     assert cost.gpu_hours is not None
     assert 0 < cost.gpu_hours < 1e-3
@@ -90,16 +96,13 @@ def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
 
 def test_steps_of_few_tokens_cost_what_launching_them_does() -> None:
     """Batches of four series: 2000 steps an epoch, whose 200 epochs take 8000 s and more, however fast the GPU."""
-    spec = load_spec("pdebench", overrides=Overrides(tasks=["advection"], methods=["nft"], trials=1))
-    searches = plan_searches(spec, fingerprints(spec), gpus=True)
-    (cost,) = task_costs(searches, Rate("a device", 1e18, GPU_STEP_SECONDS))
+    cost = cost_of(planned("pdebench/advection", trials=1), Rate("a device", 1e18, GPU_STEP_SECONDS))
     assert cost.gpu_hours == pytest.approx(200 * 2000 * GPU_STEP_SECONDS / 3600, rel=0.01)
 
 
 def test_swin_is_slower_than_its_operations_tell() -> None:
-    spec = load_spec("nasbench360", overrides=Overrides(tasks=["cifar100"], methods=["nft"], trials=1))
-    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
     operations = (60 * (3 * 40_000 + 10_000) + 10_000) * 30.8e9
+    cost = cost_of(planned("nasbench360/cifar100", trials=1))
     assert cost.gpu_hours == pytest.approx(SWIN_SLOWNESS * operations / 1e12 / 3600)
 
 
@@ -107,10 +110,7 @@ def test_swin_is_slower_than_its_operations_tell() -> None:
     ("task", "expected"), [("nasbench360/ecg", 50), ("nasbench360/deepsea", 500), ("pdebench/cfd_1d", 128)]
 )
 def test_series_are_cut_into_patches_that_divide_them(task: str, expected: int) -> None:
-    benchmark, _, name = task.partition("/")
-    spec = load_spec(benchmark, overrides=Overrides(tasks=[name], methods=["nft"]))
-    (plan,) = plan_searches(spec, fingerprints(spec), gpus=True)
-    assert tokens(get_task(task), plan) == expected
+    assert tokens(get_task(task), planned(task)[0]) == expected
 
 
 @pytest.mark.parametrize(
@@ -119,53 +119,41 @@ def test_series_are_cut_into_patches_that_divide_them(task: str, expected: int) 
         ("drug/gdsc", "orca-sweep data prepare drug/gdsc --raw DIR"),  # nobody but the user can bring them
         ("pdebench_generated/darcy", "orca-sweep data generate pdebench/darcy --samples 1000"),
         ("pocket/mnist", "orca-sweep data fetch pocket/mnist"),  # a package
-        ("openml/61", "orca-sweep data fetch openml/61"),
+        ("nasbench360/ecg", "orca-sweep data fetch nasbench360/ecg"),
     ],
 )
 def test_what_is_missing_comes_by_a_command(name: str, command: str) -> None:
-    benchmark, _, task = name.partition("/")
-    spec = load_spec(benchmark, overrides=Overrides(tasks=[task], methods=["nft"]))
-    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    cost = cost_of(planned(name))
     assert (cost.state, cost.command) == ("missing", command)
 
 
 def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> None:
-    raw = get_task("nasbench360/ecg").raw_directory
-    raw.mkdir(parents=True)
-    (raw / get_task("nasbench360/ecg").files[0].path).write_bytes(b"records")
+    task = get_task("nasbench360/ecg")
+    task.raw_directory.mkdir(parents=True)
+    (task.raw_directory / task.files[0].path).write_bytes(b"records")
     for protocol, option in (("held-out", ""), ("paper", " --protocol paper")):
-        spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"], protocol=protocol))
-        (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+        cost = cost_of(planned(task.name, protocol=protocol))
         assert (cost.state, cost.command) == ("fetched", f"orca-sweep data prepare nasbench360/ecg{option}")
         assert cost.disk_bytes == cost.prepared_bytes
 
 
 def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
-    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
-    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
+    cost = cost_of(planned("openml/61"))
     assert (cost.gpu_hours, cost.cpu_hours, cost.prepared_bytes) == (None, None, None)
+    assert trial_seconds(planned("openml/61")) == {}
 
 
 def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
-    planned = build_plan(ecg(), None, [GPU])
-    assert [cost.task for cost in planned.costs] == ["nasbench360/ecg"]
-    assert planned.gpu
-    assert not planned.cpu
-    assert planned.num_finished == 0
+    spec = load_spec("nasbench360", overrides=Overrides(tasks=["ecg"], methods=["nft"]))
+    found = build_plan(spec, None, [NodeResources("gpu", 16.0, 1.0, 128.0)])
+    assert [cost.task for cost in found.costs] == ["nasbench360/ecg"]
+    assert (bool(found.gpu), bool(found.cpu), found.num_finished) == (True, False, 0)
     assert not (tmp_path / "home" / "raw").exists()
     assert not (tmp_path / "home" / "prepared").exists()
 
 
-def test_composite_inputs_count_as_they_are_stored() -> None:
-    spec = load_spec("nasbench360", overrides=Overrides(tasks=["psicov"], methods=["nft"]))
-    (cost,) = task_costs(plan_searches(spec, fingerprints(spec), gpus=True), Rate("a device", 1e12))
-    assert cost.prepared_bytes is not None
-    assert 14e9 < cost.prepared_bytes < 17e9
-
-
 def test_aligning_costs_by_its_draws() -> None:
-    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["orca"]))
-    (plan,) = plan_searches(spec, fingerprints(spec), gpus=True)
+    (plan,) = planned("openml/61", "orca")
     epochs, source = int(plan.first["align.epochs"]), int(plan.first["align.source_samples"])
     task = replace(get_task("openml/61"), target=Target("classes", size=3))
     drawn = min(120, 3 * int(plan.first["align.samples_per_class"]))
@@ -173,21 +161,9 @@ def test_aligning_costs_by_its_draws() -> None:
 
 
 def test_expected_seconds_follow_samples_tokens_and_bodies() -> None:
-    def seconds(**overrides: object) -> dict[tuple[str, str], float]:
-        asked = Overrides(tasks=["ecg", "cosmic"], trials=1, **overrides)  # type: ignore[arg-type]
-        spec = load_spec("nasbench360", overrides=asked)
-        return trial_seconds(plan_searches(spec, fingerprints(spec), gpus=True))
+    def seconds(method: str = "nft", **overrides: object) -> float:
+        return trial_seconds(planned("nasbench360/ecg", method, trials=1, **overrides))["nasbench360/ecg", method]
 
-    usual = seconds()
-    assert usual.keys() == {
-        (f"nasbench360/{task}", m) for task in ("ecg", "cosmic") for m in ("orca", "nft", "scratch")
-    }
-    ecg = usual["nasbench360/ecg", "nft"]
-    assert usual["nasbench360/ecg", "orca"] > ecg == usual["nasbench360/ecg", "scratch"] > 0
-    assert seconds(body="minilm-l6:layers=1")["nasbench360/ecg", "nft"] < ecg
-    assert seconds(body="./a-body-of-ones-own")["nasbench360/ecg", "nft"] == ecg  # counts as the paper's
-
-
-def test_expected_seconds_of_a_task_of_unknown_size_are_left_out() -> None:
-    spec = load_spec("openml", overrides=Overrides(tasks=["61"], methods=["nft"]))
-    assert trial_seconds(plan_searches(spec, fingerprints(spec), gpus=True)) == {}
+    assert seconds("orca") > seconds() == seconds("scratch") > 0
+    assert seconds(body="minilm-l6:layers=1") < seconds()
+    assert seconds(body="./a-body-of-ones-own") == seconds(), "it counts as the paper's"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.sweep.plan.loading import MAX_BASES, load_spec, shipped_sweeps
+from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 
@@ -107,15 +107,11 @@ def test_a_name_is_not_inherited(folder: Path) -> None:
     ("extends", "part"),
     [
         ("nowhere.yaml", "unknown sweep file 'nowhere.yaml'"),
-        ("pokcet", "Did you mean 'pocket'"),
         ("mine.yaml", "extends itself"),
         ("loop.yaml", "extends itself"),
         ("[base.yaml]", "got ['base.yaml']"),
-        ("7", "got 7"),
-        ("''", "got ''"),
         ('"a\\0b"', "got 'a\\x00b'"),
         (".", "is a directory"),
-        ("/dev/null", "/dev"),
     ],
 )
 def test_bases_that_cannot_be_read(folder: Path, extends: str, part: str) -> None:
@@ -125,14 +121,14 @@ def test_bases_that_cannot_be_read(folder: Path, extends: str, part: str) -> Non
     assert message.startswith((f"{folder}/mine.yaml:2: extends: ", f"{folder}/loop.yaml:1: extends: ")), message
 
 
-def test_a_chain_has_an_end(folder: Path) -> None:
-    for number in range(MAX_BASES + 2):
-        write(folder, f"extends: f{number + 1}.yaml\nname: mine\n", f"f{number}.yaml")
-    assert "files extend each other" in refused(folder / "f0.yaml")
+QUICK = ("aligning", "pocket")
+"""Sweeps whose keys are compared in every run of the tests: a grid, and one of searches."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(shipped_sweeps()))
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.exhaustive) for name in shipped_sweeps()]
+)
 def test_trial_keys_of_shipped_sweeps_never_change(name: str) -> None:
     keys = []
     for budget in load_spec(name).file.budgets:

@@ -38,46 +38,26 @@ def laughs(levels: int) -> str:
     ("extra", "line", "part"),
     [
         ("name2: &a [*a]", 5, "contains itself"),
-        ("settings: &a\n  refine.epochs: 3\n  b: *a", 7, "contains itself"),
         ("seed: !!python/object/apply:os.system ['true']", 5, "tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
-        ("seed: !!binary aGVsbG8=", 5, "is not allowed"),
-        ("seed: !!set {a, b}", 5, "is not allowed"),
-        ("seed: !!bool maybe", 5, "is not allowed"),
         ("seed: !mine 1", 5, "tag '!mine'"),
         ("seed: 2026-01-01", 5, "got '2026-01-01'"),
-        ("seed: 2026-01-01T00:00:00Z", 5, "got '2026-01-01T00:00:00Z'"),
         ("seed: " + "9" * 5000, 5, "at most 64 bits"),
-        ("seed: 0x" + "f" * 5000, 5, "at most 64 bits"),
-        ("seed: 9223372036854775808", 5, "at most 64 bits"),
         ("seed: -1", 5, "greater than or equal to 0"),
-        ("seed: 1:50:50:50:50:50:50:50:50:50:50:50:50", 5, "at most 64 bits"),
         ("settings: {refine.learning_rate: .inf}", 5, "finite number"),
-        ("settings: {refine.learning_rate: 1e999}", 5, "finite number"),
-        ("settings: {refine.learning_rate: .nan}", 5, "finite number"),
         ("resources: {cpus: .inf}", 5, "finite number"),
         ("1: 2", 5, "a key must be text: put '1' in quotes"),
-        ("null: 2", 5, "a key must be text"),
-        ("true: 2", 5, "a key must be text"),
-        ("2026-01-01: 2", 5, "unknown key '2026-01-01'"),
         ("=: 2", 5, "unknown key '='"),
         ("name: mine", 5, "'name' is given twice"),
-        ("'name': mine", 5, "'name' is given twice"),
         ("x: " + "[" * 5000 + "]" * 5000, 5, "nested deeper than"),
-        ("x: " + "{a: " * 5000, 5, "nested deeper than"),
         ("x:\n" + "\n".join(" " * n + "a:" for n in range(1, 500)), 28, "nested deeper than"),
         ("x: [" + "1, " * MAX_NODES + "1]", 5, f"more than {MAX_NODES} keys and values"),
         ('"\\e[2J": 1', 5, "unknown key '\\x1b[2J'"),
-        ('bodies: {"\\e[2J": x}', 5, "bodies.\\x1b[2J"),
         ('bodies: {image: "\\e[2J"}', 5, "control characters and line breaks are not allowed, got '\\x1b[2J'"),
-        ('bodies: {image: "\\ud800"}', 5, "are not allowed, got '\\ud800'"),
-        ('budgets: {"\\e[2J": {}}', 5, "are not allowed, got '\\x1b[2J'"),
         ('per_method: {nft: {body: "a\\nb"}}', 5, "are not allowed, got 'a\\nb'"),
         ("per_task: {pocket/digits: {space: {refine.epochs: {choice: [" + "3, " * 300 + "3]}}}}", 5, "at most 256"),
         ("space: {refine.learning_rate: {uniform: [-1.7e308, 1.7e308]}}", 5, "too wide"),
         ("early_stopping: {eta: 1.0000000001}", 5, "greater than or equal to 1.01"),
         ("parallel: 1000000000", 5, "less than or equal to 1000"),
-        ("budgets: {full: {search_trials: 1000000000}}", 5, "less than or equal to 100000"),
-        ("budgets: {full: {confirm_seeds: [-1]}}", 5, "greater than or equal to 0"),
         ("--- \nname: two", 5, "found another document"),
         ("x: *nowhere", 5, "undefined alias"),
     ],
@@ -88,20 +68,9 @@ def test_odd_values_are_refused_with_their_line(extra: str, line: int, part: str
     assert message.startswith(f"mine.yaml:{line}: "), message
 
 
-@pytest.mark.parametrize("levels", [6, 12, 40])
+@pytest.mark.parametrize("levels", [6, 40])
 def test_nested_anchors_do_not_grow(levels: int) -> None:
     assert f"more than {MAX_NODES} keys and values, aliases expanded" in refused(laughs(levels))
-
-
-def test_nested_merge_keys_do_not_grow() -> None:
-    lines = ["b0: &b0 {x: 1, y: 2}"]
-    lines += [f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}'] * 9)}]}}" for n in range(1, 20)]
-    assert "aliases expanded" in refused(HEAD + "\n".join(lines))
-
-
-def test_a_long_chain_of_aliases_is_too_deep() -> None:
-    lines = ["c0: &c0 [x]", *(f"c{n}: &c{n} [*c{n - 1}]" for n in range(1, 3000))]
-    assert "nested deeper" in refused(HEAD + "\n".join(lines))
 
 
 def test_anchors_may_be_used() -> None:
