@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NUM_CPUS = 4
 """Logical CPUs of the cluster: enough that the sweeps of two test processes do not wait for each other."""
 START_SECONDS, END_SECONDS = 120.0, 30.0
-PRELOADED = "orca_ray.sweep.executors.tune_adapter,orca_ray.methods.trial_trainer,transformers"
+PRELOADED = "orca_ray.sweep.executors.trainable,orca_ray.methods.trial_trainer,transformers"
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",

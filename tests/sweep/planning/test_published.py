@@ -4,11 +4,6 @@ import csv
 from importlib.resources import files
 
 import pytest
-<<<<<<< HEAD
-import yaml
-=======
-from orca_ray.methods.registry import expand
->>>>>>> 6bb7981e43988b406d837dec961f5559b45d79bc
 
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.registry import expand
