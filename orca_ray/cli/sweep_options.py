@@ -10,7 +10,7 @@ from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, split_n
 from orca_ray.protocol import KeepModels, Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.sweep.executors.base import RunCommandOptions as ExecutorOptions
+    from orca_ray.sweep.executors.base import ExecutorOptions
     from orca_ray.sweep.plan.spec import SweepSpec
 
 
@@ -148,7 +148,7 @@ class RunCommandOptions(SweepOptions):
 
     def run_options(self) -> "ExecutorOptions":
         """Return the options of the executor."""
-        from orca_ray.sweep.executors.base import RunCommandOptions as ExecutorOptions
+        from orca_ray.sweep.executors.base import ExecutorOptions
         from orca_ray.sweep.executors.liveness import TimeLimits
 
         trial = None if self.trial_minutes is None else 60 * self.trial_minutes
