@@ -46,8 +46,8 @@ from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.numerics import make_generator
 from orca_ray.training.refine import RefineLoop
-from orca_ray.training.reproducibility import make_generator
 
 BATCH, ACCUMULATION, CLIP, RATE, MOMENTUM, SEED = 4, 16, 1e3, 1e-3, 0.9, 0
 TOLERANCES = {"reference": 1e-4, "float32": 1e-4, "auto": 2e-2}

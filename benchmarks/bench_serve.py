@@ -36,7 +36,7 @@ from sklearn.datasets import load_wine
 
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.preprocessing import Preprocessing
-from orca_ray.own_data.table_inputs import Column, TableInputs
+from orca_ray.own_data.tables import Column, TableInputs
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start

@@ -32,7 +32,7 @@ from benchmarks.trial_problem import Setting
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.sweep.plan.spec import published_settings
-from orca_ray.training.reproducibility import make_generator
+from orca_ray.training.numerics import make_generator
 
 ROOT = Path(__file__).resolve().parents[1]
 SEED = 0

@@ -32,7 +32,7 @@ def __getattr__(name: str) -> Any:
     try:
         return resolve_name(_LAZY[name])
     except ModuleNotFoundError as error:
-        from orca_ray.extras import missing_package
+        from orca_ray.errors import missing_package
 
         if not (message := missing_package(error, "sweep" if name == "adapt" else "predict")):
             raise

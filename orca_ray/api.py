@@ -24,7 +24,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.worker.models import best_of
-from orca_ray.sweep.worker.scratch import scratch_directory
+from orca_ray.sweep.worker.settings import scratch_directory
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:

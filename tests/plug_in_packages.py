@@ -14,7 +14,7 @@ from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.methods import hyperparameters
 from orca_ray.methods.registry import all_methods
 from orca_ray.models.family import all_families
-from orca_ray.sweep.tracking import all_trackers
+from orca_ray.sweep.trackers.base import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.losses import all_losses
 from orca_ray.tasks.metrics import all_metrics

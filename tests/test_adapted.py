@@ -23,7 +23,7 @@ from orca_ray.own_data.inference import infer
 from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
-from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1, "recraft.source_epochs": 1, "joint.epochs": 1}

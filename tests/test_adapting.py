@@ -18,8 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
-from orca_ray.testing.bodies import save_bert
-from orca_ray.testing.suite import make_home
+from orca_ray.testing.suite import make_home, save_bert
 from orca_ray.testing.trials import CLASSES, make_task
 
 TABLE = replace(make_task(CLASSES, (1, 4)), modality="tabular")

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import orca_ray
 from orca_ray import CrossModalClassifier, CrossModalRegressor, estimators
 from orca_ray.errors import DataWarning, UserError
-from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import save_bert, save_vit
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3

@@ -15,7 +15,7 @@ from orca_ray.methods import hyperparameters
 from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.models.family import all_families
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
-from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import QUICK, run, start
 from tests.plug_in_packages import EXAMPLE
 

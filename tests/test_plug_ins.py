@@ -13,8 +13,7 @@ import pytest
 
 from orca_ray.discovery import GROUPS
 from orca_ray.results.store import ResultsStore
-from orca_ray.testing.bodies import save_tokenizer
-from orca_ray.testing.suite import make_home
+from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.plug_in_packages import EXAMPLE
 
 ROOT = Path(__file__).parents[1]

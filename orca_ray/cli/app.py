@@ -16,30 +16,18 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_ray.cli import (
-    adapt,
-    benchmark,
-    catalogue,
-    data,
-    doctor,
-    generate,
-    leaderboard,
-    page,
-    plan,
-    predict,
-    results,
-    show,
-    submit,
-    watch,  # fmt: skip
-)
+from orca_ray.cli import adapt, benchmark, catalogue, data, leaderboard, predict, results, show, submit, watch
+from orca_ray.cli import benchmark as plan
+from orca_ray.cli import catalogue as doctor
+from orca_ray.cli import data_progress as generate
+from orca_ray.cli import leaderboard as page
 from orca_ray.cli import output as log
 from orca_ray.cli import predict as serve
 from orca_ray.cli import results as reproduce
 from orca_ray.cli import watch as control
 from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
-from orca_ray.errors import ClusterLostError, UserError, nearest
-from orca_ray.extras import missing_package
+from orca_ray.errors import ClusterLostError, UserError, missing_package, nearest
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)

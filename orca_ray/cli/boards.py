@@ -9,8 +9,8 @@ from typer import Option
 from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.paths import public_uri
 from orca_ray.protocol import Protocol
-from orca_ray.uris import public_uri
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,7 @@ def _report(
 ) -> "BoardReport":
     from orca_ray.leaderboard import BoardReport, subset
     from orca_ray.leaderboard.published import KINDS, published_for
-    from orca_ray.leaderboard.searches import read_searches
+    from orca_ray.leaderboard.trials import read_searches
 
     hide = split_names("--hide", options.hide) or []
     if unknown := [each for each in hide if each not in KINDS]:

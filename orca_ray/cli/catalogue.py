@@ -1,14 +1,27 @@
-"""``orca-sweep tasks``, ``bodies`` and ``methods``: list the tasks, bodies and methods that sweeps can use."""
+"""``orca-sweep tasks``, ``bodies``, ``methods`` and ``doctor``: what sweeps can use, and checks of this machine."""
 
+import contextlib
+import os
+import platform
+import shutil
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
-from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption
-from orca_ray.cli.output import duration, emit_json, note, show
-from orca_ray.errors import unknown_name
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, QuietOption, ResultsOption, existing_store, results_uri
+from orca_ray.cli.output import USER_ERROR, duration, emit_json, note, show, size
+from orca_ray.data.cache import home
+from orca_ray.discovery import GROUPS, plug_ins
+from orca_ray.errors import UserError, unknown_name
+from orca_ray.limits import allowed_cpus
+from orca_ray.paths import public_uri
+from orca_ray.version import __version__
 
 if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
@@ -95,3 +108,164 @@ def methods(json: JsonOption = False) -> None:
         return
     rows = [(r.name, r.title, ", ".join(r.stage_names), "pretrained" if r.pretrained else "random") for r in recipes]
     show(("method", "title", "stages", "starts from"), rows, wrap=("title",))
+
+
+PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
+LOW_DISK_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. ``state`` is ``ok``, ``note``, or ``problem`` (a sweep could not run)."""
+
+    topic: str
+    item: str
+    value: str
+    state: str = "ok"
+    advice: str = ""
+
+
+def doctor(
+    address: Annotated[str | None, Option(help="Ray cluster to check. Default: RAY_ADDRESS, or none.")] = None,
+    results: ResultsOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check versions, plug-ins, devices, threads, cache, disk, cluster; exit with code 2 if a sweep could not run."""
+    uri = results_uri(results)
+    found = [*_versions(), *_plug_ins(), *_devices(), _threads(), *_cache()]
+    found += [_results(uri), *_disk(uri), _cluster(address), _token()]
+    if json:
+        emit_json(found)
+    else:
+        rows = [(f.topic, f.item, f.value, "" if f.state == "ok" else f"{f.state}: {f.advice}") for f in found]
+        show(("topic", "item", "value", ""), rows, wrap=("value", ""))
+    if any(finding.state == "problem" for finding in found):
+        raise Exit(USER_ERROR)
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("versions", "orca-ray", __version__)
+    yield Finding("versions", "python", platform.python_version())
+    missing = []
+    for name in PACKAGES:
+        try:
+            yield Finding("versions", name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        works = "leaderboards and models" if {*missing} <= {"ray", "optuna"} else "leaderboards"
+        advice = f"{works} work, sweeps do not: pip install 'orca-ray[sweep]'"
+        yield Finding("versions", "missing", ", ".join(missing), "problem", advice)
+
+
+def _plug_ins() -> Iterator[Finding]:
+    for plug_in in (each for kind in GROUPS for each in plug_ins(kind)):
+        item = f"{plug_in.kind} {plug_in.name}"
+        try:
+            plug_in.load()
+            yield Finding("plug-ins", item, plug_in.package)
+        except UserError as error:
+            yield Finding("plug-ins", item, plug_in.package, "note", str(error))
+
+
+def _devices() -> Iterator[Finding]:
+    yield Finding("devices", "CPUs", f"{os.cpu_count()}, usable by this process: {allowed_cpus()}")
+    with contextlib.suppress(ValueError, OSError, AttributeError):  # the system does not report it
+        yield Finding("devices", "memory", size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")))
+    try:
+        import torch
+    except ImportError:
+        return
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        yield Finding("devices", f"GPU {index}", f"{properties.name}, {size(properties.total_memory)}")
+    if not torch.cuda.is_available():
+        yield Finding("devices", "GPUs", "none (trials run on CPUs)")
+
+
+def _threads() -> Finding:
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    if given.isdecimal() and len(given) < 10 and int(given) > allowed_cpus():
+        return Finding("threads", "OMP_NUM_THREADS", given, "note", "more threads than CPUs slow every step: unset it")
+    return Finding("threads", "OMP_NUM_THREADS", given or "not set (each trial sets its own from its CPUs)")
+
+
+def _cache() -> Iterator[Finding]:
+    root = home()
+    if _writable(root):
+        source = "ORCA_RAY_HOME" if os.environ.get("ORCA_RAY_HOME") else "default; set ORCA_RAY_HOME to change it"
+        yield Finding("cache", "directory", f"{root} ({source})")
+    else:
+        yield Finding("cache", "directory", str(root), "problem", "cannot be written: set ORCA_RAY_HOME")
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []:
+        yield Finding("cache", folder.name, size(_folder_bytes(folder)))
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def _writable(path: Path) -> bool:
+    return _existing(path).is_dir() and os.access(_existing(path), os.W_OK)
+
+
+def _folder_bytes(folder: Path) -> int:
+    total = 0
+    for directory, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):  # deleted meanwhile
+                total += os.lstat(os.path.join(directory, name)).st_size
+    return total
+
+
+def _results(uri: str) -> Finding:
+    try:
+        store = existing_store(uri)
+    except UserError as error:
+        return Finding("results", "store", public_uri(uri), "problem", str(error))
+    if store is None and "://" not in uri and not _writable(Path(uri).absolute()):
+        return Finding("results", "store", uri, "problem", "cannot be written: give another directory with --results")
+    return Finding("results", "store", f"{public_uri(uri)} (none yet)" if store is None else public_uri(uri))
+
+
+def _disk(results: str) -> Iterator[Finding]:
+    directories = {"cache": home(), "temporary": Path(tempfile.gettempdir())}
+    if "://" not in results:
+        directories["results"] = Path(results).absolute()
+    for name, path in directories.items():
+        free = shutil.disk_usage(_existing(path)).free
+        judged = ("problem", f"less than {size(LOW_DISK_BYTES)} free") if free < LOW_DISK_BYTES else ()
+        yield Finding("disk", name, f"{size(free)} free at {_existing(path)}", *judged)
+
+
+def _cluster(address: str | None) -> Finding:
+    wanted = address or os.environ.get("RAY_ADDRESS")
+    if not wanted:
+        return Finding("cluster", "address", "none: a sweep starts Ray on this machine")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "2")  # Ray's own limit is a quarter of an hour
+    try:
+        import ray
+    except ImportError:
+        return Finding("cluster", "address", wanted, "problem", "ray is missing: pip install 'orca-ray[sweep]'")
+    from orca_ray.sweep.executors.ray import check_answer
+
+    try:
+        check_answer(wanted)
+        ray.init(address=wanted, log_to_driver=False, logging_level="ERROR", configure_logging=False)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        total = ray.cluster_resources()
+        ray.shutdown()
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return Finding("cluster", "address", wanted, "problem", f"cannot connect: {first}")
+    resources = f"{len(nodes)} nodes, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    return Finding("cluster", "address", f"{wanted}: {resources}")
+
+
+def _token() -> Finding:
+    mode = os.environ.get("RAY_AUTH_MODE", "Ray's default")
+    if mode == "disabled":
+        return Finding("cluster", "authentication", "disabled", "note", "anyone who reaches a port can run code")
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    token = "in RAY_AUTH_TOKEN" if os.environ.get("RAY_AUTH_TOKEN") else f"in {path}" if path.is_file() else "none yet"
+    return Finding("cluster", "authentication", f"mode {mode}, token {token}")

@@ -12,9 +12,8 @@ from typer import Argument, BadParameter, Option
 
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError
-from orca_ray.paths import check_special
+from orca_ray.paths import check_special, public_uri, secrets_in, without
 from orca_ray.protocol import Protocol
-from orca_ray.uris import public_uri, secrets_in, without
 
 if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore

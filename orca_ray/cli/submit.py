@@ -12,7 +12,7 @@ from typer import Argument, Option
 
 from orca_ray.cli.output import note, say, size
 from orca_ray.errors import UserError
-from orca_ray.uris import public_uri
+from orca_ray.paths import public_uri
 
 WARN_BYTES = 50 * 2**20
 """Size of a package from which on a warning is printed: every node downloads it."""

@@ -53,7 +53,7 @@ class Change:
 def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
     """Return the change of each (task, method) that has a score in one of two boards, sorted by task and method.
 
-    The boards are tables of scores with the columns of `orca_ray.leaderboard.export.SCHEMA`. `RULE` states the rule.
+    The boards are tables of scores with the columns of `orca_ray.leaderboard.report.SCHEMA`. `RULE` states the rule.
     """
     sides = [
         {(str(t), str(m)): rows for (t, m), rows in board[board["score"].notna()].groupby(["task", "method"])}

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.selection import grid_scores, select
+from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Comparison, Levels, LogScores, compare
-from orca_ray.leaderboard.statistics.resampling import MIN_TASKS
 from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from orca_ray.errors import UserError, nearest, printable, shorten
 from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Score, TaskInfo, TrialCost, score_table
 from orca_ray.leaderboard.statistics import get_statistic
-from orca_ray.leaderboard.tally import tally
+from orca_ray.leaderboard.trials import tally
 from orca_ray.results.record import Status
 from orca_ray.results.scan import StoreSnapshot, encoded
 from orca_ray.results.store import ResultsStore

@@ -33,7 +33,7 @@ class Score:
 
 
 def _quantile(freedom: int) -> float:
-    from orca_ray.leaderboard.statistics.distributions import student_quantile
+    from orca_ray.leaderboard.statistics.intervals import student_quantile
 
     return student_quantile(0.05, freedom)
 

@@ -31,8 +31,8 @@ from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.numerics import derive_seed, torch_settings
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.reproducibility import derive_seed, torch_settings
 from orca_ray.training.throughput import memory_mib
 
 _FORMAT = 5

@@ -10,9 +10,17 @@ from pathlib import Path
 from orca_ray.data import cache
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, quoted
-from orca_ray.own_data.format import Format
-from orca_ray.own_data.options import TASK_FILE, Options, make_options, read_options
-from orca_ray.own_data.user_data import Inputs, Kind, Samples, UserData
+from orca_ray.own_data.user_data import (
+    TASK_FILE,
+    Format,
+    Inputs,
+    Kind,
+    Options,
+    Samples,
+    UserData,
+    make_options,
+    read_options,
+)
 
 __all__ = [
     "Format", "Inputs", "Kind", "Options", "Samples", "UserData", "all_formats", "make_options", "options_of", "read",

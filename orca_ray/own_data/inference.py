@@ -16,16 +16,17 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
-from orca_ray.own_data import Options, UserData, leakage
+from orca_ray.own_data import Options, UserData
+from orca_ray.own_data import findings as leakage
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.findings import Finding, Notes
 from orca_ray.own_data.preprocessing import Encoder, Preprocessing
-from orca_ray.own_data.table_fit import fit_table
-from orca_ray.own_data.target_fit import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
+from orca_ray.own_data.tables import fit_table
+from orca_ray.own_data.targets import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.tasks.own import BENCHMARK, gone
+from orca_ray.tasks.registry import BENCHMARK, gone
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.table_inputs import TableInputs
+from orca_ray.own_data.tables import TableInputs
 from orca_ray.own_data.targets import TargetCoding
 
 logger = logging.getLogger(__name__)

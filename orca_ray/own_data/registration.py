@@ -16,7 +16,7 @@ from orca_ray.errors import unknown_name
 from orca_ray.own_data import UserData, make_options
 from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.tasks.arrays import filled
-from orca_ray.tasks.own import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
+from orca_ray.tasks.registry import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
 from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from orca_ray.errors import UserError
-from orca_ray.uris import without
+from orca_ray.paths import without
 
 logger = logging.getLogger(__name__)
 

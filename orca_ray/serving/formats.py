@@ -19,7 +19,7 @@ from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.own_data import UserData
 from orca_ray.own_data.array_inputs import AudioInputs
-from orca_ray.own_data.table_inputs import TableInputs
+from orca_ray.own_data.tables import TableInputs
 from orca_ray.predictor import Predictor
 from orca_ray.version import __version__
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from orca_ray.simulation.gas import Gas
 from orca_ray.simulation.hyperbolic import Boundary, sweep
+from orca_ray.simulation.periodic import sample_waves, to_unit_range
 from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
 from orca_ray.simulation.stiff import Periodic
-from orca_ray.simulation.waves import sample_waves, to_unit_range
 
 ETA = ZETA = 0.1
 LOW, HIGH = -1.0, 1.0

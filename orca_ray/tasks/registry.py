@@ -4,13 +4,101 @@ Other packages add benchmarks by entry points (docs/plug-ins.md).
 """
 
 import functools
+import logging
+import re
 from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
 
 from orca_ray import tasks as benchmarks
+from orca_ray.data import cache, prepared
+from orca_ray.data.prepared import Arrays
+from orca_ray.data.raw import Workspace
+from orca_ray.data.rows import Target
 from orca_ray.discovery import declared, modules, with_plug_ins
-from orca_ray.errors import lookup, unknown_name
-from orca_ray.tasks.own import BENCHMARK, get_own_task, own_tasks
+from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+BENCHMARK = "own"
+"""Benchmark of all own tasks."""
+DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
+"""Names of the files beside the prepared arrays."""
+_VERSION = 1
+_NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
+_LEFT_OUT = ("build", "files", "packages", "fetcher")
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is that of an own task."""
+    return _NAME.fullmatch(name) is not None
+
+
+def own_directory(name: str) -> Path:
+    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
+    if not is_own(name):
+        raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
+    return prepared.directory_of(name, _VERSION)
+
+
+def own_names() -> list[str]:
+    """Return the names of the own tasks in the cache, sorted."""
+    found = (path.parent.parent.name for path in (cache.home() / "prepared" / BENCHMARK).glob(f"*/1/{DECLARATION}"))
+    return sorted(f"{BENCHMARK}/{name}" for name in found if is_own(f"{BENCHMARK}/{name}"))
+
+
+def own_tasks() -> dict[str, Task]:
+    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    found = {}
+    for name in own_names():
+        try:
+            found[name] = get_own_task(name)
+        except UserError as error:
+            logger.warning("%s", error)
+    return found
+
+
+def get_own_task(name: str) -> Task:
+    """Return the own task ``name``; UserError if it is not in the cache of this node, or its declaration is invalid."""
+    path = own_directory(name) / DECLARATION if is_own(name) else None
+    if path is None or not path.is_file():
+        advice = "Own tasks are made by 'orca-sweep adapt DATA' and kept in the cache directory."
+        raise unknown_name("task", name, own_names() or ["none yet"], advice)
+    task = task_from_json(cache.read_json(path), str(path))
+    if task.name != name:
+        raise UserError(f"{path}: expected the declaration of {name}, found that of {task.name}; adapt the data again")
+    return task
+
+
+def task_to_json(task: Task) -> dict[str, Any]:
+    """Return the declaration of a task as a JSON object, without what only its build needs."""
+    names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
+    return {**{name: getattr(task, name) for name in names}, "target": asdict(task.target)}
+
+
+def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
+    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
+    values = dict(content)
+    try:
+        target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
+        for name in ("input_shape", "num_samples"):
+            values[name] = None if values[name] is None else tuple(map(int, values[name]))
+        return Task(**values, target=target, build=gone)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: no declaration of a task ({type(error).__name__}: {error})") from error
+
+
+def gone(workspace: Workspace) -> Arrays:
+    """Raise UserError: own tasks are built when they are registered, and never from raw files."""
+    raise UserError(not_here(workspace.task))
+
+
+def not_here(name: str) -> str:
+    """Return the error message for an own task whose data are not in the cache of this node."""
+    advice = "run the same 'orca-sweep adapt' again; on a cluster, name a folder that all nodes share with --staging"
+    return f"{name}: its prepared data are missing or damaged in {cache.home()}: {advice}"
 
 
 @functools.cache

@@ -14,8 +14,7 @@ from orca_ray.data.rows import Target
 from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.registry import get_method
 from orca_ray.tasks.task import Task
-from orca_ray.testing.bodies import save_bert, save_vit
-from orca_ray.testing.suite import Suite, made_once, make_home
+from orca_ray.testing.suite import Suite, made_once, make_home, save_bert, save_vit
 from orca_ray.testing.trials import (
     CLASSES,
     QUICK,

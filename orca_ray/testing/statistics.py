@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.leaderboard.statistics.statistic import INDEX, get_statistic
+from orca_ray.leaderboard.statistics.table import INDEX, get_statistic
 from orca_ray.testing.suite import Suite
 
 COLUMNS = ["task", "method", "seed", "score"]

@@ -17,7 +17,7 @@ from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.progress_counter import note_progress
 from orca_ray.training.memory_limits import allocatable_bytes
-from orca_ray.training.precision import Precision
+from orca_ray.training.numerics import Precision
 
 _CACHE_BATCH = 64
 CACHE_BYTES = 512 * 2**20

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.data.rows import Rows
-from orca_ray.models.checkpointing import checkpoint_layers
+from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.errors import is_out_of_memory
@@ -26,8 +26,8 @@ from orca_ray.training.micro_batch import (
     max_micro_batch,
     measure_cost,
 )
+from orca_ray.training.numerics import derive_seed, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.reproducibility import derive_seed, isolated_rng
 
 _log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.training.errors import RankLostError, is_out_of_memory
-from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.numerics import derive_seed
 
 _TIMEOUT = timedelta(hours=1)
 """Limit of a wait for other ranks; long, because whoever starts them notices when one has ended."""

@@ -20,10 +20,9 @@ from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import SplitInputs, make_feed
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
+from orca_ray.training.numerics import choose_precision, derive_seed, isolated_rng, make_generator
 from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
-from orca_ray.training.precision import choose_precision
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 from orca_ray.training.throughput import Throughput, throughput
 from orca_ray.training.trained import Trained
 

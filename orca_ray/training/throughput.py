@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from orca_ray.training.micro_batch import SampleCost
-from orca_ray.training.precision import Precision
+from orca_ray.training.numerics import Precision
 
 _COLUMNS = ("bfloat16", "tf32", "float32")
 PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {

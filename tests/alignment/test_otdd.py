@@ -9,9 +9,8 @@ from torch import Tensor
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment import labels as labels_module
 from orca_ray.alignment import transport as solver
-from orca_ray.alignment.cost import CostMatrix, half_squared_distances
+from orca_ray.alignment.cost import CostMatrix, Gaussians, half_squared_distances
 from orca_ray.alignment.distances.otdd import OTDD
-from orca_ray.alignment.gaussian import Gaussians
 from orca_ray.alignment.labels import pseudo_labels
 from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.transport import TOLERANCE, SolverReport, transport

@@ -77,7 +77,7 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatc
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    monkeypatch.setattr("orca_ray.cli.doctor.allowed_cpus", lambda: 3)
+    monkeypatch.setattr("orca_ray.cli.catalogue.allowed_cpus", lambda: 3)
     (own_cache / "packages").mkdir(parents=True)
     (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
     ending = command("doctor", "--json")

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import orca_ray
-from orca_ray.extras import HEAVY_PACKAGES
+from orca_ray.errors import HEAVY_PACKAGES
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command, Ending

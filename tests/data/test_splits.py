@@ -14,7 +14,7 @@ from orca_ray.data.prepared import Split, under_protocol, with_train_fraction
 from orca_ray.data.rows import Rows, Target, TargetKind
 from orca_ray.errors import UserError
 from orca_ray.tasks.registry import get_task
-from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import QUICK, make_data, make_task, run, scores, start
 
 

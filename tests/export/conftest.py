@@ -7,7 +7,7 @@ import pytest
 
 from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
-from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import QUICK, make_data, start
 
 Make = Callable[..., Predictor]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orca_ray.leaderboard import build
 from orca_ray.leaderboard.difference import Change, Kind, compare_boards
-from orca_ray.leaderboard.export import score_frame
+from orca_ray.leaderboard.report import score_frame
 from tests.leaderboard.test_leaderboard import frame, run, seeds
 
 

@@ -17,11 +17,11 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render, subset
-from orca_ray.leaderboard.export import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
 from orca_ray.leaderboard.formats.table import sparkline
 from orca_ray.leaderboard.published import compare, published_rows
-from orca_ray.leaderboard.searches import read_searches
+from orca_ray.leaderboard.report import SCHEMA, read_scores, score_frame
+from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
@@ -170,7 +170,7 @@ def test_searching_is_answered_over_all_methods_in_text(tmp_path: Path) -> None:
 
 
 def test_too_many_search_trials_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.leaderboard.searches.MAX_SEARCH_TRIALS", 1)
+    monkeypatch.setattr("orca_ray.leaderboard.trials.MAX_SEARCH_TRIALS", 1)
     report = searching(tmp_path, [make_record("a")], ("digits", "orca", 0.4), ("digits", "orca", 0.1))
     assert "Did searching help? Not computed: there are more than" in str(render(report))
 

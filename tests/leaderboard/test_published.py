@@ -22,8 +22,7 @@ from orca_ray.leaderboard.published import (
     reason_apart,
     sources,
 )
-from orca_ray.leaderboard.published.rows import CLAIM, FLAGS
-from orca_ray.leaderboard.published.submitted import FOLDER, rows_of_others
+from orca_ray.leaderboard.published.rows import CLAIM, FLAGS, FOLDER, rows_of_others
 from orca_ray.leaderboard.selection import build
 from orca_ray.results.submissions import SubmittedScore
 from orca_ray.tasks.metrics import all_metrics

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import save_bert, save_vit
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,16 +14,15 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import JointConfig
-from orca_ray.methods.stages.joint import DistanceTerm
-from orca_ray.methods.stages.pare import MixTerm, replace_lowest
 from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.methods.stages.terms import DistanceTerm, MixTerm, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, changed, copy_of, make_task, run, start
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.feed import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
-from orca_ray.training.precision import Precision
+from orca_ray.training.numerics import Precision
 
 CPU = torch.device("cpu")
 QUIET = {**QUICK, "refine.dropout": 0.0}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.paths import public_uri, secrets_in
 from orca_ray.results import faults
 from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import open_folder
 from orca_ray.results.store import ResultsStore
-from orca_ray.uris import public_uri, secrets_in
 from tests.results.factories import make_record
 
 PASSING = [

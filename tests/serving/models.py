@@ -4,7 +4,7 @@ from orca_ray.data.rows import Target
 from orca_ray.own_data import Options
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.preprocessing import Encoder, Preprocessing
-from orca_ray.own_data.table_inputs import Column, TableInputs
+from orca_ray.own_data.tables import Column, TableInputs
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start

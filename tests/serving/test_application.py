@@ -25,7 +25,7 @@ from orca_ray.predictor import Predictor
 from orca_ray.serving import application
 from orca_ray.serving.application import MOST_REQUESTS, PREDICT, Application, Limits, ServedModel
 from orca_ray.serving.formats import ARROW, JSON, Formats
-from orca_ray.testing.bodies import save_bert, save_vit
+from orca_ray.testing.suite import save_bert, save_vit
 from tests.serving.models import SERIES, every_model
 
 TOKEN = "0123456789abcdef"

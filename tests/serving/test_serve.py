@@ -20,7 +20,7 @@ import orca_ray
 from orca_ray.predictor import Predictor
 from orca_ray.serving.application import PREDICT
 from orca_ray.serving.formats import JSON
-from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import save_bert
 from tests.serving.models import table_model
 from tests.serving.test_application import ROWS
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import diffusion_sorption, periodic
+from orca_ray.simulation.periodic import sample_waves
 from orca_ray.simulation.simulation import Array, centres, generators
-from orca_ray.simulation.waves import sample_waves
 
 
 def _order(coarse: float, fine: float) -> float:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, darcy, shallow_water
+from orca_ray.simulation.periodic import sample_waves
 from orca_ray.simulation.simulation import Array, centres, generators
-from orca_ray.simulation.waves import sample_waves
 from tests.tasks.digests import digest
 
 from .solved import solved

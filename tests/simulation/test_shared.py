@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orca_ray.simulation.periodic import sample_waves, to_unit_range
 from orca_ray.simulation.simulation import centres, generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, Periodic, Tridiagonal
-from orca_ray.simulation.waves import sample_waves, to_unit_range
 
 
 @settings(max_examples=40)

@@ -6,7 +6,7 @@ import psutil
 
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.testing.bodies import save_tokenizer
+from orca_ray.testing.suite import save_tokenizer
 
 TEXT = """\
 name: tiny

@@ -20,7 +20,7 @@ from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.messages import Worker
 from orca_ray.sweep.worker import runner as trial_runner
-from orca_ray.sweep.worker.staging import stager
+from orca_ray.sweep.worker.staging import node as stager
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
 RENEW_SECONDS = 0.2

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.rows import JoinedRows, RowIndex, row_slices
-from orca_ray.models.checkpointing import repeated_layers
+from orca_ray.models.body import repeated_layers
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import predict
 from orca_ray.training.feed import Samples, SplitInputs, to_tensor
 from orca_ray.training.micro_batch import SampleCost
-from orca_ray.training.precision import Precision, choose_precision
-from orca_ray.training.reproducibility import torch_settings
+from orca_ray.training.numerics import Precision, choose_precision, torch_settings
 from orca_ray.training.throughput import PEAKS, peak_flops, throughput
 
 from .training_toys import (
@@ -97,7 +96,7 @@ def test_bfloat16_is_for_the_body_alone(bert: str) -> None:
 
 def test_precision_is_chosen_by_device_and_width(monkeypatch: pytest.MonkeyPatch) -> None:
     for amx, width, expected in ((True, 768, "bfloat16"), (True, 384, "float32"), (False, 768, "float32")):
-        monkeypatch.setattr("orca_ray.training.precision.has_bfloat16_units", lambda device, amx=amx: amx)
+        monkeypatch.setattr("orca_ray.training.numerics.has_bfloat16_units", lambda device, amx=amx: amx)
         assert choose_precision("auto", CPU, width).name == expected
     assert choose_precision("bfloat16", CPU, 16) == Precision("bfloat16", CPU)
     lacking = choose_precision("tf32", CPU, 16)

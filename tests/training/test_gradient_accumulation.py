@@ -27,7 +27,7 @@ from orca_ray.training.micro_batch import (
     halved,
     max_micro_batch,
 )
-from orca_ray.training.reproducibility import torch_settings
+from orca_ray.training.numerics import torch_settings
 
 from .training_toys import (
     CPU,

@@ -7,8 +7,8 @@ from torch.nn import Parameter
 
 from orca_ray.data.rows import Target
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.numerics import derive_seed, isolated_rng, make_generator
 from orca_ray.training.ranks import ALONE, Ranks, disconnect
-from orca_ray.training.reproducibility import derive_seed, isolated_rng, make_generator
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import SplitInputs
-from orca_ray.training.precision import Precision
+from orca_ray.training.numerics import Precision
 from orca_ray.training.refine import RefineLoop
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import pkgutil
 from functools import cache
 from typing import Any
 
-from orca_ray.testing.damages import Damage, Writer
+from orca_ray.testing.tasks import Damage, Writer
 
 
 @cache

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orca_ray.testing.damages import Damage, Writer, appended, cut, deleted, garbage
+from orca_ray.testing.tasks import Damage, Writer, appended, cut, deleted, garbage
 
 IMAGES_A_CLASS = {"train": 3, "test": 1}
 

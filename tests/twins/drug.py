@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.testing.damages import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
+from orca_ray.testing.tasks import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
 
 
 def write_drug(raw: Path, *, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.damages import (
+from orca_ray.testing.tasks import (
     Array,
     Damage,
     Hostile,

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from orca_ray.testing.damages import Array, Damage, Hostile, Writer, changed, cut, deleted, garbage, rewritten
+from orca_ray.testing.tasks import Array, Damage, Hostile, Writer, changed, cut, deleted, garbage, rewritten
 
 Content = dict[str, Any]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.damages import Damage, Writer, cut, deleted, replaced, rewritten
+from orca_ray.testing.tasks import Damage, Writer, cut, deleted, replaced, rewritten
 
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.testing.damages import Damage, Writer, cut, garbage
+from orca_ray.testing.tasks import Damage, Writer, cut, garbage
 
 Array = npt.NDArray[Any]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from orca_ray.leaderboard.statistics import ScoreTable, Statistic
-from orca_ray.leaderboard.statistics.mean_rank import ranks
+from orca_ray.leaderboard.statistics.ranks import ranks
 
 
 def worst_rank(table: ScoreTable) -> pd.DataFrame:

@@ -17,8 +17,8 @@ from orca_ray.testing import (
     TaskSuite,
     TwinSuite,
 )
-from orca_ray.testing.bodies import save_bert
-from orca_ray.testing.damages import changed, cut, deleted, garbage, with_item
+from orca_ray.testing.suite import save_bert
+from orca_ray.testing.tasks import changed, cut, deleted, garbage, with_item
 
 
 class TestDistances(DistanceSuite):

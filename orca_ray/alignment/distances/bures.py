@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from orca_ray.alignment.cost import Gaussians
 from orca_ray.alignment.distance import Distance
-from orca_ray.alignment.gaussian import Gaussians
 
 
 class Bures(Distance):

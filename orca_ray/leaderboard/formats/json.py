@@ -8,12 +8,11 @@ import pandas as pd
 
 from orca_ray.leaderboard.board import BoardCell
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.export import KIND, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.report import KIND, VERSION, BoardReport, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.questions import QuestionAnswer
+from orca_ray.leaderboard.statistics.verdict import QuestionAnswer
 from orca_ray.results.record import Status
 
 

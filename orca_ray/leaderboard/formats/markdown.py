@@ -4,11 +4,20 @@ import re
 from collections.abc import Sequence
 
 from orca_ray.errors import printable
-from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import BoardReport
-from orca_ray.leaderboard.text import cost_grid, footer, published_footer, published_tables, score_grid, titles
+from orca_ray.leaderboard.text import (
+    cost_grid,
+    effects_footer,
+    effects_sections,
+    effects_title,
+    footer,
+    published_footer,
+    published_tables,
+    score_grid,
+    titles,
+)
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"
@@ -51,10 +60,10 @@ def _render(report: BoardReport) -> str:
 
 
 def _markdown_effects(effects: Effects) -> str:
-    foot = [f"- {escaped(text)}" for text in effects_text.footer(effects)]
+    foot = [f"- {escaped(text)}" for text in effects_footer(effects)]
     foot.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
-    lines = [escaped(effects_text.title(effects)), "", *foot]
-    for title, rows, names in effects_text.sections(effects, full=True):
+    lines = [escaped(effects_title(effects)), "", *foot]
+    for title, rows, names in effects_sections(effects, full=True):
         cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
         lines += ["", f"## {printable(title)}", "", *markdown_table(cells, names)]
     return "\n".join(lines)

@@ -3,9 +3,8 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orca_ray.leaderboard.export import KIND, SCHEMA, VERSION, score_rows
 from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.report import KIND, SCHEMA, VERSION, BoardReport, score_rows
 
 _PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}

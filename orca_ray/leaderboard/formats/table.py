@@ -6,13 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from orca_ray.errors import printable
-from orca_ray.leaderboard import effects_text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.text import (
     WIDTH,
     cost_grid,
+    effects_footer,
+    effects_sections,
+    effects_title,
     footer,
     metrics_text,
     published_footer,
@@ -146,10 +148,10 @@ def _render(report: BoardReport) -> str:
 
 
 def _table_effects(effects: Effects) -> str:
-    lines = [printable(effects_text.title(effects))]
-    for title, rows, _ in effects_text.sections(effects, full=False):
+    lines = [printable(effects_title(effects))]
+    for title, rows, _ in effects_sections(effects, full=False):
         lines += ["", printable(title), "", *_plain_table(rows)]
-    return "\n".join([*lines, "", *(line for text in effects_text.footer(effects) for line in wrapped(text))])
+    return "\n".join([*lines, "", *(line for text in effects_footer(effects) for line in wrapped(text))])
 
 
 def _plain_table(grid: Sequence[Sequence[str]]) -> list[str]:

@@ -15,9 +15,9 @@ from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.report import BoardReport
-from orca_ray.leaderboard.searches import MAX_SEARCH_TRIALS, numbered
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.paired import Ratio
+from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS, numbered
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500

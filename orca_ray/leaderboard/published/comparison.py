@@ -16,9 +16,9 @@ from orca_ray.leaderboard.published.rows import (
     SUBMITTED,
     PublishedRow,
     published_rows,
+    rows_of_others,
     sources,
 )
-from orca_ray.leaderboard.published.submitted import rows_of_others
 from orca_ray.leaderboard.published.tables import OWN, Column, Published, PublishedTable
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.submissions import SubmittedScore

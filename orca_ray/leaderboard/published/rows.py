@@ -1,17 +1,15 @@
-"""Published results: rows of ``results.csv``, normalised to the task names, metrics and units of this project.
-
-The file holds scores of papers, their figures and pages that quote them, for benchmarks that are declared here; each
-score is also kept with the digits, unit and direction in which it was published. Not included, because no task here
-holds their data: the tasks of FPT (arXiv:2103.05247 and 2107.12460, whose ListOps data also differ from each other),
-CIFAR-10 with TinyLlama, time series forecasting (GPT4TS and its critique), Unseen NAS, and the analysis of
-arXiv:2403.13537.
-"""
+"""Published scores: rows of the packaged tables, and of submitted files."""
 
 import csv
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
+
+from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
 
 PRIMARY, DIGITISED, SECONDARY, SUBMITTED, IMPORTED = KINDS = (
     "primary",
@@ -102,7 +100,7 @@ def sources() -> dict[str, str]:
 @functools.cache
 def all_published() -> tuple[PublishedRow, ...]:
     """Return the published rows of all benchmarks, in the order of the tables that they come from."""
-    return tuple(_row(row) for row in _read("results.csv"))
+    return tuple(_row_rows(row) for row in _read("results.csv"))
 
 
 def published_rows(benchmark: str) -> list[PublishedRow]:
@@ -115,6 +113,39 @@ def _read(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _row(cells: dict[str, str]) -> PublishedRow:
+def _row_rows(cells: dict[str, str]) -> PublishedRow:
     numbers = {name: kind(cells[name]) if cells[name] else None for name, kind in _OPTIONAL.items()}
     return PublishedRow(**{**cells, **numbers})  # type: ignore[arg-type]
+
+
+FOLDER = Path(__file__).with_name("submitted")
+"""Folder of the CSV files that came by pull request; `orca-sweep results check` and the tests check every file."""
+
+
+@functools.cache
+def shipped_scores() -> tuple[SubmittedScore, ...]:
+    """Return the scores in the files of `FOLDER`."""
+    files = sorted(FOLDER.glob("*.csv"))
+    return tuple(merged((file.name, parse_scores(file.read_bytes(), file.name, None)) for file in files)[0])
+
+
+def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> list[PublishedRow]:
+    """Return the shipped and the ``imported`` scores of a benchmark as rows: one per method, task and source."""
+    groups: dict[tuple[str, SubmittedScore], list[SubmittedScore]] = {}
+    for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
+        for each in scores:
+            if each.task.partition("/")[0] == benchmark:
+                groups.setdefault((kind, each.group), []).append(each)
+    return [_row_submitted(kind, scores) for (kind, _), scores in groups.items()]
+
+
+def _row_submitted(kind: str, scores: list[SubmittedScore]) -> PublishedRow:
+    first, values = scores[0], [each.score for each in scores]
+    mean = len(values) == 1 and first.seed is None
+    return PublishedRow(
+        task=first.task, method=first.method, metric=first.metric, quantity=first.metric,
+        score=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
+        n=None if mean else len(values), published="", published_std="", published_metric=first.metric,
+        direction="lower", protocol=first.protocol, setting=f"{kind}, protocol {first.protocol}", kind=kind, flag="",
+        source=first.source, note="",
+    )  # fmt: skip

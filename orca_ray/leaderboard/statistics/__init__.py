@@ -11,7 +11,6 @@ Rules that all of them keep:
   seeds, and hold for these tasks only.
 """
 
-from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.table import ScoreTable
+from orca_ray.leaderboard.statistics.table import ScoreTable, Statistic, all_statistics, get_statistic, on_boards
 
 __all__ = ["ScoreTable", "Statistic", "all_statistics", "get_statistic", "on_boards"]

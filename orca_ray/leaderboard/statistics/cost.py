@@ -7,8 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from orca_ray.leaderboard.statistics.paired import LogScores
-from orca_ray.leaderboard.statistics.statistic import Statistic
-from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 Over = Literal["sum", "mean", "max"]
 """How the costs of tasks are combined."""

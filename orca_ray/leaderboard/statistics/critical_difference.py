@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.distributions import NORMAL
+from orca_ray.leaderboard.statistics.intervals import NORMAL
 from orca_ray.leaderboard.statistics.paired import LogScores
-from orca_ray.leaderboard.statistics.statistic import Statistic
-from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 MAX_EXACT = 25
 """Largest number of differences for which Wilcoxon's test is exact."""

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.distributions import chi_square_tail
-from orca_ray.leaderboard.statistics.statistic import Statistic
-from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.leaderboard.statistics.intervals import chi_square_tail
+from orca_ray.leaderboard.statistics.table import Floats, Statistic
 
 NUM_BINS = 4
 MIN_TRIALS = 8

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.resampling import MIN_TASKS, drawn_tasks, tail
+from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, drawn_tasks, tail
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 Levels = Mapping[str, str]

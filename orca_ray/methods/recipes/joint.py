@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.joint import DistanceTerm
     from orca_ray.methods.stages.refine_stage import RefineStage
+    from orca_ray.methods.stages.terms import DistanceTerm
 
     config, refining = trial.hyperparameters.of(JointConfig), trial.hyperparameters.refine
     joint = replace(

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.pare import MixTerm
     from orca_ray.methods.stages.refine_stage import RefineStage
+    from orca_ray.methods.stages.terms import MixTerm
 
     return [RefineStage(trial, batch_term=MixTerm(trial))]
 

@@ -17,7 +17,7 @@ from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.progress_counter import note_progress
 from orca_ray.training.feed import make_samples
-from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.numerics import derive_seed
 
 
 class BoostingStage(FittedStage):

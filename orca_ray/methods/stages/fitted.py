@@ -20,8 +20,7 @@ from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.progress_counter import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, predict, score
 from orca_ray.training.feed import SplitInputs, head_inputs
-from orca_ray.training.precision import Precision
-from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.numerics import Precision, derive_seed
 
 
 class FittedStage(ABC):

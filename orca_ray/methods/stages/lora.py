@@ -13,8 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import TARGETS, LoraConfig
-from orca_ray.models.body import Body
-from orca_ray.models.checkpointing import repeated_layers
+from orca_ray.models.body import Body, repeated_layers
 
 _FUSED = {"qkv", "Wqkv", "c_attn", "query_key_value"}
 _ROLES: Mapping[str, Callable[[str], bool]] = {

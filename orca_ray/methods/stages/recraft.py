@@ -19,7 +19,7 @@ from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.head import pooled
 from orca_ray.training.micro_batch import budget_bytes, halved, max_micro_batch, measure_cost
-from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.numerics import derive_seed
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""

@@ -7,9 +7,9 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from orca_ray.errors import UserError
+from orca_ray.paths import public_uri
 from orca_ray.results.folder.base import TEMPORARY, Folder, S3Folder
 from orca_ray.results.folder.local import LocalFolder
-from orca_ray.uris import public_uri
 
 __all__ = ["TEMPORARY", "Folder", "LocalFolder", "S3Folder", "open_folder"]
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
+from orca_ray.paths import public_uri, secrets_in
 from orca_ray.results import faults
 from orca_ray.results.faults import explained
-from orca_ray.uris import public_uri, secrets_in
 
 Kind = Literal["missing", "file", "directory"]
 _Result = TypeVar("_Result")

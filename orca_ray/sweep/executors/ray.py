@@ -33,8 +33,7 @@ from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import trial_from_json
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.worker.scratch import remove_abandoned, scratch_directory
-from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.settings import WorkerSettings, remove_abandoned, scratch_directory
 from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from orca_ray.results.record import Status
 from orca_ray.sweep.executors.liveness import HeartbeatThread
 from orca_ray.sweep.run.messages import trial_from_json
 from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.scratch import remove_abandoned
-from orca_ray.sweep.worker.settings import WorkerSettings
+from orca_ray.sweep.worker.settings import WorkerSettings, remove_abandoned
 from orca_ray.sweep.worker.staging import StagingError
 
 

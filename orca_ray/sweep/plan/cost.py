@@ -74,7 +74,7 @@ def gpu_rate() -> Rate:
     """Measure the training speed of this machine's GPU; without a GPU, return that of `ASSUMED_DEVICE`."""
     import torch
 
-    from orca_ray.training.precision import choose_precision
+    from orca_ray.training.numerics import choose_precision
     from orca_ray.training.throughput import product_rate
 
     if not torch.cuda.is_available():
@@ -89,7 +89,7 @@ def cpu_rate() -> Rate:
     """Measure the training speed of the CPU cores that this process may use."""
     import torch
 
-    from orca_ray.training.precision import choose_precision
+    from orca_ray.training.numerics import choose_precision
     from orca_ray.training.throughput import peak_flops
 
     peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))

@@ -1,12 +1,26 @@
 """The interface of trackers, which show the trials of a sweep in an experiment tracker such as TensorBoard."""
 
+import json
+import logging
+import queue
+import re
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Self
 
+from orca_ray.discovery import declared, modules, origin, with_plug_ins
+from orca_ray.errors import UserError, lookup, quoted
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
+from orca_ray.sweep import trackers
 from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.run import events
+
+logger = logging.getLogger(__name__)
 
 _EPOCH = ("loss", "distance", "validation_score", "learning_rate", "seconds")
 _FINAL = (
@@ -83,3 +97,129 @@ def final_values(record: Record) -> dict[str, float]:
     """Return the numbers of a record that trackers show, by field name; values that are None are left out."""
     found = ((name, getattr(record, name)) for name in _FINAL)
     return {name: float(value) for name, value in found if value is not None}
+
+
+MAX_WAITING = 100_000
+"""Events that may wait for a tracker (a few tens of MiB); one that is so far behind is given up."""
+CLOSE_SECONDS = 60.0
+"""How long the end of a sweep waits for a tracker that makes no progress with the events that are left."""
+
+
+@cache
+def all_trackers() -> Mapping[str, TrackerKind]:
+    """Return all trackers by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
+
+
+def open_tracker(option: str) -> Tracker:
+    """Return the tracker that ``NAME[:TARGET]`` names.
+
+    Raises:
+        UserError: no tracker has this name, its package is not installed, or the target cannot be used.
+    """
+    name, colon, target = option.partition(":")
+    kind = lookup("tracker", name, all_trackers())
+    if colon and not target:
+        raise UserError(f"--track {quoted(option)} names no {kind.target}: give {name}:{kind.target}, or {name} alone")
+    if find_spec(kind.module) is None:
+        package = kind.module if origin("tracker", name) else f"'orca-ray[{name}]'"
+        raise UserError(f"--track {name} needs the package {kind.module}: pip install {package}")
+    return kind.open(target)
+
+
+class _Feed:
+    """A tracker, the events that wait for it, and the thread that passes them on."""
+
+    def __init__(self, option: str, tracker: Tracker) -> None:
+        self._name, self._tracker = _without_password(option), tracker
+        self._waiting: queue.Queue[events.Event | None] = queue.Queue(MAX_WAITING)
+        self._sweep = ""
+        self._started: set[str] = set()
+        self._given_up = False
+        self._thread = threading.Thread(target=self._work, name=f"track-{self._name}", daemon=True)
+        self._thread.start()
+
+    def put(self, event: events.Event | None) -> None:
+        """Add an event, without waiting; None is the end."""
+        try:
+            if not self._given_up:
+                self._waiting.put_nowait(event)
+        except queue.Full:
+            self._give_up("it is too slow")
+
+    def close(self) -> None:
+        """Wait until the tracker has written everything, or makes no progress any more."""
+        self.put(None)
+        left = MAX_WAITING + 1
+        while self._thread.is_alive():
+            if (now := self._waiting.qsize()) >= left:
+                self._give_up(f"it made no progress for {CLOSE_SECONDS:.0f} s")
+                return
+            left = now
+            self._thread.join(CLOSE_SECONDS)
+
+    def _work(self) -> None:
+        try:
+            while (event := self._waiting.get()) is not None:
+                self._apply(event)
+        except Exception as error:  # whatever a foreign library raises
+            self._give_up(f"{type(error).__name__}: {error}")
+            logger.debug("tracker %s", self._name, exc_info=True)
+        try:
+            self._tracker.close()
+        except Exception as error:
+            self._give_up(f"{type(error).__name__}: {error}")
+
+    def _apply(self, event: events.Event) -> None:
+        match event:
+            case events.SweepStarted():
+                self._sweep = event.sweep
+            case events.TrialStarted():
+                self._start(event, event.hyperparameters)
+            case events.TrialProgress():
+                self._tracker.log(event.trial_key, event.progress)
+            case events.TrialFinished(record):
+                if record.trial_key not in self._started:  # it had ended before the interruption
+                    self._start(record, json.loads(record.hyperparameters))
+                self._started.discard(record.trial_key)
+                self._tracker.finish(record.trial_key, record)
+
+    def _start(self, trial: events.TrialStarted | Record, hyperparameters: Mapping[str, Scalar]) -> None:
+        tags = {name: str(getattr(trial, name)) for name in ("task", "method", "phase", "seed")}
+        self._tracker.start(
+            Run(key=trial.trial_key, sweep=self._sweep, tags=tags, hyperparameters=dict(hyperparameters))
+        )
+        self._started.add(trial.trial_key)
+
+    def _give_up(self, why: str) -> None:
+        if not self._given_up:
+            self._given_up = True
+            why = _without_password(why.partition("\n")[0])
+            logger.warning("--track %s is given up, and the sweep goes on without it: %s", self._name, why)
+
+
+def _without_password(text: str) -> str:
+    """Return ``text``, e.g. a message of a foreign library, without user names and passwords in addresses."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+class Tracking:
+    """Listener that passes events on to trackers; leaving its ``with`` block ends their runs."""
+
+    def __init__(self, options: Iterable[str]) -> None:
+        """Open the trackers that ``options`` name; raises UserError as `open_tracker` does."""
+        self._opened = [(option, open_tracker(option)) for option in dict.fromkeys(options)]
+        self._feeds: list[_Feed] = []
+
+    def __enter__(self) -> Self:
+        self._feeds = [_Feed(option, tracker) for option, tracker in self._opened]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for feed in self._feeds:
+            feed.close()
+
+    def __call__(self, event: events.Event) -> None:
+        """Pass an event on; return at once."""
+        for feed in self._feeds:
+            feed.put(event)

@@ -20,8 +20,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named
 from orca_ray.tasks.openml import _client
-from orca_ray.tasks.openml._encoding import classes, encode, standardise_again
-from orca_ray.tasks.openml._table import read_table
+from orca_ray.tasks.openml._table import classes, encode, read_table, standardise_again
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-/** Distribution functions, as orca_ray/leaderboard/statistics/distributions.py has them. */
+/** Distribution functions, as orca_ray/leaderboard/statistics/intervals.py has them. */
 
 /** Complementary error function: a series of positive terms below 2, Lentz's continued fraction above. @param {number} x */
 export function erfc(x) {

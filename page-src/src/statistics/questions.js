@@ -1,4 +1,4 @@
-/** Did aligning, pretraining, the body or searching help, as orca_ray/leaderboard/statistics/questions.py computes it. */
+/** Did aligning, pretraining, the body or searching help, as orca_ray/leaderboard/statistics/verdict.py computes it. */
 import { Logs, ratioOverTasks, ratioWithin, scoreFloor } from "./paired.js";
 import { MIN_TASKS } from "./resampling.js";
 import { byCodePoint, mean } from "./table.js";

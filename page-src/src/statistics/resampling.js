@@ -1,4 +1,4 @@
-/** Bootstrap intervals: the same random sequence and scheme as orca_ray/leaderboard/statistics/resampling.py, in bits. */
+/** Bootstrap intervals: the same random sequence and scheme as orca_ray/leaderboard/statistics/intervals.py, in bits. */
 import { normalCdf, studentQuantile } from "./distributions.js";
 import { mean } from "./table.js";
 

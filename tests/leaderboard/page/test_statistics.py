@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, questions
+from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
+from orca_ray.leaderboard.statistics import verdict as questions
 from orca_ray.leaderboard.statistics.cost import Over, pareto
-from orca_ray.leaderboard.statistics.questions import answers
+from orca_ray.leaderboard.statistics.verdict import answers
 from tests.leaderboard.page.boards import data
 from tests.leaderboard.page.conftest import Open
 from tests.leaderboard.statistics.diagram import critical_differences

@@ -11,8 +11,8 @@ import pandas as pd
 
 from orca_ray.leaderboard.statistics import ScoreTable
 from orca_ray.leaderboard.statistics.critical_difference import critical_difference, smallest_p
-from orca_ray.leaderboard.statistics.distributions import NORMAL, chi_square_tail
-from orca_ray.leaderboard.statistics.mean_rank import ranks
+from orca_ray.leaderboard.statistics.intervals import NORMAL, chi_square_tail
+from orca_ray.leaderboard.statistics.ranks import ranks
 from orca_ray.leaderboard.statistics.table import Floats
 
 

@@ -9,10 +9,9 @@ import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import get_statistic
-from orca_ray.leaderboard.statistics.bradley_terry import strengths
 from orca_ray.leaderboard.statistics.cost import pareto_front
-from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
-from orca_ray.leaderboard.statistics.verdict import describe
+from orca_ray.leaderboard.statistics.ranks import strengths
+from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers, describe
 from orca_ray.testing.statistics import random_table, table
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics.statistic import Statistic, all_statistics, get_statistic
+from orca_ray.leaderboard.statistics.table import Statistic, all_statistics, get_statistic
 from orca_ray.testing import StatisticSuite
 
 
@@ -19,7 +19,8 @@ def test_names() -> None:
 
 def test_a_name_is_taken_once() -> None:
     from orca_ray.discovery import declared
-    from orca_ray.leaderboard.statistics import mean_rank, wins
+    from orca_ray.leaderboard.statistics import ranks as mean_rank
+    from orca_ray.leaderboard.statistics import ranks as wins
 
     with pytest.raises(ValueError, match="two modules declare the statistic 'wins'"):
         declared(Statistic, "STATISTIC", [mean_rank, wins, wins])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from orca_ray.leaderboard.statistics.resampling import (
+from orca_ray.leaderboard.statistics.intervals import (
     MIN_TASKS,
     NUM_RESAMPLES,
     drawn_tasks,

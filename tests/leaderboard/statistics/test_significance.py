@@ -12,13 +12,13 @@ from orca_ray.leaderboard.statistics.critical_difference import (
     signed_rank,
     smallest_p,
 )
-from orca_ray.leaderboard.statistics.distributions import (
+from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
+from orca_ray.leaderboard.statistics.intervals import (
     chi_square_tail,
     student_quantile,
     student_tail,
 )
-from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
-from orca_ray.leaderboard.statistics.mean_rank import ranks
+from orca_ray.leaderboard.statistics.ranks import ranks
 from orca_ray.testing.statistics import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, friedman, studentised_range
 

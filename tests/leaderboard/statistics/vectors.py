@@ -15,13 +15,15 @@ import pandas as pd
 
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.leaderboard.statistics.critical_difference import signed_rank
-from orca_ray.leaderboard.statistics.distributions import (
+from orca_ray.leaderboard.statistics.intervals import (
     chi_square_tail,
+    indices,
     student_quantile,
     student_tail,
+    tail,
+    words,
 )
-from orca_ray.leaderboard.statistics.questions import answers
-from orca_ray.leaderboard.statistics.resampling import indices, tail, words
+from orca_ray.leaderboard.statistics.verdict import answers
 from orca_ray.testing.statistics import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, studentised_range
 

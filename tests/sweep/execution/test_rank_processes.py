@@ -29,7 +29,7 @@ from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.rank_processes import Build, RankProcesses
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
-from orca_ray.testing.bodies import save_bert
+from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.errors import RankLostError

@@ -16,7 +16,7 @@ from orca_ray.sweep.executors.processes import (
     note_processes,
     reap_orphans,
 )
-from orca_ray.sweep.worker.scratch import remove_abandoned, scratch_directory
+from orca_ray.sweep.worker.settings import remove_abandoned, scratch_directory
 
 DRIVER = """
 import subprocess, sys, time
@@ -104,7 +104,7 @@ def test_a_broken_note_is_dropped(content: str | None) -> None:
 
 CHILD = """\
 import os, signal
-from orca_ray.sweep.worker.scratch import scratch_directory
+from orca_ray.sweep.worker.settings import scratch_directory
 with scratch_directory() as path:
     print(path, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

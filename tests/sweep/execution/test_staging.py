@@ -16,8 +16,7 @@ from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage, staged_data
 from orca_ray.sweep.worker.staging.item import HubItem
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
-from orca_ray.tasks.own import own_directory
-from orca_ray.tasks.registry import get_task
+from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 from tests.sweep.real import TEXT, tiny_body
 

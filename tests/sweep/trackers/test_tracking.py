@@ -17,12 +17,11 @@ from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep import tracking
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind
-from orca_ray.sweep.tracking import Tracking, all_trackers, open_tracker
+from orca_ray.sweep.trackers import base as tracking
+from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
 
 from ..fakes import TEXT, fake_searches, fake_spec, play
 

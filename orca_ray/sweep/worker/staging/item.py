@@ -16,8 +16,7 @@ from orca_ray.data.packages import Package
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
-from orca_ray.tasks.own import DECLARATION, is_own, not_here, own_directory
-from orca_ray.tasks.registry import get_task
+from orca_ray.tasks.registry import DECLARATION, get_task, is_own, not_here, own_directory
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orca_ray.sweep.worker.settings import WorkerSettings
-from orca_ray.sweep.worker.staging.node import StagingRequest
-from orca_ray.sweep.worker.staging.stager import Staged, Stager, staged
+from orca_ray.sweep.worker.staging.node import Staged, Stager, StagingRequest, staged
 
 AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""

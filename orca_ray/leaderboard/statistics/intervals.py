@@ -1,40 +1,65 @@
-"""Bootstrap intervals from a random sequence that another language can reproduce bit for bit.
-
-**Generator.** `words` is SplitMix with 32 bits: word i mixes the number (i + 1) · 0x9E3779B9 modulo 2³² with two
-multiplications and three shifts. It has no state, so that any word can be computed alone. In JavaScript::
-
-    function word(i) {
-      let z = Math.imul(i + 1, 0x9e3779b9);
-      z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
-      z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-      return (z ^ (z >>> 15)) >>> 0;
-    }
-    const index = (i, n) => Math.floor(word(i) * n / 4294967296);  // exact for n < 2²¹
-
-**Scheme.** A board is a sample of tasks, and each cell a sample of seeds. With at least `MIN_TASKS` tasks, tasks are
-drawn with replacement, and a drawn task keeps all its seeds: the values of tasks already differ by the noise over seeds
-too, and drawing seeds as well would count that noise twice (Davison and Hinkley 1997, Bootstrap Methods and Their
-Application, section 3.8). Place k of resample r holds the task ``index(r T + k, T)``. The same tasks are drawn for all
-methods, so that comparisons are paired.
-
-With fewer tasks, tasks are kept and seeds are drawn with replacement in each cell: score j of n of task t and method m
-is score ``index(((r T + t) M + m) S + j, n)``, where S is the largest n. Such an interval holds for these tasks only.
-There is none if a cell has one seed.
-
-**Interval.** Percentiles of the resampled values are too narrow for small samples. They are moved outwards, so that the
-interval equals Student's for normal data: the expanded percentile interval of Hesterberg 2015, "What Teachers Should
-Know About the Bootstrap", The American Statistician 69(4). See `tail`.
-"""
+"""Intervals of statistics: quantiles of distributions, and resampling of tasks and seeds."""
 
 import math
 from collections.abc import Callable
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-from orca_ray.leaderboard.statistics.distributions import NORMAL, student_quantile
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, mean_over_seeds
+
+NORMAL = NormalDist()
+
+
+def student_tail(t: float, freedom: int) -> float:
+    """Return P(|T| > t) of Student's distribution with a whole number of degrees of freedom, for t >= 0.
+
+    The finite series is that of Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    if math.isinf(t):
+        return 0.0
+    angle = math.atan2(t, math.sqrt(freedom))
+    cosine = math.cos(angle) ** 2
+    odd = freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for k in range(3 if odd else 2, freedom - 1, 2):
+        term *= cosine * (k - 1) / k
+        total += term
+    total *= math.sin(angle)
+    if odd:
+        total = 2 / math.pi * (angle + (total if freedom > 1 else 0.0))
+    return max(1 - total, 0.0)
+
+
+@cache
+def student_quantile(level: float, freedom: int) -> float:
+    """Return t with P(|T| > t) = ``level``, by bisection."""
+    low, high = 0.0, 1.0
+    while student_tail(high, freedom) > level:
+        high *= 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_tail(middle, freedom) > level else (low, middle)
+    return high
+
+
+def chi_square_tail(x: float, freedom: int) -> float:
+    """Return P(X > x) of the chi-square distribution with a whole number of degrees of freedom.
+
+    The finite series is that of Abramowitz and Stegun, 26.4.4 and 26.4.5.
+    """
+    half = x / 2
+    if half <= 0:
+        return 1.0
+    shape = 0.5 if freedom % 2 else 1.0
+    tail = math.erfc(math.sqrt(half)) if freedom % 2 else math.exp(-half)
+    while shape < freedom / 2:
+        tail += math.exp(shape * math.log(half) - half - math.lgamma(shape + 1))
+        shape += 1
+    return tail
+
 
 MIN_TASKS = 5
 """Number of tasks from which on tasks are resampled; fewer tasks are too few for that."""

@@ -9,8 +9,7 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.rows import Array, JoinedRows
 from orca_ray.errors import UserError, printable, unknown_name
-from orca_ray.own_data.options import Options
-from orca_ray.own_data.user_data import Inputs, UserData
+from orca_ray.own_data.user_data import Inputs, Options, UserData
 
 INPUT_NAMES = ("x", "inputs", "input", "data", "features", "images", "series", "signals")
 TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes", "output", "outputs")

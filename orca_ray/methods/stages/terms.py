@@ -1,21 +1,23 @@
-"""The loss of mixes of target and source tokens; `orca_ray.methods.recipes.pare` has the equations.
+"""Losses beside the task's: of mixes of target and source tokens (`pare`), and of a distance from the source (`joint`).
 
-Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix.
-"""
+Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix."""
 
 import math
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.options import PareConfig
+from orca_ray.methods.options import JointConfig, PareConfig
+from orca_ray.methods.stages.align_stage import make_align_loop
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.head import PooledHead
-from orca_ray.training.precision import choose_precision
-from orca_ray.training.reproducibility import derive_seed
+from orca_ray.training.align import AlignLoop
+from orca_ray.training.numerics import choose_precision, derive_seed
 
 TEMPERATURE = 0.9
 
@@ -89,3 +91,23 @@ def _highest(keys_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     mask_BT = torch.zeros_like(keys_BT).scatter(1, indices_Bk, 1.0)
     relaxed_BT = torch.sigmoid((keys_BT - highest_Bk[:, -1:].detach()) / TEMPERATURE)
     return indices_Bk.sort().values, mask_BT + (relaxed_BT - relaxed_BT.detach())
+
+
+class DistanceTerm:
+    """A `StepTerm`: the weighted distance of a step's features from the source features, 0 in the first epochs."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial, self._config = trial, trial.hyperparameters.of(JointConfig)
+
+    def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
+        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
+        if epoch < int(self._config.warmup * self._config.epochs):
+            return torch.zeros((), device=self._trial.device)
+        loss = self._config.weight * self._aligning.distance_of(indices)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._trial.model.embedder.train()  # the distance is measured in evaluation mode
+        return loss.detach()
+
+    @cached_property
+    def _aligning(self) -> AlignLoop:  # made on first use, because a finished stage needs no source features
+        return make_align_loop(self._trial, self._trial.hyperparameters.align)

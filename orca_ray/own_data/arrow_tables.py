@@ -10,10 +10,9 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.rows import Array, RowIndex
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
-from orca_ray.own_data._images import decode
-from orca_ray.own_data._named import TARGET_NAMES
-from orca_ray.own_data.options import Options
-from orca_ray.own_data.user_data import Inputs, Kind, UserData
+from orca_ray.own_data.folders import decode
+from orca_ray.own_data.named_arrays import TARGET_NAMES
+from orca_ray.own_data.user_data import Inputs, Kind, Options, UserData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,259 @@
+"""Folders with one file a sample: images, recordings or arrays; one sub-folder a class, or a table of labels."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from orca_ray.data import cache
+from orca_ray.data.npy import read_npy
+from orca_ray.data.readers import read_csv
+from orca_ray.data.rows import Array, RowIndex
+from orca_ray.data.wav import read_recording
+from orca_ray.errors import UserError, printable, quoted, shorten
+from orca_ray.own_data import folders as _images
+from orca_ray.own_data.user_data import Format, Options, UserData
+
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+GREY = ("1", "L", "I", "I;16", "I;16B", "F", "LA", "La")
+"""Pillow's modes of images without colour."""
+_MOST_PIXELS = 2**27
+
+
+def opened(stream: BinaryIO, where: str) -> Any:
+    """Return a Pillow image whose header is read; raises UserError for another format or more than 2^27 pixels."""
+    from PIL import Image
+
+    try:
+        image = Image.open(stream, formats=IMAGE_FORMATS)
+    except Exception as error:  # Pillow's plug-ins raise many types for damaged headers
+        expected = f"{where}: expected an image ({', '.join(IMAGE_FORMATS)})"
+        raise UserError(f"{expected}, found something else: {shorten(error)}") from error
+    if image.width * image.height > _MOST_PIXELS:
+        raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, found {image.width} × {image.height}")
+    return image
+
+
+def decode(stream: BinaryIO, where: str, colour: str) -> Array:
+    """Return the pixels, uint8 [H, W] if ``colour`` is "grey", else [H, W, 3].
+
+    Transparent pixels are laid on white. Values of 16 bits are scaled to 8. Raises UserError for a damaged file.
+    """
+    from PIL import Image
+
+    image = opened(stream, where)
+    try:
+        if image.mode.startswith("I"):  # 16 bits: Pillow would cut values above 255
+            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image)
+        return np.array(image.convert("L" if colour == "grey" else "RGB"))
+    except Exception as error:  # as above
+        raise UserError(f"{where}: the image is damaged: {shorten(error)}") from error
+
+
+_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
+_SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
+_TABLES = ("labels.csv", "metadata.csv")
+_FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
+
+
+@dataclass(frozen=True)
+class FileSamples:
+    """One sample a file, read when it is selected."""
+
+    paths: Sequence[Path]
+    read: Callable[[Path], Array]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the samples of the selected files."""
+        return [self.read(self.paths[row]) for row in np.arange(len(self))[part]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The N files of a folder in the order of their names."""
+
+    paths: list[Path]
+    names: list[str]
+    """Paths relative to the folder."""
+    y: Array | None
+    splits: Array | None
+    notes: tuple[str, ...]
+
+
+def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelled: bool) -> Listing:
+    """Return the files with these suffixes, and their classes.
+
+    A file's class is the name of the sub-folder that it is in; sub-folders ``train`` and ``test`` around those are
+    splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv (or
+    metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises UserError if
+    there are no labels but ``labelled``.
+    """
+    if folder.is_file():
+        return Listing([folder], [folder.name], None, None, ())
+    every = sorted(file for file in folder.rglob("*") if _visible(file.relative_to(folder)) and file.is_file())
+    paths = [file for file in every if file.suffix.lower() in suffixes]
+    table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    chosen = {*paths, table}
+    skipped = [file.name for file in every if file not in chosen and file.suffix != ".yaml"]
+    notes = [f"{len(skipped)} files of other types are left out, such as {printable(skipped[0])}"] if skipped else []
+    parts = [file.relative_to(folder).parts for file in paths]
+    splits = None
+    heads = {part[0].lower() for part in parts if len(part) > 1}
+    if heads and heads <= _SPLITS.keys() and len({_SPLITS[head] for head in heads}) > 1:
+        splits = np.array([_SPLITS.get(part[0].lower(), "") for part in parts])
+        parts = [part[1:] for part in parts]
+    in_folders = [len(part) > 1 for part in parts]
+    y: Array | None = None
+    if any(in_folders):
+        kept = [row for row, inside in enumerate(in_folders) if inside]
+        if len(kept) < len(parts):
+            notes.append(f"{len(parts) - len(kept)} files outside of the classes' sub-folders are left out")
+        paths, parts = [paths[row] for row in kept], [parts[row] for row in kept]
+        splits = None if splits is None else splits[kept]
+        y = np.array([part[0] for part in parts])
+        empty = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and splits is None]
+        if lacking := sorted(set(empty) - set(y.tolist()) - {name for name in empty if name.startswith(".")}):
+            notes.append(f"sub-folders without files: {', '.join(map(printable, lacking))}")
+    elif table is not None:
+        y = _labels(table, [file.name for file in paths], options)
+    elif labelled:
+        raise UserError(f"{folder}: no labels: put the files of each class in a sub-folder, or add labels.csv")
+    return Listing(paths, [file.relative_to(folder).as_posix() for file in paths], y, splits, tuple(notes))
+
+
+def _visible(path: Path) -> bool:
+    return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def _labels(table: Path, names: list[str], options: Options) -> Array:
+    with table.open(encoding="utf-8-sig") as stream:
+        header = [name.strip() for name in stream.readline().strip().split(",")]
+    key = next((name for name in _FILE_COLUMNS if name in header), header[0])
+    others = [name for name in header if name != key]
+    wanted = options.target[0] if options.target else others[0] if len(others) == 1 else ""
+    if wanted not in others:
+        raise UserError(f"{table}: which column is the target? Name it with --target; columns: {', '.join(others)}")
+    columns = read_csv(table, (key, wanted))
+    found = {Path(name).name: label for name, label in zip(columns[key], columns[wanted], strict=True)}
+    if missing := [name for name in names if name not in found]:
+        raise UserError(f"{table}, column {key}: no row for the file {quoted(missing[0])}; add one, or remove the file")
+    labels = np.array([found[name] for name in names])
+    try:
+        return labels.astype(np.float64)
+    except ValueError:
+        return labels
+
+
+_NUM_HEADERS_IMAGE_FOLDER = 1000  # images whose header is read to find the colours
+
+
+def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
+    listing = list_folder(path, _images.IMAGE_SUFFIXES, options, labelled)
+    modes = Counter(_mode(listing.paths[row]) for row in _spaced(len(listing.paths)))
+    colour = options.colour or ("grey" if all(mode in _images.GREY for mode in modes) else "rgb")
+    listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
+    notes = (f"images of several modes, {listed}, are all converted to {colour}",) if len(modes) > 1 else ()
+    return UserData(
+        x=FileSamples(listing.paths, partial(_decoded, colour=colour)),
+        y=listing.y, splits=listing.splits, kind_hint="images", source=str(path), names=listing.names,
+        target_names=("sub-folder",), notes=(*listing.notes, *notes),
+    )  # fmt: skip
+
+
+def _spaced(count: int) -> list[int]:
+    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, _NUM_HEADERS_IMAGE_FOLDER))})
+
+
+def _mode(path: Path) -> str:
+    with cache.open_file(path) as stream:
+        return str(_images.opened(stream, str(path)).mode)
+
+
+def _decoded(path: Path, colour: str) -> Array:
+    with cache.open_file(path) as stream:
+        return _images.decode(stream, str(path), colour)
+
+
+_IMAGE_FOLDER = Format("folder of images", _images.IMAGE_SUFFIXES, _read_image_folder, folder=True)
+
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_NUM_HEADERS_AUDIO_FOLDER = 100  # recordings that are read to find the sampling rate
+_MOST_SAMPLES = 2**27
+
+
+def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
+    listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
+    spaced = sorted(
+        {int(row) for row in np.linspace(0, len(listing.paths) - 1, min(len(listing.paths), _NUM_HEADERS_AUDIO_FOLDER))}
+    )
+    rates = Counter(_recording(listing.paths[row])[1] for row in spaced)
+    rate = options.rate or float(rates.most_common(1)[0][0])
+    listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
+    notes = (f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
+    return UserData(
+        x=FileSamples(listing.paths, partial(_waveform, rate=rate)),
+        y=listing.y, splits=listing.splits, kind_hint="audio", source=str(path), names=listing.names, rate=rate,
+        target_names=("sub-folder",), notes=(*listing.notes, *notes),
+    )  # fmt: skip
+
+
+def _recording(path: Path) -> tuple[Array, int]:
+    """Return the samples [n, channels] of a file, and its sampling rate in Hz."""
+    if path.suffix.lower() == ".wav":
+        return read_recording(path)
+    try:
+        import soundfile
+    except ImportError as error:
+        needed = "needs a library that is not installed: pip install 'orca-ray[adapt]', or convert it to WAV"
+        raise UserError(f"{path}: {path.suffix} {needed}") from error
+    with cache.open_file(path) as stream:
+        try:
+            with soundfile.SoundFile(stream) as file:
+                samples = file.read(_MOST_SAMPLES // file.channels, dtype="float32", always_2d=True)
+                return samples, int(file.samplerate)
+        except Exception as error:  # libsndfile's errors, and those of its callbacks
+            raise UserError(f"{path}: expected a recording: {shorten(error)}") from error
+
+
+def _waveform(path: Path, rate: float) -> Array:
+    """Return a recording as one channel [n] float32 at ``rate`` Hz."""
+    samples, found = _recording(path)
+    mono = samples.mean(axis=1)
+    if found != rate:
+        from fractions import Fraction
+
+        from scipy.signal import resample_poly
+
+        ratio = Fraction(rate / found).limit_denominator(1000)
+        mono = resample_poly(mono, ratio.numerator, ratio.denominator)
+    return np.asarray(mono, dtype=np.float32)
+
+
+_AUDIO_FOLDER = Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folder, folder=True)
+
+
+def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:
+    listing = list_folder(path, (".npy",), options, labelled)
+    return UserData(
+        x=FileSamples(listing.paths, lambda file: read_npy(file, kind="biuf")),
+        y=listing.y, splits=listing.splits, kind_hint="array", source=str(path), names=listing.names, rate=options.rate,
+        target_names=("sub-folder",), notes=listing.notes,
+    )  # fmt: skip
+
+
+_ARRAY_FOLDER = Format("folder of arrays", (".npy",), _read_array_folder, folder=True)
+
+FORMATS = (_IMAGE_FOLDER, _AUDIO_FOLDER, _ARRAY_FOLDER)

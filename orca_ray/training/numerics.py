@@ -1,0 +1,147 @@
+"""Numerics of a trial: precision of matrix products, random seeds, and torch's process-wide settings."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+from orca_ray.errors import UserError
+
+MIN_CPU_WIDTH = 512
+"""Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies would gain little time, and so
+their scores are equal on all CPUs, up to float32 rounding."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Precision of training and evaluation on one device."""
+
+    name: str
+    """``float32``, ``tf32`` or ``bfloat16``; stored in the trial's record."""
+    device: torch.device
+    note: str | None = None
+    """Reason why this is not the requested precision; None if it is."""
+
+    def autocast(self) -> torch.autocast:
+        """Return the autocast context for a forward pass; bfloat16 has float32's range and needs no loss scaling."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.name == "bfloat16")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """On CUDA, allow TF32 for float32 products in the block unless ``name`` is ``float32``; then restore the flags.
+
+        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag lets some round to bfloat16.
+        """
+        if self.device.type != "cuda":
+            yield
+            return
+        before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest" if self.name == "float32" else "high")
+        torch.backends.cudnn.allow_tf32 = self.name != "float32"
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before[0])
+            torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def choose_precision(option: str, device: torch.device, feature_width: int) -> Precision:
+    """Return the precision for ``option`` (one of `config.PRECISIONS`) and a body of ``feature_width`` on ``device``.
+
+    ``auto`` is bfloat16 if the device has units for it and, on a CPU (1.8 to 2.6 times faster), the body is at least
+    `MIN_CPU_WIDTH` wide. Otherwise, and in deterministic trials, it is float32. So scores may differ between kinds of
+    devices by rounding. If the device lacks a precision requested by name, the result is float32 with a note.
+    """
+    if option == "auto":
+        wide = device.type == "cuda" or feature_width >= MIN_CPU_WIDTH
+        fast = wide and has_bfloat16_units(device) and not torch.are_deterministic_algorithms_enabled()
+        return Precision("bfloat16" if fast else "float32", device)
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    slow = option == "bfloat16" and device.type != "cpu" and not has_bfloat16_units(device)
+    if slow or (option == "tf32" and not ampere):
+        return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
+    return Precision(option, device)
+
+
+def find_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
+    return device
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Return whether ``device`` has hardware units that multiply bfloat16 matrices faster than float32 ones.
+
+    True for CUDA devices of compute capability 8.0 or higher, and for CPUs with AMX or AVX512-BF16; otherwise False.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # torch has no public functions for this; the private ones exist since torch 2.5.
+    queries = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return device.type == "cpu" and any(query is not None and bool(query()) for query in queries)
+
+
+def derive_seed(seed: int, *path: int | str) -> int:
+    """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on all machines and versions."""
+    text = "/".join(str(part) for part in (seed, *path))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def make_generator(seed: int, *path: int | str) -> torch.Generator:
+    """Return a new CPU generator seeded with `derive_seed` of the arguments."""
+    return torch.Generator().manual_seed(derive_seed(seed, *path))
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators (used by dropout) for the block, then restore their former state."""
+    devices: list[int] = []
+    if device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=devices):
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
+        yield
+
+
+@lru_cache(maxsize=1)
+def _thread_pools(num_modules: int) -> ThreadpoolController:
+    """Return the thread pools of all loaded libraries; the search, some milliseconds, is repeated after an import."""
+    return ThreadpoolController()
+
+
+@contextmanager
+def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
+    """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
+
+    ``threads`` includes BLAS and OpenMP. If ``deterministic``, torch raises RuntimeError for irreproducible operations.
+    """
+    threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    products_before = torch.get_float32_matmul_precision()
+    # cuBLAS reads this when a process first uses it; without it, torch would refuse a later deterministic trial.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("highest")  # `Precision.active` allows TF32 where it was chosen
+    torch.use_deterministic_algorithms(deterministic or deterministic_before)
+    cudnn: Any = torch.backends.cudnn
+    # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
+    exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
+    try:
+        with _thread_pools(len(sys.modules)).limit(limits=threads), exact if deterministic else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(threads_before)
+        torch.use_deterministic_algorithms(deterministic_before)
+        torch.set_float32_matmul_precision(products_before)
