@@ -1,0 +1,110 @@
+"""Assembles what formats show of a store: the report of a board, or the effects of a sweep's grid.
+
+What only a caller knows is an argument: names and texts of declared tasks and methods, and the cells of a grid.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from orca_ray.errors import UserError
+from orca_ray.leaderboard.board import Board, empty_board
+from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
+from orca_ray.leaderboard.page import chosen_pictures, picture_keys
+from orca_ray.leaderboard.published import published_for
+from orca_ray.leaderboard.report import BoardReport, subset
+from orca_ray.leaderboard.trials import read_searches
+from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.submissions import SubmittedScore, imported_scores
+from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
+
+
+def published_only(benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None) -> Board | None:
+    """Return the empty board of a benchmark of which scores are published or imported; None if there are none."""
+    board = empty_board(benchmark, scan.warnings if scan else ())
+    return None if published_for(board, imported=_imported(store)[0]) is None else board
+
+
+def board_report(
+    board: Board,
+    store: ResultsStore | None,
+    scan: StoreSnapshot | None,
+    *,
+    tasks: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    hide: Collection[str] = (),
+    read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
+    reproduce: str,
+) -> BoardReport:
+    """Return the report of some tasks and methods of a board; curves, trials and pictures are read when they are used.
+
+    Args:
+        board: the board of a sweep, or an empty one.
+        store: the store that the board is built from; None if there is no store.
+        scan: the snapshot of the store that the board is built from; None for an empty board.
+        tasks: names of the tasks that are shown; None shows all.
+        methods: names of the methods that are shown; None shows all.
+        hide: kinds of published scores that are left out.
+        read_about: returns `BoardReport.read_about` of the shown board.
+        reproduce: command that runs a trial again.
+
+    Raises:
+        UserError: the board does not have one of the tasks or methods.
+    """
+    imported, warnings = _imported(store)
+    if methods and not board.tasks:
+        raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
+    shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
+    named = None if tasks is None else {*tasks, *(f"{board.benchmark}/{task}" for task in tasks)}
+    keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
+    return BoardReport(
+        replace(shown, warnings=(*shown.warnings, *warnings)),
+        published=published_for(shown, imported=imported, hide=hide, tasks=named),
+        read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
+        read_records=None if scan is None else lambda: _records(scan, shown),
+        read_searches=None if scan is None else lambda: read_searches(scan, shown),
+        read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
+        read_about=lambda: read_about(shown),
+        reproduce=reproduce,
+        left_out=left_out,
+    )
+
+
+def effects_report(
+    scan: StoreSnapshot, grid: EffectGrid, *, benchmark: str, sweep: str, protocol: str | None
+) -> BoardReport:
+    """Return the report of the effects of a grid; raises the errors of `build_effects`."""
+    found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
+    records, warnings = to_frame(found), list(scan.warnings)
+    for name, _, value, allowed, wrong in invalid_rows(found.select(["hyperparameters"]), RECORDS):
+        records = records[~(mask := wrong.to_numpy())]
+        warnings.append(invalid_rows_text(int(mask.sum()), "the store", name, value, allowed))
+    effects = build_effects(records, grid, benchmark=benchmark, sweep=sweep, protocol=protocol)
+    return BoardReport(empty_board(benchmark), effects=replace(effects, notes=[*effects.notes, *warnings]))
+
+
+def _imported(store: ResultsStore | None) -> tuple[list[SubmittedScore], list[str]]:
+    """Return the scores of other people in a store, and warnings about those that cannot be read."""
+    return ([], []) if store is None else imported_scores(store.uri)
+
+
+def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
+    """Return the records of the board's sweep, tasks and methods."""
+    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
+    records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
+    return records[board.labels(records).isin(board.methods)]
+
+
+def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
+    """Return the sorted positions of the records that have ``wanted`` values."""
+    return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
+
+
+def _pictures(store: ResultsStore, board: Board) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """Return the artefacts that the page shows; no others are read."""
+    return chosen_pictures(board, store.artefacts(board.sweep, picture_keys(board)))
