@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
-from orca_ray.testing.statistics import random_table
+from orca_ray.testing.scores import random_table
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import check_other
 from orca_ray.methods.registry import get_method
-from orca_ray.protocol import KeepModels
+from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore

@@ -1,11 +1,40 @@
-"""Base of the classes of options, and annotations with the rules for their values; a value out of range: UserError."""
+"""Options: names of protocols, kept models and export formats; the base of classes of options, with rules for values.
+
+The module imports nothing heavy, so that ``orca-sweep --help`` can list the names.
+"""
 
 import math
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from functools import partial
 from typing import Annotated, Any, get_type_hints
 
 from orca_ray.errors import UserError, unknown_name
+
+
+class Protocol(StrEnum):
+    """Which split selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
+
+    HELD_OUT = "held-out"
+    PAPER = "paper"
+
+
+class KeepModels(StrEnum):
+    """Which models of confirm trials stay in the results store: none, all, or the best of each task.
+
+    The default is none: a benchmark of ten tasks and sixteen methods would leave hundreds of models of up to 350 MB.
+    """
+
+    NONE = "none"
+    BEST = "best"
+    ALL = "all"
+
+
+class ExportFormat(StrEnum):
+    """Formats of exported networks."""
+
+    ONNX = "onnx"
+    TORCH = "torch"
 
 
 def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:

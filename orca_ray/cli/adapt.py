@@ -3,13 +3,24 @@
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import JsonOption, QuietOption, ResultsOption, results_uri, split_names, takes, typed
+from orca_ray.cli.options import (
+    AddressOption,
+    Executor,
+    ExecutorOption,
+    JsonOption,
+    QuietOption,
+    ResultsOption,
+    StagingOption,
+    results_uri,
+    split_names,
+    takes,
+    typed,
+)
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
-from orca_ray.cli.sweep_options import AddressOption, Executor, ExecutorOption, StagingOption
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,16 +74,11 @@ class AdaptOptions:
 
     def data_options(self) -> "Options":
         """Return the options about the data that are given; raises UserError for a wrong one."""
-        from orca_ray.own_data import make_options
+        from orca_ray.own_data import Options, make_options
 
-        given: dict[str, Any] = {
-            "target": split_names("--target", self.target), "inputs": split_names("--inputs", self.inputs),
-            "kind": self.kind, "group": self.group, "time": self.time, "split": self.split,
-            "columns": dict(map(_pair, self.columns)) if self.columns else None, "axes": self.axes,
-            "colour": self.colour, "size": self.size, "mask": self.mask or None, "rate": self.rate,
-            "seconds": self.seconds, "loss": self.loss, "metric": self.metric, "name": self.name,
-            "licence": self.licence, "body": self.body,
-        }  # fmt: skip
+        given = {name: getattr(self, name, None) for name in Options.model_fields}
+        given |= {"target": split_names("--target", self.target), "inputs": split_names("--inputs", self.inputs)}
+        given |= {"columns": dict(map(_pair, self.columns or ())) or None, "mask": self.mask or None}
         return make_options("orca-sweep adapt", {name: value for name, value in given.items() if value is not None})
 
 

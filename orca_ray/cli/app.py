@@ -17,14 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from orca_ray.cli import adapt, benchmark, catalogue, data, leaderboard, predict, results, show, submit, watch
-from orca_ray.cli import benchmark as plan
-from orca_ray.cli import catalogue as doctor
-from orca_ray.cli import data_progress as generate
-from orca_ray.cli import leaderboard as page
 from orca_ray.cli import output as log
-from orca_ray.cli import predict as serve
-from orca_ray.cli import results as reproduce
-from orca_ray.cli import watch as control
 from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
 from orca_ray.errors import ClusterLostError, UserError, missing_package, nearest
@@ -60,13 +53,13 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, plan.plan, leaderboard.leaderboard,
-    leaderboard.leaderboard_diff, page.site, watch.status, watch.logs, control.stop, control.pause, control.retry,
-    control.cancel, submit.submit, reproduce.reproduce, predict.predict, predict.export, serve.serve, catalogue.tasks,
-    catalogue.bodies, catalogue.methods, doctor.doctor,
+    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
+    leaderboard.leaderboard_diff, leaderboard.site, watch.status, watch.logs, watch.stop, watch.pause, watch.retry,
+    watch.cancel, submit.submit, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks,
+    catalogue.bodies, catalogue.methods, catalogue.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
-for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, generate.generate):
+for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):
     data_app.command(function.__name__.rstrip("_"))(function)
 app.add_typer(data_app, name="data")
 results_app = typer.Typer(no_args_is_help=True, help="Check, import and export scores as CSV files.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit
 
-from orca_ray.cli.options import existing_store, is_path, results_uri, takes, typed
+from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import (
     INTERRUPTED,
     TRIALS_FAILED,
@@ -19,10 +19,9 @@ from orca_ray.cli.output import (
     say,
     show,
 )
-from orca_ray.cli.sweep_options import RunCommandOptions, SweepOptions
 from orca_ray.errors import UserError
+from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
-from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.sweep.plan.cost import TaskCost

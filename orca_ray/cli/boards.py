@@ -9,8 +9,8 @@ from typer import Option
 from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
-from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import Board, BoardReport

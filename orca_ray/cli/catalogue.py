@@ -19,8 +19,8 @@ from orca_ray.cli.output import USER_ERROR, duration, emit_json, note, show, siz
 from orca_ray.data.cache import home
 from orca_ray.discovery import GROUPS, plug_ins
 from orca_ray.errors import UserError, unknown_name
-from orca_ray.limits import allowed_cpus
 from orca_ray.paths import public_uri
+from orca_ray.process import allowed_cpus
 from orca_ray.version import __version__
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
@@ -17,8 +17,8 @@ from orca_ray.cli.boards import BoardOptions, load_board
 from orca_ray.cli.options import JsonOption, ResultsOption, check_file, required_store, results_uri, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.errors import UserError, lookup, printable
+from orca_ray.options import Protocol
 from orca_ray.paths import check_special, public_uri
-from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,36 +29,11 @@ REFRESH_SECONDS = 10
 """Seconds after which a watched page is written again, and loads itself again in the browser."""
 
 
-def show_page(make: Callable[[bool], str], path: Path, *, opened: bool, watched: bool) -> None:
-    """Write a page, and open it in the browser; if ``watched``, write it again while it changes, until Ctrl-C.
-
-    ``make`` returns the page; its argument says whether the page loads itself again.
-    """
-    from orca_ray.data.cache import write_text
-
-    text = make(watched)
-    write_text(path, text)
-    say(f"page: {path}")
-    if opened and not webbrowser.open(path.resolve().as_uri()):
-        note(f"no browser found: open {path.resolve().as_uri()}")
-    if not watched:
-        return
-    note(f"writing {path} again every {REFRESH_SECONDS} s while it changes; Ctrl-C ends it")
-    try:
-        while True:
-            time.sleep(REFRESH_SECONDS)
-            if (new := make(True)) != text:
-                write_text(path, text := new)
-    except KeyboardInterrupt:
-        write_text(path, make(False))
-
-
 def site(
     directory: Annotated[Path, Argument(metavar="DIR", help="Directory of the site; created if it does not exist.")],
     results: ResultsOption = None,
 ) -> None:
     """Write the leaderboards of all benchmarks in the store as a static site: an index, and one page each."""
-    from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
@@ -136,6 +111,8 @@ def leaderboard(
 
 
 def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
+    """Write a page, and open it in the browser; with --watch, write it again while it changes, until Ctrl-C."""
+    from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
 
     if form != "html":
@@ -146,7 +123,20 @@ def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     def page(watched: bool) -> str:
         return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))
 
-    show_page(page, path, opened=options.open, watched=options.watch)
+    write_text(path, text := page(options.watch))
+    say(f"page: {path}")
+    if options.open and not webbrowser.open(path.resolve().as_uri()):
+        note(f"no browser found: open {path.resolve().as_uri()}")
+    if not options.watch:
+        return
+    note(f"writing {path} again every {REFRESH_SECONDS} s while it changes; Ctrl-C ends it")
+    try:
+        while True:
+            time.sleep(REFRESH_SECONDS)
+            if (new := page(True)) != text:
+                write_text(path, text := new)
+    except KeyboardInterrupt:
+        write_text(path, page(False))
 
 
 def _format(options: LeaderboardOptions) -> str:

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.data_progress import DataProgress
 from orca_ray.cli.options import DeviceOption, JsonOption, QuietOption
-from orca_ray.cli.output import duration, emit_json, note, say, size
+from orca_ray.cli.output import DataProgress, duration, emit_json, note, say, size
 from orca_ray.errors import UserError
-from orca_ray.limits import allowed_cpus
-from orca_ray.protocol import ExportFormat
+from orca_ray.options import ExportFormat
+from orca_ray.process import allowed_cpus
 
 if TYPE_CHECKING:
     import uvicorn

@@ -9,8 +9,8 @@ from typer import Argument, Exit, Option
 from orca_ray.cli.options import JsonOption, ResultsOption, check_file, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
 from orca_ray.errors import UserError
+from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
-from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.results.submissions import Known

@@ -1,5 +1,6 @@
 """``orca-sweep data list`` and ``show``: list the data of tasks; show one task's data as numbers and a picture."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,7 @@ from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, ch
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.errors import UserError
-from orca_ray.protocol import Protocol
+from orca_ray.options import Protocol
 
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData
@@ -107,24 +108,22 @@ def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | Non
     With None, an existing file is kept, and errors are printed instead of raised; the result is None in both cases.
     """
     from orca_ray.cli.picture import draw
-    from orca_ray.data.cache import disk_errors, replace_file
+    from orca_ray.data.cache import disk_errors, write_bytes
 
     path = picture or Path(f"{task.short_name}.png")
     if picture is None and path.exists():
         note(f"no picture drawn: {path} already exists; choose another file with --picture FILE.png")
         return None
-    temporary = path.with_name(f".{path.name}.tmp")
+    content = io.BytesIO()
     try:
         with disk_errors(path.absolute().parent):
-            draw(task, data).save(temporary, format="PNG")
-            replace_file(temporary, path)
+            draw(task, data).save(content, format="PNG")
+            write_bytes(path, content.getvalue())
     except UserError as error:
         if picture is not None:
             raise
         note(f"no picture drawn: {error}")
         return None
-    finally:
-        temporary.unlink(missing_ok=True)
     return str(path)
 
 

@@ -12,7 +12,7 @@ from orca_ray.cli.output import console, duration, emit_json, note, say, score, 
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
-    from orca_ray.results.live import Holder, RunningTrial
+    from orca_ray.results.live import Holder, LiveState, RunningTrial
     from orca_ray.results.status import SweepStatus
     from orca_ray.results.store import ResultsStore
 
@@ -84,13 +84,17 @@ def logs(
 
 def _runs(store: "ResultsStore", sweep: str, key: str) -> bool:
     """Return whether a trial runs, or has ended and waits in its driver to be stored."""
+    state = _live(store, sweep)
+    return state is not None and (any(trial.key == key for trial in state.running) or key not in store.load(sweep))
+
+
+def _live(store: "ResultsStore", sweep: str) -> "LiveState | None":
+    """Return the live state of a sweep whose driver runs; None if no driver runs."""
     from orca_ray.results import live
     from orca_ray.results.lease import driver_lives
 
     state = live.read(store.folder, sweep)
-    if state is None or not driver_lives(store.folder, state, note):
-        return False
-    return any(trial.key == key for trial in state.running) or key not in store.load(sweep)
+    return state if state is not None and driver_lives(store.folder, state, note) else None
 
 
 def _print(found: "SweepStatus") -> None:
@@ -198,10 +202,7 @@ def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
 
 def _driver(store: "ResultsStore", sweep: str) -> "Holder":
     """Return the driver that runs a sweep; raise UserError if there is none."""
-    from orca_ray.results import live
-    from orca_ray.results.lease import driver_lives
-
-    state = live.read(store.folder, sweep)
-    if state is None or state.holder is None or not driver_lives(store.folder, state, note):
+    state = _live(store, sweep)
+    if state is None or state.holder is None:
         raise UserError(f"no driver runs {sweep} in this store, so there is nothing to stop, pause or cancel")
     return state.holder

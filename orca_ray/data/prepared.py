@@ -20,7 +20,7 @@ from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, SelectedRows, num_bytes
 from orca_ray.data.splits import Indices, stratified_share
 from orca_ray.errors import UserError
-from orca_ray.protocol import Protocol
+from orca_ray.options import Protocol
 
 __all__ = [
     "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",

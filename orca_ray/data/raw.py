@@ -16,7 +16,7 @@ import numpy.typing as npt
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 
 logger = logging.getLogger(__name__)
 

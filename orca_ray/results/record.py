@@ -9,7 +9,7 @@ from typing import Any, ClassVar, get_args
 
 import pyarrow as pa
 
-from orca_ray.protocol import Protocol
+from orca_ray.options import Protocol
 
 
 class Status(StrEnum):

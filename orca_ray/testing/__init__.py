@@ -13,14 +13,13 @@ It needs ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray
 
 import pytest
 
-_MODULES = ("distances", "families", "methods", "metrics", "statistics", "suite", "tasks")
+_MODULES = ("distances", "families", "methods", "scores", "suite", "tasks")
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))  # failures show values
 
 from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the registration
 from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.methods import MethodSuite  # noqa: E402
-from orca_ray.testing.metrics import LossSuite, MetricSuite  # noqa: E402
-from orca_ray.testing.statistics import StatisticSuite  # noqa: E402
+from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
 from orca_ray.testing.tasks import TaskSuite, TwinSuite  # noqa: E402
 
 __all__ = [

@@ -16,7 +16,7 @@ from orca_ray.alignment.distance import Diagnosis
 from orca_ray.alignment.labels import ClassIndex, is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig

@@ -15,7 +15,7 @@ from torch.nn import Parameter
 
 from orca_ray.data.rows import RowIndex, Rows, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 from orca_ray.training.memory_limits import allocatable_bytes
 from orca_ray.training.numerics import Precision
 

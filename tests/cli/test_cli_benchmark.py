@@ -9,7 +9,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
-from orca_ray.protocol import KeepModels
+from orca_ray.options import KeepModels
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore

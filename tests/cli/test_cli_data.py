@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from orca_ray.cli import picture
-from orca_ray.cli.data_progress import DataProgress
+from orca_ray.cli.output import DataProgress
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.rows import PairwiseRows, Target
@@ -391,7 +391,7 @@ def test_elsewhere_a_count_is_told_once_in_a_while(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("orca_ray.cli.data_progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("orca_ray.cli.output.time.monotonic", lambda: now[0])
     with DataProgress(quiet=False) as progress:
         for second in range(26):
             now[0] = float(second)

@@ -54,10 +54,6 @@ def test_an_interruption_prints_what_is_kept(command: Command, monkeypatch: pyte
             raise KeyboardInterrupt
         return original(name, seed, start, stop)
 
-    def late(*_: object, **__: object) -> None:
-        Path("new", FILE).write_text("complete")
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(simulation_run, "_solve", interrupt)
     assert command(*arguments).err.startswith("interrupted: no file was written\n")
     assert not Path("new").exists()
@@ -65,5 +61,3 @@ def test_an_interruption_prints_what_is_kept(command: Command, monkeypatch: pyte
     ending = command(*arguments)
     kept = "16 samples are stored, and the same command continues from there"
     assert (ending.code, ending.err.splitlines()[0]) == (130, f"interrupted: no file was written: {kept}")
-    monkeypatch.setattr(simulation_run, "generate", late)
-    assert command(*arguments).err.startswith(f"interrupted, but {Path('new', FILE)} is complete\n")

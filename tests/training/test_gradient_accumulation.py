@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.progress_counter import progress_count
+from orca_ray.process import progress_count
 from orca_ray.testing.trials import copy_of
 from orca_ray.training import feed, gradient_accumulation, micro_batch, refine
 from orca_ray.training.config import RefineConfig

@@ -15,7 +15,7 @@ from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.fitted import FittedStage, regressed
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.trees import TreeBody, table_rows
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 from orca_ray.training.feed import make_samples
 from orca_ray.training.numerics import derive_seed
 

@@ -17,7 +17,7 @@ from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.head import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, predict, score
 from orca_ray.training.feed import SplitInputs, head_inputs
 from orca_ray.training.numerics import Precision, derive_seed

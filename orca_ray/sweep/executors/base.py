@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orca_ray.limits import allowed_cpus, allowed_memory
+from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController

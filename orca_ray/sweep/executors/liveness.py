@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.progress_counter import progress_count
+from orca_ray.process import progress_count
 from orca_ray.sweep.executors import ray_private
 
 

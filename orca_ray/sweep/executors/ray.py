@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import psutil
 
 from orca_ray.errors import UserError
-from orca_ray.limits import allowed_cpus, allowed_memory
+from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors import joined_address, ray_private
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
 from orca_ray.sweep.executors.liveness import Deadlines, Watchdog, lost_service, services

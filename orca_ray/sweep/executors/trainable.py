@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import ray
 from ray import tune
 
-from orca_ray.progress_counter import note_progress
+from orca_ray.process import note_progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.liveness import HeartbeatThread
 from orca_ray.sweep.run.messages import trial_from_json

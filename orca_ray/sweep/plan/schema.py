@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from pydantic_core import PydanticCustomError
 
 from orca_ray.data.bodies import ModalityName
-from orca_ray.protocol import Protocol
+from orca_ray.options import Protocol
 from orca_ray.yaml_reader import MAX_INTEGER
 
 MAX_TRIALS = 100_000

@@ -11,7 +11,7 @@ from pkgutil import resolve_name
 
 from orca_ray.errors import UserError, lookup
 from orca_ray.methods.registry import get_method
-from orca_ray.protocol import KeepModels
+from orca_ray.options import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore

@@ -14,7 +14,7 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_config, write_folder
-from orca_ray.protocol import KeepModels
+from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.search import Search

@@ -12,7 +12,7 @@ from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.statistics.cost import pareto_front
 from orca_ray.leaderboard.statistics.ranks import strengths
 from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers, describe
-from orca_ray.testing.statistics import random_table, table
+from orca_ray.testing.scores import random_table, table
 
 
 def compute(name: str, scores: pd.DataFrame, **options: Any) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
-from orca_ray.testing.statistics import random_table, table
+from orca_ray.testing.scores import random_table, table
 
 BY_HAND = table(
     {

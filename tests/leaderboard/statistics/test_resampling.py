@@ -16,7 +16,7 @@ from orca_ray.leaderboard.statistics.intervals import (
     words,
 )
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
-from orca_ray.testing.statistics import random_table, table
+from orca_ray.testing.scores import random_table, table
 
 
 def word(i: int) -> int:

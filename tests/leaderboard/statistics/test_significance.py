@@ -19,7 +19,7 @@ from orca_ray.leaderboard.statistics.intervals import (
     student_tail,
 )
 from orca_ray.leaderboard.statistics.ranks import ranks
-from orca_ray.testing.statistics import random_table, table
+from orca_ray.testing.scores import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, friedman, studentised_range
 
 

@@ -24,7 +24,7 @@ from orca_ray.leaderboard.statistics.intervals import (
     words,
 )
 from orca_ray.leaderboard.statistics.verdict import answers
-from orca_ray.testing.statistics import random_table, table
+from orca_ray.testing.scores import random_table, table
 from tests.leaderboard.statistics.diagram import critical_differences, studentised_range
 
 FILE = Path(__file__).with_name("vectors.json")

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.options import KeepModels
 from orca_ray.predictor import load
-from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore

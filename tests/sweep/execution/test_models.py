@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from orca_ray.cli.app import run
+from orca_ray.options import KeepModels
 from orca_ray.predictor import load
-from orca_ray.protocol import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.limits import allowed_cpus, allowed_memory
+from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits, Watchdog, lost_service
 from orca_ray.sweep.executors.processes import Background
 from orca_ray.sweep.run.retries import Cause

@@ -15,7 +15,7 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
-from orca_ray.progress_counter import noting_progress
+from orca_ray.process import noting_progress
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.worker.staging.item import DataItem, HubItem, Item, SourceItem, WheelItem
 from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
