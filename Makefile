@@ -61,7 +61,7 @@ check: venv
 		wait $$types || code=1; echo "== mypy"; cat $(VENV)/mypy.log; exit $$code
 
 boards: venv
-	$(BIN)/python -m tests.boards
+	$(BIN)/python -m tests.test_boards
 
 # The built files are committed, so that nobody else needs Node.js; a test compares them with their sources.
 page:

@@ -71,7 +71,7 @@ class PlugIn:
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the object, or those of a tuple or list; raises UserError if one is no ``kind``, or as `load` does."""
+        """Return the object, or all of a tuple or list; raises UserError as `load`, or if an object is no ``kind``."""
         loaded = self.load()
         found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
         for each in found:

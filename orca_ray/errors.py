@@ -88,7 +88,7 @@ HEAVY_PACKAGES = {
     "requests", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision", "transformers",
     "urllib3",
 }  # fmt: skip
-"""Names of their modules, and those of distributions by which some are looked up."""
+"""Packages that only the extras install: names of modules, and names of distributions for `importlib.metadata`."""
 
 
 def missing_package(error: BaseException, extra: str) -> str:

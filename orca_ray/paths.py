@@ -69,7 +69,7 @@ def open_regular(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def new_directories_removed(path: Path) -> Iterator[None]:
-    """Context manager: if its block raises, remove those of ``path`` and its parents that the block created.
+    """Context manager: if its block raises, remove ``path`` and its parents, as far as the block created them.
 
     A directory that holds files other than ``*.lock`` is kept; the lock files are deleted.
     """

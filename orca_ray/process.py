@@ -1,6 +1,6 @@
 """Facts about this process: the CPUs and memory that its container allows, and a count of its steps of progress.
 
-By the count, a watcher distinguishes a slow trial from one that hangs. Limits are those of cgroups, versions 1 and 2.
+The count distinguishes a slow trial from one that hangs. Limits are read from cgroups, versions 1 and 2.
 """
 
 import os
@@ -16,7 +16,7 @@ _UNLIMITED_BYTES = 2**60
 
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the number of CPU cores that this process may use: those of its affinity, but at most its quota."""
+    """Return the number of CPU cores that this process may use: the cores of its affinity, at most its CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quotas = [*_quotas(_folders(root, own, "")), *_old_quotas(_folders(root, own, "cpu"))]
     return max(1, min([cores, *(int(quota) for quota in quotas)]))

@@ -195,13 +195,6 @@ def test_wrong_targets_are_named(series: Predictor) -> None:
         series.evaluate(data.x, np.array(["a"] * 45))
 
 
-def test_a_notebook_shows_the_model(series: Predictor) -> None:
-    shown = series._repr_html_()
-    for part in ("tiny/classes", "nft on", "3 classes", "on validation", "parameters"):
-        assert part in shown
-    assert "tiny/classes" in repr(series)
-
-
 def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, tmp_path: Path) -> None:
     folder = series.save(tmp_path / "model")
     again = orca_ray.load(folder, device="cpu")
@@ -278,7 +271,8 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     assert np.array_equal(again.predict(table), found)
     assert np.array_equal(again.predict(table.drop(columns="kind")), found)
     assert again.evaluate(file) == again.evaluate(table, table["kind"])
-    assert "red, white" in again._repr_html_()
+    for part in ("red, white", "nft on", "on validation", "parameters"):
+        assert part in again._repr_html_()
     assert "red, white" in (folder / "README.md").read_text()
 
 

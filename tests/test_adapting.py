@@ -15,10 +15,7 @@ from orca_ray.api import AdaptationSweep, left_out, methods_for
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage
-from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
-from orca_ray.testing.suite import make_home, save_bert
 from orca_ray.testing.trials import CLASSES, make_task
 
 TABLE = replace(make_task(CLASSES, (1, 4)), modality="tabular")
@@ -104,23 +101,3 @@ def test_nodes_of_a_cluster_get_the_data_through_the_store(
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     joined = replace(AdaptationSweep(task=TABLE, **given), address=None)  # type: ignore[arg-type]
     assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_a_node_without_the_data_gets_them_through_the_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    results, y = f"file://{tmp_path}/results", np.arange(60) % 2
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path / "home")))
-    task = Task.from_arrays(np.random.default_rng(0).normal(size=(60, 4)) + y[:, None], y)
-    sweep = AdaptationSweep(
-        task=task, methods=["linear_probe"], body=save_bert(tmp_path / "bert"), minutes=0.5, results=results,
-        staging=f"{results}/staged", executor="inline",
-    )  # fmt: skip
-    sweep.run()
-    record = sweep.save(tmp_path / "model")
-    monkeypatch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path / "other")))
-    request = StagingRequest(task=task.name, protocol=record.protocol, fingerprint=record.data_fingerprint)
-    with pytest.raises(StagingError, match="--staging"):
-        stage(request, None)
-    assert stage(request, sweep.shared) == record.data_fingerprint
-    assert get_task(task.name) == task

@@ -1,12 +1,49 @@
-"""Boards in the documentation are those of the stores that they name."""
+"""Boards of the documentation are those of the stores that they name, which are part of the repository.
 
+A board is a table between two marks, of which the first holds the arguments of ``orca-sweep leaderboard``:
+
+    <!-- board: pocket --results docs/stores/pocket -->
+    …
+    <!-- /board -->
+
+``make boards`` runs this module, which writes all boards again.
+"""
+
+import io
+import re
+import shlex
+import sys
+from contextlib import chdir, redirect_stderr
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from orca_ray.results.store import ResultsStore
-from tests.boards import MARK, ROOT, pages, regenerated
-from tests.results.factories import make_record
+from orca_ray.cli.app import run
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(
+    r"^(<!-- board: (?P<arguments>[^\n]*) -->\n)(?P<table>.*?)^(<!-- /board -->)$", re.DOTALL | re.MULTILINE
+)
+
+
+def pages() -> list[Path]:
+    """Return the pages of the documentation that have a board."""
+    found = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+    return [page for page in found if MARK.search(page.read_text())]
+
+
+def regenerated(text: str) -> str:
+    """Return a page with its boards built again from their stores."""
+    return MARK.sub(lambda match: f"{match[1]}\n{_board(match['arguments'])}\n{match[4]}", text)
+
+
+def _board(arguments: str) -> str:
+    with TemporaryDirectory() as scratch, chdir(ROOT), redirect_stderr(io.StringIO()) as errors:
+        board = Path(scratch) / "board.md"
+        if run(["leaderboard", *shlex.split(arguments), "--out", str(board)]):
+            raise ValueError(f"<!-- board: {arguments} -->: {errors.getvalue()}")
+        return board.read_text()
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
@@ -16,17 +53,8 @@ def test_a_board_of_the_documentation_is_up_to_date(page: Path) -> None:
     assert regenerated(text) == text, f"{page.relative_to(ROOT)} differs from its store: run `make boards`"
 
 
-def test_a_board_is_built_from_its_store(tmp_path: Path) -> None:
-    mark = "<!-- board: pocket --results store --methods orca -->"
-    page = f"Before\n\n{mark}\nold\n<!-- /board -->\n\nAfter\n"
-    with pytest.raises(ValueError, match="no results at 'store'"):
-        regenerated(page, tmp_path)
-    ResultsStore(tmp_path / "store", create=True).append(
-        [make_record("a", test_score=0.125), make_record("b", method="nft", test_score=0.25)]
-    )
-    text = regenerated(page, tmp_path)
-    assert "| digits | error | **0.1250** |" in text
-    assert "nft |" not in text
-    assert text.startswith(f"Before\n\n{mark}\n\n")
-    assert text.endswith("\n\n<!-- /board -->\n\nAfter\n")
-    assert regenerated(text, tmp_path) == text
+if __name__ == "__main__":
+    for page in pages():
+        text = page.read_text()
+        page.write_text(new := regenerated(text))
+        sys.stdout.write(f"{page.relative_to(ROOT)}: {'up to date' if new == text else 'written'}\n")

@@ -27,6 +27,7 @@ Y = np.arange(60) % 3
 NAMES = np.array(["oak", "ash", "elm"])[Y]
 TABLE = RNG.normal(size=(60, 4)) + Y[:, None]
 SERIES = RNG.normal(size=(60, 2, 20)) + 2 * Y[:, None, None]
+IMAGES = RNG.normal(size=(60, 1, 16, 16)) + Y[:, None, None, None]
 UNEQUAL = [sample[:, : 10 + row % 7] for row, sample in enumerate(SERIES)]
 FRAME = pd.DataFrame({"height": TABLE[:, 0], "soil": np.array(["clay", "sand", "loam"])[Y]})
 
@@ -79,9 +80,12 @@ def test_a_pickle_and_a_model_folder_predict_the_same(fitted: CrossModalClassifi
     np.testing.assert_array_equal(loaded.predict(FRAME), fitted.predict(FRAME))
 
 
-@pytest.mark.parametrize(("x", "shape"), [(TABLE, (1, 4)), (SERIES, (2, 20)), (UNEQUAL, (2, 16))])
-def test_inputs(quick: dict[str, Any], x: Any, shape: tuple[int, ...]) -> None:
-    model = CrossModalClassifier(**quick).fit(x, Y)
+@pytest.mark.parametrize(
+    ("x", "shape"), [(TABLE, (1, 4)), (SERIES, (2, 20)), (UNEQUAL, (2, 16)), (IMAGES, (1, 16, 16))]
+)
+def test_inputs(quick: dict[str, Any], tmp_path: Path, x: Any, shape: tuple[int, ...]) -> None:
+    body = save_vit(tmp_path) if x is IMAGES else quick["body"]
+    model = CrossModalClassifier(**quick | {"body": body}).fit(x, Y)
     assert model.adapted_.task.input_shape == shape
     assert model.predict(x).dtype == Y.dtype
     np.testing.assert_allclose(model.predict_proba(x[:1]), model.predict_proba(x)[:1], atol=1e-5)
@@ -90,13 +94,6 @@ def test_inputs(quick: dict[str, Any], x: Any, shape: tuple[int, ...]) -> None:
         as_array[:] = x
         np.testing.assert_array_equal(model.predict(as_array), model.predict(x))
     assert hasattr(model, "n_features_in_") == (not isinstance(x, list))
-
-
-def test_images(quick: dict[str, Any], tmp_path: Path) -> None:
-    x = RNG.normal(size=(60, 1, 16, 16)) + Y[:, None, None, None]
-    model = CrossModalClassifier(**quick | {"body": save_vit(tmp_path)}).fit(x, Y)
-    assert model.adapted_.task.input_shape == (1, 16, 16)
-    assert model.predict(x).shape == (60,)
 
 
 def test_numbers_and_their_units(quick: dict[str, Any]) -> None:

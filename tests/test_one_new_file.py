@@ -10,14 +10,11 @@ import pandas as pd
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics import all_statistics, get_statistic
-from orca_ray.methods import hyperparameters
-from orca_ray.methods.registry import all_methods, get_method
+from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.methods.registry import get_method
 from orca_ray.models.family import all_families
-from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
-from orca_ray.testing.suite import save_bert
-from orca_ray.testing.trials import QUICK, run, start
-from tests.plug_in_packages import EXAMPLE
+from orca_ray.tasks.registry import get_benchmark, get_task
+from tests.plug_in_packages import EXAMPLE, forget
 
 Drop = Callable[[str, str, str], None]
 
@@ -64,22 +61,14 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
         file.write_text(text)
         module = importlib.import_module(package)
         monkeypatch.setattr(module, "__path__", [*module.__path__, str(root)])
-        clear()
-
-    def clear() -> None:
-        importlib.invalidate_caches()
-        all_tasks.cache_clear()
-        all_methods.cache_clear()
-        hyperparameters.names.cache_clear()
-        all_statistics.cache_clear()
-        all_families.cache_clear()
+        forget()
 
     yield write
     monkeypatch.undo()
     for name in set(sys.modules) - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
             del sys.modules[name]
-    clear()
+    forget()
 
 
 def test_a_task(drop: Drop, tmp_path: Path) -> None:
@@ -91,18 +80,9 @@ def test_a_task(drop: Drop, tmp_path: Path) -> None:
     assert np.bincount(data.train.y).tolist() == [5, 5]
 
 
-def test_a_method(drop: Drop, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown method"):
-        get_method("l2sp")
+def test_a_method_a_family_of_bodies_and_a_statistic(drop: Drop) -> None:
     drop("orca_ray.methods.recipes", "l2sp.py", example("l2sp"))
-    body, options = save_bert(tmp_path), {**QUICK, "refine.learning_rate": 1e-4}
-    free, strong = (
-        run(start(body, "l2sp", hyperparameters={**options, "l2sp.strength": strength})) for strength in (0.0, 1e3)
-    )
-    assert free == run(start(body, "nft", hyperparameters=options)) != strong
-
-
-def test_a_family_of_bodies_and_a_statistic(drop: Drop) -> None:
+    assert get_method("l2sp").stage_names
     drop("orca_ray.models.families", "gpt_neo.py", example("gpt_neo"))
     assert "GPT-Neo" in all_families()
     drop("orca_ray.leaderboard.statistics", "worst_rank.py", example("worst_rank"))

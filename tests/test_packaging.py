@@ -2,24 +2,21 @@
 
 import email
 import os
-import re
 import subprocess
 import sys
 import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 import orca_ray
 from tests.building import build
-from tests.docs.pages import ROOT, command_lines, parse
+from tests.docs.pages import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-RELEASE: Any = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +86,3 @@ def test_one_version_and_a_citation_of_software_and_paper() -> None:
     [paper] = cited["references"]
     assert paper["title"] == "Cross-Modal Fine-Tuning: Align then Refine"
     assert paper["authors"][0]["family-names"] == "Shen"
-
-
-def test_the_release_workflow_runs_commands_that_exist() -> None:
-    steps = [step["run"] for step in RELEASE["jobs"]["build"]["steps"] if "run" in step]
-    for script in steps:
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    lines = re.sub(r"\S*/orca-sweep", "orca-sweep", "\n".join(steps)).splitlines()
-    commands = list(command_lines(lines))
-    assert ["--version"] in commands
-    for arguments in commands:
-        if arguments != ["--version"]:
-            parse(arguments)

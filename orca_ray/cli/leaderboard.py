@@ -63,7 +63,7 @@ def file_names(benchmarks: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class LeaderboardOptions(BoardOptions):
-    """Options of `leaderboard`, including those of `BoardOptions`."""
+    """Options of `leaderboard`: which board, as in `BoardOptions`, and where and how it is shown."""
 
     format: Annotated[
         str | None,

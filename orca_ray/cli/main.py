@@ -1,4 +1,7 @@
-"""Console script ``orca-sweep``, with imports of the standard library alone: Ctrl-C during all others is caught."""
+"""Console script ``orca-sweep``.
+
+The module imports the standard library only: `entry` imports the rest, so that Ctrl-C during those imports is caught.
+"""
 
 import io
 import os

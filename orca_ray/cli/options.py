@@ -1,4 +1,4 @@
-"""Options that several commands share, those of a sweep, and functions that check and convert their values."""
+"""Options that several commands share, options of a sweep, and functions that check and convert values of options."""
 
 import inspect
 import os
@@ -255,7 +255,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommandOptions(SweepOptions):
-    """Options of `benchmark`, `run` and `extend`, including those of `SweepOptions`."""
+    """Options of `benchmark`, `run` and `extend`: what the sweep covers, as in `SweepOptions`, and how it runs."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
     gpus_per_trial: Annotated[

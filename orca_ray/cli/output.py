@@ -241,7 +241,7 @@ class _LogFile(RotatingFileHandler):
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
-    """Prints warnings and errors to stderr, except those of the logger ``hidden``, which are printed elsewhere."""
+    """Prints warnings and errors to stderr, but not messages of the logger ``hidden``, which `fail` prints."""
 
     def __init__(self, hidden: str) -> None:
         super().__init__()
@@ -260,7 +260,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings also to stderr (not those of ``hidden``)."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings to stderr, but none of logger ``hidden``."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)

@@ -1,4 +1,4 @@
-"""The conformance suite of body families: a body that is fed its own stem's tokens is the pretrained model.
+"""The conformance suite of body families: a body computes what the Hugging Face model computes from equal tokens.
 
 Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F features.
 """

@@ -236,28 +236,3 @@ def test_results_of_a_submitted_job_and_of_the_environment(
     monkeypatch.setenv("ORCA_RAY_RESULTS", str(tmp_path / "elsewhere"))
     assert command("run", sweep_file).code == 0
     assert Path(fake.store.uri) == tmp_path / "elsewhere"
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["benchmark", "pockett"], "'pocket'"),
-        (["run", "nowhere.yaml"], "nowhere.yaml"),
-        (["run", "pocket"], "pocket"),
-        (["benchmark", "pocket", "--tasks", "digitz"], "'pocket/digits'"),
-        (["benchmark", "pocket", "--methods", "orka"], "'orca'"),
-        (["benchmark", "pocket", "--budget", "quik"], "'quick'"),
-        (["benchmark", "pocket", "--body", "minilm-l6:layers=x"], "layers"),
-        (["run", "bad.yaml"], "bad.yaml:5: setings: unknown key 'setings'. Did you mean 'settings'?"),
-        (["benchmark", "pocket", "--track", "tensorbord"], "Did you mean 'tensorboard'?"),
-    ],
-)
-def test_a_mistake_stops_before_anything_is_written(
-    command: Command, fake: FakeSweep, arguments: list[str], expected: str
-) -> None:
-    Path("bad.yaml").write_text(SWEEP.replace("settings:", "setings:"))
-    ending = command(*arguments)
-    assert ending.code == 2
-    assert expected in ending.err
-    assert fake.spec is None
-    assert not Path("results").exists()

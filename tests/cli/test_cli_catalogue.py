@@ -2,7 +2,6 @@
 
 import socket
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -112,22 +111,13 @@ def test_doctor_finds_places_that_cannot_be_used(
     assert "set ORCA_RAY_HOME" in ending.out
 
 
-@pytest.mark.parametrize(("answer", "advice"), [(b"", "timed out"), (b"HTTP/1.1 400", "another service than Ray")])
-def test_doctor_does_not_wait_for_a_cluster_that_does_not_answer(
-    answer: bytes, advice: str, command: Command, monkeypatch: pytest.MonkeyPatch
+def test_doctor_does_not_wait_for_a_service_that_does_not_answer(
+    command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_NUM_REDIS_GET_RETRIES", "2")
     monkeypatch.setattr(ray_executor, "ANSWER_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def accept() -> None:
-            peer, _ = server.accept()
-            peer.sendall(answer)
-            peers.append(peer)
-
-        peers: list[socket.socket] = []
-        threading.Thread(target=accept, daemon=True).start()
         ending = command("doctor", "--json", "--address", f"127.0.0.1:{server.getsockname()[1]}")
     assert ending.code == 2
     [found] = [finding for finding in ending.json if (finding["topic"], finding["item"]) == ("cluster", "address")]
-    assert advice in found["advice"]
+    assert found["advice"] == "cannot connect: another service than Ray answers there"

@@ -51,21 +51,11 @@ def _build(workspace: Workspace) -> Arrays:
 
 def _task(name: str, server: Server, **changes: Any) -> Task:
     facts: dict[str, Any] = {
-        "title": "Numbers in a row",
-        "modality": "tabular",
-        "input_shape": (1, 2),
-        "target": Target("classes", size=2),
-        "loss": "cross_entropy",
-        "metric": "error",
-        "body": "minilm-l6",
-        "num_samples": (4, 2, 3),
-        "licence": "CC-BY-NC-4.0",
-        "citation": "Nobody, 2024",
-        "reference": "https://example.org",
-        "terms": TERMS,
+        "title": "Numbers in a row", "modality": "tabular", "input_shape": (1, 2), "target": Target("classes", size=2),
+        "loss": "cross_entropy", "metric": "error", "body": "minilm-l6", "num_samples": (4, 2, 3), "build": _build,
+        "licence": "CC-BY-NC-4.0", "citation": "Nobody, 2024", "reference": "https://example.org", "terms": TERMS,
         "files": (RawFile(path="x.npy", urls=(f"{server.url}/x.npy",), num_bytes=200),),
-        "build": _build,
-    }
+    }  # fmt: skip
     return Task(name=name, **{**facts, **changes})
 
 
@@ -156,10 +146,7 @@ def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(
     [
         (["prepare", "toy/first", "--out", "occupied"], "occupied is not empty and holds no prepared data"),
         (["prepare", "toy/first", "other/first", "--out", "new"], "tasks with one name in two benchmarks"),
-        (
-            ["prepare", "toy/first", "other/first", "--raw", "mine"],
-            "the directory of one benchmark, got tasks of other, toy",
-        ),
+        (["prepare", "toy/first", "other/first", "--raw", "mine"], "of one benchmark, got tasks of other, toy"),
         (["prepare", "toy/first", "--raw", "occupied/file"], "is a file"),
         (["prepare", "toy/first", "--raw", "nowhere"], "x.npy"),
         (["prepare", "toy/first", "--protocol", "papr"], "'paper'"),

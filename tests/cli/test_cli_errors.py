@@ -15,7 +15,7 @@ from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import check_directory, check_special, new_directories_removed, open_regular
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan import loading
-from tests.cli.conftest import Command, EndBy
+from tests.cli.conftest import SWEEP, Command, EndBy
 from tests.results.factories import make_record
 
 
@@ -46,11 +46,26 @@ from tests.results.factories import make_record
         ("cancel a --results store", "no trial with the key 'a'"),
         ("logs z --results store", "no trial with the key 'z'"),
         ("retry pocket/quick --results store", "has no failed trials"),
+        ("benchmark pockett", "'pocket'"),
+        ("run nowhere.yaml", "nowhere.yaml"),
+        ("run pocket", "pocket"),
+        ("benchmark pocket --tasks digitz", "'pocket/digits'"),
+        ("benchmark pocket --methods orka", "'orca'"),
+        ("benchmark pocket --budget quik", "'quick'"),
+        ("benchmark pocket --body minilm-l6:layers=x", "layers"),
+        ("run other/bad.yaml", "bad.yaml:5: setings: unknown key 'setings'. Did you mean 'settings'?"),
+        ("benchmark pocket --track tensorbord", "Did you mean 'tensorboard'?"),
+        ("data generate pdebench/advection", "--samples"),
+        ("data generate pdebench/advektion --samples 2", "Did you mean 'pdebench/advection'?"),
+        ("data generate pdebench/advection --samples 0", "--samples"),
+        ("data generate pdebench/advection --samples 2 --seed -1", "--seed"),
+        ("data generate pdebench/advection --samples 2 --seed 18446744073709551616", "9223372036854775807"),
+        ("data generate pdebench/advection --samples 2 --workers 0", "--workers"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments: str, expected: str) -> None:
     Path("other").mkdir()
-    Path("other/thesis.tex").write_text("years of work")
+    Path("other/bad.yaml").write_text(SWEEP.replace("settings:", "setings:"))
     ResultsStore("store", create=True).append([make_record("a")])
     ending = command(*arguments.split())
     assert (ending.code, ending.out) == (2, "")
@@ -59,7 +74,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments
     assert "Traceback" not in ending.err
     assert "Value error" not in ending.err
     assert sorted(path.name for path in Path().iterdir()) == ["other", "store"]
-    assert [path.name for path in Path("other").iterdir()] == ["thesis.tex"]
+    assert [path.name for path in Path("other").iterdir()] == ["bad.yaml"]
 
 
 def nested() -> None:
@@ -85,6 +100,11 @@ OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("go
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/data/x"), 2, "error: cannot use /data/x: No such file"),
         (IsADirectoryError(21, "Is a directory", b"/data/\xff"), 2, r"error: cannot use /data/\udcff: Is a directory"),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file"),
+            2,
+            "error: the working directory no longer exists: change to",
+        ),
         (OSError(errno.ENOSPC, "No space left"), 2, "error: no space left on the disk: free some"),
         (ModuleNotFoundError("x", name="torch.nn"), 2, "'torch', which is not installed: pip install 'orca-ray[sweep"),
         (ModuleNotFoundError("x", name="orca_ray.nonsense"), 70, "error: unexpected ModuleNotFoundError"),
@@ -145,18 +165,6 @@ def test_a_long_message_is_cut(command: Command) -> None:
     assert len(ending.err) < 2000
     assert "…" in ending.err
     assert len(command("plan", "x.yaml", "--tasks", "a\n" * 50_000).err) < 25_000
-
-
-def test_a_deleted_working_directory_is_named(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "gone").mkdir()
-    monkeypatch.chdir(tmp_path / "gone")
-    (tmp_path / "gone").rmdir()
-    ending = command("leaderboard", "pocket")
-    monkeypatch.chdir(tmp_path)
-    assert ending.code == 2
-    assert "the working directory no longer exists" in ending.err
 
 
 def test_a_malformed_address_is_refused_at_once(command: Command) -> None:

@@ -1,16 +1,14 @@
 """``leaderboard``, ``leaderboard-diff`` and ``site``: formats and files, checks of committed boards, pages."""
 
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orca_ray.cli.app import run
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -62,12 +60,10 @@ def test_a_file_has_the_format_of_its_name(format: str, command: Command, store:
     assert expected.get(format, "").encode() in named.read_bytes()
 
 
-@pytest.mark.slow
-def test_a_pipe_gets_the_bytes_of_a_file(command: Command, store: str) -> None:
+def test_a_pipe_gets_the_bytes_of_a_file(store: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     arguments = ("leaderboard", "pocket", "--results", store, "--format", "parquet")
-    printed = subprocess.run([sys.executable, "-m", "orca_ray.cli.main", *arguments], capture_output=True, check=True)
-    assert command(*arguments, "-o", "board").code == 0
-    assert printed.stdout == Path("board").read_bytes()
+    assert (run(arguments), run([*arguments, "-o", "board"])) == (0, 0)
+    assert capfdbinary.readouterr().out == Path("board").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -150,36 +146,17 @@ def test_boards_that_cannot_be_compared(command: Command, store: str) -> None:
         assert expected in ending.err
 
 
-def in_a_terminal(*arguments: str, **variables: str) -> str:
-    """Run a command in a terminal of 60 columns, and return what it prints."""
-    ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "60", "PYTHONIOENCODING": "utf-8", **variables}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orca_ray.cli.main", *arguments], stdout=theirs, stderr=subprocess.DEVNULL,
-        env={name: value for name, value in environment.items() if value},
-    )  # fmt: skip
-    os.close(theirs)
-    parts = []
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        parts.append(part)
-    assert process.wait() == 0
-    os.close(ours)
-    return b"".join(parts).decode()
-
-
-@pytest.mark.slow
-def test_colours_are_for_terminals_that_want_them(store: str) -> None:
-    arguments = ("leaderboard", "pocket", "--results", store)
-    coloured = in_a_terminal(*arguments, NO_COLOR="", FORCE_COLOR="")
+def test_colours_are_for_terminals_that_want_them(
+    command: Command, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TERM": "xterm-256color", "COLUMNS": "60"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    coloured = board(command, store)
     assert "\x1b[1;32m" in coloured
     assert "\x1b[36m" in coloured
-    plain = in_a_terminal(*arguments, NO_COLOR="1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = board(command, store)
     assert "32m" not in plain
     assert "36m" not in plain
     assert all(len(line) <= 60 for line in plain.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines())

@@ -5,7 +5,9 @@ from unittest.mock import Mock
 
 import pytest
 
+from orca_ray.cli.benchmark import _commands
 from orca_ray.sweep.run import driver
+from orca_ray.tasks.registry import get_benchmark
 from tests.cli.conftest import SWEEP, Command
 
 
@@ -94,16 +96,12 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Comm
     assert cost["gpu_hours"] < cost["cpu_hours"]
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("no_gpu")
-def test_a_plan_names_each_command_that_brings_data_once(command: Command) -> None:
-    def brings(benchmark: str) -> list[str]:
-        lines = command("plan", benchmark).out.splitlines()
-        return [line.strip() for line in lines if line.startswith("  orca-sweep data") and "conll2003" not in line]
+def test_each_command_that_brings_data_is_named_once() -> None:
+    def commands(*costs: tuple[str, str]) -> list[str]:
+        return _commands([Mock(task=task, command=command) for task, command in costs])
 
-    assert brings("drug") == ["orca-sweep data prepare drug --raw DIR"]
-    assert brings("openml") == ["orca-sweep data fetch openml"]
-    generated = brings("pdebench_generated")
-    assert len(generated) == 9
-    assert "orca-sweep data generate pdebench/advection --samples 1000" in generated
-    assert "hours unknown for 42 of 42 tasks" in command("plan", "openml").out
+    pocket = [(task.name, f"orca-sweep data fetch {task.name}") for task in get_benchmark("pocket")]
+    assert commands(*pocket) == ["orca-sweep data fetch pocket"]
+    first, second = pocket[0][0], pocket[1][0]
+    assert commands(*pocket[:2]) == [f"orca-sweep data fetch {first} {second}"]
+    assert commands(pocket[0], (second, f"prepare {second} --raw DIR")) == [pocket[0][1], f"prepare {second} --raw DIR"]

@@ -2,18 +2,12 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
-from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-
-from tests.building import build
 
 from .processes import ROOT
 
@@ -47,17 +41,3 @@ def test_the_requirements_are_those_of_the_project() -> None:
     groups = [PROJECT["dependencies"], *map(PROJECT["optional-dependencies"].get, ("predict", "sweep", "mlflow"))]
     assert found == [name for group in groups for each in group if (name := Requirement(each).name) != "orca-ray"]
     assert {"ray", "torch", "mlflow-skinny"} <= {*found}
-
-
-@pytest.mark.slow
-def test_the_package_builds_from_what_is_copied(tmp_path: Path) -> None:
-    """The wheel that the last step of the build installs."""
-    source = tmp_path / "src"
-    source.mkdir()
-    for path in COPIED:
-        if (ROOT / path).is_dir():
-            shutil.copytree(ROOT / path, source / path, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / path, source / path)
-    with zipfile.ZipFile(build("wheel", source, tmp_path)) as wheel:
-        assert {"orca_ray/cli/main.py", "orca_ray/sweeps/pocket.yaml"} <= set(wheel.namelist())

@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 import orca_ray
+from orca_ray.cli.predict import END_SECONDS, TOKEN
+from tests.docs.pages import parse
 
 from .processes import ROOT
 
@@ -26,10 +28,6 @@ def cluster_spec(documents: list[Tree]) -> Tree:
     [found] = [each["spec"] for each in documents if each["apiVersion"] == "ray.io/v1"]
     cluster: Tree = found.get("rayClusterSpec", found)
     return cluster
-
-
-def groups(spec: Tree) -> list[Tree]:
-    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
 
 
 def strict(schema: Any) -> Any:
@@ -67,31 +65,14 @@ def test_the_template_obeys_the_schema_and_a_damaged_one_does_not(documents: lis
         place.update(before)
 
 
-def test_access_needs_the_token_and_passes_the_network_policy(documents: list[Tree]) -> None:
-    spec = cluster_spec(documents)
-    assert spec["authOptions"] == {"mode": "token"}
+def test_access_needs_the_token_and_pods_agree_on_image_and_results(documents: list[Tree]) -> None:
+    spec, environments = cluster_spec(documents), []
+    assert (spec["authOptions"], spec["enableInTreeAutoscaling"]) == ({"mode": "token"}, True)
     [policy] = [each for each in documents if each["kind"] == "NetworkPolicy"]
-    for group in groups(spec):
-        assert group["template"]["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
-        assert group["template"]["spec"]["securityContext"]["runAsNonRoot"] is True
-
-
-def test_the_cluster_grows_with_gpu_pods_and_takes_spot_pods_first(documents: list[Tree]) -> None:
-    spec = cluster_spec(documents)
-    assert spec["enableInTreeAutoscaling"] is True
-    workers = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
-    assert workers["spot"]["priority"] > workers["on-demand"].get("priority", 0)
-    for group in workers.values():
-        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
-        [container] = group["template"]["spec"]["containers"]
-        assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
-        toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
-        assert toleration in group["template"]["spec"]["tolerations"]
-
-
-def test_pods_have_memory_for_objects_and_agree_on_image_and_results(documents: list[Tree]) -> None:
-    environments = []
-    for pod in (group["template"]["spec"] for group in groups(cluster_spec(documents))):
+    for template in (group["template"] for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]):
+        assert template["metadata"]["labels"] == policy["spec"]["podSelector"]["matchLabels"]
+        pod = template["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
         [container] = pod["containers"]
         assert container["image"] == f"orca-ray:{orca_ray.__version__}"
         volumes = {each["name"]: each for each in pod["volumes"]}
@@ -123,20 +104,14 @@ def test_servers_obey_the_schema_of_pods() -> None:
 
 
 def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_killed() -> None:
-    import typer
-
-    from orca_ray.cli.app import app
-    from orca_ray.cli.predict import END_SECONDS, TOKEN
-
     deployment, service = served()
     pod = deployment["template"]["spec"]
     [server] = pod["containers"]
     assert service["selector"] == deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"]
     [port] = server["ports"]
     assert service["ports"][0]["targetPort"] == port["name"]
-    program, name, *arguments = server["args"]
-    command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    given = command.make_context(name, list(arguments)).params
+    program, *arguments = server["args"]
+    given = parse(arguments).params
     assert (program, given["host"], given["port"]) == ("orca-sweep", "0.0.0.0", port["containerPort"])
     assert given["model"].startswith(server["volumeMounts"][0]["mountPath"])
     assert [each["name"] for each in server["env"]] == [TOKEN]

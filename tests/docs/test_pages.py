@@ -84,13 +84,3 @@ def test_options_exist(name: str) -> None:
     spans = (snippet.split() for snippet in code_spans((ROOT / name).read_text()) if snippet.startswith("--"))
     found = {word for words in spans for word in words if word.startswith("--")}
     assert found <= all_options(typer.main.get_command(app))
-
-
-def test_what_is_wrong_is_found() -> None:
-    """Guard against patterns that match nothing."""
-    text = "[a](no.md) [b](#c) `docs/no.md` `orca-sweep plan x --trails 1`\n```\norca-sweep plan\nmake no\n```\n"
-    assert links(ROOT / "README.md", text) == ["no.md", "#c"]
-    assert paths(text) == ["docs/no.md"]
-    assert [message.partition(":")[0] for message in commands(text)] == [
-        "orca-sweep plan x --trails 1", "orca-sweep plan", "make no",
-    ]  # fmt: skip

@@ -42,15 +42,7 @@ class Elements(HTMLParser):
 
 def test_the_site(tmp_path: Path) -> None:
     """Built as ``make docs`` does: a link without a target would end the build."""
-    command = [
-        sys.executable,
-        "-c",
-        NO_NETWORK,
-        "-d",
-        str(tmp_path / "doctrees"),
-        *OPTIONS[:-1],
-        str(tmp_path / "html"),
-    ]
+    command = [sys.executable, "-c", NO_NETWORK, "-d", tmp_path / "doctrees", *OPTIONS[:-1], tmp_path / "html"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     site = tmp_path / "html"
@@ -63,13 +55,3 @@ def test_the_site(tmp_path: Path) -> None:
         assert f">{name}<" in text, name
     assert "--trial-minutes" in (site / "reference" / "commands.html").read_text()
     assert 'id="orca_ray.tasks.task.Task.prepare"' in (site / "reference" / "python.html").read_text()
-
-
-def test_a_broken_link_fails_the_build(tmp_path: Path) -> None:
-    (tmp_path / "conf.py").write_text("extensions = ['myst_parser']\nmyst_heading_anchors = 6\n")
-    (tmp_path / "index.md").write_text("# Page\n\n[nowhere](nowhere.md) and [no heading](#no-heading)\n")
-    command = [sys.executable, "-m", "sphinx", *OPTIONS[:-2], str(tmp_path), str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "nowhere.md" in done.stderr
-    assert "no-heading" in done.stderr
