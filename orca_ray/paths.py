@@ -1,10 +1,8 @@
 """Paths that users give, and URIs of results stores without the credentials that they may hold."""
 
-import contextlib
-import itertools
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -65,27 +63,6 @@ def open_regular(path: Path) -> BinaryIO:
     """Open a regular file for reading in binary mode; raises the same errors as `regular_size`."""
     regular_size(path)
     return path.open("rb")
-
-
-@contextlib.contextmanager
-def new_directories_removed(path: Path) -> Iterator[None]:
-    """Context manager: if its block raises, remove ``path`` and its parents, as far as the block created them.
-
-    A directory that holds files other than ``*.lock`` is kept; the lock files are deleted.
-    """
-    parents = (path.absolute(), *path.absolute().parents)
-    created = [directory for directory in parents if not directory.exists()]
-    try:
-        yield
-    except BaseException:
-        walks = (os.walk(directory, topdown=False) for directory in created)  # innermost directory first
-        for folder, _, files in itertools.chain.from_iterable(walks):
-            for lock in (Path(folder, name) for name in files if name.endswith(".lock")):
-                with contextlib.suppress(OSError):
-                    lock.unlink()
-            with contextlib.suppress(OSError):  # not empty: keep it
-                os.rmdir(folder)
-        raise
 
 
 def _exists(path: Path) -> bool:

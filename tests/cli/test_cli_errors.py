@@ -12,7 +12,7 @@ import pytest
 
 from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.errors import UserError, printable, unknown_name
-from orca_ray.paths import check_directory, check_special, new_directories_removed, open_regular
+from orca_ray.paths import check_directory, check_special, open_regular
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan import loading
 from tests.cli.conftest import SWEEP, Command, EndBy
@@ -254,23 +254,3 @@ def test_directories_and_files_of_the_user(tmp_path: Path) -> None:
             open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize("kept", [True, False])
-def test_new_directories_go_after_a_failure_unless_they_hold_something(tmp_path: Path, kept: bool) -> None:
-    target = tmp_path / "new" / "deep"
-
-    def interrupted() -> None:
-        (target / ".locks").mkdir(parents=True)
-        (target / ".locks" / "x.lock").touch()
-        if kept:
-            (target / "batch.npy").write_bytes(b"work")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt), new_directories_removed(target):
-        interrupted()
-    assert (tmp_path / "new").exists() is kept
-    assert not (target / ".locks").exists()
-    with pytest.raises(UserError), new_directories_removed(tmp_path):
-        raise UserError("stop")
-    assert tmp_path.exists()

@@ -42,7 +42,7 @@ class Elements(HTMLParser):
 
 def test_the_site(tmp_path: Path) -> None:
     """Built as ``make docs`` does: a link without a target would end the build."""
-    command = [sys.executable, "-c", NO_NETWORK, "-d", tmp_path / "doctrees", *OPTIONS[:-1], tmp_path / "html"]
+    command = [sys.executable, "-c", NO_NETWORK, "-d", f"{tmp_path}/doctrees", *OPTIONS[:-1], f"{tmp_path}/html"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     site = tmp_path / "html"
