@@ -13,6 +13,7 @@ from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.questions import Answer, answers
+from orca_ray.leaderboard.statistics.statistic import Shape
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
@@ -84,12 +85,12 @@ class Report:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
 
-    def statistics(self) -> dict[str, pd.DataFrame]:
-        """Return all statistics of the scores by name that have one value for each method, or pair of methods."""
+    def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
+        """Return all statistics of the scores by name that have these shapes."""
         return {
             name: _rounded(each.compute(self.scores))
             for name, each in all_statistics().items()
-            if each.inputs == ("scores",) and each.shape in ("method", "pair")
+            if each.inputs == ("scores",) and each.shape in shapes
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
