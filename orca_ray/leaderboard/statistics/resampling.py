@@ -1,15 +1,7 @@
-"""Bootstrap intervals from a random sequence that another language can reproduce bit for bit.
+"""Bootstrap intervals from a random sequence that no library's version changes: equal boards have equal bytes.
 
 **Generator.** `words` is SplitMix with 32 bits: word i mixes the number (i + 1) · 0x9E3779B9 modulo 2³² with two
-multiplications and three shifts. It has no state, so that any word can be computed alone. In JavaScript::
-
-    function word(i) {
-      let z = Math.imul(i + 1, 0x9e3779b9);
-      z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
-      z = Math.imul(z ^ (z >>> 15), 0x735a2d97);
-      return (z ^ (z >>> 15)) >>> 0;
-    }
-    const index = (i, n) => Math.floor(word(i) * n / 4294967296);  // exact for n < 2²¹
+multiplications and three shifts. Index i below n is word(i) · n / 2³², rounded down.
 
 **Scheme.** A board is a sample of tasks, and each cell a sample of seeds. With at least `MIN_TASKS` tasks, tasks are
 drawn with replacement, and a drawn task keeps all its seeds: the values of tasks already differ by the noise over seeds
