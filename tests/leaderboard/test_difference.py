@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.leaderboard import build
@@ -27,19 +27,15 @@ def only(before: pd.DataFrame, after: pd.DataFrame) -> Change:
 
 
 def test_equal_seeds_are_paired() -> None:
-    """The differences are -0.1, -0.1 and -0.13: noise between seeds cancels."""
+    """The differences are -0.1, -0.1 and -0.13: noise between seeds cancels; then 0.1, -0.1 and 0.03."""
     found = only(board(orca=[0.9, 0.5, 0.2]), board(orca=[0.8, 0.4, 0.07]))
     assert found.difference == pytest.approx(-0.11)
     assert found.error == pytest.approx(0.0173205 / math.sqrt(3), rel=1e-5)
     assert (found.kind, found.seeds) == (Kind.BETTER, 3)
     assert (found.before, found.after) == pytest.approx((1.6 / 3, 1.27 / 3))
-
-
-def test_within_noise() -> None:
-    """The differences are 0.1, -0.1 and 0.03: mean 0.01, deviation 0.10149, standard error 0.0586."""
     found = only(board(orca=[0.4, 0.5, 0.2]), board(orca=[0.5, 0.4, 0.23]))
     assert found.kind is Kind.WITHIN_NOISE
-    assert found.error == pytest.approx(0.0586, abs=1e-4)
+    assert found.error == pytest.approx(0.10149 / math.sqrt(3), rel=1e-3)
 
 
 def test_other_seeds_are_not_paired() -> None:
@@ -88,7 +84,7 @@ def test_other_versions_are_not_compared(column: str, value: str | int, reason: 
     assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)
 
 
-@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_the_other_direction_has_the_opposite_sign(before: list[float], after: list[float]) -> None:
     frames = [

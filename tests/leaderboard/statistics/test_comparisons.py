@@ -127,11 +127,9 @@ class TestCost:
         worse = table({task: {"a": 0.5, "b": 1.0} for task in "tu"})
         assert get_statistic("pareto").compute(worse, self.costs)["value"].to_dict() == {"a": 1, "b": 0}
 
-    def test_front(self) -> None:
+    def test_front_where_costs_within_five_per_cent_are_equal(self) -> None:
         scores, costs = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([5.0, 2.0, 3.0, 1.0, 5.0])
         assert pareto_front(scores, costs).tolist() == [True, True, False, True, True]
-
-    def test_costs_within_five_per_cent_are_equal(self) -> None:
         assert pareto_front(np.array([1.0, 1.0, 2.0]), np.array([100.0, 96.0, 96.0])).tolist() == [True, True, False]
         assert pareto_front(np.array([1.0, 1.0]), np.array([100.0, 94.0])).tolist() == [False, True]
 
@@ -161,8 +159,6 @@ class TestVerdict:
         assert not equal["separable"]
         assert equal["p"] == 1
         assert math.isinf(equal["more_tasks"])
-
-    def test_constant_ratio_is_separable(self) -> None:
         assert pair(compute("verdict", ratios(*[0.5] * 6)))["p"] == 0
 
     def test_few_tasks_need_seeds(self) -> None:

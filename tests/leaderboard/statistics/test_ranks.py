@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
@@ -50,6 +50,7 @@ def test_intervals_hold_the_truth_of_a_clear_case() -> None:
     assert 2 <= low_y < value_y < high_y <= 3
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3), min_size=1, max_size=6))
 def test_identities(scores: list[list[float]]) -> None:
     rows = table({f"t{number}": dict(zip("abc", row, strict=True)) for number, row in enumerate(scores)})

@@ -7,20 +7,11 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from orca_ray.leaderboard.statistics.critical_difference import (
-    holm,
-    signed_rank,
-    smallest_p,
-)
-from orca_ray.leaderboard.statistics.distributions import (
-    chi_square_tail,
-    student_quantile,
-    student_tail,
-)
+from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics.critical_difference import holm, signed_rank, smallest_p
+from orca_ray.leaderboard.statistics.distributions import chi_square_tail, student_quantile, student_tail
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
-from orca_ray.leaderboard.statistics.mean_rank import ranks
-from orca_ray.testing.tables import random_table, table
-from tests.leaderboard.statistics.diagram import critical_differences, friedman, studentised_range
+from orca_ray.testing.tables import table
 
 
 class TestDistributions:
@@ -34,11 +25,6 @@ class TestDistributions:
     def test_chi_square(self, freedom: int) -> None:
         for x in (0.0, 0.5, 4.0, 30.0):
             assert chi_square_tail(x, freedom) == pytest.approx(scipy.stats.chi2.sf(x, freedom), rel=1e-12)
-
-    @pytest.mark.parametrize("num", [2, 3, 10, 30])
-    def test_studentised_range(self, num: int) -> None:
-        expected = scipy.stats.studentized_range.ppf(0.95, num, math.inf)
-        assert studentised_range(0.05, num) == pytest.approx(expected, rel=1e-6)
 
 
 class TestSignedRank:
@@ -65,62 +51,25 @@ class TestSignedRank:
         assert signed_rank(np.zeros(5)) == 1
 
 
-class TestCriticalDifferences:
-    @pytest.mark.parametrize("digits", [1, 6])
-    def test_friedman(self, digits: int) -> None:
-        scores = np.random.default_rng(0).normal(np.arange(4) * 0.3, 1, (12, 4)).round(digits)
-        expected = scipy.stats.friedmanchisquare(*scores.T)
-        assert friedman(ranks(scores)) == pytest.approx((expected.statistic, expected.pvalue))
-
+class TestManyPairs:
     def test_holm(self) -> None:
         assert holm(np.array([0.04, 0.01, math.nan, 0.03])) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
         assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
-
-    def test_demsars_example(self) -> None:
-        """Demšar 2006, section 3.2.4: 4 methods on 14 data sets; Nemenyi's difference is 2.569 √(4 · 5 / (6 · 14))."""
-        found = critical_differences(random_table(14, 4, 1))
-        assert found.nemenyi == pytest.approx(2.569 * math.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
-        assert found.num_tasks == 14
-
-    def test_groups(self) -> None:
-        """Methods a and b take turns, as do c and d, and the first two are always better."""
-        scores = table(
-            {
-                f"t{n:02}": {"a": 1 + (n % 2), "b": 2 - (n % 2), "c": 30 + n + 2 * (n % 2), "d": 31 + n}
-                for n in range(24)
-            }
-        )
-        found = critical_differences(scores)
-        assert [set(group) for group in found.wilcoxon_groups] == [{"a", "b"}, {"c", "d"}]
-        assert [set(group) for group in found.nemenyi_groups] == [{"a", "b"}, {"c", "d"}]
-        assert found.friedman_p < 1e-6
-        assert list(found.mean_ranks.values()) == [1.5, 1.5, 3.5, 3.5]
-
-    def test_groups_overlap(self) -> None:
-        """Neighbours are close and the outer two are not."""
-        found = critical_differences(random_table(12, 5, 1, number=3), level=0.3)
-        groups = [*found.nemenyi_groups, *found.wilcoxon_groups]
-        order = list(found.mean_ranks)
-        assert groups
-        for group in groups:
-            start = order.index(group[0])
-            assert group == order[start : start + len(group)]
 
     @pytest.mark.parametrize(("num_tasks", "possible"), [(8, False), (10, True)])
     def test_no_pair_is_separable_with_few_tasks(self, num_tasks: int, possible: bool) -> None:
         """Six methods of which each is ten times better than the next on every task: 15 pairs."""
         scores = table({f"t{t}": {f"m{m}": (1 + t) * 10.0**m for m in range(6)} for t in range(num_tasks)})
-        found = critical_differences(scores)
-        assert found.wilcoxon_possible is possible
-        assert list(map(len, found.wilcoxon_groups)) == ([] if possible else [6])
+        adjusted = get_statistic("critical_difference").compute(scores)
+        assert (adjusted["value"] <= 0.05).tolist() == [possible] * 30
+        assert adjusted["value"].max() == pytest.approx(min(15 * 2 / 2**num_tasks, 1))
         assert smallest_p(num_tasks, 6) == pytest.approx(15 * 2 / 2**num_tasks)
         assert math.isnan(smallest_p(num_tasks, 1))
 
     def test_without_common_tasks(self) -> None:
-        found = critical_differences(table({"t": {"a": 1}, "u": {"b": 1}}))
-        assert found.num_tasks == 0
-        assert math.isnan(found.friedman_p)
-        assert math.isnan(found.nemenyi)
+        found = get_statistic("critical_difference").compute(table({"t": {"a": 1}, "u": {"b": 1}}))
+        assert found["p"].isna().all()
+        assert set(found["num_tasks"]) == {0}
 
 
 class TestImportance:

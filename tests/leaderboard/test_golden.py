@@ -1,0 +1,79 @@
+"""Whole documents of one board, of the effects of one grid, and of one page, as the files in ``golden`` hold them.
+
+After a wanted change, run ``python -m tests.leaderboard.test_golden`` and read the difference.
+"""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from orca_ray.leaderboard import Report, all_formats, build, render
+from orca_ray.leaderboard.searches import numbered
+from orca_ray.results.record import Status
+from tests.leaderboard.page.boards import data
+from tests.leaderboard.test_effects import effects, grid, render_effects, square
+from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
+from tests.results.factories import make_point
+
+FOLDER = Path(__file__).with_name("golden")
+FORMATS = ("csv", "json", "latex", "markdown", "table")
+
+
+def report() -> Report:
+    """Return a board with a tie, missing and tiny scores, failures, searches, curves, costs, notes and another sweep."""
+    cost = {"align_seconds": 0.0, "evaluate_seconds": 0.0, "peak_memory_mib": 1500.0, "num_trainable": 7_000_000}
+    records = frame(
+        *seeds("digits", "orca", 0.125, 0.25, 0.375, refine_seconds=10.5, wall_seconds=20.0, **cost),
+        *seeds("digits", "nft", 0.25, 0.25, 0.25, refine_seconds=5.0, wall_seconds=6.0, **cost),
+        *seeds("digits", "scratch", 0.5, 0.75, refine_seconds=2.0, wall_seconds=3.0, **cost),
+        *seeds("darcy16", "orca", 1e-5, 3e-5, 2e-5, metric="relative_l2"),
+        *seeds("darcy16", "nft", 0.01, 0.02, metric="relative_l2"),
+        *seeds("darcy16", "scratch", 0.03, 0.05, metric="relative_l2"),
+        *seeds("wdbc", "orca", 0.02, 0.03, 0.02, data_fingerprint="old", minutes=0),
+        *seeds("wdbc", "nft", 0.05, minutes=5, data_fingerprint="new"),
+        failed("wdbc", "scratch", Status.FAILED_OOM),
+        failed("wdbc", "scratch", Status.FAILED_NAN),
+        run("digits", "orca", 0.9, sweep="pocket/other"),
+        run("digits", "nft", 0.9, protocol="paper", minutes=0),
+        *(run("digits", "orca", None, phase="search", validation_score=0.5 - 0.1 * n, minutes=n) for n in range(3)),
+    )
+    board = build(records, benchmark="pocket", sweep="pocket/quick", protocol="held-out")
+    points = [make_point(f"k{trial}", epoch, validation_score=0.6 / epoch) for trial in range(6) for epoch in (1, 2, 3)]
+    curves = pd.DataFrame([point.to_row() for point in points])
+    searches = numbered(records[records["phase"] == "search"], board)
+    return Report(board, read_curves=lambda: curves, read_searches=lambda: searches, left_out=("pocket/mnist",))
+
+
+@cache
+def documents() -> dict[str, str]:
+    """Return the content of the files by name; the words of statistics are left out of the page."""
+    suffixes = {name: all_formats()[name].suffix for name in FORMATS}
+    found = {f"board{suffix}": str(render(report(), name)) for name, suffix in suffixes.items()}
+    study = effects(*(square(task, 0.4, 0.2, 0.2, 0.1, noise=1.01) for task in "abcde"), of=grid(*"abcde"))
+    found |= {f"effects{suffixes[name]}": render_effects(study, name) for name in FORMATS if all_formats()[name].effects}
+    page = data()
+    found["page.json"] = json.dumps(page | {"statistics": [each | {"definition": ""} for each in page["statistics"]]})
+    return {name: json.dumps(json.loads(text)) if name.endswith("json") else text for name, text in found.items()}
+
+
+def rounded(text: str) -> str:
+    """Return a text with seven significant digits of each number: the last ones differ between processors."""
+    return re.sub(r"\d+\.\d{7,}(e[-+]\d+)?", lambda found: f"{float(found[0]):.7g}", text)
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.iterdir()))
+def test_a_document_is_the_golden_one(name: str) -> None:
+    assert rounded(documents()[name]) == rounded((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def test_every_document_has_a_golden_file() -> None:
+    assert sorted(documents()) == sorted(path.name for path in FOLDER.iterdir())
+
+
+if __name__ == "__main__":
+    for name, text in documents().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
