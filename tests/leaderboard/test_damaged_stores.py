@@ -76,7 +76,10 @@ def flipped(path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path: path.write_bytes(b""), "left out: records/9-x.parquet is truncated or damaged"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "left out: records/9-x.parquet is truncated or damaged"),
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            "left out: records/9-x.parquet is truncated or damaged",
+        ),
         (foreign, "left out: records/9-x.parquet is not a file of this results store: it differs in the columns"),
         (newer, "differs in the columns a_later_column"),
         (flipped, "9-x.parquet is truncated or damaged"),
@@ -167,13 +170,17 @@ def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> No
 def test_reading_by_row_group_equals_reading_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     whole = ResultsStore(tmp_path / "results", create=True)
+
+    def choose(*names: str) -> str:
+        return str(rng.choice(names))
+
     for file in range(4):
         records = [
             make_record(
-                f"{rng.integers(200):x}", task=f"pocket/{rng.choice(list('abc'))}", method=str(rng.choice(list("xyz"))),
-                seed=int(rng.integers(3)), phase=str(rng.choice(["search", "confirm"])), minutes=float(rng.random()),
-                test_score=float(rng.random()), body=str(rng.choice(["one", "two"])), metric_version=1,
-                status=Status(str(rng.choice([Status.COMPLETED.value, Status.LOST.value]))), sweep=f"s/{file % 2}",
+                f"{rng.integers(200):x}", task=f"pocket/{choose('a', 'b')}", method=choose("x", "y"),
+                seed=int(rng.integers(3)), phase=choose("search", "confirm"), minutes=float(rng.random()),
+                test_score=float(rng.random()), body=choose("one", "two"), metric_version=1,
+                status=Status(choose("completed", "lost")), sweep=f"s/{file % 2}",
             )
             for _ in range(150)
         ]  # fmt: skip

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from orca_ray.leaderboard import Report, all_formats, build, render
+from orca_ray.leaderboard import Report, all_formats, build, empty_board, render
+from orca_ray.leaderboard.published import compare, published_rows
 from orca_ray.leaderboard.searches import numbered
 from orca_ray.results.record import Status
 from tests.leaderboard.page.boards import data
@@ -24,7 +25,7 @@ FORMATS = ("csv", "json", "latex", "markdown", "table")
 
 
 def report() -> Report:
-    """Return a board with a tie, missing and tiny scores, failures, searches, curves, costs, notes and another sweep."""
+    """Return a board with a tie, missing and tiny scores, failures, searches, curves, costs and other sweeps."""
     cost = {"align_seconds": 0.0, "evaluate_seconds": 0.0, "peak_memory_mib": 1500.0, "num_trainable": 7_000_000}
     records = frame(
         *seeds("digits", "orca", 0.125, 0.25, 0.375, refine_seconds=10.5, wall_seconds=20.0, **cost),
@@ -54,8 +55,13 @@ def documents() -> dict[str, str]:
     suffixes = {name: all_formats()[name].suffix for name in FORMATS}
     found = {f"board{suffix}": str(render(report(), name)) for name, suffix in suffixes.items()}
     study = effects(*(square(task, 0.4, 0.2, 0.2, 0.1, noise=1.01) for task in "abcde"), of=grid(*"abcde"))
-    found |= {f"effects{suffixes[name]}": render_effects(study, name) for name in FORMATS if all_formats()[name].effects}
+    found |= {
+        f"effects{suffixes[name]}": render_effects(study, name) for name in FORMATS if all_formats()[name].effects
+    }
     page = data()
+    for benchmark in ("nasbench360", "pdebench"):
+        published = Report(empty_board(benchmark), published=compare(published_rows(benchmark), benchmark))
+        found[f"published-{benchmark}.md"] = str(render(published, "markdown"))
     found["page.json"] = json.dumps(page | {"statistics": [each | {"definition": ""} for each in page["statistics"]]})
     return {name: json.dumps(json.loads(text)) if name.endswith("json") else text for name, text in found.items()}
 

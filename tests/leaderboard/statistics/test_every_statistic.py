@@ -1,4 +1,4 @@
-"""Statistics by their registered names, against the contract in `Statistic`'s docstring; all of them in the long run."""
+"""Statistics by their registered names, against the contract in `Statistic`'s docstring."""
 
 import pytest
 
