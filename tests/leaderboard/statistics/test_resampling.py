@@ -28,19 +28,12 @@ def word(i: int) -> int:
     return z ^ z >> 15
 
 
-class TestGenerator:
-    def test_words(self) -> None:
-        assert words(1000).tolist() == [word(i) for i in range(1000)]
-
-    def test_indices(self) -> None:
-        found = indices((10, 3), 7).ravel()
-        assert found.tolist() == [math.floor(word(i) * 7 / 2**32) for i in range(30)]
-
-    def test_draws_are_uniform_and_independent(self) -> None:
-        drawn = indices((20_000, 2), 5)
-        counts = np.zeros((5, 5))
-        np.add.at(counts, tuple(drawn.T), 1)
-        assert scipy.stats.chisquare(counts.ravel()).pvalue > 0.01
+def test_words_and_indices_are_those_of_the_docstring_and_random() -> None:
+    assert words(1000).tolist() == [word(i) for i in range(1000)]
+    assert indices((10, 3), 7).ravel().tolist() == [math.floor(word(i) * 7 / 2**32) for i in range(30)]
+    counts = np.zeros((5, 5))
+    np.add.at(counts, tuple(indices((20_000, 2), 5).T), 1)
+    assert scipy.stats.chisquare(counts.ravel()).pvalue > 0.01  # uniform, and independent in pairs
 
 
 class TestScheme:
