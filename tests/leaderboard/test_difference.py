@@ -87,12 +87,11 @@ def test_other_versions_are_not_compared(column: str, value: str | int, reason: 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5), st.lists(st.floats(0, 1), min_size=2, max_size=5))
 def test_the_other_direction_has_the_opposite_sign(before: list[float], after: list[float]) -> None:
-    frames = [
-        pd.DataFrame({"task": "t", "method": "m", "seed": range(len(each)), "score": each}).assign(
-            protocol="held-out", metric="error", metric_version=1, data_fingerprint="0"
-        )
+    common = {"task": "t", "method": "m", "protocol": "held-out", "metric": "error", "metric_version": 1}
+    one, two = (
+        pd.DataFrame({"seed": range(len(each)), "score": each}).assign(**common, data_fingerprint="0")
         for each in (before, after)
-    ]
-    one, other = only(frames[0], frames[1]), only(frames[1], frames[0])
-    assert one.difference == pytest.approx(-other.difference, abs=1e-12)
-    assert {one.kind, other.kind} in ({Kind.BETTER, Kind.WORSE}, {Kind.EQUAL}, {Kind.WITHIN_NOISE})
+    )
+    there, back = only(one, two), only(two, one)
+    assert there.difference == pytest.approx(-back.difference, abs=1e-12)
+    assert {there.kind, back.kind} in ({Kind.BETTER, Kind.WORSE}, {Kind.EQUAL}, {Kind.WITHIN_NOISE})

@@ -69,9 +69,8 @@ class TestRatios:
     def test_by_hand(self) -> None:
         found = effects(square("a", 0.4, 0.2, 0.1, 0.1), square("b", 0.3, 0.3, 0.3, 0.15), of=grid("a", "b"))
         aligning = compared(found)
-        assert aligning.tasks["pocket/a"].value == pytest.approx(math.sqrt(0.5 * 1.0))
-        assert aligning.tasks["pocket/b"].value == pytest.approx(math.sqrt(1.0 * 0.5))
-        assert aligning.ratio.value == pytest.approx(math.sqrt(0.5))
+        values = [aligning.tasks["pocket/a"].value, aligning.tasks["pocket/b"].value, aligning.ratio.value]
+        assert values == pytest.approx([math.sqrt(0.5 * 1.0), math.sqrt(1.0 * 0.5), math.sqrt(0.5)])
         assert (aligning.pairs, aligning.planned) == (8, 8)
         from_random = compared(found, {"aligning": "l2", "start": "random"}, {"aligning": "none", "start": "random"})
         assert from_random.ratio.value == pytest.approx(math.sqrt(0.5 * 1.0))
@@ -79,42 +78,37 @@ class TestRatios:
         both = compared(found, {"start": "body", "aligning": "l2"}, {"start": "random", "aligning": "none"})
         assert both.ratio.value == pytest.approx(math.sqrt(0.25 * 0.5))
 
-    def test_the_mean_over_seeds_comes_before_the_ratio(self) -> None:
-        runs = (cell("a", "random", "none", 0.1, 0.3), cell("a", "random", "l2", 0.2, 0.1))
-        found = compared(effects(*runs, of=grid("a")))
-        assert found.ratio.value == pytest.approx(0.15 / 0.2)
-
-    def test_only_seeds_of_both_are_paired_and_missing_cells_are_counted(self) -> None:
-        runs = (
-            cell("a", "random", "none", 0.1, 0.3),
-            cell("a", "random", "l2", 0.2, None),
-            cell("a", "body", "none", 0.1, 0.1),
-        )
-        found = effects(*runs, of=grid("a", "b"))
+    @pytest.mark.parametrize(
+        ("none", "l2", "ratio"),
+        [
+            ((0.1, 0.3), (0.2, 0.1), 0.15 / 0.2),  # the mean over seeds comes before the ratio
+            ((0.08, 0.02), (0.0, 0.0), 0.01 / 0.05),  # a mean of zero counts as half of the smallest score
+            ((0.0, 0.0), (0.0, 0.0), 1.0),
+            ((0.1, 0.3), (0.2, None), 0.2 / 0.1),  # only seeds of both are paired
+        ],
+    )
+    def test_seeds(self, none: tuple[float, float], l2: tuple[float, float | None], ratio: float) -> None:
+        found = effects(cell("a", "random", "none", *none), cell("a", "random", "l2", *l2), of=grid("a", "b"))
         aligning = compared(found)
-        assert aligning.ratio.value == pytest.approx(0.2 / 0.1)
+        assert aligning.ratio.value == pytest.approx(ratio)
         assert list(aligning.tasks) == ["pocket/a"]
-        assert (aligning.pairs, aligning.planned) == (1, 8)
-        assert found.scores["pocket/a", 1] == pytest.approx((0.2, float("nan"), 1), nan_ok=True)
-        assert found.scores["pocket/a", 3].n == found.scores["pocket/b", 0].n == 0
-        assert found.statuses[Status.FAILED_OOM] == 1
+        num = 2 - l2.count(None)
+        assert (aligning.pairs, aligning.planned) == (num, 8)
+        assert (found.scores["pocket/a", 1].n, found.scores["pocket/a", 3].n, found.scores["pocket/b", 0].n) == (
+            num,
+            0,
+            0,
+        )
+        assert found.statuses[Status.FAILED_OOM] == 2 - num
         text = render_effects(found)
-        assert "scores: 5 found, 11 missing" in text
-        assert "1/8" in text
-
-    def test_a_mean_of_zero_counts_as_half_of_the_smallest_score(self) -> None:
-        runs = (cell("a", "random", "none", 0.08, 0.02), cell("a", "random", "l2", 0.0, 0.0))
-        found = compared(effects(*runs, of=grid("a")))
-        assert found.ratio.value == pytest.approx(0.01 / 0.05)
-        nothing = compared(effects(square("a", 0.0, 0.0, 0.0, 0.0), of=grid("a")))
-        assert nothing.ratio.value == 1.0
+        assert f"scores: {2 + num} found, {14 - num} missing" in text
+        assert f"{num}/8" in text
 
     def test_cells_that_share_their_trials_are_no_pair(self) -> None:
         shared: list[Cell] = [(levels, {**values, NAMES["aligning"]: None}) for levels, values in CELLS]
-        plan = grid("a")
-        both = Grid({**plan.cells, ("pocket/a", "nft"): shared}, SEEDS)
-        nft = {NAMES["start"]: "random"}
-        runs = cell("a", "random", "none", 0.3, 0.3, method="nft", hyperparameters=json.dumps(nft))
+        both = Grid({**grid("a").cells, ("pocket/a", "nft"): shared}, SEEDS)
+        nft = json.dumps({NAMES["start"]: "random"})
+        runs = cell("a", "random", "none", 0.3, 0.3, method="nft", hyperparameters=nft)
         found = effects(square("a", 0.4, 0.2, 0.2, 0.1), runs, of=both)
         assert list(found.factors) == ["method", "start", "aligning"]
         aligning = compared(found)
@@ -125,8 +119,7 @@ class TestRatios:
     def test_factors_that_are_not_fully_crossed(self) -> None:
         found = effects(square("a", 0.4, 0.2, 0.1, 0.1), of=grid("a", cells=CELLS[:3]))
         aligning = compared(found)
-        assert aligning.ratio.value == pytest.approx(0.5)
-        assert aligning.planned == 2
+        assert (aligning.ratio.value, aligning.planned) == (pytest.approx(0.5), 2)
         assert found.find({"aligning": "l2", "start": "body"}, {"aligning": "none", "start": "body"}) is None
         assert found.notes == ["2 trial(s) that are not in the grid left out"]
 
@@ -160,27 +153,30 @@ class TestIntervals:
     def test_few_tasks_with_one_seed_have_no_interval(self) -> None:
         runs = [cell(task, "random", aligning, 0.1) for task in "ab" for aligning in ("none", "l2")]
         found = compared(effects(*runs, of=grid("a", "b")))
-        assert found.ratio == pytest.approx((1.0, math.nan, math.nan), nan_ok=True)
-        assert found.tasks["pocket/a"] == pytest.approx((1.0, math.nan, math.nan), nan_ok=True)
+        for ratio in (found.ratio, found.tasks["pocket/a"]):
+            assert ratio == pytest.approx((1.0, math.nan, math.nan), nan_ok=True)
         assert (found.better, found.worse) == (0, 0)
 
 
 class TestWhichRecords:
-    def test_other_sweeps_configurations_and_search_trials_do_not_count(self) -> None:
+    def test_other_sweeps_configurations_and_search_trials_do_not_count_and_more_seeds_do(self) -> None:
         runs = (
             square("a", 0.4, 0.2, 0.2, 0.1),
             cell("a", "random", "l2", 0.9, sweep="other/full"),
             cell("a", "random", "l2", 0.9, phase="search"),
             cell("a", "random", "mmd", 0.9, 0.9),
+            [{**each, "seed": 7} for each in square("a", 0.4, 0.2, 0.2, 0.1)[::2]],
         )
         found = effects(*runs, of=grid("a"))
         assert found.scores["pocket/a", 1].mean == pytest.approx(0.2)
         assert found.notes == ["2 trial(s) that are not in the grid left out"]
+        assert found.seeds == [1, 2, 7]
+        assert found.scores["pocket/a", 0].n == 3
 
     def test_an_empty_source_stands_for_the_one_that_the_sweep_took(self) -> None:
         cells: list[Cell] = [({"source": name}, {"align.source": value}) for name, value in (("own", ""), ("b", "b"))]
         runs = [
-            {**run, "hyperparameters": json.dumps({"align.source": source}), "test_score": score}
+            {**run, "hyperparameters": json.dumps({"align.source": source})}
             for source, score in (("paper", 0.4), ("b", 0.2))
             for run in cell("a", "body", "l2", score, score)
         ]
@@ -188,14 +184,7 @@ class TestWhichRecords:
         assert found.notes == []
         assert [found.scores["pocket/a", index].mean for index in (0, 1)] == pytest.approx([0.4, 0.2])
         source = compared(found, {"source": "b"}, {"source": "own"})
-        assert source.ratio.value == pytest.approx(0.5)
-        assert source.pairs == 2
-
-    def test_seeds_beyond_the_plan_count(self) -> None:
-        extra = [{**each, "seed": 7} for each in square("a", 0.4, 0.2, 0.2, 0.1)[::2]]
-        found = effects(square("a", 0.4, 0.2, 0.2, 0.1), extra, of=grid("a"))
-        assert found.seeds == [1, 2, 7]
-        assert found.scores["pocket/a", 0].n == 3
+        assert (source.ratio.value, source.pairs) == (pytest.approx(0.5), 2)
 
     def test_names_that_are_not_there(self) -> None:
         records = frame(*square("a", 0.4, 0.2, 0.2, 0.1))

@@ -48,43 +48,36 @@ def published_row(task: str, method: str, source: str) -> PublishedRow:
     return found
 
 
-def test_every_row_is_valid_and_its_score_is_the_published_one_in_our_unit() -> None:
+def test_every_row_is_valid() -> None:
     for row in all_published():
-        check(row)
+        assert (row.kind in KINDS, row.protocol in PROTOCOLS, row.flag in FLAGS) == (True, True, True), row
+        assert row.direction in ("lower", "higher")
+        assert row.source in sources()
+        assert row.published
+        if row.setting == CLAIM:
+            assert row.task in all_benchmarks()
+            assert (row.score, row.metric) == (None, "")
 
 
-def check(row: PublishedRow) -> None:
-    assert row.kind in KINDS
-    assert row.protocol in PROTOCOLS
-    assert row.flag in FLAGS
-    assert row.direction in ("lower", "higher")
-    assert row.source in sources()
-    assert row.published
-    if row.setting == CLAIM:
-        assert row.task in all_benchmarks()
-        assert (row.score, row.metric) == (None, "")
-        return
-    task = get_task(row.task)
-    if row.metric:
-        allowed = {task.metric, task.paper_metric} | ({"false_negative_rate"} if task.short_name == "cosmic" else set())
-        assert row.metric in allowed
-        assert row.score is not None
-        assert 0 <= row.score <= all_metrics()[row.metric].largest
-    assert row.protocol != "paper" or row.metric == (task.paper_metric or task.metric)
-    scale = 100 if row.published_metric.endswith("(%)") else 1
-    assert row.score == float(
-        1 - Decimal(row.published) / scale if row.direction == "higher" else Decimal(row.published) / scale
-    )
-    assert row.std == (float(Decimal(row.published_std) / scale) if row.published_std else None)
+def test_scores_are_the_published_ones_in_our_unit() -> None:
+    for row in SCORED:
+        task = get_task(row.task)
+        if row.metric:
+            of_cosmic = {"false_negative_rate"} if task.short_name == "cosmic" else set()
+            assert row.metric in {task.metric, task.paper_metric} | of_cosmic
+            assert row.score is not None
+            assert 0 <= row.score <= all_metrics()[row.metric].largest
+        assert row.protocol != "paper" or row.metric == (task.paper_metric or task.metric)
+        scale = 100 if row.published_metric.endswith("(%)") else 1
+        value = Decimal(row.published) / scale
+        assert row.score == float(1 - value if row.direction == "higher" else value)
+        assert row.std == (float(Decimal(row.published_std) / scale) if row.published_std else None)
 
 
 def test_rows_without_a_flag_are_unique_and_every_source_is_used() -> None:
     keys = [(row.task, row.method, row.quantity, row.setting) for row in SCORED if not row.flag]
     assert len(set(keys)) == len(keys) == 194
     assert {row.source for row in all_published()} == set(sources())
-
-
-def test_transcriptions_and_readings_off_figures_are_told_apart() -> None:
     for row in all_published():
         text = sources()[row.source]
         assert ("DIGITISED" in text) == (row.kind == "digitised")
