@@ -1,22 +1,17 @@
 """The page in a headless browser; `open_page` fails a test in which the page logs or requests anything."""
 
 import json
-import re
 import shlex
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
 from orca_ray.cli.output import duration
-from orca_ray.leaderboard import Grid, Report, build_effects, empty_board, render
-from orca_ray.leaderboard.page import page_data
-from orca_ray.leaderboard.published import all_published, compare, published_rows
 from orca_ray.results import artefacts
 from orca_ray.results.artefacts import Image, Plot, Quantised
 from orca_ray.results.record import Status
-from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of, tables
+from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of
 from tests.leaderboard.page.conftest import Open
 from tests.results.factories import make_record
 
@@ -118,85 +113,6 @@ def test_a_subset_is_kept_in_the_link(open_page: Open) -> None:
     assert page.inner_text("#subset") == "Choose methods and tasks (1 of 4 methods, all 6 tasks)"
     page.click("#methods-all")
     assert page.url.endswith("#/")
-
-
-def test_a_clear_effect_says_that_it_is_not_corrected_for_many_pairs(open_page: Open) -> None:
-    """The interval of six ratios excludes 1; of the 28 pairs of eight methods, none is separable after correction."""
-    factors: dict[str, tuple[float, ...]] = {"nft": (0.5, 0.9, 0.95, 0.6, 0.85, 0.9), "scratch": (1.0,) * 6}
-    factors |= {f"m{m}": tuple(1 + 0.1 * ((t + m) % 3) for t in range(6)) for m in range(6)}
-    rows = [
-        make_record(f"{method}-{t}", method=method, task=f"pocket/{task}", test_score=factor)
-        for method, each in factors.items()
-        for t, (task, factor) in enumerate(zip(TASKS, each, strict=True))
-    ]
-    page = open_page("/effects", page_of(rows))
-    note = page.inner_text('figure[aria-label="Did pretraining help?"] .note')
-    assert note.startswith("Pretraining helped over 6 tasks")
-    assert note.endswith(
-        "The interval is for this one question, without correction for many comparisons: "
-        "with it, nft and scratch are not separable (see Differences)."
-    )
-
-
-def test_methods_that_tie_are_all_named(open_page: Open) -> None:
-    scores = {"nft": [0.1] * 6, "orca": [0.2] * 5 + [0.05], "orca_guarded": [0.1] * 6}
-    rows = [
-        make_record(f"{method}-{t}", task=f"pocket/{task}", method=method, seed=1, test_score=values[t])
-        for method, values in scores.items()
-        for t, task in enumerate(TASKS)
-    ]
-    rows = [replace(row, align_chosen=0, align_reused=True) if row.method == "orca_guarded" else row for row in rows]
-    plots = (Plot("before", ()), Plot("after", ()))
-    features = artefacts.Points(title="Features", caption="Features.", x="first", y="second", panels=plots)
-    pictures = {"orca_guarded-0": [json.loads(features.to_json())]}
-    page = open_page(
-        content=page_of(rows, read_about=lambda: {"nft": {"title": "no align"}}, read_artefacts=lambda: pictures)
-    )
-    brief = page.locator(".brief p").all_inner_texts()
-    assert brief[0] == (
-        "nft and orca_guarded are each best on 5 of 6 tasks (tied on 5) and have the lowest mean rank (1.67)."
-    )
-    assert brief[1] == "nft and orca_guarded have equal scores on each of 6 tasks. All pairs"
-    assert brief[-1] == "One seed per score (seed 1): no spread is known."
-    about = page.locator("main dl.facts").first.inner_text()
-    assert "no align" in about
-    assert "in its scored configuration, its probe chose not to align on burgers16, darcy16, digits, mnist," in about
-    go(page, "#/task")
-    assert page.locator("text=Best: nft and orca_guarded").count() == 5
-    go(page, "#/record/orca_guarded-0")
-    text = page.inner_text("main")
-    assert "chose not to align" in text
-    assert "; aligning (tried and discarded) reused from an equal trial" in text
-    assert "both of one fixed sample; tried and discarded" in text
-    assert "Features. Aligning was tried and discarded: “after” shows the features before it, too." in text
-
-
-def test_curves_of_distances_name_the_distance_of_each_method(open_page: Open) -> None:
-    rows = [
-        make_record(f"{method}-digits", method=method, hyperparameters=json.dumps({"align.distance": distance}))
-        for method, distance in (("orca", "l2"), ("orca_guarded", "otdd"))
-    ]
-    content = page_of(rows)
-    content["curves"]["orca_guarded-digits"] = {"align": {"epoch": [1, 2], "distance": [3.0, 2.0]}}
-    page = open_page("/task/pocket%2Fdigits", content)
-    legend = page.locator('figure[aria-label="Distance while aligning"] .legend').inner_text()
-    assert legend.split("\n") == ["orca: l2 distance", "orca_guarded: otdd distance"]
-
-
-def test_costs(open_page: Open) -> None:
-    """Costs that differ by less than five per cent are equal; their axis is labelled over its whole range."""
-    seconds = {"nft": 30.0, "orca": 29.0, "scratch": 920.0}
-    rows = [
-        make_record(method, method=method, test_score=0.1 + 0.1 * (method == "scratch"), wall_seconds=each)
-        for method, each in seconds.items()
-    ]
-    place = "/pareto?cost=wall_seconds&on=pocket%2Fdigits"
-    page = open_page(place, page_of(rows), viewport={"width": 390, "height": 800})
-    labels = page.locator('figure svg [aria-label="x-axis tick label"] text').all_text_contents()
-    assert labels == ["50", "100", "200", "500"]
-    page.click("text=Numbers")
-    fronts = [row.split("\t")[-1] for row in page.locator("figure tbody tr").all_inner_texts()]
-    assert fronts == ["yes, equal to orca", "yes, equal to nft", "no"]
 
 
 def test_durations_are_the_command_lines_and_trials_are_sorted(open_page: Open) -> None:
@@ -315,54 +231,3 @@ def test_a_record_has_its_pictures_and_a_damaged_one_leaves_it_whole(open_page: 
     assert error[2] > error[0]  # blue below, white at zero
     assert min(error[4:7]) > 230
     assert "refine.learning_rate" in page.inner_text("main")
-
-
-def test_published_scores_of_an_empty_store(open_page: Open) -> None:
-    published = compare(published_rows("nasbench360"), "nasbench360")
-    page = open_page(content=page_data(Report(empty_board("nasbench360"), published)))
-    assert "Nothing was run here yet" in page.inner_text(".brief")
-    first = page.locator("table.board tbody tr").first.locator("th, td").all_inner_texts()
-    values = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
-    assert [text.strip() for text in first] == ["ORCA", "1.45", *values]
-    assert page.locator("td.best").first.inner_text() == "29.85"
-    benchmark = next(row.benchmark for row in all_published() if row.kind == "digitised")
-    digitised = compare(published_rows(benchmark), benchmark)
-    page = open_page(content=page_data(Report(empty_board(benchmark), digitised)))
-    assert page.locator("main .flag >> text=read off a figure").count() > 0
-
-
-def test_the_page_of_a_grid_begins_with_its_effects(open_page: Open) -> None:
-    rows = [
-        make_record(
-            f"g{rate}{seed}", seed=seed, test_score=score + seed / 100, hyperparameters=json.dumps({"rate": rate})
-        )
-        for rate, score in ((1, 0.2), (2, 0.1))
-        for seed in (0, 1)
-    ]
-    plan = {("pocket/digits", "orca"): [({"rate": "slow"}, {"rate": 1}), ({"rate": "fast"}, {"rate": 2})]}
-    frame, _ = tables(rows)
-    effects = build_effects(frame, Grid(plan, [0, 1]), benchmark="pocket", sweep="pocket/quick")
-    text = str(render(Report(empty_board("pocket"), effects=effects), "html"))
-    content = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.DOTALL)[0])
-    page = open_page(content=content)
-    assert page.inner_text("main h3 >> nth=0") == "Effect of rate, relative to slow"
-    page.click("text=Numbers")
-    assert f"{0.105 / 0.205:.3f}" in page.inner_text("figure")
-    page.click("text=Test scores, mean ± standard deviation over seeds 0, 1")
-    assert page.locator("details.panel table").last.locator("tr").all_inner_texts()[1:] == [
-        "slow\t0.2050 ± 0.0071", "fast\t0.1050 ± 0.0071",
-    ]  # fmt: skip
-    assert page.locator("details.panel b").first.text_content() == "0.51"  # better beyond noise
-
-
-def test_importance_of_hyper_parameters_is_shown_with_the_effects(open_page: Open) -> None:
-    trials = [
-        make_record(
-            f"s{index}", phase="search", test_score=None, validation_score=[0.1, 0.9][index % 2] + index / 1000,
-            minutes=index, hyperparameters=json.dumps({"matters": index % 2, "constant": 1, "noise": index % 3}),
-        )
-        for index in range(12)
-    ]  # fmt: skip
-    page = open_page("/effects", page_of([make_record("scored", minutes=20.0), *trials]))
-    rows = page.locator(".panel tbody tr").all_inner_texts()
-    assert [row.split()[0] for row in rows] == ["matters", "noise"]
