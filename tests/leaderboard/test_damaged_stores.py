@@ -10,10 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, build
 from orca_ray.results import scan, store, tables
-from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
@@ -56,10 +54,6 @@ def is_good(board: Board) -> bool:
     return board.scores["score"].tolist() == [0.1, 0.3] and trials == 2
 
 
-def foreign(path: Path) -> None:
-    pq.write_table(pa.table({"test_score": [0.5]}), path)
-
-
 def newer(path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.append_column("a_later_column", pa.nulls(len(table), pa.string())), path)
@@ -75,12 +69,10 @@ def flipped(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.write_bytes(b""), "left out: records/9-x.parquet is truncated or damaged"),
         (
             lambda path: path.write_bytes(path.read_bytes()[:-1]),
             "left out: records/9-x.parquet is truncated or damaged",
         ),
-        (foreign, "left out: records/9-x.parquet is not a file of this results store: it differs in the columns"),
         (newer, "differs in the columns a_later_column"),
         (flipped, "9-x.parquet is truncated or damaged"),
     ],
@@ -93,20 +85,11 @@ def test_a_damaged_file_is_left_out(good: ResultsStore, damage: Callable[[Path],
     assert message in warning
 
 
-def test_a_store_of_a_newer_version_is_refused(good: ResultsStore) -> None:
-    marker = Path(good.uri) / MARKER
-    marker.write_text(marker.read_text().replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
-    with pytest.raises(UserError, match="written by a newer orca-ray"):
-        board(good)
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"test_score": float("nan")}, "test_score 'nan'; allowed are finite numbers"),
-        ({"status": "excellent"}, "status 'excellent'; allowed are completed"),
         ({"protocol": "\x1b[31m"}, r"protocol '\x1b[31m'; allowed are held-out, paper"),
-        ({"hyperparameters": "learning_rate=3"}, "learning_rate=3"),
         ({"hyperparameters": "[1]"}, "[1]"),
     ],
 )

@@ -96,35 +96,27 @@ def test_a_subset_has_its_own_ranks() -> None:
         subset(board, None, ["nftt"])
 
 
-def searching(path: Path, board: Sequence[Record], *validation: tuple[str, str, float | None]) -> Report:
-    """Return the report of a store with search trials, given by task, method and score in the order of their starts."""
+def test_did_searching_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer is over all methods in text, and of each method in JSON; there is none of too many trials."""
+    validation = [("orca", 0.4), ("orca", 0.1), ("orca", None), ("fpt", 0.2), ("fpt", 0.2)]
     trials = [
-        make_record(f"s{i}", task=f"pocket/{task}", method=method, phase="search", test_score=None, minutes=i,
-                    validation_score=score, status=Status.FAILED_NAN if score is None else Status.COMPLETED)
-        for i, (task, method, score) in enumerate(validation)
+        make_record(f"s{i}", method=method, phase="search", test_score=None, minutes=i, validation_score=score,
+                    status=Status.FAILED_NAN if score is None else Status.COMPLETED)
+        for i, (method, score) in enumerate(validation)
     ]  # fmt: skip
-    store = ResultsStore(path, create=True)
-    store.append([*board, *reversed(trials)])
+    store = ResultsStore(tmp_path, create=True)
+    store.append([make_record("a"), make_record("b", method="fpt"), *reversed(trials)])
     scan = store.scan()
-    found = build(scan, benchmark="pocket")
-    return Report(found, read_searches=lambda: read_searches(scan, found))
-
-
-def test_searching_is_answered_over_all_methods_in_text(tmp_path: Path) -> None:
-    scored = [make_record("a"), make_record("b", method="fpt")]
-    trials = [("digits", m, score) for m, score in (("orca", 0.4), ("orca", 0.1), ("fpt", 0.2), ("fpt", 0.2))]
-    report = searching(tmp_path, scored, *trials)
+    board = build(scan, benchmark="pocket")
+    report = Report(board, read_searches=lambda: read_searches(scan, board))
     text = str(render(report, "markdown"))
     assert text.count("Did searching help?") == 1
     assert "is 0.50 over 1 task" in text
     ratios = {each["subject"]: each["ratio"]["value"] for each in json.loads(str(render(report, "json")))["answers"]}
     assert ratios == pytest.approx({"": 0.5, "fpt": 1.0, "orca": 0.25})
-
-
-def test_too_many_search_trials_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.leaderboard.searches.MAX_SEARCH_TRIALS", 1)
-    report = searching(tmp_path, [make_record("a")], ("digits", "orca", 0.4), ("digits", "orca", 0.1))
-    assert "Did searching help? Not computed: there are more than" in str(render(report))
+    many = Report(board, read_searches=lambda: read_searches(scan, board))
+    assert "Did searching help? Not computed: there are more than" in str(render(many))
 
 
 def test_curves_of_characters() -> None:
@@ -136,18 +128,14 @@ def test_curves_of_characters() -> None:
 
 @pytest.mark.parametrize("format", ["json", "parquet"])
 def test_exported_scores_are_read_back(format: str, tmp_path: Path) -> None:
-    board = build(
-        frame(*seeds("digits", "orca", 0.1, 0.2), failed("digits", "nft", Status.LOST), *seeds("mnist", "nft", 1 / 3)),
-        benchmark="pocket",
-    )
+    runs = (*seeds("digits", "orca", 0.1, 0.2), failed("digits", "nft", Status.LOST), *seeds("mnist", "nft", 1 / 3))
+    board = build(frame(*runs), benchmark="pocket")
     path = tmp_path / f"board.{format}"
     path.write_bytes(content(Report(board, published=compare(published_rows("nasbench360"), "nasbench360")), format))
     found = read_scores(path)
     pd.testing.assert_frame_equal(found, score_frame(board))
     assert list(found.columns) == SCHEMA.names
-    scores = {
-        (t, m): group.tolist() for (t, m), group in found.dropna(subset="score").groupby(["task", "method"])["score"]
-    }
+    scores = found.dropna(subset="score").groupby(["task", "method"])["score"].agg(list).to_dict()
     assert scores == {("pocket/digits", "orca"): [0.1, 0.2], ("pocket/mnist", "nft"): [1 / 3]}
     assert len(found) == 2 + 1 + 1 + 1
 

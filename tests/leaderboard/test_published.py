@@ -98,31 +98,12 @@ def test_ranks_of_the_complete_methods_agree_with_what_the_authors_state() -> No
     assert table.statistics("WRN (default)") == {"mean_rank": None, "wins": None}
 
 
-@pytest.mark.parametrize(("rival", "wins", "tasks"), [("U-Net", 6, 6), ("PINN", 8, 8), ("FNO", 4, 8)])
-def test_wins_on_pdebench_agree_with_the_figure_titles(rival: str, wins: int, tasks: int) -> None:
-    table = published("pdebench").tables[0]
-    pairs = [
-        (table.cells["ORCA", c].score or 0, table.cells[rival, c].score or 0)
-        for c in table.columns
-        if (rival, c) in table.cells
-    ]
-    assert (sum(ours < theirs for ours, theirs in pairs), len(pairs)) == (wins, tasks)
-
-
 def test_a_misprint_is_kept_and_another_source_has_the_rank() -> None:
     misprint = published_row("nasbench360/darcy_flow", "Perceiver IO", "orca-nasbench360")
     assert (misprint.published, misprint.flag) == ("2.4e-2", "misprint")
     found = published("nasbench360")
     assert texts(found.tables[0], "Perceiver IO")[2] == "0.240"
     assert misprint in found.rows
-
-
-def test_metrics_and_settings_are_never_mixed() -> None:
-    for benchmark in ("nasbench360", "pdebench"):
-        for table in published(benchmark).tables:
-            for column in table.columns:
-                rows = [row for (_, each), row in table.cells.items() if each == column]
-                assert len({(row.quantity, row.setting) for row in rows}) == 1
 
 
 def test_hidden_kinds_are_counted_and_out_of_all_ranks() -> None:
@@ -193,14 +174,9 @@ def test_a_board_takes_its_protocol_and_the_version_of_its_metric() -> None:
 
 def test_json_is_plain_and_complete() -> None:
     for benchmark in ("nasbench360", "pdebench", "openml"):
-        found = published(benchmark)
-        document = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        document = json.loads(json.dumps(published(benchmark).to_dict(), allow_nan=False))
         assert len(document["rows"]) == len(published_rows(benchmark))
         assert {row["source"] for row in document["rows"]} == set(document["sources"])
-
-
-def test_a_benchmark_of_which_nothing_is_published_has_no_section() -> None:
-    assert published_for(empty_board("pocket")) is None
 
 
 def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> None:
@@ -225,3 +201,4 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
 
 def test_the_folder_of_submitted_files_holds_nothing_else() -> None:
     assert {path.suffix for path in FOLDER.iterdir()} <= {".csv", ".md"}
+    assert published_for(empty_board("pocket")) is None

@@ -38,26 +38,6 @@ def test_a_table_fits_a_hundred_columns(methods: list[str], parts: int) -> None:
     assert all(any(method in line for line in lines) for method in methods)
 
 
-def test_costs() -> None:
-    """Seconds are summed over the tasks that all methods have, memory is the largest, parameters are averaged."""
-    costs = {
-        ("a", "orca"): (10.0, 100.0, 1000),
-        ("b", "orca"): (20.5, None, 3000),
-        ("a", "nft"): (5.0, 1500.0, 1000),
-        ("b", "nft"): (1.0, 300.0, 1000),
-        ("c", "nft"): (99.0, 9999.0, 9999),
-    }
-    runs = [
-        run(task, method, seed=seed, refine_seconds=seconds + seed, align_seconds=0.0, evaluate_seconds=0.0,
-            wall_seconds=2 * seconds, peak_memory_mib=memory, num_trainable=parameters)
-        for (task, method), (seconds, memory, parameters) in costs.items() for seed in (0, 1)
-    ]  # fmt: skip
-    text = render(build(frame(*runs, failed("a", "scratch", Status.LOST)), benchmark="pocket"), "markdown")
-    assert "| method | device s | wall s | peak MiB (1 of 2 tasks) | trained parameters |" in text
-    assert "| orca | 31.5 | 61.0 | 100 | 2,000 |" in text
-    assert "| nft | 7.0 | 12.0 | 1,500 | 1,000 |" in text
-
-
 @pytest.mark.parametrize("format", TEXT)
 def test_nothing_confirmed_yet(format: str) -> None:
     board = build(frame(failed("digits", "orca", Status.LOST, phase="search")), benchmark="pocket")

