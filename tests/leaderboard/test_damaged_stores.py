@@ -36,10 +36,10 @@ def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return str(request.param)
 
 
-def plant(store: ResultsStore, *changes: dict[str, Any], name: str = "9-x") -> Path:
+def plant(store: ResultsStore, *changes: dict[str, Any]) -> Path:
     """Add a file of confirm records with seed 2, changed whatever `Record` would say to it."""
     rows = [make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each for number, each in enumerate(changes)]
-    path = files_of(store)[0].parent / f"{name}.parquet"
+    path = files_of(store)[0].parent / "9-x.parquet"
     path.write_bytes(encode(from_rows(rows, RECORDS)))
     return path
 
@@ -123,16 +123,6 @@ def test_a_task_that_the_benchmark_does_not_have(good: ResultsStore) -> None:
     found = board(good, known_tasks=["pocket/digits", "pocket/wdbc"])
     assert is_good(found)
     assert found.warnings == ("2 record(s) of the task 'pocket/digit', which pocket does not have, left out",)
-
-
-def test_mixed_metrics_and_versions_of_one(good: ResultsStore) -> None:
-    plant(good, {"metric": "rmse"}, {"metric_version": 2})
-    after = {"finished_at": make_record(minutes=7).finished_at}
-    plant(good, {"metric_version": 1, **after, "trial_key": "c", "seed": 2}, name="8-x")
-    found = board(good)
-    assert found.scores["score"].tolist() == [0.1, 0.3, 0.8]
-    assert found.notes == ("2 confirm trial(s) on an earlier version of their task's data or metric left out",)
-    assert found.infos["pocket/digits"].metric_version == 1
 
 
 def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> None:
