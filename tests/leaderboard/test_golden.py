@@ -1,4 +1,4 @@
-"""Whole documents of one board, of the effects of one grid, and of one page, as the files in ``golden`` hold them.
+"""Whole documents of boards, of a grid and of a page, and all statistics of some tables, as ``golden`` holds them.
 
 After a wanted change, run ``python -m tests.leaderboard.test_golden`` and read the difference.
 """
@@ -6,19 +6,29 @@ After a wanted change, run ``python -m tests.leaderboard.test_golden`` and read 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from orca_ray.leaderboard import Report, all_formats, build, empty_board, render
 from orca_ray.leaderboard.published import compare, published_rows
 from orca_ray.leaderboard.searches import numbered
+from orca_ray.leaderboard.statistics import all_statistics
+from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.results.record import Status
+from orca_ray.testing.tables import random_table, table
 from tests.leaderboard.page.boards import data
 from tests.leaderboard.test_effects import effects, grid, render_effects, square
 from tests.leaderboard.test_leaderboard import failed, frame, run, seeds
 from tests.results.factories import make_point
 
 FOLDER = Path(__file__).with_name("golden")
+TABLES = {
+    "whole": random_table(12, 5, 3),
+    "missing": random_table(11, 4, 3, missing=0.15, number=4),
+    "few tasks, few seeds": random_table(4, 3, 2, missing=0.2, number=2),
+    "ties": table({f"t{t}": {f"m0{m}": [0.25 * ((t * m) % 3), 0.5] for m in range(3)} for t in range(7)}),
+}
 FORMATS = ("csv", "json", "latex", "markdown", "table")
 
 
@@ -60,7 +70,22 @@ def documents() -> dict[str, str]:
         published = Report(empty_board(benchmark), published=compare(published_rows(benchmark), benchmark))
         found[f"published-{benchmark}.md"] = str(render(published, "markdown"))
     found["page.json"] = json.dumps(page | {"statistics": [each | {"definition": ""} for each in page["statistics"]]})
+    found["statistics.json"] = json.dumps(vectors())
     return {name: json.dumps(json.loads(text)) if name.endswith("json") else text for name, text in found.items()}
+
+
+def vectors() -> dict[str, Any]:
+    """Return the columns of every statistic of some tables, and the ratios of the answers to questions."""
+    found: dict[str, Any] = {}
+    for name, scores in TABLES.items():
+        renamed = scores.replace({"method": {"m00": "orca", "m01": "nft", "m02": "scratch"}})
+        for each in all_statistics().values():
+            if each.inputs == ("scores",):
+                options = {"factors": [1, 1.05, 1.5, 2, 10]} if each.shape == "curve" else {}
+                found[f"{name}: {each.name}"] = each.compute(renamed, **options).reset_index().to_dict("list")
+        for answer in answers(renamed):
+            found[f"{name}: {answer.sentence}"] = answer.comparison.tasks
+    return found
 
 
 def rounded(text: str) -> str:

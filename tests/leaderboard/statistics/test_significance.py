@@ -1,30 +1,146 @@
-"""Tests of significance, against SciPy."""
+"""Ranks, bootstrap intervals and tests of significance, by hand and against SciPy."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics import ScoreTable, get_statistic, resampling
 from orca_ray.leaderboard.statistics.critical_difference import holm, signed_rank, smallest_p
 from orca_ray.leaderboard.statistics.distributions import chi_square_tail, student_quantile, student_tail
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
-from orca_ray.testing.tables import table
+from orca_ray.leaderboard.statistics.resampling import MIN_TASKS, drawn_tasks, indices, mean_over_tasks, words
+from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
+from orca_ray.testing.tables import random_table, table
+
+BY_HAND = table(
+    {
+        "a": {"x": [0.1, 0.3], "y": [0.3, 0.3], "z": [0.4, 0.4]},
+        "b": {"x": [0.5, 0.5], "y": [0.2, 0.2], "z": [0.5, 0.5]},
+        "c": {"x": [0.1, 0.1], "y": [0.1, 0.1], "z": [0.2, 0.2]},
+        "d": {"x": [0.1, 0.1], "y": [0.0, 0.0]},
+    }
+)
 
 
-class TestDistributions:
-    @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
-    def test_student(self, freedom: int) -> None:
-        for t in (0.0, 0.3, 2.0, 6.0):
-            assert student_tail(t, freedom) == pytest.approx(2 * scipy.stats.t.sf(t, freedom), rel=1e-9, abs=1e-14)
-        assert student_quantile(0.05, freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-12)
+def values(name: str, scores: pd.DataFrame) -> dict[object, float]:
+    return get_statistic(name).compute(scores)["value"].to_dict()
 
-    @pytest.mark.parametrize("freedom", [1, 2, 3, 8, 19, 60])
-    def test_chi_square(self, freedom: int) -> None:
-        for x in (0.0, 0.5, 4.0, 30.0):
-            assert chi_square_tail(x, freedom) == pytest.approx(scipy.stats.chi2.sf(x, freedom), rel=1e-12)
+
+def test_by_hand() -> None:
+    """Ranks are 1, 2, 3 on a, 2.5, 1, 2.5 on b and 1.5, 1.5, 3 on c; d has no score of z."""
+    assert values("mean_rank", BY_HAND) == pytest.approx({"x": 5 / 3, "y": 4.5 / 3, "z": 8.5 / 3})
+    assert values("wins", BY_HAND) == pytest.approx({"x": 1.5, "y": 1.5, "z": 0})
+    rates = {("x", "y"): 0.5, ("x", "z"): 2.5 / 3, ("y", "z"): 1.0}
+    assert values("win_rate", BY_HAND) == pytest.approx(rates | {(b, a): 1 - rate for (a, b), rate in rates.items()})
+    for name in ("mean_rank", "wins", "win_rate"):
+        assert set(get_statistic(name).compute(BY_HAND)["num_tasks"]) == {3}
+    assert get_statistic("wins").compute(BY_HAND)["ties"].to_dict() == {"x": 1, "y": 1, "z": 0}
+
+
+def test_mean_rank_against_scipy() -> None:
+    scores = random_table(20, 6, 2)
+    scores["score"] = scores["score"].round(1)
+    means = scores.groupby(["task", "method"])["score"].mean().unstack()
+    expected = scipy.stats.rankdata(means, axis=1).mean(axis=0)
+    np.testing.assert_allclose(get_statistic("mean_rank").compute(scores)["value"], expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3), min_size=1, max_size=6))
+def test_identities(scores: list[list[float]]) -> None:
+    rows = table({f"t{number}": dict(zip("abc", row, strict=True)) for number, row in enumerate(scores)})
+    assert sum(values("wins", rows).values()) == pytest.approx(len(scores))
+    assert sum(values("mean_rank", rows).values()) == pytest.approx(6.0)
+
+
+def test_scores_are_packed_in_the_order_of_seeds() -> None:
+    rows = pd.DataFrame([("t", "b", 7, 0.5), ("t", "a", 9, 0.2), ("t", "a", 3, 0.1)])
+    found = ScoreTable.of(rows.set_axis(["task", "method", "seed", "score"], axis=1))
+    assert found.methods == ("a", "b")
+    np.testing.assert_array_equal(found.scores_TMS, [[[0.1, 0.2], [0.5, np.nan]]])
+    assert found.num_seeds_TM.tolist() == [[2, 1]]
+    with pytest.raises(ValueError, match="one score for each task, method and seed"):
+        ScoreTable.of(pd.concat([BY_HAND, BY_HAND[:1]]))
+    with pytest.raises(ValueError, match="finite"):
+        ScoreTable.of(BY_HAND.assign(score=np.inf))
+
+
+def word(i: int) -> int:
+    """Return one word with plain integers, as in the docstring of the module."""
+    z = (i + 1) * 0x9E3779B9 % 2**32
+    z = (z ^ z >> 16) * 0x21F0AAAD % 2**32
+    z = (z ^ z >> 15) * 0x735A2D97 % 2**32
+    return z ^ z >> 15
+
+
+def test_words_and_indices_are_those_of_the_docstring_and_random() -> None:
+    assert words(1000).tolist() == [word(i) for i in range(1000)]
+    assert indices((10, 3), 7).ravel().tolist() == [math.floor(word(i) * 7 / 2**32) for i in range(30)]
+    counts = np.zeros((5, 5))
+    np.add.at(counts, tuple(indices((20_000, 2), 5).T), 1)
+    assert scipy.stats.chisquare(counts.ravel()).pvalue > 0.01  # uniform, and independent in pairs
+
+
+class TestScheme:
+    def test_seeds_of_few_tasks(self) -> None:
+        scores = ScoreTable.of(table({"a": {"x": [1, 2, 3], "y": [5, 7]}, "b": {"x": [4, 8], "y": [1, 2]}}))
+        found = resampling.resample(scores, lambda means: means)
+        cells = [[[1, 2, 3], [5, 7]], [[4, 8], [1, 2]]]
+        for r in (0, 3):
+            means = [
+                [np.mean([c[math.floor(word(((r * 2 + t) * 2 + m) * 3 + j) * len(c) / 2**32)] for j in range(len(c))])
+                 for m, c in enumerate(row)]
+                for t, row in enumerate(cells)
+            ]  # fmt: skip
+            assert found[r] == pytest.approx(np.mean(means, axis=0))
+
+    def test_no_interval_from_one_seed_on_few_tasks(self) -> None:
+        scores = ScoreTable.of(table({"a": {"x": [1, 2, 3], "y": [5]}}))
+        value, low, high = mean_over_tasks(scores, lambda means: means)
+        assert value.tolist() == [2, 5]
+        assert np.isnan([low, high]).all()
+        scores = ScoreTable.of(random_table(MIN_TASKS, 2, 1))
+        _, low, high = mean_over_tasks(scores, lambda means: np.full_like(means, 3.0))
+        assert low.tolist() == high.tolist() == [3, 3]
+
+
+class TestInterval:
+    def test_tail(self) -> None:
+        expected = scipy.stats.norm.cdf(-scipy.stats.t.ppf(0.975, 4) * math.sqrt(5 / 4))
+        assert resampling.tail(5, 4) == pytest.approx(expected, rel=1e-12)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("tasks", [5, 8, 20])
+    @pytest.mark.parametrize("shape", ["normal", "heavy", "skewed"])
+    def test_students_interval_covers_as_often(self, shape: str, tasks: int) -> None:
+        """The page shows Student's interval for a choice of tasks (docs/decisions/0023-page.md)."""
+        random = np.random.default_rng(0)
+        draw: dict[str, Callable[[tuple[int, int]], Floats]] = {
+            "normal": lambda size: random.normal(0, 1, size) + random.normal(0, 0.5, size),
+            "heavy": lambda size: random.standard_t(3, size),
+            "skewed": lambda size: random.exponential(1, size) - 1,
+        }
+        values = draw[shape]((tasks, 1000))
+        low, high = resampling.interval(ScoreTable.of(random_table(tasks, 1, 1)), drawn_tasks(tasks) @ values / tasks)
+        bootstrap = ((low <= 0) & (high >= 0)).mean()
+        student = (scipy.stats.ttest_1samp(values, 0).pvalue > 0.05).mean()
+        assert student >= bootstrap - 0.02
+        assert student >= (0.85 if shape == "skewed" else 0.935)
+        assert bootstrap >= (0.85 if shape == "skewed" else 0.9)
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
+def test_distributions(freedom: int) -> None:
+    for x in (0.0, 0.3, 2.0, 6.0, 30.0):
+        assert student_tail(x, freedom) == pytest.approx(2 * scipy.stats.t.sf(x, freedom), rel=1e-9, abs=1e-14)
+        assert chi_square_tail(x, freedom) == pytest.approx(scipy.stats.chi2.sf(x, freedom), rel=1e-12)
+    assert student_quantile(0.05, freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-12)
 
 
 class TestSignedRank:
