@@ -28,14 +28,6 @@ def good(tmp_path: Path) -> ResultsStore:
     return store
 
 
-@pytest.fixture(params=["memory", "file"])
-def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Whether files are read as a whole or by row group."""
-    if request.param == "file":
-        monkeypatch.setattr(store, "SMALL_BYTES", 0)
-    return str(request.param)
-
-
 def plant(store: ResultsStore, *changes: dict[str, Any]) -> Path:
     """Add a file of confirm records with seed 2, changed whatever `Record` would say to it."""
     rows = [make_record(f"odd-{number}", seed=2, test_score=0.8).to_row() | each for number, each in enumerate(changes)]
@@ -65,19 +57,24 @@ def flipped(path: Path) -> None:
     path.write_bytes(content)
 
 
-@pytest.mark.usefixtures("reading")
+def torn(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (
-            lambda path: path.write_bytes(path.read_bytes()[:-1]),
-            "left out: records/9-x.parquet is truncated or damaged",
-        ),
+        (torn, "left out: records/9-x.parquet is truncated or damaged"),
         (newer, "differs in the columns a_later_column"),
         (flipped, "9-x.parquet is truncated or damaged"),
     ],
 )
-def test_a_damaged_file_is_left_out(good: ResultsStore, damage: Callable[[Path], object], message: str) -> None:
+def test_a_damaged_file_is_left_out(
+    good: ResultsStore, damage: Callable[[Path], None], message: str, whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are read as a whole, or by row group."""
+    monkeypatch.setattr(store, "SMALL_BYTES", 10**6 if whole else 0)
     damage(plant(good, *[{"trial_key": f"key {number}"} for number in range(100)]))
     found = board(good)
     assert is_good(found)

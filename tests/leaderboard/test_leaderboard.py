@@ -75,7 +75,7 @@ def test_which_trials_make_a_score(runs: list[Run], mean: float, n: int, notes: 
     """Completed confirm trials of the current data, of the configuration with the most seeds, then of the latest."""
     board = build(frame(*runs), benchmark="pocket")
     score = board.score("pocket/digits", "orca")
-    assert (score.mean, score.n) == (pytest.approx(mean), n)
+    assert (score.mean, score.n) == pytest.approx((mean, n))
     if notes is None:
         assert len(board.notes) == 1
         assert "of other configurations" in board.notes[0]

@@ -169,9 +169,6 @@ def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> Non
     assert found.beside is not None
     assert found.beside.methods == ["orca, this store", "theirs [2]", "theirs [1]"]
     assert found.notes[:2] == ("[1] a paper", "[2] a page")
-    assert published_for(
-        build(frame(run("digits", "orca", 0.2, protocol="paper")), benchmark="pocket"), imported=scores
-    )
 
 
 def test_the_folder_of_submitted_files_holds_nothing_else() -> None:

@@ -123,10 +123,8 @@ def _statistics(report: Report) -> list[dict[str, Any]]:
 
 
 def _estimates(found: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    return {
-        str(method): {name: _plain(row[name]) for name in ("value", "low", "high")}
-        for method, row in found.dropna(subset="value").iterrows()
-    }
+    rows = found.dropna(subset="value")[["value", "low", "high"]].to_dict("index")
+    return {str(method): {str(name): _plain(value) for name, value in row.items()} for method, row in rows.items()}
 
 
 def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
@@ -137,10 +135,10 @@ def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
     """
     board = report.board
     methods = report.scores.methods
-    few = len(methods) <= MAX_COMPARED
+    few, ends = len(methods) <= MAX_COMPARED, ("low", "high")
     questions = answers(report.scores, searches) if few else []
-    pairs = [report.verdicts.loc[pair] for pair in itertools.combinations(methods, 2)] if few else []
-    numbers = ("low", "high", "more_tasks", "more_seeds")
+    pairs = list(itertools.combinations(methods, 2)) if few else []
+    verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
     return {
         "questions": [
             {
@@ -150,10 +148,10 @@ def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
             }
             for each in questions
         ],
-        "answers": [{name: _plain(getattr(each.comparison.ratio, name)) for name in numbers[:2]} for each in questions],
-        "pairs": [{name: _plain(float(row[name])) for name in numbers} for row in pairs],
+        "answers": [{name: _plain(getattr(each.comparison.ratio, name), 10) for name in ends} for each in questions],
+        "pairs": [{str(name): _plain(value) for name, value in verdicts[pair].items()} for pair in pairs],
         "gains": [
-            [board.tasks.index(task), sorted(board.methods).index(method), log]
+            [board.tasks.index(task), sorted(board.methods).index(method), _plain(log, 10)]
             for task, method, log in gains(searches).itertuples(index=False, name=None)
         ],
     }

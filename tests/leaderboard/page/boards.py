@@ -30,7 +30,7 @@ def records() -> list[Record]:
     scored = [
         make_record(
             f"key-{TASKS[t]}-{names[m]}-{seed}", task=f"pocket/{TASKS[t]}", method=names[m], seed=seed,
-            test_score=float(levels[m] * (1 + t) * random.uniform(0.8, 1.25)), hyperparameters=settings.format(rates[m]),
+            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25), hyperparameters=settings.format(rates[m]),
             wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
             metric="relative_l2" if t % 2 else "error", minutes=float(number),
         )
@@ -52,10 +52,11 @@ def curves(rows: Sequence[Record]) -> list[CurvePoint]:
     """Return five epochs of refining for each scored trial, and of aligning for those of ``orca``."""
     points = []
     for each in rows:
-        for epoch in range(1, 6) if each.test_score is not None else ():
-            place = (each.sweep, each.trial_key)
-            score = each.test_score * (1 + 2 / epoch)
-            points.append(CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0))
+        place, score = (each.sweep, each.trial_key), each.test_score
+        for epoch in range(1, 6) if score is not None else ():
+            points.append(
+                CurvePoint(*place, "refine", epoch, 1 / epoch, None, (score or 0) * (1 + 2 / epoch), 1e-3, 1.0)
+            )
             if each.method == "orca":
                 points.append(CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0))
     return points

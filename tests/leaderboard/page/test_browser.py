@@ -9,7 +9,7 @@ import pytest
 
 from orca_ray.cli.output import duration
 from orca_ray.results import artefacts
-from orca_ray.results.artefacts import Image, Plot, Quantised
+from orca_ray.results.artefacts import Group, Image, Plot, Quantised
 from orca_ray.results.record import Status
 from tests.leaderboard.page.boards import HOSTILE, METHODS, SCRIPT, SEEDS, TASKS, data, page_of
 from tests.leaderboard.page.conftest import Open
@@ -189,24 +189,24 @@ def test_a_live_page_reloads_itself_and_keeps_its_view(open_page: Open) -> None:
     page.wait_for_selector('main[data-shown="task/pocket/digits"]')
 
 
+def encoded(*values: float) -> Quantised:
+    return Quantised.encode(list(values))
+
+
+GROUP = Group("b", encoded(0, 1), encoded(1, 2))
+FIELDS = (
+    Image("true", Quantised.encode([[0.0, 1.0], [2.0, 4.0]])),
+    Image("error", Quantised.encode([[-1.0, 0.0], [0.5, 1.0]]), "diverging"),
+)
 PICTURES = [
     artefacts.Matrix(title="Confusion", rows="true class", columns="predicted class", counts=((3, 1), (0, 4))),
-    artefacts.Images(
-        title="Field",
-        panels=(
-            Image("true", Quantised.encode([[0.0, 1.0], [2.0, 4.0]])),
-            Image("error", Quantised.encode([[-1.0, 0.0], [0.5, 1.0]]), "diverging"),
-        ),
-    ),
+    artefacts.Images(title="Field", panels=FIELDS),
     artefacts.Points(
-        title="Features", x="first", y="second",
-        panels=(Plot("after", (artefacts.Group("a", Quantised.encode([0.0, 1.0]), Quantised.encode([1.0, 2.0])),)),),
+        title="Features", x="1st", y="2nd", panels=(Plot("a", (Group("b", encoded(0, 1), encoded(1, 2)),)),)
     ),
-    artefacts.Lines(
-        title="Sample", x="time", series=(artefacts.Series("channel 0", Quantised.encode([0.0, 1.0, 0.0])),)
-    ),
+    artefacts.Lines(title="Sample", x="time", series=(artefacts.Series("channel 0", encoded(0, 1, 0)),)),
     artefacts.Bars(title="Labels", x="label", series=(artefacts.BarSeries(HOSTILE, (0.5, None, 0.75)),)),
-]  # fmt: skip
+]
 
 
 def test_a_record_has_its_pictures_and_a_damaged_one_leaves_it_whole(open_page: Open) -> None:

@@ -1,5 +1,6 @@
 """The page's numbers are Python's, but for intervals over a choice of tasks, which are Student's."""
 
+import itertools
 import math
 import random
 from collections.abc import Mapping
@@ -64,24 +65,22 @@ def student(values: Floats) -> tuple[float, float, float]:
 
 def expected(table: ScoreTable) -> dict[str, Any]:
     """Return what the page shall compute of a subset."""
-    frames = {name: all_statistics()[name].compute(table) for name in ("verdict", "improvement")}
     num, logs = len(table.common.tasks), Logs.of(table)
-    found: dict[str, Any] = {"mean_rank": {}, "wins": {}, "improvement": {}, "verdict": {}}
-    scaled = {"mean_rank": (ranks, 1, len(table.methods)), "wins": (lambda means: num * shared_wins(means), 0, num)}
-    for name, (per_task, least, most) in scaled.items():
-        values_TM = per_task(table.common.means_TM)
+    improvement = all_statistics()["improvement"].compute(table)[["value", "baseline"] if num else ["value"]]
+    found: dict[str, Any] = {"mean_rank": {}, "wins": {}, "improvement": improvement.to_dict("index"), "verdict": {}}
+    ranks_TM, wins_TM = ranks(table.common.means_TM), num * shared_wins(table.common.means_TM)
+    for name, values_TM, bounds in (("mean_rank", ranks_TM, (1, len(table.methods))), ("wins", wins_TM, (0, num))):
         for m, method in enumerate(table.methods):
-            value, low, high = student(values_TM[:, m])
-            ends = {"low": float(np.maximum(low, least)), "high": float(np.minimum(high, most))}
-            found[name][method] = {"value": value, **ends}
-    for method, row in frames["improvement"].iterrows():
-        found["improvement"][method] = {"value": row["value"]} | ({"baseline": row["baseline"]} if num else {})
-    for (method, other), row in frames["verdict"].iterrows():
+            value, *ends = student(values_TM[:, m])
+            low, high = (float(each) for each in np.clip(ends, *bounds))
+            found[name][method] = {"value": value, "low": low, "high": high}
+    verdicts = all_statistics()["verdict"].compute(table).drop(columns=["more_tasks", "more_seeds"])
+    for method, other in itertools.permutations(table.methods, 2):
+        row = verdicts.loc[[(method, other)]].to_dict("records")[0]
         _, of_pair, _ = logs.paired(method, other)
-        ends = np.exp(student(of_pair)[1:]) if len(of_pair) >= 5 else row[["low", "high"]]
-        names = ("value", "p", "adjusted_p", "separable", "num_tasks")
-        numbers = dict(zip(("low", "high"), map(float, ends), strict=True)) | {name: row[name] for name in names}
-        found["verdict"].setdefault(method, {})[other] = numbers
+        if len(of_pair) >= 5:
+            row["low"], row["high"] = (math.exp(each) for each in student(of_pair)[1:])
+        found["verdict"].setdefault(method, {})[other] = row
     return found
 
 
