@@ -134,19 +134,15 @@ def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> No
 def test_reading_by_row_group_equals_reading_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     whole = ResultsStore(tmp_path / "results", create=True)
-
-    def choose(*names: str) -> str:
-        return str(rng.choice(names))
-
     for file in range(4):
+        picks = rng.integers(2, size=(150, 6)).tolist()
         records = [
             make_record(
-                f"{rng.integers(200):x}", task=f"pocket/{choose('a', 'b')}", method=choose("x", "y"),
-                seed=int(rng.integers(3)), phase=choose("search", "confirm"), minutes=float(rng.random()),
-                test_score=float(rng.random()), body=choose("one", "two"), metric_version=1,
-                status=Status(choose("completed", "lost")), sweep=f"s/{file % 2}",
+                f"{rng.integers(200):x}", task=f"pocket/{'ab'[t]}", method="xy"[m], phase=["search", "confirm"][p],
+                body=["one", "two"][b], status=[Status.COMPLETED, Status.LOST][s], seed=seed, metric_version=1,
+                minutes=float(rng.random()), test_score=float(rng.random()), sweep=f"s/{file % 2}",
             )
-            for _ in range(150)
+            for t, m, p, b, s, seed in picks
         ]  # fmt: skip
         whole.append(records, [make_point(record.trial_key, epoch) for record in records for epoch in (1, 2)])
     expected, curves = build(whole, benchmark="pocket"), whole.curves(trial_key=["1a", "2b"])

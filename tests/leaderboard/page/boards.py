@@ -55,9 +55,7 @@ def curves(rows: Sequence[Record]) -> list[CurvePoint]:
         place = (each.sweep, each.trial_key)
         for epoch in range(1, 6) if each.test_score is not None else ():
             score = (each.test_score or 0) * (1 + 2 / epoch)
-            points.append(
-                CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
-            )
+            points.append(CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0))
             if each.method == "orca":
                 points.append(CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0))
     return points

@@ -62,7 +62,7 @@ def test_embedded_text_survives_and_ends_no_element(text: str) -> None:
     assert json.loads(embedded[0])["methods"] == [{"name": text}]
 
 
-def test_numbers_that_json_does_not_have_are_text_or_null() -> None:
+def test_numbers_that_json_does_not_have() -> None:
     content = page_of([make_record(hyperparameters='{"a": NaN, "b": Infinity}', validation_score=None)])
     assert content["hyperparameters"]["common"] == {"a": "NaN", "b": "Infinity"}
     assert content["records"]["validation"] == [None]
