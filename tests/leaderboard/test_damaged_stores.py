@@ -22,9 +22,7 @@ from tests.results.factories import files_of, make_point, make_record
 def good(tmp_path: Path) -> ResultsStore:
     """A store of two confirm trials, with scores 0.1 and 0.3."""
     store = ResultsStore(tmp_path / "results", create=True)
-    store.append(
-        [make_record("a", seed=0, test_score=0.1), make_record("b", seed=1, test_score=0.3)], [make_point("a")]
-    )
+    store.append([make_record("a", test_score=0.1), make_record("b", seed=1, test_score=0.3)], [make_point("a")])
     return store
 
 

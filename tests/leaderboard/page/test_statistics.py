@@ -58,8 +58,7 @@ def student(values: Floats) -> tuple[float, float, float]:
     """Return the mean of values with Student's interval."""
     if len(values) < 5:
         return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
-    error = values.std(ddof=1) / math.sqrt(len(values))
-    half = scipy.stats.t.ppf(0.975, len(values) - 1) * error
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
 
 

@@ -67,7 +67,9 @@ def odd() -> dict[str, Any]:
     )
     pictures = {"orca_guarded-0": [json.loads(features.to_json())]}
     rows = [*(record(method, t) for method in scores for t in range(6)), *searches]
-    content = page_of(rows, read_about=lambda: {"nft": {"title": "no align"}}, read_artefacts=lambda: pictures)
+    texts = {"nft": {"title": "no align"}}
+    run_again = "orca-sweep reproduce KEY --results DIR"
+    content = page_of(rows, read_about=lambda: texts, read_artefacts=lambda: pictures, reproduce=run_again)
     content["curves"]["orca_guarded-2"] = {"align": {"epoch": [1, 2], "distance": [3.0, 2.0]}}
     return content
 
