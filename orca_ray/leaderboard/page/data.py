@@ -131,13 +131,12 @@ def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
     """Return the questions of the board, and what the page does not compute itself: intervals by bootstrap, and advice.
 
     ``gains`` are those of `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the interval and the
-    advice of each verdict, in the order of pairs; there are none of more than `MAX_COMPARED` methods.
+    advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED` methods.
     """
     board = report.board
     methods = report.scores.methods
-    few, ends = len(methods) <= MAX_COMPARED, ("low", "high")
-    questions = answers(report.scores, searches) if few else []
-    pairs = list(itertools.combinations(methods, 2)) if few else []
+    questions, ends = answers(report.scores, searches), ("low", "high")
+    pairs = list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
     verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
     return {
         "questions": [

@@ -35,7 +35,6 @@ def test_every_view_fits_the_window(open_page: Open, scheme: str, width: int) ->
     for view in (*VIEWS, "task/pocket%2Fdigits", "record/key-digits-orca-1"):
         go(page, f"#/{view}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("main h2").count() == 1
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, dark.strip("rgb()").split(","))) < 200) == (scheme == "dark")
 
@@ -56,7 +55,6 @@ def test_the_table_is_sorted_and_searched(open_page: Open) -> None:
     assert page.locator('th[aria-sort="descending"]').count() == 1
     page.focus("#search")
     page.keyboard.type("scratch")  # each letter draws the table again
-    assert page.input_value("#search") == "scratch"
     assert methods(page) == ["scratch"]
     page.fill("#search", "wdbc")
     assert len(methods(page)) == len(METHODS) + 1
