@@ -52,13 +52,13 @@ def page_data(report: Report) -> dict[str, Any]:
     rows, note = _chosen_records(board, records)
     tasks = {task: index for index, task in enumerate(board.tasks)}
     searches = _search_trials(board, records)
-    finished = [cell.provenance.finished_at for cell in board.cells.values()]
+    finished = [time for cell in board.cells.values() if (time := cell.provenance.finished_at)]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
         "benchmark": board.benchmark,
         "sweep": board.sweep,
         "protocol": board.protocol,
-        "updated": _time(max((time for time in finished if time), default=None)),
+        "updated": _time(max(finished, default=None)),
         "tasks": [_task(board, task, about.get(task, {})) for task in board.tasks],
         "methods": [{"name": method, **about.get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
@@ -73,7 +73,7 @@ def page_data(report: Report) -> dict[str, Any]:
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
         "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts},
-        "published": _published(report.published),
+        "published": report.published and _published(report.published),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
@@ -114,17 +114,14 @@ def _statistics(report: Report) -> list[dict[str, Any]]:
     """
     few = len(report.scores.methods) <= MAX_COMPARED
     values = report.statistics("method") if few else {name: report.statistic(name) for name in on_boards()}
-    names = ("name", "title", "definition", "better")
-    return [
-        {name: getattr(each, name) for name in names}
-        | ({"values": _estimates(values[each.name])} if each.name in values else {})
-        for each in all_statistics().values()
-    ]
-
-
-def _estimates(found: pd.DataFrame) -> dict[str, dict[str, float | None]]:
-    rows = found.dropna(subset="value")[["value", "low", "high"]].to_dict("index")
-    return {str(method): {str(name): _plain(value) for name, value in row.items()} for method, row in rows.items()}
+    found = []
+    for name, each in all_statistics().items():
+        about = {key: getattr(each, key) for key in ("name", "title", "definition", "better")}
+        if name in values:
+            rows = values[name].dropna(subset="value")[["value", "low", "high"]].to_dict("index")
+            about["values"] = {method: {key: _plain(v) for key, v in row.items()} for method, row in rows.items()}
+        found.append(about)
+    return found
 
 
 def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
@@ -133,8 +130,7 @@ def _compared(report: Report, searches: pd.DataFrame) -> dict[str, Any]:
     ``gains`` are those of `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the interval and the
     advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED` methods.
     """
-    board = report.board
-    methods = report.scores.methods
+    board, methods = report.board, report.scores.methods
     questions, ends = answers(report.scores, searches), ("low", "high")
     pairs = list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
     verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
@@ -225,8 +221,7 @@ def _effects(effects: Effects) -> dict[str, Any]:
             found = main.setdefault(factor, {"baseline": effects.factors[factor][0], "comparisons": []})
             tasks = {task: ratio(on_task) for task, on_task in each.tasks.items()}
             found["comparisons"].append({"level": level, "ratio": ratio(each.ratio), "tasks": tasks})
-    tables = [{"title": title, "rows": rows} for title, rows, _ in sections(effects, full=True)]
-    return {"main": main, "tables": tables}
+    return {"main": main, "tables": [{"title": name, "rows": rows} for name, rows, _ in sections(effects, full=True)]}
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:
@@ -253,11 +248,8 @@ def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     distinct = list(dict.fromkeys(texts := list(texts)))
     values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})
-    common = {
-        name: values[0][name]
-        for name in names
-        if all(name in each and each[name] == values[0][name] for each in values)
-    }
+    same = [name for name in names if all(name in each and each[name] == values[0][name] for each in values)]
+    common = {name: values[0][name] for name in same}
     places = {text: index for index, text in enumerate(distinct)}
     return {
         "common": common,
@@ -297,9 +289,7 @@ def _cell(cell: Cell) -> tuple[dict[str, float], dict[str, Any]]:
     }
 
 
-def _published(published: Published | None) -> dict[str, Any] | None:
-    if published is None:
-        return None
+def _published(published: Published) -> dict[str, Any]:
     return {
         "beside": published.beside and _published_table(published.beside),
         "tables": [_published_table(table) for table in published.tables],
