@@ -18,7 +18,7 @@ from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.leaderboard.statistics.verdict import answers, gains
-from orca_ray.leaderboard.text import sections
+from orca_ray.leaderboard.text import effects_sections
 from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS, numbered
 from orca_ray.results.record import CurvePoint, Record, Status
 
@@ -221,7 +221,8 @@ def _effects(effects: Effects) -> dict[str, Any]:
             found = main.setdefault(factor, {"baseline": effects.factors[factor][0], "comparisons": []})
             tasks = {task: ratio(on_task) for task, on_task in each.tasks.items()}
             found["comparisons"].append({"level": level, "ratio": ratio(each.ratio), "tasks": tasks})
-    return {"main": main, "tables": [{"title": name, "rows": rows} for name, rows, _ in sections(effects, full=True)]}
+    tables = [{"title": name, "rows": rows} for name, rows, _ in effects_sections(effects, full=True)]
+    return {"main": main, "tables": tables}
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:
