@@ -16,6 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
 from orca_ray.data.rows import Array
+from orca_ray.devices import find_device
 from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
@@ -27,7 +28,6 @@ from orca_ray.own_data.registration import in_memory
 from orca_ray.own_data.targets import label_texts
 from orca_ray.predictor import Predictor
 from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.numerics import find_device
 
 logger = logging.getLogger(__name__)
 

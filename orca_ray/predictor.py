@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from orca_ray.data.rows import Array
+from orca_ray.devices import find_device
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import resolve
@@ -24,7 +25,7 @@ from orca_ray.tasks.losses import get_loss
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
 from orca_ray.training.feed import SplitInputs
-from orca_ray.training.numerics import choose_precision, find_device
+from orca_ray.training.numerics import choose_precision
 
 HUB = "hub:"
 

@@ -24,7 +24,7 @@ FLOORS = {
     "simulation": 2,
     "models": 2,
     "tasks": 2,
-    "own_data": 3,
+    "own_data": 2,
     "alignment": 3,
     "training": 4,
     "methods": 5,
@@ -37,7 +37,8 @@ FLOORS = {
 INTERFACE = {"predictor": 7, "api": 7, "estimators": 7}
 """Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
 SIDEWAYS = {
-    ("leaderboard", "results"), ("cli", "serving"), ("serving", "predictor"), ("cli", "predictor"), ("cli", "api"),
+    ("leaderboard", "results"), ("own_data", "tasks"),
+    ("cli", "serving"), ("serving", "predictor"), ("cli", "predictor"), ("cli", "api"),
     ("cli", "export"), ("export", "predictor"), ("api", "predictor"),
     ("estimators", "predictor"),
 }  # fmt: skip

@@ -17,6 +17,7 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
+from orca_ray.leaderboard.statistics.table import Shape
 from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers
 from orca_ray.paths import open_regular
 
@@ -90,12 +91,12 @@ class BoardReport:
         """The statistic ``verdict``: one row for each ordered pair of methods that have scores."""
         return _rounded(get_statistic("verdict").compute(self.scores))
 
-    def statistics(self) -> dict[str, pd.DataFrame]:
-        """Return all statistics of the scores by name that have one value for each method, or pair of methods."""
+    def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
+        """Return all statistics of the scores by name that have these shapes."""
         return {
             name: _rounded(each.compute(self.scores))
             for name, each in all_statistics().items()
-            if each.inputs == ("scores",) and each.shape in ("method", "pair")
+            if each.inputs == ("scores",) and each.shape in shapes
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from threadpoolctl import ThreadpoolController
 
-from orca_ray.errors import UserError
+from orca_ray.devices import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
 """Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies would gain little time, and so
@@ -68,30 +68,6 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
     if slow or (option == "tf32" and not ampere):
         return Precision("float32", device, f"refined in float32 because this {device.type} device has no {option}")
     return Precision(option, device)
-
-
-def find_device(name: str) -> torch.device:
-    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
-    return device
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Return whether ``device`` has hardware units that multiply bfloat16 matrices faster than float32 ones.
-
-    True for CUDA devices of compute capability 8.0 or higher, and for CPUs with AMX or AVX512-BF16; otherwise False.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public functions for this; the private ones exist since torch 2.5.
-    queries = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device.type == "cpu" and any(query is not None and bool(query()) for query in queries)
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

@@ -1,13 +1,9 @@
-/** The embedded board, restricted to the chosen methods and tasks; statistics are computed once for each subset. */
-import { analyse } from "./statistics.js";
-import { chosen, place } from "./state.js";
+/** The embedded board, restricted to the chosen methods and tasks. */
+import { deviation } from "d3-array";
+import { analyse, MAX_COMPARED, mean, ScoreTable } from "./statistics.js";
+import { chosen } from "./state.js";
 
-/** @type {Map<string, object>} */
-const analyses = new Map();
 let index = null;
-
-/** Number of methods up to which pairs are compared: their number and that of the resamples grow with its square. */
-export const MAX_COMPARED = 40;
 
 export class Board {
   /** @param {object} data what `page_data` wrote; see orca_ray/leaderboard/page/data.py */
@@ -17,26 +13,21 @@ export class Board {
     this.index = index;
     this.methods = chosen("methods", data.methods.map((each) => each.name));
     this.tasks = chosen("tasks", data.tasks.map((each) => each.name));
-    this.hideDigitised = place().options.get("digitised") === "hide";
-  }
-
-  /** Rows {task, method, seed, score} of the subset, sorted as Python sorts them. */
-  get scores() {
-    const methods = new Set(this.methods);
-    const tasks = new Set(this.tasks);
-    return this.index.scores.filter((row) => methods.has(row.method) && tasks.has(row.task));
-  }
-
-  /** Search trials of the subset: {task, method, number, score}. */
-  get searches() {
-    return this.index.searches.filter(({ task, method }) => this.tasks.includes(task) && this.methods.includes(method));
+    /** Whether nothing is left out: then intervals are those that Python computed. */
+    this.whole = this.methods.length === data.methods.length && this.tasks.length === data.tasks.length;
+    /** Chosen methods with a score on any chosen task. */
+    this.scored = this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
+    this.table = new ScoreTable(this.tasks, this.scored, this.tasks.map((task) => this.scored.map((method) => this.cell(task, method).rows.map(({ score }) => score))));
+    /** Chosen tasks on which each of these methods has a score: what statistics over tasks use. */
+    this.common = this.scored.length ? this.table.common.map((t) => this.tasks[t]) : [];
   }
 
   /** Every statistic of the subset. */
   get results() {
-    const key = JSON.stringify([this.methods, this.tasks]);
-    if (!analyses.has(key)) analyses.set(key, analyse(this.scores, this.searches));
-    return analyses.get(key);
+    const { questions, answers, pairs, statistics } = this.data;
+    const methods = Object.fromEntries(statistics.filter(({ values }) => values).map(({ name, values }) => [name, values]));
+    const gains = this.index.gains.filter(({ task, method }) => this.tasks.includes(task) && this.methods.includes(method));
+    return (this.analysed ??= analyse(this.table, { questions, gains }, this.whole ? { methods, pairs, answers } : null));
   }
 
   /** What a statistic is, without the marks of code in its docstring. @param {string} name */
@@ -46,7 +37,7 @@ export class Board {
 
   /** Whether there are few enough methods to compare all pairs. */
   get comparable() {
-    return this.methods.length <= MAX_COMPARED;
+    return this.scored.length <= MAX_COMPARED;
   }
 
   /** Methods of the subset, best first. */
@@ -65,7 +56,7 @@ export class Board {
 
   /** @returns {{mean: number, std: number, n: number, rows: object[]}} */
   cell(task, method) {
-    return this.index.cells.get(pair(task, method)) ?? { mean: NaN, std: NaN, n: 0, rows: [] };
+    return this.index.cells.get(pair(task, method)) ?? NOTHING;
   }
 
   /** Records of a task and method, confirm trials first. */
@@ -86,13 +77,6 @@ export class Board {
     return ranked.filter(([, rank]) => rank - ranked[0][1] < 1e-9).map(([method]) => method);
   }
 
-  /** On how many chosen tasks a method is better than another, worse, or tied. @param {string} one @param {string} other */
-  compared(one, other) {
-    const signs = this.tasks.map((task) => Math.sign(this.cell(task, one).mean - this.cell(task, other).mean));
-    const count = (sign) => signs.filter((each) => each === sign).length;
-    return { better: count(-1), worse: count(1), tied: count(0) };
-  }
-
   /** Whether a chosen cell has more than one seed. */
   get spread() {
     return this.tasks.some((task) => this.methods.some((method) => this.cell(task, method).n > 1));
@@ -102,17 +86,6 @@ export class Board {
   metric(task, metric = "") {
     const info = this.task(task);
     return info?.metric_text ?? (info?.metric ?? metric).replaceAll("_", " ");
-  }
-
-  /** Chosen methods with a score on any chosen task. */
-  get scored() {
-    return this.methods.filter((method) => this.tasks.some((task) => this.cell(task, method).n));
-  }
-
-  /** Chosen tasks on which each of these methods has a score: what statistics over tasks use. */
-  get common() {
-    const { scored } = this;
-    return this.tasks.filter((task) => scored.every((method) => this.cell(task, method).n));
   }
 
   record(key) {
@@ -153,22 +126,13 @@ export class Board {
 
   /** Published cells of the chosen tasks beside own scores, in rows by method. */
   get beside() {
-    const table = this.data.published?.beside;
-    return table ? this.shown(table).methods : [];
-  }
-
-  /** A published table without what is hidden or not chosen. @param {object} table */
-  shown(table) {
-    const own = new Set(this.data.tasks.map((task) => task.name));
-    const columns = table.columns.filter(({ task }) => !own.has(task) || this.tasks.includes(task));
-    const methods = table.methods.map((method) => ({
-      ...method,
-      cells: Object.fromEntries(Object.entries(method.cells).filter(([task, cell]) => columns.some((column) => column.task === task) && !(this.hideDigitised && cell.kind === "digitised"))),
-    })).filter((method) => Object.keys(method.cells).length);
-    return { ...table, columns, methods };
+    const chosen = (cells) => Object.fromEntries(Object.entries(cells).filter(([task]) => this.tasks.includes(task)));
+    const rows = (this.data.published?.beside?.methods ?? []).map(({ name, cells }) => ({ name, cells: chosen(cells) }));
+    return rows.filter(({ cells }) => Object.keys(cells).length);
   }
 }
 
+const NOTHING = { mean: NaN, std: NaN, n: 0, rows: [] };
 const pair = (task, method) => JSON.stringify([task, method]);
 
 /** Make the maps that views look things up in. */
@@ -179,22 +143,14 @@ function indexed(data) {
     task: data.tasks[task].name, method: data.methods[method].name, seed, score, record: records[record] ?? null,
   }));
   const cells = new Map();
-  for (const [key, rows] of Map.groupBy(scores, (row) => pair(row.task, row.method))) cells.set(key, { rows, ...moments(rows.map((row) => row.score)) });
+  for (const [key, rows] of Map.groupBy(scores, (row) => pair(row.task, row.method))) cells.set(key, { rows, n: rows.length, mean: mean(rows.map((row) => row.score)), std: deviation(rows.map((row) => row.score)) });
   const provenance = data.cells.map(([task, method, cost, rest]) => ({ task: data.tasks[task].name, method: data.methods[method].name, cost, ...rest }));
-  const searches = data.searches.map(([task, method, number, score]) => ({ task: data.tasks[task].name, method: data.methods[method].name, number, score: score ?? NaN }));
+  const gains = data.gains.map(([task, method, log]) => ({ task: data.tasks[task].name, method: data.methods[method].name, log }));
   return {
-    scores, cells, searches, all: records,
+    cells, gains, all: records,
     records: Map.groupBy(records, (record) => pair(record.task, record.method)),
     provenance: new Map(provenance.map((each) => [pair(each.task, each.method), each])),
     tasks: new Map(data.tasks.map((task) => [task.name, task])),
     byKey: new Map(records.map((record) => [record.key, record])),
   };
-}
-
-/** Mean and sample deviation. @param {number[]} values */
-export function moments(values) {
-  const n = values.length;
-  const mean = values.reduce((sum, value) => sum + value, 0) / n;
-  const std = n > 1 ? Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (n - 1)) : NaN;
-  return { mean, std, n };
 }

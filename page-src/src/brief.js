@@ -1,13 +1,13 @@
 /** The answers that a reader comes for, in sentences that follow the subset. */
 import { h } from "./dom.js";
 import * as format from "./format.js";
-import { MAX_COMPARED } from "./board.js";
 import { sentence } from "./questions.js";
+import { MAX_COMPARED } from "./statistics.js";
 import { link } from "./state.js";
 
 /** @param {import("./board.js").Board} board */
 export function brief(board) {
-  if (!board.scores.length) {
+  if (!board.scored.length) {
     const nothing = board.data.sweep ? "No trial has a test score yet." : "Nothing was run here yet.";
     return h("div.brief", {}, h("p", {}, nothing, board.data.published ? " Below: what is published." : ""));
   }
@@ -63,16 +63,18 @@ function seeds(board) {
 /** The verdict of a pair in words: one test for all pairs. @param {import("./board.js").Board} board @param {string} one @param {string} other */
 export function verdictSentence(board, one, other) {
   const found = board.results.verdict[one]?.[other];
-  const { better, worse, tied } = board.compared(one, other);
-  if (tied && !better && !worse) return `${one} and ${other} have equal scores on ${tied === 1 ? "the only task" : `each of ${tied} tasks`}.`;
+  const both = board.tasks.filter((task) => board.cell(task, one).n && board.cell(task, other).n);
+  const equal = both.length && both.every((task) => board.cell(task, one).mean === board.cell(task, other).mean);
+  if (equal) return `${one} and ${other} have equal scores on ${both.length === 1 ? "the only task" : `each of ${both.length} tasks`}.`;
   if (!found || Number.isNaN(found.adjusted_p)) return `Whether ${one} and ${other} differ cannot be judged: too few seeds or tasks.`;
   const p = `adjusted p ${format.pValue(found.adjusted_p).replace(/^(?=\d)/, "= ")}`;
   if (found.separable) return `${one} and ${other} are separable at the 5 % level (${p}, ${format.plural(found.num_tasks, "task")}): ${found.value < 1 ? one : other} is better.`;
   return `${one} and ${other} are not separable at the 5 % level (${p}, ${format.plural(found.num_tasks, "task")}). ${needed(found)}`;
 }
 
-/** What would separate a pair. */
+/** What would separate a pair; only Python computes it, for the whole board. */
 function needed({ more_tasks: tasks, more_seeds: seeds }) {
+  if (tasks === undefined) return "";
   const ways = [Number.isFinite(tasks) && `about ${format.plural(tasks, "more task")}`, Number.isFinite(seeds) && `about ${format.plural(seeds, "more seed")} of each cell`].filter(Boolean);
   return ways.length ? `It would take ${format.list(ways, "or")} to separate them, if the difference is as large as it looks.` : "No realistic number of tasks or seeds would separate a difference as small as this.";
 }

@@ -1,8 +1,7 @@
 /** Charts: thin layers over Observable Plot with this page's colours, symbols and sizes. */
 import * as Plot from "@observablehq/plot";
 import { h } from "./dom.js";
-import { colour, dash, symbol } from "./marks.js";
-
+import { colour, dash, icon, symbol } from "./marks.js";
 
 /** Width that a chart may take. @param {number} [columns] charts beside each other on a wide screen */
 export function chartWidth(columns = 1) {
@@ -88,14 +87,6 @@ export function legend(methods, label = (method) => method) {
 
 /** A short piece of the method's line with its symbol. @param {string} method */
 function line(method) {
-  const node = Plot.plot({
-    width: 30, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] },
-    marks: [
-      Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined }),
-      Plot.dot([0], { x: 0, y: 0, r: 4, symbol: symbol(method), fill: colour(method) }),
-    ],
-  });
-  node.setAttribute("aria-hidden", "true");
-  return node;
+  const rule = Plot.ruleY([0], { x1: -1, x2: 1, stroke: colour(method), strokeWidth: 2, strokeDasharray: dash(method) || undefined });
+  return icon(symbol(method), colour(method), 30, [rule]);
 }
-

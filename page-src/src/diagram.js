@@ -1,6 +1,7 @@
 /** Demšar's critical-difference diagram: methods on an axis of mean ranks; bars join those that do not differ. */
 import * as Plot from "@observablehq/plot";
 import { chart, chartWidth, narrow } from "./charts.js";
+import * as format from "./format.js";
 import { colour, symbol } from "./marks.js";
 
 /**
@@ -20,8 +21,7 @@ export function criticalDifferenceDiagram(methods, groups) {
   const half = Math.ceil(shown.length / 2);
   const labels = shown.map((each, index) => ({ ...each, y: below + (each.left ? index : shown.length - 1 - index) }));
   const pad = Math.min(170, width * 0.3);
-  const room = Math.floor((pad - 8) / 7);
-  const clip = (name) => (name.length > room ? `${name.slice(0, Math.max(4, room - 1))}…` : name);
+  const clip = (name) => format.clip(name, (pad - 8) / 7);
   const leaders = labels.map((each) => [{ x: each.rank, y: 0 }, { x: each.rank, y: each.y }, { x: each.left ? 1 : end, y: each.y }]);
   const text = (left) => Plot.text(labels.filter((each) => each.left === left), {
     x: left ? 1 : end, y: "y", text: (each) => `${clip(each.method)}${gap}${each.rank.toFixed(2)}`, title: "method", textAnchor: left ? "end" : "start", dx: left ? -8 : 8, fill: "var(--ink)", fontSize: 13,

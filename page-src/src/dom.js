@@ -2,6 +2,7 @@
  * Builds HTML elements. Text from records enters the page only as text nodes here, and in charts by Plot, which does
  * the same: nothing in this program parses HTML.
  */
+import { change, place } from "./state.js";
 
 /**
  * Create an element.
@@ -44,21 +45,33 @@ export function figure({ title, note, chart, head, rows }) {
     rows?.length ? h("details.numbers", {}, h("summary", {}, "Numbers"), plainTable(head, rows)) : null);
 }
 
+/** Heading of a column by which a table is sorted. @param {"sort" | "order"} option of the link; its text is the column's key, or "-" and the key */
+export function heading(option, key, title, { below = null, first = "" } = {}) {
+  const order = place().options.get(option) ?? first;
+  const state = order === key ? "ascending" : order === `-${key}` ? "descending" : null;
+  const arrow = { ascending: " ▲", descending: " ▼" }[state] ?? "";
+  return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `${option}-${key}`, title: "Sort", onclick: () => change({ [option]: order === key ? `-${key}` : key }) }, title, arrow), below);
+}
+
+/** A field whose text is an option of the link. @param {string} placeholder what is looked for */
+export const searchField = (placeholder) => h("label", {}, "Search ",
+  h("input", { type: "search", id: "search", value: place().options.get("search") ?? "", placeholder, oninput: (event) => change({ search: event.target.value }) }));
+
+/** A choice whose key is an option of the link. @param {string} name @param {string} value @param {[string, string][]} entries keys and titles */
+export const select = (name, value, entries) => h("select", { id: name, onchange: (event) => change({ [name]: event.target.value }) },
+  entries.map(([key, title]) => h("option", { value: key, selected: key === value }, title)));
+
 /** A copy button beside a command. @param {string} text */
 export function command(text) {
-  const button = h("button.copy", { type: "button", onclick: copy }, "Copy");
-  async function copy() {
+  const code = h("code", {}, text);
+  const button = h("button.copy", { type: "button", onclick: async () => {
     try {
       await navigator.clipboard.writeText(text);
     } catch {
-      const range = document.createRange();  // not allowed from disk in some browsers: select the text instead
-      range.selectNodeContents(code);
-      getSelection().removeAllRanges();
-      getSelection().addRange(range);
+      getSelection().selectAllChildren(code);  // not allowed from disk in some browsers: select the text instead
     }
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = "Copy"), 1500);
-  }
-  const code = h("code", {}, text);
+  } }, "Copy");
   return h("div.command", {}, code, button);
 }

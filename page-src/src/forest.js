@@ -21,7 +21,7 @@ export function forest(rows, { label, better, worse, colour = "var(--c0)" }) {
   // Plot leaves out labels of a logarithmic axis unless they are given as texts.
   const shownTicks = domain[1] / domain[0] < 8 ? ticks(...domain, narrow() ? 3 : 8) : places(...domain, narrow());
   const name = Math.min(190, chartWidth() * 0.36);
-  const clip = (text) => (text.length > name / 7 ? `${text.slice(0, Math.floor(name / 7) - 1)}…` : text);
+  const clip = (text) => format.clip(text, name / 7);
   const long = 7 * (better.length + worse.length + 6) > chartWidth() - name - 24;
   const points = shown.map((row) => ({ ...row, x: row.value, y: row.label, title: row.title ?? `${row.label}\nratio ${format.short(row.value, 3)}\n95 % interval ${format.range(row.low, row.high, 3).replace(format.MISSING, "none")}` }));
   const within = (value) => Math.min(Math.max(value, domain[0]), domain[1]);

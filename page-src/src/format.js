@@ -56,6 +56,9 @@ export function count(value) {
 /** Memory in MiB. @param {number | null} value */
 export const memory = (value) => (value === null || value === undefined || Number.isNaN(value) ? MISSING : value >= 2048 ? `${(value / 1024).toFixed(1)} GiB` : `${Math.round(value)} MiB`);
 
+/** A text of at most `room` characters. @param {string} text @param {number} room */
+export const clip = (text, room) => (text.length > room ? `${text.slice(0, Math.max(4, Math.floor(room) - 1))}…` : text);
+
 /** A list as English text. @param {string[]} items */
 export function list(items, last = "and") {
   return items.length < 2 ? items.join("") : `${items.slice(0, -1).join(", ")} ${last} ${items.at(-1)}`;

@@ -9,8 +9,6 @@ const WORDS = {
   "Error": "Any score of this page: a metric of which lower values are better.",
   "95 % interval": "Of 100 experiments like this one, the ranges of about 95 would hold the true value. Where all tasks are equal, a bootstrap over tasks has no spread, and the interval no width.",
   "Adjusted p": "The probability of a difference as large as this between two equal methods, made larger for the number of pairs that are compared (Holm).",
-  "Friedman": "A test of ranks: are all methods equal?",
-  "Wilcoxon, Nemenyi": "Tests of ranks: which two methods differ? Nemenyi's compares mean ranks, Wilcoxon's the differences on each task.",
   "Data fingerprint": "A hash of the prepared data: trials with the same one used the same data.",
   "Starts": "How often trials were started. More than the number of trials: some were started again after an interruption.",
   "Training seconds of a scored trial": "Aligning, refining and evaluating, without starting, loading and searching; a trial on half a GPU counts half. Aligning that was reused took no time.",

@@ -3,7 +3,7 @@ import { assign } from "./marks.js";
 import { Board } from "./board.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
-import { link, place, setTheme, theme } from "./state.js";
+import { link, place } from "./state.js";
 import { glossary } from "./glossary.js";
 import { subset } from "./subset.js";
 import * as statistics from "./statistics.js";
@@ -34,30 +34,22 @@ let shown = "";
 function frame() {
   const board = new Board(data);
   const totals = Object.entries(board.statuses()).map(([status, number]) => `${number} ${status.replaceAll("_", " ")}`).join(", ");
-  const next = { "": "light", light: "dark", dark: "" };
-  const names = { "": "Theme: system", light: "Theme: light", dark: "Theme: dark" };
-  const toggle = h("button", { type: "button", id: "theme", onclick: () => {
-    setTheme(next[theme()]);
-    toggle.textContent = names[theme()];
-  } }, names[theme()]);
   document.title = `${data.benchmark}: leaderboard`;
   document.body.append(
     h("a.skip", { href: "#main", onclick: (event) => { event.preventDefault(); main.querySelector("h2")?.focus(); } }, "Skip to the content"),
     h("header.page", {}, h("div.wide", {},
-      h("div.top", {},
-        h("div", {}, h("h1", {}, `${data.benchmark} leaderboard`),
-          h("p.note", {}, data.sweep ? `Sweep ${data.sweep} · protocol ${data.protocol} · ` : "",
-            `${format.plural(data.tasks.length, "task")}, ${format.plural(data.methods.length, "method")}`,
-            data.seeds.length ? `, ${format.plural(data.seeds.length, "seed")}` : "",
-            totals ? ` · trials: ${totals}` : "")),
-        toggle),
+      h("h1", {}, `${data.benchmark} leaderboard`),
+      h("p.note", {}, data.sweep ? `Sweep ${data.sweep} · protocol ${data.protocol} · ` : "",
+        `${format.plural(data.tasks.length, "task")}, ${format.plural(data.methods.length, "method")}`,
+        data.seeds.length ? `, ${format.plural(data.seeds.length, "seed")}` : "",
+        totals ? ` · trials: ${totals}` : ""),
       nav)),
     main,
     h("footer.page.wide", {},
       glossary(data),
       data.updated ? `Last trial finished ${data.updated.replace("T", " ").slice(0, 16)} UTC. ` : "",
       "All scores are test scores in the metric's own unit, lower is better. ",
-      "Choosing methods or tasks computes every number on this page again, in the browser, from the scores in this file."));
+      "Choosing methods or tasks computes ranks, ratios and verdicts again, in the browser, from the scores in this file. Intervals over the chosen tasks are then Student's; those of the whole board are by bootstrap."));
 }
 
 function show() {
@@ -88,7 +80,6 @@ function show() {
   main.dataset.shown = here;
 }
 
-document.documentElement.dataset.theme = theme();
 assign(data.methods.map((method) => method.name));
 frame();
 show();

@@ -26,11 +26,15 @@ export const dash = (method) => DASHES[Math.floor(place(method) / NUM_COLOURS) %
 
 /** The method's symbol in its colour, to stand beside its name. @param {string} method */
 export function mark(method) {
-  const svg = Plot.plot({
-    width: 14, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className: "m",
-    marks: [Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol: symbol(method), fill: colour(method) })],
-  });
+  const svg = icon(symbol(method), colour(method));
   svg.setAttribute("class", "mark");
+  return svg;
+}
+
+/** A small picture of a symbol, in front of other marks. @param {string} name @param {string} fill */
+export function icon(name, fill, width = 14, behind = []) {
+  const dot = Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol: name, fill });
+  const svg = Plot.plot({ width, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, className: "m", marks: [...behind, dot] });
   svg.setAttribute("aria-hidden", "true");
   svg.querySelector("style")?.remove();
   return svg;

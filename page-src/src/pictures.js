@@ -5,6 +5,7 @@ import { interpolateGreys, interpolateRdBu, interpolateViridis } from "d3-scale-
 import { axes, chart, chartWidth } from "./charts.js";
 import { h } from "./dom.js";
 import * as format from "./format.js";
+import { icon } from "./marks.js";
 
 const SHADES = { sequential: interpolateViridis, diverging: (t) => interpolateRdBu(1 - t), grey: (t) => interpolateGreys(1 - t) };
 const SYMBOLS = ["circle", "triangle", "square", "diamond"];
@@ -80,11 +81,7 @@ function scale(panel) {
 }
 
 const key = (titles, marker) => h("div.legend", {}, titles.map((title, index) => h("span", {}, marker(index), title)));
-const swatch = (index, symbol = "square") => {
-  const node = Plot.plot({ width: 14, height: 14, margin: 0, axis: null, x: { domain: [-1, 1] }, y: { domain: [-1, 1] }, marks: [Plot.dot([0], { x: 0, y: 0, r: 4.6, symbol, fill: shade(index) })] });
-  node.setAttribute("aria-hidden", "true");
-  return node;
-};
+const swatch = (index, symbol = "square") => icon(symbol, shade(index));
 
 function lines({ x, series, title }) {
   const marks = series.map(({ values }, index) => Plot.lineY(Array.from(decode(values)), { stroke: shade(index), strokeWidth: 1.5 }));

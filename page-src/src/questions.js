@@ -1,6 +1,6 @@
 /** Did aligning, pretraining and searching help? Ratios of paired scores, in words. */
 import * as format from "./format.js";
-import { MIN_TASKS } from "./statistics/resampling.js";
+import { MIN_TASKS } from "./statistics.js";
 
 /** What a ratio says: its interval alone decides, and is not adjusted for the number of questions. */
 function direction({ low, high }) {
@@ -14,7 +14,7 @@ const reason = (name, whole) => (name !== "searching" ? "1 seed" : whole ? `fewe
 /** The interval of a ratio, or why there is none. @param {object} ratio @param {string} name of the question */
 export const intervalText = ({ low, high }, name, whole = false) => (Number.isFinite(low) ? format.ratios(low, high) : `none (${reason(name, whole)})`);
 
-/** A ratio as a change of the error. @param {import("./statistics/questions.js").Answer} answer */
+/** A ratio as a change of the error. @param {object} answer */
 function change({ name, method, reference }, { value, low, high }, whole) {
   const [error, one, other] = name === "searching" ? ["validation error", `the ${method}`, `the ${reference}`] : ["error", method, reference];
   const size = value === 1 ? "equal to" : value < 1 ? `${format.percent(1 - value, value > 0.99 ? 1 : 0)} lower than` : `${format.percent(value - 1, value < 1.01 ? 1 : 0)} higher than`;
@@ -22,7 +22,7 @@ function change({ name, method, reference }, { value, low, high }, whole) {
   return `the ${error} of ${one} is ${size} that of ${other} (ratio ${format.short(value)}, ${interval})`;
 }
 
-/** The answer on one task, or over all. @param {import("./board.js").Board} board @param {import("./statistics/questions.js").Answer} answer @param {string} [task] */
+/** The answer on one task, or over all. @param {import("./board.js").Board} board @param {object} answer @param {string} [task] */
 export function sentence(board, answer, task) {
   const ratio = task ? answer.tasks[task] : answer.ratio;
   if (!ratio || !Number.isFinite(ratio.value)) return null;

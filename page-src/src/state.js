@@ -1,84 +1,37 @@
-/**
- * What the page shows, kept in the location's hash, so that a link leads to the same view of the same subset:
- * #/VIEW/ARGUMENT?methods=a,b&tasks=x,y&…
- */
+/** What the page shows, kept in the location's hash: #/VIEW/ARGUMENT?methods=a&methods=b&tasks=x&… leads to the same view again. */
 
-/** @typedef {{view: string, argument: string, options: URLSearchParams}} Place */
-
-/** @returns {Place} */
+/** @returns {{view: string, argument: string, options: URLSearchParams}} */
 export function place() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, ...rest] = path.split("/");
-  return { view, argument: decode(rest.join("/")), options: new URLSearchParams(query) };
+  // Unlike decodeURIComponent, a query takes a malformed text as it is.
+  return { view, argument: new URLSearchParams(`of=${rest.join("/").replaceAll("+", "%2B")}`).get("of"), options: new URLSearchParams(query) };
 }
 
-/** Decode a part of the hash; a malformed one is taken as it is. @param {string} text */
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}
-
-/** The hash of a view that keeps the present subset and options. @param {string} view @param {string} [argument] */
+/** The hash of a view with the present options, some of them changed: to a text, several texts, or null. @param {Record<string, string | string[] | null>} changes */
 export function link(view, argument = "", changes = {}) {
   const { options } = place();
   for (const [name, value] of Object.entries(changes)) {
-    if (value === null || value === "") options.delete(name);
-    else options.set(name, value);
+    options.delete(name);
+    for (const each of [value || []].flat()) options.append(name, each);
   }
-  const query = options.toString();
-  const path = argument ? `${view}/${encodeURIComponent(argument)}` : view;
-  return `#/${path}${query ? `?${query}` : ""}`;
+  const query = String(options);
+  return `#/${view}${argument && `/${encodeURIComponent(argument)}`}${query && `?${query}`}`;
 }
 
-/** Change options of the present view without a new entry in the history. @param {Record<string, string | null>} changes */
+/** Change options of the present view without a new entry in the history. @param {Record<string, string | string[] | null>} changes */
 export function change(changes) {
   const { view, argument } = place();
   history.replaceState(null, "", link(view, argument, changes));
   dispatchEvent(new Event("hashchange"));
 }
 
-/**
- * The chosen names among all, in the order of all; every name if the option is absent or names none of them.
- * @param {"methods" | "tasks"} option
- * @param {string[]} all
- */
+/** The chosen names in the order of all; every name if the link names none of them. @param {"methods" | "tasks"} option @param {string[]} all */
 export function chosen(option, all) {
-  const wanted = new Set(place().options.getAll(option));
-  const names = all.filter((name) => wanted.has(name));
+  const wanted = place().options.getAll(option);
+  const names = all.filter((name) => wanted.includes(name));
   return names.length ? names : all;
 }
 
-/** Choose a subset; all of them removes the option. @param {"methods" | "tasks"} option @param {string[]} names */
-export function choose(option, names, all) {
-  const { view, argument, options } = place();
-  options.delete(option);
-  if (names.length && names.length < all.length) for (const name of names) options.append(option, name);
-  const query = options.toString();
-  const path = argument ? `${view}/${encodeURIComponent(argument)}` : view;
-  history.replaceState(null, "", `#/${path}${query ? `?${query}` : ""}`);
-  dispatchEvent(new Event("hashchange"));
-}
-
-const THEME = "orca-ray-theme";
-
-/** @returns {string} light, dark, or "" for the system's */
-export function theme() {
-  try {
-    return localStorage.getItem(THEME) ?? "";
-  } catch {
-    return "";  // a browser may forbid storage to pages opened from disk
-  }
-}
-
-/** @param {string} name */
-export function setTheme(name) {
-  try {
-    localStorage.setItem(THEME, name);
-  } catch {
-    // the choice lasts until the page is closed
-  }
-  document.documentElement.dataset.theme = name;
-}
+/** Choose a subset; all of them need no option. @param {"methods" | "tasks"} option @param {string[]} names @param {string[]} all */
+export const choose = (option, names, all) => change({ [option]: names.length < all.length ? names : null });

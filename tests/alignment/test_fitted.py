@@ -14,8 +14,8 @@ from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import get_distance
 from orca_ray.data import cache
+from orca_ray.devices import has_bfloat16_units
 from orca_ray.testing.distances import cloud, source, value_and_gradient
-from orca_ray.training.numerics import has_bfloat16_units
 
 SAMPLE = ("otdd", "otdd_reference", "wasserstein")
 WITH_TERMS = ("otdd", "otdd_reference")

@@ -40,7 +40,7 @@ def _render(report: BoardReport) -> str:
         **{key: getattr(board, key) for key in ("benchmark", "sweep", "protocol", "seeds")},
         "tasks": tasks,
         "methods": methods,
-        "statistics": {name: _statistic(name, values) for name, values in report.statistics().items()},
+        "statistics": {name: _statistic(name, values) for name, values in report.statistics("method", "pair").items()},
         "answers": [_answer(each) for each in report.answers],
         "common_tasks": report.common_tasks,
         "left_out": report.left_out,

@@ -15,13 +15,17 @@ from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.report import BoardReport
-from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
+from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Ratio
+from orca_ray.leaderboard.statistics.verdict import answers, gains
+from orca_ray.leaderboard.text import effects_sections
 from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS, numbered
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
 """Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
+MAX_COMPARED = 40
+"""Number of methods up to which the page compares all pairs; page-src has the same number."""
 MAX_EPOCHS = 100
 """Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
 _FAILED = [status.value for status in Status if status.failed]
@@ -48,23 +52,20 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     rows, note = _chosen_records(board, records)
     tasks = {task: index for index, task in enumerate(board.tasks)}
     searches = _search_trials(board, records)
-    finished = [cell.provenance.finished_at for cell in board.cells.values()]
+    finished = [time for cell in board.cells.values() if (time := cell.provenance.finished_at)]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
         "benchmark": board.benchmark,
         "sweep": board.sweep,
         "protocol": board.protocol,
-        "updated": _time(max((time for time in finished if time), default=None)),
+        "updated": _time(max(finished, default=None)),
         "tasks": [_task(board, task, about.get(task, {})) for task in board.tasks],
         "methods": [{"name": method, **about.get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
-        "statistics": [_statistic(report, each) for each in all_statistics().values()],
+        "statistics": _statistics(report),
+        **_compared(report, searches),
         "cells": [[tasks[task], methods.index(method), *_cell(cell)] for (task, method), cell in board.cells.items()],
-        "searches": [
-            [tasks[task], methods.index(method), number, _plain(score)]
-            for task, method, number, score, _ in searches.itertuples(index=False, name=None)
-        ],
         "importance": _importance(searches),
         "effects": report.effects and _effects(report.effects),
         "records": _records(board, rows),
@@ -72,7 +73,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
         "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
         "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts},
-        "published": _published(report.published),
+        "published": report.published and _published(report.published),
         "notes": list(board.notes),
         "warnings": list(board.warnings),
         "others": [other._asdict() for other in board.others],
@@ -106,14 +107,49 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _statistic(report: BoardReport, statistic: Statistic) -> dict[str, Any]:
-    """Return the description of a statistic; of a plug-in's, for which the page has no code, also the values."""
-    told = {name: getattr(statistic, name) for name in ("name", "title", "definition", "better", "shape")}
-    if statistic.on_boards and not statistic.function.__module__.startswith("orca_ray."):
-        found = report.statistic(statistic.name)
-        ends = ("value", "low", "high")
-        told["values"] = {method: {end: _plain(found.at[method, end]) for end in ends} for method in found.index}
-    return told
+def _statistics(report: BoardReport) -> list[dict[str, Any]]:
+    """Return what every statistic is, and of those with one value for each method, the values of the whole board.
+
+    Of more than `MAX_COMPARED` methods, only those are computed that a board prints.
+    """
+    few = len(report.scores.methods) <= MAX_COMPARED
+    values = report.statistics("method") if few else {name: report.statistic(name) for name in on_boards()}
+    found = []
+    for name, each in all_statistics().items():
+        about = {key: getattr(each, key) for key in ("name", "title", "definition", "better")}
+        if name in values:
+            rows = values[name].dropna(subset="value")[["value", "low", "high"]].to_dict("index")
+            about["values"] = {method: {key: _plain(v) for key, v in row.items()} for method, row in rows.items()}
+        found.append(about)
+    return found
+
+
+def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
+    """Return the questions of the board, and what the page does not compute itself: intervals by bootstrap, and advice.
+
+    ``gains`` are those of `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the interval and the
+    advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED` methods.
+    """
+    board, methods = report.board, report.scores.methods
+    questions, ends = answers(report.scores, searches), ("low", "high")
+    pairs = list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
+    verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
+    return {
+        "questions": [
+            {
+                **{name: getattr(each, name) for name in ("name", "question", "agent", "subject", "note")},
+                "method": " ".join(each.comparison.levels.values()),
+                "reference": " ".join(each.comparison.reference.values()),
+            }
+            for each in questions
+        ],
+        "answers": [{name: _plain(getattr(each.comparison.ratio, name), 10) for name in ends} for each in questions],
+        "pairs": [{str(name): _plain(value) for name, value in verdicts[pair].items()} for pair in pairs],
+        "gains": [
+            [board.tasks.index(task), sorted(board.methods).index(method), _plain(log, 10)]
+            for task, method, log in gains(searches).itertuples(index=False, name=None)
+        ],
+    }
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -173,35 +209,20 @@ def _of_sweep(board: Board, records: pd.DataFrame) -> pd.DataFrame:
 
 
 def _effects(effects: Effects) -> dict[str, Any]:
-    """Return the effects of a grid as the page shows them; an undefined number is None."""
+    """Return the main effects of a grid by factor, and all tables of the effects as text."""
 
     def ratio(found: Ratio) -> dict[str, float | None]:
         return {name: _plain(value) for name, value in found._asdict().items()}
 
-    return {
-        "factors": {factor: list(levels) for factor, levels in effects.factors.items()},
-        "seeds": list(effects.seeds),
-        "cells": [
-            {
-                "levels": dict(cell),
-                "scores": {task: list(map(_plain, effects.scores[task, c])) for task in effects.metrics},
-            }
-            for c, cell in enumerate(effects.cells)
-        ],
-        "comparisons": [
-            {
-                "changed": dict(each.changed),
-                "given": dict(each.given),
-                "ratio": ratio(each.ratio),
-                "tasks": {task: ratio(found) for task, found in each.tasks.items()},
-                "better": each.better,
-                "worse": each.worse,
-                "pairs": each.pairs,
-                "planned": each.planned,
-            }
-            for each in effects.comparisons
-        ],
-    }
+    main: dict[str, Any] = {}
+    for each in effects.comparisons:
+        if not each.given and len(each.changed) == 1:
+            ((factor, level),) = each.changed.items()
+            found = main.setdefault(factor, {"baseline": effects.factors[factor][0], "comparisons": []})
+            tasks = {task: ratio(on_task) for task, on_task in each.tasks.items()}
+            found["comparisons"].append({"level": level, "ratio": ratio(each.ratio), "tasks": tasks})
+    tables = [{"title": name, "rows": rows} for name, rows, _ in effects_sections(effects, full=True)]
+    return {"main": main, "tables": tables}
 
 
 def _plain(value: Any, digits: int | None = None) -> Any:
@@ -228,11 +249,8 @@ def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
     distinct = list(dict.fromkeys(texts := list(texts)))
     values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})
-    common = {
-        name: values[0][name]
-        for name in names
-        if all(name in each and each[name] == values[0][name] for each in values)
-    }
+    same = [name for name in names if all(name in each and each[name] == values[0][name] for each in values)]
+    common = {name: values[0][name] for name in same}
     places = {text: index for index, text in enumerate(distinct)}
     return {
         "common": common,
@@ -272,9 +290,7 @@ def _cell(cell: BoardCell) -> tuple[dict[str, float], dict[str, Any]]:
     }
 
 
-def _published(published: Published | None) -> dict[str, Any] | None:
-    if published is None:
-        return None
+def _published(published: Published) -> dict[str, Any]:
     return {
         "beside": published.beside and _published_table(published.beside),
         "tables": [_published_table(table) for table in published.tables],
@@ -289,10 +305,11 @@ def _published_table(table: PublishedTable) -> dict[str, Any]:
     fields = ("score", "std", "kind", "flag", "source", "note", "direction")
     return {
         "title": table.title,
-        "columns": [asdict(column) for column in table.columns],
+        "columns": [asdict(column) | {"best": table.best(column)} for column in table.columns],
         "methods": [
             {
                 "name": method,
+                "rank": table.statistics(method)["mean_rank"],
                 "cells": {
                     column.task: {"text": column.text(row), **{name: getattr(row, name) for name in fields}}
                     for column in table.columns

@@ -135,19 +135,25 @@ STATISTIC = Statistic("verdict", "verdict", verdict, shape="pair", better="lower
 
 
 METHODS = (
-    ("aligning", "Did aligning help?", "orca", "nft"),
-    ("guarded", "Did guarded aligning help?", "orca_guarded", "nft"),
-    ("aligning_norms", "Did aligning help where only norms of the body are trained?", "orca_fpt", "fpt"),
-    ("aligning_lora", "Did aligning help low-rank updates?", "orca_lora", "lora"),
-    ("joint", "Did joint losses help?", "joint", "nft"),
-    ("mixing", "Did mixing in source tokens help?", "pare", "nft"),
-    ("bilevel", "Did bilevel learning of the embedder help?", "mona", "nft"),
-    ("distortion", "Did reducing the label distortion help?", "recraft", "nft"),
-    ("pretraining", "Did pretraining help?", "nft", "scratch"),
-    ("body", "Did the body help?", "nft", "no_body"),
-    ("transformer", "Did the transformer help?", "nft", "cnn"),
+    ("aligning", "Did aligning help?", "Aligning", "orca", "nft"),
+    ("guarded", "Did guarded aligning help?", "Guarded aligning", "orca_guarded", "nft"),
+    (
+        "aligning_norms",
+        "Did aligning help where only norms of the body are trained?",
+        "Aligning where only norms of the body are trained",
+        "orca_fpt",
+        "fpt",
+    ),
+    ("aligning_lora", "Did aligning help low-rank updates?", "Aligning before low-rank updates", "orca_lora", "lora"),
+    ("joint", "Did joint losses help?", "Joint losses", "joint", "nft"),
+    ("mixing", "Did mixing in source tokens help?", "Mixing in source tokens", "pare", "nft"),
+    ("bilevel", "Did bilevel learning of the embedder help?", "Bilevel learning of the embedder", "mona", "nft"),
+    ("distortion", "Did reducing the label distortion help?", "Reducing the label distortion", "recraft", "nft"),
+    ("pretraining", "Did pretraining help?", "Pretraining", "nft", "scratch"),
+    ("body", "Did the body help?", "The body", "nft", "no_body"),
+    ("transformer", "Did the transformer help?", "The transformer", "nft", "cnn"),
 )
-"""Name, question, and the methods with and without the step in question."""
+"""Name, question, the step in question as a subject of sentences, and the methods with and without the step."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,8 @@ class QuestionAnswer:
     """Owner of the scores: a body ("" if the board has one), or for ``searching`` a method ("" for all)."""
     comparison: Comparison
     """Scores with, relative to scores without; below 1 it helped. A pair is a task with both."""
+    agent: str = "Searching"
+    """What the question is about, as the subject of a sentence."""
     note: str = ""
 
     @property
@@ -199,8 +207,8 @@ def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = N
     names = logs.table.methods
     bodies = sorted({body for _, gap, body in (name.partition(" (") for name in names) if gap})
     found = [
-        QuestionAnswer(name, question, body.removesuffix(")"), logs.compare(*sides))
-        for name, question, method, other in METHODS
+        QuestionAnswer(name, question, body.removesuffix(")"), logs.compare(*sides), agent)
+        for name, question, agent, method, other in METHODS
         for body in ["", *bodies]
         if set(sides := [f"{each} ({body}" if body else each for each in (method, other)]) <= set(names)
     ]
@@ -209,25 +217,30 @@ def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = N
 
 def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
     """Yield the ratio of the best to the first validation score, of all methods and of each of several."""
-    gains = pd.DataFrame(_gains(searches), columns=["task", "method", "log"])
-    methods = sorted(gains["method"].unique())
+    found = gains(searches)
+    methods = sorted(found["method"].unique())
     for subject in ["", *methods] if len(methods) > 1 else methods:
-        some = gains[gains["method"] == subject] if subject else gains
+        some = found[found["method"] == subject] if subject else found
         logs = some.groupby("task")["log"].mean()
         tasks = [str(task) for task in logs.index]
         values = logs.to_numpy(np.float64)
         sides = {"configuration": "winner"}, {"configuration": "first configuration"}
         compared = compare(*sides, tasks, values, np.full(len(tasks), np.nan), planned=searches["task"].nunique())
         note = "The winner was chosen by these validation scores, so this is the most that searching can have gained."
-        yield QuestionAnswer("searching", "Did searching help?", subject, compared, note)
+        yield QuestionAnswer("searching", "Did searching help?", subject, compared, note=note)
 
 
-def _gains(searches: pd.DataFrame) -> Iterator[tuple[str, str, float]]:
-    """Yield the logarithm of best to first score of each search of at least two trials whose first has a score."""
+def gains(searches: pd.DataFrame) -> pd.DataFrame:
+    """Return the logarithm (``log``) of best to first score of each ``task`` and ``method``.
+
+    Searches count that have at least two trials, and a score of the first.
+    """
+    found = []
     for task, on_task in searches.groupby("task"):
         floor = score_floor(on_task["score"].to_numpy(np.float64))
         for method, trials in on_task.groupby("method"):
             scores = trials.sort_values("number")["score"].to_numpy(np.float64)
             if len(scores) > 1 and np.isfinite(scores[0]):
                 best, first = max(float(np.nanmin(scores)), floor), max(float(scores[0]), floor)
-                yield str(task), str(method), math.log(best / first)
+                found.append((str(task), str(method), math.log(best / first)))
+    return pd.DataFrame(found, columns=["task", "method", "log"])

@@ -4,21 +4,19 @@ import { forest } from "../forest.js";
 import * as format from "../format.js";
 import { intervalText, sentence } from "../questions.js";
 
-/** @param {import("../board.js").Board} board */
 export function effectsView(board) {
-  const answers = (board.comparable ? board.results.answers : []).filter((answer) => answer.pairs);
+  const answers = board.results.answers;
   const { effects } = board.data;
   return [
     h("h2", { tabindex: -1 }, "What helped"),
     h("p.note", {}, "Scores of two methods are paired by task; a ratio below 1 means that the first has the lower, better score. ",
       "Filled, and helped or did harm in words: the 95 % interval excludes 1. It is not adjusted for the number of questions; the verdicts under Differences are, for the number of pairs, so they may call the same two methods not separable. ",
-      board.spread && "On one task the interval is two standard errors over seeds wide on either side. ", "Over all tasks it is a bootstrap over tasks."),
+      board.spread && "On one task the interval is two standard errors over seeds wide on either side. ", board.whole ? "Over all tasks it is a bootstrap over tasks." : "Over all chosen tasks it is Student's, of the logarithms of the ratios."),
     answers.some(({ name }) => name !== "searching") && h("p.note", {}, "Each method has its own scored configuration, so learning rates may differ, too: these answers compare methods, not the stage alone. For the stage alone, see the effects of a grid sweep."),
     answers.length || effects ? null : h("p", {}, "This board has no pair of methods that differ in just aligning, pretraining, the body or searching."),
     [...Map.groupBy(answers, (answer) => (answer.name === "searching" ? answer.name : `${answer.name} ${answer.subject}`)).values()].map((group) => question(board, ...group)),
     importance(board),
     effects && factors(board, effects),
-    effects && gridScores(board, effects),
   ];
 }
 
@@ -59,41 +57,19 @@ function importance(board) {
       rows.map((row) => [h("code", {}, row.hyperparameter), row.method, format.percent(Math.max(row.value, 0)), format.pValue(row.p ?? NaN), row.num_trials, row.num_tasks])));
 }
 
-/** Mean test scores of the cells of a grid. */
-function gridScores(board, effects) {
-  const factors = Object.keys(effects.factors);
-  return [
-    h("h3", {}, "Test scores of the grid"),
-    h("p.note", {}, `Mean ± standard deviation over seeds ${effects.seeds.join(", ")}. A dash is a missing score.`),
-    plainTable([...factors, ...board.tasks.map((task) => board.label(task))], effects.cells.map(({ levels, scores }) => [
-      ...factors.map((factor) => levels[factor] ?? format.MISSING),
-      ...board.tasks.map((task) => {
-        const [mean, std, n] = scores[task];
-        return [format.score(mean), std !== null && h("span.spread", {}, `± ${format.score(std)}`), n > 0 && n < effects.seeds.length && h("span.spread", {}, `n=${n}`)];
-      }),
-    ])),
-  ];
-}
-
-const named = (levels) => Object.entries(levels).map(([factor, level]) => `${factor} ${level}`).join(", ");
-
-/** The main effect of each factor of a grid, and the tables of all its comparisons. */
-function factors(board, effects) {
-  return Object.entries(effects.factors).map(([factor, [baseline]]) => {
-    const own = effects.comparisons.filter((each) => Object.keys(each.changed).join() === factor);
-    const main = own.filter((each) => !Object.keys(each.given).length);
-    if (!main.length) return null;
-    const rows = main.flatMap((each) => [
-      ...Object.entries(each.tasks).map(([task, ratio]) => ({ label: `${each.changed[factor]}: ${board.label(task)}`, ...ratio })),
-      { label: `${each.changed[factor]}: all tasks`, ...each.ratio, whole: true },
+/** The main effect of each factor of a grid on each task, and tables of all its comparisons and scores. */
+function factors(board, { main, tables }) {
+  const figures = Object.entries(main).map(([factor, { baseline, comparisons }]) => {
+    const rows = comparisons.flatMap(({ level, ratio, tasks }) => [
+      ...Object.entries(tasks).map(([task, each]) => ({ label: `${level}: ${board.label(task)}`, ...each })),
+      { label: `${level}: all tasks`, ...ratio, whole: true },
     ]);
     return figure({
-      title: `Effect of ${factor}, relative to ${baseline}`,
-      chart: [forest(rows, { label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` }),
-        own.length > main.length && h("details.numbers", {}, h("summary", {}, "Given levels of the other factors"), plainTable(["Level", "Given", "Ratio", "95 % interval", "Better, worse beyond noise", "Pairs"],
-          own.map((each) => [each.changed[factor], named(each.given) || "all", format.short(each.ratio.value), format.range(each.ratio.low, each.ratio.high), `${each.better}, ${each.worse}`, `${each.pairs}/${each.planned}`])))],
-      head: ["Level and task", "Ratio", "95 % interval"],
-      rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
+      title: `Effect of ${factor}, relative to ${baseline}`, chart: forest(rows, { label: `score relative to ${factor} ${baseline}`, better: "better", worse: `${baseline} better` }),
+      head: ["Level and task", "Ratio", "95 % interval"], rows: rows.map((row) => [row.label, format.short(row.value, 3), format.range(row.low, row.high, 3)]),
     });
   });
+  // Python marks what differs beyond noise with asterisks.
+  const marked = (text) => (text.startsWith("*") ? h("b", {}, text.replaceAll("*", "")) : text);
+  return [figures, tables.map(({ title, rows: [head, ...rows] }) => h("details.panel", {}, h("summary", {}, title), plainTable(head, rows.map((row) => row.map(marked)))))];
 }

@@ -3,19 +3,16 @@ import * as Plot from "@observablehq/plot";
 import { axes, chart, coincidence, legend, methodDots, methodLines, narrow, tips } from "../charts.js";
 import { figure, h } from "../dom.js";
 import * as format from "../format.js";
+import { profiles } from "../statistics.js";
 
-/** The points of a step function at which it changes, and its first. @param {{x: number, value: number}[]} points */
-const steps = (points) => points.filter((point, index) => !index || point.value !== points[index - 1].value);
-
-/** @param {import("../board.js").Board} board */
 export function profilesView(board) {
-  const profiles = board.results.profile();
-  const methods = board.ranked.filter((method) => profiles[method]?.some((point) => Number.isFinite(point.value)));
+  const found = profiles(board.table);
+  const methods = board.ranked.filter((method) => board.common.length && found[method]);
   // The axis ends where no line changes any more.
-  const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => steps(profiles[method]).map((point) => point.x)));
+  const end = 1.1 * Math.max(1.2, ...methods.flatMap((method) => found[method].map((point) => point.x)));
   const places = (narrow() ? [1, 2, 5, 10, 20, 50, 100] : [1, 1.1, 1.2, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100]).filter((each) => each <= end);
   const points = methods.flatMap((method) => {
-    const own = steps(profiles[method]).map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x, 3)} of the best on ${format.percent(value)} of tasks` }));
+    const own = found[method].map(({ x, value }) => ({ x, y: value, method, title: `${method}\nwithin a factor of ${format.short(x, 3)} of the best on ${format.percent(value)} of tasks` }));
     return [...own, { ...own.at(-1), x: end, end: true }];
   });
   return [
@@ -30,7 +27,7 @@ export function profilesView(board) {
         ariaLabel: "Performance profiles",
       }),
       head: ["Method", "Factor", "Share of tasks"],
-      rows: methods.flatMap((method) => steps(profiles[method]).map(({ x, value }) => [method, format.short(x, 3), format.percent(value)])),
+      rows: methods.flatMap((method) => found[method].map(({ x, value }) => [method, format.short(x, 3), format.percent(value)])),
     }) : h("p", {}, "No task has scores to compare."),
   ];
 }

@@ -1,6 +1,6 @@
 /** One trial: its score, how to run it again, its configuration, versions, seeds, data, notes and pictures; or a list. */
 import { axes, chart, chartWidth, methodDots, methodLines, tips } from "../charts.js";
-import { command, figure, h } from "../dom.js";
+import { command, figure, h, heading, searchField, select } from "../dom.js";
 import * as format from "../format.js";
 import { mark } from "../marks.js";
 import { change, link, place } from "../state.js";
@@ -156,8 +156,8 @@ function recordList(board, argument) {
     argument && h("p", { role: "status" }, `This file has no trial ${argument}.`),
     h("p.note", {}, board.data.records_note),
     h("div.bar", {},
-      h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method, task, key or error", oninput: (event) => change({ search: event.target.value }) })),
-      h("label", {}, "Status ", h("select", { id: "status", onchange: (event) => change({ status: event.target.value }) }, h("option", { value: "" }, "all"), statuses.map((each) => h("option", { value: each, selected: each === status }, each.replaceAll("_", " ")))))),
+      searchField("method, task, key or error"),
+      h("label", {}, "Status ", select("status", status, [["", "all"], ...statuses.map((each) => [each, each.replaceAll("_", " ")])]))),
     h("div.bar", {}, h("span.muted", { role: "status" }, shown < found.length ? `The first ${shown} of ${format.plural(found.length, "trial")}.` : `${format.plural(found.length, "trial")}.`),
       found.length > LISTED && h("button.small", { type: "button", id: "listed", onclick: () => change({ listed: whole ? null : "all" }) }, whole ? `Show the first ${LISTED}` : `Show all ${found.length}`)),
     recordTable(board, found, shown),
@@ -183,11 +183,7 @@ function recordTable(board, records, shown) {
   const [name, sign] = order.startsWith("-") ? [order.slice(1), -1] : [order, 1];
   const [, value] = COLUMNS[name] ?? [];
   const rows = value ? records.toSorted((a, b) => { const [one, two] = [value(a, board), value(b, board)]; return sign * (one < two ? -1 : one > two ? 1 : 0); }) : records;
-  const heading = (key, title) => {
-    const state = key === name ? (sign > 0 ? "ascending" : "descending") : null;
-    return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `order-${key}`, title: "Sort", onclick: () => change({ order: order === key ? `-${key}` : key }) }, title, { ascending: " ▲", descending: " ▼" }[state] ?? ""));
-  };
   return h("div.scroll", { tabindex: 0, role: "region", "aria-label": "trials" }, h("table.plain.records", {},
-    h("thead", {}, h("tr", {}, Object.entries(COLUMNS).map(([key, [title]]) => heading(key, title)))),
+    h("thead", {}, h("tr", {}, Object.entries(COLUMNS).map(([key, [title]]) => heading("order", key, title)))),
     h("tbody", {}, rows.slice(0, shown).map((record) => h("tr", {}, Object.values(COLUMNS).map(([, , show], index) => h(index ? "td" : "th", index ? {} : { scope: "row" }, show(record, board))))))));
 }

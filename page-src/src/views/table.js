@@ -1,13 +1,12 @@
 /** The scores of all methods on all tasks, with their ranks; and the published scores. */
-import { h } from "../dom.js";
+import { h, heading, searchField } from "../dom.js";
 import * as format from "../format.js";
 import { mark } from "../marks.js";
-import { change, link, place } from "../state.js";
+import { link, place } from "../state.js";
 import { brief } from "../brief.js";
-import { hasDigitised, publishedTables, sourceFlags } from "../published.js";
-import { mean } from "../statistics/table.js";
+import { publishedTables, sourceFlags } from "../published.js";
+import { mean } from "../statistics.js";
 
-/** @param {import("../board.js").Board} board */
 export function tableView(board) {
   const options = place().options;
   const query = (options.get("search") ?? "").toLowerCase();
@@ -23,16 +22,14 @@ export function tableView(board) {
     h("h2", { tabindex: -1 }, "Scores"),
     brief(board),
     h("div.bar", {},
-      h("label", {}, "Search ", h("input", { type: "search", id: "search", value: options.get("search") ?? "", placeholder: "method or task", oninput: (event) => change({ search: event.target.value }) })),
-      hasDigitised(board.data.published) && h("label", {},
-        h("input", { type: "checkbox", id: "digitised", checked: board.hideDigitised, onchange: (event) => change({ digitised: event.target.checked ? "hide" : null }) }), "Hide rows read off figures"),
+      searchField("method or task"),
       query && !none && h("span.muted", { role: "status" }, "Ranks and times stay those of all chosen methods and tasks."),
       none && h("span.muted", { role: "status" }, "No method or task has this name.")),
     board.tasks.length ? boardTable(board, shown, tasks) : null,
     board.tasks.length > 0 && h("p.note", {}, `Bold: best score of the task${board.beside.length ? " among the methods that ran here" : ""}. Shade: the closer to the best, the stronger. `,
       board.spread && "± is the standard deviation over seeds. ", (board.common.length < board.tasks.length || board.scored.length < board.methods.length) && "A dash is a missing score: it is never averaged over. ", board.spread ? "Each mean leads to the trial of its first seed, which leads to those of the others." : "Each score leads to its trial."),
     methodList(board),
-    later(() => statistics(board)),
+    statistics(board),
     publishedTables(board),
     notices(board),
   ];
@@ -81,18 +78,11 @@ function sorted(rows, sort) {
 }
 
 function boardTable(board, rows, tasks) {
-  const sort = place().options.get("sort") ?? "rank";
-  const heading = (key, title, ...below) => {
-    const state = sort === key ? "ascending" : sort === `-${key}` ? "descending" : null;
-    const arrow = { ascending: " ▲", descending: " ▼" }[state] ?? "";
-    return h("th", { scope: "col", "aria-sort": state }, h("button", { type: "button", id: `sort-${key}`, title: "Sort", onclick: () => change({ sort: sort === key ? `-${key}` : key }) }, title, arrow), below);
-  };
   const best = new Map(tasks.map((task) => [task, board.cell(task, board.best(task)[0]).mean]));
-  const head = h("tr", {}, heading("method", "Method"), heading("rank", "Mean rank", h("span.metric", {}, "95 % interval")),
-    tasks.map((task) => {
-      return heading(task, board.label(task), h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`));
-    }),
-    heading("cost", "Time", h("span.metric", {}, "wall, a trial")));
+  const metric = (task) => h("a.metric", { href: link("task", task), title: board.task(task).definition_text || board.task(task).metric }, `${board.metric(task)} ↓`);
+  const head = h("tr", {}, heading("sort", "method", "Method"), heading("sort", "rank", "Mean rank", { below: h("span.metric", {}, "95 % interval"), first: "rank" }),
+    tasks.map((task) => heading("sort", task, board.label(task), { below: metric(task) })),
+    heading("sort", "cost", "Time", { below: h("span.metric", {}, "wall, a trial") }));
   const body = rows.map((row) => h(row.published ? "tr.published" : "tr", {},
     h(short(row.name), { scope: "row" }, row.method ? [mark(row.method), "\u00a0"] : "", row.name, row.published && [" ", sourceFlags(row.published)]),
     h("td", {}, Number.isNaN(row.rankValue) ? format.MISSING : format.short(row.rankValue),
@@ -129,22 +119,15 @@ function missingCell(board, row, task) {
   return h("td.failed", {}, h("a", { href: link("record", failed[0].key) }, format.MISSING, h("span.spread", {}, `${failed.length} failed`)));
 }
 
-/** Content that takes long on a large board: the scores are shown first. @param {() => unknown} build */
-function later(build) {
-  const place = h("section", { "aria-label": "statistics" });
-  setTimeout(() => place.isConnected && place.append(...[build()].flat(Infinity).filter(Boolean)));
-  return place;
-}
-
-/** Every statistic that has one value a method; those of plug-ins have values of the whole board alone. */
+/** Every statistic that has one value a method; those that the page cannot compute are of the whole board. */
 function statistics(board) {
-  const shown = board.data.statistics.filter((each) => (board.comparable || each.name !== "bradley_terry") && each.shape === "method" && (each.values || typeof board.results[each.name] === "object"));
-  if (!shown.length || !board.scores.length) return null;
+  const shown = board.data.statistics.filter((each) => each.values);
+  if (!board.scored.length) return null;
   const baseline = Object.values(board.results.improvement)[0]?.baseline;
   const titles = { improvement: baseline && `score relative to ${baseline}`, wins: "wins (ties shared)" };
-  const title = (each) => titles[each.name] ?? (each.values ? `${each.title}, over all tasks and methods` : each.title);
+  const title = (each) => titles[each.name] ?? (board.results[each.name] ? each.title : `${each.title}, over all tasks and methods`);
   const value = (each, method) => {
-    const { value, low, high } = (each.values ?? board.results[each.name])[method] ?? {};
+    const { value, low, high } = (board.results[each.name] ?? each.values)[method] ?? {};
     return [format.short(value ?? NaN), Number.isFinite(low) && h("span.spread", {}, `${format.short(low)} – ${format.short(high)}`)];
   };
   return [

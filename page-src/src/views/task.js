@@ -77,7 +77,7 @@ function scores(board, task) {
   });
 }
 
-const clip = (name) => (name.length > 26 ? `${name.slice(0, 25)}…` : name);
+const clip = (name) => format.clip(name, 26);
 
 /** Points of a curve of each scored trial of the task, and their means over seeds. */
 function curves(board, task, stage, column) {
@@ -160,6 +160,6 @@ function small(board, task) {
 }
 
 function help(board, task) {
-  const answers = (board.comparable ? board.results.answers : []).filter(({ name, subject }) => name !== "searching" || !subject).map((answer) => sentence(board, answer, task)).filter(Boolean);
+  const answers = board.results.answers.filter(({ name, subject }) => name !== "searching" || !subject).map((answer) => sentence(board, answer, task)).filter(Boolean);
   return answers.length ? h("div.panel", {}, h("h3", {}, "What helped here"), answers.map((text) => h("p", {}, text))) : null;
 }

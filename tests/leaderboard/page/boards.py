@@ -24,48 +24,40 @@ SCRIPT = "</script><script>alert(2)</script>"
 def records() -> list[Record]:
     """Return scored trials of all methods, one failed trial, and search trials of one task."""
     random = np.random.default_rng(0)
-    found: list[Record] = []
-    for t, task in enumerate(TASKS):
-        for m, (method, level) in enumerate(METHODS.items()):
-            for seed in range(SEEDS):
-                score = float(level * (1 + t) * random.uniform(0.8, 1.25))
-                found.append(
-                    make_record(
-                        f"key-{task}-{method}-{seed}",
-                        task=f"pocket/{task}", method=method, seed=seed, test_score=score,
-                        hyperparameters=f'{{"refine.epochs":5,"refine.learning_rate":{[3e-4, 1e-3, 3e-3][m]}}}',
-                        wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
-                        metric="relative_l2" if t % 2 else "error", minutes=float(len(found)),
-                    )
-                )  # fmt: skip
-    error = "CUDA out of memory: tried to allocate 2 GiB"
-    found.append(
-        make_record("key-failed", method="fpt", test_score=None, status=Status.FAILED_OOM, error=error, minutes=60)
-    )
-    found += [
+    cells = [(t, m, seed) for t in range(len(TASKS)) for m in range(len(METHODS)) for seed in range(SEEDS)]
+    names, levels, rates = list(METHODS), list(METHODS.values()), (3e-4, 1e-3, 3e-3)
+    settings = '{{"refine.epochs":5,"refine.learning_rate":{}}}'
+    scored = [
+        make_record(
+            f"key-{TASKS[t]}-{names[m]}-{seed}", task=f"pocket/{TASKS[t]}", method=names[m], seed=seed,
+            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25), hyperparameters=settings.format(rates[m]),
+            wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
+            metric="relative_l2" if t % 2 else "error", minutes=float(number),
+        )
+        for number, (t, m, seed) in enumerate(cells)
+    ]  # fmt: skip
+    searches = [
         make_record(
             f"search-{index}", phase="search", test_score=None, validation_score=0.5 - 0.1 * index,
-            minutes=61.0 + index,
-            hyperparameters=f'{{"refine.epochs":5,"refine.learning_rate":{rate}}}',
+            minutes=61.0 + index, hyperparameters=settings.format(rate),
         )
         for index, rate in enumerate((1e-4, 3e-4, 1e-3))
     ]  # fmt: skip
-    return found
+    error = "CUDA out of memory: tried to allocate 2 GiB"
+    oom = make_record("key-failed", method="fpt", test_score=None, status=Status.FAILED_OOM, error=error, minutes=60)
+    return [*scored, oom, *searches]
 
 
 def curves(rows: Sequence[Record]) -> list[CurvePoint]:
     """Return five epochs of refining for each scored trial, and of aligning for those of ``orca``."""
     points = []
-    for record in rows:
-        for epoch in range(1, 6 if record.test_score is not None else 1):
-            score = (record.test_score or 0) * (1 + 2 / epoch)
-            points.append(
-                CurvePoint(record.sweep, record.trial_key, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0)
-            )
-            if record.method == "orca":
-                points.append(
-                    CurvePoint(record.sweep, record.trial_key, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0)
-                )
+    for each in rows:
+        place = (each.sweep, each.trial_key)
+        for epoch in range(1, 6) if each.test_score is not None else ():
+            score = (each.test_score or 0) * (1 + 2 / epoch)
+            points.append(CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0))
+            if each.method == "orca":
+                points.append(CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0))
     return points
 
 

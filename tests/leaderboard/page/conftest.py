@@ -11,15 +11,8 @@ from orca_ray.leaderboard.page import render
 from tests.leaderboard.page.boards import data
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
 LOCAL = ("file:", "data:")
 Open = Callable[..., Any]
 """Opens a page: takes a hash, the page's data and options of the browser's context; returns playwright's Page."""

@@ -1,26 +1,26 @@
-"""The page's numbers are Python's, on random subsets of random boards."""
+"""The page's numbers are Python's, but for intervals over a choice of tasks, which are Student's."""
 
+import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
-from orca_ray.leaderboard.statistics import verdict as questions
 from orca_ray.leaderboard.statistics.cost import Over, pareto
-from orca_ray.leaderboard.statistics.verdict import answers
-from tests.leaderboard.page.boards import data
+from orca_ray.leaderboard.statistics.paired import LogScores
+from orca_ray.leaderboard.statistics.ranks import ranks, shared_wins
+from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.leaderboard.statistics.verdict import answers, gains
 from tests.leaderboard.page.conftest import Open
-from tests.leaderboard.statistics.diagram import critical_differences
 
 pytestmark = pytest.mark.slow
 METHODS = ("fpt", "orca_guarded", "nft", "orca", "scratch", "Ωmega", "zz\U0001f600", "zz\uffee")
-IN_PAGE = [name for name, each in all_statistics().items() if each.inputs == ("scores",)]
 
 
 def board(seed: int) -> pd.DataFrame:
@@ -37,146 +37,103 @@ def board(seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "method", "seed", "score"])
 
 
-def subset(scores: pd.DataFrame, seed: int) -> pd.DataFrame:
-    choose = random.Random(seed)
-    tasks, methods = (sorted(scores[name].unique()) for name in ("task", "method"))
-    kept = choose.sample(tasks, choose.randint(1, len(tasks))), choose.sample(methods, choose.randint(1, len(methods)))
-    return scores[scores["task"].isin(kept[0]) & scores["method"].isin(kept[1])]
+def searches(seed: int) -> pd.DataFrame:
+    choose = np.random.default_rng(seed)
+    names = [(f"b/t{t}", method, number) for t in range(7) for method in ("nft", "orca") for number in range(3)]
+    found = pd.DataFrame(names, columns=["task", "method", "number"])
+    return found.assign(score=choose.lognormal(size=len(names)), hyperparameters=pd.Series([{}] * len(names)))
 
 
-def nested(frame: pd.DataFrame) -> dict[Any, Any]:
-    """Return a statistic as the page has it: by method, pair or cell; a curve as a list of points."""
-    found: dict[Any, Any] = {}
-    for key, row in zip(frame.index, frame.to_dict("records"), strict=True):
-        *outer, last = key if isinstance(key, tuple) else (key,)
-        if frame.index.names[-1] == "x":
-            found.setdefault(outer[0], []).append({"x": last, **row})
-            continue
-        inner = found
-        for each in outer:
-            inner = inner.setdefault(each, {})
-        inner[last] = row
+def same(ours: Any, theirs: Any) -> bool:
+    """Return whether two nested values are equal up to 1e-9; ``theirs`` may have more keys."""
+    if isinstance(ours, Mapping):
+        return all(key in theirs and same(value, theirs[key]) for key, value in ours.items())
+    if isinstance(ours, list):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(theirs == (pytest.approx(ours, rel=1e-9, abs=1e-9, nan_ok=True) if isinstance(ours, float) else ours))
+
+
+def student(values: Floats) -> tuple[float, float, float]:
+    """Return the mean of values with Student's interval."""
+    if len(values) < 5:
+        return float(values.mean()) if len(values) else math.nan, math.nan, math.nan
+    half = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean()), float(values.mean() - half), float(values.mean() + half)
+
+
+def expected(table: ScoreTable) -> dict[str, Any]:
+    """Return what the page shall compute of a subset."""
+    num, logs = len(table.common.tasks), LogScores.of(table)
+    improvement = all_statistics()["improvement"].compute(table)[["value", "baseline"] if num else ["value"]]
+    found: dict[str, Any] = {"mean_rank": {}, "wins": {}, "improvement": improvement.to_dict("index"), "verdict": {}}
+    ranks_TM, wins_TM = ranks(table.common.means_TM), num * shared_wins(table.common.means_TM)
+    for name, values_TM, bounds in (("mean_rank", ranks_TM, (1, len(table.methods))), ("wins", wins_TM, (0, num))):
+        for m, method in enumerate(table.methods):
+            value, *ends = student(values_TM[:, m])
+            low, high = (float(each) for each in np.clip(ends, *bounds))
+            found[name][method] = {"value": value, "low": low, "high": high}
+    verdicts = all_statistics()["verdict"].compute(table).drop(columns=["more_tasks", "more_seeds"])
+    for method, other in itertools.permutations(table.methods, 2):
+        row = verdicts.loc[[(method, other)]].to_dict("records")[0]
+        _, of_pair, _ = logs.paired(method, other)
+        if len(of_pair) >= 5:
+            row["low"], row["high"] = (math.exp(each) for each in student(of_pair)[1:])
+        found["verdict"].setdefault(method, {})[other] = row
     return found
 
 
-def differences(ours: Any, theirs: Any, path: str = "") -> Iterator[str]:
-    """Yield where two nested values differ by more than 1e-9."""
-    if isinstance(ours, Mapping):
-        if ours.keys() != theirs.keys():
-            yield f"{path}: {sorted(map(str, ours))} and {sorted(map(str, theirs))}"
-        for key in ours.keys() & theirs.keys():
-            yield from differences(ours[key], theirs[key], f"{path}/{key}")
-    elif isinstance(ours, Sequence) and not isinstance(ours, str):
-        if len(ours) != len(theirs):
-            yield f"{path}: {ours} and {theirs}"
-        for index, (one, other) in enumerate(zip(ours, theirs, strict=False)):
-            yield from differences(one, other, f"{path}/{index}")
-    elif isinstance(ours, float | np.floating):
-        if theirs != pytest.approx(ours, rel=1e-9, abs=1e-9, nan_ok=True):
-            yield f"{path}: {ours!r} and {theirs!r}"
-    elif ours != theirs:
-        yield f"{path}: {ours!r} and {theirs!r}"
+def in_page(page: Any, table: ScoreTable, program: str, *more: Any) -> Any:
+    """Return the value of a JavaScript expression of ``table``, the page's score table, and of ``more``."""
+    scores_TMS = [[[s for s in cell if s == s] for cell in row] for row in table.scores_TMS.tolist()]
+    make = "([tasks, methods, scores, more]) => { const table = new orca.statistics.ScoreTable(tasks, methods, scores);"
+    return page.evaluate(f"{make} return {program}; }}", [table.tasks, table.methods, scores_TMS, more])
 
 
-def in_page(page: Any, scores: pd.DataFrame, name: str, searches: pd.DataFrame | None = None) -> Any:
-    rows = scores.to_dict("records")
-    trials = [] if searches is None else searches.to_dict("records")
-    program = "([rows, trials, name]) => orca.statistics.analyse(rows, trials)[name]"
-    found = page.evaluate(program, [rows, trials, name])
-    return {key: value for key, value in found.items() if value != {}} if isinstance(found, dict) else found
-
-
-@pytest.mark.parametrize("seed", range(18))
-def test_statistics_of_subsets_are_pythons(open_page: Open, seed: int) -> None:
+def test_statistics_of_subsets_are_pythons(open_page: Open) -> None:
     page = open_page()
-    scores = subset(board(seed), seed) if seed % 6 else board(seed)
-    for name in IN_PAGE:
-        ours = nested(all_statistics()[name].compute(scores))
-        assert list(differences(ours, in_page(page, scores, name), name)) == []
+    for seed in range(18):
+        scores = board(seed)
+        choose = random.Random(seed)
+        tasks, methods = (sorted(scores[name].unique()) for name in ("task", "method"))
+        if seed % 6:
+            tasks, methods = (choose.sample(each, choose.randint(1, len(each))) for each in (tasks, methods))
+        table = ScoreTable.of(scores[scores["task"].isin(tasks) & scores["method"].isin(methods)])
+        found = in_page(page, table, "orca.statistics.analyse(table, { questions: [], gains: [] })")
+        assert same(expected(table), found), seed
 
 
-@pytest.mark.parametrize("seed", range(6, 12))
-def test_critical_differences_and_answers_are_pythons(open_page: Open, seed: int) -> None:
+def test_answers_are_pythons(open_page: Open) -> None:
     page = open_page()
-    scores = board(seed)
-    found = in_page(page, scores, "critical_differences")
-    ours = asdict(critical_differences(scores))
-    assert found["order"] == list(ours["mean_ranks"])
-    assert list(differences(ours, {name: found[name] for name in ours})) == []
-
-    choose = np.random.default_rng(seed)
-    names = [(f"b/t{t}", method, number) for t in range(7) for method in ("nft", "orca") for number in range(3)]
-    searches = pd.DataFrame(names, columns=["task", "method", "number"])
-    searches["score"] = choose.lognormal(size=len(names))
-    searches["hyperparameters"] = pd.Series([{} for _ in names], dtype=object)
-    theirs = in_page(page, scores, "answers", searches)
-    expected = answers(scores, searches)
-    assert [(each["name"], each["subject"]) for each in theirs] == [(each.name, each.subject) for each in expected]
-    for one, other in zip(expected, theirs, strict=True):
-        ratios = {
-            "ratio": one.comparison.ratio._asdict(),
-            "tasks": {k: v._asdict() for k, v in one.comparison.tasks.items()},
-        }
-        assert list(differences(ratios, {name: other[name] for name in ratios})) == []
+    for seed in range(6, 12):
+        table, trials = ScoreTable.of(board(seed)), searches(seed)
+        asked, ours = [], []
+        for each in answers(table, trials):
+            compared = each.comparison
+            method, reference = (" ".join(side.values()) for side in (compared.levels, compared.reference))
+            asked.append({"name": each.name, "subject": each.subject, "method": method, "reference": reference})
+            ratio = compared.ratio._asdict() if compared.pairs < 5 else {"value": compared.ratio.value}
+            on_tasks = {task: found._asdict() for task, found in compared.tasks.items()}
+            ours += [{"tasks": on_tasks, "pairs": compared.pairs, "ratio": ratio}] if compared.pairs else []
+        given = {"questions": asked, "gains": gains(trials).to_dict("records")}
+        theirs = in_page(page, table, "orca.statistics.analyse(table, more[0]).answers", given)
+        assert same(ours, theirs), seed
 
 
-def test_the_questions_are_pythons(open_page: Open) -> None:
-    names = sorted({name for _, _, *sides in questions.METHODS for name in sides})
-    scores = pd.DataFrame([("b/t", name, 0, 1.0 + n) for n, name in enumerate(names)])
-    scores.columns = pd.Index(["task", "method", "seed", "score"])
-    theirs = in_page(open_page(), scores, "answers")
-    found = [(each["name"], each["question"], each["method"], each["reference"]) for each in theirs]
-    assert found == list(questions.METHODS)
-
-
-@pytest.mark.parametrize("over", ["sum", "mean", "max"])
-def test_the_pareto_front_is_pythons(open_page: Open, over: Over) -> None:
+def test_scores_and_costs_and_profiles_are_pythons(open_page: Open) -> None:
+    page = open_page()
     scores = board(3)
+    table = ScoreTable.of(scores)
     names = scores[["task", "method"]].drop_duplicates()
     costs = names.assign(cost=np.random.default_rng(0).lognormal(size=len(names)).round(1))
-    ours = nested(pareto(ScoreTable.of(scores), costs, over_tasks=over).drop(columns=["low", "high"]))
-    program = """([rows, costs, over]) => orca.statistics.analyse(rows).pareto(
-        (task, method) => costs.find((each) => each.task === task && each.method === method)?.cost ?? NaN, over)"""
-    theirs = open_page().evaluate(program, [scores.to_dict("records"), costs.to_dict("records"), over])
-    assert list(differences(ours, theirs)) == []
-
-
-def test_profiles_step_at_the_ratios_of_the_scores(open_page: Open) -> None:
-    rows = [
-        {"task": task, "method": method, "seed": 0, "score": score}
-        for task, scores in {"a": (1.0, 1.002), "b": (3.0, 1.0)}.items()
-        for method, score in zip(("x", "y"), scores, strict=True)
-    ]
-    found = open_page().evaluate("rows => orca.statistics.analyse(rows).profile()", rows)
-    assert [(point["x"], point["value"]) for point in found["y"]] == [
-        (1, 0.5), (pytest.approx(1.002), 1), (pytest.approx(3), 1),
-    ]  # fmt: skip
-
-
-def test_the_numbers_shown_are_those_of_the_subset(open_page: Open) -> None:
-    content = data()
-    names = [f"pocket/{task}" for task in ("burgers16", "digits", "mnist", "osuleaf", "wdbc")]
-    place = "/table?methods=orca&methods=nft" + "".join(f"&tasks={name.replace('/', '%2F')}" for name in names)
-    rows = [
-        (content["tasks"][t]["name"], content["methods"][m]["name"], seed, score)
-        for t, m, seed, score, _ in content["scores"]
-    ]
-    scores = pd.DataFrame(rows, columns=["task", "method", "seed", "score"])
-    kept = scores[scores["task"].isin(names) & scores["method"].isin(["orca", "nft"])]
-    ranks = all_statistics()["mean_rank"].compute(kept).sort_values("value")
-    shown = open_page(place).locator("table.board").first.locator("tbody tr").all_inner_texts()
-    for text, (method, row) in zip(shown, ranks.iterrows(), strict=True):
-        assert text.split()[:5] == [method, f"{row['value']:.2f}", f"{row['low']:.2f}", "–", f"{row['high']:.2f}"]
-
-
-@pytest.mark.parametrize(
-    ("name", "python", "arguments"),
-    [
-        ("erfc", math.erfc, [(x / 7,) for x in range(-40, 60)]),
-    ],
-)
-def test_distributions(open_page: Open, name: str, python: Any, arguments: list[tuple[float, ...]]) -> None:
-    page = open_page()
-    for given in arguments:
-        found = page.evaluate(f"given => orca.statistics.{name}(...given)", list(given))
-        assert found == pytest.approx(python(*given), rel=1e-13)
+    program = """orca.statistics.scoresAndCosts(table, (task, method) =>
+        more[0].find((each) => each.task === task && each.method === method)?.cost ?? NaN, more[1])"""
+    for over in get_args(Over):
+        ours = pareto(table, costs, over_tasks=over)[["score", "cost"]].reset_index().to_dict("records")
+        assert same(ours, in_page(page, table, program, costs.to_dict("records"), over)), over
+    steps = in_page(page, table, "orca.statistics.profiles(table)")
+    for method, points in steps.items():
+        factors = sorted({1.0, *(point["x"] * (1 + 1e-11) for point in points)})
+        shares = all_statistics()["performance_profile"].compute(table, factors=factors)["value"][method]
+        assert [point["value"] for point in points] == pytest.approx(shares.tolist()[-len(points) :])
+        assert points[0]["x"] == 1
+        assert points[-1]["value"] == 1

@@ -1,3 +1,5 @@
+"""Statistics against cases by hand and against SciPy; some, and in the long run all, against their contract."""
+
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,11 +10,23 @@ import pytest
 import scipy.stats
 
 from orca_ray.errors import UserError
-from orca_ray.leaderboard.statistics import get_statistic
+from orca_ray.leaderboard.statistics import all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.cost import pareto_front
 from orca_ray.leaderboard.statistics.ranks import strengths
-from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers, describe
-from orca_ray.testing.scores import random_table, table
+from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers
+from orca_ray.testing import StatisticSuite
+from orca_ray.testing.scores import table
+
+SAMPLE = ("bradley_terry", "mean_rank", "verdict")
+
+
+class TestSomeStatistics(StatisticSuite):
+    names = SAMPLE
+
+
+@pytest.mark.exhaustive
+class TestEveryStatistic(StatisticSuite):
+    names = sorted({*all_statistics()} - {*SAMPLE})
 
 
 def compute(name: str, scores: pd.DataFrame, **options: Any) -> pd.DataFrame:
@@ -32,39 +46,29 @@ def pair(frame: pd.DataFrame, method: str = "a", other: str = "b") -> Mapping[st
     return {str(name): value for name, value in frame.loc[[(method, other)]].iloc[0].items()}
 
 
-class TestScore:
-    def test_by_hand(self) -> None:
-        found = compute("score", table({"t": {"a": [0.1, 0.2, 0.6], "b": 0.5}}))
-        assert found["value"].tolist() == pytest.approx([0.3, 0.5])
-        assert found["num_seeds"].tolist() == [3, 1]
-        std = np.std([0.1, 0.2, 0.6], ddof=1)
-        low, high = scipy.stats.t.interval(0.95, 2, loc=0.3, scale=std / math.sqrt(3))
-        assert found.iloc[0][["low", "high", "std"]].tolist() == pytest.approx([low, high, std])
-        assert found.iloc[1][["low", "high", "std"]].isna().all()
+def test_score_by_hand() -> None:
+    found = compute("score", table({"t": {"a": [0.1, 0.2, 0.6], "b": 0.5}}))
+    std = np.std([0.1, 0.2, 0.6], ddof=1)
+    low, high = scipy.stats.t.interval(0.95, 2, loc=0.3, scale=std / math.sqrt(3))
+    columns = ["value", "low", "high", "std", "num_seeds"]
+    assert found[columns].iloc[0].tolist() == pytest.approx([0.3, low, high, std, 3])
+    assert found[columns].iloc[1].tolist() == pytest.approx([0.5, *[math.nan] * 3, 1], nan_ok=True)
 
 
 class TestImprovement:
     def test_by_hand(self) -> None:
         found = compute("improvement", ratios(0.5, 2.0, 0.25, 0.5, 1.0, 0.5), baseline="b")
-        assert found["value"]["a"] == pytest.approx(0.5 ** (4 / 6))
         assert found[["value", "low", "high"]].to_numpy()[1].tolist() == [1, 1, 1]
-        low, high = found[["low", "high"]].to_numpy()[0]
-        assert 0.25 < low < 0.5 ** (4 / 6) < high < 2
-
-    def test_the_baseline_is_the_worst_by_default(self) -> None:
-        assert set(compute("improvement", ratios(0.5, 0.5, 2.0))["baseline"]) == {"b"}
+        value, low, high = found[["value", "low", "high"]].to_numpy()[0]
+        assert value == pytest.approx(0.5 ** (4 / 6))
+        assert 0.25 < low < value < high < 2
+        zero = compute("improvement", table({"t": {"a": [0.0, 0.0], "b": [0.02, 0.06]}}), baseline="b")
+        assert zero["value"]["a"] == pytest.approx(0.01 / 0.04)  # half of the smallest score
+        assert set(compute("improvement", ratios(0.5, 0.5, 2.0))["baseline"]) == {"b"}  # the worst
         with pytest.raises(UserError, match="unknown method 'c'"):
             compute("improvement", ratios(0.5), baseline="c")
-
-    def test_few_tasks_use_the_noise_over_seeds(self) -> None:
-        """Log scores deviate by √2 · 0.1 over two seeds; the log ratio of two means has twice half of that variance."""
-        found = compute("improvement", ratios(0.5, 0.5, spread=0.1), baseline="b")
-        error = math.sqrt(2) * 0.1 / math.sqrt(2)
-        assert found["high"].tolist()[0] == pytest.approx(0.5 * math.exp(2 * error), rel=1e-9)
-
-    def test_zero_counts_as_half_of_the_smallest_score(self) -> None:
-        found = compute("improvement", table({"t": {"a": [0.0, 0.0], "b": [0.02, 0.06]}}), baseline="b")
-        assert found["value"]["a"] == pytest.approx(0.01 / 0.04)
+        with pytest.raises(UserError, match="Did you mean 'mean_rank'"):
+            get_statistic("mean_rang")
 
 
 def test_performance_profile_by_hand() -> None:
@@ -75,12 +79,6 @@ def test_performance_profile_by_hand() -> None:
 
 
 class TestBradleyTerry:
-    def test_two_methods(self) -> None:
-        """With the drawn game, a wins 3.5 to 1.5."""
-        found = compute("bradley_terry", ratios(0.5, 0.5, 2.0, 0.5))["value"]
-        assert found["a"] - found["b"] == pytest.approx(400 * math.log10(3.5 / 1.5))
-        assert found.mean() == pytest.approx(1000)
-
     def test_is_the_maximum_of_the_likelihood(self) -> None:
         wins = np.random.default_rng(0).integers(0, 9, (5, 5)).astype(float)
         np.fill_diagonal(wins, 0)
@@ -92,16 +90,10 @@ class TestBradleyTerry:
         np.testing.assert_allclose(counted.sum(axis=1), (games * expected).sum(axis=1) - np.diag(games) / 2, rtol=1e-9)
 
     def test_missing_games_were_not_played(self) -> None:
-        cells = {"t": {"a": 1.0, "b": 2.0}, "u": {"b": 1.0, "c": 2.0}, "v": {"d": 1.0}}
-        found = compute("bradley_terry", table(cells))
+        found = compute("bradley_terry", table({"t": {"a": 1.0, "b": 2.0}, "u": {"b": 1.0, "c": 2.0}, "v": {"d": 1.0}}))
         assert found["value"]["a"] > found["value"]["b"] > found["value"]["c"]
         assert found["num_tasks"].to_dict() == {"a": 1, "b": 2, "c": 1, "d": 0}
         assert math.isnan(found["value"]["d"])
-
-    def test_a_winner_of_all_is_finite(self) -> None:
-        found = compute("bradley_terry", ratios(*[0.5] * 10))
-        assert found["value"]["a"] - found["value"]["b"] == pytest.approx(400 * math.log10(10.5 / 0.5))
-        assert found["low"].equals(found["high"])
 
 
 class TestCost:
@@ -120,17 +112,14 @@ class TestCost:
         scores = table({task: {"a": 4.0, "b": 1.0, "published": 0.5} for task in "tuv"})
         found = get_statistic("pareto").compute(scores, self.costs)
         assert found["value"].to_dict() == pytest.approx({"a": 1, "b": 1, "published": math.nan}, nan_ok=True)
-        assert found["score"]["a"] == pytest.approx(4)
-        assert found["cost"]["b"] == 10
+        assert (found["score"]["a"], found["cost"]["b"]) == (pytest.approx(4), 10)
         assert get_statistic("pareto").compute(scores, self.costs, over_tasks="mean")["cost"]["b"] == 5
         worse = table({task: {"a": 0.5, "b": 1.0} for task in "tu"})
         assert get_statistic("pareto").compute(worse, self.costs)["value"].to_dict() == {"a": 1, "b": 0}
 
-    def test_front(self) -> None:
+    def test_front_where_costs_within_five_per_cent_are_equal(self) -> None:
         scores, costs = np.array([1.0, 2.0, 2.0, 3.0, 1.0]), np.array([5.0, 2.0, 3.0, 1.0, 5.0])
         assert pareto_front(scores, costs).tolist() == [True, True, False, True, True]
-
-    def test_costs_within_five_per_cent_are_equal(self) -> None:
         assert pareto_front(np.array([1.0, 1.0, 2.0]), np.array([100.0, 96.0, 96.0])).tolist() == [True, True, False]
         assert pareto_front(np.array([1.0, 1.0]), np.array([100.0, 94.0])).tolist() == [False, True]
 
@@ -142,26 +131,11 @@ class TestVerdict:
         assert found["p"] == found["adjusted_p"] == pytest.approx(scipy.stats.ttest_1samp(np.log(factors), 0).pvalue)
         assert found["value"] == pytest.approx(scipy.stats.gmean(factors))
 
-    def test_both_directions_agree(self) -> None:
-        found = compute("verdict", random_table(9, 3, 2))
-        for one, other in (("m00", "m01"), ("m00", "m02")):
-            there, back = pair(found, one, other), pair(found, other, one)
-            assert there["value"] == pytest.approx(1 / back["value"])
-            assert there["low"] == pytest.approx(1 / back["high"])
-            assert [there[k] for k in ("p", "separable", "more_tasks")] == [
-                back[k] for k in ("p", "separable", "more_tasks")
-            ]
-
     def test_clear_and_equal(self) -> None:
         clear = pair(compute("verdict", ratios(0.5, 0.52, 0.48, 0.5, 0.51, 0.49)))
-        assert clear["separable"]
-        assert (clear["more_tasks"], clear["more_seeds"]) == (0, 0)
+        assert (clear["separable"], clear["more_tasks"], clear["more_seeds"]) == (True, 0, 0)
         equal = pair(compute("verdict", ratios(*[1.0] * 6)))
-        assert not equal["separable"]
-        assert equal["p"] == 1
-        assert math.isinf(equal["more_tasks"])
-
-    def test_constant_ratio_is_separable(self) -> None:
+        assert (equal["separable"], equal["p"], equal["more_tasks"]) == (False, 1, math.inf)
         assert pair(compute("verdict", ratios(*[0.5] * 6)))["p"] == 0
 
     def test_few_tasks_need_seeds(self) -> None:
@@ -170,52 +144,29 @@ class TestVerdict:
         # Log scores have the variance 0.02, means of two 0.01, a log ratio 0.02, and the mean of two of those 0.01.
         assert found["p"] == pytest.approx(2 * scipy.stats.t.sf(math.log(2) / 0.1, 4))
 
-    @pytest.mark.slow
     def test_as_many_tasks_as_advised_separate(self) -> None:
         """Log ratios of 16 tasks with mean 0.1 and deviation 0.3; with those added, four of five tests succeed."""
         quantiles = scipy.stats.norm.ppf((np.arange(16) + 0.5) / 16)
         logs = -0.1 + 0.3 * quantiles / quantiles.std(ddof=1)
         more = pair(compute("verdict", ratios(*np.exp(logs))))["more_tasks"]
-        random = np.random.default_rng(0)
-        samples = random.normal(-0.1, 0.3, (4000, 16 + int(more)))
-        power = (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean()
-        assert power == pytest.approx(0.8, abs=0.03)
+        samples = np.random.default_rng(0).normal(-0.1, 0.3, (4000, 16 + int(more)))
+        assert (scipy.stats.ttest_1samp(samples, 0, axis=1).pvalue <= 0.05).mean() == pytest.approx(0.8, abs=0.03)
 
-    def test_as_many_seeds_as_advised_separate(self) -> None:
+    def test_as_many_seeds_as_advised_separate_whatever_other_methods_do(self) -> None:
         """With so many seeds, the variance of the mean log ratio is small enough for a power of 80 %."""
         logs = -0.03 + 0.08 * np.tile([1.0, -1.0], 8)
-        found = pair(compute("verdict", ratios(*np.exp(logs), spread=0.055)))
+        close = ratios(*np.exp(logs), spread=0.055)
+        found = pair(compute("verdict", close))
         noise = 2 * 0.055**2  # variance of the log ratio of means over two seeds
         between = logs.var(ddof=1) - noise
         needed = ((scipy.stats.norm.ppf(0.975) + scipy.stats.norm.ppf(0.8)) / 0.03) ** 2
-
-        def enough(seeds: float) -> bool:
-            return bool((between + noise * 2 / seeds) / 16 <= 1 / needed)
-
-        assert not found["separable"]
-        assert enough(2 + found["more_seeds"])
-        assert not enough(1 + found["more_seeds"])
-
-    def test_other_methods_do_not_change_what_would_separate(self) -> None:
-        """The pair has the largest p-value, so Holm's last step tests it at the whole level beside other methods."""
-        close = ratios(*np.exp(-0.03 + 0.08 * np.tile([1.0, -1.0], 8)), spread=0.055)
+        enough = [(between + noise * 2 / (seeds + found["more_seeds"])) / 16 <= 1 / needed for seeds in (1, 2)]
+        assert enough == [False, True]
+        # The pair has the largest p-value, so Holm's last step tests it at the whole level beside other methods.
         noisy = close[close["method"] == "a"].assign(score=lambda rows: rows["score"] * 1.3 ** (-1.0) ** rows["seed"])
         others = [noisy.assign(method=name, score=factor * noisy["score"]) for name, factor in (("c", 9), ("d", 81))]
-        found = [pair(compute("verdict", each)) for each in (close, pd.concat([close, *others]))]
-        alone, beside = ((each["more_tasks"], each["more_seeds"]) for each in found)
-        assert alone == beside
-        assert all(map(math.isfinite, alone))
-
-    def test_words(self) -> None:
-        found = compute("verdict", ratios(0.5, 0.52, 0.48, 0.5, 0.51, 0.49))
-        assert describe("a", "b", pair(found, "a", "b")).startswith("a is better than b on 6 tasks (ratio 0.50 [0.4")
-        assert describe("b", "a", pair(found, "b", "a")).startswith("b is worse than a on 6 tasks (ratio 2.00 [1.9")
-        close = compute("verdict", ratios(0.8, 1.1, 0.9, 0.7, 1.2, 0.9))
-        text = describe("a", "b", pair(close))
-        assert text.startswith("a and b are not separable on 6 tasks (ratio 0.92 [")
-        assert f"about {int(pair(close)['more_tasks'])} more tasks" in text
-        alone = compute("verdict", table({"t": {"a": 1, "b": 2}}))
-        assert "cannot be compared" in describe("a", "b", pair(alone))
+        beside = pair(compute("verdict", pd.concat([close, *others])))
+        assert [beside[name] for name in ("more_tasks", "more_seeds")] == [found["more_tasks"], found["more_seeds"]]
 
 
 class TestQuestions:
@@ -231,38 +182,24 @@ class TestQuestions:
         assert aligning.comparison.ratio == pytest.approx((0.5, 0.5, 0.5))
         assert (aligning.comparison.pairs, aligning.comparison.planned) == (6, 7)
         assert aligning.comparison.tasks["t0"].value == pytest.approx(0.5)
-        assert aligning.answer == "yes"
-        assert aligning.sentence == (
-            "Did aligning help? Yes: the ratio of orca to nft is 0.50 [0.50, 0.50] over 6 tasks."
+        assert (
+            aligning.sentence == "Did aligning help? Yes: the ratio of orca to nft is 0.50 [0.50, 0.50] over 6 tasks."
         )
         assert pretraining.comparison.ratio.value == pytest.approx(1.1**-0.5)
+        several = {"t": {"orca (x)": [1.0, 1.1], "nft (x)": [2.0, 2.2], "orca (y)": 1.0, "nft": 3.0}}
+        assert list(self.found(table(several))) == [("aligning", "x")]
 
     def test_hurt_and_unknown(self) -> None:
         cells = {f"t{n}": {"orca": 1.0 + 0.01 * n, "nft": 0.5} for n in range(6)}
         assert self.found(table(cells))["aligning", ""].answer == "no, it hurt"
-        two = {"t": {"orca": 1.0, "nft": 0.5}}
-        assert self.found(table(two))["aligning", ""].answer == "unknown"
-        assert self.found(table({"t": {"orca": 1.0}})) == {}
-
-    def test_several_bodies(self) -> None:
-        cells = {"t": {"orca (x)": [1.0, 1.1], "nft (x)": [2.0, 2.2], "orca (y)": 1.0, "nft": 3.0}}
-        assert list(self.found(table(cells))) == [("aligning", "x")]
+        assert self.found(table({"t": {"orca": 1.0, "nft": 0.5}}))["aligning", ""].answer == "unknown"
 
     def test_searching(self) -> None:
         rows = [
-            ("t", "orca", 2, 0.2),
-            ("t", "orca", 0, 0.4),
-            ("t", "orca", 1, math.nan),
-            ("t", "nft", 0, 0.3),
-            ("t", "nft", 5, 0.6),
-            ("u", "orca", 0, math.nan),
-            ("u", "orca", 1, 0.1),
-            ("u", "nft", 0, 0.1),
-        ]
-        searches = pd.DataFrame(rows, columns=["task", "method", "number", "score"])
-        found = self.found(table({}), searches)
-        assert found["searching", "orca"].comparison.ratio.value == pytest.approx(0.5)
-        assert found["searching", "nft"].comparison.ratio.value == pytest.approx(1.0)
-        both = found["searching", ""].comparison
-        assert both.ratio.value == pytest.approx(math.sqrt(0.5))
-        assert (both.pairs, both.planned) == (1, 2)
+            ("t", "orca", 2, 0.2), ("t", "orca", 0, 0.4), ("t", "orca", 1, math.nan), ("t", "nft", 0, 0.3),
+            ("t", "nft", 5, 0.6), ("u", "orca", 0, math.nan), ("u", "orca", 1, 0.1), ("u", "nft", 0, 0.1),
+        ]  # fmt: skip
+        found = self.found(table({}), pd.DataFrame(rows, columns=["task", "method", "number", "score"]))
+        values = {subject: each.comparison.ratio.value for (_, subject), each in found.items()}
+        assert values == pytest.approx({"": math.sqrt(0.5), "orca": 0.5, "nft": 1.0})
+        assert (found["searching", ""].comparison.pairs, found["searching", ""].comparison.planned) == (1, 2)
