@@ -3,7 +3,6 @@
 import logging
 import pickle
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,7 @@ UNEQUAL = [sample[:, : 10 + row % 7] for row, sample in enumerate(SERIES)]
 FRAME = pd.DataFrame({"height": TABLE[:, 0], "soil": np.array(["clay", "sand", "loam"])[Y]})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ORCA_RAY_HOME", str(tmp_path_factory.mktemp("home")))
-        yield
+pytestmark = pytest.mark.usefixtures("module_home")
 
 
 @pytest.fixture(scope="module")

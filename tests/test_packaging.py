@@ -8,15 +8,23 @@ import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import yaml
 
 import orca_ray
-from tests.building import build
 from tests.docs.pages import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def build(kind: Literal["wheel", "sdist"], source: Path, out: Path) -> Path:
+    """Build the wheel or the source distribution of a checkout without a network, and return its path."""
+    code = f"import sys; from hatchling.build import build_{kind}; print(build_{kind}(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=source, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.split()[-1]
 
 
 @pytest.fixture(scope="module")

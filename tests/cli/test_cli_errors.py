@@ -77,10 +77,6 @@ def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments
     assert [path.name for path in Path("other").iterdir()] == ["bad.yaml"]
 
 
-def nested() -> None:
-    nested()
-
-
 ALLOCATION = RuntimeError("[enforce fail at alloc_cpu.cpp:119] . DefaultCPUAllocator: can't allocate memory")
 OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("gone.csv")))
 
@@ -88,7 +84,6 @@ OUR_FILE = FileNotFoundError(2, "gone", str(Path(loading.__file__).with_name("go
 @pytest.mark.parametrize(
     ("cause", "code", "expected"),
     [
-        (nested, 2, "error: the input is nested too deeply (RecursionError"),
         (lambda: json.loads("[" * 100_000), 2, "error: the input is nested too deeply (RecursionError"),
         (lambda: int("9" * 5000), 2, "error: the input holds a number that is too large (ValueError"),
         (lambda: float(10**400), 2, "error: the input holds a number that is too large (OverflowError"),
