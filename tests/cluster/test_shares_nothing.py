@@ -1,6 +1,5 @@
 """A sweep on nodes that share neither disk nor loopback: they have a store on S3, and what they stage themselves."""
 
-import os
 import shutil
 import subprocess
 import time
@@ -86,11 +85,9 @@ def fill(node: Path, whole: Path, *, damaged: bool) -> None:
     assert len(arrays) == 2
     assert len(wheels) >= 4  # two bodies, two sources
     for path in [*arrays, *wheels] if damaged else []:
-        with path.open("r+b") as stream:
-            stream.seek(-1, os.SEEK_END)
-            (last,) = stream.read(1)
-            stream.seek(-1, os.SEEK_END)
-            stream.write(bytes([last ^ 1]))
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
 
 
 @pytest.fixture
