@@ -40,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.coverage_map import CoverageMap, copy_tree, function_of, measure, module_of
 from benchmarks.mutation import SHARES, Mutant, Source, find, is_another_program, read_package
 
-ROOT = str(Path(__file__).resolve().parents[1])
+ROOT = Path(__file__).resolve().parents[1]
+OWN_PATHS = ("", str(ROOT), str(ROOT / "benchmarks"))
 PACKAGE = "orca_ray"
 LEAST = 8
 """Number of mutants of the smallest room."""
@@ -135,7 +136,7 @@ class Copy:
             os.kill(child, signal.SIGKILL)
         os.close(process)
         os.waitpid(child, 0)
-        self._end_children()
+        self._end_children(child)
         return (result.read_text() if result.exists() else END) if ended else TIME_OUT
 
     def _test_here(self, tests: list[str], result: Path) -> None:
@@ -145,7 +146,7 @@ class Copy:
             os.dup2(descriptor, target)
         os.chdir(self._tree)
         os.environ |= {"PYTHONPATH": str(self._tree), "MUTANTS_RUN": self._token}
-        sys.path[:] = [str(self._tree), *(each for each in sys.path if not each.startswith(ROOT))]
+        sys.path[:] = [str(self._tree), *(each for each in sys.path if each not in OWN_PATHS)]
         for name in [each for each in sys.modules if each.partition(".")[0] == "benchmarks"]:
             del sys.modules[name]
         chosen = Chosen(tests)
@@ -157,8 +158,10 @@ class Copy:
         result.write_text(chosen.failed or ("" if code in (0, 1, 5) else END))
         os._exit(0)
 
-    def _end_children(self) -> None:
-        """End the processes that tests have left: those with our variable in their environment."""
+    def _end_children(self, child: int) -> None:
+        """End what the tests have left: the processes of the fork, and those with our variable in their environment."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
         mark = f"MUTANTS_RUN={self._token}".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
@@ -213,6 +216,7 @@ def run(options: argparse.Namespace) -> None:
         for each in json.loads(options.sample.read_text())
     )
     waiting = [(number, Mutant(**each)) for number, each in enumerate(texts) if number not in done]
+    random.Random(0).shuffle(waiting)  # so that the first results are a sample, too
     sources = read_package(options.tree.resolve() / PACKAGE)
     covered = CoverageMap(options.cover, sources)
     for name in LIBRARIES:
@@ -273,7 +277,7 @@ def main() -> None:
         if call is table:
             command.add_argument("results", nargs="+", type=Path)
             continue
-        command.add_argument("--tree", type=Path, default=Path(ROOT))
+        command.add_argument("--tree", type=Path, default=ROOT)
         command.add_argument("--json", type=Path, required=True)
         if call is sample:
             command.add_argument("--number", type=int, default=320)
