@@ -14,9 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
-from orca_ray.results.parts import MemoryPart, Part
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, invalid_rows
+from orca_ray.results.tables import RECORDS, MemoryPart, Part, invalid_rows
 
 _SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]

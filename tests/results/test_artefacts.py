@@ -23,9 +23,8 @@ from orca_ray.results.artefacts import (
     rounded,
     within_limits,
 )
-from orca_ray.results.parts import MAX_TABLE_BYTES
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ARTEFACTS
+from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES
 
 from .factories import make_record
 

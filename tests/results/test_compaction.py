@@ -27,14 +27,14 @@ class TestCompaction:
     def test_only_what_was_read_is_deleted(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         store.append([make_record("a")])
         store.append([make_record("b")])
-        write = store._folder.write
+        write = store.folder.write
 
         def write_beside_a_writer(path: str, content: Any) -> None:
             if path.startswith("records"):
                 ResultsStore(store.uri).append([make_record("c")])
             write(path, content)
 
-        monkeypatch.setattr(store._folder, "write", write_beside_a_writer)
+        monkeypatch.setattr(store.folder, "write", write_beside_a_writer)
         assert store.compact() == 2
         assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
 
@@ -44,7 +44,7 @@ class TestCompaction:
         """A directory read while files come and go may show neither; that must not look like an empty store."""
         for key in "ab":
             store.append([make_record(key)])
-        names, listings = store._folder.names, []
+        names, listings = store.folder.names, []
 
         def names_during_a_compaction(directory: str = "") -> list[str]:
             listings.append(directory)
@@ -54,7 +54,7 @@ class TestCompaction:
             assert ResultsStore(store.uri).compact() == 2
             return sorted(before & set(names(directory)))
 
-        monkeypatch.setattr(store._folder, "names", names_during_a_compaction)
+        monkeypatch.setattr(store.folder, "names", names_during_a_compaction)
         assert set(store.load("pocket/quick")) == {"a", "b"}
         assert len(listings) == 2
 
@@ -63,7 +63,7 @@ class TestCompaction:
     ) -> None:
         for key in "ab":
             store.append([make_record(key)])
-        read, reads = store._folder.open, []
+        read, reads = store.folder.open, []
 
         def read_after_a_compaction(path: str) -> Any:
             if path.startswith("records"):
@@ -72,7 +72,7 @@ class TestCompaction:
                     ResultsStore(store.uri).compact()
             return read(path)
 
-        monkeypatch.setattr(store._folder, "open", read_after_a_compaction)
+        monkeypatch.setattr(store.folder, "open", read_after_a_compaction)
         assert set(store.load("pocket/quick")) == {"a", "b"}
 
     def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,10 +39,10 @@ BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
-    monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.05)
+    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made._folder = Remote(tmp_path / "results")
+        made.folder = Remote(tmp_path / "results")
     return made
 
 
@@ -224,7 +224,7 @@ def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:
 
 
 def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder.local._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("orca_ray.results.folder._LOCK_SECONDS", 0.2)
     folder = LocalFolder(tmp_path)
     folder.write("live/a.json", pa.py_buffer(b"before"))
     (tmp_path / "live/.tmp-lock-a.json").touch()

@@ -38,7 +38,7 @@ class TestAppendAndRead:
 
     def test_curves_are_written_before_records(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         written: list[str] = []
-        monkeypatch.setattr(store._folder, "write", lambda path, content: written.append(path.split("/")[0]))
+        monkeypatch.setattr(store.folder, "write", lambda path, content: written.append(path.split("/")[0]))
         store.append([make_record()], [make_point()])
         assert written == ["curves", "records"]
 

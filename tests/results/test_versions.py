@@ -94,13 +94,13 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, written = ResultsStore(old), []
-    write = store._folder.write
+    write = store.folder.write
 
     def note(path: str, content: Any) -> None:
         written.append(path.partition("/")[0])
         write(path, content)
 
-    monkeypatch.setattr(store._folder, "write", note)
+    monkeypatch.setattr(store.folder, "write", note)
     store.append([make_record("c")], [make_point("c")])
     store.append([make_record("d")])
     assert written == [MARKER, "curves", "records", "records"]
