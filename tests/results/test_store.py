@@ -2,7 +2,7 @@ import contextlib
 import errno
 import json
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,12 @@ class TestAppendAndRead:
         assert store.compact() == 0
 
     def test_what_was_appended_is_loaded(self, store: ResultsStore) -> None:
-        first, second = make_record("a"), make_record("b", best_epoch=None, error="line 1\nline 2")
+        first, second = make_record("a", minutes=3), make_record("b", best_epoch=None, error="line 1\nline 2")
         other = make_record("a", sweep="pocket/full")
         store.append([first, other], [make_point("a", 2), make_point("a", 1)])
         store.append([second])
         again = ResultsStore(store.uri)
+        assert again.records(sweep="pocket/quick")["trial_key"].tolist() == ["b", "a"], "in the order of finishing"
         assert again.load("pocket/quick") == {"a": first, "b": second}
         assert again.load("pocket/full") == {"a": other}
         assert len(again.records()) == 3
@@ -60,10 +61,6 @@ class TestWhichRowCounts:
         old, new = (make_record("a", minutes=m, status=status) for m in (1, 2))
         store.append([old, new][::order])
         assert store.load("pocket/quick") == {"a": new}
-
-    def test_rows_come_in_the_order_of_finishing(self, store: ResultsStore) -> None:
-        store.append([make_record(key, minutes=m) for key, m in (("c", 3), ("a", 2), ("b", 1))])
-        assert store.records()["trial_key"].tolist() == ["b", "a", "c"]
 
     def test_a_point_appended_again_replaces_the_old_one(self, store: ResultsStore) -> None:
         store.append([], [make_point(epoch=1, loss=9.0), make_point(epoch=2)])
@@ -109,8 +106,8 @@ class TestBadInput:
             ResultsStore(store.uri)
 
     def test_a_truncated_file_is_named_wherever_it_is_cut(self, store: ResultsStore) -> None:
-        store.append([make_record("a")])
-        store.append([make_record("b")])
+        for key in "ab":
+            store.append([make_record(key)])
         victim = files_of(store)[0]
         whole = victim.read_bytes()
         for size in (0, 3, 4, 8, 11, len(whole) // 2, len(whole) - 8, len(whole) - 1):
@@ -166,13 +163,6 @@ def test_a_write_that_fails_leaves_nothing_behind(
 
 
 def test_threads_may_share_a_store(store: ResultsStore) -> None:
-    def work(name: int) -> None:
-        for number in range(5):
-            store.append([make_record(f"{name}-{number}")])
-
-    threads = [threading.Thread(target=work, args=(name,)) for name in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda number: store.append([make_record(str(number))]), range(20)))
     assert len(store.load("pocket/quick")) == 20
