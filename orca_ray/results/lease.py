@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +34,7 @@ EXPIRY_SECONDS = 30.0
 """How long a sequence number stays the same until its driver counts as dead."""
 
 
-class Lease(AbstractContextManager["Lease"]):
+class Lease:
     """Holds the lease of a sweep while its ``with`` block runs.
 
     A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
@@ -133,7 +132,11 @@ class Lease(AbstractContextManager["Lease"]):
             time.sleep(min(0.5, self._renew_seconds))
             later, found = self._read()
             if later != content and found is not None and found.holder is not None:
-                raise UserError(in_use(self._sweep, found.holder))
+                raise UserError(
+                    f"another driver runs {self._sweep} in this store ({found.holder}). Watch it with 'orca-sweep "
+                    f"status {self._sweep}', end it with 'orca-sweep stop {self._sweep}' before starting this one, or "
+                    "give another store with --results."
+                )
             if later != content:
                 content, state = later, found
         return content
@@ -180,10 +183,9 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _renew(self) -> None:
         self._other_holder()
-        if self._lost:
-            return
-        self._folder.write(self._path, self._next())
-        self._renewed = time.monotonic()
+        if not self._lost:
+            self._folder.write(self._path, self._next())
+            self._renewed = time.monotonic()
 
     def _other_holder(self) -> None:
         """If another driver holds the lease now, set the message about it."""
@@ -208,14 +210,6 @@ def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:
     with contextlib.suppress(queue.Empty):
         while True:
             yield waiting.get_nowait()
-
-
-def in_use(sweep: str, holder: Holder) -> str:
-    """Return the message for a second driver of a sweep."""
-    return (
-        f"another driver runs {sweep} in this store ({holder}). Watch it with 'orca-sweep status {sweep}', end it with "
-        f"'orca-sweep stop {sweep}' before starting this one, or give another store with --results."
-    )
 
 
 def driver_lives(

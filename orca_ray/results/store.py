@@ -194,11 +194,8 @@ class ResultsStore:
         this grows with the logarithm of its rows per row. It is as safe as `compact`.
         """
         self.num_written = 0
-        return sum(
-            self._merge(table, self._recent(table))
-            for table in _TABLES
-            if len(self.folder.names(table.directory)) > MAX_FILES
-        )
+        many = [table for table in _TABLES if len(self.folder.names(table.directory)) > MAX_FILES]
+        return sum(self._merge(table, self._recent(table)) for table in many)
 
     def _recent(self, table: Table) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -233,9 +230,8 @@ class ResultsStore:
 
     def _table(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
         """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
-        values = {
-            name: [value] if isinstance(value, str) else value for name, value in wanted.items() if value is not None
-        }
+        given = {name: value for name, value in wanted.items() if value is not None}
+        values = {name: [value] if isinstance(value, str) else value for name, value in given.items()}
         found = [table.schema.empty_table()]
         for part in self._parts(table):
             for group in part.groups_with(values):
@@ -262,24 +258,15 @@ class ResultsStore:
             if self._last_compaction() == before:
                 break
         else:
-            raise UserError(
-                f"{self.folder.name} is compacted again and again: stop the process that does it, then retry."
-            )
+            advice = "stop the process that does it, then retry."
+            raise UserError(f"{self.folder.name} is compacted again and again: {advice}")
         if warnings is not None:
-            warnings += [
-                f"left out: {part}".replace(f"{self.folder.name}/", "")
-                for part in known.values()
-                if isinstance(part, UserError)
-            ]
+            damaged = (part for part in known.values() if isinstance(part, UserError))
+            warnings += [f"left out: {error}".replace(f"{self.folder.name}/", "") for error in damaged]
         return [part for part in known.values() if not isinstance(part, UserError)]
 
     def _files(
-        self,
-        table: Table,
-        known: Mapping[str, Any] | None = None,
-        *,
-        strict: bool = True,
-        newest_first: bool = False,
+        self, table: Table, known: Mapping[str, Any] | None = None, *, strict: bool = True, newest_first: bool = False
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each file of a table, by default oldest first.
 
