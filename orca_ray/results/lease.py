@@ -1,4 +1,4 @@
-"""The lease of a sweep: at most one driver runs a sweep of a store, and others learn which one does.
+"""The lease of a sweep: at most one driver runs a sweep of a store, and a second driver learns which one does.
 
 The lease is the field ``holder`` of the sweep's live state, which its driver rewrites every few seconds with a higher
 sequence number. A second driver watches that number by its own clock; clocks of different machines are never compared.
@@ -59,7 +59,7 @@ class Lease:
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
         self.retried: tuple[Request, ...] = ()
-        """Requests of kind ``retry`` that no earlier driver has carried out; set when the block is entered."""
+        """Requests of kind ``retry`` that earlier drivers left; set when the block is entered."""
         self._folder, self._path, self._sweep = store.folder, live.path_of(sweep), sweep
         self._renew_seconds, self._expiry_seconds = renew_seconds, expiry_seconds
         self._holder = this_process()

@@ -1,4 +1,4 @@
-"""Scores of other people: CSV files that are checked line by line, and kept in a store beside its own records.
+"""Scores of other people: CSV files that are checked line by line, and kept beside the records of a store.
 
 A file has the columns `COLUMNS`, and may have `OPTIONAL`, in any order. Each row is a test score in the unit of its
 metric, where lower is better: of one seed, or, with an empty ``seed``, the mean over seeds with deviation ``std``.

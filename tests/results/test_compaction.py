@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -106,10 +107,11 @@ def after_crashes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[ResultsStore], object]
 ) -> Iterator[tuple[ResultsStore, list[str]]]:
     """Yield a store of three trials and the changes made, for a crash at each point of ``action``, at last for none."""
+    template = ResultsStore(tmp_path / "template", create=True)
+    for key in "abc":
+        template.append([make_record(key)], [make_point(key)])
     for limit in range(100):
-        store = ResultsStore(tmp_path / str(limit), create=True)
-        for key in "abc":
-            store.append([make_record(key)], [make_point(key)])
+        store = ResultsStore(shutil.copytree(template.uri, tmp_path / str(limit)))
         with monkeypatch.context() as patch, suppress(Crash):
             done = _arm(patch, limit)
             action(store)
