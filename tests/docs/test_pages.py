@@ -103,11 +103,9 @@ def test_options_exist(name: str) -> None:
 
 def test_what_is_wrong_is_found() -> None:
     """Guard against patterns that match nothing."""
-    text = "[a](no.md) [b](#c) `docs/no.md` `orca_ray.no.name` "
-    text += "`orca-sweep plan x --trails 1`\n```\norca-sweep plan\nmake no\n```\n"
+    text = "[a](no.md) [b](#c) `docs/no.md` `orca-sweep plan x --trails 1`\n```\norca-sweep plan\nmake no\n```\n"
     assert links(ROOT / "README.md", text) == ["no.md", "#c"]
     assert paths(text) == ["docs/no.md"]
-    assert names(text) == ["orca_ray.no.name"]
     assert [message.partition(":")[0] for message in commands(text)] == [
         "orca-sweep plan x --trails 1", "orca-sweep plan", "make no",
     ]  # fmt: skip
