@@ -2,18 +2,20 @@
 
 The pages are those that GitHub shows. README.md, CONTRIBUTING.md and CHANGELOG.md are outside of this directory, and a
 page here includes each of them, so links to and in them are changed when a page is read. A mark ``<!-- registry: tasks
--->`` stands for a table that is made then.
+-->`` stands for a table that is made then. A link to a module leads to a page with its source.
 """
 
 import os
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from pygments.lexers.special import TextLexer
+from sphinx import addnodes
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -186,6 +188,25 @@ def read_include(app: Any, path: Path, parent: str, text: list[str]) -> None:
     text[0] = relinked(text[0], file.parent, DOCS / f"{parent}.md")
 
 
+def link_modules(app: Any, doctree: nodes.document) -> None:
+    """Let links to modules, which MyST makes downloads, lead to the pages of `module_pages`."""
+    for link in list(doctree.findall(addnodes.download_reference)):
+        if link["reftarget"].endswith(".py"):
+            place = Path(app.env.doc2path(link["refdoc"])).parent
+            module = (place / link["reftarget"]).resolve().relative_to(ROOT)
+            uri = os.path.relpath(DOCS / "files" / f"{module}.html", place)
+            link.replace_self(nodes.reference("", "", *link.children, refuri=uri, internal=True))
+
+
+def module_pages(app: Any) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield name, context and template of a page with the source of each module that a page of this site links."""
+    links = {(page.parent / link).resolve() for page in DOCS.rglob("*.md") for link in LINK.findall(page.read_text())}
+    for module in sorted(link for link in links if link.suffix == ".py" and link.is_file()):
+        name = str(module.relative_to(ROOT))
+        source = app.builder.highlighter.highlight_block(module.read_text(), "python")
+        yield f"files/{name}", {"parents": [], "title": name, "body": f"<h1>{name}</h1>{source}"}, "page.html"
+
+
 def read_docstring(app: Any, kind: str, name: str, thing: object, options: object, lines: list[str]) -> None:
     """Make shapes such as [N, *shape] code, since the star would begin an emphasis.
 
@@ -212,6 +233,8 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_lexer("csv", TextLexer)  # GitHub colours it, Pygments does not know it
     app.connect("source-read", read_source)
     app.connect("include-read", read_include)
+    app.connect("doctree-read", link_modules, priority=400)  # before Sphinx copies the files of downloads
+    app.connect("html-collect-pages", module_pages)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)  # before Napoleon
     app.connect("missing-reference", found_outside)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

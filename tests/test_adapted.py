@@ -296,3 +296,7 @@ def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_pa
     assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
     assert found["prediction"].tolist() == model.predict(file).tolist()
     assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)
+
+
+def test_the_former_name_of_a_predictor_still_works() -> None:
+    assert orca_ray.Adapted is orca_ray.Predictor is Predictor

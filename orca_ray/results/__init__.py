@@ -1,1 +1,5 @@
-"""Records of finished trials, and the results store of Parquet files; imports neither torch nor ray."""
+"""The results store: Parquet files of records, curves, artefacts, logs and journals, and the files beside them.
+
+These are live states and leases of running sweeps, requests to their drivers, models, and imported scores of other
+people. No module of this package imports torch or ray.
+"""

@@ -33,7 +33,8 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
+
+from orca_ray.results.record import StoredRow, schema_of
 
 MAX_BYTES = 64 * 2**10
 """Largest size of a payload."""
@@ -202,7 +203,7 @@ class Artefact:
 
 
 @dataclass(frozen=True)
-class ArtefactRow:
+class ArtefactRow(StoredRow):
     """One row of the table of artefacts."""
 
     sweep: str
@@ -211,13 +212,8 @@ class ArtefactRow:
     name: str
     payload: str
 
-    SCHEMA: ClassVar[Any] = pa.schema(
-        [pa.field(name, pa.string(), nullable=False) for name in ("sweep", "trial_key", "kind", "name", "payload")]
-    )
 
-    def to_row(self) -> dict[str, Any]:
-        """Return the artefact as one row of its table, by column name."""
-        return asdict(self)
+ArtefactRow.SCHEMA = schema_of(ArtefactRow)
 
 
 def within_limits(artefacts: list[Artefact]) -> list[Artefact]:

@@ -20,9 +20,9 @@ logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
 ATTEMPTS = 5
-"""How often an operation is tried in total."""
+"""Largest number of attempts at an operation, the first one included."""
 PATIENCE_SECONDS = 12.0
-"""Time after the first attempt in which others begin, where each of them waits for an answer that does not come."""
+"""How long after the first attempt further ones may begin; each may wait long for an answer that never comes."""
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
 

@@ -1,4 +1,4 @@
-"""The lease of a sweep: at most one driver runs a sweep of a store, and others learn which one does.
+"""The lease of a sweep: at most one driver runs a sweep of a store, and a second driver learns which one does.
 
 The lease is the field ``holder`` of the sweep's live state, which its driver rewrites every few seconds with a higher
 sequence number. A second driver watches that number by its own clock; clocks of different machines are never compared.
@@ -13,7 +13,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,7 +34,7 @@ EXPIRY_SECONDS = 30.0
 """How long a sequence number stays the same until its driver counts as dead."""
 
 
-class Lease(AbstractContextManager["Lease"]):
+class Lease:
     """Holds the lease of a sweep while its ``with`` block runs.
 
     A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
@@ -60,7 +59,7 @@ class Lease(AbstractContextManager["Lease"]):
         expiry_seconds: float = EXPIRY_SECONDS,
     ) -> None:
         self.retried: tuple[Request, ...] = ()
-        """Requests of kind ``retry`` that no earlier driver has carried out; set when the block is entered."""
+        """Requests of kind ``retry`` that earlier drivers left; set when the block is entered."""
         self._folder, self._path, self._sweep = store.folder, live.path_of(sweep), sweep
         self._renew_seconds, self._expiry_seconds = renew_seconds, expiry_seconds
         self._holder = this_process()
@@ -133,7 +132,11 @@ class Lease(AbstractContextManager["Lease"]):
             time.sleep(min(0.5, self._renew_seconds))
             later, found = self._read()
             if later != content and found is not None and found.holder is not None:
-                raise UserError(in_use(self._sweep, found.holder))
+                raise UserError(
+                    f"another driver runs {self._sweep} in this store ({found.holder}). Watch it with 'orca-sweep "
+                    f"status {self._sweep}', end it with 'orca-sweep stop {self._sweep}' before starting this one, or "
+                    "give another store with --results."
+                )
             if later != content:
                 content, state = later, found
         return content
@@ -180,10 +183,9 @@ class Lease(AbstractContextManager["Lease"]):
 
     def _renew(self) -> None:
         self._other_holder()
-        if self._lost:
-            return
-        self._folder.write(self._path, self._next())
-        self._renewed = time.monotonic()
+        if not self._lost:
+            self._folder.write(self._path, self._next())
+            self._renewed = time.monotonic()
 
     def _other_holder(self) -> None:
         """If another driver holds the lease now, set the message about it."""
@@ -208,14 +210,6 @@ def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:
     with contextlib.suppress(queue.Empty):
         while True:
             yield waiting.get_nowait()
-
-
-def in_use(sweep: str, holder: Holder) -> str:
-    """Return the message for a second driver of a sweep."""
-    return (
-        f"another driver runs {sweep} in this store ({holder}). Watch it with 'orca-sweep status {sweep}', end it with "
-        f"'orca-sweep stop {sweep}' before starting this one, or give another store with --results."
-    )
 
 
 def driver_lives(

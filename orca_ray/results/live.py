@@ -1,7 +1,7 @@
 """The live state of a sweep: one small JSON file a sweep in its store, rewritten every few seconds while it runs.
 
-It says which driver holds the sweep, and which trials run. `lease` writes it; ``orca-sweep status`` reads it, without
-Ray. Numbers of trials that have ended also follow from the records.
+The file names the driver that holds the sweep and the trials that run. `lease` writes it; ``orca-sweep status`` reads
+it, without Ray. Numbers of trials that have ended also follow from the records.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Holder:
     """The driver that runs a sweep: the process that holds its lease."""
 
     id: str
-    """Random; another driver has another one."""
+    """Random identifier of this driver."""
     host: str
     pid: int
     created: float

@@ -3,18 +3,17 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
 
-from orca_ray.results.record import schema_of
+from orca_ray.results.record import StoredRow, schema_of
 
 MAX_BYTES = 64 * 2**10
 """Largest size of the text that is stored for one run of a trial; the end of a longer log is kept."""
 
 
 @dataclass(frozen=True)
-class LogRow:
+class LogRow(StoredRow):
     """A part of the log of a trial; the texts of a trial's rows, in the order of ``written_at``, are its log."""
 
     sweep: str
@@ -22,12 +21,6 @@ class LogRow:
     attempt: int
     written_at: datetime
     text: str
-
-    SCHEMA: ClassVar[Any]
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the row by column name; lone surrogates, which Parquet cannot encode, are replaced."""
-        return {**asdict(self), "text": self.text.encode("utf-8", "replace").decode("utf-8")}
 
 
 LogRow.SCHEMA = schema_of(LogRow)

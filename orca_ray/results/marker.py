@@ -61,9 +61,8 @@ class Marker:
         content = self._read() or {}
         version = content.get("schema_version")
         if content.get("format") != _FORMAT or not isinstance(version, int):
-            advice = (
-                f'Restore the file with {{"format": "{_FORMAT}", "schema_version": {SCHEMA_VERSION}}} if it is one.'
-            )
+            right = json.dumps({"format": _FORMAT, "schema_version": SCHEMA_VERSION})
+            advice = f"Restore the file with {right} if it is one."
             raise UserError(f"{self._folder.name}/{MARKER} is damaged, so this may not be a results store. {advice}")
         if version > SCHEMA_VERSION:
             found = f"schema {version}, this one reads up to {SCHEMA_VERSION}"

@@ -67,10 +67,9 @@ class StoredModels:
     def read(self, key: str, name: str) -> bytes | None:
         """Return the content of a file of a model; None if it has no such file."""
         try:
-            content: bytes = self._folder.read(f"{DIRECTORY}/{key}/{name}").to_pybytes()
+            return bytes(self._folder.read(f"{DIRECTORY}/{key}/{name}"))
         except FileNotFoundError:
             return None
-        return content
 
     def write(self, key: str, name: str, content: bytes) -> None:
         """Replace one file of a model."""
@@ -90,8 +89,6 @@ class StoredModels:
             return
         free = shutil.disk_usage(self._folder.path).free
         if free - num_bytes < _FLOOR_BYTES:
-            floor = f"{_FLOOR_BYTES / 2**30:.0f} GiB for records"
-            raise UserError(
-                f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little for a model of "
-                f"{num_bytes / 2**30:.1f} GiB and {floor}: free some, or use --keep-models best or none"
-            )
+            needed = f"a model of {num_bytes / 2**30:.1f} GiB and {_FLOOR_BYTES / 2**30:.0f} GiB for records"
+            found = f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little for {needed}"
+            raise UserError(f"{found}: free some, or use --keep-models best or none")

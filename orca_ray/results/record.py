@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, ClassVar, get_args
@@ -54,8 +54,20 @@ def schema_of(kind: type[Any]) -> Any:
     return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
 
 
+class StoredRow:
+    """Base class of the rows of the store's tables, which are dataclasses."""
+
+    SCHEMA: ClassVar[Any]
+    """Arrow schema of the Parquet files: one column per field, in order."""
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the fields by column name; lone surrogates, which Parquet cannot encode, are replaced in texts."""
+        texts = {name: value for name, value in vars(self).items() if isinstance(value, str)}
+        return vars(self) | {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class Record(StoredRow):
     """A trial that has ended: its definition, its status, its scores, and where and how long it ran.
 
     Scores are the task's metric over a whole split; lower is better. Durations are in seconds, memory in MiB. Time
@@ -116,8 +128,6 @@ class Record:
     cpus: float | None = None
     gpus: float | None = None
 
-    SCHEMA: ClassVar[Any]
-    """Arrow schema of the Parquet files: one column per field, in order."""
     LATER: ClassVar[Mapping[int, frozenset[str]]]
     """Columns that later schema versions added (the fields with a default), by version; None in older records."""
     RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
@@ -139,15 +149,6 @@ class Record:
             if value is not None and not math.isfinite(value) and not self.status.failed:
                 raise ValueError(f"a record that is {self.status} needs a finite {name}, got {value!r}")
 
-    def to_row(self) -> dict[str, Any]:
-        """Return the record as one row of the table of records, by column name."""
-        row = asdict(self)
-        row["status"] = self.status.value
-        # A file name in a message may contain lone surrogates, which UTF-8 (and therefore Parquet) cannot encode.
-        for name in ("error", "notes"):
-            row[name] = None if row[name] is None else row[name].encode("utf-8", "replace").decode("utf-8")
-        return row
-
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "Record":
         """Return the record in a row of the table of records; the inverse of `to_row`."""
@@ -166,7 +167,7 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(StoredRow):
     """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
 
     In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` its error.
@@ -182,18 +183,12 @@ class CurvePoint:
     learning_rate: float | None
     seconds: float
 
-    SCHEMA: ClassVar[Any]
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the point as one row of the table of curves, by column name."""
-        return asdict(self)
-
 
 CurvePoint.SCHEMA = schema_of(CurvePoint)
 
 
 @dataclass(frozen=True)
-class SuggestionRow:
+class SuggestionRow(StoredRow):
     """Entry of the journal of a search: hyper-parameters that were suggested, and what was known then.
 
     It is stored within seconds of the start of its trial, and not after its record. A search that continues takes its
@@ -213,12 +208,6 @@ class SuggestionRow:
     """Numbers of the suggestions whose answers were known, as a JSON list of ranges [first, last]; None in entries made
     from the records of stores that are older than the journal."""
     suggested_at: datetime
-
-    SCHEMA: ClassVar[Any]
-
-    def to_row(self) -> dict[str, Any]:
-        """Return the suggestion as one row of the journal, by column name."""
-        return asdict(self)
 
 
 SuggestionRow.SCHEMA = schema_of(SuggestionRow)

@@ -1,8 +1,8 @@
 """Requests to the driver of a sweep, as small JSON files in its store; any process that sees the store may write one.
 
-The driver reads them every few seconds, deletes them and carries them out; a retry, which may take days, is deleted
-when it is carried out, so that it survives the driver. They name the sweep, so that sweeps that share a store get only
-their own.
+The driver reads requests every few seconds, deletes them and carries them out. A retry may take days: its file is
+deleted only when the trial has run again, so that it survives the driver. The path of a request names the sweep, so
+that each driver of a store reads only requests for its sweep.
 """
 
 import functools
@@ -56,7 +56,7 @@ def write(folder: Folder, sweep: str, request: Request) -> None:
 def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
     """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
 
-    Those with a path in ``known`` are left out. Damaged files and unknown kinds are only deleted.
+    Requests with a path in ``known`` are left out. Damaged files and unknown kinds are only deleted.
     """
     found = list(itertools.islice(_read(folder, sweep, known), MAX_TAKEN))
     for request in found:

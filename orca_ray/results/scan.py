@@ -1,8 +1,8 @@
 """Reads the current records of a store by column and predicate, one row group at a time.
 
 A leaderboard needs few columns of many rows, and many columns of few rows. A scan therefore first finds out which row
-of each trial counts, from a hash of 128 bits of its key, and then reads the columns that are asked for. Meanwhile, a
-record takes about 25 bytes.
+of each trial counts, from a hash of 128 bits of the trial's key, and then reads the columns that are asked for.
+Meanwhile, a record takes about 25 bytes.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -14,9 +14,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
-from orca_ray.results.parts import MemoryPart, Part
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, invalid_rows
+from orca_ray.results.tables import RECORDS, MemoryPart, Part, invalid_rows
 
 _SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]
@@ -24,7 +23,7 @@ _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
 _SUCCEEDED = 2**60
 """Added to the time of a trial that did not fail, in microseconds; times of the years 1 to 9999 are below 2**58."""
 MAX_WARNINGS = 20
-"""Number of contradictory trials that are named; the others are counted."""
+"""Number of trials with contradictory scores that warnings name; further ones are only counted."""
 
 
 class StoreSnapshot:

@@ -63,17 +63,12 @@ class SweepStatus:
         return self.state in ("running", "paused", "stopping")
 
 
-def sweep_names(store: ResultsStore) -> list[str]:
-    """Return the ids of the sweeps in a store, sorted."""
-    return sorted({*store.scan().values("sweep"), *(state.sweep for state in live.read_all(store.folder))})
-
-
 def find_sweep(store: ResultsStore, given: str) -> str:
     """Return the sweep that ``given`` names: its id, or the part before "/" if only one sweep starts with it.
 
     Raises UserError if there is none.
     """
-    names = sweep_names(store)
+    names = sorted({*store.scan().values("sweep"), *(state.sweep for state in live.read_all(store.folder))})
     starting = [name for name in names if name.startswith(f"{given}/")]
     if given not in names and len(starting) == 1:
         return starting[0]
@@ -104,9 +99,8 @@ def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | Non
         raise UserError(f"no trial with the key {prefix!r} here: {hint}")
     if len(keys) > 1:
         named = ", ".join(keys[:_MOST_NAMED]) + (", …" if len(keys) > _MOST_NAMED else "")
-        raise UserError(
-            f"{len(keys)} trials in this store have a key that starts with {prefix!r}: {named}; give more digits"
-        )
+        many = f"{len(keys)} trials in this store have a key that starts with {prefix!r}"
+        raise UserError(f"{many}: {named}; give more digits")
     if len(found) > 1:
         sweeps = ", ".join(name for name, _ in found)
         raise UserError(f"trial {keys[0]} belongs to {len(found)} sweeps: give --sweep, one of {sweeps}")
@@ -172,5 +166,6 @@ def _rows(store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial])
         each.waiting += trial.waiting
         each.best = lower(each.best, trial.best)
     for stored in state.rows:  # a suggestion that repeats another counts twice there, and has one record
-        row(stored.task, stored.method).done = max(row(stored.task, stored.method).done, stored.done)
+        each = row(stored.task, stored.method)
+        each.done = max(each.done, stored.done)
     return list(rows.values())

@@ -17,13 +17,22 @@ import pyarrow.compute as pc
 from orca_ray.errors import UserError
 from orca_ray.results import live, models, requests, tables
 from orca_ray.results.artefacts import ArtefactRow
-from orca_ray.results.folder import Folder, open_folder
+from orca_ray.results.folder import open_folder
 from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
-from orca_ray.results.parts import MemoryPart, ParquetPart, Part
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
-from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, Table
+from orca_ray.results.tables import (
+    ARTEFACTS,
+    CURVES,
+    JOURNAL,
+    LOGS,
+    RECORDS,
+    MemoryPart,
+    ParquetPart,
+    Part,
+    Table,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -57,20 +66,16 @@ class ResultsStore:
     """
 
     def __init__(self, uri: str | Path, *, create: bool = False) -> None:
-        self._folder = open_folder(uri)
-        self.uri = self._folder.uri
+        self.folder = open_folder(uri)
+        """The folder of the store, for the files beside the tables: those of running sweeps and of requests."""
+        self.uri = self.folder.uri
         """URI or absolute path, with which any process can open this store again."""
-        self._marker = Marker(self._folder, create=create)
+        self._marker = Marker(self.folder, create=create)
         self.num_written = 0
         """Number of files that this instance has added since `compact_recent` was last called."""
 
-    @property
-    def folder(self) -> Folder:
-        """The folder of the store, for the files beside the tables: those of running sweeps and of requests."""
-        return self._folder
-
     def __repr__(self) -> str:
-        return f"ResultsStore({self._folder.name!r})"
+        return f"ResultsStore({self.folder.name!r})"
 
     def append(
         self,
@@ -91,7 +96,7 @@ class ResultsStore:
             if items:
                 self._marker.claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
-                self._folder.write(f"{table.directory}/{stamp}.parquet", content)
+                self.folder.write(f"{table.directory}/{stamp}.parquet", content)
                 self.num_written += 1
 
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
@@ -156,7 +161,7 @@ class ResultsStore:
             if isinstance(part, ParquetPart):
                 parts.append(part)
                 continue
-            where = part.where.removeprefix(f"{self._folder.name}/")
+            where = part.where.removeprefix(f"{self.folder.name}/")
             valid = pa.chunked_array([pa.repeat(True, len(part.table))])
             for name, _, value, allowed, wrong in tables.invalid_rows(part.table, RECORDS):
                 number = pc.sum(pc.and_(wrong, valid)).as_py()
@@ -174,12 +179,12 @@ class ResultsStore:
         """
         removed = 0
         for table in _TABLES:
-            self._folder.sweep_temporary(table.directory, _STALE_SECONDS)
+            self.folder.sweep_temporary(table.directory, _STALE_SECONDS)
             removed += self._merge(table, dict(self._files(table)))
         for directory in ("", live.DIRECTORY):
-            self._folder.sweep_temporary(directory, _STALE_SECONDS)
+            self.folder.sweep_temporary(directory, _STALE_SECONDS)
         for directory in (requests.DIRECTORY, models.DIRECTORY):
-            self._folder.sweep_temporary(directory, _STALE_SECONDS, recursive=True)
+            self.folder.sweep_temporary(directory, _STALE_SECONDS, recursive=True)
         return removed
 
     def compact_recent(self) -> int:
@@ -189,11 +194,8 @@ class ResultsStore:
         this grows with the logarithm of its rows per row. It is as safe as `compact`.
         """
         self.num_written = 0
-        return sum(
-            self._merge(table, self._recent(table))
-            for table in _TABLES
-            if len(self._folder.names(table.directory)) > MAX_FILES
-        )
+        many = [table for table in _TABLES if len(self.folder.names(table.directory)) > MAX_FILES]
+        return sum(self._merge(table, self._recent(table)) for table in many)
 
     def _recent(self, table: Table) -> dict[str, Part]:
         found: dict[str, Part] = {}
@@ -212,25 +214,24 @@ class ResultsStore:
             return 0
         self._marker.claim()
         with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
-            merged = tables.ordered(tables.distinct(pa.concat_tables(pool.map(_whole, parts.values()))), table)
+            merged = tables.compacted(pa.concat_tables(pool.map(_whole, parts.values())), table)
         # Names start with a time stamp. That of the newest merged file keeps the order with files appended meanwhile.
         stamp = max(parts).partition("-")[0]
         for number, start in enumerate(range(0, len(merged), table.file_rows)):
             content = tables.encode(merged.slice(start, table.file_rows), table.group_rows)
-            self._folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
+            self.folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         compaction = json.dumps({"id": uuid.uuid4().hex}, indent=1).encode() + b"\n"
-        self._folder.write(_COMPACTION, pa.py_buffer(compaction))
+        self.folder.write(_COMPACTION, pa.py_buffer(compaction))
         with ThreadPoolExecutor(_MAX_CONNECTIONS) as pool:
-            list(pool.map(self._folder.delete, [f"{table.directory}/{part}" for part in parts]))
-        logger.info("compacted %d files of %s/%s", len(parts), self._folder.name, table.directory)
+            list(pool.map(self.folder.delete, [f"{table.directory}/{part}" for part in parts]))
+        logger.info("compacted %d files of %s/%s", len(parts), self.folder.name, table.directory)
         return len(parts)
 
     def _table(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
         """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
-        values = {
-            name: [value] if isinstance(value, str) else value for name, value in wanted.items() if value is not None
-        }
+        given = {name: value for name, value in wanted.items() if value is not None}
+        values = {name: [value] if isinstance(value, str) else value for name, value in given.items()}
         found = [table.schema.empty_table()]
         for part in self._parts(table):
             for group in part.groups_with(values):
@@ -257,31 +258,22 @@ class ResultsStore:
             if self._last_compaction() == before:
                 break
         else:
-            raise UserError(
-                f"{self._folder.name} is compacted again and again: stop the process that does it, then retry."
-            )
+            advice = "stop the process that does it, then retry."
+            raise UserError(f"{self.folder.name} is compacted again and again: {advice}")
         if warnings is not None:
-            warnings += [
-                f"left out: {part}".replace(f"{self._folder.name}/", "")
-                for part in known.values()
-                if isinstance(part, UserError)
-            ]
+            damaged = (part for part in known.values() if isinstance(part, UserError))
+            warnings += [f"left out: {error}".replace(f"{self.folder.name}/", "") for error in damaged]
         return [part for part in known.values() if not isinstance(part, UserError)]
 
     def _files(
-        self,
-        table: Table,
-        known: Mapping[str, Any] | None = None,
-        *,
-        strict: bool = True,
-        newest_first: bool = False,
+        self, table: Table, known: Mapping[str, Any] | None = None, *, strict: bool = True, newest_first: bool = False
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each file of a table, by default oldest first.
 
         ``known`` holds those that are already read. The content of a damaged file is the error, unless ``strict``: then
         it is raised.
         """
-        for name in sorted(self._folder.names(table.directory), reverse=newest_first):
+        for name in sorted(self.folder.names(table.directory), reverse=newest_first):
             path = f"{table.directory}/{name}"
             if known and name in known:
                 yield name, known[name]
@@ -296,8 +288,8 @@ class ResultsStore:
                     yield name, error
 
     def _open(self, table: Table, path: str, *, strict: bool) -> Part:
-        where = f"{self._folder.name}/{path}"
-        stream = self._folder.open(path)
+        where = f"{self.folder.name}/{path}"
+        stream = self.folder.open(path)
         if stream.size() > SMALL_BYTES:
             return ParquetPart(stream, table, where)
         with stream:
@@ -310,7 +302,7 @@ class ResultsStore:
     def _last_compaction(self) -> bytes | None:
         """Return the content of the file that every compaction rewrites; None before the first."""
         try:
-            return bytes(self._folder.read(_COMPACTION))
+            return bytes(self.folder.read(_COMPACTION))
         except FileNotFoundError:
             return None
 

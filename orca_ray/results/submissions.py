@@ -1,4 +1,4 @@
-"""Scores of other people: CSV files that are checked line by line, and kept in a store beside its own records.
+"""Scores of other people: CSV files that are checked line by line, and kept beside the records of a store.
 
 A file has the columns `COLUMNS`, and may have `OPTIONAL`, in any order. Each row is a test score in the unit of its
 metric, where lower is better: of one seed, or, with an empty ``seed``, the mean over seeds with deviation ``std``.
@@ -82,11 +82,11 @@ def parse_scores(content: bytes, name: str, known: Known | None) -> list[Submitt
     rows = list(_scores(content, problems, known))
     if not problems and not rows:
         problems.add(1, "the file has no rows")
-    if problems:
-        more = len(problems) > MAX_PROBLEMS
-        counted = f"more than {MAX_PROBLEMS}" if more else f"{len(problems)}"
-        title = f"{name}: {counted} problem{'' if len(problems) == 1 else 's'}{'; the first are' if more else ''}"
+    if len(problems) > MAX_PROBLEMS:
+        title = f"{name}: more than {MAX_PROBLEMS} problems; the first are"
         raise UserError("\n".join([title, *problems[:MAX_PROBLEMS]]))
+    if problems:
+        raise UserError("\n".join([f"{name}: {len(problems)} problem{'s' * (len(problems) > 1)}", *problems]))
     return rows
 
 
@@ -111,10 +111,8 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     ResultsStore(uri, create=True)
     folder = open_folder(uri)
     name = f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
-    stored, _ = _stored(folder)
-    _, repeated = merged(
-        [*((f"{DIRECTORY}/{each}", rows) for each, rows in stored if each != name), (str(path), scores)]
-    )
+    others = [(f"{DIRECTORY}/{each}", rows) for each, rows in _stored(folder)[0] if each != name]
+    _, repeated = merged([*others, (str(path), scores)])
     if own := [text for text in repeated if text.startswith(f"{path}: ")]:
         raise UserError(f"{own[0]}. Delete the old file to replace it.")
     folder.write(f"{DIRECTORY}/{name}", pa.py_buffer(content))

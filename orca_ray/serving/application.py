@@ -151,13 +151,11 @@ class Application:
             raise HTTPException(415, f"send {JSON} or {ARROW}, without compression")
         limits, now, step, body = self._limits, time.monotonic(), 1 / self._limits.rate, bytearray()
         large = HTTPException(413, f"the body has more than {limits.body_bytes} bytes; send fewer samples a request")
-        load = (
-            f"{limits.rate:g} requests a second, or than {IN_PROGRESS} requests or {HELD_BODIES} large bodies at once"
-        )
-        busy = HTTPException(429, f"there are more than {load}; send fewer", {"Retry-After": "1"})
-        if (
-            int(request.headers.get("content-length", "0")[:16]) > limits.body_bytes
-        ):  # digits, as the server has checked
+        at_once = f"{IN_PROGRESS} requests or {HELD_BODIES} large bodies at once"
+        load = f"there are more than {limits.rate:g} requests a second, or than {at_once}; send fewer"
+        busy = HTTPException(429, load, {"Retry-After": "1"})
+        length = request.headers.get("content-length", "0")  # digits, as the server has checked
+        if int(length[:16]) > limits.body_bytes:
             raise large
         due = max(self._due, now - max(1.0, step)) + step
         if due > now or self._in_progress >= IN_PROGRESS:

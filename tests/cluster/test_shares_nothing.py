@@ -169,7 +169,7 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
     assert sum(nodes.values()) == TRIALS
     assert set(nodes) == {"orca-node-1", "orca-node-2"}, nodes
     assert "hidden" not in output
-    assert not results._folder.names("checkpoints", hidden=True)
+    assert not results.folder.names("checkpoints", hidden=True)
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
     inline = ResultsStore(tmp_path / "inline", create=True)
     assert run_sweep(parse_spec(SWEEP), inline, executor="inline").ran == TRIALS

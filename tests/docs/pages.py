@@ -19,6 +19,8 @@ BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 PATH = re.compile(r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+")
 
+NAME = re.compile(r"\borca_ray(?:\.[A-Za-z]\w*)+")
+
 
 def name_of(page: Path) -> str:
     """Return the path of a page in the repository."""

@@ -3,17 +3,20 @@
 import re
 import shlex
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import typer
 
 from orca_ray.cli.app import app
+from orca_ray.discovery import GROUPS
 from orca_ray.sweep.plan.loading import parse_spec
 
 from .pages import (
     BLOCK,
     FENCE,
     LINK,
+    NAME,
     PAGES,
     PATH,
     ROOT,
@@ -50,6 +53,17 @@ def paths(text: str) -> list[str]:
     return wrong
 
 
+def names(text: str) -> list[str]:
+    """Return the dotted names in the text that are no module or object of orca-ray, nor a group of entry points."""
+    wrong = []
+    for name in {name for name in NAME.findall(FENCE.sub("", text)) if name not in GROUPS.values()}:
+        try:
+            resolve_name(name)
+        except (ImportError, AttributeError):
+            wrong.append(name)
+    return wrong
+
+
 def commands(text: str) -> list[str]:
     """Return wrong command lines. In the text the arguments may lack; in a code block a command must be complete."""
     wrong = []
@@ -73,6 +87,7 @@ def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
     assert links(page, text) == []
     assert paths(text) == []
+    assert names(text) == []
     assert commands(text) == []
     for language, block in BLOCK.findall(text):
         if language == "yaml" and re.search(r"^name:", block, re.MULTILINE):

@@ -53,5 +53,7 @@ def test_the_site(tmp_path: Path) -> None:
     text = (site / "reference" / "registries.html").read_text()
     for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "sinkhorn", "nrmse"):
         assert f">{name}<" in text, name
+    assert 'href="files/orca_ray/cli/app.py.html"' in (site / "way-of-a-trial.html").read_text()
+    assert 'class="highlight"' in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()
     assert "--trial-minutes" in (site / "reference" / "commands.html").read_text()
     assert 'id="orca_ray.tasks.task.Task.prepare"' in (site / "reference" / "python.html").read_text()

@@ -1,15 +1,15 @@
 """Records for tests: a valid one, of which each test changes what it is about; and a clock."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from orca_ray.results.parts import ParquetPart
-from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.record import CurvePoint, Record, Status, SuggestionRow
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import Table, check_invalid
+from orca_ray.results.tables import ParquetPart, Table, check_invalid
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -47,6 +47,12 @@ def make_point(key: str = "k0", epoch: int = 1, **changes: Any) -> CurvePoint:
         "distance": None, "validation_score": 0.5 / epoch, "learning_rate": 1e-4, "seconds": 0.25,
     }  # fmt: skip
     return CurvePoint(**(values | changes))
+
+
+def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
+    """Return an entry of the journal of a search."""
+    one = SuggestionRow("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
+    return replace(one, **changes)
 
 
 def decode(content: Any, kind: Table) -> Any:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pyarrow import parquet
 
-from orca_ray.errors import UserError
 from orca_ray.results import store as store_module
 from orca_ray.results.artefacts import (
     MAX_BYTES,
@@ -23,9 +21,8 @@ from orca_ray.results.artefacts import (
     rounded,
     within_limits,
 )
-from orca_ray.results.parts import MAX_TABLE_BYTES
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import ARTEFACTS
+from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES
 
 from .factories import make_record
 
@@ -92,15 +89,6 @@ def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
     assert store.artefacts(sweep="other").empty
 
 
-def test_the_last_of_equal_names_counts_also_after_compaction(store: ResultsStore) -> None:
-    for payload in ("{}", '{"form":"images"}'):
-        store.append([make_record("a")], (), [row("a", payload=payload)])
-    assert list(store.artefacts()["payload"]) == ['{"form":"images"}']
-    store.compact()
-    assert list(store.artefacts()["payload"]) == ['{"form":"images"}']
-    assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 1
-
-
 def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """A merged file never exceeds what a file of a store may take in memory."""
     small = [replace(table, file_rows=2) if table == ARTEFACTS else table for table in store_module._TABLES]
@@ -111,15 +99,3 @@ def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypa
     assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
     assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']
     assert ARTEFACTS.file_rows * MAX_BYTES < MAX_TABLE_BYTES
-
-
-def test_a_payload_that_is_too_large_is_named(store: ResultsStore) -> None:
-    import pyarrow as pa
-
-    values = row(payload="x" * (MAX_BYTES + 1)).to_row()
-    (Path(store.uri) / "artefacts").mkdir()
-    parquet.write_table(
-        pa.Table.from_pylist([values], schema=ArtefactRow.SCHEMA), Path(store.uri) / "artefacts" / "1-a.parquet"
-    )
-    with pytest.raises(UserError, match=f"row 1 has payload .* at most {MAX_BYTES} bytes"):
-        store.artefacts()

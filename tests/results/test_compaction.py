@@ -1,7 +1,9 @@
 import os
+import shutil
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,14 @@ class TestCompaction:
     def test_only_what_was_read_is_deleted(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         store.append([make_record("a")])
         store.append([make_record("b")])
-        write = store._folder.write
+        write = store.folder.write
 
         def write_beside_a_writer(path: str, content: Any) -> None:
             if path.startswith("records"):
                 ResultsStore(store.uri).append([make_record("c")])
             write(path, content)
 
-        monkeypatch.setattr(store._folder, "write", write_beside_a_writer)
+        monkeypatch.setattr(store.folder, "write", write_beside_a_writer)
         assert store.compact() == 2
         assert set(ResultsStore(store.uri).load("pocket/quick")) == {"a", "b", "c"}
 
@@ -44,7 +46,7 @@ class TestCompaction:
         """A directory read while files come and go may show neither; that must not look like an empty store."""
         for key in "ab":
             store.append([make_record(key)])
-        names, listings = store._folder.names, []
+        names, listings = store.folder.names, []
 
         def names_during_a_compaction(directory: str = "") -> list[str]:
             listings.append(directory)
@@ -54,7 +56,7 @@ class TestCompaction:
             assert ResultsStore(store.uri).compact() == 2
             return sorted(before & set(names(directory)))
 
-        monkeypatch.setattr(store._folder, "names", names_during_a_compaction)
+        monkeypatch.setattr(store.folder, "names", names_during_a_compaction)
         assert set(store.load("pocket/quick")) == {"a", "b"}
         assert len(listings) == 2
 
@@ -63,7 +65,7 @@ class TestCompaction:
     ) -> None:
         for key in "ab":
             store.append([make_record(key)])
-        read, reads = store._folder.open, []
+        read, reads = store.folder.open, []
 
         def read_after_a_compaction(path: str) -> Any:
             if path.startswith("records"):
@@ -72,10 +74,10 @@ class TestCompaction:
                     ResultsStore(store.uri).compact()
             return read(path)
 
-        monkeypatch.setattr(store._folder, "open", read_after_a_compaction)
+        monkeypatch.setattr(store.folder, "open", read_after_a_compaction)
         assert set(store.load("pocket/quick")) == {"a", "b"}
 
-    def test_endless_compactions_are_told(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_endless_compactions_are_reported(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
         answers = iter(range(10_000))
         monkeypatch.setattr(store, "_last_compaction", lambda: next(answers))
         with pytest.raises(UserError, match="compacted again and again"):
@@ -101,57 +103,45 @@ class Crash(BaseException):
     """The power goes: nothing that follows is carried out, clean-up included."""
 
 
-class TestCrash:
-    def prepared(self, path: Path) -> ResultsStore:
-        store = ResultsStore(path, create=True)
-        for key in "abc":
-            store.append([make_record(key)], [make_point(key)])
-        return store
+def after_crashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[ResultsStore], object]
+) -> Iterator[tuple[ResultsStore, list[str]]]:
+    """Yield a store of three trials and the changes made, for a crash at each point of ``action``, at last for none."""
+    template = ResultsStore(tmp_path / "template", create=True)
+    for key in "abc":
+        template.append([make_record(key)], [make_point(key)])
+    for limit in range(100):
+        store = ResultsStore(shutil.copytree(template.uri, tmp_path / str(limit)))
+        with monkeypatch.context() as patch, suppress(Crash):
+            done = _arm(patch, limit)
+            action(store)
+        yield ResultsStore(store.uri), done
+        if len(done) < limit:
+            return
 
-    @pytest.mark.slow
-    def test_compaction_at_every_point(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        crashes = 0
-        for limit in range(100):
-            store = self.prepared(tmp_path / str(limit))
-            with monkeypatch.context() as patch:
-                done = _arm(patch, limit)
-                try:
-                    store.compact()
-                    finished = True
-                except Crash:
-                    finished = False
-                    crashes += 1
-            after = ResultsStore(store.uri)
-            assert set(after.load("pocket/quick")) == {"a", "b", "c"}, done
+
+@pytest.mark.slow
+def test_compaction_survives_a_crash_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for after, done in after_crashes(tmp_path, monkeypatch, ResultsStore.compact):
+        for _ in range(2):
+            assert set(after.load("pocket/quick")) == set("abc"), done
             assert len(after.records()) == len(after.curves()) == 3, done
             after.compact()
-            assert len(after.records()) == len(after.curves()) == 3, done
-            if finished:
-                break
-        # Two tables, for each: merged file and telling (write, rename, directory), then three deletions.
-        assert crashes == 2 * (3 + 3 + 3)
+    # For each of two tables: merged file and note of the compaction (write, rename, directory), then three deletions.
+    assert len(done) == 2 * (3 + 3 + 3)
 
-    def test_append_at_every_point_is_all_or_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        seen = []
-        for limit in range(100):
-            store = self.prepared(tmp_path / str(limit))
-            with monkeypatch.context() as patch:
-                _arm(patch, limit)
-                try:
-                    store.append([make_record("d"), make_record("e")], [make_point("d")])
-                    finished = True
-                except Crash:
-                    finished = False
-            after = ResultsStore(store.uri)
-            added = set(after.load("pocket/quick")) - {"a", "b", "c"}
-            assert added in (set(), {"d", "e"})
-            assert not added or len(after.curves(trial_key="d")) == 1
-            seen.append(bool(added))
-            if finished:
-                break
-        assert seen == sorted(seen)
-        assert seen[0] is False
-        assert seen[-1] is True
+
+def test_append_is_all_or_nothing_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    rows = [make_record("d"), make_record("e")], [make_point("d")]
+    for after, _ in after_crashes(tmp_path, monkeypatch, lambda store: store.append(*rows)):
+        added = set(after.load("pocket/quick")) - set("abc")
+        assert added in (set(), {"d", "e"})
+        assert not added or len(after.curves(trial_key="d")) == 1
+        seen.append(bool(added))
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (False, True)
 
 
 def _arm(patch: pytest.MonkeyPatch, limit: int) -> list[str]:

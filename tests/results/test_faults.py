@@ -4,7 +4,6 @@ import errno
 import logging
 import traceback
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,6 @@ from orca_ray.results import faults
 from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import open_folder
 from orca_ray.results.store import ResultsStore
-from tests.results.factories import make_record
 
 PASSING = [
     OSError("When uploading part: AWS Error NETWORK_CONNECTION during PutObject: curlCode: 28, Timeout was reached"),
@@ -61,21 +59,6 @@ def test_an_error_that_passes_is_not_seen() -> None:
     flaky = Flaky(faults.ATTEMPTS - 1, PASSING[0])
     assert retried(flaky, "s3://bucket") == 7
     assert flaky.calls == faults.ATTEMPTS
-
-
-def test_a_store_goes_on_after_a_connection_was_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
-    write, failures = store.folder._write, [PASSING[5], PASSING[6]]
-
-    def flaky(path: str, content: Any) -> None:
-        if failures:
-            raise failures.pop()
-        write(path, content)
-
-    monkeypatch.setattr(store.folder, "_write", flaky)
-    store.append([make_record("a")])
-    assert set(store.load("pocket/quick")) == {"a"}
-    assert not failures
 
 
 def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:

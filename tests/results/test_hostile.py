@@ -1,20 +1,24 @@
 """Damaged and hostile stores: a message that names file and row, never a traceback or a wrong leaderboard."""
 
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from orca_ray.errors import UserError
+from orca_ray.results import tables
+from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import RECORDS, encode, from_rows
-from tests.results.factories import files_of, make_point, make_record
+from orca_ray.results.tables import ARTEFACTS, JOURNAL, RECORDS, Table, encode, from_rows
+from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
 
 @pytest.fixture
@@ -37,20 +41,42 @@ def _rows(**changes: Any) -> Any:
     return from_rows(rows, RECORDS)
 
 
+GOOD = {
+    RECORDS.directory: make_record().to_row(),
+    JOURNAL.directory: make_suggestion().to_row(),
+    ARTEFACTS.directory: ArtefactRow("pocket/quick", "k0", "field", "first", "{}").to_row(),
+}
+
+
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("table", "changes", "message"),
     [
-        ({"status": "excellent"}, "row 2 has status 'excellent'; allowed are completed, stopped_early"),
-        ({"protocol": "\x1b[31mred"}, r"row 2 has protocol '\\x1b\[31mred'; allowed are held-out, paper"),
-        ({"test_score": float("nan")}, "row 2 has test_score 'nan'; allowed are finite numbers"),
-        ({"hyperparameters": "[" * 100_000}, r"row 2 has hyperparameters '\[{80}'; allowed are JSON objects"),
-        ({"hyperparameters": "3"}, "row 2 has hyperparameters '3'; allowed are JSON objects"),
+        (RECORDS, {"status": "excellent"}, "status 'excellent'; allowed are completed, stopped_early"),
+        (RECORDS, {"protocol": "\x1b[31mred"}, r"protocol '\\x1b\[31mred'; allowed are held-out, paper"),
+        (RECORDS, {"test_score": float("nan")}, "test_score 'nan'; allowed are finite numbers"),
+        (RECORDS, {"hyperparameters": "[" * 100_000}, r"hyperparameters '\[{80}'; allowed are JSON objects"),
+        (RECORDS, {"hyperparameters": "3"}, "hyperparameters '3'; allowed are JSON objects"),
+        (JOURNAL, {"number": -1}, "number '-1'; allowed are integers from 0 on"),
+        (JOURNAL, {"values": "[1]"}, r"values '\[1\]'; allowed are JSON objects"),
+        (JOURNAL, {"known": "{}"}, "known '{}'; allowed are JSON lists of ranges"),
+        (JOURNAL, {"known": "[[1]]"}, r"known '\[\[1\]\]'; allowed"),
+        (JOURNAL, {"known": "[" * 90_000}, r"known '\[+'; allowed"),
+        (ARTEFACTS, {"payload": "x" * (MAX_BYTES + 1)}, f"payload .* at most {MAX_BYTES} bytes"),
     ],
 )
-def test_an_invalid_row_is_named(store: ResultsStore, changes: dict[str, Any], told: str) -> None:
-    path = _plant(store, _rows(**changes))
-    for read in (store.records, lambda: store.load("pocket/quick"), ResultsStore(store.uri).records):
-        with pytest.raises(UserError, match=f"{path} is damaged: {told}.*Move the file out of the directory"):
+def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dict[str, Any], message: str) -> None:
+    good = GOOD[table.directory]
+    path = Path(store.uri) / table.directory / f"{1:020d}-a.parquet"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode(from_rows([good, good | changes], table)))
+    again = ResultsStore(store.uri)
+    readers: dict[str, list[Callable[[], object]]] = {
+        "records": [store.records, lambda: store.load("pocket/quick"), again.records],
+        "journal": [lambda: store.journal("pocket/quick")],
+        "artefacts": [store.artefacts],
+    }
+    for read in readers[table.directory]:
+        with pytest.raises(UserError, match=f"{path} is damaged: row 2 has {message}.*Move the file out of the"):
             read()
 
 
@@ -59,30 +85,44 @@ def test_a_failed_trial_keeps_its_odd_score(store: ResultsStore) -> None:
     assert len(store.records()) == 2
 
 
-@pytest.mark.parametrize("microseconds", [-(2**62)])
-def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore, microseconds: int) -> None:
+def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore) -> None:
     table = _rows()
     index = table.schema.get_field_index("finished_at")
-    times = pa.array([0, microseconds], pa.int64()).cast(table.schema.field(index).type)
+    times = pa.array([0, -(2**62)], pa.int64()).cast(table.schema.field(index).type)
     _plant(store, table.set_column(index, table.schema.field(index), times))
     with pytest.raises(UserError, match=r"row 2 has finished_at .*; allowed are times in the years 1 to 9999"):
         store.load("pocket/quick")
 
 
 @pytest.mark.parametrize(
-    ("column", "values", "told"),
+    ("column", "values", "message"),
     [
         ("seed", pa.array(["1", "2"]), "differs in the columns seed"),
+        ("colour", pa.array(["red", "blue"]), "differs in the columns colour"),
         ("epochs", pa.array([[1], [2]]), "is truncated or damaged"),
         ("task", pa.array(["a", None]), "is truncated or damaged"),
         ("task", pa.array([b"a", b"\xff\xfe"]).view(pa.string()), "is truncated or damaged"),
     ],
 )
-def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: Any, told: str) -> None:
+def test_wrong_column_types_are_named(store: ResultsStore, column: str, values: Any, message: str) -> None:
     table = _rows()
-    table = table.set_column(table.schema.get_field_index(column), column, values)
+    place = table.schema.get_field_index(column)
+    table = table.append_column(column, values) if place < 0 else table.set_column(place, column, values)
     path = _plant(store, table)
-    with pytest.raises(UserError, match=f"{path} .*{told}"):
+    with pytest.raises(UserError, match=f"{path} .*{message}"):
+        store.records()
+
+
+@pytest.mark.parametrize(("rows", "text"), [(100_000, "x"), (200, "x" * 100_000)])
+def test_what_would_expand_far_is_not_read(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, rows: int, text: str
+) -> None:
+    """Equal rows and long equal texts take a few KB in Parquet; their size in memory is checked before they take it."""
+    one = from_rows([make_record(error=text).to_row()], RECORDS)
+    path = _plant(store, one.take(pa.array(np.zeros(rows, np.int64))))
+    assert path.stat().st_size < 500_000
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10_000_000)
+    with pytest.raises(UserError, match=f"{path} holds {rows} rows, which take .* GiB of memory"):
         store.records()
 
 

@@ -2,21 +2,10 @@
 
 import json
 from dataclasses import replace
-from typing import Any
 
-import pytest
-
-from orca_ray.errors import UserError
-from orca_ray.results.record import SuggestionRow
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.tables import JOURNAL, encode, from_rows
 from orca_ray.results.writer import copy_trials
-from tests.results.factories import START, files_of, make_point, make_record
-
-
-def make_suggestion(number: int = 0, **changes: Any) -> SuggestionRow:
-    one = SuggestionRow("pocket/quick", "pocket/digits", "orca", number, f"k{number}", '{"a":1.5}', "[[0,3]]", START)
-    return replace(one, **changes)
+from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
 
 def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:
@@ -38,25 +27,6 @@ def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(stor
     assert [(each.trial_key, each.values) for each in store.journal("pocket/quick")] == [
         ("k0", "{}"), ("z", '{"a":1.5}')
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("changes", "told"),
-    [
-        ({"number": -1}, "number '-1'; allowed are integers from 0 on"),
-        ({"values": "[1]"}, r"values '\[1\]'; allowed are JSON objects"),
-        ({"known": "{}"}, "known '{}'; allowed are JSON lists of ranges"),
-        ({"known": "[[1]]"}, r"known '\[\[1\]\]'; allowed"),
-        ({"known": "[" * 90_000}, r"known '\[+'; allowed"),
-    ],
-)
-def test_an_invalid_row_is_named(store: ResultsStore, changes: dict[str, Any], told: str) -> None:
-    store.append(suggestions=[make_suggestion()])
-    (path,) = files_of(store, "journal")
-    rows = [make_suggestion().to_row(), make_suggestion(1).to_row() | changes]
-    path.write_bytes(encode(from_rows(rows, JOURNAL)))
-    with pytest.raises(UserError, match=f"{path} is damaged: row 2 has {told}"):
-        store.journal("pocket/quick")
 
 
 def test_trials_are_copied_with_curves(store: ResultsStore) -> None:

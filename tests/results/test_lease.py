@@ -1,8 +1,8 @@
 """The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
 
 import re
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,10 @@ BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
-    monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.05)
+    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made._folder = Remote(tmp_path / "results")
+        made.folder = Remote(tmp_path / "results")
     return made
 
 
@@ -103,7 +103,7 @@ def test_a_process_that_died_on_this_machine_is_succeeded_at_once(store: Results
         assert state(store).sequence == 8
 
 
-def test_a_reused_process_id_is_not_taken_for_the_dead_driver(store: ResultsStore) -> None:
+def test_a_reused_process_id_is_not_taken_for_the_dead_driver() -> None:
     assert ended_here(replace(this_process(), created=this_process().created - 100))
     assert not ended_here(this_process())
     assert not ended_here(replace(this_process(), pid=2**22 + 1, machine="another"))
@@ -111,11 +111,11 @@ def test_a_reused_process_id_is_not_taken_for_the_dead_driver(store: ResultsStor
 
 def test_a_driver_of_another_machine_is_succeeded_when_its_sequence_stands_still(store: ResultsStore) -> None:
     abandon(store, machine="another", host="far")
-    begin, told = time.monotonic(), list[str]()
-    assert not driver_lives(store.folder, state(store), told.append, expiry_seconds=1.0)
+    begin, messages = time.monotonic(), list[str]()
+    assert not driver_lives(store.folder, state(store), messages.append, expiry_seconds=1.0)
     assert 0.9 < time.monotonic() - begin < 10, "as long as a second driver waits"
-    assert len(told) == 1
-    assert re.match(r"no sign of life of process \d+ on far, .* after 1 s it counts as dead", told[0])
+    assert len(messages) == 1
+    assert re.match(r"no sign of life of process \d+ on far, .* after 1 s it counts as dead", messages[0])
     begin = time.monotonic()
     with lease(store):
         assert 0.9 < time.monotonic() - begin < 10
@@ -127,26 +127,22 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
     won: list[Lease] = []
     refused: list[str] = []
 
-    def drive() -> None:
+    def drive(_: int) -> None:
         try:
             own = ResultsStore(store.uri) if isinstance(store.folder, LocalFolder) else store
             won.append(lease(own, expiry=20).__enter__())  # longer than a busy machine may delay the first renewal
         except UserError as error:
             refused.append(str(error))
 
-    threads = [threading.Thread(target=drive) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(won) == 1
-    assert len(refused) == 5
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(drive, range(6)))
+    assert (len(won), len(refused)) == (1, 5)
     won[0].check()
     won[0].__exit__()
 
 
 @BOTH
-def test_a_driver_whose_lease_was_taken_is_told(store: ResultsStore) -> None:
+def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
     with lease(store) as held:
         other = replace(this_process(), id="other", host="elsewhere")
         store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=other, sequence=50).encode())
@@ -180,14 +176,14 @@ def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
         wait(lambda: live.read(store.folder, SWEEP) is not None)
 
 
-def test_requests_of_an_earlier_driver_are_dropped_except_retries(store: ResultsStore) -> None:
-    for request in (Request("stop"), Request("retry", "k1"), Request("pause")):
+def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retries(store: ResultsStore) -> None:
+    for request in (Request("stop"), Request("retry", "k1"), Request("pause"), Request("dance")):
         requests.write(store.folder, SWEEP, request)
-    store.folder.write("requests/x-y.json", pa.py_buffer(b"{"))
+    store.folder.write(f"requests/{live.file_name(SWEEP)}/0.json", pa.py_buffer(b"[1"))
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
         assert held.requests() == []
-    assert [path.rpartition("/")[2] for path in (each.path for each in held.retried)] == waiting_requests(store, SWEEP)
+    assert [each.path.rpartition("/")[2] for each in held.retried] == waiting_requests(store, SWEEP)
 
 
 @BOTH
@@ -214,17 +210,8 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     assert waiting_requests(store, SWEEP) == []
 
 
-def test_damaged_and_unknown_requests_are_skipped(store: ResultsStore) -> None:
-    requests.write(store.folder, SWEEP, Request("dance"))
-    place = f"requests/{live.file_name(SWEEP)}"
-    store.folder.write(f"{place}/0.json", pa.py_buffer(b"[1"))
-    requests.write(store.folder, SWEEP, Request("stop"))
-    assert requests.take(store.folder, SWEEP) == [Request("stop")]
-    assert store.folder.names(place) == []
-
-
 def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder.local._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("orca_ray.results.folder._LOCK_SECONDS", 0.2)
     folder = LocalFolder(tmp_path)
     folder.write("live/a.json", pa.py_buffer(b"before"))
     (tmp_path / "live/.tmp-lock-a.json").touch()

@@ -22,6 +22,12 @@ def folder(path: Path, **files: str) -> Path:
     return path
 
 
+@pytest.fixture
+def models(tmp_path: Path) -> StoredModels:
+    (tmp_path / "results").mkdir()
+    return StoredModels(tmp_path / "results")
+
+
 def check(models: StoredModels, tmp_path: Path) -> None:
     """What every store must do."""
     assert not models.has(KEY)
@@ -39,18 +45,14 @@ def check(models: StoredModels, tmp_path: Path) -> None:
     assert models.has(OTHER)
 
 
-def test_a_local_store(tmp_path: Path) -> None:
+def test_a_local_store(models: StoredModels, tmp_path: Path) -> None:
     store = tmp_path / "results"
-    store.mkdir()
-    models = StoredModels(store)
     check(models, tmp_path)
     assert [path.name for path in (store / "models").iterdir()] == [OTHER]
     assert models.place(OTHER) == f"{store}/models/{OTHER}"
 
 
-def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
-    models = StoredModels(tmp_path / "results")
+def test_a_model_is_fetched_in_place_of_another_and_other_files_stay(models: StoredModels, tmp_path: Path) -> None:
     models.add(KEY, folder(tmp_path / "first", **{"model.safetensors": "new"}))
     out = folder(tmp_path / "out", **{"predictions.parquet": "mine"})
     models.fetch(KEY, out)
@@ -67,10 +69,10 @@ def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
     assert models.place(KEY).endswith(f"/models/{KEY}")
 
 
-def test_an_interrupted_upload_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = tmp_path / "results"
-    store.mkdir()
-    models, upload = StoredModels(store), Folder.upload
+def test_an_interrupted_upload_is_no_model(
+    models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = Folder.upload
     models.add(KEY, folder(tmp_path / "first"))
 
     def fails(self: Folder, source: Path, path: str) -> None:
@@ -84,11 +86,9 @@ def test_an_interrupted_upload_is_no_model(tmp_path: Path, monkeypatch: pytest.M
     assert not models.has(KEY), "a mixture of two models is none"
 
 
-def test_models_leave_room_for_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_leave_room_for_records(models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**31))
-    (tmp_path / "results").mkdir()
-    models = StoredModels(tmp_path / "results")
     with pytest.raises(UserError, match="use --keep-models best or none"):
         models.add(KEY, folder(tmp_path / "first"))
     assert not models.has(KEY)

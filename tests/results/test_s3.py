@@ -44,7 +44,7 @@ def uri(server: str) -> str:
 
 
 def names(store: ResultsStore, table: str) -> list[str]:
-    return store._folder.names(table)
+    return store.folder.names(table)
 
 
 def test_append_load_compact(uri: str) -> None:
@@ -118,7 +118,7 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
 
 
 def test_lease_requests_and_status(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder.base._EXCHANGE_SECONDS", 0.1)
+    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
     store, sweep = ResultsStore(uri, create=True), "pocket/quick"
     store.append([make_record("a")])
     with Lease(store, sweep, renew_seconds=0.1) as held:

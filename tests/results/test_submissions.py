@@ -37,16 +37,13 @@ def problems(*lines: str) -> str:
     return str(caught.value)
 
 
-def test_rows_are_read() -> None:
-    assert parse(HEADER, GOOD) == [
-        SubmittedScore("theirs", "pocket/digits", "error", "held-out", 0.125, 0, "https://example.org/paper")
-    ]
-
-
 def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() -> None:
     text = "﻿std,seed,source,score,protocol,metric,task,method\r\n0.01,,paper,2e-1,paper,error,pocket/digits,a\r\n"
-    (score,) = parse_scores(text.encode(), "rows.csv", KNOWN)
-    assert score == SubmittedScore("a", "pocket/digits", "error", "paper", 0.2, None, "paper", 0.01)
+    scores = parse_scores(text.encode(), "rows.csv", KNOWN) + parse(HEADER, GOOD)
+    assert scores == [
+        SubmittedScore("a", "pocket/digits", "error", "paper", 0.2, None, "paper", 0.01),
+        SubmittedScore("theirs", "pocket/digits", "error", "held-out", 0.125, 0, "https://example.org/paper"),
+    ]
 
 
 SCORES = st.builds(
@@ -76,8 +73,12 @@ def test_any_content_is_read_or_refused(content: bytes) -> None:
         assert parse_scores(content, "rows.csv", KNOWN)
 
 
+BAD = GOOD.replace("0.125", "x")
+MEAN = GOOD.replace("0.125,0,", "0.125,,")
+
+
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (("theirs", ""), "method is empty"),
         (("theirs", "a\x1b[2J"), "is not printable text"),
@@ -91,53 +92,38 @@ def test_any_content_is_read_or_refused(content: bytes) -> None:
         ((",https://example.org/paper", ""), "1 cells missing"),
     ],
 )
-def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], told: str) -> None:
-    message = problems(HEADER, GOOD, GOOD.replace(*change).replace("theirs", "other"))
-    assert "rows.csv: 1 problem" in message
-    assert "line 3: " in message
-    assert told in message
-
-
-def test_all_problems_are_listed_up_to_a_limit() -> None:
-    bad = GOOD.replace("0.125", "x")
-    assert problems(HEADER, bad, GOOD, bad).count("line ") == 2
-    message = problems(HEADER, *[bad] * 1000)
-    assert "more than 20 problems; the first are" in message
-    assert message.count("line ") == submissions.MAX_PROBLEMS
-
-
-def test_line_numbers_count_line_breaks_inside_cells() -> None:
-    message = problems(HEADER, GOOD.replace("theirs", '"a\nb"'), GOOD.replace("0.125", "x"))
-    assert "line 2: method" in message
-    assert "line 4: score" in message
-
-
-def test_a_repeated_row_is_refused() -> None:
-    assert "line 3: repeats line 2" in problems(HEADER, GOOD, GOOD.replace("0.125", "0.5"))
-    mean = GOOD.replace("0.125,0,", "0.125,,")
-    assert "line 3: repeats line 2" in problems(HEADER, GOOD, mean)
-    assert "line 3: repeats line 2" in problems(HEADER, mean, GOOD)
-
-
-def test_a_deviation_belongs_to_a_mean() -> None:
-    assert "std belongs to a mean" in problems(f"{HEADER},std", f"{GOOD},0.1")
-    assert "std 'x' is not a finite number" in problems(f"{HEADER},std", f"{GOOD.replace(',0,', ',,')},x")
+def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: str) -> None:
+    found = problems(HEADER, GOOD, GOOD.replace(*change).replace("theirs", "other"))
+    assert found.startswith("rows.csv: 1 problem\n  line 3: ")
+    assert message in found
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("lines", "messages"),
     [
-        (b"method,task\n", "columns missing: metric, protocol, score, seed, source"),
-        (f"{HEADER},colour\n{GOOD},red".encode(), "names 'colour'"),
-        (HEADER.encode(), "the file has no rows"),
-        (b"PAR1\xff\xfe", "line 1: the text is not UTF-8"),
-        (f"{HEADER}\n{'x' * 200_000}".encode(), "not CSV: field larger than"),
+        ([HEADER, BAD, GOOD, BAD], ["rows.csv: 2 problems", "line 2: score", "line 4: score"]),
+        ([HEADER, *[BAD] * 1000], ["more than 20 problems; the first are", "line 21: score"]),
+        ([HEADER, GOOD.replace("theirs", '"a\nb"'), BAD], ["line 2: method", "line 4: score"]),
+        ([HEADER, GOOD, GOOD.replace("0.125", "0.5")], ["line 3: repeats line 2"]),
+        ([HEADER, GOOD, MEAN], ["line 3: repeats line 2"]),
+        ([HEADER, MEAN, GOOD], ["line 3: repeats line 2"]),
+        ([f"{HEADER},std", f"{GOOD},0.1"], ["std belongs to a mean"]),
+        ([f"{HEADER},std", f"{MEAN},x"], ["std 'x' is not a finite number"]),
+        (["method,task"], ["columns missing: metric, protocol, score, seed, source"]),
+        ([f"{HEADER},colour", f"{GOOD},red"], ["names 'colour'"]),
+        ([HEADER], ["the file has no rows"]),
+        ([HEADER, "x" * 200_000], ["not CSV: field larger than"]),
     ],
 )
-def test_another_file_is_refused(content: bytes, told: str) -> None:
-    with pytest.raises(UserError, match=r"rows\.csv: 1 problem") as caught:
-        parse_scores(content, "rows.csv", KNOWN)
-    assert told in str(caught.value)
+def test_a_bad_file_is_refused_with_its_problems(lines: list[str], messages: list[str]) -> None:
+    found = problems(*lines)
+    assert [message for message in messages if message not in found] == []
+    assert found.count("\n") <= submissions.MAX_PROBLEMS
+
+
+def test_bytes_that_are_no_text_are_refused() -> None:
+    with pytest.raises(UserError, match="line 1: the text is not UTF-8"):
+        parse_scores(b"PAR1\xff\xfe", "rows.csv", KNOWN)
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,51 +137,49 @@ def test_a_large_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.Monk
     assert "more than 2 rows" in problems(HEADER, *rows)
 
 
-def test_imported_scores_are_kept_beside_the_records(tmp_path: Path) -> None:
-    store = ResultsStore(tmp_path / "results", create=True)
-    store.append([make_record()])
-    before = files_of(store)
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """A file with one good row."""
     path = tmp_path / "rows.csv"
     path.write_text(f"{HEADER}\n{GOOD}\n")
+    return path
+
+
+def test_imported_scores_are_kept_beside_the_records(store: ResultsStore, rows: Path) -> None:
+    store.append([make_record()])
+    before = files_of(store)
     for _ in range(2):  # the second import of the same file changes nothing
-        assert import_scores(store.uri, path, KNOWN) == 1
+        assert import_scores(store.uri, rows, KNOWN) == 1
         assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
     assert files_of(store) == before
     assert len(store.records()) == 1
 
 
-def test_a_bad_file_writes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
+def test_a_bad_file_writes_nothing(rows: Path) -> None:
+    rows.write_text(f"{HEADER}\n{GOOD}\n{GOOD}\n")
     with pytest.raises(UserError, match="repeats line 2"):
-        import_scores(str(tmp_path / "results"), path, KNOWN)
-    assert not (tmp_path / "results").exists()
+        import_scores(str(rows.with_name("results")), rows, KNOWN)
+    assert not rows.with_name("results").exists()
 
 
-def test_a_damaged_file_of_a_store_is_named_and_left_out(tmp_path: Path) -> None:
-    store = ResultsStore(tmp_path, create=True)
-    path = tmp_path / "rows.csv"
-    path.write_text(f"{HEADER}\n{GOOD}\n")
-    import_scores(store.uri, path, KNOWN)
-    (tmp_path / submissions.DIRECTORY / "torn.csv").write_text(f"{HEADER}\n{GOOD[:30]}")
+def test_a_damaged_file_of_a_store_is_named_and_left_out(store: ResultsStore, rows: Path) -> None:
+    import_scores(store.uri, rows, KNOWN)
+    (Path(store.uri) / submissions.DIRECTORY / "torn.csv").write_text(f"{HEADER}\n{GOOD[:30]}")
     scores, (warning,) = imported_scores(store.uri)
     assert scores == parse(HEADER, GOOD)
-    assert "imported/torn.csv" in warning
+    assert "imported/torn.csv: 1 problem" in warning
     assert "cells missing" in warning
 
 
-def test_scores_of_one_source_are_taken_from_one_file(tmp_path: Path) -> None:
+def test_scores_of_one_source_are_taken_from_one_file(store: ResultsStore, rows: Path) -> None:
     """Otherwise a corrected file would be averaged with the file that it corrects."""
-    store = ResultsStore(tmp_path / "results", create=True)
-    old, new = tmp_path / "old.csv", tmp_path / "new.csv"
-    old.write_text(f"{HEADER}\n{GOOD}\n")
+    new = rows.with_name("new.csv")
     new.write_text(f"{HEADER}\n{GOOD.replace('0.125,0', '0.25,1')}\n{GOOD.replace('theirs', 'other')}\n")
-    import_scores(store.uri, old, KNOWN)
+    import_scores(store.uri, rows, KNOWN)
     with pytest.raises(UserError, match=r"new\.csv: 1 score\(s\) .* that imported/.*\.csv has\. Delete the old file"):
         import_scores(store.uri, new, KNOWN)
     assert imported_scores(store.uri) == (parse(HEADER, GOOD), [])
-    copy = tmp_path / "results" / submissions.DIRECTORY / "zzz.csv"
-    copy.write_bytes(new.read_bytes())
+    (Path(store.uri) / submissions.DIRECTORY / "zzz.csv").write_bytes(new.read_bytes())
     scores, (warning,) = imported_scores(store.uri)
     assert [score.method for score in scores] == ["theirs", "other"]
     assert "imported/zzz.csv: 1 score(s)" in warning

@@ -7,8 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orca_ray.errors import UserError
-from orca_ray.results import marker
 from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
@@ -94,22 +92,15 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, written = ResultsStore(old), []
-    write = store._folder.write
+    write = store.folder.write
 
     def note(path: str, content: Any) -> None:
         written.append(path.partition("/")[0])
         write(path, content)
 
-    monkeypatch.setattr(store._folder, "write", note)
+    monkeypatch.setattr(store.folder, "write", note)
     store.append([make_record("c")], [make_point("c")])
     store.append([make_record("d")])
     assert written == [MARKER, "curves", "records", "records"]
     assert json.loads((old / MARKER).read_text())["created_by"] == "0.1.0"
     assert version(old) == SCHEMA_VERSION
-
-
-def test_an_older_program_refuses_the_store_from_then_on(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ResultsStore(old).append([make_record("c")])
-    monkeypatch.setattr(marker, "SCHEMA_VERSION", 1)
-    with pytest.raises(UserError, match=r"newer orca-ray \(schema 5, this one reads up to 1; .*upgrade orca-ray"):
-        ResultsStore(old)

@@ -1,19 +1,25 @@
-"""The folder of a results store on any file system of `pyarrow.fs`."""
+"""File operations of the results store, in a local directory or on another file system or object store.
+
+Writes are atomic: a reader sees a complete file or none. Paths are relative to the folder, with ``/`` between parts.
+"""
 
 import contextlib
+import errno
 import math
+import os
+import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from orca_ray.errors import UserError
-from orca_ray.paths import public_uri, secrets_in
+from orca_ray.paths import check_special, open_regular, public_uri, regular_size, secrets_in
 from orca_ray.results import faults
 from orca_ray.results.faults import explained
 
@@ -32,6 +38,25 @@ _FAILED_SECONDS = 60.0
 """For how long operations are not repeated, after one failed in all its attempts: a command can then end soon."""
 _EXCHANGE_SECONDS = 2.0
 """How long `Folder.exchange` waits for another writer on an object store, which may have read the same content."""
+_LOCK_SECONDS = 5.0
+"""How long an exchange in a mounted file system may take; after that its process counts as dead."""
+_ONE_REQUEST_BYTES = 8 * 2**20
+"""Files up to this size are written to a bucket in one request; Arrow does so up to 10 MiB."""
+
+
+def open_folder(uri: str | Path) -> "Folder":
+    """Return the folder at a path or URI. Raises `UserError` if `pyarrow.fs` has no file system for the URI."""
+    if isinstance(uri, Path) or "://" not in uri:
+        return LocalFolder(Path(uri))
+    parts = urlsplit(uri)
+    if parts.scheme != "file":
+        return S3Folder(uri) if parts.scheme == "s3" else Folder(uri)
+    if parts.netloc not in ("", "localhost"):
+        shown = public_uri(uri, options=False)
+        place = shown.removeprefix("file://")
+        where = f"{shown} names the host {place.partition('/')[0]!r}, and a file URI reaches this machine only"
+        raise UserError(f"{where}: give a path ({place}), or file:/// with an absolute one")
+    return LocalFolder(Path(unquote(parts.path)))
 
 
 class Folder:
@@ -188,8 +213,7 @@ class Folder:
 
     def _download(self, path: str, target: Path) -> None:
         with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
-            while chunk := stream.read(_CHUNK_BYTES):
-                copy.write(chunk)
+            shutil.copyfileobj(stream, copy, _CHUNK_BYTES)
 
     def _holds(self, path: str, content: Any | None) -> bool:
         try:
@@ -209,10 +233,6 @@ def check_size(name: str, num_bytes: int) -> None:
     if num_bytes > limit:
         most = f"the {limit / scale:g} {unit} that such a file of a results store may have"
         raise UserError(f"{name} has {num_bytes / scale:.1f} {unit}, more than {most}. Move it out of the directory.")
-
-
-_ONE_REQUEST_BYTES = 8 * 2**20
-"""Files up to this size are written in one request; Arrow does so up to 10 MiB."""
 
 
 class S3Folder(Folder):
@@ -239,3 +259,124 @@ class S3Folder(Folder):
             return
         with self._files.open_output_stream(self._at(path)) as stream:
             stream.write(content)
+
+
+class LocalFolder(Folder):
+    """A folder in a mounted file system, local or shared; written files are synced to disk to survive a power cut."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(os.path.abspath(path.expanduser()))
+        self.uri = self.name = self._root = self._place = str(self.path)
+        self._secrets = frozenset()
+        self._files = pafs.LocalFileSystem()
+
+    def _kind(self) -> Kind:
+        check_special(self.path, "the results store")
+        if self.path.is_dir():
+            return "directory"
+        if self.path.exists():
+            return "file"
+        if not next(above for above in self.path.parents if above.exists()).is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return "missing"
+
+    def _create(self) -> None:
+        try:
+            _make_directory(self.path)
+        except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
+
+    def _open(self, path: str) -> Any:
+        regular_size(self.path / path)  # opening a pipe would block
+        return super()._open(path)
+
+    def _read(self, path: str) -> Any:
+        try:
+            with open_regular(self.path / path) as stream:
+                check_size(f"{self.name}/{path}", os.fstat(stream.fileno()).st_size)
+                return pa.py_buffer(stream.read())
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # NFS: another machine deleted it after we opened it
+                raise FileNotFoundError(path) from error
+            raise
+
+    def _write(self, path: str, content: Any) -> None:
+        target = self.path / path
+        temporary = target.with_name(f"{TEMPORARY}{uuid.uuid4().hex}-{target.name}")
+        # A folder that was removed during a sweep is not created again, because its marker file would be missing.
+        if not self.path.is_dir():
+            raise UserError(f"{self.name} is gone: it was moved or deleted while in use. Put it back, then run again.")
+        _make_directory(target.parent)
+        try:
+            with temporary.open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        _sync_directory(target.parent)
+
+    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
+        _make_directory((self.path / path).parent)
+        with _locked(self.path / path):
+            if not self._holds(path, before):
+                return False
+            self._write(path, after)
+            return True
+
+    def _delete(self, path: str) -> None:
+        os.unlink(path)
+
+
+def _make_directory(path: Path) -> None:
+    """Create a directory and its missing parents, and sync them to disk."""
+    if path.is_dir():
+        return
+    _make_directory(path.parent)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir()
+        _sync_directory(path.parent)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Context manager: hold the lock of a file, which is another file that only one process can create.
+
+    It works on network file systems. A lock that stays for `_LOCK_SECONDS` was left by a process that died.
+    """
+    lock = path.with_name(f"{TEMPORARY}lock-{path.name}")
+    deadline, first = time.monotonic() + _LOCK_SECONDS, None
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            break
+        except FileExistsError:
+            time.sleep(0.01)
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(lock)
+            if first is None or (found.st_ino, found.st_mtime_ns) != first:
+                deadline, first = time.monotonic() + _LOCK_SECONDS, (found.st_ino, found.st_mtime_ns)
+            elif time.monotonic() > deadline:
+                os.unlink(lock)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+
+
+def _sync_directory(path: Path) -> None:
+    """Sync a directory to disk, so that new file names in it survive a power cut, if the file system supports it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
