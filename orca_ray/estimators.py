@@ -26,8 +26,7 @@ from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.own_data.registration import in_memory
 from orca_ray.own_data.targets import label_texts
 from orca_ray.predictor import Predictor
-from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.numerics import find_device
+from orca_ray.training.numerics import NotFiniteError, find_device
 
 logger = logging.getLogger(__name__)
 

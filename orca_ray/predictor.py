@@ -21,10 +21,9 @@ from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_na
 from orca_ray.models.head import pooled
 from orca_ray.own_data.preprocessing import Preprocessing
 from orca_ray.tasks.losses import get_loss
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
 from orca_ray.training.feed import SplitInputs
-from orca_ray.training.numerics import choose_precision, find_device
+from orca_ray.training.numerics import NotFiniteError, choose_precision, find_device
 
 HUB = "hub:"
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_ray.data import cache
-from orca_ray.training.numerics import has_bfloat16_units
+from orca_ray.torch_private import has_bfloat16_units
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)

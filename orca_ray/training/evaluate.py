@@ -11,8 +11,8 @@ from torch import Tensor
 from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.feed import SplitInputs
+from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
-"""Numerics of a trial: precision of matrix products, random seeds, and torch's process-wide settings."""
+"""Numerics of a trial: precision, random seeds, torch's process-wide settings, and errors of values and memory."""
 
+import errno
 import hashlib
 import os
 import sys
@@ -13,10 +14,29 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 from orca_ray.errors import UserError
+from orca_ray.torch_private import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
 """Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies would gain little time, and so
 their scores are equal on all CPUs, up to float32 rounding."""
+_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
+"""Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's allocator, memory maps, cuBLAS."""
+
+
+class NotFiniteError(RuntimeError):
+    """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` means that memory ran out, on any device.
+
+    torch raises OutOfMemoryError for CUDA only. Other RuntimeErrors are identified by their messages.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR_MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -80,18 +100,6 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
     return device
-
-
-def has_bfloat16_units(device: torch.device) -> bool:
-    """Return whether ``device`` has hardware units that multiply bfloat16 matrices faster than float32 ones.
-
-    True for CUDA devices of compute capability 8.0 or higher, and for CPUs with AMX or AVX512-BF16; otherwise False.
-    """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # torch has no public functions for this; the private ones exist since torch 2.5.
-    queries = (getattr(torch.cpu, name, None) for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
-    return device.type == "cpu" and any(query is not None and bool(query()) for query in queries)
 
 
 def derive_seed(seed: int, *path: int | str) -> int:

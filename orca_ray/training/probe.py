@@ -16,9 +16,8 @@ from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.head import pooled
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import head_inputs
-from orca_ray.training.numerics import Precision, derive_seed
+from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 NUM_SAMPLES = 512
 """Largest number of samples that are probed."""

@@ -31,9 +31,9 @@ from orca_ray.testing.trials import (
     scores,
     start,
 )
-from orca_ray.training.artefact import all_artefacts
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.artefacts.base import all_artefacts
 from orca_ray.training.evaluate import Objective
+from orca_ray.training.numerics import NotFiniteError
 
 from ..training.training_toys import evaluate, limited_memory
 
@@ -390,7 +390,7 @@ def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest
     run(whole)
     found = all_artefacts()
     kinds = {name: replace(found[name], compute=fail) for name in ("confusion_matrix", "features")}
-    monkeypatch.setattr("orca_ray.training.artefact.all_artefacts", lambda: kinds)
+    monkeypatch.setattr("orca_ray.training.artefacts.base.all_artefacts", lambda: kinds)
     run(broken)
     assert broken.artefacts() == ()
     notes = [f"no artefact {name}: MemoryError: no room, none" for name in ("features", "confusion_matrix")]

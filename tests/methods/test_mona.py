@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.stages.mona import BilevelStage, alignment_and_uniformity, bilevel_gradients, positive_pairs
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 
 SHORT = {**QUICK, "mona.source_batch": 8, "mona.epochs": 1, "refine.epochs": 1}
 

@@ -14,7 +14,7 @@ from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, g
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
 

@@ -22,7 +22,7 @@ from orca_ray.training import align, checkpoint
 from orca_ray.training.align import AlignLoop, Measure
 from orca_ray.training.aligned_cache import AlignEpoch
 from orca_ray.training.config import AlignConfig
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
 
 from .training_toys import CLASSES, CPU, same, toy_model, toy_split

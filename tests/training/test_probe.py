@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge
 
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.probe import NUM_SAMPLES, PENALTIES, Probe, encoded_targets, ridge_errors
 
 from .training_toys import CLASSES, CPU, toy_model, toy_split

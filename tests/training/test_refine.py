@@ -17,7 +17,7 @@ from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import checkpoint, feed
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.errors import NotFiniteError, is_out_of_memory
+from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 from .training_toys import (
