@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.options import TARGETS, LoraConfig
 from orca_ray.methods.snapshot import rebuild
-from orca_ray.methods.stages.lora import insert_adapters, linear_layers
+from orca_ray.methods.stages.networks import insert_adapters, linear_layers
 from orca_ray.models.body import num_values, seeded
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, scores, start
@@ -207,7 +207,7 @@ def test_four_bit_weights_never_change_and_a_model_folder_gives_the_same_outputs
 def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('ran', 'w').close()\n")
     code = (
-        "from orca_ray.methods.options import LoraConfig; from orca_ray.methods.stages.lora import insert_adapters;"
+        "from orca_ray.methods.options import LoraConfig; from orca_ray.methods.stages.networks import insert_adapters;"
         "from orca_ray.models.weights import load_body; import sys;"
         "insert_adapters(load_body(sys.argv[1]).body, LoraConfig(weights='nf4')); import kernels; kernels.get_kernel"
     )

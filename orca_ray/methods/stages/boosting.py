@@ -28,9 +28,9 @@ class BoostingStage(FittedStage):
 
     batch_size = 1024
 
-    def __init__(self, trial: Trial) -> None:
-        self._config = trial.hyperparameters.of(BoostingConfig)
-        super().__init__(trial, trial.hyperparameters.refine.epochs, self._config.patience)
+    def __init__(self, trial: Trial, config: BoostingConfig) -> None:
+        super().__init__(trial, trial.hyperparameters.refine.epochs, config.patience)
+        self._config = config
         assert isinstance(trial.model.body, TreeBody)
         self._trees: TreeBody = trial.model.body
 
