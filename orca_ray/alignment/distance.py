@@ -19,9 +19,12 @@ MEMORY_BYTES = 2**30
 """Memory that one call of a distance may use, in addition to its inputs and to what `Distance.fit` stored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid."""
+    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid.
+
+    Instances are compared by identity.
+    """
 
     x: Tensor
     """[N, D] float features; a sample's feature is the mean over its embedded tokens."""

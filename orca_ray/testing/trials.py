@@ -142,11 +142,11 @@ def start(
     )
 
 
-def run(adaptation: TrialTrainer) -> list[dict[str, Any]]:
+def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
     """Run a trial to its end; return the progress after every step, without durations."""
     reports = []
-    while not adaptation.done:
-        reports.append(reported(adaptation.step()))
+    while not trainer.done:
+        reports.append(reported(trainer.step()))
     return reports
 
 

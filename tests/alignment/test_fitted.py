@@ -11,8 +11,8 @@ from torch import Tensor
 from orca_ray.alignment import fitted, tensor_cache
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.distances.otdd import OTDD
-from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import get_distance
+from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data import cache
 from orca_ray.testing.distances import cloud, source, value_and_gradient
 from orca_ray.training.numerics import has_bfloat16_units

@@ -20,7 +20,6 @@ from torch import nn
 from orca_ray.alignment import registry, text_features
 from orca_ray.alignment import source_features as source_module
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.image_features import embedded_size
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
 from orca_ray.alignment.source import BRIEF, SampleRequest, Source
 from orca_ray.alignment.source_features import source_features, source_tokens
@@ -323,7 +322,7 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
     features, stem = image_features("imagenet200", 6), loads.image
     assert features.y.bincount().tolist() == [2, 2, 2]
     # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
-    size = embedded_size(stem, 32)
+    size = 32
     grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
     expected = stem.embed_images((grey - stem.image_mean) / stem.image_std).mean(1)
     for feature in features.x[features.y == 0]:

@@ -62,9 +62,9 @@ def test_it_learns_the_derivative_of_smooth_fields() -> None:
         return Split(x[:, None].astype(np.float32), y.astype(np.float32))
 
     learnable = replace(data, splits={"train": split(64), "validation": split(20), "test": split(20)})
-    adaptation = start(NO_BODY, "fno", task=FIELD, data=learnable, hyperparameters={"refine.epochs": 15})
-    run(adaptation)
-    outcome = adaptation.result()
+    trainer = start(NO_BODY, "fno", task=FIELD, data=learnable, hyperparameters={"refine.epochs": 15})
+    run(trainer)
+    outcome = trainer.result()
     assert outcome.test_score is not None
     assert outcome.test_score < 0.2  # relative error; a prediction of 0 has 1
 
@@ -196,14 +196,14 @@ ONE_SPLIT: dict[str, Scalar] = {
 
 
 def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
-    adaptation = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
-    run(adaptation)
-    return adaptation
+    trainer = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
+    run(trainer)
+    return trainer
 
 
-def trees(adaptation: TrialTrainer) -> TreeBody:
-    assert isinstance(adaptation.model.body, TreeBody)
-    return adaptation.model.body
+def trees(trainer: TrialTrainer) -> TreeBody:
+    assert isinstance(trainer.model.body, TreeBody)
+    return trainer.model.body
 
 
 def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
@@ -216,9 +216,9 @@ def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
 def test_one_split_by_hand() -> None:
     # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
     x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]])
-    adaptation = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
-    assert trees(adaptation).num_values == 3  # a threshold and two leaves
-    assert adaptation.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
+    trainer = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
+    assert trees(trainer).num_values == 3  # a threshold and two leaves
+    assert trainer.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
 
 
 def test_epochs_continue_as_one_run_of_lightgbm() -> None:
@@ -238,42 +238,42 @@ def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> N
     random, data = np.random.default_rng(0), make_data(TASK)
     noise = {name: replace(split, y=random.integers(3, size=len(split.y))) for name, split in data.splits.items()}
     options: dict[str, Scalar] = {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}
-    adaptation = boost(TASK, options, replace(data, splits=noise))
-    outcome = adaptation.result()
+    trainer = boost(TASK, options, replace(data, splits=noise))
+    outcome = trainer.result()
     assert outcome.best_epoch is not None
     assert outcome.epochs == outcome.best_epoch + 3
-    [text] = trees(adaptation).models
+    [text] = trees(trainer).models
     assert lightgbm.Booster(model_str=text).num_trees() == 3 * 2 * outcome.best_epoch
-    assert outcome.num_parameters == outcome.num_trainable == trees(adaptation).num_values
+    assert outcome.num_parameters == outcome.num_trainable == trees(trainer).num_values
 
 
 def test_each_label_has_a_booster_and_two_classes_have_one_with_two_logits() -> None:
-    adaptation = boost(make_task(Target("labels", size=3), (2, 16)))
-    assert len(trees(adaptation).models) == 3
-    assert adaptation.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
+    trainer = boost(make_task(Target("labels", size=3), (2, 16)))
+    assert len(trees(trainer).models) == 3
+    assert trainer.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
     task = make_task(Target("classes", size=2), (2, 16))
     data = make_data(task)
     splits = {name: replace(split, y=split.y % 2) for name, split in data.splits.items()}
-    adaptation = boost(task, data=replace(data, splits=splits))
-    logits = adaptation.model(torch.from_numpy(splits["test"].x))
+    trainer = boost(task, data=replace(data, splits=splits))
+    logits = trainer.model(torch.from_numpy(splits["test"].x))
     assert logits.shape == (45, 2)
     assert not logits[:, 0].any()
-    booster = lightgbm.Booster(model_str=trees(adaptation).models[0])
+    booster = lightgbm.Booster(model_str=trees(trainer).models[0])
     assert booster.dump_model()["objective"].startswith("binary")
 
 
 def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:
-    adaptation, empty = boost(), start(NO_BODY, "gradient_boosting").model
+    trainer, empty = boost(), start(NO_BODY, "gradient_boosting").model
     x = torch.tensor(make_data(TASK).test.x[:])
     assert not empty(x).any()
-    save_file(adaptation.model.state_dict(), tmp_path / "model.safetensors")
+    save_file(trainer.model.state_dict(), tmp_path / "model.safetensors")
     empty.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert torch.equal(empty(x), adaptation.model(x))
+    assert torch.equal(empty(x), trainer.model(x))
     x[:, 0, ::2] = torch.nan  # missing values
     assert empty(x).isfinite().all()
-    trees(adaptation).set_models(["tree\nno trees"])
+    trees(trainer).set_models(["tree\nno trees"])
     with pytest.raises(UserError, match="cannot read the trees of this model"):
-        adaptation.model(x)
+        trainer.model(x)
 
 
 def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,8 +100,8 @@ def test_units_do_not_reach_the_body(bert: str) -> None:
     tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
     tokens = {}
     for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
-        adaptation = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
-        tokens[name] = adaptation.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
-        adaptation.close()
+        trainer = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
+        tokens[name] = trainer.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
+        trainer.close()
     torch.testing.assert_close(tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3)
     assert (tokens["tens"] - tokens["raw"]).abs().max() > 0.1

@@ -132,17 +132,17 @@ def test_the_network_starts_as_that_of_nft(bert: str) -> None:
 
 @pytest.mark.parametrize("kind", ["swin", "gpt2"])
 def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -> None:
-    adaptation = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 1, "lora.rank": 2})
-    before, model = copy_of(adaptation.model), adaptation.model
+    trainer = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 1, "lora.rank": 2})
+    before, model = copy_of(trainer.model), trainer.model
     sizes = {name: value.numel() for name, value in model.named_parameters()}
     adapters = {name for name in sizes if "lora_" in name}
     outside = {name for name in sizes if not name.startswith("body.")}
-    run(adaptation)
+    run(trainer)
     moved = changed(before, copy_of(model))
     assert moved <= adapters | outside
     # A key bias and its update B add a constant to attention logits, which softmax ignores; others must move.
     assert {name for name in adapters - moved if "key" not in name and "k_proj" not in name} == set()
-    assert adaptation.result().num_trainable == sum(sizes[name] for name in adapters | outside)
+    assert trainer.result().num_trainable == sum(sizes[name] for name in adapters | outside)
     assert sum(sizes[name] for name in adapters) == sum(
         2 * sum(part.base_layer.weight.shape) for part in adapted(model.body).values()
     )

@@ -80,8 +80,8 @@ def test_the_bilevel_gradient_of_a_quadratic() -> None:
 
 def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> None:
     """In float32, the difference of two gradients must not drown the source's part in rounding."""
-    adaptation = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0})
-    stage, model = adaptation._stages[0], adaptation.model.eval()
+    trainer = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0})
+    stage, model = trainer._stages[0], trainer.model.eval()
     assert isinstance(stage, BilevelStage)
     indices, outer, body = np.arange(6), list(stage.parameters()), dict(model.body.named_parameters())
     parts = []
@@ -93,7 +93,7 @@ def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> N
         model.zero_grad(set_to_none=True)
     found = parts[1] - parts[0]
 
-    train, trial = adaptation._data.train, stage._trial
+    train, trial = trainer._data.train, stage._trial
     with sdpa_kernel(SDPBackend.MATH):
         y = torch.from_numpy(np.asarray(train.y[indices]))
         loss = trial.objective.training_loss(train.y, trial.device)(model(torch.from_numpy(train.x[indices])), y)
@@ -110,15 +110,15 @@ def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> N
 
 
 def test_stages_and_what_they_train(bert: str) -> None:
-    adaptation = start(bert, "mona", hyperparameters={**SHORT, "refine.batch_size": 4, "refine.accumulation": 3})
-    stage_of_mona = next(stage for stage in adaptation._stages if isinstance(stage, BilevelStage))
+    trainer = start(bert, "mona", hyperparameters={**SHORT, "refine.batch_size": 4, "refine.accumulation": 3})
+    stage_of_mona = next(stage for stage in trainer._stages if isinstance(stage, BilevelStage))
     # A step has the samples of a step of refining.
     assert {len(batch) for batch in stage_of_mona.batches(np.random.default_rng(0))[:-1]} == {12}
     trained: dict[str, set[str]] = {}
-    while not adaptation.done:
-        stage, before = adaptation.stage, copy_of(adaptation.model)
-        adaptation.step()
-        moved = {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))}
+    while not trainer.done:
+        stage, before = trainer.stage, copy_of(trainer.model)
+        trainer.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
         trained[stage] = trained.get(stage, set()) | moved
     assert trained == {
         "warmup": {"embedder", "head"},
@@ -140,8 +140,8 @@ def test_the_source_matters_only_if_it_has_weight_and_without_its_stages_it_is_n
 
 
 def test_values_that_are_not_finite_or_allowed(bert: str) -> None:
-    adaptation = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0, "refine.learning_rate": 1e38})
+    trainer = start(bert, "mona", hyperparameters={**SHORT, "mona.warmup_epochs": 0, "refine.learning_rate": 1e38})
     with pytest.raises(NotFiniteError, match="bilevel"):
-        run(adaptation)
+        run(trainer)
     with pytest.raises(UserError, match=r"mona\.source_weight must be at least 0"):
         resolve("mona", {"mona.source_weight": -1.0})

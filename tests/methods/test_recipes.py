@@ -54,18 +54,18 @@ def test_the_methods_of_the_first_release() -> None:
 def test_exactly_the_right_parameters_train(method: str, kind: str, request: pytest.FixtureRequest) -> None:
     task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
     options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
-    adaptation = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
-    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
+    trainer = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
+    sizes = {name: value.numel() for name, value in trainer.model.named_parameters()}
     expected = {name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
-    before = copy_of(adaptation.model)
-    run(adaptation)
-    moved = changed(before, copy_of(adaptation.model)) & set(sizes)  # trees and biases that are fitted are buffers
+    before = copy_of(trainer.model)
+    run(trainer)
+    moved = changed(before, copy_of(trainer.model)) & set(sizes)  # trees and biases that are fitted are buffers
     # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
     assert moved - expected == set()
     assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
     if sizes:  # else the trees are counted
-        assert adaptation.result().num_parameters == sum(sizes.values())
-        assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
+        assert trainer.result().num_parameters == sum(sizes.values())
+        assert trainer.result().num_trainable == sum(sizes[name] for name in expected)
 
 
 def test_fpt_finds_every_norm_of_the_body(bert: str, vit: str) -> None:

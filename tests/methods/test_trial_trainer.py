@@ -43,12 +43,12 @@ Reports = list[dict[str, Any]]
 def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
     # A rate that overshoots after the first epochs makes the last epoch not the best one.
     rough = {**QUICK, "refine.epochs": 6, "refine.learning_rate": 0.2, "refine.schedule": "constant"}
-    adaptation = start(bert, "nft", hyperparameters=rough)
+    trainer = start(bert, "nft", hyperparameters=rough)
     weights, reports = [], []
-    while not adaptation.done:
-        reports.append(adaptation.step())
-        weights.append(copy_of(adaptation.model))
-    outcome = adaptation.result()
+    while not trainer.done:
+        reports.append(trainer.step())
+        weights.append(copy_of(trainer.model))
+    outcome = trainer.result()
     validation = [report.validation_score for report in reports]
     assert outcome.validation_score == min(value for value in validation if value is not None)
     assert outcome.best_epoch == 1 + validation.index(outcome.validation_score)
@@ -58,7 +58,7 @@ def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
     data = make_data(TASK)
     objective = Objective(CLASSES, TASK.loss, TASK.metric)
     for split, score in ((data.test, outcome.test_score), (data.validation, outcome.validation_score)):
-        assert evaluate(adaptation.model, split.x, split.y, objective) == score
+        assert evaluate(trainer.model, split.x, split.y, objective) == score
 
 
 def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert: str) -> None:
@@ -71,33 +71,33 @@ def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert
 
 def test_progress_and_outcome_so_far(bert: str) -> None:
     """What the sweep reads from a trial that early stopping ends in the middle."""
-    adaptation = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
-    before = copy_of(adaptation.model)
-    first = adaptation.step()
+    trainer = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
+    before = copy_of(trainer.model)
+    first = trainer.step()
     assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
     assert first.distance is not None
     assert first.seconds > 0
-    adaptation.step()
-    adaptation.step()
-    assert {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))} == {"embedder"}
-    outcome = adaptation.result()
+    trainer.step()
+    trainer.step()
+    assert {name.split(".")[0] for name in changed(before, copy_of(trainer.model))} == {"embedder"}
+    outcome = trainer.result()
     assert outcome.distance_before is not None
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
     assert (outcome.validation_score, outcome.precision) == (None, None)  # unknown before the refine stage
-    refine = adaptation.step()
+    refine = trainer.step()
     assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == ("refine", 1, 3, None)
-    outcome = adaptation.result()
+    outcome = trainer.result()
     assert outcome.validation_score == refine.validation_score is not None
     assert (outcome.epochs, outcome.best_epoch, outcome.test_score) == (1, 1, None)
     assert min(outcome.align_seconds, outcome.refine_seconds, outcome.evaluate_seconds) > 0
     assert outcome.peak_memory_mib is not None
     assert outcome.peak_memory_mib > 10
-    adaptation.step()
-    adaptation.step()
-    assert adaptation.done
-    done = adaptation.step()
-    assert (done.stage, done.validation_score) == ("done", adaptation.result().validation_score)
+    trainer.step()
+    trainer.step()
+    assert trainer.done
+    done = trainer.step()
+    assert (done.stage, done.validation_score) == ("done", trainer.result().validation_score)
 
 
 def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, t
 @pytest.mark.parametrize("checkpointing", ["off", "on"])
 def test_close_frees_the_model(bert: str, checkpointing: str) -> None:
     """At once, also where checkpointed layers are part of reference cycles."""
-    adaptation = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": checkpointing})
-    run(adaptation)
-    parts = (*adaptation.model.modules(), *adaptation.model.parameters())
+    trainer = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": checkpointing})
+    run(trainer)
+    parts = (*trainer.model.modules(), *trainer.model.parameters())
     references = [weakref.ref(part) for part in parts]
     del parts
-    adaptation.close()
+    trainer.close()
     assert all(reference() is None for reference in references)
-    assert adaptation.result().test_score is not None
+    assert trainer.result().test_score is not None
 
 
 def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:
@@ -166,9 +166,9 @@ def test_user_mistakes(bert: str) -> None:
 @pytest.mark.slow
 def test_a_really_pretrained_body() -> None:
     quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
-    adaptation = start("minilm-l6:layers=1", hyperparameters=quick)
-    run(adaptation)
-    outcome = adaptation.result()
+    trainer = start("minilm-l6:layers=1", hyperparameters=quick)
+    run(trainer)
+    outcome = trainer.result()
     assert outcome.test_score is not None
     assert outcome.test_score < 0.4  # chance is 2/3
 
@@ -180,8 +180,8 @@ SLOW_ALIGN: dict[str, Scalar] = {**QUICK, "align.epochs": 9, "align.patience": 1
 
 def aligned(body: str, directory: Path, **changes: Any) -> tuple[Reports, TrialTrainer]:
     """Run a trial that shares its alignment through ``directory``."""
-    adaptation = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
-    return run(adaptation), adaptation
+    trainer = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
+    return run(trainer), trainer
 
 
 def test_a_second_trial_takes_the_alignment_over_bit_for_bit(bert: str, tmp_path: Path) -> None:
@@ -273,18 +273,18 @@ def test_a_trial_refines_on_augmented_inputs_and_aligns_on_inputs_as_they_are(vi
 
 
 def test_fallbacks_of_aligning_are_reported(bert: str) -> None:
-    adaptation = start(bert, hyperparameters={**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"})
-    run(adaptation)
-    assert (adaptation.result().notes or "").startswith("3 of 3 target classes have one sample")
+    trainer = start(bert, hyperparameters={**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"})
+    run(trainer)
+    assert (trainer.result().notes or "").startswith("3 of 3 target classes have one sample")
 
 
 def test_fallbacks_of_testing_are_reported(bert: str) -> None:
-    adaptation = start(bert, "nft")
+    trainer = start(bert, "nft")
     for _ in range(2):
-        adaptation.step()
-    with limited_memory(adaptation.model, 40, training=False):  # validation has 40 samples, test 45
-        adaptation.step()
-    assert adaptation.result().notes == "45 samples did not fit the device's memory in evaluation, 22 do"
+        trainer.step()
+    with limited_memory(trainer.model, 40, training=False):  # validation has 40 samples, test 45
+        trainer.step()
+    assert trainer.result().notes == "45 samples did not fit the device's memory in evaluation, 22 do"
 
 
 @pytest.mark.parametrize(
@@ -344,10 +344,10 @@ def named(artefacts: tuple[Artefact, ...]) -> list[tuple[str, str]]:
 
 
 def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> None:
-    adaptation = start(bert, hyperparameters=SHORT)
-    run(adaptation)
-    assert named(adaptation.artefacts())[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
-    features, matrix = (json.loads(each.payload) for each in adaptation.artefacts()[:2])
+    trainer = start(bert, hyperparameters=SHORT)
+    run(trainer)
+    assert named(trainer.artefacts())[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
+    features, matrix = (json.loads(each.payload) for each in trainer.artefacts()[:2])
     (source, before), (_, after) = (panel["groups"] for panel in features["panels"])
     assert source["x"]["shape"] == [40]
     assert before["x"]["shape"] == [50]
@@ -355,8 +355,8 @@ def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> Non
     assert before["x"] != after["x"]
     counts = np.array(matrix["counts"])
     assert counts.sum() == 45
-    assert adaptation.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
-    assert adaptation.result().notes is None
+    assert trainer.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
+    assert trainer.result().notes is None
 
 
 def test_only_a_test_evaluation_is_shown(bert: str) -> None:
