@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment.distance import Distance, SourceFeatures
@@ -272,7 +272,7 @@ class DistanceSuite(Suite):
         distance = fit(name, src)
         value, gradient = value_and_gradient(distance, x, y)
         monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-        with _Largest() as largest:  # type: ignore[no-untyped-call]
+        with _Largest() as largest:
             try:
                 small = fit(name, src)
                 value_b, gradient_b = value_and_gradient(small, x, y)
@@ -283,7 +283,7 @@ class DistanceSuite(Suite):
         torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
         if name not in self.fixed_blocks:
             # Six matrices [40, 120] in float64 are more than the limit, and so is [120, 120].
-            held = max(tensor.numel() * tensor.element_size() for tensor in vars(small).values() if _is_tensor(tensor))
+            held = max(tensor.nbytes for tensor in vars(small).values() if isinstance(tensor, Tensor))
             assert largest.num_bytes <= max(100_000, held)
         assert distance.diagnosis.notes == () or not distance.debiased
         assert small.diagnosis.converged or not distance.diagnosis.converged
@@ -373,19 +373,15 @@ def value_and_gradient(distance: Distance, x: Tensor, y: Tensor) -> tuple[float,
     return value.item(), x.grad.cpu()
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Measures the largest tensor that an operation makes."""
+class _Largest(TorchFunctionMode):
+    """Measures the largest tensor that a function of torch returns."""
 
     num_bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
-            if _is_tensor(tensor) and tensor.device.type != "meta":
-                self.num_bytes = max(self.num_bytes, tensor.numel() * tensor.element_size())
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self.num_bytes = max(self.num_bytes, tensor.nbytes)
         return result
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)
