@@ -50,25 +50,6 @@ def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPat
     assert minirocket.result().num_trainable == 3 * (9996 + 1)
 
 
-def test_it_learns_the_derivative_of_smooth_fields() -> None:
-    data, random = make_data(FIELD), np.random.default_rng(0)
-    angles, frequencies = np.arange(16) * np.pi / 8, np.arange(1, 4)[:, None]
-
-    def split(size: int) -> Split:
-        amplitudes = random.normal(size=(2, size, 3))
-        waves = np.sin(frequencies * angles), np.cos(frequencies * angles)
-        x = amplitudes[0] @ waves[0] + amplitudes[1] @ waves[1]
-        y = (amplitudes[0] * frequencies.T) @ waves[1] - (amplitudes[1] * frequencies.T) @ waves[0]
-        return Split(x[:, None].astype(np.float32), y.astype(np.float32))
-
-    learnable = replace(data, splits={"train": split(64), "validation": split(20), "test": split(20)})
-    trainer = start(NO_BODY, "fno", task=FIELD, data=learnable, hyperparameters={"refine.epochs": 15})
-    run(trainer)
-    outcome = trainer.result()
-    assert outcome.test_score is not None
-    assert outcome.test_score < 0.2  # relative error; a prediction of 0 has 1
-
-
 @pytest.mark.parametrize(
     ("modality", "shape", "network", "layout"),
     [
@@ -87,20 +68,6 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
     task = replace(make_task(CLASSES, shape), modality=modality)
     values = {**SMALL, "cnn.network": network}
     assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
-        ("cnn.kernel", 0, "cnn.kernel must be at least 1"),
-        ("cnn.network", "tables", "Did you mean 'table'"),
-        ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
-    ],
-)
-def test_a_wrong_option(name: str, value: Scalar, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        resolve(name.split(".")[0], {name: value})
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:

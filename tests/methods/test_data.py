@@ -10,7 +10,6 @@ import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array, RowIndex, Rows, Target
-from orca_ray.errors import UserError
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, make_data, make_task, run, scores, start
 
@@ -74,12 +73,6 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     poisoned = start(bert, data=with_train(data, x, y), **options)
     assert run(poisoned) == reports
     assert scores(poisoned.result()) == scores(expected.result())
-
-
-def test_a_share_is_in_bounds(bert: str) -> None:
-    for fraction in (0.0, -0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
-            start(bert, hyperparameters={**QUICK, "data.fraction": fraction})
 
 
 def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:

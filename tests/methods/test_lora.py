@@ -106,8 +106,6 @@ def test_bodies_without_the_layers_to_adapt_are_refused(tiny: TinyDirectory) -> 
     body.encoder = nn.Linear(2, 2)
     with pytest.raises(UserError, match="adapts transformer layers"):
         insert_adapters(body, LoraConfig())
-    with pytest.raises(UserError, match="Did you mean 'mlp'"):
-        LoraConfig(targets="mpl")
 
 
 @pytest.mark.parametrize(("module", "extra"), [("peft", "predict"), ("bitsandbytes.nn", "nf4")])
@@ -128,24 +126,6 @@ def test_the_network_starts_as_that_of_nft(bert: str) -> None:
     # Trials with float weights keep the keys that they had before there were others.
     assert "lora.weights" not in relevant(resolve("lora", {}), "lora")
     assert relevant(resolve("lora", NF4), "lora")["lora.weights"] == "nf4"
-
-
-@pytest.mark.parametrize("kind", ["swin", "gpt2"])
-def test_trains_updates_embedder_and_head_only(kind: str, tiny: TinyDirectory) -> None:
-    trainer = start(str(tiny(kind)), "lora", hyperparameters={**QUICK, "refine.epochs": 1, "lora.rank": 2})
-    before, model = copy_of(trainer.model), trainer.model
-    sizes = {name: value.numel() for name, value in model.named_parameters()}
-    adapters = {name for name in sizes if "lora_" in name}
-    outside = {name for name in sizes if not name.startswith("body.")}
-    run(trainer)
-    moved = changed(before, copy_of(model))
-    assert moved <= adapters | outside
-    # A key bias and its update B add a constant to attention logits, which softmax ignores; others must move.
-    assert {name for name in adapters - moved if "key" not in name and "k_proj" not in name} == set()
-    assert trainer.result().num_trainable == sum(sizes[name] for name in adapters | outside)
-    assert sum(sizes[name] for name in adapters) == sum(
-        2 * sum(part.base_layer.weight.shape) for part in adapted(model.body).values()
-    )
 
 
 @pytest.fixture

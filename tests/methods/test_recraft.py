@@ -13,7 +13,7 @@ from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.testing.trials import QUICK, changed, copy_of, run, start
+from orca_ray.testing.trials import QUICK, run, start
 from orca_ray.training.numerics import NotFiniteError
 
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
@@ -83,28 +83,20 @@ def test_the_loss_of_the_code_on_sequences_has_two_softmaxes_and_no_penalty(bert
     torch.testing.assert_close(stage._losses(stage._features[rows], rows), expected)
 
 
-@pytest.mark.parametrize(("method", "distorted"), [("recraft", set()), ("recraft_code", {"source head"})])
-def test_stages_and_what_they_train_with_falling_losses(bert: str, method: str, distorted: set[str]) -> None:
+def test_losses_fall_and_only_the_code_trains_the_head_with_the_embedder(bert: str) -> None:
     options = {**SHORT, "recraft.distortion_epochs": 3, "recraft.distortion_learning_rate": 1e-2}
-    trainer = start(bert, method, hyperparameters={**options, "recraft.penalty_epochs": 0})
-    head = stage_of(trainer)._head.linear
-    trained: dict[str, set[str]] = {}
-    losses: dict[str, list[float]] = {}
-    while not trainer.done:
-        stage, before, weight = trainer.stage, copy_of(trainer.model), head.weight.clone()
-        report = trainer.step()
-        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
-        moved |= set() if torch.equal(weight, head.weight) else {"source head"}
-        trained[stage] = trained.get(stage, set()) | moved
-        losses.setdefault(stage, []).append(report.loss or 0.0)
-    assert trained == {
-        "align": {"embedder"},
-        "source_head": {"source head"},
-        "distortion": {"embedder"} | distorted,
-        "refine": {"embedder", "body", "head"},
-    }
-    for stage in ("source_head", "distortion"):
-        assert losses[stage][-1] < losses[stage][0]
+    for method in ("recraft", "recraft_code"):
+        trainer = start(bert, method, hyperparameters={**options, "recraft.penalty_epochs": 0})
+        head = stage_of(trainer)._head.linear
+        moves: dict[str, bool] = {}
+        losses: dict[str, list[float]] = {}
+        while trainer.stage != "refine":
+            stage, weight = trainer.stage, head.weight.clone()
+            losses.setdefault(stage, []).append(trainer.step().loss or 0.0)
+            moves[stage] = not torch.equal(weight, head.weight)
+        assert moves == {"align": False, "source_head": True, "distortion": method == "recraft_code"}
+        for stage in ("source_head", "distortion"):
+            assert losses[stage][-1] < losses[stage][0]
 
 
 @pytest.mark.slow
@@ -135,16 +127,12 @@ def test_a_source_of_one_class(bert: str, monkeypatch: pytest.MonkeyPatch) -> No
         run(start(bert, "recraft", hyperparameters=SHORT))
 
 
-def test_what_is_not_finite_or_allowed(bert: str) -> None:
+def test_forms_and_what_is_not_finite(bert: str) -> None:
     trainer = start(bert, "recraft", hyperparameters={**SHORT, "recraft.source_learning_rate": 1e38})
     with pytest.raises(NotFiniteError, match="stage source_head"):
         run(trainer)
     forms = [resolve(method, {}).of(RecraftConfig).form for method in ("recraft", "recraft_code")]
     assert forms == ["paper", "code"]
-    with pytest.raises(UserError, match=r"recraft\.form"):
-        resolve("recraft", {"recraft.form": "papers"})
-    with pytest.raises(UserError, match=r"recraft\.threshold must be at least 0"):
-        resolve("recraft", {"recraft.threshold": -0.1})
 
 
 def test_features_are_aligned_by_the_wasserstein_distance_whatever_the_option(bert: str) -> None:

@@ -33,7 +33,6 @@ from orca_ray.testing.trials import (
 )
 from orca_ray.training.artefacts.base import all_artefacts
 from orca_ray.training.evaluate import Objective
-from orca_ray.training.numerics import NotFiniteError
 
 from ..training.training_toys import evaluate, limited_memory
 
@@ -139,28 +138,6 @@ def test_close_frees_the_model(bert: str, checkpointing: str) -> None:
     trainer.close()
     assert all(reference() is None for reference in references)
     assert trainer.result().test_score is not None
-
-
-def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:
-    data = make_data(TASK)
-    x = data.train.x[:].copy()
-    x[3] = np.nan
-    broken = replace(data, splits={**data.splits, "train": Split(x, data.train.y)})
-    for method in ("orca", "linear_probe"):
-        with pytest.raises(NotFiniteError):
-            run(start(bert, method, data=broken))
-    wild = {**QUICK, "refine.learning_rate": 1e30, "refine.optimizer": "sgd", "refine.clip": 0.0}
-    with pytest.raises(NotFiniteError):
-        run(start(bert, "nft", hyperparameters=wild))
-
-
-def test_user_mistakes(bert: str) -> None:
-    with pytest.raises(UserError, match="Did you mean 'orca'"):
-        start(bert, "orka")
-    with pytest.raises(UserError, match=r"Did you mean 'refine.epochs'"):
-        start(bert, hyperparameters={"refine.epoch": 3})
-    with pytest.raises(UserError, match="photographs"):
-        run(start(bert, hyperparameters={**QUICK, "align.source": "photographs"}))
 
 
 @pytest.mark.slow

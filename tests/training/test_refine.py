@@ -217,20 +217,6 @@ def test_what_is_not_finite_ends_the_trial() -> None:
         predictions_of(model, toy_split(9).x)
 
 
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("epochs", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("optimizer", "adamW2"),
-        ("weight_decay", -1.0), ("batch_size", 0), ("accumulation", 0), ("schedule", "linear"), ("clip", -1.0),
-        ("dropout", 1.0), ("momentum", 1.0), ("precision", "float16"), ("memory_mib", -1),
-        ("gradient_checkpointing", "yes"), ("compile", "always"),
-    ],
-)  # fmt: skip
-def test_bad_options_are_refused_by_name(option: str, value: float | str) -> None:
-    with pytest.raises(UserError, match=f"refine.{option}"):
-        RefineConfig(**{option: value})  # type: ignore[arg-type]
-
-
 def test_evaluation_that_does_not_fit_goes_in_smaller_batches() -> None:
     model, x = toy_model().eval(), toy_split(20).x
     whole = predictions_of(model, x)
