@@ -60,18 +60,6 @@ def test_every_transformer_layer_of_every_family_is_adapted(kind: str, tiny: Tin
     assert set(adapted(body)) == names
 
 
-def test_names_by_hand(tiny: TinyDirectory) -> None:
-    bert, gpt2 = loaded("bert", tiny), loaded("gpt2", tiny)
-    layers = [f"encoder.encoder.layer.{number}." for number in range(3)]
-    assert list(linear_layers(bert, "query_value")) == [
-        layer + f"attention.self.{part}" for layer in layers for part in ("query", "value")
-    ]
-    assert list(linear_layers(bert, "mlp"))[:2] == [layers[0] + "intermediate.dense", layers[0] + "output.dense"]
-    assert list(linear_layers(gpt2, "all"))[:4] == [
-        f"encoder.h.0.{part}" for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    ]
-
-
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 @torch.no_grad()
 def test_the_update_by_hand(kind: str, tiny: TinyDirectory) -> None:

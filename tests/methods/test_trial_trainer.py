@@ -127,10 +127,9 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, t
     assert reported(damaged.step())["epoch"] == 1
 
 
-@pytest.mark.parametrize("checkpointing", ["off", "on"])
-def test_close_frees_the_model(bert: str, checkpointing: str) -> None:
+def test_close_frees_the_model(bert: str) -> None:
     """At once, also where checkpointed layers are part of reference cycles."""
-    trainer = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": checkpointing})
+    trainer = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": "on"})
     run(trainer)
     parts = (*trainer.model.modules(), *trainer.model.parameters())
     references = [weakref.ref(part) for part in parts]
@@ -216,7 +215,7 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     assert not reuses(data=in_other_units, standardise=False)
 
 
-@pytest.mark.parametrize(("steps", "reused"), [(2, False), (1, True), (4, True), (5, True)])
+@pytest.mark.parametrize(("steps", "reused"), [(2, False), (1, True), (4, True)])
 def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_no_file(
     bert: str, steps: int, reused: bool, tmp_path: Path
 ) -> None:
@@ -249,13 +248,11 @@ def test_a_trial_refines_on_augmented_inputs_and_aligns_on_inputs_as_they_are(vi
         start(vit, task=replace(IMAGES, augmentation="crop"))
 
 
-def test_fallbacks_of_aligning_are_reported(bert: str) -> None:
+def test_fallbacks_of_aligning_and_of_testing_are_reported(bert: str) -> None:
     trainer = start(bert, hyperparameters={**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"})
     run(trainer)
     assert (trainer.result().notes or "").startswith("3 of 3 target classes have one sample")
 
-
-def test_fallbacks_of_testing_are_reported(bert: str) -> None:
     trainer = start(bert, "nft")
     for _ in range(2):
         trainer.step()
