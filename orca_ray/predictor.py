@@ -168,7 +168,9 @@ class Predictor:
 
         Raises UserError if there are no targets, if they do not fit, or if the metric is not defined for them.
         """
-        inputs = self._with_targets(x) if y is None else self.inputs(x)
+        if y is None and isinstance(x, str | Path):
+            x = read_data(x, self._preprocessing, labelled=True)
+        inputs = self.inputs(x)
         targets = self._targets(inputs.data.y if y is None else y)
         if len(targets) != len(inputs):
             raise UserError(f"{len(inputs)} inputs, but {len(targets)} targets: give one target for each input")
@@ -250,11 +252,6 @@ class Predictor:
 
     def _outputs(self, inputs: ModelInputs) -> Array:
         return np.concatenate(list(self.stream(inputs)))
-
-    def _with_targets(self, x: Any) -> ModelInputs:
-        if not isinstance(x, str | Path):
-            return self.inputs(x)
-        return self.inputs(read_data(x, self._preprocessing, labelled=True))
 
     def _targets(self, y: Any) -> Array:
         if y is None:

@@ -3,15 +3,13 @@
 import errno
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
 from orca_ray.errors import UserError
 from orca_ray.torch_private import has_bfloat16_units
@@ -124,12 +122,6 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=1)
-def _thread_pools(num_modules: int) -> ThreadpoolController:
-    """Return the thread pools of all loaded libraries; the search, some milliseconds, is repeated after an import."""
-    return ThreadpoolController()
-
-
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
@@ -147,7 +139,7 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
     exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with _thread_pools(len(sys.modules)).limit(limits=threads), exact if deterministic else nullcontext():
+        with threadpool_limits(threads), exact if deterministic else nullcontext():
             yield
     finally:
         torch.set_num_threads(threads_before)

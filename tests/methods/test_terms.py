@@ -1,7 +1,7 @@
 """Terms of the loss: of PaRe, which mixes tokens, and of `joint`, which adds the distance."""
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.numerics import Precision
 
 CPU = torch.device("cpu")
+Term = TypeVar("Term")
 QUIET = {**QUICK, "refine.dropout": 0.0}
 
 
@@ -32,24 +33,16 @@ def tokens(*values: float) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[None, :, None]
 
 
-def term_of(trainer: TrialTrainer) -> MixTerm:
-    return next(term for term in terms(trainer) if isinstance(term, MixTerm))
-
-
-def distance_term(trainer: TrialTrainer) -> DistanceTerm:
-    return next(term for term in terms(trainer) if isinstance(term, DistanceTerm))
-
-
-def terms(trainer: TrialTrainer) -> Sequence[object]:
-    """Return the terms of the loss in the first stage of a trial."""
+def term_of(trainer: TrialTrainer, kind: type[Term]) -> Term:
+    """Return the term of the loss in the first stage of a trial."""
     stage = trainer._stages[0]
     assert isinstance(stage, RefineStage)
-    return stage._terms
+    return next(term for term in stage._terms if isinstance(term, kind))
 
 
 def term_with_one_source_sample(trainer: TrialTrainer) -> MixTerm:
     """Return the term; nothing is random if the gates alone choose."""
-    term = term_of(trainer)
+    term = term_of(trainer, MixTerm)
     term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
     return term
 
@@ -91,7 +84,7 @@ def test_gradients_of_a_choice() -> None:
 
 def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
     for begin, end, numbers in ((1.0, 0.0, [8, 6, 4, 2]), (0.64, 0.16, [5, 4, 3, 2]), (0.3, 0.0, [2, 1, 1, 1])):
-        term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}))
+        term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.begin": begin, "pare.end": end}), MixTerm)
         found = []
         for epoch in range(4):  # 8 tokens
             term.start(epoch, 4)
@@ -101,7 +94,7 @@ def test_the_number_of_source_tokens_falls_and_is_at_least_1(bert: str) -> None:
 
 def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
     trainer = start(bert, "pare", hyperparameters={**QUIET, "pare.drawn": 0.3})
-    term, gate = term_of(trainer), trainer.model.get_submodule("gate")
+    term, gate = term_of(trainer, MixTerm), trainer.model.get_submodule("gate")
     learns = []
     for epoch in range(10):
         term.start(epoch, 10)
@@ -116,7 +109,7 @@ def test_the_gate_learns_only_while_tokens_are_drawn(bert: str) -> None:
 
 def test_the_more_open_the_gate_the_more_often_a_token_is_drawn(bert: str) -> None:
     """With one of two tokens drawn, the odds are exp(g) of one to exp(g) of the other."""
-    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}))
+    term = term_of(start(bert, "pare", hyperparameters={**QUICK, "pare.drawn": 0.5}), MixTerm)
     term._gate = nn.Linear(1, 1, bias=False)
     nn.init.constant_(term._gate.weight, 1.0)
     torch.manual_seed(0)
@@ -150,7 +143,7 @@ def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: st
 
 def test_prefix_tokens_stay(vit: str) -> None:
     trainer = start(vit, "pare", hyperparameters={**QUIET, "pare.begin": 1.0})
-    term, model = term_of(trainer), trainer.model
+    term, model = term_of(trainer, MixTerm), trainer.model
     x, _ = batch(trainer)
     embedded, source = model.embed(x), term._source.tokens(torch.arange(4))
     assert embedded.shape == source.shape == (4, 5, 16)
@@ -183,7 +176,7 @@ SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "j
 def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
     weight = 0.25
     trainer = start(bert, "joint", hyperparameters={**SHORT, "joint.weight": weight})
-    term, embedder, indices = distance_term(trainer), trainer.model.embedder, np.arange(5, 25)
+    term, embedder, indices = term_of(trainer, DistanceTerm), trainer.model.embedder, np.arange(5, 25)
     assert float(term.backward(indices, 0)) == 0
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
     trainer.model.train()

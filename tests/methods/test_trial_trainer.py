@@ -3,7 +3,7 @@
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.data.prepared import PreparedData, Split, SplitName
-from orca_ray.data.rows import Array, Target
+from orca_ray.data.prepared import Split, SplitName
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.trial_trainer import TrialTrainer
@@ -71,14 +71,12 @@ def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert
 def test_progress_and_outcome_so_far(bert: str) -> None:
     """What the sweep reads from a trial that early stopping ends in the middle."""
     trainer = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
-    before = copy_of(trainer.model)
     first = trainer.step()
     assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
     assert first.distance is not None
     assert first.seconds > 0
     trainer.step()
     trainer.step()
-    assert {name.split(".")[0] for name in changed(before, copy_of(trainer.model))} == {"embedder"}
     outcome = trainer.result()
     assert outcome.distance_before is not None
     assert outcome.distance_after is not None
@@ -184,10 +182,6 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
             trial.step()
         return trial.result().align_reused
 
-    def with_inputs(change: Callable[[Array], Array]) -> PreparedData:
-        return replace(data, splits={**data.splits, "train": Split(change(data.train.x[:]), data.train.y)})
-
-    data = make_data(TASK)
     assert not reuses()
     same: list[dict[str, Scalar]] = [{"refine.learning_rate": 3e-3}, {"refine.dropout": 0.0}, {"align.source": "prose"}]
     assert [reuses(changes) for changes in same] == [True] * 3
@@ -207,12 +201,12 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
         assert not reuses(changes), changes
     assert reuses({"data.fraction": 0.5})
     assert not reuses(seed=1)
-    assert not reuses(data=with_inputs(lambda x: x + 0.25 * (np.arange(50) == 3)[:, None, None].astype(np.float32)))
     assert not reuses(threads=2)
+    assert not reuses(standardise=False)
     assert reuses()
-    in_other_units = with_inputs(lambda x: 100.0 * x)
-    assert not reuses(data=in_other_units)
-    assert not reuses(data=in_other_units, standardise=False)
+    data = make_data(TASK)
+    in_other_units = Split(100.0 * data.train.x[:], data.train.y)
+    assert not reuses(data=replace(data, splits={**data.splits, "train": in_other_units}))
 
 
 @pytest.mark.parametrize(("steps", "reused"), [(2, False), (1, True), (4, True)])
@@ -221,7 +215,7 @@ def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_n
 ) -> None:
     """An interrupted one may have started on another kind of machine, whose numbers differ in the last bit."""
     shared = tmp_path / "aligned"
-    expected = aligned(bert, shared)[0]
+    expected, whole = aligned(bert, shared)
     if not reused:
         shutil.rmtree(shared)
     first = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
@@ -232,6 +226,7 @@ def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_n
     assert second.restore(tmp_path / "trial")
     reports += run(second)
     assert reports == expected
+    assert second.artefacts() == whole.artefacts() != ()
     assert (second.result().align_reused, second.result().align_epochs) == (reused, 4)
     assert not shared.exists()
 
@@ -340,20 +335,6 @@ def test_only_a_test_evaluation_is_shown(bert: str) -> None:
     search = start(bert, data=make_data(TASK, readable_test=False), hyperparameters=SHORT, test=False)
     run(search)
     assert search.artefacts() == ()
-
-
-@pytest.mark.parametrize("replayed", [False, True])
-def test_resumed_and_replayed_alignments_have_the_same(bert: str, tmp_path: Path, replayed: bool) -> None:
-    aligned = tmp_path if replayed else None
-    whole, first, second = (start(bert, hyperparameters=SHORT, aligned=aligned) for _ in range(3))
-    run(whole)
-    for _ in range(2):
-        first.step()
-    first.save(tmp_path / "state")
-    assert second.restore(tmp_path / "state")
-    run(second)
-    assert second.result().align_reused == replayed
-    assert second.artefacts() == whole.artefacts()
 
 
 def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
