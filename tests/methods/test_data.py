@@ -1,6 +1,5 @@
 """What a trial reads: a share of the training samples and nothing else of their split, in units of its own."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -75,22 +74,11 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     assert scores(poisoned.result()) == scores(expected.result())
 
 
-def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:
-    """Return the same inputs in other units."""
-    changed = copy.copy(data)
-    splits = {
-        name: Split((np.asarray(split.x[:]) * scale + shift).astype(np.float32), split.y)
-        for name, split in data.splits.items()
-    }
-    object.__setattr__(changed, "splits", splits)
-    return changed
-
-
 def test_units_do_not_reach_the_body(bert: str) -> None:
     """In hundredths and far from zero, inputs become the tokens that they are in tens."""
     task = make_task(Target("classes", size=3))
     data = make_data(task)
-    tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
+    tens, hundredths = with_train(data, data.train.x[:] * 10 + 3), with_train(data, data.train.x[:] * 1e-2 + 5)
     tokens = {}
     for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
         trainer = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
