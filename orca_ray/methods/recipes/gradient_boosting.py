@@ -40,7 +40,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.boosting import BoostingStage
+    from orca_ray.methods.stages.fitted import BoostingStage
 
     return [BoostingStage(trial, trial.hyperparameters.of(BoostingConfig))]
 
