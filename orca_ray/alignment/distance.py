@@ -126,7 +126,7 @@ class Distance(ABC):
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: class ids [n], any integers.
             shares: share of each class in the whole data set, [L], in ascending order of the class ids in ``labels``;
-                default: the shares in ``labels``. Distances computed per class weight classes by it; others ignore it.
+                default: the shares in ``labels``. Only distances that are computed per class use it, as weights.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")

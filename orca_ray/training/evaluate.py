@@ -63,8 +63,8 @@ def predict(
 ) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
-    It is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part, and all get the
-    whole. Raises NotFiniteError if a prediction is NaN or infinite.
+    The batch size used is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part of
+    the samples, and all ranks get the predictions of all. Raises NotFiniteError if a prediction is NaN or infinite.
     """
     count = len(feed.inputs)
     own = ranks.share(count)

@@ -129,7 +129,7 @@ class RefineLoop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of optimiser steps in one epoch; the last one may have fewer samples than the others."""
+        """Number of optimiser steps in one epoch; the last step may have fewer samples."""
         batches = -(-len(self._train.y) // self._config.batch_size)
         if self._config.last_step == "drop":
             return max(1, batches // self._config.accumulation)
