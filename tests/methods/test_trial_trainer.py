@@ -137,16 +137,6 @@ def test_close_frees_the_model(bert: str) -> None:
     assert trainer.result().test_score is not None
 
 
-@pytest.mark.slow
-def test_a_really_pretrained_body() -> None:
-    quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
-    trainer = start("minilm-l6:layers=1", hyperparameters=quick)
-    run(trainer)
-    outcome = trainer.result()
-    assert outcome.test_score is not None
-    assert outcome.test_score < 0.4  # chance is 2/3
-
-
 ONE_EPOCH: dict[str, Scalar] = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
 SLOW_ALIGN: dict[str, Scalar] = {**QUICK, "align.epochs": 9, "align.patience": 1, "align.tolerance": 0.9}
 """Nine epochs, of which plateaus leave four."""
