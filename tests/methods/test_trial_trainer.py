@@ -199,7 +199,7 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
     assert not reuses(data=replace(data, splits={**data.splits, "train": in_other_units}))
 
 
-@pytest.mark.parametrize(("steps", "reused"), [(2, False), (1, True), (4, True)])
+@pytest.mark.parametrize(("steps", "reused"), [(3, False), (1, True), (4, True)])
 def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_no_file(
     bert: str, steps: int, reused: bool, tmp_path: Path
 ) -> None:
