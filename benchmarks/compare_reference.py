@@ -70,7 +70,7 @@ def our_settings(setting: Setting) -> dict[str, Scalar]:
 def run_ours(folder: Path, setting: Setting) -> Curve:
     """Write ``start.npz`` into the problem's folder and run ours."""
     task, data = read_problem(folder)
-    adaptation = TrialTrainer(
+    trainer = TrialTrainer(
         task, data, "orca", str(folder / "roberta-base"), our_settings(setting), SEED, test=True,
         reuse_aligned=False, standardise=False,
     )  # fmt: skip
@@ -82,17 +82,17 @@ def run_ours(folder: Path, setting: Setting) -> Curve:
     weights = {
         f"{theirs}.{name}": parameter.detach().numpy().copy()
         for theirs, ours in parts.items()
-        for name, parameter in adaptation.model.get_submodule(ours).named_parameters()
+        for name, parameter in trainer.model.get_submodule(ours).named_parameters()
     }
     np.savez(folder / "start.npz", allow_pickle=False, x=np.asarray(data.train.x), orders=np.stack(orders), **weights)
     distances, losses = [], []
-    while not adaptation.done:
-        progress = adaptation.step()
+    while not trainer.done:
+        progress = trainer.step()
         if progress.distance is not None:
             distances.append(progress.distance)
         if progress.loss is not None:
             losses.append(progress.loss)
-    score = adaptation.result().test_score
+    score = trainer.result().test_score
     assert score is not None
     return Curve(distances, losses, score)
 

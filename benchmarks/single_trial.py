@@ -19,11 +19,11 @@ def run_trial(
     """
     chosen = get_task(task)
     used = relevant(resolve(method, values), method)
-    adaptation = TrialTrainer(chosen, chosen.prepare(), method, body, used, seed, test=True, **options)
+    trainer = TrialTrainer(chosen, chosen.prepare(), method, body, used, seed, test=True, **options)
     try:
         curve = []
-        while not adaptation.done:
-            curve.append(adaptation.step())
-        return adaptation.result(), curve
+        while not trainer.done:
+            curve.append(trainer.step())
+        return trainer.result(), curve
     finally:
-        adaptation.close()
+        trainer.close()

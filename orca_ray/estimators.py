@@ -16,7 +16,6 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, validate_data
 
 from orca_ray.data.rows import Array
-from orca_ray.devices import find_device
 from orca_ray.errors import DataWarning, UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
@@ -27,7 +26,7 @@ from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.own_data.registration import in_memory
 from orca_ray.own_data.targets import label_texts
 from orca_ray.predictor import Predictor
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError, find_device
 
 logger = logging.getLogger(__name__)
 
@@ -117,22 +116,22 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
     def _train(self, inferred: Inferred, data: UserData, options: Mapping[str, Scalar], seed: int) -> Predictor:
         device = find_device(self.device)
         body = inferred.task.body if get_method(self.method).uses_body else NO_BODY
-        adaptation = TrialTrainer(
+        trainer = TrialTrainer(
             inferred.task, in_memory(inferred, data), self.method, body, options, seed, test=False, device=str(device),
             threads=torch.get_num_threads(), reuse_aligned=False,
         )  # fmt: skip
         level = logging.INFO if self.verbose else logging.DEBUG
         try:
-            while not adaptation.done:
-                at = adaptation.step()
+            while not trainer.done:
+                at = trainer.step()
                 shown = (f"{name} {value:.4g}" for name in ("loss", "validation_score", "distance")
                          if (value := getattr(at, name)) is not None)  # fmt: skip
                 logger.log(level, "%s, epoch %d of %d: %s", at.stage, at.epoch, at.epochs, ", ".join(shown))
-            snapshot = adaptation.snapshot()
+            snapshot = trainer.snapshot()
         except NotFiniteError as error:
             raise UserError(f"training diverged ({error}): lower learning_rate") from error
         finally:
-            adaptation.close()
+            trainer.close()
         return Predictor(snapshot, inferred.preprocessing.to_json(), device=str(device))
 
     def _read(self, X: Any, *, reset: bool) -> Any:

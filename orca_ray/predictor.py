@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from orca_ray.data.rows import Array
-from orca_ray.devices import find_device
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import resolve
@@ -22,10 +21,9 @@ from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_na
 from orca_ray.models.head import pooled
 from orca_ray.own_data.preprocessing import Preprocessing
 from orca_ray.tasks.losses import get_loss
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import Objective, predict, score
 from orca_ray.training.feed import SplitInputs
-from orca_ray.training.numerics import choose_precision
+from orca_ray.training.numerics import NotFiniteError, choose_precision, find_device
 
 HUB = "hub:"
 
@@ -170,7 +168,9 @@ class Predictor:
 
         Raises UserError if there are no targets, if they do not fit, or if the metric is not defined for them.
         """
-        inputs = self._with_targets(x) if y is None else self.inputs(x)
+        if y is None and isinstance(x, str | Path):
+            x = read_data(x, self._preprocessing, labelled=True)
+        inputs = self.inputs(x)
         targets = self._targets(inputs.data.y if y is None else y)
         if len(targets) != len(inputs):
             raise UserError(f"{len(inputs)} inputs, but {len(targets)} targets: give one target for each input")
@@ -252,11 +252,6 @@ class Predictor:
 
     def _outputs(self, inputs: ModelInputs) -> Array:
         return np.concatenate(list(self.stream(inputs)))
-
-    def _with_targets(self, x: Any) -> ModelInputs:
-        if not isinstance(x, str | Path):
-            return self.inputs(x)
-        return self.inputs(read_data(x, self._preprocessing, labelled=True))
 
     def _targets(self, y: Any) -> Array:
         if y is None:

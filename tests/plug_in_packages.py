@@ -19,7 +19,7 @@ from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.losses import all_losses
 from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
-from orca_ray.training.artefact import all_artefacts
+from orca_ray.training.artefacts.base import all_artefacts
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin"
 _CACHES = (

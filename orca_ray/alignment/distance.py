@@ -19,9 +19,12 @@ MEMORY_BYTES = 2**30
 """Memory that one call of a distance may use, in addition to its inputs and to what `Distance.fit` stored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid."""
+    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid.
+
+    Instances are compared by identity.
+    """
 
     x: Tensor
     """[N, D] float features; a sample's feature is the mean over its embedded tokens."""
@@ -123,7 +126,7 @@ class Distance(ABC):
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: class ids [n], any integers.
             shares: share of each class in the whole data set, [L], in ascending order of the class ids in ``labels``;
-                default: the shares in ``labels``. Distances computed per class weight classes by it; others ignore it.
+                default: the shares in ``labels``. Only distances that are computed per class use it, as weights.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")

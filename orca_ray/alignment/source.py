@@ -1,8 +1,13 @@
-"""Definition of an alignment source: labelled samples of the modality that a body was pretrained on."""
+"""Definition of an alignment source: labelled samples of the modality that a body was pretrained on; its images.
 
+Shapes: N images, C = 3 colours, H x W pixels, D features.
+"""
+
+import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 
     from orca_ray.models.body import Stem
 
+_BATCH = 64
 _USUAL = Patience()
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
 """Patience with a server that a machine may be unable to reach: some ten seconds at most before the first byte."""
@@ -100,3 +106,36 @@ def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
         turns.append(seen[labels[index]])
         seen[labels[index]] += 1
     return [int(order[position]) for position in np.argsort(turns, kind="stable")]
+
+
+def read_photograph(data: bytes) -> "Tensor":
+    """Decode the contents of a PNG or JPEG file to a tensor [3, H, W] with values from 0 to 1."""
+    import torch
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return torch.from_numpy(pixels / 255.0).permute(2, 0, 1)
+
+
+def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
+    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens.
+
+    Their size S is the request's, rounded to a multiple of the stem's patch size, as in the embedder. If the request is
+    ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    from orca_ray.models.stems import ImageStem
+
+    stem = request.stem
+    assert isinstance(stem, ImageStem), "image sources are for image bodies"
+    size = max(1, round(request.image_size / stem.patch_size)) * stem.patch_size
+    resized = (interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0] for image in images)
+    if request.raw:
+        return torch.stack([(255 * image.clamp(0, 1)).round().to(torch.uint8) for image in resized])
+    features = []
+    while batch := list(islice(resized, _BATCH)):
+        features.append(stem.embed_images((torch.stack(batch).clamp(0, 1) - stem.image_mean) / stem.image_std).mean(1))
+    return torch.cat(features)

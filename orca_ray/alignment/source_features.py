@@ -1,4 +1,7 @@
-"""Source features and tokens: labelled samples, embedded by the stem (pretrained embedding) of a body, and cached."""
+"""What is computed of an alignment source, and cached: features, tokens, and distances that are fitted to features.
+
+Features and tokens are those of labelled samples, embedded by the stem (pretrained embedding) of a body.
+"""
 
 import copy
 import hashlib
@@ -15,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.registry import check_suitable, default_source, get_source
+from orca_ray.alignment.distance import Distance, SourceFeatures
+from orca_ray.alignment.registry import check_suitable, default_source, get_distance, get_source
 from orca_ray.alignment.source import SampleRequest, Source
-from orca_ray.alignment.tensor_cache import read_tensors, tensor_bytes, write_tensors
+from orca_ray.alignment.tensor_cache import cached_tensors, environment, tensor_bytes
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
@@ -27,6 +30,8 @@ from orca_ray.models.names import parse_body_name
 from orca_ray.models.weights import body_modality, load_body
 
 logger = logging.getLogger(__name__)
+MAX_FILES, MAX_BYTES = 256, 2 * 10**9
+"""Limits of the cached terms of distances; beyond either, the least recently used files are removed."""
 
 
 def source_features(
@@ -130,15 +135,15 @@ def _sample(
     request = SampleRequest(stem, parse_body_name(body)[0], *size, num, seed, raw)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
-    with cache.lock(path):
-        stored = read_tensors(path)
-        if stored is None:
-            logger.info("sampling the source %s for %s", source.name, request.body)
-            with torch.no_grad(), _one_thread():
-                x, y = source.sample(request)
-            stored = {"x": x if raw else x.float(), "y": y.long()}
-            write_tensors(path, stored)
-        return stored["x"], stored["y"], stem
+
+    def sample() -> dict[str, Tensor]:
+        logger.info("sampling the source %s for %s", source.name, request.body)
+        with torch.no_grad(), _one_thread():
+            x, y = source.sample(request)
+        return {"x": x if raw else x.float(), "y": y.long()}
+
+    stored = cached_tensors(path, sample)
+    return stored["x"], stored["y"], stem
 
 
 @contextmanager
@@ -164,3 +169,31 @@ def _digest(source: Source, request: SampleRequest) -> str:
         digest.update(key.encode())
         digest.update(tensor_bytes(tensor))
     return digest.hexdigest()[:16]
+
+
+def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
+    """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
+
+    The process caches the two distances used last; their source-only terms are cached on disk, safely for concurrent
+    processes. Raises UserError for an unknown name or a source that cannot be fitted.
+    """
+    device = torch.device(device)
+    return _fitted(cache.home(), environment(device), name, source, device)
+
+
+@lru_cache(2)
+def _fitted(
+    home: Path, circumstances: tuple[str, ...], name: str, source: SourceFeatures, device: torch.device
+) -> Distance:
+    distance, source = get_distance(name), source.to(device)
+    if type(distance)._source_terms is Distance._source_terms:
+        return distance.fit(source)
+    identity = (name, distance.version, distance.dtype(source.x), source.x.shape, circumstances)
+    digest = hashlib.sha256(repr(identity).encode())
+    for tensor in (source.x, source.y.long()):
+        digest.update(f"{tensor.dtype}".encode())
+        digest.update(tensor_bytes(tensor))
+    path = cache.subdirectory("source") / "terms" / f"{name}-{digest.hexdigest()[:32]}.safetensors"
+    terms = cached_tensors(path, lambda: get_distance(name).fit(source).terms)
+    cache.prune(path.parent, ".safetensors", MAX_FILES, MAX_BYTES)
+    return distance.fit(source, terms)

@@ -5,7 +5,7 @@ import logging
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache as once
 from importlib.metadata import version
@@ -17,12 +17,29 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_ray.data import cache
-from orca_ray.devices import has_bfloat16_units
+from orca_ray.errors import UserError
+from orca_ray.torch_private import has_bfloat16_units
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+
+
+def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a file, by name; if it is missing or damaged, compute the tensors and write the file.
+
+    Concurrent processes compute them once. On a full disk, a warning is logged.
+    """
+    with cache.lock(path):
+        tensors = read_tensors(path)
+        if tensors is None:
+            tensors = dict(compute())
+            try:
+                write_tensors(path, tensors)
+            except UserError as error:
+                logger.warning("%s is not cached: %s", path, error)
+        return tensors
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:

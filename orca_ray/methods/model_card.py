@@ -28,14 +28,10 @@ class Score:
         shown = f"{mean(self.scores):.4g}"
         if count < 2:
             return f"{shown}, 1 seed"
-        half = _quantile(count - 1) * stdev(self.scores) / math.sqrt(count)
+        from orca_ray.leaderboard.statistics.intervals import student_quantile
+
+        half = student_quantile(0.05, count - 1) * stdev(self.scores) / math.sqrt(count)
         return f"{shown} [{mean(self.scores) - half:.4g}, {mean(self.scores) + half:.4g}], {count} seeds"
-
-
-def _quantile(freedom: int) -> float:
-    from orca_ray.leaderboard.statistics.intervals import student_quantile
-
-    return student_quantile(0.05, freedom)
 
 
 def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:

@@ -30,7 +30,7 @@ WEIGHTS = ("float32", "nf4")
 
 @dataclass(frozen=True)
 class JointConfig(Config):
-    """Options of the first stage of `joint`; the others are those of the refine stage."""
+    """Options of the first stage of `joint`; all other options of that stage are those of the refine stage."""
 
     epochs: Number = 10
     warmup: Fraction = 0.6

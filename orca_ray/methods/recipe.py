@@ -56,7 +56,7 @@ class Recipe:
     """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
     ``align`` and those of ``options``."""
     options: Sequence[type[Any]] = ()
-    """Its own options: dataclasses like `RefineConfig`. A class ``PareConfig`` defines the options ``pare.*``."""
+    """Options of this method alone: dataclasses like `RefineConfig`. ``PareConfig`` defines the options ``pare.*``."""
     problem: "Callable[[Task], str | None]" = lambda task: None
     """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before
     data are prepared, a task may lack its input shape. Default: every task will do."""

@@ -1,4 +1,4 @@
-"""Reports of an adaptation (the align and refine stages of a trial): progress after each epoch, and the outcome."""
+"""Reports of a trial: progress after each epoch of its stages, and the outcome."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class EpochProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of an adaptation so far, or the final one. Lower scores are better."""
+    """Result of a trial so far, or the final one. Lower scores are better."""
 
     validation_score: float | None = None
     """Lowest validation score, reached in ``best_epoch``."""

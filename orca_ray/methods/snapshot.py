@@ -1,4 +1,4 @@
-"""The trained network of an adaptation as a model folder holds it, and the network that is built of a folder again."""
+"""The trained network of a trial as a model folder holds it, and the network that is built from a folder again."""
 
 import contextlib
 import hashlib

@@ -80,7 +80,7 @@ class TrialTrainer:
             aligned: directory of that cache; None: ``aligned`` in the cache directory.
             standardise: whether to standardise inputs and regression targets, unless the data set already is.
             on_step: called between optimiser steps of refining; it may call `save`.
-            ranks: processes that run parallel stages together, each with an adaptation of equal arguments.
+            ranks: processes that run parallel stages together, each with a trainer of equal arguments.
 
         Raises UserError for an unknown name, a value out of range, a task that the method cannot adapt to, or data
         whose shapes differ from the task's.
@@ -133,7 +133,7 @@ class TrialTrainer:
     @property
     def model(self) -> CrossModalModel:
         """The model with its present weights; once `done`, with those of the best epoch."""
-        assert self._model is not None, "this adaptation is closed"
+        assert self._model is not None, "this trainer is closed"
         return self._model
 
     def step(self) -> EpochProgress:

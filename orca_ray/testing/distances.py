@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from orca_ray.alignment import distance as contract
 from orca_ray.alignment.distance import Distance, SourceFeatures
@@ -90,24 +90,18 @@ class DistanceSuite(Suite):
         values = [distance(src.x + shift, src.y).item() for shift in (0.0, 0.3, 0.6, 1.2)]
         assert values == sorted(values)
 
-    def test_permutation_invariance(self, name: str, fit: Fit) -> None:
+    def test_order_of_points_and_names_of_labels_do_not_matter(self, name: str, fit: Fit) -> None:
         src, (x, y) = source(), cloud(17)
         value, gradient = value_and_gradient(fit(name, src), x, y)
         generator = torch.Generator().manual_seed(0)
         a, b = torch.randperm(24, generator=generator), torch.randperm(17, generator=generator)
-        permuted = fit(name, SourceFeatures(src.x[a], src.y[a], "test"))
-        value_b, gradient_b = value_and_gradient(permuted, x[b], y[b])
-        assert value_b == pytest.approx(value, rel=1e-7)
-        torch.testing.assert_close(gradient_b, gradient[b], rtol=1e-4, atol=1e-7)
-
-    def test_labels_are_only_names_and_may_have_gaps(self, name: str, fit: Fit) -> None:
-        src, (x, y) = source(), cloud(17)
-        value, gradient = value_and_gradient(fit(name, src), x, y)
+        permuted = SourceFeatures(src.x[a], src.y[a], "test"), x[b], y[b], gradient[b]
         ids = torch.tensor([900, -7, 12])
-        renamed = fit(name, SourceFeatures(src.x, ids.flip(0)[src.y], "test"))
-        value_b, gradient_b = value_and_gradient(renamed, x, ids[y].to(torch.int32))
-        assert value_b == pytest.approx(value, rel=1e-7)
-        torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
+        renamed = SourceFeatures(src.x, ids.flip(0)[src.y], "test"), x, ids[y].to(torch.int32), gradient
+        for other, x_b, y_b, expected in (permuted, renamed):
+            value_b, gradient_b = value_and_gradient(fit(name, other), x_b, y_b)
+            assert value_b == pytest.approx(value, rel=1e-7)
+            torch.testing.assert_close(gradient_b, expected, rtol=1e-4, atol=1e-7)
 
     def test_gradient_equals_finite_differences(self, name: str, fit: Fit) -> None:
         for n, d in ((9, 4), (15, 2), (8, 20)):
@@ -251,7 +245,7 @@ class DistanceSuite(Suite):
         assert second[0] == first[0]
         assert torch.equal(second[1], first[1])
 
-    def test_precision_follows_the_features(self, name: str, fit: Fit) -> None:
+    def test_precision_follows_the_features_and_the_value_needs_no_gradient(self, name: str, fit: Fit) -> None:
         distance, (x, y) = fit(name, source()), cloud(17, shift=0.5)
         exact = distance(x, y)
         assert exact.dtype == torch.float64
@@ -260,9 +254,6 @@ class DistanceSuite(Suite):
         assert single.dtype == gradient.dtype == torch.float32
         assert single.item() == pytest.approx(exact.item(), rel=1e-5)
         assert distance(x.bfloat16(), y).dtype == torch.float32
-
-    def test_no_gradient_is_asked_for(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17, shift=0.5)
         value, _ = value_and_gradient(distance, x, y)
         with torch.no_grad():
             assert distance(x, y).item() == pytest.approx(value, rel=1e-12)
@@ -272,7 +263,7 @@ class DistanceSuite(Suite):
         distance = fit(name, src)
         value, gradient = value_and_gradient(distance, x, y)
         monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-        with _Largest() as largest:  # type: ignore[no-untyped-call]
+        with _Largest() as largest:
             try:
                 small = fit(name, src)
                 value_b, gradient_b = value_and_gradient(small, x, y)
@@ -283,7 +274,7 @@ class DistanceSuite(Suite):
         torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
         if name not in self.fixed_blocks:
             # Six matrices [40, 120] in float64 are more than the limit, and so is [120, 120].
-            held = max(tensor.numel() * tensor.element_size() for tensor in vars(small).values() if _is_tensor(tensor))
+            held = max(tensor.nbytes for tensor in vars(small).values() if isinstance(tensor, Tensor))
             assert largest.num_bytes <= max(100_000, held)
         assert distance.diagnosis.notes == () or not distance.debiased
         assert small.diagnosis.converged or not distance.diagnosis.converged
@@ -310,22 +301,19 @@ class DistanceSuite(Suite):
         found = [note for note in several.diagnosis.notes if note not in usual and "one sample" in note]
         assert len(found) == several.uses_labels
 
-    def test_not_finite_is_refused_by_name_and_shape(self, name: str, fit: Fit) -> None:
+    def test_values_that_are_not_finite_and_wrong_shapes_are_refused(self, name: str, fit: Fit) -> None:
         distance, (x, y) = fit(name, source()), cloud(17)
         for x[3, 1] in (float("nan"), float("inf")):
             with pytest.raises(
                 UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
             ):
                 distance(x, y)
-
-    def test_wrong_shapes_are_refused(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17)
+        x[3, 1] = 0.0
         with pytest.raises(UserError, match=r"shape \(17, 3\), but the source has 4 features"):
             distance(x[:, :3], y)
-        with pytest.raises(UserError, match="expected 17 integer class ids"):
-            distance(x, y[:5])
-        with pytest.raises(UserError, match="expected 17 integer class ids"):
-            distance(x, y.float())
+        for labels in (y[:5], y.float()):
+            with pytest.raises(UserError, match="expected 17 integer class ids"):
+                distance(x, labels)
         with pytest.raises(UserError, match="expected a float matrix"):
             distance(x[:0], y[:0])
         with pytest.raises(RuntimeError, match="fit"):
@@ -373,19 +361,15 @@ def value_and_gradient(distance: Distance, x: Tensor, y: Tensor) -> tuple[float,
     return value.item(), x.grad.cpu()
 
 
-class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Measures the largest tensor that an operation makes."""
+class _Largest(TorchFunctionMode):
+    """Measures the largest tensor that a function of torch returns."""
 
     num_bytes = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function."""
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else [result]:
-            if _is_tensor(tensor) and tensor.device.type != "meta":
-                self.num_bytes = max(self.num_bytes, tensor.numel() * tensor.element_size())
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self.num_bytes = max(self.num_bytes, tensor.nbytes)
         return result
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)

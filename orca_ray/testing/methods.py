@@ -74,9 +74,9 @@ class MethodSuite(Suite):
         if problem := get_method(name).problem(task):
             pytest.skip(problem)
         body = vit if len(TASKS[kind][1]) == 3 else bert
-        adaptation = start(body, name, task=task, hyperparameters=SHORT)
-        reports = run(adaptation)
-        outcome = adaptation.result()
+        trainer = start(body, name, task=task, hyperparameters=SHORT)
+        reports = run(trainer)
+        outcome = trainer.result()
         num_epochs = int(relevant(resolve(name, SHORT), name).get("refine.epochs", 1))
         assert [report["epoch"] for report in reports if report["stage"] == "refine"] == list(range(1, 1 + num_epochs))
         stages = dict.fromkeys(report["stage"] for report in reports if report["stage"] != "probe")

@@ -16,7 +16,6 @@ from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
-from orca_ray.training.ranks import ALONE, Ranks
 
 QUICK: dict[str, Scalar] = {
     "embedder.sequence_length": 8,
@@ -117,36 +116,20 @@ def start(
     seed: int = 0,
     test: bool = True,
     aligned: Path | None = None,
-    threads: int = 1,
-    device: str = "cpu",
-    deterministic: bool = False,
-    standardise: bool = True,
-    ranks: Ranks = ALONE,
+    **options: Any,
 ) -> TrialTrainer:
-    """Start a trial; it shares its alignment only through a directory ``aligned``."""
+    """Start a trial; it shares its alignment only through a directory ``aligned``; ``options`` as of `TrialTrainer`."""
     return TrialTrainer(
-        task,
-        data or make_data(task),
-        method,
-        body,
-        hyperparameters,
-        seed,
-        test=test,
-        device=device,
-        threads=threads,
-        deterministic=deterministic,
-        reuse_aligned=aligned is not None,
-        aligned=aligned,
-        standardise=standardise,
-        ranks=ranks,
-    )
+        task, data or make_data(task), method, body, hyperparameters, seed,
+        test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,
+    )  # fmt: skip
 
 
-def run(adaptation: TrialTrainer) -> list[dict[str, Any]]:
+def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
     """Run a trial to its end; return the progress after every step, without durations."""
     reports = []
-    while not adaptation.done:
-        reports.append(reported(adaptation.step()))
+    while not trainer.done:
+        reports.append(reported(trainer.step()))
     return reports
 
 

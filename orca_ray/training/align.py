@@ -20,8 +20,7 @@ from orca_ray.process import note_progress
 from orca_ray.training import optimisation
 from orca_ray.training.aligned_cache import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
-from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.numerics import derive_seed
+from orca_ray.training.numerics import NotFiniteError, derive_seed
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
 """Maximum size of the tokens of one forward pass of the embedder, by device. On a CPU, the system

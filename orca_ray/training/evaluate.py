@@ -11,8 +11,8 @@ from torch import Tensor
 from orca_ray.data.rows import Rows, Target
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.training.errors import NotFiniteError, is_out_of_memory
 from orca_ray.training.feed import SplitInputs
+from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ def predict(
 ) -> tuple[np.ndarray, int]:
     """Return decoded float32 predictions [N, *output_shape] for the inputs of ``feed``, and the batch size used.
 
-    It is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part, and all get the
-    whole. Raises NotFiniteError if a prediction is NaN or infinite.
+    The batch size used is ``batch_size``, halved until a batch fits in memory. Each of several ranks predicts a part of
+    the samples, and all ranks get the predictions of all. Raises NotFiniteError if a prediction is NaN or infinite.
     """
     count = len(feed.inputs)
     own = ranks.share(count)

@@ -15,7 +15,6 @@ from orca_ray.data.rows import Rows
 from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.errors import is_out_of_memory
 from orca_ray.training.feed import SplitInputs, forward
 from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.micro_batch import (
@@ -26,7 +25,7 @@ from orca_ray.training.micro_batch import (
     max_micro_batch,
     measure_cost,
 )
-from orca_ray.training.numerics import derive_seed, isolated_rng
+from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)

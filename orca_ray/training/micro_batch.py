@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from orca_ray.torch_private import flop_counter
 from orca_ray.training.memory_limits import memory_limits
 
 CPU_MIB = 1024
@@ -77,7 +76,7 @@ def measure_cost(
 
     The difference is the memory per sample, without weights. If ``num_samples`` is 1, all memory at n = 1 counts.
     """
-    with _token_shapes(body) as shapes, _flop_counter() as counter:
+    with _token_shapes(body) as shapes, flop_counter() as counter:
         with _saved_tensors() as one:
             value = loss(1)
         torch.autograd.grad(value, parameters, allow_unused=True)
@@ -117,15 +116,3 @@ def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
         yield shapes
     finally:
         handle.remove()
-
-
-def _flop_counter() -> FlopCounterMode:
-    """Return a counter that also counts fused attention on CPUs, which torch's `FlopCounterMode` does not."""
-    ops: Any = torch.ops.aten
-    forward: Any = sdpa_flop_count
-    backward: Any = sdpa_backward_flop_count
-    formulas = {
-        ops._scaled_dot_product_flash_attention_for_cpu: lambda *qkv, **_: forward(*qkv[:3]),
-        ops._scaled_dot_product_flash_attention_for_cpu_backward: lambda *given, **_: backward(*given[:4]),
-    }
-    return FlopCounterMode(display=False, custom_mapping=formulas)

@@ -1,22 +1,40 @@
-"""Numerics of a trial: precision of matrix products, random seeds, and torch's process-wide settings."""
+"""Numerics of a trial: precision, random seeds, torch's process-wide settings, and errors of values and memory."""
 
+import errno
 import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import threadpool_limits
 
-from orca_ray.devices import has_bfloat16_units
+from orca_ray.errors import UserError
+from orca_ray.torch_private import has_bfloat16_units
 
 MIN_CPU_WIDTH = 512
 """Minimum feature width for which ``auto`` chooses bfloat16 on a CPU. Narrower bodies would gain little time, and so
 their scores are equal on all CPUs, up to float32 rounding."""
+_ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate memory", "ALLOC_FAILED")
+"""Parts of RuntimeError messages: of torch's CPU allocator, CUDA outside torch's allocator, memory maps, cuBLAS."""
+
+
+class NotFiniteError(RuntimeError):
+    """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether ``error`` means that memory ran out, on any device.
+
+    torch raises OutOfMemoryError for CUDA only. Other RuntimeErrors are identified by their messages.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATOR_MESSAGES)
 
 
 @dataclass(frozen=True)
@@ -70,6 +88,18 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
     return Precision(option, device)
 
 
+def find_device(name: str) -> torch.device:
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"cannot use the device {name!r} here: give auto, cpu or cuda (with a GPU)") from error
+    return device
+
+
 def derive_seed(seed: int, *path: int | str) -> int:
     """Return a 63-bit seed, a hash of ``seed`` and ``path`` (e.g. "order", 3); equal on all machines and versions."""
     text = "/".join(str(part) for part in (seed, *path))
@@ -92,12 +122,6 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
-@lru_cache(maxsize=1)
-def _thread_pools(num_modules: int) -> ThreadpoolController:
-    """Return the thread pools of all loaded libraries; the search, some milliseconds, is repeated after an import."""
-    return ThreadpoolController()
-
-
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
@@ -115,7 +139,7 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     # By default, cuDNN chooses kernels by timing them, and convolutions may use TF32.
     exact = cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False)
     try:
-        with _thread_pools(len(sys.modules)).limit(limits=threads), exact if deterministic else nullcontext():
+        with threadpool_limits(threads), exact if deterministic else nullcontext():
             yield
     finally:
         torch.set_num_threads(threads_before)

@@ -1,19 +1,21 @@
-"""Optimisers and learning-rate schedules by name, parameter groups for the align stage, and plateau detection.
+"""Optimisers and schedules by name, the parameters that a stage trains, their groups, and plateau detection.
 
 A schedule is a pure function of the optimiser step, so that a resumed trial only needs the number of the step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from orca_ray.errors import lookup
+from orca_ray.errors import UserError, lookup
 
 if TYPE_CHECKING:  # torch is imported inside functions: planning a sweep must not import it
-    from torch import nn
+    from torch import Tensor, nn
     from torch.nn import Parameter
     from torch.optim import Optimizer
+
+    from orca_ray.models.crossmodal import CrossModalModel
 
 Schedule = Callable[[int], float]
 """Maps the number of an optimiser step (from 0) to the factor by which the base learning rate is multiplied."""
@@ -75,6 +77,42 @@ def requires_grad(parameters: "Iterable[Parameter]", value: bool) -> Iterator[No
     finally:
         for parameter, flag in former:
             parameter.requires_grad_(flag)
+
+
+class Trained:
+    """Parameters of a model that are trained; all others are frozen."""
+
+    def __init__(self, model: "CrossModalModel", parameters: "Iterable[Parameter]") -> None:
+        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if none of these is the model's."""
+        chosen = {id(parameter) for parameter in parameters}
+        self._model = model
+        self._named = {name: value for name, value in model.named_parameters() if id(value) in chosen}
+        if not self._named:
+            raise UserError("the method trains no parameter of this model")
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in self._named)
+        self.parameters = list(self._named.values())
+
+    def groups(self, body_scale: float) -> list[ParameterGroup]:
+        """Return the parameters outside of the body, and those inside, whose learning rate is ``body_scale`` times."""
+        body = set(self._model.body.parameters())  # tensors are hashed by identity
+        inside = [parameter for parameter in self.parameters if parameter in body]
+        outside = [parameter for parameter in self.parameters if parameter not in body]
+        return [ParameterGroup(outside), ParameterGroup(inside, body_scale)]
+
+    def weights(self) -> "dict[str, Tensor]":
+        """Return the present parameters, and the model's buffers that are saved, by name; they share its memory."""
+        saved = self._model.state_dict()
+        buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
+        return {name: value.detach() for name, value in self._named.items()} | buffers
+
+    def load(self, weights: "Mapping[str, Tensor]") -> None:
+        """Set parameters and buffers to ``weights``, which are those of `weights` at another time."""
+        import torch
+
+        with torch.no_grad():
+            for name, value in self.weights().items():
+                value.copy_(weights[name])
 
 
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:

@@ -16,9 +16,8 @@ from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.head import pooled
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import head_inputs
-from orca_ray.training.numerics import Precision, derive_seed
+from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 NUM_SAMPLES = 512
 """Largest number of samples that are probed."""
@@ -64,7 +63,7 @@ class Probe:
 
 
 def _independent(split: Split) -> Array:
-    """Return the indices of the rows that are samples of their own: all, or the first one of each group."""
+    """Return the indices of the rows that are probed: all rows, or the first one of each group."""
     return np.arange(len(split)) if split.group is None else np.unique(split.group, return_index=True)[1]
 
 
@@ -84,7 +83,7 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
 
 
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
-    """Return the relative squared error of each sample [n], predicted by ridge regression on all others.
+    """Return the relative squared error of each sample [n], predicted by ridge regression on all other samples.
 
     Features are standardised. All left-out predictions follow from one decomposition; the penalty is that of the lowest
     mean error. Errors are divided by the targets' variance, so 1 is as good as their mean.

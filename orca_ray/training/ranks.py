@@ -14,11 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from orca_ray.training.errors import RankLostError, is_out_of_memory
-from orca_ray.training.numerics import derive_seed
+from orca_ray.training.numerics import derive_seed, is_out_of_memory
 
 _TIMEOUT = timedelta(hours=1)
 """Limit of a wait for other ranks; long, because whoever starts them notices when one has ended."""
+
+
+class RankLostError(ConnectionError):
+    """Another process that trains the same model has ended."""
 
 
 @dataclass(frozen=True)

@@ -16,15 +16,13 @@ from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
 from orca_ray.training.feed import SplitInputs, make_feed
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
-from orca_ray.training.numerics import choose_precision, derive_seed, isolated_rng, make_generator
-from orca_ray.training.optimisation import make_optimizer, make_schedule, set_learning_rate
+from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, isolated_rng, make_generator
+from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.throughput import Throughput, throughput
-from orca_ray.training.trained import Trained
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
 """Optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
@@ -131,7 +129,7 @@ class RefineLoop:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of optimiser steps in one epoch; the last one may have fewer samples than the others."""
+        """Number of optimiser steps in one epoch; the last step may have fewer samples."""
         batches = -(-len(self._train.y) // self._config.batch_size)
         if self._config.last_step == "drop":
             return max(1, batches // self._config.accumulation)

@@ -75,8 +75,6 @@ def test_solvers_of_this_package_note_that_they_work_in_blocks(
 
 
 def test_user_errors() -> None:
-    with pytest.raises(UserError, match=r"unknown distance 'otd'\. Did you mean 'otdd'"):
-        get_distance("otd")
     with pytest.raises(UserError, match=r"unknown distance 'mmd_median'.*Allowed: bures, l2, mmd, "):
         get_distance("mmd_median")
     with pytest.raises(UserError, match="source features 'images'"):

@@ -201,47 +201,6 @@ def test_what_single_precision_cannot_hold_is_infinite_or_refused() -> None:
         get_distance(NAME).fit(SourceFeatures(1e20 * single.x, src.y, "test"))
 
 
-@pytest.mark.parametrize(
-    ("stored", "scale", "dtype"),
-    [
-        (True, 0.05, torch.float64),
-        (False, 0.5, torch.float32),
-        (True, 5.0, torch.float32),
-        (False, 100.0, torch.float64),
-        (True, 100.0, torch.float32),
-    ],
-)
-def test_a_ladder_is_the_plain_formulas(
-    stored: bool, scale: float, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cost_module, "CACHE_BYTES", 800)
-    monkeypatch.setattr(contract, "MEMORY_BYTES", 2**20 if stored else 2800)
-    y, x, start = cloud(9, scale=scale), cloud(40, seed=1, scale=scale), 0.1 * scale * cloud(40, 1, seed=2)[:, 0]
-    temperatures = otdd_reference.ladder(float((y.mean(0) - x.mean(0)).square().sum()) + 49.0)
-    c = half_squares(y, x)
-    f, g, last = potentials(c.T, c, temperatures, start)
-    plan = torch.softmax((last - c) / temperatures[-1], 1)
-    solution = otdd_reference.solve(CostMatrix(y.to(dtype), x.to(dtype)).store(), temperatures, start.to(dtype))
-    tolerance = 1e-5 if dtype is torch.float32 else 1e-11
-    allowed = 2 * torch.finfo(dtype).eps * temperatures[0] + tolerance * scale**2
-    torch.testing.assert_close(solution.f_N.double(), f, rtol=tolerance, atol=allowed)
-    torch.testing.assert_close(solution.g_n.double(), g, rtol=tolerance, atol=allowed)
-    assert solution.value == pytest.approx(float(f.mean() + g.mean()), rel=10 * tolerance, abs=allowed)
-    product, mass = solution.barycentres(x.to(dtype))
-    if scale < 100.0 or dtype is torch.float64:  # rounding of costs of 1e5 shows in the plan
-        torch.testing.assert_close(mass.double(), plan.mean(0), rtol=100 * tolerance, atol=tolerance)
-        torch.testing.assert_close(product.double(), plan @ x, rtol=100 * tolerance, atol=tolerance)
-
-
-def test_potentials_so_far_from_soft_minima_that_every_exponential_under_or_overflows() -> None:
-    cost, c = CostMatrix(cloud(7), cloud(9, seed=1)), half_squares(cloud(7), cloud(9, seed=1))
-    for start in (-1e4, 1e4):
-        f_N, g_n = cloud(9, 1)[:, 0] + start, cloud(7, 1, seed=2)[:, 0]
-        soft_f_N, soft_g_n = otdd_reference.soft_minima(cost, f_N, g_n, 0.1)
-        torch.testing.assert_close(soft_g_n, soft_minimum(c, f_N, 0.1))
-        torch.testing.assert_close(soft_f_N, soft_minimum(c.T, g_n, 0.1))
-
-
 def test_lost_sums_of_costs_that_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some rows' and no columns' are lost, and the other way round."""
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100)

@@ -50,25 +50,6 @@ def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPat
     assert minirocket.result().num_trainable == 3 * (9996 + 1)
 
 
-def test_it_learns_the_derivative_of_smooth_fields() -> None:
-    data, random = make_data(FIELD), np.random.default_rng(0)
-    angles, frequencies = np.arange(16) * np.pi / 8, np.arange(1, 4)[:, None]
-
-    def split(size: int) -> Split:
-        amplitudes = random.normal(size=(2, size, 3))
-        waves = np.sin(frequencies * angles), np.cos(frequencies * angles)
-        x = amplitudes[0] @ waves[0] + amplitudes[1] @ waves[1]
-        y = (amplitudes[0] * frequencies.T) @ waves[1] - (amplitudes[1] * frequencies.T) @ waves[0]
-        return Split(x[:, None].astype(np.float32), y.astype(np.float32))
-
-    learnable = replace(data, splits={"train": split(64), "validation": split(20), "test": split(20)})
-    adaptation = start(NO_BODY, "fno", task=FIELD, data=learnable, hyperparameters={"refine.epochs": 15})
-    run(adaptation)
-    outcome = adaptation.result()
-    assert outcome.test_score is not None
-    assert outcome.test_score < 0.2  # relative error; a prediction of 0 has 1
-
-
 @pytest.mark.parametrize(
     ("modality", "shape", "network", "layout"),
     [
@@ -87,20 +68,6 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
     task = replace(make_task(CLASSES, shape), modality=modality)
     values = {**SMALL, "cnn.network": network}
     assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
-        ("cnn.kernel", 0, "cnn.kernel must be at least 1"),
-        ("cnn.network", "tables", "Did you mean 'table'"),
-        ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
-    ],
-)
-def test_a_wrong_option(name: str, value: Scalar, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        resolve(name.split(".")[0], {name: value})
 
 
 def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
@@ -153,6 +120,8 @@ def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
         ("minirocket", make_task(CLASSES, (1, 8, 8)), r"takes series.* not inputs of shape \(1, 8, 8\)"),
         ("minirocket", make_task(CLASSES, (7, 8)), "kernels have 9 positions, and the series of this task have 8"),
         ("minirocket", replace(TASK, num_samples=(100_001, 1, 1)), "100001 are above 100000"),
+        ("gradient_boosting", FIELD, r"not a field of shape \(16,\)"),
+        ("gradient_boosting", make_task(CLASSES, (3, 40, 40)), r"4800 values \(shape \(3, 40, 40\)\).* at most 4096"),
     ],
 )
 def test_tasks_that_do_not_fit_are_refused(method: str, task: Task, message: str) -> None:
@@ -196,14 +165,14 @@ ONE_SPLIT: dict[str, Scalar] = {
 
 
 def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
-    adaptation = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
-    run(adaptation)
-    return adaptation
+    trainer = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
+    run(trainer)
+    return trainer
 
 
-def trees(adaptation: TrialTrainer) -> TreeBody:
-    assert isinstance(adaptation.model.body, TreeBody)
-    return adaptation.model.body
+def trees(trainer: TrialTrainer) -> TreeBody:
+    assert isinstance(trainer.model.body, TreeBody)
+    return trainer.model.body
 
 
 def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
@@ -216,9 +185,9 @@ def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
 def test_one_split_by_hand() -> None:
     # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
     x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]])
-    adaptation = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
-    assert trees(adaptation).num_values == 3  # a threshold and two leaves
-    assert adaptation.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
+    trainer = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
+    assert trees(trainer).num_values == 3  # a threshold and two leaves
+    assert trainer.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
 
 
 def test_epochs_continue_as_one_run_of_lightgbm() -> None:
@@ -238,51 +207,45 @@ def test_the_trees_of_the_best_epoch_are_kept_and_patience_ends_the_trial() -> N
     random, data = np.random.default_rng(0), make_data(TASK)
     noise = {name: replace(split, y=random.integers(3, size=len(split.y))) for name, split in data.splits.items()}
     options: dict[str, Scalar] = {"refine.epochs": 50, "boosting.rounds": 2, "boosting.patience": 3}
-    adaptation = boost(TASK, options, replace(data, splits=noise))
-    outcome = adaptation.result()
+    trainer = boost(TASK, options, replace(data, splits=noise))
+    outcome = trainer.result()
     assert outcome.best_epoch is not None
     assert outcome.epochs == outcome.best_epoch + 3
-    [text] = trees(adaptation).models
+    [text] = trees(trainer).models
     assert lightgbm.Booster(model_str=text).num_trees() == 3 * 2 * outcome.best_epoch
-    assert outcome.num_parameters == outcome.num_trainable == trees(adaptation).num_values
+    assert outcome.num_parameters == outcome.num_trainable == trees(trainer).num_values
 
 
 def test_each_label_has_a_booster_and_two_classes_have_one_with_two_logits() -> None:
-    adaptation = boost(make_task(Target("labels", size=3), (2, 16)))
-    assert len(trees(adaptation).models) == 3
-    assert adaptation.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
+    trainer = boost(make_task(Target("labels", size=3), (2, 16)))
+    assert len(trees(trainer).models) == 3
+    assert trainer.result().test_score == pytest.approx(0.0, abs=0.1)  # by chance: 0.5
     task = make_task(Target("classes", size=2), (2, 16))
     data = make_data(task)
     splits = {name: replace(split, y=split.y % 2) for name, split in data.splits.items()}
-    adaptation = boost(task, data=replace(data, splits=splits))
-    logits = adaptation.model(torch.from_numpy(splits["test"].x))
+    trainer = boost(task, data=replace(data, splits=splits))
+    logits = trainer.model(torch.from_numpy(splits["test"].x))
     assert logits.shape == (45, 2)
     assert not logits[:, 0].any()
-    booster = lightgbm.Booster(model_str=trees(adaptation).models[0])
+    booster = lightgbm.Booster(model_str=trees(trainer).models[0])
     assert booster.dump_model()["objective"].startswith("binary")
 
 
 def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:
-    adaptation, empty = boost(), start(NO_BODY, "gradient_boosting").model
+    trainer, empty = boost(), start(NO_BODY, "gradient_boosting").model
     x = torch.tensor(make_data(TASK).test.x[:])
     assert not empty(x).any()
-    save_file(adaptation.model.state_dict(), tmp_path / "model.safetensors")
+    save_file(trainer.model.state_dict(), tmp_path / "model.safetensors")
     empty.load_state_dict(load_file(tmp_path / "model.safetensors"))
-    assert torch.equal(empty(x), adaptation.model(x))
+    assert torch.equal(empty(x), trainer.model(x))
     x[:, 0, ::2] = torch.nan  # missing values
     assert empty(x).isfinite().all()
-    trees(adaptation).set_models(["tree\nno trees"])
+    trees(trainer).set_models(["tree\nno trees"])
     with pytest.raises(UserError, match="cannot read the trees of this model"):
-        adaptation.model(x)
+        trainer.model(x)
 
 
-def test_what_it_cannot_adapt_to_or_do_without_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    for task, message in (
-        (make_task(Target("dense", shape=(16,)), (1, 16)), r"not a field of shape \(16,\)"),
-        (make_task(CLASSES, (3, 40, 40)), r"4800 values \(shape \(3, 40, 40\)\).* at most 4096"),
-    ):
-        with pytest.raises(UserError, match=f"gradient_boosting cannot adapt to tiny/.*{message}"):
-            start(NO_BODY, "gradient_boosting", task=task)
+def test_the_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"pip install 'orca-ray\[trees\]'"):
         start(NO_BODY, "gradient_boosting")

@@ -1,6 +1,5 @@
 """What a trial reads: a share of the training samples and nothing else of their split, in units of its own."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array, RowIndex, Rows, Target
-from orca_ray.errors import UserError
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, make_data, make_task, run, scores, start
 
@@ -76,32 +74,15 @@ def test_no_statistic_comes_from_other_samples(bert: str, task: Any) -> None:
     assert scores(poisoned.result()) == scores(expected.result())
 
 
-def test_a_share_is_in_bounds(bert: str) -> None:
-    for fraction in (0.0, -0.1, 1.1, float("nan")):
-        with pytest.raises(UserError, match=r"data.fraction must be in \(0, 1\]"):
-            start(bert, hyperparameters={**QUICK, "data.fraction": fraction})
-
-
-def in_other_units(data: PreparedData, scale: float, shift: float) -> PreparedData:
-    """Return the same inputs in other units."""
-    changed = copy.copy(data)
-    splits = {
-        name: Split((np.asarray(split.x[:]) * scale + shift).astype(np.float32), split.y)
-        for name, split in data.splits.items()
-    }
-    object.__setattr__(changed, "splits", splits)
-    return changed
-
-
 def test_units_do_not_reach_the_body(bert: str) -> None:
     """In hundredths and far from zero, inputs become the tokens that they are in tens."""
     task = make_task(Target("classes", size=3))
     data = make_data(task)
-    tens, hundredths = in_other_units(data, 10.0, 3.0), in_other_units(data, 1e-2, 5.0)
+    tens, hundredths = with_train(data, data.train.x[:] * 10 + 3), with_train(data, data.train.x[:] * 1e-2 + 5)
     tokens = {}
     for name, given, standardise in (("tens", tens, True), ("hundredths", hundredths, True), ("raw", tens, False)):
-        adaptation = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
-        tokens[name] = adaptation.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
-        adaptation.close()
+        trainer = TrialTrainer(task, given, "nft", bert, QUICK, 0, test=False, standardise=standardise)
+        tokens[name] = trainer.model.eval().embed(torch.from_numpy(given.train.x[:4])).detach()
+        trainer.close()
     torch.testing.assert_close(tokens["tens"], tokens["hundredths"], rtol=1e-3, atol=1e-3)
     assert (tokens["tens"] - tokens["raw"]).abs().max() > 0.1

@@ -18,7 +18,7 @@ from orca_ray.methods.stages import align_stage as guard_module
 from orca_ray.methods.stages.align_stage import POINTS, AlignGuard
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 
 SHORT: dict[str, Scalar] = {**QUICK, "align.epochs": 4, "align.schedule": "reference_step", "refine.epochs": 2}
 SCALAR = make_task(Target("scalar"))  # errors of classes may stay equal, so that no margin is low enough

@@ -25,9 +25,9 @@ SHORT = {**QUICK, "refine.epochs": 1}
 
 @pytest.fixture(scope="module")
 def snapshot(bert: str) -> Snapshot:
-    adaptation = start(bert, "nft", hyperparameters=SHORT)
-    run(adaptation)
-    return adaptation.snapshot()
+    trainer = start(bert, "nft", hyperparameters=SHORT)
+    run(trainer)
+    return trainer.snapshot()
 
 
 @pytest.fixture
@@ -153,9 +153,9 @@ def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message
 def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Path) -> None:
     body = tmp_path / "body"
     shutil.copytree(bert, body)
-    adaptation = start(str(body), "lora", hyperparameters=SHORT)
-    run(adaptation)
-    taken = adaptation.snapshot()
+    trainer = start(str(body), "lora", hyperparameters=SHORT)
+    run(trainer)
+    taken = trainer.snapshot()
     inside = [name for name in taken.weights if name.startswith("body.")]
     assert inside
     assert all("lora_" in name for name in inside)

@@ -16,7 +16,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import from_flat, names, relevant, resolve
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
-from orca_ray.methods.stages.no_body import AttentionBody
+from orca_ray.methods.stages.networks import AttentionBody
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 
@@ -54,25 +54,18 @@ def test_the_methods_of_the_first_release() -> None:
 def test_exactly_the_right_parameters_train(method: str, kind: str, request: pytest.FixtureRequest) -> None:
     task = TASK if get_method(method).problem(TASK) is None else make_task(Target("dense", shape=(16,)))
     options = {**QUICK, "align.epochs": 0, "refine.epochs": 1}
-    adaptation = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
-    sizes = {name: value.numel() for name, value in adaptation.model.named_parameters()}
+    trainer = start(request.getfixturevalue(kind), method, task=task, hyperparameters=options)
+    sizes = {name: value.numel() for name, value in trainer.model.named_parameters()}
     expected = {name for name in sizes if re.fullmatch(TRAINED[method], name, re.IGNORECASE)}
-    before = copy_of(adaptation.model)
-    run(adaptation)
-    moved = changed(before, copy_of(adaptation.model)) & set(sizes)  # trees and biases that are fitted are buffers
+    before = copy_of(trainer.model)
+    run(trainer)
+    moved = changed(before, copy_of(trainer.model)) & set(sizes)  # trees and biases that are fitted are buffers
     # The key bias moves no attention weight (softmax is invariant to it), so its gradient is rounding noise or zero.
     assert moved - expected == set()
     assert {name for name in expected - moved if not re.search(r"key|\bk_proj", name)} == set()
     if sizes:  # else the trees are counted
-        assert adaptation.result().num_parameters == sum(sizes.values())
-        assert adaptation.result().num_trainable == sum(sizes[name] for name in expected)
-
-
-def test_fpt_finds_every_norm_of_the_body(bert: str, vit: str) -> None:
-    for body, num_norms in ((bert, 8), (vit, 10)):  # two a layer, weight and bias, and a final one in the ViT
-        model = start(body, "fpt").model
-        chosen = {id(parameter) for parameter in get_method("fpt").trainable(model)}
-        assert len([value for value in model.body.parameters() if id(value) in chosen]) == num_norms
+        assert trainer.result().num_parameters == sum(sizes.values())
+        assert trainer.result().num_trainable == sum(sizes[name] for name in expected)
 
 
 def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) -> None:
@@ -84,6 +77,34 @@ def test_only_scratch_and_random_features_start_from_a_random_body(bert: str) ->
     assert any("query" in name for name in changed(body("nft"), body("scratch")))
     assert changed(body("scratch"), body("scratch", seed=1))
     assert not changed(body("scratch"), body("random_features"))
+
+
+ALL = {"embedder", "body", "head"}
+OUTSIDE = {"embedder", "head"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("orca", {}, {"align": {"embedder"}, "refine": ALL}),
+        ("joint", {"joint.epochs": 2}, {"joint": OUTSIDE, "refine": ALL}),
+        ("mona", {"mona.epochs": 1}, {"warmup": OUTSIDE, "bilevel": OUTSIDE, "refine": ALL}),
+        ("recraft", {}, {"align": {"embedder"}, "source_head": set(), "distortion": {"embedder"}, "refine": ALL}),
+    ],
+)
+def test_what_each_stage_trains(
+    bert: str, method: str, options: dict[str, Scalar], expected: dict[str, set[str]]
+) -> None:
+    trainer = start(bert, method, hyperparameters={**QUICK, "refine.epochs": 1, **options})
+    trained: dict[str, set[str]] = {}
+    while not trainer.done:
+        stage, before = trainer.stage, copy_of(trainer.model)
+        trainer.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
+        trained[stage] = trained.get(stage, set()) | moved
+    assert trained == expected
+    assert trainer.result().epochs == 1
+    assert (trainer.result().align_seconds > 0) == (len(expected) > 1)
 
 
 @torch.no_grad()
@@ -150,11 +171,39 @@ def test_round_trip_through_json_with_types() -> None:
         ("align.distance", "ottd", "Did you mean 'otdd'"),
         ("refine.learning_rat", 0.1, r"Did you mean 'refine\.learning_rate'"),
         ("epochs", 1, "unknown hyper-parameter"),
+        ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
+        ("cnn.network", "tables", "Did you mean 'table'"),
+        ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
+        ("pare.begin", 1.5, r"pare\.begin must be in \(0, 1\], got 1.5"),
+        ("recraft.form", "papers", r"recraft\.form"),
+        ("recraft.threshold", -0.1, r"recraft\.threshold must be at least 0"),
+        ("mona.source_weight", -1.0, r"mona\.source_weight must be at least 0"),
+        ("data.fraction", 0.0, r"data\.fraction must be in \(0, 1\]"),
+        ("data.fraction", float("nan"), r"data\.fraction must be in \(0, 1\]"),
+        ("lora.targets", "mpl", "Did you mean 'mlp'"),
+        ("align.steps", "absolute", r"align\.learning_rate must be greater than 0"),
     ],
 )
 def test_mistakes(name: str, value: Scalar, message: str) -> None:
     with pytest.raises(UserError, match=message):
         from_flat({name: value})
+
+
+REFUSED: dict[str, Scalar] = {
+    "align.distance": "ottd", "align.source": "vocabularies", "align.epochs": -1, "align.optimizer": "adamm",
+    "align.learning_rate": -0.1, "align.samples_per_class": 0, "align.patience": -1, "align.clip": -1.0,
+    "align.tolerance": -0.1, "align.source_samples": 0, "align.weight_decay": float("inf"), "joint.weight": -1.0,
+    "refine.learning_rate": 0.0, "refine.optimizer": "adamW2", "refine.weight_decay": -1.0, "refine.batch_size": 0,
+    "refine.accumulation": 0, "refine.schedule": "linear", "refine.clip": -1.0, "refine.dropout": 1.0,
+    "refine.momentum": 1.0, "refine.precision": "float16", "refine.memory_mib": -1, "refine.compile": "always",
+    "refine.gradient_checkpointing": "yes", "refine.warmup_epochs": float("nan"), "cnn.kernel": 0,
+}  # fmt: skip
+
+
+def test_values_out_of_range_are_refused_by_name() -> None:
+    for name, value in REFUSED.items():
+        with pytest.raises(UserError, match=re.escape(name)):
+            from_flat({name: value})
 
 
 def test_relevant_leaves_align_out_where_nothing_aligns() -> None:

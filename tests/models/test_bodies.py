@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from orca_ray.alignment.image_features import embed
-from orca_ray.alignment.source import SampleRequest
+from orca_ray.alignment.source import SampleRequest, embed_images
 from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
@@ -70,7 +69,7 @@ def test_images_are_normalised_as_by_the_bodys_own_preprocessor(
     for body, expected in ((copied, processed), (plain, 2 * images - 1)):  # by default, mean and deviation 0.5
         stem = load_body(body).stem
         assert isinstance(stem, ImageStem)
-        found = embed(SampleRequest(stem, body, 32, 1, 5, 0), images)
+        found = embed_images(SampleRequest(stem, body, 32, 1, 5, 0), images)
         torch.testing.assert_close(found, stem.embed_images(expected).mean(1), atol=1e-5, rtol=1e-5)
     (told,) = caplog.messages
     assert "no image_mean and image_std in a preprocessor_config.json" in told

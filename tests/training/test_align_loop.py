@@ -1,7 +1,6 @@
 """The align loop: what it changes, how it samples, and exact resume."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +17,13 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.testing.trials import changed, copy_of
-from orca_ray.training import align, checkpoint
+from orca_ray.training import align
 from orca_ray.training.align import AlignLoop, Measure
-from orca_ray.training.aligned_cache import AlignEpoch
 from orca_ray.training.config import AlignConfig
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
 
-from .training_toys import CLASSES, CPU, same, toy_model, toy_split
+from .training_toys import CLASSES, CPU, toy_model, toy_split
 
 
 def fitted() -> Distance:
@@ -82,10 +80,6 @@ def scripted_loop(config: AlignConfig, distance: Measure, y: np.ndarray | None =
     return AlignLoop(toy_model(), split.x, y, target, config, distance, seed=0, device=CPU)
 
 
-def curve(epoch: AlignEpoch) -> tuple[int, float, float]:
-    return epoch.epoch, epoch.distance, epoch.learning_rate
-
-
 def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
     model = toy_model()
     model.embedder.requires_grad_(False)
@@ -107,39 +101,6 @@ def test_the_learning_rate_is_given_or_the_distances_own_and_falls_after_two_thi
     for option, rate in ((0.0, 0.03), (0.5, 0.5)):
         loop = scripted_loop(AlignConfig(epochs=6, learning_rate=option), Scripted())
         assert [loop.step().learning_rate for _ in range(6)] == pytest.approx([rate] * 4 + [rate / 10] * 2)
-
-
-@pytest.mark.parametrize(("interrupted_after", "patience"), [(0, 0), (3, 0), (1, 1), (4, 1)])
-def test_resume_is_exact(interrupted_after: int, patience: int, tmp_path: Path) -> None:
-    # With patience, the two rates are cut to two epochs each.
-    config = AlignConfig(
-        epochs=9 if patience else 4, learning_rate=1e-2, samples_per_class=7, patience=patience, tolerance=0.9
-    )
-    whole_model = toy_model(dropout=0.3)
-    whole = make_loop(whole_model, config)
-    expected = [curve(whole.step()) for _ in range(4)]
-    assert whole.done
-    assert whole.plateaued == (patience > 0)
-    assert len({distance for _, distance, _ in expected}) == 4
-
-    first = make_loop(toy_model(dropout=0.3), config)
-    curves = [curve(first.step()) for _ in range(interrupted_after)]
-    checkpoint.save(tmp_path / "state", first.state_dict())
-    torch.rand(3)
-    state = checkpoint.load(tmp_path / "state")
-    assert state is not None
-    model = toy_model(dropout=0.3, seed=0)
-    with torch.no_grad():
-        for parameter in model.embedder.parameters():
-            parameter.add_(1.0)  # must come from the checkpoint
-    resumed = make_loop(model, config)
-    resumed.load_state_dict(state)
-    curves += [curve(resumed.step()) for _ in range(4 - interrupted_after)]
-    assert curves == expected
-    assert same(copy_of(model), copy_of(whole_model))
-    assert resumed.done
-    assert resumed.plateaued == whole.plateaued
-    assert (resumed.distance_before, resumed.distance_after) == (whole.distance_before, whole.distance_after)
 
 
 def test_dense_targets_get_pseudo_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,21 +224,6 @@ def test_notes_are_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     resumed = scripted_loop(config, Scripted())
     resumed.load_state_dict(loop.state_dict())
     assert resumed.notes == loop.notes
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("distance", "ottd"), ("source", "vocabularies"), ("epochs", -1), ("learning_rate", -0.1),
-        ("optimizer", "adamm"), ("samples_per_class", 0), ("patience", -1), ("tolerance", -0.1), ("source_samples", 0),
-        ("clip", -1.0), ("weight_decay", float("inf")),
-    ],
-)  # fmt: skip
-def test_bad_options_are_refused_by_name(option: str, value: float | str) -> None:
-    with pytest.raises(UserError, match=f"align.{option}"):
-        AlignConfig(**{option: value})  # type: ignore[arg-type]
-    with pytest.raises(UserError, match=r"align\.learning_rate"):
-        AlignConfig(learning_rate=0.0, steps="absolute")
 
 
 def test_a_step_moves_tokens_by_the_same_share_whatever_their_fan_in() -> None:

@@ -12,7 +12,15 @@ from orca_ray.results.artefacts import FORMS, MAX_BYTES, MAX_TRIAL_BYTES, Quanti
 from orca_ray.tasks.registry import all_tasks, get_task
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import make_task
-from orca_ray.training.artefact import Aligned, Evaluated, Evidence, all_artefacts, compute_artefacts, evenly, shrunk
+from orca_ray.training.artefacts.base import (
+    Aligned,
+    Evaluated,
+    Evidence,
+    all_artefacts,
+    compute_artefacts,
+    evenly,
+    shrunk,
+)
 from orca_ray.training.artefacts.features import principal_plane
 from orca_ray.training.evaluate import of_samples
 

@@ -15,7 +15,6 @@ from orca_ray.process import progress_count
 from orca_ray.testing.trials import copy_of
 from orca_ray.training import feed, gradient_accumulation, micro_batch, refine
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.feed import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
 from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
@@ -27,7 +26,7 @@ from orca_ray.training.micro_batch import (
     halved,
     max_micro_batch,
 )
-from orca_ray.training.numerics import torch_settings
+from orca_ray.training.numerics import NotFiniteError, torch_settings
 
 from .training_toys import (
     CPU,

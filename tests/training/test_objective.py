@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import Parameter
 
 from orca_ray.data.rows import Target
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.numerics import derive_seed, isolated_rng, make_generator
-from orca_ray.training.ranks import ALONE, Ranks, disconnect
+from orca_ray.training.ranks import Ranks
 
 CPU = torch.device("cpu")
 
@@ -66,19 +65,6 @@ def test_shares_are_even_and_cover_everything_in_order() -> None:
         assert [item for share in shares for item in share] == list(range(count))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
         assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
-
-
-def test_a_process_alone_communicates_with_nobody() -> None:
-    parameter, loss, part = Parameter(torch.ones(2)), torch.tensor(3.0), np.ones(2)
-    parameter.grad = gradient = torch.ones(2)
-    assert ALONE.sum_gradients([parameter], loss) is loss
-    assert parameter.grad is gradient
-    assert ALONE.joined(part, 2) is part
-    ALONE.equalise([parameter])
-    state = torch.get_rng_state()
-    ALONE.seed(1, 2)
-    assert torch.equal(torch.get_rng_state(), state)
-    disconnect()
 
 
 def test_ranks_draw_different_random_numbers() -> None:

@@ -1,6 +1,5 @@
 """Optimisers, schedules, and when a curve is flat."""
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
@@ -79,10 +78,6 @@ def first_flat(values: list[float], patience: int = 4, tolerance: float = 0.005)
     return next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
 
 
-def noisy(values: np.ndarray, noise: float, seed: int) -> list[float]:
-    return [float(v) for v in values * (1 + noise * np.random.RandomState(seed).normal(size=len(values)))]
-
-
 SLOW = [0.999**epoch for epoch in range(40)]
 """Falls by 0.4 % in 4 epochs."""
 
@@ -108,10 +103,3 @@ SLOW = [0.999**epoch for epoch in range(40)]
 )
 def test_when_a_curve_is_flat(values: list[float], patience: int, tolerance: float, expected: int | None) -> None:
     assert first_flat(values, patience, tolerance) == expected
-
-
-def test_noise_neither_hides_a_plateau_nor_makes_one() -> None:
-    for seed in range(20):
-        assert first_flat(noisy(0.97 ** np.arange(40), 0.01, seed)) is None
-        # Of a flat curve every verdict is nearly a toss-up, and they come every epoch: the plateau is soon found.
-        assert (first_flat(noisy(np.ones(60), 0.01, seed)) or 99) <= 30

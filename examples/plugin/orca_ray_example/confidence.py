@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from orca_ray.results.artefacts import Bars, BarSeries
-from orca_ray.training.artefact import ArtefactKind, Evaluated
+from orca_ray.training.artefacts.base import ArtefactKind, Evaluated
 
 
 def compute(evaluated: Evaluated) -> Iterator[tuple[str, Bars]]:

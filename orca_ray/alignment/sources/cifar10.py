@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Samples, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source, embed_images
 from orca_ray.data import safe_pickle
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
@@ -16,12 +16,10 @@ def sample(request: SampleRequest) -> Samples:
     """Return features [N, D] and labels [N] of random CIFAR-10 training images, resized to the body's image size."""
     import torch
 
-    from orca_ray.alignment.image_features import embed
-
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
     order = np.random.RandomState(request.seed).permutation(len(labels))[: request.num_samples]
     images = (torch.from_numpy(pixels_NCHW[i].astype(np.float32) / 255.0) for i in order)
-    return embed(request, images), torch.from_numpy(labels[order])
+    return embed_images(request, images), torch.from_numpy(labels[order])
 
 
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -3,7 +3,7 @@
 import re
 import zipfile
 
-from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order
+from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order, embed_images, read_photograph
 from orca_ray.data.raw import RawFile
 from orca_ray.errors import UserError
 
@@ -17,8 +17,6 @@ def sample(request: SampleRequest) -> Samples:
     """
     import torch
 
-    from orca_ray.alignment.image_features import embed, read_photograph
-
     path = SOURCE.path()
     try:
         with zipfile.ZipFile(path) as archive:
@@ -28,7 +26,7 @@ def sample(request: SampleRequest) -> Samples:
             classes = sorted({match["name"] for match in found})
             labels = [classes.index(match["name"]) for match in found]
             chosen = balanced_order(labels, request.seed)[: request.num_samples]
-            features = embed(request, (read_photograph(archive.read(found[i].string)) for i in chosen))
+            features = embed_images(request, (read_photograph(archive.read(found[i].string)) for i in chosen))
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(f"{path} is not the archive of Tiny ImageNet: {error}") from error
     return features, torch.tensor([labels[i] for i in chosen])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from orca_ray.alignment.source import SampleRequest, Samples, Source
+from orca_ray.alignment.source import SampleRequest, Samples, Source, embed_images, read_photograph
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 
@@ -56,11 +56,9 @@ def sample(request: SampleRequest) -> Samples:
     """
     import torch
 
-    from orca_ray.alignment.image_features import embed
-
     random = np.random.RandomState(request.seed)
     labels = random.permutation(np.arange(request.num_samples) % len(CLASSES))
-    return embed(request, _crops(labels, random)), torch.from_numpy(labels)
+    return embed_images(request, _crops(labels, random)), torch.from_numpy(labels)
 
 
 def _crops(labels: np.ndarray[Any, Any], random: np.random.RandomState) -> Iterator["Tensor"]:
@@ -74,8 +72,6 @@ def _crops(labels: np.ndarray[Any, Any], random: np.random.RandomState) -> Itera
 
 
 def _read(file: str) -> "Tensor":
-    from orca_ray.alignment.image_features import read_photograph
-
     package, folder = (FOOLBOX, "foolbox") if file.startswith("imagenet_") else (SCIKIT_IMAGE, "skimage")
     return read_photograph(packages.read_member(package, f"{folder}/data/{file}"))
 

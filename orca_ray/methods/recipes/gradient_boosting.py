@@ -40,9 +40,9 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.boosting import BoostingStage
+    from orca_ray.methods.stages.fitted import BoostingStage
 
-    return [BoostingStage(trial)]
+    return [BoostingStage(trial, trial.hyperparameters.of(BoostingConfig))]
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:

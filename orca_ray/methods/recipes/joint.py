@@ -41,7 +41,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
         batch_size=config.batch_size, accumulation=1,
         optimizer="adam" if refining.optimizer == "sgd" else refining.optimizer,
     )  # fmt: skip
-    term = DistanceTerm(trial)
+    term = DistanceTerm(trial, config)
     return [
         RefineStage(trial, name="joint", parameters=new_parameters, config=joint, step_term=term, final=False),
         RefineStage(trial),

@@ -6,7 +6,7 @@ A linear layer W [out, in] of the body becomes
 
 of which A and B are trained. B starts at 0, so the network starts as that of ``nft``. The library ``peft`` does this.
 Biases and norms of the body stay as pretrained. ``lora.targets`` names the layers by their role, as each library has
-names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.lora`).
+names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.networks`).
 
 With ``lora.weights: nf4`` the frozen W of the adapted layers takes 4 bits a value instead of 32, so that bodies of some
 billion parameters fit one GPU (QLoRA: Dettmers et al., NeurIPS 2023, arXiv:2305.14314); x, A and B keep their
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.methods.stages.lora import insert_adapters
+    from orca_ray.methods.stages.networks import insert_adapters
     from orca_ray.models.body import seeded
 
     model = request.build()

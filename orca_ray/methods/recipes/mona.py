@@ -56,7 +56,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
                 final=False,
             )
         )
-    return [*stages, *([BilevelStage(trial)] if options.epochs else []), RefineStage(trial)]
+    return [*stages, *([BilevelStage(trial, options)] if options.epochs else []), RefineStage(trial)]
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:

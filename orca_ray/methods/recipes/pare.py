@@ -42,7 +42,7 @@ def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.refine_stage import RefineStage
     from orca_ray.methods.stages.terms import MixTerm
 
-    return [RefineStage(trial, batch_term=MixTerm(trial))]
+    return [RefineStage(trial, batch_term=MixTerm(trial, trial.hyperparameters.of(PareConfig)))]
 
 
 RECIPE = Recipe(

@@ -1,4 +1,10 @@
-"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with."""
+"""Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with.
+
+Two of these are controls, which show what the pretrained body contributes. ``no_body`` follows the ablation LLM2Attn of
+Tan et al.: one attention layer from random initialisation stands in the body's place, y = norm(x + attention(x)). The
+embedder starts as that of ``nft``, so with its defaults from pretrained weights. ``random_features``: body and embedder
+start random, and the body is frozen, with its norms. (The row "frozen random" of Lu et al. trains the norms.)
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -10,14 +16,23 @@ from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, 
 if TYPE_CHECKING:
     from torch.nn import Parameter
 
+    from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
+_LU = "Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247"
 _PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
 
 
 def _fpt_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     return chain(new_parameters(model), norm_parameters(model.body))
+
+
+def _attention(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.methods.stages.networks import AttentionBody
+
+    dropout = request.hyperparameters.refine.dropout
+    return request.build(substitute=lambda replaced: AttentionBody(replaced, dropout))
 
 
 RECIPES = (
@@ -39,7 +54,7 @@ RECIPES = (
     Recipe(
         name="fpt",
         title="refine norms, embedder and head only",
-        reference="Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247",
+        reference=_LU,
         trainable=_fpt_parameters,
         relative_cost=0.7,
         # The learning rate of the paper: few parameters are trained, and they must change a lot.
@@ -62,5 +77,22 @@ RECIPES = (
         relative_cost=0.1,
         # With a linear head on fixed features, training is a convex problem, so a high learning rate is safe.
         defaults={"refine.learning_rate": 1e-2},
+    ),
+    Recipe(
+        name="no_body",
+        title="refine everything, with one random attention layer in the body's place",
+        reference="Tan et al., Are Language Models Actually Useful for Time Series Forecasting?, NeurIPS 2024, "
+        "arXiv:2406.16964",
+        network=_attention,
+        relative_cost=0.1,
+    ),
+    Recipe(
+        name="random_features",
+        title="refine embedder and head around a frozen random body",
+        reference=_LU,
+        pretrained=False,
+        relative_cost=0.7,
+        trainable=new_parameters,
+        defaults={"refine.learning_rate": 1e-3},
     ),
 )

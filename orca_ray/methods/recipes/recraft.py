@@ -49,14 +49,14 @@ def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.alignment.labels import NUM_CLASSES
     from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
 
-    options, target = trial.hyperparameters.align, trial.task.target
+    config, options, target = trial.hyperparameters.of(RecraftConfig), trial.hyperparameters.align, trial.task.target
     num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
     options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
     *aligning, refining = align_then_refine(trial, options)
-    if trial.hyperparameters.of(RecraftConfig).distortion_epochs == 0:  # nothing would use the source head
+    if config.distortion_epochs == 0:  # nothing would use the source head
         return [*aligning, refining]
     head = SourceHead(trial)
-    return [*aligning, SourceHeadStage(trial, head), DistortionStage(trial, head), refining]
+    return [*aligning, SourceHeadStage(trial, config, head), DistortionStage(trial, config, head), refining]
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.fitted import fitted_distance
 from orca_ray.alignment.registry import get_distance
+from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data.prepared import Split
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial

@@ -16,8 +16,7 @@ from orca_ray.alignment.cost import recomputed
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.process import note_progress
-from orca_ray.training.errors import NotFiniteError
-from orca_ray.training.numerics import Precision, choose_precision, derive_seed, isolated_rng
+from orca_ray.training.numerics import NotFiniteError, Precision, choose_precision, derive_seed, isolated_rng
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 
 

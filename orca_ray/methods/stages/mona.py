@@ -32,10 +32,10 @@ class BilevelStage(EpochStage):
     name = "bilevel"
     precision_option = "float32"
 
-    def __init__(self, trial: Trial) -> None:
-        self._config = trial.hyperparameters.of(MonaConfig)
-        super().__init__(trial, self._config.epochs, trial.hyperparameters.refine.learning_rate)
+    def __init__(self, trial: Trial, config: MonaConfig) -> None:
         refining = trial.hyperparameters.refine
+        super().__init__(trial, config.epochs, refining.learning_rate)
+        self._config = config
         self.optimizer, self.momentum = refining.optimizer, refining.momentum
         self._step_size = refining.batch_size * refining.accumulation
         self._body = list(trial.model.body.parameters())

@@ -57,9 +57,11 @@ class SourceHead:
 class _HeadStage(EpochStage):
     """A stage that passes samples through the body to a source head."""
 
-    def __init__(self, trial: Trial, head: SourceHead, epochs: int, learning_rate: float) -> None:
+    def __init__(
+        self, trial: Trial, config: RecraftConfig, head: SourceHead, epochs: int, learning_rate: float
+    ) -> None:
         super().__init__(trial, epochs, learning_rate)
-        self._head, self._config = head, trial.hyperparameters.of(RecraftConfig)
+        self._config, self._head = config, head
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state for `load_state_dict`, which includes the source head even before the first step."""
@@ -92,9 +94,8 @@ class SourceHeadStage(_HeadStage):
     name = "source_head"
     weight_decay = 0.05
 
-    def __init__(self, trial: Trial, head: SourceHead) -> None:
-        config = trial.hyperparameters.of(RecraftConfig)
-        super().__init__(trial, head, config.source_epochs, config.source_learning_rate)
+    def __init__(self, trial: Trial, config: RecraftConfig, head: SourceHead) -> None:
+        super().__init__(trial, config, head, config.source_epochs, config.source_learning_rate)
         sequence = trial.model.body.modality == "sequence"
         self._softmax_twice = self._as_code and sequence
         self._penalty_epochs = 0 if self._softmax_twice else config.penalty_epochs
@@ -168,9 +169,8 @@ class DistortionStage(_HeadStage):
 
     name = "distortion"
 
-    def __init__(self, trial: Trial, head: SourceHead) -> None:
-        config = trial.hyperparameters.of(RecraftConfig)
-        super().__init__(trial, head, config.distortion_epochs, config.distortion_learning_rate)
+    def __init__(self, trial: Trial, config: RecraftConfig, head: SourceHead) -> None:
+        super().__init__(trial, config, head, config.distortion_epochs, config.distortion_learning_rate)
 
     def parameters(self) -> Sequence[Parameter]:
         """Return the parameters of the embedder and, as in the published code, of the source head."""

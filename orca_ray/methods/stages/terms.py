@@ -25,8 +25,8 @@ TEMPERATURE = 0.9
 class MixTerm:
     """A `BatchTerm`: the weighted loss of mixes. It adds the gate and the source head to the trial's model."""
 
-    def __init__(self, trial: Trial) -> None:
-        config, model = trial.hyperparameters.of(PareConfig), trial.model
+    def __init__(self, trial: Trial, config: PareConfig) -> None:
+        model = trial.model
         self._config, self._model, self._source = config, model, trial.source_tokens()
         self._loss = trial.objective.training_loss(trial.data.train.y, trial.device)
         width = model.body.feature_width
@@ -96,8 +96,8 @@ def _highest(keys_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
 class DistanceTerm:
     """A `StepTerm`: the weighted distance of a step's features from the source features, 0 in the first epochs."""
 
-    def __init__(self, trial: Trial) -> None:
-        self._trial, self._config = trial, trial.hyperparameters.of(JointConfig)
+    def __init__(self, trial: Trial, config: JointConfig) -> None:
+        self._trial, self._config = trial, config
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
         """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""

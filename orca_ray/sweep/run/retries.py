@@ -180,7 +180,8 @@ class RankFailedError(Exception):
 def classify(error: Exception) -> Status:
     """Return the failure status of a trial that ended with the exception ``error``."""
     from orca_ray.sweep.worker.staging import StagingError
-    from orca_ray.training.errors import NotFiniteError, RankLostError, is_out_of_memory  # imports torch
+    from orca_ray.training.numerics import NotFiniteError, is_out_of_memory  # imports torch
+    from orca_ray.training.ranks import RankLostError
 
     if isinstance(error, RankFailedError):
         return error.status

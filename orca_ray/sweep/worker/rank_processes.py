@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 from orca_ray.results.record import Status
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
 from orca_ray.sweep.worker.settings import scratch_directory
-from orca_ray.training.errors import RankLostError
-from orca_ray.training.ranks import Ranks, abort, disconnect
+from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer

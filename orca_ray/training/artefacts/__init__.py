@@ -1,1 +1,1 @@
-"""The kinds of artefacts, one module each; see `orca_ray.training.artefact`."""
+"""Artefacts, small pictures of what a trained model does: their base in `base`, and one module for a kind or a few."""

@@ -8,7 +8,7 @@ from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised, Series
 from orca_ray.tasks.dense_metrics import CONTACT, IGNORED, MARGIN, PADDING
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
+from orca_ray.training.artefacts.base import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE, MAX_POINTS = 96, 256
 """Largest side of an image and length of a line; three images of this side fit into one artefact."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Group, Plot, Points, Quantised
-from orca_ray.training.artefact import Aligned, ArtefactKind
+from orca_ray.training.artefacts.base import Aligned, ArtefactKind
 
 
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:

@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Image, Images, Lines, Picture, Quantised, Series
 from orca_ray.tasks.task import Task
-from orca_ray.training.artefact import ArtefactKind, Evaluated, shrunk
+from orca_ray.training.artefacts.base import ArtefactKind, Evaluated, shrunk
 
 MAX_SIDE, MAX_COLOUR_SIDE, MAX_POINTS, MAX_LINES = 128, 96, 256, 4
 _SHOWN_LABELS = 5

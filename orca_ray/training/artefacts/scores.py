@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.results.artefacts import Bars, BarSeries, Group, Matrix, Plot, Points, Quantised, rounded
 from orca_ray.tasks.dense_metrics import area_under_roc
-from orca_ray.training.artefact import ArtefactKind, Evaluated, evenly
+from orca_ray.training.artefacts.base import ArtefactKind, Evaluated, evenly
 
 
 def _scores(positive_N: Array, logits_N: Array) -> tuple[float | None, float | None]:

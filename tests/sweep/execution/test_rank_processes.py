@@ -32,8 +32,7 @@ from orca_ray.tasks.registry import get_task
 from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
-from orca_ray.training.errors import RankLostError
-from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.training.ranks import ALONE, RankLostError, Ranks
 from tests.session import folder
 from tests.sweep.execution.test_trial_runner import finish
 from tests.sweep.rank_toys import build

@@ -18,7 +18,7 @@ from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
 from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node
 from orca_ray.tasks.registry import get_task
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.refine import RefineLoop
 from tests import session
 from tests.sweep.real import tiny_spec

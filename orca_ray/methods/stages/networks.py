@@ -1,4 +1,7 @@
-"""Inserts the adapters of LoRA into a body, by ``peft``, and quantises frozen weights, by ``bitsandbytes``."""
+"""How methods change the body: the one attention layer of `no_body`, and the adapters and 4-bit weights of `lora`.
+
+Adapters are those of ``peft``, 4-bit weights those of ``bitsandbytes``.
+"""
 
 import contextlib
 import logging
@@ -8,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import TARGETS, LoraConfig
 from orca_ray.models.body import Body, repeated_layers
+from orca_ray.models.weights import LoadedBody
 
 _FUSED = {"qkv", "Wqkv", "c_attn", "query_key_value"}
 _ROLES: Mapping[str, Callable[[str], bool]] = {
@@ -24,8 +28,30 @@ _ROLES: Mapping[str, Callable[[str], bool]] = {
 }
 """Whether a linear layer has a role, given its name inside a transformer layer, e.g. ``attention.self.query``."""
 
+HEAD_WIDTH = 64
+"""Width of a head of `AttentionBody`, if that of the tokens is a multiple of it."""
 _BLOCK = 64
 """Number of values with a common scale. Blocks that cross rows are stored wrongly by bitsandbytes 0.50 on the CPU."""
+
+
+class AttentionBody(Body):
+    """One layer of multi-head self-attention with a residual connection and a norm, [B, T, D] -> [B, T, D]."""
+
+    def __init__(self, replaced: LoadedBody, dropout: float) -> None:
+        """Initialise at random. The number of tokens and their width are those of the body ``replaced``."""
+        super().__init__()
+        width = replaced.stem.width
+        self.modality, self.num_prefix_tokens = replaced.body.modality, replaced.body.num_prefix_tokens
+        self.feature_width = width
+        num_heads = width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else 1
+        self.attention = nn.MultiheadAttention(width, num_heads, dropout, batch_first=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features; ``grid`` is not used."""
+        attended, _ = self.attention(tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False)
+        features: Tensor = self.norm(tokens_BTD + attended)
+        return features
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:

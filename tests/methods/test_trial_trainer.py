@@ -3,7 +3,7 @@
 import json
 import shutil
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.data.prepared import PreparedData, Split, SplitName
-from orca_ray.data.rows import Array, Target
+from orca_ray.data.prepared import Split, SplitName
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.trial_trainer import TrialTrainer
@@ -31,8 +31,7 @@ from orca_ray.testing.trials import (
     scores,
     start,
 )
-from orca_ray.training.artefact import all_artefacts
-from orca_ray.training.errors import NotFiniteError
+from orca_ray.training.artefacts.base import all_artefacts
 from orca_ray.training.evaluate import Objective
 
 from ..training.training_toys import evaluate, limited_memory
@@ -43,12 +42,12 @@ Reports = list[dict[str, Any]]
 def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
     # A rate that overshoots after the first epochs makes the last epoch not the best one.
     rough = {**QUICK, "refine.epochs": 6, "refine.learning_rate": 0.2, "refine.schedule": "constant"}
-    adaptation = start(bert, "nft", hyperparameters=rough)
+    trainer = start(bert, "nft", hyperparameters=rough)
     weights, reports = [], []
-    while not adaptation.done:
-        reports.append(adaptation.step())
-        weights.append(copy_of(adaptation.model))
-    outcome = adaptation.result()
+    while not trainer.done:
+        reports.append(trainer.step())
+        weights.append(copy_of(trainer.model))
+    outcome = trainer.result()
     validation = [report.validation_score for report in reports]
     assert outcome.validation_score == min(value for value in validation if value is not None)
     assert outcome.best_epoch == 1 + validation.index(outcome.validation_score)
@@ -58,7 +57,7 @@ def test_test_score_is_that_of_the_best_epoch(bert: str) -> None:
     data = make_data(TASK)
     objective = Objective(CLASSES, TASK.loss, TASK.metric)
     for split, score in ((data.test, outcome.test_score), (data.validation, outcome.validation_score)):
-        assert evaluate(adaptation.model, split.x, split.y, objective) == score
+        assert evaluate(trainer.model, split.x, split.y, objective) == score
 
 
 def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert: str) -> None:
@@ -71,33 +70,31 @@ def test_without_align_epochs_orca_is_nft_and_another_seed_is_another_trial(bert
 
 def test_progress_and_outcome_so_far(bert: str) -> None:
     """What the sweep reads from a trial that early stopping ends in the middle."""
-    adaptation = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
-    before = copy_of(adaptation.model)
-    first = adaptation.step()
+    trainer = start(bert, hyperparameters={**QUICK, "align.learning_rate": 1e-2})
+    first = trainer.step()
     assert (first.stage, first.epoch, first.epochs) == ("align", 1, 3)
     assert first.distance is not None
     assert first.seconds > 0
-    adaptation.step()
-    adaptation.step()
-    assert {name.split(".")[0] for name in changed(before, copy_of(adaptation.model))} == {"embedder"}
-    outcome = adaptation.result()
+    trainer.step()
+    trainer.step()
+    outcome = trainer.result()
     assert outcome.distance_before is not None
     assert outcome.distance_after is not None
     assert outcome.distance_after < outcome.distance_before
     assert (outcome.validation_score, outcome.precision) == (None, None)  # unknown before the refine stage
-    refine = adaptation.step()
+    refine = trainer.step()
     assert (refine.stage, refine.epoch, refine.epochs, refine.distance) == ("refine", 1, 3, None)
-    outcome = adaptation.result()
+    outcome = trainer.result()
     assert outcome.validation_score == refine.validation_score is not None
     assert (outcome.epochs, outcome.best_epoch, outcome.test_score) == (1, 1, None)
     assert min(outcome.align_seconds, outcome.refine_seconds, outcome.evaluate_seconds) > 0
     assert outcome.peak_memory_mib is not None
     assert outcome.peak_memory_mib > 10
-    adaptation.step()
-    adaptation.step()
-    assert adaptation.done
-    done = adaptation.step()
-    assert (done.stage, done.validation_score) == ("done", adaptation.result().validation_score)
+    trainer.step()
+    trainer.step()
+    assert trainer.done
+    done = trainer.step()
+    assert (done.stage, done.validation_score) == ("done", trainer.result().validation_score)
 
 
 def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, tmp_path: Path) -> None:
@@ -128,49 +125,16 @@ def test_checkpoints_of_other_trials_and_damaged_ones_are_not_taken(bert: str, t
     assert reported(damaged.step())["epoch"] == 1
 
 
-@pytest.mark.parametrize("checkpointing", ["off", "on"])
-def test_close_frees_the_model(bert: str, checkpointing: str) -> None:
+def test_close_frees_the_model(bert: str) -> None:
     """At once, also where checkpointed layers are part of reference cycles."""
-    adaptation = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": checkpointing})
-    run(adaptation)
-    parts = (*adaptation.model.modules(), *adaptation.model.parameters())
+    trainer = start(bert, "nft", hyperparameters={**QUICK, "refine.gradient_checkpointing": "on"})
+    run(trainer)
+    parts = (*trainer.model.modules(), *trainer.model.parameters())
     references = [weakref.ref(part) for part in parts]
     del parts
-    adaptation.close()
+    trainer.close()
     assert all(reference() is None for reference in references)
-    assert adaptation.result().test_score is not None
-
-
-def test_values_that_are_not_finite_end_the_trial(bert: str) -> None:
-    data = make_data(TASK)
-    x = data.train.x[:].copy()
-    x[3] = np.nan
-    broken = replace(data, splits={**data.splits, "train": Split(x, data.train.y)})
-    for method in ("orca", "linear_probe"):
-        with pytest.raises(NotFiniteError):
-            run(start(bert, method, data=broken))
-    wild = {**QUICK, "refine.learning_rate": 1e30, "refine.optimizer": "sgd", "refine.clip": 0.0}
-    with pytest.raises(NotFiniteError):
-        run(start(bert, "nft", hyperparameters=wild))
-
-
-def test_user_mistakes(bert: str) -> None:
-    with pytest.raises(UserError, match="Did you mean 'orca'"):
-        start(bert, "orka")
-    with pytest.raises(UserError, match=r"Did you mean 'refine.epochs'"):
-        start(bert, hyperparameters={"refine.epoch": 3})
-    with pytest.raises(UserError, match="photographs"):
-        run(start(bert, hyperparameters={**QUICK, "align.source": "photographs"}))
-
-
-@pytest.mark.slow
-def test_a_really_pretrained_body() -> None:
-    quick = {**QUICK, "refine.learning_rate": 5e-4, "refine.dropout": 0.0, "refine.epochs": 4}
-    adaptation = start("minilm-l6:layers=1", hyperparameters=quick)
-    run(adaptation)
-    outcome = adaptation.result()
-    assert outcome.test_score is not None
-    assert outcome.test_score < 0.4  # chance is 2/3
+    assert trainer.result().test_score is not None
 
 
 ONE_EPOCH: dict[str, Scalar] = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
@@ -180,8 +144,8 @@ SLOW_ALIGN: dict[str, Scalar] = {**QUICK, "align.epochs": 9, "align.patience": 1
 
 def aligned(body: str, directory: Path, **changes: Any) -> tuple[Reports, TrialTrainer]:
     """Run a trial that shares its alignment through ``directory``."""
-    adaptation = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
-    return run(adaptation), adaptation
+    trainer = start(body, **{"hyperparameters": SLOW_ALIGN, "aligned": directory, **changes})
+    return run(trainer), trainer
 
 
 def test_a_second_trial_takes_the_alignment_over_bit_for_bit(bert: str, tmp_path: Path) -> None:
@@ -208,10 +172,6 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
             trial.step()
         return trial.result().align_reused
 
-    def with_inputs(change: Callable[[Array], Array]) -> PreparedData:
-        return replace(data, splits={**data.splits, "train": Split(change(data.train.x[:]), data.train.y)})
-
-    data = make_data(TASK)
     assert not reuses()
     same: list[dict[str, Scalar]] = [{"refine.learning_rate": 3e-3}, {"refine.dropout": 0.0}, {"align.source": "prose"}]
     assert [reuses(changes) for changes in same] == [True] * 3
@@ -231,21 +191,21 @@ def test_who_shares_an_alignment_and_who_does_not(bert: str, tmp_path: Path) -> 
         assert not reuses(changes), changes
     assert reuses({"data.fraction": 0.5})
     assert not reuses(seed=1)
-    assert not reuses(data=with_inputs(lambda x: x + 0.25 * (np.arange(50) == 3)[:, None, None].astype(np.float32)))
     assert not reuses(threads=2)
+    assert not reuses(standardise=False)
     assert reuses()
-    in_other_units = with_inputs(lambda x: 100.0 * x)
-    assert not reuses(data=in_other_units)
-    assert not reuses(data=in_other_units, standardise=False)
+    data = make_data(TASK)
+    in_other_units = Split(100.0 * data.train.x[:], data.train.y)
+    assert not reuses(data=replace(data, splits={**data.splits, "train": in_other_units}))
 
 
-@pytest.mark.parametrize(("steps", "reused"), [(2, False), (1, True), (4, True), (5, True)])
+@pytest.mark.parametrize(("steps", "reused"), [(3, False), (1, True), (4, True)])
 def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_no_file(
     bert: str, steps: int, reused: bool, tmp_path: Path
 ) -> None:
     """An interrupted one may have started on another kind of machine, whose numbers differ in the last bit."""
     shared = tmp_path / "aligned"
-    expected = aligned(bert, shared)[0]
+    expected, whole = aligned(bert, shared)
     if not reused:
         shutil.rmtree(shared)
     first = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
@@ -256,6 +216,7 @@ def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_n
     assert second.restore(tmp_path / "trial")
     reports += run(second)
     assert reports == expected
+    assert second.artefacts() == whole.artefacts() != ()
     assert (second.result().align_reused, second.result().align_epochs) == (reused, 4)
     assert not shared.exists()
 
@@ -272,19 +233,17 @@ def test_a_trial_refines_on_augmented_inputs_and_aligns_on_inputs_as_they_are(vi
         start(vit, task=replace(IMAGES, augmentation="crop"))
 
 
-def test_fallbacks_of_aligning_are_reported(bert: str) -> None:
-    adaptation = start(bert, hyperparameters={**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"})
-    run(adaptation)
-    assert (adaptation.result().notes or "").startswith("3 of 3 target classes have one sample")
+def test_fallbacks_of_aligning_and_of_testing_are_reported(bert: str) -> None:
+    trainer = start(bert, hyperparameters={**QUICK, "align.samples_per_class": 1, "align.distance": "otdd"})
+    run(trainer)
+    assert (trainer.result().notes or "").startswith("3 of 3 target classes have one sample")
 
-
-def test_fallbacks_of_testing_are_reported(bert: str) -> None:
-    adaptation = start(bert, "nft")
+    trainer = start(bert, "nft")
     for _ in range(2):
-        adaptation.step()
-    with limited_memory(adaptation.model, 40, training=False):  # validation has 40 samples, test 45
-        adaptation.step()
-    assert adaptation.result().notes == "45 samples did not fit the device's memory in evaluation, 22 do"
+        trainer.step()
+    with limited_memory(trainer.model, 40, training=False):  # validation has 40 samples, test 45
+        trainer.step()
+    assert trainer.result().notes == "45 samples did not fit the device's memory in evaluation, 22 do"
 
 
 @pytest.mark.parametrize(
@@ -344,10 +303,10 @@ def named(artefacts: tuple[Artefact, ...]) -> list[tuple[str, str]]:
 
 
 def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> None:
-    adaptation = start(bert, hyperparameters=SHORT)
-    run(adaptation)
-    assert named(adaptation.artefacts())[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
-    features, matrix = (json.loads(each.payload) for each in adaptation.artefacts()[:2])
+    trainer = start(bert, hyperparameters=SHORT)
+    run(trainer)
+    assert named(trainer.artefacts())[:2] == [("features", "aligning"), ("confusion_matrix", "test")]
+    features, matrix = (json.loads(each.payload) for each in trainer.artefacts()[:2])
     (source, before), (_, after) = (panel["groups"] for panel in features["panels"])
     assert source["x"]["shape"] == [40]
     assert before["x"]["shape"] == [50]
@@ -355,8 +314,8 @@ def test_a_confirm_trial_shows_what_aligning_and_the_model_did(bert: str) -> Non
     assert before["x"] != after["x"]
     counts = np.array(matrix["counts"])
     assert counts.sum() == 45
-    assert adaptation.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
-    assert adaptation.result().notes is None
+    assert trainer.result().test_score == pytest.approx(1 - np.trace(counts) / 45)
+    assert trainer.result().notes is None
 
 
 def test_only_a_test_evaluation_is_shown(bert: str) -> None:
@@ -368,20 +327,6 @@ def test_only_a_test_evaluation_is_shown(bert: str) -> None:
     assert search.artefacts() == ()
 
 
-@pytest.mark.parametrize("replayed", [False, True])
-def test_resumed_and_replayed_alignments_have_the_same(bert: str, tmp_path: Path, replayed: bool) -> None:
-    aligned = tmp_path if replayed else None
-    whole, first, second = (start(bert, hyperparameters=SHORT, aligned=aligned) for _ in range(3))
-    run(whole)
-    for _ in range(2):
-        first.step()
-    first.save(tmp_path / "state")
-    assert second.restore(tmp_path / "state")
-    run(second)
-    assert second.result().align_reused == replayed
-    assert second.artefacts() == whole.artefacts()
-
-
 def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(evidence: object) -> list[tuple[str, Picture]]:
         raise MemoryError("no room; none\nat all")
@@ -390,7 +335,7 @@ def test_a_failure_is_a_note_and_changes_no_score(bert: str, monkeypatch: pytest
     run(whole)
     found = all_artefacts()
     kinds = {name: replace(found[name], compute=fail) for name in ("confusion_matrix", "features")}
-    monkeypatch.setattr("orca_ray.training.artefact.all_artefacts", lambda: kinds)
+    monkeypatch.setattr("orca_ray.training.artefacts.base.all_artefacts", lambda: kinds)
     run(broken)
     assert broken.artefacts() == ()
     notes = [f"no artefact {name}: MemoryError: no room, none" for name in ("features", "confusion_matrix")]
