@@ -192,7 +192,7 @@ def _task(
     return Task(
         name=f"{BENCHMARK}/{slug}-{_digest(data, found, options)}",
         title=options.title or printable(stem),
-        modality=_modality(data, preprocessing),
+        domain=_domain(data, preprocessing),
         input_shape=shape,
         target=preprocessing.target.target,
         loss=loss,
@@ -207,7 +207,7 @@ def _task(
     )
 
 
-def _modality(data: UserData, preprocessing: Preprocessing) -> str:
+def _domain(data: UserData, preprocessing: Preprocessing) -> str:
     if isinstance(preprocessing.encoder, AudioInputs):
         return "audio"
     if preprocessing.target.kind == "dense" and data.kind_hint == "array":

@@ -21,7 +21,7 @@ from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.methods import MethodSuite  # noqa: E402
 from orca_ray.testing.metrics import LossSuite, MetricSuite  # noqa: E402
 from orca_ray.testing.statistics import StatisticSuite  # noqa: E402
-from orca_ray.testing.tasks import TaskSuite, TwinSuite  # noqa: E402
+from orca_ray.testing.tasks import RawFilesSuite, TaskSuite, TwinSuite  # noqa: E402
 
 __all__ = [
     "DistanceSuite",
@@ -29,6 +29,7 @@ __all__ = [
     "LossSuite",
     "MethodSuite",
     "MetricSuite",
+    "RawFilesSuite",
     "StatisticSuite",
     "TaskSuite",
     "TwinSuite",

@@ -52,7 +52,7 @@ def _build(workspace: Workspace) -> Arrays:
 def _task(name: str, server: Server, **changes: Any) -> Task:
     facts: dict[str, Any] = {
         "title": "Numbers in a row",
-        "modality": "tabular",
+        "domain": "tabular",
         "input_shape": (1, 2),
         "target": Target("classes", size=2),
         "loss": "cross_entropy",
@@ -332,8 +332,8 @@ PICTURES: dict[str, tuple[str, Any, Any, Target]] = {
 
 
 def test_every_kind_of_data_can_be_drawn(server: Server, tmp_path: Path) -> None:
-    for what, (modality, x, y, target) in PICTURES.items():
-        task = _task("toy/drawn", server, modality=modality, input_shape=x.shape[1:], target=target)
+    for what, (domain, x, y, target) in PICTURES.items():
+        task = _task("toy/drawn", server, domain=domain, input_shape=x.shape[1:], target=target)
         split = Split(x, y)
         data = PreparedData(
             "toy/drawn", "0" * 16, {"train": split, "validation": split, "test": split}, None, None, tmp_path

@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _client
 from orca_ray.tasks.openml.tables import TASKS
 from tests.data.faulty_server import Fault, Server, serving
-from tests.twins.openml import mock_of_iris
+from tests.raw_files.openml import mock_of_iris
 
 IRIS = next(task for task in TASKS if task.name == "openml/61")
 HASTY = Patience(tries=3, first_wait=0.01, longest_wait=0.02, connect_seconds=30, silence_seconds=30)

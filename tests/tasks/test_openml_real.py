@@ -10,11 +10,11 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build
+from tests.raw_files._openml_real import keel, mfeat
+from tests.raw_files.openml import SmallTable, real_wdbc, synthetic, write_table
 from tests.tasks.digests import digest
-from tests.twins._openml_real import keel, mfeat
-from tests.twins.openml import TwinTable, real_wdbc, synthetic, write_table
 
-RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float, ...]]] = [
+RECORDED: list[tuple[int, Callable[[], SmallTable], tuple[int, ...], tuple[float, ...]]] = [
     # id, table, shape of all rows; digests of x and y of train, validation and test under the protocol `paper`
     (12, partial(mfeat, 12), (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
     (23, partial(keel, 23), (1473, 4, 9), (0.194132, 0.89708, 0.201419, 0.937382, 0.200671, 0.887985)),
@@ -30,7 +30,7 @@ RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float,
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "table", "shape", "digests"), RECORDED, ids=[str(each[0]) for each in RECORDED])
 def test_arrays_are_those_of_the_reference_and_hold_every_row(
-    number: int, table: Callable[[], TwinTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
+    number: int, table: Callable[[], SmallTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
 ) -> None:
     given = table()
     write_table(tmp_path, number, given)

@@ -43,7 +43,7 @@ def _task(target: Target, *, fingerprint: str | None = None, **changes: Array | 
     return Task(
         name="toy/one",
         title="Toy",
-        modality="tabular",
+        domain="tabular",
         input_shape=(2, 5),
         target=target,
         loss="mse",
@@ -217,6 +217,16 @@ def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_l
     empty = _task(told, train_x=np.ones((0, 2, 5), np.float32), train_y=np.zeros(0, np.int64))
     with pytest.raises(UserError, match="has no train split"):
         empty.prepare()
+
+
+def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    new = _task(CLASSES)
+    given: dict[str, Any] = {name: value for name, value in vars(new).items() if name != "domain"}
+    assert Task(**given, modality="tabular") == new
+    assert "the task toy/one says 'modality'; rename this argument to 'domain'" in caplog.text
+    assert (new.domain, new.modality) == ("tabular", "sequence")
+    with pytest.raises(TypeError, match="modality"):
+        Task(**given, domain="tabular", modality="image")
 
 
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:

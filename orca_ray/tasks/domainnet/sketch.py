@@ -112,7 +112,7 @@ def _normalised(pixels: Array) -> Array:
 TASK = Task(
     name="domainnet/sketch",
     title="DomainNet sketches, 40 classes",
-    modality="image",
+    domain="image",
     input_shape=(3, SIDE, SIDE),
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",

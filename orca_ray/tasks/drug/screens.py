@@ -23,7 +23,7 @@ def _task(name: str, title: str, citation: str, reference: str, terms: str) -> T
     return Task(
         name=f"drug/{name}",
         title=title,
-        modality="drug response",
+        domain="drug response",
         input_shape=(1, WIDTH),
         target=Target("scalar"),
         loss="mse",

@@ -88,7 +88,7 @@ def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Arra
 TASK = Task(
     name="nasbench360/darcy_flow",
     title="Darcy flow, 85×85",
-    modality="pde",
+    domain="pde",
     input_shape=(3, SIDE, SIDE),
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="relative_l2",

@@ -210,7 +210,7 @@ def _band(size: int, most: float, random: np.random.RandomState) -> slice:
 TASK = Task(
     name="nasbench360/fsd50k",
     title="FSD50K sound events",
-    modality="audio",
+    domain="audio",
     input_shape=SHAPE,
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos10",

@@ -131,7 +131,7 @@ def _task(dataset_id: int, title: str) -> Task:
     return Task(
         name=f"openml/{dataset_id}",
         title=f"{title} (OpenML {dataset_id})",
-        modality="tabular",
+        domain="tabular",
         input_shape=None,
         input_kind="sequence",
         target=Target("classes", size=0),

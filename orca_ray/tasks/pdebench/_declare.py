@@ -99,7 +99,7 @@ def _task(
 
     return Task(
         name=f"{benchmark}/{problem.name}",
-        modality="pde",
+        domain="pde",
         input_shape=reading.shape,
         target=Target("dense", shape=reading.shape),
         loss=problem.loss,

@@ -117,7 +117,7 @@ def _task(name: str, build: Callable[[Sizes], Arrays], num_samples: Sizes, *, cl
         build=lambda _: build(num_samples),
         **given,
     )
-    return replace(declared, body=PACKAGED_BODIES[declared.kind])
+    return replace(declared, body=PACKAGED_BODIES[declared.modality])
 
 
 TASKS = (
@@ -126,7 +126,7 @@ TASKS = (
         _burgers16,
         (400, 100, 400),
         title="Burgers equation, 16 points",
-        modality="pde",
+        domain="pde",
         input_shape=(1, 16),
         target=Target("dense", shape=(16,)),
         loss="nrmse",
@@ -143,7 +143,7 @@ TASKS = (
         _darcy16,
         (400, 100, 50),  # the test file holds 50
         title="Darcy flow, 16×16",
-        modality="pde",
+        domain="pde",
         input_shape=(1, 16, 16),
         target=Target("dense", shape=(16, 16)),
         loss="relative_l2",
@@ -161,7 +161,7 @@ TASKS = (
         (200, 200, 1000),
         classes=10,
         title="Handwritten digits, 200 labels",
-        modality="image",
+        domain="image",
         input_shape=(1, 8, 8),
         licence="CC-BY-4.0",
         citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
@@ -174,7 +174,7 @@ TASKS = (
         (90, 180, 370),  # the archive's own split is 270 and 370; with all 270 labels the error nearly vanishes
         classes=9,
         title="Japanese vowels, 90 labels",
-        modality="time series",
+        domain="time series",
         input_shape=(12, 29),  # the longest utterance has 29 steps
         licence="CC-BY-4.0",
         citation="Kudo, Toyama and Shimbo, Multidimensional curve classification using passing-through regions, 1999",
@@ -188,7 +188,7 @@ TASKS = (
         (300, 200, 1000),
         classes=10,
         title="Fourier features of digits, 300 labels",
-        modality="tabular",
+        domain="tabular",
         input_shape=(1, 76),
         licence="CC-BY-4.0",
         citation="Duin, Multiple Features, UCI, 1998",
@@ -202,7 +202,7 @@ TASKS = (
         (600, 200, 1000),
         classes=10,
         title="MNIST, 600 labels",
-        modality="image",
+        domain="image",
         input_shape=(1, 28, 28),
         licence="CC-BY-SA-3.0",
         citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",
@@ -216,7 +216,7 @@ TASKS = (
         (150, 50, 242),  # the archive's own split is 200 and 242
         classes=6,
         title="OSULeaf outlines",
-        modality="time series",
+        domain="time series",
         input_shape=(1, 427),
         licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",
         citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",
@@ -230,7 +230,7 @@ TASKS = (
         (100, 150, 319),
         classes=2,
         title="Breast cancer, 100 labels",
-        modality="tabular",
+        domain="tabular",
         input_shape=(1, 30),
         metric="one_minus_auroc",
         licence="CC-BY-4.0",

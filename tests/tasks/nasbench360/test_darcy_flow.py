@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from orca_ray.tasks.nasbench360.darcy_flow import TASK, TEST_FILE, TRAIN_FILE, pointwise
-from tests.tasks.nasbench360.twin_data import prepare, training_rows
-from tests.twins.nasbench360_series import darcy_content, save_matlab5, save_matlab73
+from tests.raw_files.nasbench360_series import darcy_content, save_matlab5, save_matlab73
+from tests.tasks.nasbench360.raw_data import prepare, training_rows
 
 
 def test_the_deviation_is_unbiased_and_1e_5_larger() -> None:

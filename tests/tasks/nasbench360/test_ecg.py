@@ -9,8 +9,8 @@ from orca_ray.data.prepared import SPLITS
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import ecg
 from orca_ray.tasks.nasbench360.ecg import TASK
-from tests.tasks.nasbench360.twin_data import prepare
-from tests.twins.nasbench360_series import ecg_content, save_ecg
+from tests.raw_files.nasbench360_series import ecg_content, save_ecg
+from tests.tasks.nasbench360.raw_data import prepare
 
 LENGTHS = {"N": 2001, "A": 1084, "O": 1501, "~": 1051}
 STARTS = {"N": [0, 500, 1000], "A": [0, 83], "O": [0, 250, 500], "~": [0, 25, 50]}

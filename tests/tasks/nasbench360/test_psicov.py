@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.nasbench360 import psicov
-from tests.twins.nasbench360_large import PROTEINS
+from tests.raw_files.nasbench360_large import PROTEINS
 
 Array = npt.NDArray[Any]
 TASK = psicov.TASK

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.testing.tasks import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
+from orca_ray.testing.tasks import Corruption, Hostile, Writer, changed, cut, deleted, garbage, with_item
 
 
 def write_drug(raw: Path, *, name: str) -> None:
@@ -22,14 +22,14 @@ def write_drug(raw: Path, *, name: str) -> None:
 
 
 def _one_row(*names: str) -> Writer:
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         for name in names:
             changed(name, lambda x: x[:1])(raw)
 
-    return damage
+    return corrupt
 
 
-def _bad(name: str) -> list[Damage]:
+def _bad(name: str) -> list[Corruption]:
     train_x, train_y, test_x, test_y = (
         f"drug_sep/{name}_{split}_{field}.npy" for split in ("train", "test") for field in ("feat", "label")
     )
@@ -47,5 +47,5 @@ def _bad(name: str) -> list[Damage]:
     ]
 
 
-TWINS: dict[str, Writer] = {f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")}
-BAD: dict[str, list[Damage]] = {f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")}
+WRITERS: dict[str, Writer] = {f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")}
+CORRUPTIONS: dict[str, list[Corruption]] = {f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")}

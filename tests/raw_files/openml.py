@@ -1,4 +1,4 @@
-"""Twins of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
+"""Small files of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
 
 Iris is as the server sends it, wine and wdbc are of real rows, the others drawn at random with the mixture of columns
 that the real ones have, among them what is missing, quoted, ignored or never occurs.
@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.tasks import Damage, Writer, cut, deleted, replaced, rewritten
+from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, replaced, rewritten
 
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""
 
 
 @dataclass(frozen=True)
-class TwinTable:
+class SmallTable:
     """One table; ``rows`` [N][L] of numbers, categories and None."""
 
     name: str
@@ -37,11 +37,11 @@ class TwinTable:
     sparse: bool = False
 
 
-def write_table(raw: Path, dataset_id: int, table: TwinTable) -> None:
+def write_table(raw: Path, dataset_id: int, table: SmallTable) -> None:
     write_bytes(raw, dataset_id, table, arff_text(table).encode())
 
 
-def write_bytes(raw: Path, dataset_id: int, table: TwinTable, arff: bytes) -> None:
+def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> None:
     directory = raw / str(dataset_id)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "data.arff").write_bytes(arff)
@@ -49,13 +49,13 @@ def write_bytes(raw: Path, dataset_id: int, table: TwinTable, arff: bytes) -> No
     (directory / "description.json").write_text(description_text(dataset_id, table, md5))
 
 
-def description_text(dataset_id: int, table: TwinTable, md5: str) -> str:
+def description_text(dataset_id: int, table: SmallTable, md5: str) -> str:
     """The server escapes slashes, gives numbers as text, and leaves out fields that are empty."""
     fields = {
         "id": str(dataset_id),
         "name": table.name,
         "version": "1",
-        "description": f"**Author**: nobody  \n**Source**: a twin of {table.name}",
+        "description": f"**Author**: nobody  \n**Source**: small, as {table.name}",
         "format": "Sparse_ARFF" if table.sparse else "ARFF",
         "upload_date": "2014-04-06T23:23:39",
         "licence": "Public",
@@ -72,7 +72,7 @@ def description_text(dataset_id: int, table: TwinTable, md5: str) -> str:
     return json.dumps({"data_set_description": {k: v for k, v in fields.items() if v}}).replace("/", r"\/")
 
 
-def arff_text(table: TwinTable) -> str:
+def arff_text(table: SmallTable) -> str:
     lines = [f"% 1. Title: {table.name}", "%", f"@RELATION {_quoted(table.name)}", ""]
     for name, kind in table.columns:
         told = kind if isinstance(kind, str) else "{" + ",".join(map(_quoted, kind)) + "}"
@@ -102,9 +102,9 @@ def _quoted(text: str) -> str:
 
 
 def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
-    """A damage that a checksum does not show: the description names the MD5 of what the table became."""
+    """A corruption that a checksum does not show: the description names the MD5 of what the table became."""
 
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         path = raw / str(dataset_id) / "data.arff"
         old, new = path.read_bytes(), edit(path.read_text()).encode()
         assert new != old
@@ -112,7 +112,7 @@ def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
         was, is_now = (hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new))
         replaced(f"{dataset_id}/description.json", was, is_now)(raw)
 
-    return damage
+    return corrupt
 
 
 def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
@@ -187,7 +187,7 @@ MIXTURES: dict[int, Mixture] = {
 }
 
 
-def synthetic(dataset_id: int) -> TwinTable:
+def synthetic(dataset_id: int) -> SmallTable:
     """Draw a table: half of the columns tell the class."""
     mixture = MIXTURES[dataset_id]
     rng = np.random.RandomState(dataset_id)
@@ -208,8 +208,8 @@ def synthetic(dataset_id: int) -> TwinTable:
     columns.append(("the class", mixture.classes))
     values.append([mixture.classes[label] for label in labels])
     rows = [list(row) for row in zip(*values, strict=True)]
-    name = f"twin-{dataset_id}"
-    return TwinTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
+    name = f"table-{dataset_id}"
+    return SmallTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
 
 
 def mock(dataset_id: int, name: str) -> bytes:
@@ -231,23 +231,23 @@ def write_iris(raw: Path) -> None:
     (raw / "61" / "data.arff").write_bytes(mock_of_iris("data-v1-dl-61.arff.gz"))
 
 
-def real_wine() -> TwinTable:
+def real_wine() -> SmallTable:
     from sklearn.datasets import load_wine
 
     return _real("wine", load_wine(), ("1", "2", "3"))
 
 
-def real_wdbc() -> TwinTable:
+def real_wdbc() -> SmallTable:
     from sklearn.datasets import load_breast_cancer
 
     # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1.
     return _real("wdbc", load_breast_cancer(), ("2", "1"))
 
 
-def _real(name: str, data: Any, classes: tuple[str, ...]) -> TwinTable:
+def _real(name: str, data: Any, classes: tuple[str, ...]) -> SmallTable:
     columns: list[tuple[str, Kind]] = [(f"V{i + 1}", "NUMERIC") for i in range(data.data.shape[1])]
     rows = [[*map(float, row), classes[label]] for row, label in zip(data.data, data.target, strict=True)]
-    return TwinTable(name, [*columns, ("Class", tuple(sorted(classes)))], rows, "Class")
+    return SmallTable(name, [*columns, ("Class", tuple(sorted(classes)))], rows, "Class")
 
 
 def _write(raw: Path, dataset_id: int) -> None:
@@ -259,8 +259,8 @@ def _flipped(path: str) -> Writer:
     return lambda raw: rewritten(raw / path, lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
 
 
-def bad(number: int) -> list[Damage]:
-    """Return the damages that the table of this number may have suffered."""
+def bad(number: int) -> list[Corruption]:
+    """Return corruptions of the table of this number."""
     table, description = f"{number}/data.arff", f"{number}/description.json"
     target = r"(?i)(@attribute +)('the class'|'class'|class)"
     return [
@@ -287,8 +287,8 @@ def bad(number: int) -> list[Damage]:
     ]
 
 
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     **{f"openml/{number}": partial(_write, dataset_id=number) for number in (*MIXTURES, 187, 1510)},
     "openml/61": write_iris,
 }
-BAD: dict[str, list[Damage]] = {name: bad(int(name.removeprefix("openml/"))) for name in TWINS}
+CORRUPTIONS: dict[str, list[Corruption]] = {name: bad(int(name.removeprefix("openml/"))) for name in WRITERS}

