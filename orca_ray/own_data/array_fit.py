@@ -10,9 +10,8 @@ from orca_ray.data import splits
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.own_data import Options, UserData
+from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.findings import Notes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""All tasks by name. Modules ``orca_ray/tasks/<benchmark>/*.py`` declare one task as ``TASK``, several as ``TASKS``.
+"""All tasks by name. Packages ``orca_ray/tasks/<benchmark>`` and their modules declare ``TASK``, or several ``TASKS``.
 
 Other packages add benchmarks by entry points (docs/plug-ins.md).
 """
@@ -112,7 +112,7 @@ def all_tasks() -> Mapping[str, Task]:
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
-    own = declared(Task, "TASK", (module for package in packages for module in modules(package)))
+    own = declared(Task, "TASK", (module for package in packages for module in (package, *modules(package))))
     benchmarks_here = {task.benchmark for task in own.values()}
 
     def objection(new: Task, found: Mapping[str, Task]) -> str:

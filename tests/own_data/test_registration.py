@@ -12,8 +12,7 @@ from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, registration
-from orca_ray.own_data.inference import infer
-from orca_ray.own_data.preprocessing import Preprocessing
+from orca_ray.own_data.inference import Preprocessing, infer
 from orca_ray.tasks import registry as own
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
@@ -43,7 +42,7 @@ def test_a_task_of_arrays_is_found_by_its_name() -> None:
 def test_the_same_data_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task.from_arrays(X, Y)
     made = {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
-    monkeypatch.setattr(own, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(registration, "_build", lambda *_: pytest.fail("built again"))
     assert Task.from_arrays(X.copy(), Y).name == task.name
     assert made == {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
 

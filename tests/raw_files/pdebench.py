@@ -224,9 +224,7 @@ def _corruptions(layout: Layout) -> list[Corruption]:
         ("five samples", _edited(partial(_few, layout=layout)), "at least 10 simulations.*found 5"),
         ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
-    of_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}[
-        type(layout)
-    ]
+    by_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}
     return _of_file(layout.file, general + by_layout[type(layout)](layout))
 
 

@@ -12,7 +12,7 @@ from orca_ray.data.download import Patience
 from orca_ray.data.fetch import verify
 from orca_ray.data.raw import PINS
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml import _client
+from orca_ray.tasks.openml import _table
 from orca_ray.tasks.openml.tables import TASKS
 from tests.data.faulty_server import Fault, Server, serving
 from tests.raw_files.openml import mock_of_iris
@@ -36,7 +36,7 @@ def server() -> Iterator[Server]:
 
 def _fetch(server: Server, raw: Path) -> list[str]:
     told: list[str] = []
-    _client.fetch(61, raw, told.append, server=server.url, patience=HASTY)
+    _table.fetch(61, raw, told.append, server=server.url, patience=HASTY)
     return told
 
 
@@ -66,8 +66,8 @@ def test_the_task_fetches_into_its_raw_directory(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    fetcher = partial(_client.fetch, 61, server=server.url, patience=HASTY)
-    replace(IRIS, files=_client.raw_files(61, server.url), fetcher=fetcher).fetch()
+    fetcher = partial(_table.fetch, 61, server=server.url, patience=HASTY)
+    replace(IRIS, files=_table.raw_files(61, server.url), fetcher=fetcher).fetch()
     assert _is_whole(tmp_path / "raw" / "openml")
     data = IRIS.prepare()
     assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)

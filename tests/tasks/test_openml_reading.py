@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._client import read_description
-from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
+from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_description, read_table
 from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_table
 
 TABLE = SmallTable(

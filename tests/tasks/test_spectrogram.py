@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.spectrogram import log_mel
+from orca_ray.tasks.arrays import log_mel
 
 Waveform = npt.NDArray[np.float32]
 

@@ -21,9 +21,8 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_csv, read_json
 from orca_ray.data.wav import read_wav
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.arrays import each, filled, hold_out
+from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
-from orca_ray.tasks.spectrogram import log_mel
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 NUM_LABELS = 200

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.wav import read_wav
+from orca_ray.tasks.arrays import log_mel
 from orca_ray.tasks.nasbench360 import fsd50k
-from orca_ray.tasks.spectrogram import log_mel
 from tests.raw_files.nasbench360_large import NUM_CLIPS, write_wav
 from tests.tasks.digests import digest
 
