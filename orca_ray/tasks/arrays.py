@@ -1,7 +1,7 @@
 """Steps that `Task.build` functions share: hold out samples, fill inputs, name arrays by split, spectrograms."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,10 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 
 Pair = tuple[Array, Array]
+Scale = tuple[Array, Array]
+"""Mean, which is subtracted, and deviation, which then divides; both float32 and of the shape of one sample."""
+EPSILON = 1e-5
+"""Added to pointwise deviations, as in ORCA's code."""
 _BATCH_BYTES = 64 * 2**20
 
 
@@ -86,6 +90,23 @@ def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) ->
     arrays = named([(x, y.astype(np.float32)) for x, y in _standardised(parts, None)])
     mean, std = splits.statistics(arrays["train_y"], target_axes)
     return {**arrays, "y_mean": mean[0], "y_std": std[0]}
+
+
+def pointwise(blocks: Iterable[Array]) -> Scale:
+    """Return pointwise mean and unbiased deviation plus `EPSILON` over all samples, given in ``blocks`` [b, ...].
+
+    The blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
+    """
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for block in blocks:
+        wide = block.astype(np.float64)
+        number, centre = len(wide), wide.mean(axis=0)
+        step = centre - mean
+        squares = squares + ((wide - centre) ** 2).sum(axis=0) + step**2 * (count * number / (count + number))
+        count += number
+        mean = mean + step * (number / count)
+    deviation: Array = np.sqrt(squares / (count - 1))
+    return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:

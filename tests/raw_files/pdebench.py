@@ -1,4 +1,4 @@
-"""Small files in the layouts of PDEBench: travelling waves, a few dozen samples, the true grids.
+"""Small files in the layouts of PDEBench: random fields, a few dozen samples, the true grids.
 
 Single-file sets are stored contiguously and seed-group sets by chunks with lzf compression, as PDEBench's scripts write
 them. Where all frames of the true number would be large, only those that a reader should want are written, and their
@@ -34,11 +34,11 @@ class Stacked:
     num_samples: int
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
-            for number, field in enumerate(self.fields):
-                frames = [waves.at(frame, number) for frame in range(self.num_frames)]
-                file.create_dataset(field, data=np.stack(frames, axis=1))
+            for number, name in enumerate(self.fields):
+                frames = [fields(frame, number) for frame in range(self.num_frames)]
+                file.create_dataset(name, data=np.stack(frames, axis=1))
             file["t-coordinate"] = np.linspace(0, 2, self.num_frames + 1, dtype=np.float32)
             file["x-coordinate"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
             file.attrs["Nu"] = 0.5
@@ -57,16 +57,16 @@ class Seeds:
     """Frames that are written; (): all."""
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         frames = self.written or range(self.num_frames)
         channels = range(self.channels)
-        fields = np.stack([np.stack([waves.at(f, number) for number in channels], axis=-1) for f in frames], axis=1)
+        values = np.stack([np.stack([fields(f, number) for number in channels], axis=-1) for f in frames], axis=1)
         with h5py.File(raw / self.file, "w") as file:
-            for sample, values in enumerate(fields):
+            for sample, frames_of_sample in enumerate(values):
                 shape = (self.num_frames, *self.grid, self.channels)
                 chunks = (1, *shape[1:]) if self.written else True
                 data = file.create_dataset(f"{sample:04d}/data", shape, "f4", chunks=chunks, compression="lzf")
-                for value, frame in zip(values, frames, strict=True):
+                for value, frame in zip(frames_of_sample, frames, strict=True):
                     data[frame] = value
                 file[f"{sample:04d}/grid/x"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
                 file[f"{sample:04d}/grid/t"] = np.linspace(0, 1, self.num_frames, dtype=np.float32)
@@ -82,38 +82,18 @@ class Steady:
     num_samples: int
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
-            file["nu"] = np.where(waves.at(0, 0) > 1, np.float32(1.0), np.float32(0.1))
-            file["tensor"] = waves.at(1, 1)[:, None]
+            file["nu"] = np.where(fields(0, 0) > 1.5, np.float32(1.0), np.float32(0.1))
+            file["tensor"] = fields(1, 1)[:, None]
             file["x-coordinate"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
             file.attrs["beta"] = 0.1
 
 
-class Waves:
-    """Samples of a positive field: 1 plus two waves along each axis that travel with time."""
-
-    def __init__(self, num_samples: int, grid: tuple[int, ...]) -> None:
-        random = np.random.RandomState(0)
-        axes = np.meshgrid(*(np.arange(points) / points for points in grid), indexing="ij")
-        # One column of axes a sample would be [N, *grid]: phases are added sample by sample instead.
-        self._axes = [2 * np.pi * axis.astype(np.float32) for axis in axes]
-        self._phases = random.uniform(0, 2 * np.pi, (num_samples, len(grid), 2)).astype(np.float32)
-        self._heights = random.uniform(0.05, 0.2, (num_samples, len(grid), 2)).astype(np.float32)
-        self._shape = (num_samples, *grid)
-
-    def at(self, frame: int, number: int) -> Array:
-        """Return field ``number`` at a frame, float32 [N, *grid]."""
-        field = np.ones(self._shape, np.float32)
-        lead = (slice(None), *(None,) * (len(self._shape) - 1))
-        for axis, positions in enumerate(self._axes):
-            for mode in range(2):
-                # sin(a + b) by parts: one sine a point, not one a point and sample
-                shift = self._phases[:, axis, mode] + np.float32(0.1 * frame + number)
-                wave = (mode + 1) * positions
-                height = self._heights[:, axis, mode]
-                field += (height * np.cos(shift))[lead] * np.sin(wave) + (height * np.sin(shift))[lead] * np.cos(wave)
-        return field
+def field(num_samples: int, grid: tuple[int, ...], frame: int, number: int) -> Array:
+    """Return field ``number`` at a frame, random values from 1 to 2, float32 [N, *grid]."""
+    drawn = np.random.RandomState(100 * number + frame).random_sample((num_samples, *grid))
+    return (1 + drawn).astype(np.float32)
 
 
 Layout = Stacked | Seeds | Steady

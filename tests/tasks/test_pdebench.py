@@ -134,19 +134,6 @@ def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_fir
         np.testing.assert_array_equal(test, np.arange(int(num_samples * (1 - 0.1)), num_samples))
 
 
-@given(
-    st.lists(st.integers(1, 7), min_size=2, max_size=6),
-    st.floats(-1e3, 1e3, allow_nan=False),
-    st.integers(0, 2**32 - 1),
-)
-def test_statistics_do_not_depend_on_the_blocks(sizes: list[int], offset: float, seed: int) -> None:
-    values = (np.random.RandomState(seed).randn(sum(sizes), 3) + offset).astype(np.float32)
-    mean, scale = _reading.statistics(np.split(values, np.cumsum(sizes)[:-1]))
-    wide = values.astype(np.float64)
-    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(scale, wide.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("t_train", "num_frames", "protocol", "train", "test"),
     [
@@ -198,16 +185,6 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
         simulations = BY_NAME["cfd_2d"].reading.layout(file, path, BY_NAME["cfd_2d"].reading.grid)
         with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
             _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), BY_NAME["cfd_2d"].reading, simulations)
-
-
-def test_data_kept_in_another_file_is_refused(tmp_path: Path) -> None:
-    files.write(tmp_path, task="advection")
-    path = tmp_path / files.LAYOUTS["advection"].file
-    path.rename(tmp_path / "other.hdf5")
-    with h5py.File(path, "w") as file:
-        file["tensor"] = h5py.ExternalLink("other.hdf5", "tensor")
-    with pytest.raises(UserError, match="tensor: expected data in the file itself"):
-        _prepared("advection", tmp_path, tmp_path / "out")
 
 
 def test_what_is_to_be_generated_is_told_instead_of_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

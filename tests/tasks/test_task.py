@@ -222,11 +222,11 @@ def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_l
 def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     new = _task(CLASSES)
     given: dict[str, Any] = {name: value for name, value in vars(new).items() if name != "domain"}
-    assert Task(**given, modality="tabular") == new
+    assert Task(**given, modality="tabular") == new  # type: ignore[call-arg]
     assert "the task toy/one says 'modality'; rename this argument to 'domain'" in caplog.text
     assert (new.domain, new.modality) == ("tabular", "sequence")
     with pytest.raises(TypeError, match="modality"):
-        Task(**given, domain="tabular", modality="image")
+        Task(**given, domain="tabular", modality="image")  # type: ignore[call-arg]
 
 
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:

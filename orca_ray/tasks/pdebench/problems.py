@@ -6,6 +6,7 @@ They belong to the benchmark ``pdebench_generated`` and other files to ``pdebenc
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from orca_ray.data.cache import parse_json
 from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
-from orca_ray.tasks.pdebench._layouts import Hdf5, Steady, seeds, stacked
+from orca_ray.tasks.pdebench._layouts import Hdf5, Seeds, Stacked, Steady
 from orca_ray.tasks.pdebench._reading import Reading, by_frame, by_inputs
 from orca_ray.tasks.task import Arrays, Scale, Target, Task, Workspace
 
@@ -132,6 +133,7 @@ def _check_downloaded(path: Path, file: Hdf5, problem: str) -> None:
         ) from error
 
 
+_ONE_FIELD = partial(Stacked, fields=("tensor",))
 PROBLEMS = (
     # Advection at speed 0.4 of a random wave on a periodic line.
     Problem(
@@ -143,7 +145,7 @@ PROBLEMS = (
         loss="nrmse",
         input_scale="standardised",  # waves around 0, deviation 0.8
         target_scale="standardised",
-        reading=Reading(layout=stacked("tensor"), grid=(1024,), stride=4, time_stride=5, t_train=200, test_first=True),
+        reading=Reading(layout=_ONE_FIELD, grid=(1024,), stride=4, time_stride=5, t_train=200, test_first=True),
     ),
     # Viscous Burgers equation, viscosity 1.0, on a periodic line.
     Problem(
@@ -155,7 +157,7 @@ PROBLEMS = (
         loss="rmse",
         input_scale="standardised",  # waves around 0, deviation 0.8
         target_scale="standardised",
-        reading=Reading(layout=stacked("tensor"), grid=(1024,), time_stride=5, t_train=200, test_first=True),
+        reading=Reading(layout=_ONE_FIELD, grid=(1024,), time_stride=5, t_train=200, test_first=True),
     ),
     # Compressible Navier–Stokes equations on a periodic line, viscosities 0.1: density, pressure and velocity,
     # concatenated. As in the reference implementation of ORCA, inputs and targets are standardised by statistics of the
@@ -170,7 +172,7 @@ PROBLEMS = (
         input_scale="standardised",
         target_scale="standardised",
         reading=Reading(
-            layout=stacked("density", "pressure", "Vx"),
+            layout=partial(Stacked, fields=("density", "pressure", "Vx")),
             grid=(1024,),
             time_stride=5,
             t_train=100,
@@ -195,7 +197,7 @@ PROBLEMS = (
         input_scale="standardised",
         target_scale="standardised",
         reading=Reading(
-            layout=stacked("density", "pressure", "Vx", "Vy"),
+            layout=partial(Stacked, fields=("density", "pressure", "Vx", "Vy")),
             grid=(128, 128),
             stride=2,
             t_train=21,
@@ -224,7 +226,7 @@ PROBLEMS = (
         md5="69a429239778d529cd419ed5888ea835",
         num_bytes=4_140_000_000,
         loss="nrmse",
-        reading=Reading(layout=stacked("tensor"), grid=(1024,), t_train=30, test_first=True),
+        reading=Reading(layout=_ONE_FIELD, grid=(1024,), t_train=30, test_first=True),
         paper_splits=True,
     ),
     # FitzHugh–Nagumo diffusion and reaction in the plane. As in the reference implementation of ORCA, input and target
@@ -240,7 +242,12 @@ PROBLEMS = (
         loss="nrmse",
         input_scale="standardised",  # normal noise
         reading=Reading(
-            layout=seeds(2), grid=(128, 128), t_train=101, test_first=False, input_channels=(0,), target_channels=(1,)
+            layout=partial(Seeds, channels=2),
+            grid=(128, 128),
+            t_train=101,
+            test_first=False,
+            input_channels=(0,),
+            target_channels=(1,),
         ),
         paper_splits=True,
     ),
@@ -252,7 +259,7 @@ PROBLEMS = (
         md5="9d466d1213065619d087319e16d9a938",
         num_bytes=4_140_000_000,
         loss="nrmse",
-        reading=Reading(layout=seeds(1), grid=(1024,), t_train=101, test_first=False),
+        reading=Reading(layout=partial(Seeds, channels=1), grid=(1024,), t_train=101, test_first=False),
         paper_splits=True,
     ),
     # Shallow-water equations after the break of a circular dam: from the initial to a later water height.
@@ -264,7 +271,7 @@ PROBLEMS = (
         num_bytes=6_620_000_000,
         num_samples=(800, 100, 100),
         loss="nrmse",
-        reading=Reading(layout=seeds(1), grid=(128, 128), t_train=101, test_first=False),
+        reading=Reading(layout=partial(Seeds, channels=1), grid=(128, 128), t_train=101, test_first=False),
         paper_splits=True,
     ),
 )
