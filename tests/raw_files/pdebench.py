@@ -161,22 +161,6 @@ def _marked(value: str) -> Writer:
     return _edited(lambda file: file.attrs.__setitem__(MARK, value))
 
 
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[4] ^= 0xFF  # in the signature
-    path.write_bytes(content)
-
-
-def _few(file: h5py.File, layout: Layout) -> None:
-    """Leave five samples."""
-    if isinstance(layout, Seeds):
-        for name in sorted(file)[5:]:
-            del file[name]
-        return
-    for name in layout.fields if isinstance(layout, Stacked) else ("nu", "tensor"):
-        _put(file, name, file[name][:5])
-
-
 def _overwrite_chunk(path: Path, name: str) -> None:
     """Put bytes where a chunk is that lzf cannot unpack: they refer to what is before it. Unpacked, they are NaN."""
     with h5py.File(path, "r") as file:
@@ -200,8 +184,7 @@ def _corruptions(layout: Layout) -> list[Corruption]:
         ("missing", Path.unlink, "not in"),
         ("truncated", lambda path: cut(path.name)(path.parent), layout.file),
         ("garbage", lambda path: garbage(path.name)(path.parent), layout.file),
-        ("a flipped byte", _flip, layout.file),
-        ("five samples", _edited(partial(_few, layout=layout)), "at least 10 simulations.*found 5"),
+        ("five samples", lambda path: layout.write(path.parent, num_samples=5), "at least 10 simulations.*found 5"),
         ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
     by_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}

@@ -3,19 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
-from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.plan.spec import published_settings
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
-from orca_ray.tasks.task import Task
 from orca_ray.testing import TaskSuite
 
 BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42, "drug": 2, "domainnet": 1}
@@ -70,14 +67,6 @@ def test_misspelt_names_get_the_nearest() -> None:
         get_task("pocket/digit")
     with pytest.raises(UserError, match=r"unknown benchmark 'poket'\. Did you mean 'pocket'\?"):
         get_benchmark("poket")
-
-
-def test_two_tasks_of_one_name_are_refused() -> None:
-    modules = [ModuleType("one"), ModuleType("two")]
-    for module in modules:
-        module.__dict__["TASK"] = get_task("pocket/digits")
-    with pytest.raises(ValueError, match="two modules declare the task 'pocket/digits'"):
-        declared(Task, "TASK", modules)
 
 
 def test_listing_tasks_and_augmentations_imports_nothing_heavy() -> None:

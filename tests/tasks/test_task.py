@@ -235,6 +235,8 @@ def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
     assert not declared(Task, "TASK", [module])
     module.__dict__.update(TASK=one, TASKS=(two, three))
     assert list(declared(Task, "TASK", [module]).values()) == [one, three, two]  # in order of their names
+    with pytest.raises(ValueError, match="two modules declare the task 'toy/one'"):
+        declared(Task, "TASK", [module, module])
     module.__dict__["TASKS"] = (two, "three")
     with pytest.raises(ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"):
         declared(Task, "TASK", [module])
