@@ -112,12 +112,8 @@ class DatasetSamples:
 
 def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
     options = make_options("own data", {"name": name, **given})
-    named = {
-        "y": y if isinstance(y, str) else "",
-        "groups": options.group,
-        "times": options.time,
-        "splits": options.split,
-    }
+    column = y if isinstance(y, str) else ""
+    named = {"y": column, "groups": options.group, "times": options.time, "splits": options.split}
     parts = {"y": y, "groups": groups, "times": times, "splits": None}
     if hasattr(x, "columns"):
         columns = {axis: column for axis, column in named.items() if column}

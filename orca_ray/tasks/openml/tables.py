@@ -87,12 +87,8 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
     if rare:
         listed = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
-        logger.warning(
-            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s",
-            name,
-            LEAST_ROWS,
-            listed,
-        )
+        text = "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s"
+        logger.warning(text, name, LEAST_ROWS, listed)
     if (counts >= LEAST_ROWS).sum() < 2:
         found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
         raise UserError(f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found {found or 'none'}")
