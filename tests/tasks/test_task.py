@@ -95,12 +95,7 @@ def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, A
     assert not prepared.directory_of(task.name, task.version).exists()
 
 
-def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter").write_text("one")
-    with pytest.raises(UserError, match="not empty and holds no prepared data"):
-        _task(CLASSES).prepare(out=tmp_path / "thesis")
-    assert (tmp_path / "thesis" / "chapter").read_text() == "one"
+def test_the_directory_of_another_task_is_not_replaced(tmp_path: Path) -> None:
     data = _task(CLASSES).prepare(out=tmp_path / "out")
     assert data.directory == tmp_path / "out"
     assert _task(CLASSES).prepare(out=tmp_path / "out").fingerprint == data.fingerprint
