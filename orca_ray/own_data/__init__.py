@@ -16,6 +16,7 @@ from orca_ray.own_data.user_data import (
     Format,
     Inputs,
     Kind,
+    LazySamples,
     Notes,
     Options,
     Samples,
@@ -25,8 +26,8 @@ from orca_ray.own_data.user_data import (
 )
 
 __all__ = [
-    "Finding", "Format", "Inputs", "Kind", "Notes", "Options", "Samples", "UserData", "all_formats", "make_options",
-    "options_of", "read", "read_options",
+    "Finding", "Format", "Inputs", "Kind", "LazySamples", "Notes", "Options", "Samples", "UserData", "all_formats",
+    "make_options", "options_of", "read", "read_options",
 ]  # fmt: skip
 
 _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format

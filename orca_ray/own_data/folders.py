@@ -12,10 +12,10 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import read_csv
-from orca_ray.data.rows import Array, RowIndex
+from orca_ray.data.rows import Array
 from orca_ray.data.wav import read_recording
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data.user_data import Format, Kind, Options, UserData
+from orca_ray.own_data.user_data import Format, Kind, LazySamples, Options, UserData
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -62,21 +62,6 @@ _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": 
 _SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
 _TABLES = ("labels.csv", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
-
-
-@dataclass(frozen=True)
-class FileSamples:
-    """One sample a file, read when it is selected."""
-
-    paths: Sequence[Path]
-    read: Callable[[Path], Array]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the samples of the selected files."""
-        return [self.read(self.paths[row]) for row in np.arange(len(self))[part]]
 
 
 @dataclass(frozen=True)
@@ -173,8 +158,9 @@ def _spaced(listing: Listing, kind: Kind) -> list[int]:
 
 
 def _samples(path: Path, listing: Listing, kind: Kind, read: Callable[[Path], Array], **more: Any) -> UserData:
+    x = LazySamples(len(listing.paths), lambda row: read(listing.paths[row]))
     return UserData(
-        x=FileSamples(listing.paths, read), y=listing.y, splits=listing.splits, kind_hint=kind, source=str(path),
+        x=x, y=listing.y, splits=listing.splits, kind_hint=kind, source=str(path),
         names=listing.names, target_names=("sub-folder",), **{"notes": listing.notes, **more},
     )  # fmt: skip
 

@@ -6,18 +6,18 @@ Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.rows import Array, RowIndex
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data.folders import decode
 from orca_ray.own_data.named_arrays import TARGET_NAMES
-from orca_ray.own_data.user_data import Format, Inputs, Kind, Options, UserData
+from orca_ray.own_data.user_data import Format, Inputs, Kind, LazySamples, Options, UserData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,33 +157,25 @@ FORMATS = (_CSV, _PARQUET, _SAVED_DATASET)
 _CELL_BYTES = 64.0
 
 
-@dataclass(frozen=True)
-class Cells:
-    """Images or lists of numbers in a column of an Arrow table, converted when they are selected."""
+def _cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
+    """Return the images or lists of numbers in a column of an Arrow table, converted when they are selected.
 
-    column: Any
-    source: str
-    images: bool
-    colour: str
+    Selecting them raises UserError for a cell that is missing or cannot be read.
+    """
 
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the selected cells; raises UserError for one that is missing or cannot be read."""
-        return [self._cell(int(row)) for row in np.arange(len(self))[part]]
-
-    def _cell(self, row: int) -> Array:
-        where, value = f"{self.source}, row {row + 1}", self.column[row].as_py()
-        if self.images:
+    def cell(row: int) -> Array:
+        where, value = f"{source}, row {row + 1}", column[row].as_py()
+        if images:
             content = value.get("bytes") if isinstance(value, dict) else None
             if not content:
                 raise UserError(f"{where}: expected an image stored in the table, found none; embed the files")
-            return decode(io.BytesIO(content), where, self.colour)
+            return decode(io.BytesIO(content), where, colour)
         try:
             return np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError) as error:
             raise UserError(f"{where}: expected lists of numbers of equal length, found {quoted(value)}") from error
+
+    return LazySamples(len(column), cell)
 
 
 def from_arrow(
@@ -269,7 +261,7 @@ def _inputs(
     notes = (f"columns not used beside {cells[0]}: {', '.join(others)}",) if others else ()
     image = cells[0] in images
     colour = options.colour or "rgb"
-    x = Cells(table.column(cells[0]), f"{source}, column {printable(cells[0])}", image, colour)
+    x = _cells(table.column(cells[0]), f"{source}, column {printable(cells[0])}", colour, images=image)
     return x, "images" if image else "array", notes
 
 
@@ -306,7 +298,7 @@ def _targets(source: str, table: "pa.Table", names: tuple[str, ...]) -> Array | 
     if not names:
         return None
     if len(names) == 1 and types.is_nested(table.schema.field(names[0]).type):
-        cells = Cells(table.column(names[0]), f"{source}, column {names[0]}", False, "")[:]
+        cells = _cells(table.column(names[0]), f"{source}, column {names[0]}", "", images=False)[:]
         if len({cell.shape for cell in cells}) > 1:
             raise UserError(f"{source}, column {names[0]}: targets have unequal lengths; give fields of one size")
         return np.stack(cells)

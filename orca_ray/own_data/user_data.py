@@ -116,6 +116,22 @@ class Samples(Protocol):
         """Return the selected samples."""
 
 
+@dataclass(frozen=True)
+class LazySamples:
+    """N samples that are read one by one when they are selected."""
+
+    num_samples: int
+    read: Callable[[int], Array]
+    """Returns the sample of a number from 0 to N - 1."""
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the selected samples."""
+        return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
+
+
 Inputs = Union[Array, Samples, list[Array], "pd.DataFrame"]
 
 
