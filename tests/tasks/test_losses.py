@@ -85,15 +85,6 @@ def test_weights_are_inverse_class_frequencies() -> None:
     assert each == pytest.approx([0.5, 1, 2, 2])
 
 
-def test_weights_over_the_whole_split_are_those_of_torch() -> None:
-    """As the reference makes them: 1 / mean(y == c), normalised by their sum over the batch."""
-    y = torch.from_numpy(TRAIN_Y)
-    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    weights = torch.tensor([1 / (y == c).float().mean() for c in range(4)])
-    expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, y)
-    torch.testing.assert_close(_loss("weighted_cross_entropy")(logits, y), expected)
-
-
 def test_bad_classes_and_names_are_refused() -> None:
     with pytest.raises(UserError, match="1 of 4 are not there, the first of them class 2"):
         get_loss("weighted_cross_entropy").make(np.array([0, 1, 3, 3]), CLASSES, CPU)

@@ -164,11 +164,6 @@ def test_logits_of_ignored_pixels_do_not_matter(seed: int, name: str) -> None:
     assert get_metric(name).compute(as_zeros, np.maximum(y, 0)) == score
 
 
-def contacts(y: Floats) -> list[tuple[int, int]]:
-    """List the long-range contacts of one map, pair by pair."""
-    return [(i, j) for i in range(len(y)) for j in range(i + 24, len(y)) if y[i, j] <= 8]
-
-
 def test_contact_error_by_hand() -> None:
     y = np.full((3, 30, 30), PADDING)
     y[0, 0, 24], y[0, 1, 29], y[0, 2, 25] = 8.0, 4.0, 8.5  # the third is too far apart
@@ -185,26 +180,6 @@ def test_contact_error_by_hand() -> None:
         get_metric("mae_lr_d8").compute(predictions[2:], y[2:])
     with pytest.raises(ValueError, match="distance maps"):
         get_metric("mae_lr_d8").compute(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)))
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 10_000))
-def test_contact_error_is_the_sum_over_pairs(seed: int) -> None:
-    random = np.random.RandomState(seed)
-    predictions = PROTEINS + random.normal(size=PROTEINS.shape)
-    errors = []
-    for prediction, y in zip(predictions, PROTEINS.astype(np.float64), strict=True):
-        pairs = contacts(y)
-        assert pairs
-        errors.append(np.mean([abs((prediction[i, j] + prediction[j, i]) / 2 - y[i, j]) for i, j in pairs]))
-    metric = get_metric("mae_lr_d8")
-    score = metric.compute(predictions, PROTEINS)
-    assert score == pytest.approx(np.mean(errors))
-    assert metric.compute(predictions.swapaxes(1, 2), PROTEINS) == pytest.approx(score)
-    assert metric.compute(predictions[::-1], PROTEINS[::-1]) == pytest.approx(score)
-    wider = ((0, 0), (3, 9), (3, 9))
-    padded = np.pad(PROTEINS, wider, constant_values=PADDING)
-    assert metric.compute(np.pad(predictions, wider), padded) == pytest.approx(score)
 
 
 def test_quirks_of_the_published_contact_error() -> None:

@@ -54,14 +54,6 @@ def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     assert ("y_mean" in arrays) == (task.target_scale == "units")
 
 
-def test_a_task_is_prepared_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    data = get_task("pocket/wdbc").prepare()
-    assert data.fingerprint == get_task("pocket/wdbc").fingerprint
-    assert data.train.x.shape == (100, 1, 30)
-    prepared.verify(data)
-
-
 def test_misspelt_names_get_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown task 'pocket/digit'\. Did you mean 'pocket/digits'\?"):
         get_task("pocket/digit")
