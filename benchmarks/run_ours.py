@@ -72,7 +72,7 @@ def register_source(folder: Path) -> None:
         return x.mean(1), torch.from_numpy(np.load(folder / "text_ys_32.npy")[: request.num_samples])
 
     module = ModuleType(f"{sources.__name__}.text")
-    setattr(module, "SOURCE", Source(name="text", domain="sequence", sample=sample))  # noqa: B010
+    setattr(module, "SOURCE", Source(name="text", modality="sequence", sample=sample))  # noqa: B010
     sys.modules[module.__name__] = module
     listed = folder / "sources"
     listed.mkdir(exist_ok=True)
