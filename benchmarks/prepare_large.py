@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.twins import nasbench360_large as files
+from tests.raw_files import nasbench360_large as files
 
 _SAMPLE_SECONDS = 0.05
 _CHUNKS_A_CLIP = 8
@@ -41,8 +41,8 @@ class Peaks:
 
 
 def write_fsd50k(raw: Path, num_bytes: float) -> None:
-    """Write about that much of one-second chunks: the twin's, over and over, under new names."""
-    source = raw / "twin"
+    """Write about that much of one-second chunks: those of the tests, over and over, under new names."""
+    source = raw / "small"
     files.write_fsd50k(source)
     shutil.move(source / "noise_22050", raw / "noise_22050")
     waves = [path.read_bytes() for path in sorted((source / "chunks/dev_22050_chunks").glob("2*_0.wav"))]

@@ -94,7 +94,7 @@ def read_problem(workdir: Path) -> tuple[Task, PreparedData]:
     target = Target("dense", shape=tuple(info["outputs"][1:])) if dense else Target("classes", size=info["outputs"])
     train, test = (Split(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in ("train", "test"))
     task = Task(
-        name="perf/given", title="", modality="", input_shape=train.x.shape[1:], target=target,
+        name="perf/given", title="", domain="", input_shape=train.x.shape[1:], target=target,
         loss=info.get("loss", "cross_entropy"),
         metric="nrmse" if dense else "error" if "loss" in info else "one_minus_macro_f1",
         body="", num_samples=(len(train), len(test), len(test)), licence="", citation="", reference="",

@@ -21,7 +21,7 @@ from scipy.io import wavfile
 from sklearn.datasets import load_digits, load_wine
 
 from orca_ray.data import packages, readers
-from orca_ray.tasks.pocket.tasks import AEON, NEURALOPERATOR
+from orca_ray.tasks.pocket import AEON, NEURALOPERATOR
 
 RATE = 8000
 CULTIVARS = np.array(["barolo", "grignolino", "barbera"])

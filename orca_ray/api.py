@@ -48,7 +48,7 @@ BASELINES = {
     "image": "cnn",
     "field": "fno",
 }
-"""Method without pretraining that is usual for a modality; it shows whether the pretrained body earns its cost."""
+"""Method without pretraining that is usual for a domain; it shows whether the pretrained body earns its cost."""
 
 
 def methods_for(task: Task) -> tuple[str, ...]:
@@ -63,7 +63,7 @@ def left_out(task: Task) -> list[str]:
 
 
 def _usual_methods(task: Task) -> tuple[str, ...]:
-    baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.modality, "cnn")
+    baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
     return ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
 
 

@@ -18,8 +18,8 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, make_task
 
-TABLE = replace(make_task(CLASSES, (1, 4)), modality="tabular")
-SERIES = replace(make_task(CLASSES), modality="time series")
+TABLE = replace(make_task(CLASSES, (1, 4)), domain="tabular")
+SERIES = replace(make_task(CLASSES), domain="time series")
 INSTALL = "gradient_boosting is not compared: it needs the package lightgbm: pip install 'orca-ray[trees]'"
 
 
@@ -36,7 +36,7 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
         (TABLE, "gradient_boosting"),
         (SERIES, "minirocket"),
         (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "fno"),
-        (replace(make_task(CLASSES, (3, 8, 8)), modality="image"), "cnn"),
+        (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "cnn"),
     ],
 )
 def test_the_usual_baseline_is_compared(task: Task, baseline: str) -> None:

@@ -35,7 +35,7 @@ def build(workspace):
 
 
 TASK = Task(
-    name="fresh/halves", title="Halves", modality="time series", input_shape=(1, 3), target=Target("classes", size=2),
+    name="fresh/halves", title="Halves", domain="time series", input_shape=(1, 3), target=Target("classes", size=2),
     loss="cross_entropy", metric="error", num_samples=(10, 5, 5), licence="CC0", citation="nobody",
     reference="https://example.org", input_scale="standardised", build=build,
 )

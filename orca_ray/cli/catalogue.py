@@ -36,6 +36,7 @@ def tasks(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
         keys = ("name", "benchmark", "title", "modality", "input_shape", "target", "loss", "metric", "body", "licence")
         objects = [{key: getattr(task, key) for key in (*keys, "citation", "reference")} for task in chosen]
         for each, task in zip(objects, chosen, strict=True):
+            each["modality"] = task.domain
             each["packages"] = [{"name": p.name, "version": p.version, "licence": p.licence} for p in task.packages]
         emit_json(objects)
         return

@@ -54,7 +54,7 @@ def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str
     rows = slice(index, index + 1)
     x, y = np.nan_to_num(split.x[rows][0]).astype(np.float64), np.asarray(split.y[rows][0])
     target = np.nan_to_num(y).astype(np.float64) if task.target.kind == "dense" else None
-    panels = [_sequence(x, target)] if x.ndim == 2 else _image(x, task.modality)
+    panels = [_sequence(x, target)] if x.ndim == 2 else _image(x, task.domain)
     if x.ndim > 2 and target is not None:
         plane = np.atleast_2d(target)
         panels += _image(target if target.ndim == 3 else plane.reshape(1, len(plane), -1), "")
@@ -73,14 +73,14 @@ def _caption(task: "Task", y: Array) -> str:
     return "input and target"
 
 
-def _image(x: Array, modality: str) -> list[Pixels]:
+def _image(x: Array, domain: str) -> list[Pixels]:
     """Return the panels of x [C, H, W]: a single one for a colour image, else one per channel."""
-    if len(x) == 3 and "image" in modality:
+    if len(x) == 3 and "image" in domain:
         return [_sized(_unit(x).transpose(1, 2, 0) * 255.0)]
     shown = x if len(x) <= _MAX_CHANNELS else x[-_MAX_CHANNELS:]
-    if "audio" in modality or "spectrogram" in modality:
+    if "audio" in domain or "spectrogram" in domain:
         shown = shown[:, ::-1]
-    grey = "image" in modality and len(x) == 1
+    grey = "image" in domain and len(x) == 1
     return [_sized(np.repeat(_unit(c)[:, :, None] * 255.0, 3, axis=2) if grey else _coloured(c)) for c in shown]
 
 

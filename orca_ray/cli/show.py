@@ -133,7 +133,7 @@ def _facts(task: "Task", data: "PreparedData | None") -> dict[str, Any]:
         {"path": f.path, "bytes": f.num_bytes or None, "present": f.present(task.raw_directory)} for f in task.files
     ]
     return {
-        **{key: plain(getattr(task, key)) for key in (*keys, *_ORIGIN)},
+        **{key: plain(getattr(task, "domain" if key == "modality" else key)) for key in (*keys, *_ORIGIN)},
         "files": files + [{"package": p.requirement, "bytes": round(1e6 * p.size_mb)} for p in task.packages],
         "prepared": None if data is None else _prepared(task, data),
         "picture": None,

@@ -69,6 +69,7 @@ class TaskSummary:
     name: str
     title: str
     modality: str
+    """`Task.domain`, under the name that stored models have for it."""
     input_shape: tuple[int, ...]
     input_kind: ModalityName
     target: Target
@@ -84,16 +85,17 @@ class TaskSummary:
     def of(cls, task: Task, protocol: str, data_fingerprint: str) -> "TaskSummary":
         """Return the summary of a task whose shapes are known (`Task.resolved`)."""
         assert task.input_shape is not None, "a resolved task knows its shapes"
-        names = ("name", "title", "modality", "input_shape", "target", "loss", "metric", "licence", "citation")
+        names = ("name", "title", "input_shape", "target", "loss", "metric", "licence", "citation", "reference")
         return cls(
-            **{name: getattr(task, name) for name in names}, reference=task.reference, input_kind=task.kind,
+            **{name: getattr(task, name) for name in names}, modality=task.domain, input_kind=task.modality,
             protocol=protocol, data_fingerprint=data_fingerprint,
         )  # fmt: skip
 
     def declaration(self) -> Task:
         """Return the task without its data."""
-        named = {name: value for name, value in vars(self).items() if name not in ("protocol", "data_fingerprint")}
-        return Task(**named, num_samples=None, build=_no_data)
+        left_out = ("protocol", "data_fingerprint", "modality")
+        named = {name: value for name, value in vars(self).items() if name not in left_out}
+        return Task(**named, domain=self.modality, num_samples=None, build=_no_data)
 
 
 def _no_data(workspace: object) -> NoReturn:

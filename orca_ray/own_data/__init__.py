@@ -12,9 +12,12 @@ from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, quoted
 from orca_ray.own_data.user_data import (
     TASK_FILE,
+    Finding,
     Format,
     Inputs,
     Kind,
+    LazySamples,
+    Notes,
     Options,
     Samples,
     UserData,
@@ -23,8 +26,8 @@ from orca_ray.own_data.user_data import (
 )
 
 __all__ = [
-    "Format", "Inputs", "Kind", "Options", "Samples", "UserData", "all_formats", "make_options", "options_of", "read",
-    "read_options",
+    "Finding", "Format", "Inputs", "Kind", "LazySamples", "Notes", "Options", "Samples", "UserData", "all_formats",
+    "make_options", "options_of", "read", "read_options",
 ]  # fmt: skip
 
 _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format

@@ -10,9 +10,8 @@ from orca_ray.data import splits
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.own_data import Options, UserData
+from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.findings import Notes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,28 +95,17 @@ def fit_array(
         least, most = min(channels), max(channels)
         raise UserError(f"{data.source}: samples have {least} to {most} channels; give all the same (axes {axes})")
     mask = options.mask and given is None and len(spatial) == 1
-    return _measured(data, train, _Shape(axes, given, channels.pop(), spatial), notes, mask=mask)
+    width = spatial[0] if axes == "F" else next(iter(channels))
+    plain = ArrayInputs(
+        axes=axes, given=given, shape=(channels.pop(), *spatial), per_feature=axes == "F", mean=(0.0,) * width,
+        std=(1.0,) * width, largest=0.0,
+    )  # fmt: skip
+    return _measured(data, train, plain, notes, mask=mask)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    axes: str
-    given: Shape | None
-    channels: int
-    spatial: Shape
-
-    def encoder(self, mean: Array, std: Array, largest: float, *, features: bool, mask: bool) -> ArrayInputs:
-        return ArrayInputs(
-            axes=self.axes, given=self.given, shape=(self.channels + mask, *self.spatial), per_feature=features,
-            mask=mask, mean=tuple(mean.ravel().tolist()), std=tuple(std.ravel().tolist()), largest=largest,
-        )  # fmt: skip
-
-
-def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, mask: bool) -> ArrayInputs:
-    """Return the encoder with the statistics of at most 512 training samples, evenly spaced."""
-    features = shape.axes == "F"
-    width = shape.spatial[0] if features else shape.channels
-    plain = shape.encoder(np.zeros(width), np.ones(width), 0, features=features, mask=False)
+def _measured(data: UserData, train: Indices, plain: ArrayInputs, notes: Notes, *, mask: bool) -> ArrayInputs:
+    """Return the encoder ``plain`` with the statistics of at most 512 training samples, evenly spaced."""
+    features, width = plain.per_feature, len(plain.mean)
     row_bytes = 4 * int(np.prod(plain.shape))
     number = min(len(train), max(8, min(_MEASURED, _MEASURED_BYTES // row_bytes)))
     chosen, size = train[np.linspace(0, len(train) - 1, number).astype(np.int64)], data.batch_size()
@@ -133,8 +121,9 @@ def _measured(data: UserData, train: Indices, shape: _Shape, notes: Notes, *, ma
         what = "features" if features else "channels"
         listed = ", ".join(str(each + 1) for each in constant[:10].tolist())
         notes.warn(f"{len(constant)} of {width} {what} are constant or empty in train: {listed}; they become 0")
-    largest = float(np.nanmax(np.abs(raw), initial=0.0))
-    return shape.encoder(mean, std, largest, features=features, mask=mask)
+    found = {"mean": tuple(mean.ravel().tolist()), "std": tuple(std.ravel().tolist())}
+    largest, shape = float(np.nanmax(np.abs(raw), initial=0.0)), (plain.shape[0] + mask, *plain.shape[1:])
+    return plain.model_copy(update={**found, "largest": largest, "mask": mask, "shape": shape})
 
 
 def _axes(data: UserData, found: Survey, options: Options, notes: Notes, *, dense: bool) -> str:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import UserData
-from orca_ray.tasks.spectrogram import log_mel
+from orca_ray.tasks.arrays import log_mel
 
 Warn = Callable[[str], None]
 _PIXEL = 255.0

@@ -12,11 +12,10 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import read_csv
-from orca_ray.data.rows import Array, RowIndex
+from orca_ray.data.rows import Array
 from orca_ray.data.wav import read_recording
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data import folders as _images
-from orca_ray.own_data.user_data import Format, Options, UserData
+from orca_ray.own_data.user_data import Format, Kind, LazySamples, Options, UserData
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -63,21 +62,6 @@ _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": 
 _SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
 _TABLES = ("labels.csv", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
-
-
-@dataclass(frozen=True)
-class FileSamples:
-    """One sample a file, read when it is selected."""
-
-    paths: Sequence[Path]
-    read: Callable[[Path], Array]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the samples of the selected files."""
-        return [self.read(self.paths[row]) for row in np.arange(len(self))[part]]
 
 
 @dataclass(frozen=True)
@@ -156,58 +140,56 @@ def _labels(table: Path, names: list[str], options: Options) -> Array:
         return labels
 
 
-_NUM_HEADERS_IMAGE_FOLDER = 1000  # images whose header is read to find the colours
+_MOST_HEADERS = {"images": 1000, "audio": 100}  # files that are read to find the colours, or the sampling rate
 
 
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    listing = list_folder(path, _images.IMAGE_SUFFIXES, options, labelled)
-    modes = Counter(_mode(listing.paths[row]) for row in _spaced(len(listing.paths)))
-    colour = options.colour or ("grey" if all(mode in _images.GREY for mode in modes) else "rgb")
+    listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
+    modes = Counter(_mode(listing.paths[row]) for row in _spaced(listing, "images"))
+    colour = options.colour or ("grey" if all(mode in GREY for mode in modes) else "rgb")
     listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
     notes = (f"images of several modes, {listed}, are all converted to {colour}",) if len(modes) > 1 else ()
+    return _samples(path, listing, "images", partial(_decoded, colour=colour), notes=(*listing.notes, *notes))
+
+
+def _spaced(listing: Listing, kind: Kind) -> list[int]:
+    count = len(listing.paths)
+    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, _MOST_HEADERS[kind]))})
+
+
+def _samples(path: Path, listing: Listing, kind: Kind, read: Callable[[Path], Array], **more: Any) -> UserData:
+    x = LazySamples(len(listing.paths), lambda row: read(listing.paths[row]))
     return UserData(
-        x=FileSamples(listing.paths, partial(_decoded, colour=colour)),
-        y=listing.y, splits=listing.splits, kind_hint="images", source=str(path), names=listing.names,
-        target_names=("sub-folder",), notes=(*listing.notes, *notes),
+        x=x, y=listing.y, splits=listing.splits, kind_hint=kind, source=str(path),
+        names=listing.names, target_names=("sub-folder",), **{"notes": listing.notes, **more},
     )  # fmt: skip
-
-
-def _spaced(count: int) -> list[int]:
-    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, _NUM_HEADERS_IMAGE_FOLDER))})
 
 
 def _mode(path: Path) -> str:
     with cache.open_file(path) as stream:
-        return str(_images.opened(stream, str(path)).mode)
+        return str(opened(stream, str(path)).mode)
 
 
 def _decoded(path: Path, colour: str) -> Array:
     with cache.open_file(path) as stream:
-        return _images.decode(stream, str(path), colour)
+        return decode(stream, str(path), colour)
 
 
-_IMAGE_FOLDER = Format("folder of images", _images.IMAGE_SUFFIXES, _read_image_folder, folder=True)
+_IMAGE_FOLDER = Format("folder of images", IMAGE_SUFFIXES, _read_image_folder, folder=True)
 
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
-_NUM_HEADERS_AUDIO_FOLDER = 100  # recordings that are read to find the sampling rate
 _MOST_SAMPLES = 2**27
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
-    spaced = sorted(
-        {int(row) for row in np.linspace(0, len(listing.paths) - 1, min(len(listing.paths), _NUM_HEADERS_AUDIO_FOLDER))}
-    )
-    rates = Counter(_recording(listing.paths[row])[1] for row in spaced)
+    rates = Counter(_recording(listing.paths[row])[1] for row in _spaced(listing, "audio"))
     rate = options.rate or float(rates.most_common(1)[0][0])
     listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
     notes = (f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
-    return UserData(
-        x=FileSamples(listing.paths, partial(_waveform, rate=rate)),
-        y=listing.y, splits=listing.splits, kind_hint="audio", source=str(path), names=listing.names, rate=rate,
-        target_names=("sub-folder",), notes=(*listing.notes, *notes),
-    )  # fmt: skip
+    notes = (*listing.notes, *notes)
+    return _samples(path, listing, "audio", partial(_waveform, rate=rate), rate=rate, notes=notes)
 
 
 def _recording(path: Path) -> tuple[Array, int]:
@@ -247,11 +229,7 @@ _AUDIO_FOLDER = Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folde
 
 def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, (".npy",), options, labelled)
-    return UserData(
-        x=FileSamples(listing.paths, lambda file: read_npy(file, kind="biuf")),
-        y=listing.y, splits=listing.splits, kind_hint="array", source=str(path), names=listing.names, rate=options.rate,
-        target_names=("sub-folder",), notes=listing.notes,
-    )  # fmt: skip
+    return _samples(path, listing, "array", lambda file: read_npy(file, kind="biuf"), rate=options.rate)
 
 
 _ARRAY_FOLDER = Format("folder of arrays", (".npy",), _read_array_folder, folder=True)

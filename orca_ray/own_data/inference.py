@@ -1,4 +1,4 @@
-"""Infer a task from own data: target, splits, encoder, loss, metric and body, each with its reason."""
+"""Infer a task from own data: its preprocessing, splits, loss, metric and body, each with its reason."""
 
 import hashlib
 import json
@@ -7,30 +7,94 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orca_ray.data.bodies import PACKAGED_BODIES, ModalityName
 from orca_ray.data.layout import SplitName
-from orca_ray.data.rows import row_slices
+from orca_ray.data.rows import Array, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
-from orca_ray.own_data import Options, UserData
-from orca_ray.own_data import findings as leakage
+from orca_ray.own_data import Finding, Notes, Options, UserData, read
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.findings import Finding, Notes
-from orca_ray.own_data.preprocessing import Encoder, Preprocessing
-from orca_ray.own_data.tables import fit_table
-from orca_ray.own_data.targets import FittedTarget, fit_target, warn_absent, with_field_axes, without_absent
+from orca_ray.own_data.tables import TableInputs, fit_table
+from orca_ray.own_data.targets import (
+    FittedTarget,
+    TargetCoding,
+    fit_target,
+    warn_absent,
+    without_absent,
+)
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import BENCHMARK, gone
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+Encoder = TableInputs | ArrayInputs | AudioInputs
+
+
+class Preprocessing(BaseModel):
+    """Reads, checks and encodes a user's data; fitted on the training split, and stored as JSON with each model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    reading: Options
+    """Options with which files are read: columns, keys, axes, colours and rate as in training."""
+    encoder: Annotated[Encoder, Field(discriminator="form")]
+    target: TargetCoding
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one model input: (C, L) or (C, H, W)."""
+        return self.encoder.shape
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the classes or labels, in the order of the model's outputs; () for numbers and fields."""
+        return self.target.label_names
+
+    def read(self, path: Path | str, *, labelled: bool = False) -> UserData:
+        """Read a file or folder as the training data were read; without ``labelled``, targets may be missing."""
+        return read(path, self.reading, labelled=labelled)
+
+    def inputs(self, data: UserData, warn: Callable[[str], None] = logger.warning) -> Array:
+        """Return model inputs, float32 [N, *input_shape], of samples that fit into memory (see `UserData.batches`).
+
+        Raises UserError, with the column, row or file, for data of another kind, shape, type or scale than those of
+        training. ``warn`` is called for suspicious samples that can still be predicted.
+        """
+        return self.encoder.encode(data, warn)
+
+    def targets(self, y: Array) -> Array:
+        """Return the target array: int64 [N] for classes, else float32; missing ones are −1 or NaN.
+
+        Raises UserError for an unknown class, or targets of another kind or shape.
+        """
+        return self.target.encode(y)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON object, from which `from_json` makes an equal preprocessing."""
+        return self.model_dump(mode="json", exclude_defaults=False)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], where: str = "preprocessing.json") -> Self:
+        """Return the preprocessing in a JSON object; raises UserError, which begins with ``where``, if invalid."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where}: no valid preprocessing of version 1: {field}: {first['msg']}") from error
+
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +151,7 @@ def infer(
     encoder = _encoder(data, parts["train"], found, options, notes, dense=fitted.coding.kind == "dense")
     coding = fitted.coding
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
-        coding = with_field_axes(coding, encoder)
+        coding = _with_field_axes(coding, encoder)
     if found.num_missing:
         notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
     _warn_of_leaks(data, found, parts, fitted, options, notes)
@@ -97,6 +161,16 @@ def infer(
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
     return Inferred(task, preprocessing, parts, tuple(notes.findings), tuple(notes.warnings))
+
+
+def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
+    """Return the coding of a field with its channels first, if they are last as given."""
+    spatial, shape = encoder.shape[1:], coding.shape
+    last = len(shape) == len(spatial) + 1 and shape[:-1] == spatial and shape[1:] != spatial
+    if not last:
+        return coding
+    axes = (len(shape) - 1, *range(len(shape) - 1))
+    return coding.model_copy(update={"axes": axes, "shape": tuple(shape[axis] for axis in axes)})
 
 
 def _encoder(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool) -> Encoder:
@@ -130,20 +204,21 @@ def _warn_of_leaks(
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
-    warnings = leakage.duplicates(data, found.hashes, parts)
+    warnings = own_splits.duplicates(data, found.hashes, parts)
     if frame is not None and fitted.coding.kind in ("classes", "scalar"):
         y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
-        warnings += leakage.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=fitted.classes is not None)
+        classes = fitted.classes is not None
+        warnings += own_splits.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=classes)
     if frame is not None and data.kind_hint == "table" and data.splits is None:
         if data.groups is None:
-            warnings += leakage.group_columns(frame, parts, map(str, frame.columns))
+            warnings += own_splits.group_columns(frame, parts, map(str, frame.columns))
         dates = [str(name) for name in frame.columns if frame[name].dtype.kind == "M"]
         if dates and data.times is None:
             warnings.append(
                 f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
             )
     if data.groups is not None:
-        warnings += leakage.crossing(data.groups, parts, "the groups")
+        warnings += own_splits.crossing(data.groups, parts, "the groups")
     for warning in warnings:
         notes.warn(warning)
 
@@ -192,7 +267,7 @@ def _task(
     return Task(
         name=f"{BENCHMARK}/{slug}-{_digest(data, found, options)}",
         title=options.title or printable(stem),
-        modality=_modality(data, preprocessing),
+        domain=_domain(data, preprocessing),
         input_shape=shape,
         target=preprocessing.target.target,
         loss=loss,
@@ -207,7 +282,7 @@ def _task(
     )
 
 
-def _modality(data: UserData, preprocessing: Preprocessing) -> str:
+def _domain(data: UserData, preprocessing: Preprocessing) -> str:
     if isinstance(preprocessing.encoder, AudioInputs):
         return "audio"
     if preprocessing.target.kind == "dense" and data.kind_hint == "array":

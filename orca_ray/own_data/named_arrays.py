@@ -30,34 +30,30 @@ def choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: 
     parts = _parts(shapes)
     if parts:
         return _joined(source, shapes, parts, read, options)
-    chosen = {
-        "x": _key(source, shapes, options.inputs, INPUT_NAMES, "inputs"),
-        "y": _key(source, shapes, options.target, TARGET_NAMES, "target"),
-    }
-    others = [name for name in shapes if name not in chosen.values() and shapes[name]]
-    extra = {axis: _key(source, shapes, (name,) if name else (), (), axis) for axis, name in _extra(options)}
-    left = [name for name in others if name not in extra.values()]
-    if chosen["x"] is None and len(left) > 1:
-        num = shapes[chosen["y"]][:1] if chosen["y"] else None
+    x_name = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
+    y_name = _key(source, shapes, options.target, TARGET_NAMES, "target")
+    given = {"group": options.group, "time": options.time, "split": options.split}
+    extra = [_key(source, shapes, (name,) if name else (), (), what) for what, name in given.items()]
+    left = [name for name in shapes if shapes[name] and name not in (x_name, y_name, *extra)]
+    if x_name is None and len(left) > 1:
+        num = shapes[y_name][:1] if y_name else None
         left = [name for name in left if num in (None, shapes[name][:1])]
-    if chosen["x"] is None and len(left) == 1:
-        chosen["x"] = left.pop()
-    if chosen["x"] is None:
+    if x_name is None and len(left) == 1:
+        x_name = left.pop()
+    if x_name is None:
         raise UserError(f"{source}: which array are the inputs? It has {_listed(shapes)}; name one with 'inputs'")
-    if chosen["y"] is None and labelled:
+    if y_name is None and labelled:
         raise UserError(f"{source}: which array is the target? It has {_listed(shapes)}; name one with --target")
-    notes = [f"not used: {', '.join(map(printable, left))}"] if left and labelled else []
-    arrays = {axis: read(name) for axis, name in extra.items() if name is not None}
-    y_name = chosen["y"]
+    groups, times, splits = (None if name is None else _flat(source, name, read(name)) for name in extra)
     return UserData(
-        x=numeric(source, chosen["x"], read(chosen["x"])),
+        x=numeric(source, x_name, read(x_name)),
         y=target(source, y_name, read(y_name)) if y_name else None,
         source=source,
         target_names=(y_name,) if y_name else (),
-        groups=_flat(source, options.group, arrays.get("group")),
-        times=_flat(source, options.time, arrays.get("time")),
-        splits=_flat(source, options.split, arrays.get("split")),
-        notes=tuple(notes),
+        groups=groups,
+        times=times,
+        splits=splits,
+        notes=(f"not used: {', '.join(map(printable, left))}",) if left and labelled else (),
     )
 
 
@@ -84,13 +80,7 @@ def target(source: str, name: str, y: Inputs) -> Array:
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def _extra(options: Options) -> list[tuple[str, str]]:
-    return [("group", options.group), ("time", options.time), ("split", options.split)]
-
-
-def _flat(source: str, name: str, values: Inputs | None) -> Array | None:
-    if values is None:
-        return None
+def _flat(source: str, name: str, values: Inputs) -> Array:
     array = target(source, name, values)
     if array.ndim != 1:
         raise UserError(f"{source}, {printable(name)}: expected one value a sample, found shape {list(array.shape)}")

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from orca_ray.data import splits
 from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import Array, RowIndex, stacked
+from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import unknown_name
-from orca_ray.own_data import UserData, make_options
+from orca_ray.own_data import LazySamples, UserData, make_options
 from orca_ray.own_data.inference import Inferred, infer
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.registry import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
@@ -92,32 +92,15 @@ def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times
 
 def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
     """See :meth:`orca_ray.tasks.task.Task.from_dataset`; the targets are kept in memory."""
+    x = LazySamples(len(dataset), lambda row: np.asarray(dataset[row][0]))
     y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
-    return _registered(DatasetSamples(dataset), y, name, groups, times, options)
-
-
-@dataclass(frozen=True)
-class DatasetSamples:
-    """The inputs of a map-style ``torch`` data set of pairs (x, y), read when they are selected."""
-
-    dataset: Any
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the selected inputs."""
-        return [np.asarray(self.dataset[int(row)][0]) for row in np.arange(len(self))[part]]
+    return _registered(x, y, name, groups, times, options)
 
 
 def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[str, Any]) -> Task:
     options = make_options("own data", {"name": name, **given})
-    named = {
-        "y": y if isinstance(y, str) else "",
-        "groups": options.group,
-        "times": options.time,
-        "splits": options.split,
-    }
+    column = y if isinstance(y, str) else ""
+    named = {"y": column, "groups": options.group, "times": options.time, "splits": options.split}
     parts = {"y": y, "groups": groups, "times": times, "splits": None}
     if hasattr(x, "columns"):
         columns = {axis: column for axis, column in named.items() if column}

@@ -1,17 +1,27 @@
-"""Files of tables: text with separators, Parquet, and saved data sets of Hugging Face."""
+"""Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
+Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells of images or lists.
+"""
+
+import io
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.errors import UserError, quoted, shorten
-from orca_ray.own_data.arrow_tables import from_arrow
-from orca_ray.own_data.user_data import Format, Options, UserData
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
+from orca_ray.own_data.folders import decode
+from orca_ray.own_data.named_arrays import TARGET_NAMES
+from orca_ray.own_data.user_data import Format, Inputs, Kind, LazySamples, Options, UserData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
@@ -142,3 +152,160 @@ _SAVED_DATASET = Format(
 )
 
 FORMATS = (_CSV, _PARQUET, _SAVED_DATASET)
+
+
+_CELL_BYTES = 64.0
+
+
+def _cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
+    """Return the images or lists of numbers in a column of an Arrow table, converted when they are selected.
+
+    Selecting them raises UserError for a cell that is missing or cannot be read.
+    """
+
+    def cell(row: int) -> Array:
+        where, value = f"{source}, row {row + 1}", column[row].as_py()
+        if images:
+            content = value.get("bytes") if isinstance(value, dict) else None
+            if not content:
+                raise UserError(f"{where}: expected an image stored in the table, found none; embed the files")
+            return decode(io.BytesIO(content), where, colour)
+        try:
+            return np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{where}: expected lists of numbers of equal length, found {quoted(value)}") from error
+
+    return LazySamples(len(column), cell)
+
+
+def from_arrow(
+    source: str,
+    table: "pa.Table",
+    options: Options,
+    labelled: bool,
+    *,
+    images: tuple[str, ...] = (),
+    label_names: Mapping[str, tuple[str, ...]] | None = None,
+) -> UserData:
+    """Return the samples of a table, one a row.
+
+    ``images`` are columns of encoded images, and ``label_names`` the classes of columns that hold their numbers.
+
+    Raises UserError for no rows, columns without a name or of the same name, columns that are missing, or of types that
+    cannot be used.
+    """
+    import pyarrow.types as types
+
+    _check_unusable(source, table)
+    names = table.column_names
+    target = _target(source, names, options, labelled)
+    extra = (options.group, options.time, options.split)
+    for name in (*options.inputs, *filter(None, extra), *options.columns):
+        if name not in names and labelled:
+            raise unknown_name("column", name, names, f"({source})")
+    inputs = [name for name in options.inputs or names if name in names and name not in (*target, *extra)]
+    inputs = [name for name in inputs if options.columns.get(name) != "drop"]
+    cells = [name for name in inputs if name in images or types.is_nested(table.schema.field(name).type)]
+    x, kind, notes = _inputs(source, table, inputs, cells, images, options)
+    y = _targets(source, table, target)
+    if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
+        y = _named(y, known)
+    groups, times, splits = (_values(table, name) if name in names else None for name in extra)
+    return UserData(
+        x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
+        splits=splits,
+    )  # fmt: skip
+
+
+def _check_unusable(source: str, table: "pa.Table") -> None:
+    import pyarrow.types as types
+
+    names = table.column_names
+    if bad := [name for name in names if not name.strip() or names.count(name) > 1]:
+        raise UserError(f"{source}: column {quoted(bad[0])} has no name, or another has the same; name each column")
+    if not table.num_rows:
+        raise UserError(f"{source}: expected rows, found none")
+    cache.check_memory(_CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns")
+    if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
+        raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
+
+
+def _named(y: Array, known: tuple[str, ...]) -> Array:
+    """Return the names of class numbers ``y`` [N]; None for a missing number, and for one without a name."""
+    numbers = [-1 if number is None or np.isnan(number) else int(number) for number in y.tolist()]
+    return np.array([known[number] if 0 <= number < len(known) else None for number in numbers], dtype=object)
+
+
+def _target(source: str, names: list[str], options: Options, labelled: bool) -> tuple[str, ...]:
+    given = options.target or tuple([name for name in names if name.lower() in TARGET_NAMES][:1])
+    if missing := [name for name in given if name not in names]:
+        if labelled:
+            raise unknown_name("target column", missing[0], names, f"({source})")
+        return tuple(name for name in given if name in names) if len(missing) < len(given) else ()
+    if not given and labelled:
+        listed = shorten(", ".join(map(printable, names)))
+        raise UserError(f"{source}: which column is the target? Name it with --target; columns: {listed}")
+    return given
+
+
+def _inputs(
+    source: str, table: "pa.Table", inputs: list[str], cells: list[str], images: tuple[str, ...], options: Options
+) -> "tuple[Inputs, Kind, tuple[str, ...]]":
+    if not inputs:
+        raise UserError(f"{source}: no column is left to predict from besides target, group and time")
+    if not cells:
+        return to_frame(table.select(inputs)), "table", ()
+    if len(cells) > 1:
+        raise UserError(f"{source}: columns {', '.join(cells)} hold lists or images; choose one with 'inputs'")
+    others = [name for name in inputs if name not in cells]
+    notes = (f"columns not used beside {cells[0]}: {', '.join(others)}",) if others else ()
+    image = cells[0] in images
+    colour = options.colour or "rgb"
+    x = _cells(table.column(cells[0]), f"{source}, column {printable(cells[0])}", colour, images=image)
+    return x, "images" if image else "array", notes
+
+
+def to_frame(table: "pa.Table") -> "pd.DataFrame":
+    """Return a data frame with columns of numbers, truth values, times, or text (objects, None where missing)."""
+    import pandas as pd
+    import pyarrow.types as types
+
+    columns: dict[str, Any] = {}
+    for field in table.schema:
+        column = table.column(field.name)
+        if types.is_dictionary(field.type):
+            column = column.cast(field.type.value_type)
+        if types.is_decimal(field.type):
+            column = column.cast("float64")
+        kind = column.type
+        if types.is_integer(kind) or types.is_floating(kind):
+            columns[field.name] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+        elif types.is_temporal(kind) and not types.is_duration(kind) and not types.is_time(kind):
+            columns[field.name] = column.cast("timestamp[us]").to_numpy(zero_copy_only=False)
+        else:
+            columns[field.name] = pd.Series(column.to_pylist(), dtype=object)  # pandas 3 would make it another type
+    return pd.DataFrame(columns)
+
+
+def _values(table: "pa.Table", name: str) -> Array:
+    column = to_frame(table.select([name]))[name]
+    return np.asarray(column)
+
+
+def _targets(source: str, table: "pa.Table", names: tuple[str, ...]) -> Array | None:
+    import pyarrow.types as types
+
+    if not names:
+        return None
+    if len(names) == 1 and types.is_nested(table.schema.field(names[0]).type):
+        cells = _cells(table.column(names[0]), f"{source}, column {names[0]}", "", images=False)[:]
+        if len({cell.shape for cell in cells}) > 1:
+            raise UserError(f"{source}, column {names[0]}: targets have unequal lengths; give fields of one size")
+        return np.stack(cells)
+    values = [_values(table, name) for name in names]
+    if len(names) == 1:
+        return values[0]
+    for name, each in zip(names, values, strict=True):
+        if each.dtype == object and not all(isinstance(value, bool) for value in each):
+            raise UserError(f"{source}, column {quoted(name)}: several targets must be numbers or true and false")
+    return np.stack([each.astype(np.float64) for each in values], axis=1)

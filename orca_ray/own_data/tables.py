@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
-from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.findings import Notes
+from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.targets import label_text
 
 if TYPE_CHECKING:

@@ -12,10 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from orca_ray.data.rows import Array, Target, TargetKind, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
-from orca_ray.own_data import Options, UserData
+from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data import splits as own_splits
-from orca_ray.own_data.array_inputs import ArrayInputs
-from orca_ray.own_data.findings import Notes
 from orca_ray.own_data.splits import LEAST_PER_CLASS
 
 
@@ -294,13 +292,3 @@ def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) ->
             notes.warn(f"{split} has no sample of class {listed}: its score says nothing about that")
             absent = True
     return absent
-
-
-def with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
-    """Return the coding of a field with its channels first, if they are last as given."""
-    spatial, shape = encoder.shape[1:], coding.shape
-    last = len(shape) == len(spatial) + 1 and shape[:-1] == spatial and shape[1:] != spatial
-    if not last:
-        return coding
-    axes = (len(shape) - 1, *range(len(shape) - 1))
-    return coding.model_copy(update={"axes": axes, "shape": tuple(shape[axis] for axis in axes)})

@@ -116,6 +116,22 @@ class Samples(Protocol):
         """Return the selected samples."""
 
 
+@dataclass(frozen=True)
+class LazySamples:
+    """N samples that are read one by one when they are selected."""
+
+    num_samples: int
+    read: Callable[[int], Array]
+    """Returns the sample of a number from 0 to N - 1."""
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the selected samples."""
+        return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
+
+
 Inputs = Union[Array, Samples, list[Array], "pd.DataFrame"]
 
 
@@ -220,3 +236,36 @@ class Format:
     """Whether it reads a folder of files with these suffixes."""
     markers: tuple[str, ...] = ()
     """For a folder that is recognised by one of its files: names or patterns of that file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One inferred property of own data."""
+
+    what: str
+    """The property, such as "target"."""
+    value: str
+    why: str
+    option: str
+    """Option of :class:`orca_ray.own_data.Options` that overrides it, with an example; "": none."""
+
+    def __str__(self) -> str:
+        override = f"; to override: {self.option}" if self.option else ""
+        return f"{self.what}: {self.value} ({self.why}{override})"
+
+
+@dataclass
+class Notes:
+    """Collects findings and warnings while a task is inferred."""
+
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def find(self, what: str, value: object, why: str, option: str = "") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(what, str(value), why, option))
+
+    def warn(self, text: str) -> None:
+        """Add a warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)

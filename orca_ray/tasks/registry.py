@@ -1,4 +1,4 @@
-"""All tasks by name. Modules ``orca_ray/tasks/<benchmark>/*.py`` declare one task as ``TASK``, several as ``TASKS``.
+"""All tasks by name. Packages ``orca_ray/tasks/<benchmark>`` and their modules declare ``TASK``, or several ``TASKS``.
 
 Other packages add benchmarks by entry points (docs/plug-ins.md).
 """
@@ -75,7 +75,8 @@ def get_own_task(name: str) -> Task:
 def task_to_json(task: Task) -> dict[str, Any]:
     """Return the declaration of a task as a JSON object, without what only its build needs."""
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
-    return {**{name: getattr(task, name) for name in names}, "target": asdict(task.target)}
+    values = {{"domain": "modality"}.get(name, name): getattr(task, name) for name in names}  # as in the first version
+    return {**values, "target": asdict(task.target)}
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
@@ -85,7 +86,7 @@ def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
         for name in ("input_shape", "num_samples"):
             values[name] = None if values[name] is None else tuple(map(int, values[name]))
-        return Task(**values, target=target, build=gone)
+        return Task(domain=values.pop("modality"), **values, target=target, build=gone)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: no declaration of a task ({type(error).__name__}: {error})") from error
 
@@ -111,7 +112,7 @@ def all_tasks() -> Mapping[str, Task]:
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
-    own = declared(Task, "TASK", (module for package in packages for module in modules(package)))
+    own = declared(Task, "TASK", (module for package in packages for module in (package, *modules(package))))
     benchmarks_here = {task.benchmark for task in own.values()}
 
     def objection(new: Task, found: Mapping[str, Task]) -> str:

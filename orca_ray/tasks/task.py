@@ -1,5 +1,7 @@
 """The `Task`: one data set with its target, loss, metric, scale and splits, declared in a module of its own."""
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +18,8 @@ from orca_ray.data.raw import RawFile, Workspace, check_missing, missing
 from orca_ray.data.rows import Array, Rows, Target, row_slices
 from orca_ray.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
 """Names that modules which declare tasks import from here."""
 
@@ -28,6 +32,22 @@ Scale = Literal["standardised", "units", "measured"]
 scale; the model standardises the values. ``measured``: one of these two; the values of the training split decide."""
 
 
+def _with_old_name(cls: Any) -> Any:
+    """Accept the name ``modality`` that ``domain`` had in plug-ins written before version 1, with a warning."""
+    declare = cls.__init__
+
+    @functools.wraps(declare)
+    def __init__(self: object, **given: Any) -> None:
+        if "modality" in given and "domain" not in given:
+            given["domain"] = given.pop("modality")
+            logger.warning("the task %s says 'modality'; rename this argument to 'domain'", given.get("name"))
+        declare(self, **given)
+
+    cls.__init__ = __init__
+    return cls
+
+
+@_with_old_name
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The declaration of one data set of a benchmark; no data are read before `prepare` is called.
@@ -40,8 +60,8 @@ class Task:
     name: str
     """Full name, ``benchmark/task``."""
     title: str
-    modality: str
-    """Kind of samples as shown to users, such as image, time series, pde or tabular."""
+    domain: str
+    """Kind of samples as shown to users, such as image, time series, pde or tabular; stored as ``modality``."""
     input_shape: tuple[int, ...] | None
     """(channels, length) or (channels, height, width); None: read from the prepared data (see `resolved`)."""
     target: Target
@@ -93,7 +113,7 @@ class Task:
             raise ValueError(f"{self.name}: input_shape must be (C, L) or (C, H, W), got {self.input_shape}")
         if self.input_shape is None and self.input_kind is None:
             raise ValueError(f"{self.name}: without an input_shape it must say its input_kind")
-        object.__setattr__(self, "body", self.body or PAPER_BODIES[self.kind])
+        object.__setattr__(self, "body", self.body or PAPER_BODIES[self.modality])
 
     @property
     def benchmark(self) -> str:
@@ -106,8 +126,8 @@ class Task:
         return self.name.split("/")[1]
 
     @property
-    def kind(self) -> ModalityName:
-        """Name of the modality of the bodies for this task (see ``input_kind``)."""
+    def modality(self) -> ModalityName:
+        """Modality of the bodies for this task, "sequence" or "image" (see ``input_kind``)."""
         return self.input_kind or ("image" if len(self.input_shape or ()) == 3 else "sequence")
 
     @property

@@ -20,7 +20,7 @@ from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the r
 from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.methods import MethodSuite  # noqa: E402
 from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
-from orca_ray.testing.tasks import TaskSuite, TwinSuite  # noqa: E402
+from orca_ray.testing.tasks import RawFilesSuite, TaskSuite, TwinSuite  # noqa: E402
 
 __all__ = [
     "DistanceSuite",
@@ -28,6 +28,7 @@ __all__ = [
     "LossSuite",
     "MethodSuite",
     "MetricSuite",
+    "RawFilesSuite",
     "StatisticSuite",
     "TaskSuite",
     "TwinSuite",

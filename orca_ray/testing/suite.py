@@ -52,7 +52,7 @@ class Suite:
             pytest.param(*case, marks=self.marks(test, case, number), id="-".join(case))
             for number, case in enumerate(cases)
         )
-        metafunc.parametrize(arguments, marked)
+        metafunc.parametrize(arguments, list(marked))
 
     def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
         """Return marks of the case with this number of a test; override it to leave cases out of the usual runs."""

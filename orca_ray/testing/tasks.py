@@ -30,9 +30,9 @@ from orca_ray.testing.suite import SHARED, Suite, made_once, make_home, save_ber
 
 Array = npt.NDArray[Any]
 Writer = Callable[[Path], None]
-"""Writes the raw files of one task below a directory, or damages those that are there."""
-Damage = tuple[str, Writer, str]
-"""Name of the damage, function that damages good files, and regular expression that the error must match."""
+"""Writes the raw files of one task below a directory, or corrupts those that are there."""
+Corruption = tuple[str, Writer, str]
+"""Name of the corruption, function that corrupts good files, and regular expression that the error must match."""
 
 
 class Hostile:
@@ -45,32 +45,32 @@ class Hostile:
 
 
 def deleted(name: str) -> Writer:
-    """Return a damage that removes a file, or a folder and all in it."""
+    """Return a corruption that removes a file, or a folder and all in it."""
 
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         path = raw / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    return damage
+    return corrupt
 
 
 def cut(name: str) -> Writer:
-    """Return a damage that leaves the first half of a file."""
+    """Return a corruption that leaves the first half of a file."""
     return lambda raw: rewritten(raw / name, lambda content: content[: len(content) // 2])
 
 
 def garbage(name: str) -> Writer:
-    """Return a damage that overwrites a file with random bytes."""
+    """Return a corruption that overwrites a file with random bytes."""
     return lambda raw: rewritten(raw / name, lambda content: np.random.RandomState(0).bytes(len(content)))
 
 
 def appended(name: str, line: str) -> Writer:
-    """Return a damage that adds a line to a text file."""
+    """Return a corruption that adds a line to a text file."""
     return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
 
 
 def replaced(name: str, old: str, new: str) -> Writer:
-    """Return a damage that replaces the first occurrence of a text, which must be there."""
+    """Return a corruption that replaces the first occurrence of a text, which must be there."""
 
     def change(content: bytes) -> bytes:
         assert old.encode() in content
@@ -80,7 +80,7 @@ def replaced(name: str, old: str, new: str) -> Writer:
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a damage that changes the array of an ``.npy`` file, which may become one of objects."""
+    """Return a corruption that changes the array of an ``.npy`` file, which may become one of objects."""
     return lambda raw: np.save(raw / name, change(np.load(raw / name)), allow_pickle=True)
 
 
@@ -96,10 +96,11 @@ def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array
     return copy
 
 
-LEAST_DAMAGES = 6
+LEAST_CORRUPTIONS = 6
+"""Number of corruptions that `RawFilesSuite` requires for each module that reads raw files."""
 Bodies = dict[str, Path]
 _SWEEP = """\
-name: twins
+name: raw_files
 benchmark: {benchmark}
 methods: [orca]
 tasks: [{task}]
@@ -132,7 +133,7 @@ class TaskSuite(Suite):
         task = get_task(name)
         assert task.name == name
         assert task in get_benchmark(task.benchmark)
-        for field in (task.title, task.modality, task.body, task.licence, task.citation):
+        for field in (task.title, task.domain, task.body, task.licence, task.citation):
             assert field.strip()
         assert task.reference.startswith("https://")
         assert get_loss(task.loss)
@@ -151,30 +152,36 @@ class TaskSuite(Suite):
             assert all(re.match(r"https?://", url) for url in file.urls)
 
 
-class TwinSuite(Suite):
+class RawFilesSuite(Suite):
     """Tests of tasks' data, from raw files to a leaderboard.
 
-    They use *twins*, small files of the exact format of the raw files, and damaged twins.
-    A task without raw files has a twin that writes nothing. The first run downloads the alignment sources ``prose``
-    and ``photographs`` (45 MB) into the user's cache.
+    They use small files of the exact format of the raw files, and corrupted ones. For a task without raw files, the
+    writer does nothing. The first run downloads the alignment sources ``prose`` and ``photographs`` (45 MB) into the
+    user's cache.
     """
 
-    twins: ClassVar[Mapping[str, Writer]]
-    """Function that writes all raw files of a task below a directory, by the task's full name."""
-    damages: ClassVar[Mapping[str, Sequence[Damage]]] = {}
-    """Damages to the files of a twin by the task's full name. Of each module that reads raw files, a task has six."""
+    writers: ClassVar[Mapping[str, Writer]]
+    """Function that writes all raw files of a task, in small, below a directory; by the task's full name."""
+    corruptions: ClassVar[Mapping[str, Sequence[Corruption]]] = {}
+    """Corruptions of the written files, by the task's full name; at least six for one task of each reading module."""
     unlike: ClassVar[Collection[str]] = ()
-    """Names of tasks that declare a scale of their data which the twin does not have."""
+    """Names of tasks that declare a scale of their data which the written files do not have."""
     published: ClassVar[bool] = False
     """Whether trials use the published hyper-parameters of their task, for what they do not set themselves."""
 
+    def __init_subclass__(cls) -> None:
+        """Accept the former names ``twins`` and ``damages`` of `writers` and `corruptions`."""
+        for former, name in (("twins", "writers"), ("damages", "corruptions")):
+            if former in vars(cls):
+                setattr(cls, name, vars(cls)[former])
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``damage`` for each of `damages`, others with ``name`` for each of `twins`."""
-        if "damage" in metafunc.fixturenames:
-            pairs = [(name, damage) for name in sorted(self.damages) for damage in self.damages[name]]
-            metafunc.parametrize(("name", "damage"), pairs, ids=[f"{name}-{damage[0]}" for name, damage in pairs])
+        """Run tests with an argument ``corruption`` for each corruption, others with ``name`` for each writer."""
+        if "corruption" in metafunc.fixturenames:
+            pairs = [(name, each) for name in sorted(self.corruptions) for each in self.corruptions[name]]
+            metafunc.parametrize(("name", "corruption"), pairs, ids=[f"{name}-{each[0]}" for name, each in pairs])
         elif "name" in metafunc.fixturenames:
-            metafunc.parametrize("name", sorted(self.twins))
+            metafunc.parametrize("name", sorted(self.writers))
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -185,8 +192,8 @@ class TwinSuite(Suite):
 
     @pytest.fixture
     def raw(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return the directory with the twin of a task."""
-        return made_once((type(self), name), tmp_path_factory, self.twins[name])
+        """Return the directory with the raw files of a task."""
+        return made_once((type(self), name), tmp_path_factory, self.writers[name])
 
     @pytest.fixture
     def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
@@ -194,7 +201,7 @@ class TwinSuite(Suite):
         bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
         return {"sequence": bert, "image": vit}
 
-    def test_a_twin_becomes_a_row_of_a_board(self, name: str, raw: Path, bodies: Bodies, tmp_path: Path) -> None:
+    def test_raw_files_become_a_row_of_a_board(self, name: str, raw: Path, bodies: Bodies, tmp_path: Path) -> None:
         task = get_task(name)
         task.raw_directory.parent.mkdir(parents=True, exist_ok=True)
         task.raw_directory.symlink_to(raw)
@@ -214,21 +221,21 @@ class TwinSuite(Suite):
         board = build(store.records(), benchmark=task.benchmark)
         assert board.score(name, "orca").mean == record.test_score
 
-    def test_a_damaged_file_is_named_and_leaves_nothing_behind(
-        self, name: str, damage: Damage, raw: Path, tmp_path: Path
+    def test_a_corrupted_file_is_named_and_leaves_nothing_behind(
+        self, name: str, corruption: Corruption, raw: Path, tmp_path: Path
     ) -> None:
-        _, spoil, message = damage
+        _, corrupt, message = corruption
         copy, out = tmp_path / "raw", tmp_path / "out" / "prepared"
         shutil.copytree(raw, copy)
-        spoil(copy)
+        corrupt(copy)
         with pytest.raises(UserError, match=message):
             get_task(name).prepare(raw=copy, out=out)
         assert not out.exists()
         assert not list(out.parent.glob(".partial*"))
 
-    def test_every_reader_is_given_damaged_files(self) -> None:
-        readers = {get_task(name).build.__module__ for name in self.twins if get_task(name).files}
-        enough = [name for name, damages in self.damages.items() if len(damages) >= LEAST_DAMAGES]
+    def test_every_reader_is_given_corrupted_files(self) -> None:
+        readers = {get_task(name).build.__module__ for name in self.writers if get_task(name).files}
+        enough = [name for name, found in self.corruptions.items() if len(found) >= LEAST_CORRUPTIONS]
         assert readers == {get_task(name).build.__module__ for name in enough}
 
     def test_paper_splits_are_others(self, name: str, raw: Path, tmp_path: Path) -> None:
@@ -246,10 +253,14 @@ class TwinSuite(Suite):
         return parse_spec(_SWEEP.format(**values, **bodies))
 
 
+TwinSuite = RawFilesSuite
+"""Former name of `RawFilesSuite`, for plug-ins that subclass it."""
+
+
 def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:
     measured = replace(task, input_scale="measured", target_scale="measured")
     inputs = [input_statistics(data.train.x, each.input_scale) for each in (task, measured)]
-    assert (inputs[0] is None) == (inputs[1] is None), "the declared input_scale is not that of the twin's data"
+    assert (inputs[0] is None) == (inputs[1] is None), "the declared input_scale is not that of the written files"
     bare = replace(data, y_mean=None, y_std=None)
     targets = [with_target_statistics(each, bare).y_mean for each in (task, measured)]
-    assert (targets[0] is None) == (targets[1] is None), "the declared target_scale is not that of the twin's data"
+    assert (targets[0] is None) == (targets[1] is None), "the declared target_scale is not that of the written files"

@@ -51,7 +51,7 @@ def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
     return Task(
         name=f"tiny/{target.kind}",
         title="",
-        modality="",
+        domain="",
         input_shape=input_shape,
         target=target,
         loss=loss,

@@ -51,7 +51,7 @@ def _build(workspace: Workspace) -> Arrays:
 
 def _task(name: str, server: Server, **changes: Any) -> Task:
     facts: dict[str, Any] = {
-        "title": "Numbers in a row", "modality": "tabular", "input_shape": (1, 2), "target": Target("classes", size=2),
+        "title": "Numbers in a row", "domain": "tabular", "input_shape": (1, 2), "target": Target("classes", size=2),
         "loss": "cross_entropy", "metric": "error", "body": "minilm-l6", "num_samples": (4, 2, 3), "build": _build,
         "licence": "CC-BY-NC-4.0", "citation": "Nobody, 2024", "reference": "https://example.org", "terms": TERMS,
         "files": (RawFile(path="x.npy", urls=(f"{server.url}/x.npy",), num_bytes=200),),
@@ -313,8 +313,8 @@ PICTURES: dict[str, tuple[str, Any, Any, Target]] = {
 
 
 def test_every_kind_of_data_can_be_drawn(server: Server, tmp_path: Path) -> None:
-    for what, (modality, x, y, target) in PICTURES.items():
-        task = _task("toy/drawn", server, modality=modality, input_shape=x.shape[1:], target=target)
+    for what, (domain, x, y, target) in PICTURES.items():
+        task = _task("toy/drawn", server, domain=domain, input_shape=x.shape[1:], target=target)
         split = Split(x, y)
         data = PreparedData(
             "toy/drawn", "0" * 16, {"train": split, "validation": split, "test": split}, None, None, tmp_path

@@ -9,9 +9,9 @@ from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array
 from orca_ray.tasks.registry import get_task
-from tests.twins import twins
+from tests.raw_files import writers
 
-TASKS = sorted(name for name in twins() if not name.startswith(("openml/", "pdebench_generated/")))
+TASKS = sorted(name for name in writers() if not name.startswith(("openml/", "pdebench_generated/")))
 SAMPLED = ("drug/ctrp", "nasbench360/ecg", "pdebench/shallow_water")
 MOST_RUNS = 60
 
@@ -25,7 +25,7 @@ def test_a_build_interrupted_after_every_batch_ends_the_same(
 ) -> None:
     raw, task = tmp_path / "raw", get_task(name)
     raw.mkdir()
-    twins()[name](raw)
+    writers()[name](raw)
     whole = task.prepare(raw=raw, out=tmp_path / "whole")
     batches, write = Workspace.batches, Workspace._write_progress
 

@@ -51,7 +51,7 @@ def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("modality", "shape", "network", "layout"),
+    ("domain", "shape", "network", "layout"),
     [
         ("time series", (2, 16), "auto", (16,)),
         ("tabular", (2, 16), "auto", (1,)),
@@ -63,9 +63,9 @@ def test_a_cnn_and_minirocket_learn_without_a_body(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_the_layout_of_a_cnn_follows_from_the_task(
-    modality: str, shape: tuple[int, ...], network: str, layout: tuple[int]
+    domain: str, shape: tuple[int, ...], network: str, layout: tuple[int]
 ) -> None:
-    task = replace(make_task(CLASSES, shape), modality=modality)
+    task = replace(make_task(CLASSES, shape), domain=domain)
     values = {**SMALL, "cnn.network": network}
     assert start(NO_BODY, "cnn", task=task, hyperparameters=values).model.embedder.layout == layout
 
@@ -85,7 +85,7 @@ def test_options_of_other_parts_do_not_belong_to_their_trials() -> None:
         make_task(CLASSES, (2, 60)),
         make_task(CLASSES, (1, 130, 130)),
         make_task(Target("dense", shape=(20, 20)), (3, 20, 20)),
-        replace(make_task(CLASSES, (1, 30)), modality="tabular"),
+        replace(make_task(CLASSES, (1, 30)), domain="tabular"),
     ],
     ids=["series", "image", "field", "table"],
 )

@@ -1,18 +1,18 @@
-"""The twin of a module's task, and what the task makes of it."""
+"""The raw files of a module's task, and what the task makes of them."""
 
 from pathlib import Path
 
 import pytest
 
 from orca_ray.data.prepared import PreparedData
-from tests.twins import twins
+from tests.raw_files import writers
 
 
 @pytest.fixture(scope="module")
 def raw(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the raw files of the module's ``TASK``; tests must not change them."""
     directory = tmp_path_factory.mktemp("raw")
-    twins()[request.module.TASK.name](directory)
+    writers()[request.module.TASK.name](directory)
     return directory
 
 

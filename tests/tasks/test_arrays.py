@@ -1,5 +1,12 @@
-import numpy as np
+"""Steps that builds of tasks share. Of spectrograms librosa is the judge; what it said once is written down."""
 
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.errors import UserError
 from orca_ray.tasks import arrays
 
 
@@ -27,3 +34,88 @@ def test_targets_stay_as_they_are_beside_their_statistics() -> None:
     np.testing.assert_allclose(pointwise["y_std"], [1, 10])
     overall = arrays.regression(parts, target_axes=(0, 1))
     np.testing.assert_allclose(overall["y_mean"], [11])
+
+
+@given(
+    st.lists(st.integers(1, 7), min_size=2, max_size=6),
+    st.floats(-1e3, 1e3, allow_nan=False),
+    st.integers(0, 2**32 - 1),
+)
+def test_statistics_do_not_depend_on_the_blocks(sizes: list[int], offset: float, seed: int) -> None:
+    values = (np.random.RandomState(seed).randn(sum(sizes), 3) + offset).astype(np.float32)
+    mean, scale = arrays.pointwise(np.split(values, np.cumsum(sizes)[:-1]))
+    wide = values.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(scale, wide.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
+
+
+Waveform = npt.NDArray[np.float32]
+
+LIBROSA_BANDS, LIBROSA_FRAMES = slice(5, None, 18), slice(None, None, 20)
+LIBROSA = [
+    [33.620, -17.100, -19.218, -12.394, -0.624, -36.150],
+    [8.939, -11.612, -18.694, -9.082, -0.307, -36.150],
+    [-6.525, -12.966, 20.266, -5.097, 3.044, -36.150],
+    [2.842, -7.451, -3.856, -5.533, 38.181, -36.150],
+    [-6.462, -5.645, -6.699, -4.000, 2.743, -36.150],
+    [-1.019, -0.867, -3.796, -0.286, -0.557, -36.150],
+]
+"""Decibels of `chirp` by librosa 0.11: ``melspectrogram(sr=22050, n_fft=1920, win_length=661, hop_length=220,
+n_mels=96, htk=True, norm=None, pad_mode="reflect")``, then ``power_to_db``."""
+
+
+def chirp() -> Waveform:
+    """A second at 22,050 Hz: a rising tone under noise, then silence."""
+    time = np.arange(22050) / 22050
+    tone = 0.5 * np.sin(2 * np.pi * (200 + 2000 * time) * time)
+    noise = 0.01 * np.random.RandomState(0).standard_normal(len(time))
+    return np.where(time < 0.8, tone + noise, 0).astype(np.float32)
+
+
+def test_numbers_of_librosa() -> None:
+    found = arrays.log_mel(chirp())
+    assert found.shape == (96, 101)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[LIBROSA_BANDS, LIBROSA_FRAMES], LIBROSA, atol=6e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive  # librosa compiles for 20 seconds
+@pytest.mark.filterwarnings("ignore:n_fft=1920 is too large")
+@pytest.mark.parametrize(
+    ("sample_rate", "num_samples", "n_mels", "n_fft"),
+    [(22050, 22050, 96, 1920), (22050, 961, 96, 1920), (16000, 5001, 40, 1024), (8000, 3000, 20, 256)],
+)
+def test_librosa_itself(sample_rate: int, num_samples: int, n_mels: int, n_fft: int) -> None:
+    librosa = pytest.importorskip("librosa")
+    wave = np.random.RandomState(1).uniform(-1, 1, num_samples).astype(np.float32)
+    lengths = {"win_length": int(0.03 * sample_rate), "hop_length": int(0.01 * sample_rate)}
+    scale = {"n_mels": n_mels, "htk": True, "norm": None}
+    power = librosa.feature.melspectrogram(y=wave, sr=sample_rate, n_fft=n_fft, pad_mode="reflect", **lengths, **scale)
+    for top_db in (80.0, 10.0):
+        found = arrays.log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, top_db=top_db)
+        np.testing.assert_allclose(found, librosa.power_to_db(power, top_db=top_db), atol=1e-3)
+
+
+def test_other_rates_and_sizes() -> None:
+    """A tone of 1000 Hz is loudest in its band, whatever the rate and the number of bands."""
+    for sample_rate, n_mels, n_fft in ((22050, 96, 1920), (16000, 40, 1024), (8000, 20, 512)):
+        time = np.arange(sample_rate) / sample_rate
+        tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
+        found = arrays.log_mel(tone, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, top_db=10.0)
+        assert found.shape == (n_mels, 1 + sample_rate // int(0.01 * sample_rate))
+        assert found.min() == pytest.approx(found.max() - 10, abs=1e-4)
+        mel, highest = (2595 * np.log10(1 + hertz / 700) for hertz in (1000, sample_rate / 2))
+        assert abs(mel / highest * (n_mels + 1) - (int(found[:, 50].argmax()) + 1)) <= 1
+
+
+def test_decibels_are_of_the_amplitude_and_cut_off_below_the_loudest() -> None:
+    np.testing.assert_allclose(arrays.log_mel(chirp()[:12000]), arrays.log_mel(0.1 * chirp()[:12000]) + 20, atol=1e-3)
+    assert arrays.log_mel(chirp()).min() == pytest.approx(arrays.log_mel(chirp()).max() - 80, abs=1e-4)
+    assert arrays.log_mel(np.zeros(22050, np.float32)).tolist() == np.full((96, 101), -100.0).tolist()
+
+
+@pytest.mark.parametrize("shape", [(960,), (0,), (1, 22050)])
+def test_what_has_no_spectrogram(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=r"one channel of more than 960 samples, got shape"):
+        arrays.log_mel(np.zeros(shape, np.float32))

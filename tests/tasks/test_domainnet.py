@@ -9,9 +9,8 @@ from PIL import Image
 
 from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
-from orca_ray.tasks.domainnet import sketch
+from orca_ray.tasks.domainnet import TASK
 
-TASK = sketch.TASK
 transforms = pytest.importorskip("torchvision.transforms")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from orca_ray.tasks import arrays
 from orca_ray.tasks.registry import get_task
-from tests.twins.drug import write_drug
+from tests.raw_files.drug import write_drug
 
 
 @pytest.fixture(params=["ctrp", "gdsc"])

@@ -1,4 +1,4 @@
-"""Losses: cases computed by hand, what every loss must be, and the reference's own where a checkout is there."""
+"""Losses: cases computed by hand, and what every loss must be; the reference's own are in `benchmarks`."""
 
 import math
 
@@ -15,8 +15,6 @@ from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.losses import all_losses, get_loss
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.testing import LossSuite
-
-from .reference_utils import needs_reference, reference
 
 CPU = torch.device("cpu")
 TRAIN_Y = np.array([0, 0, 0, 0, 1, 1, 2, 3])
@@ -87,15 +85,6 @@ def test_weights_are_inverse_class_frequencies() -> None:
     assert each == pytest.approx([0.5, 1, 2, 2])
 
 
-def test_weights_over_the_whole_split_are_those_of_torch() -> None:
-    """As the reference makes them: 1 / mean(y == c), normalised by their sum over the batch."""
-    y = torch.from_numpy(TRAIN_Y)
-    logits = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    weights = torch.tensor([1 / (y == c).float().mean() for c in range(4)])
-    expected = torch.nn.CrossEntropyLoss(weight=weights)(logits, y)
-    torch.testing.assert_close(_loss("weighted_cross_entropy")(logits, y), expected)
-
-
 def test_bad_classes_and_names_are_refused() -> None:
     with pytest.raises(UserError, match="1 of 4 are not there, the first of them class 2"):
         get_loss("weighted_cross_entropy").make(np.array([0, 1, 3, 3]), CLASSES, CPU)
@@ -118,33 +107,3 @@ def test_ignored_pixels_add_a_constant_and_no_gradient(seed: int, there: float) 
     (gradient,) = torch.autograd.grad(loss, logits)
     assert not gradient[ignored].any()
     assert gradient[~ignored].all()
-
-
-@needs_reference
-class TestReference:
-    def test_fields(self) -> None:
-        for name, theirs in (("rmse", reference("rmse_loss")), ("nrmse", reference("nrmse_loss"))):
-            torch.testing.assert_close(_loss(name)(*_inputs(name)), theirs(*_inputs(name)))
-        summed = reference("LpLoss")(size_average=False)(*_inputs("relative_l2"))
-        torch.testing.assert_close(5 * _loss("relative_l2")(*_inputs("relative_l2")), summed)
-
-    def test_focal(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        y = torch.randint(18, (40,), generator=generator)
-        for scale in (1.0, 30.0):
-            ours = (scale * torch.randn(40, 18, generator=generator)).requires_grad_()
-            theirs = ours.detach().clone().requires_grad_()
-            values = _loss("softmax_focal")(ours, y), reference("FocalLoss")(alpha=1)(theirs, y)
-            torch.testing.assert_close(*values)
-            gradients = [torch.autograd.grad(v, x)[0] for v, x in zip(values, (ours, theirs), strict=True)]
-            torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
-
-    def test_masked_and_weighted_labels(self) -> None:
-        logits, y = _inputs("masked_bce")
-        masked, ignore = reference("mask"), (y == IGNORED).double()
-        theirs = torch.nn.BCEWithLogitsLoss()(masked(logits, ignore), masked(y, ignore))
-        torch.testing.assert_close(_loss("masked_bce")(logits, y), theirs)
-
-        logits, y = _inputs("bce")
-        theirs = torch.nn.BCEWithLogitsLoss(pos_weight=4 * torch.ones(4))
-        torch.testing.assert_close(_loss("bce_pos4")(logits, y), theirs(logits, y))

@@ -1,9 +1,8 @@
-"""Metrics: cases computed by hand, invariances, and the reference's own functions where a checkout is there."""
+"""Metrics: cases computed by hand, and invariances; `benchmarks/compare_metrics.py` compares with the reference."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
@@ -12,8 +11,6 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
 from orca_ray.tasks.metrics import all_metrics, get_metric
 from orca_ray.testing import MetricSuite
-
-from .reference_utils import needs_reference, reference
 
 Floats = npt.NDArray[np.float64]
 
@@ -167,11 +164,6 @@ def test_logits_of_ignored_pixels_do_not_matter(seed: int, name: str) -> None:
     assert get_metric(name).compute(as_zeros, np.maximum(y, 0)) == score
 
 
-def contacts(y: Floats) -> list[tuple[int, int]]:
-    """List the long-range contacts of one map, pair by pair."""
-    return [(i, j) for i in range(len(y)) for j in range(i + 24, len(y)) if y[i, j] <= 8]
-
-
 def test_contact_error_by_hand() -> None:
     y = np.full((3, 30, 30), PADDING)
     y[0, 0, 24], y[0, 1, 29], y[0, 2, 25] = 8.0, 4.0, 8.5  # the third is too far apart
@@ -190,26 +182,6 @@ def test_contact_error_by_hand() -> None:
         get_metric("mae_lr_d8").compute(np.zeros((2, 3, 4, 4)), np.zeros((2, 3, 4, 4)))
 
 
-@settings(max_examples=25)
-@given(st.integers(0, 10_000))
-def test_contact_error_is_the_sum_over_pairs(seed: int) -> None:
-    random = np.random.RandomState(seed)
-    predictions = PROTEINS + random.normal(size=PROTEINS.shape)
-    errors = []
-    for prediction, y in zip(predictions, PROTEINS.astype(np.float64), strict=True):
-        pairs = contacts(y)
-        assert pairs
-        errors.append(np.mean([abs((prediction[i, j] + prediction[j, i]) / 2 - y[i, j]) for i, j in pairs]))
-    metric = get_metric("mae_lr_d8")
-    score = metric.compute(predictions, PROTEINS)
-    assert score == pytest.approx(np.mean(errors))
-    assert metric.compute(predictions.swapaxes(1, 2), PROTEINS) == pytest.approx(score)
-    assert metric.compute(predictions[::-1], PROTEINS[::-1]) == pytest.approx(score)
-    wider = ((0, 0), (3, 9), (3, 9))
-    padded = np.pad(PROTEINS, wider, constant_values=PADDING)
-    assert metric.compute(np.pad(predictions, wider), padded) == pytest.approx(score)
-
-
 def test_quirks_of_the_published_contact_error() -> None:
     y = np.full((2, 50, 50), PADDING)
     y[0, 5:35, 5:35] = 20.0  # the first protein has 30 residues
@@ -220,73 +192,3 @@ def test_quirks_of_the_published_contact_error() -> None:
     predictions[1, 6, 31], predictions[1, 31, 6] = 1.0, -9.0  # both means lifted to 0.01: off by 7.99
     predictions[1, 40, 6] = 999.0
     assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx((1 + 7.99) / 2)
-
-
-@needs_reference
-class TestReference:
-    def test_contact_error(self) -> None:
-        """One protein at a time, each cut to the length of the first one in the list."""
-        y = np.stack([protein(40, 512, 0), protein(48, 512, 1), protein(33, 512, 2)]).astype(np.float32)
-        predictions = (y + np.random.RandomState(3).normal(scale=3, size=y.shape)).astype(np.float32)
-        kind = reference("psicov_mae")
-        theirs = kind.__new__(kind)
-        theirs.pdb_list, theirs.length_dict = ["a", "b", "c"], {"a": 40, "b": 48, "c": 33}
-
-        def chunk(first: int, last: int) -> float:
-            parts = predictions[first:last, None].copy(), y[first:last, None].copy()  # it writes to them
-            return float(theirs(*map(torch.from_numpy, parts)))
-
-        expected = np.mean([chunk(i, i + 1) for i in range(3)])
-        assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx(expected, rel=1e-6)
-        # Symmetric predictions above its floor, all proteins at once: nothing is left of its quirks.
-        predictions[:] = np.maximum((predictions + predictions.swapaxes(1, 2)) / 2, 0.01)
-        assert get_metric("mae_lr_d8").compute(predictions, y) == pytest.approx(chunk(0, 3), rel=1e-6)
-
-    @pytest.mark.parametrize(
-        ("name", "theirs"),
-        [("cosmic_one_minus_auroc_thresholded", ("inv_auroc",)), ("false_negative_rate", ("maskMetric", "fnr"))],
-    )
-    def test_masks(self, name: str, theirs: tuple[str, ...]) -> None:
-        random = np.random.RandomState(0)
-        image, ignore = (random.uniform(size=(5, 1, 16, 16)) < 0.2, random.uniform(size=(5, 1, 16, 16)) < 0.1)
-        logits = random.normal(size=image.shape) + image
-        masked = reference("mask")
-        given_ = [masked(torch.tensor(value).float(), torch.tensor(ignore).float()) for value in (logits, image)]
-        expected = float(reference(*theirs)(*given_))
-        y = np.where(ignore, IGNORED, image).astype(np.float32)
-        assert get_metric(name).compute(logits, y) == pytest.approx(expected, abs=1e-9)
-
-    @pytest.mark.parametrize("num_classes", [2, 3, 4])
-    def test_classes(self, num_classes: int) -> None:
-        random = np.random.RandomState(0)
-        y = np.concatenate([np.arange(num_classes), random.randint(0, num_classes, 200)])
-        logits = random.normal(size=(len(y), num_classes)) + np.eye(num_classes)[y]
-        for ours, theirs in (
-            ("one_minus_auroc", "auc_metric"),
-            ("one_minus_macro_f1", "ecg_f1"),
-            ("error", "accuracy"),
-        ):
-            expected = 1 - float(reference(theirs)(torch.from_numpy(logits), torch.from_numpy(y)))
-            assert get_metric(ours).compute(logits, y) == pytest.approx(expected, abs=1e-6)
-
-    def test_labels(self) -> None:
-        random = np.random.RandomState(0)
-        y = (random.uniform(size=(300, 5)) < 0.3).astype(np.float32)
-        logits = random.normal(size=y.shape) + y
-        auroc, average = reference("calculate_auroc", "auroc"), reference("map_value")
-        # The reference passes precision_recall_curve a keyword that scikit-learn has renamed; its result is not used.
-        auroc.__globals__["calculate_aupr"] = lambda predictions, labels: (0, 0, 0)
-        for name, theirs in (("one_minus_auroc", auroc), ("one_minus_map", average)):
-            expected = 1 - float(theirs(torch.from_numpy(logits), torch.from_numpy(y)))
-            assert get_metric(name).compute(logits, y) == pytest.approx(expected, abs=1e-6)
-
-    def test_fields_and_numbers(self) -> None:
-        random = np.random.RandomState(0)
-        y = random.normal(size=(20, 3, 4, 4))
-        predictions = y + 0.3 * random.normal(size=y.shape)
-        for name, theirs in (("nrmse", reference("nmse")), ("relative_l2", reference("LpLoss")(size_average=True))):
-            expected = float(theirs(torch.from_numpy(predictions), torch.from_numpy(y)))
-            assert get_metric(name).compute(predictions, y) == pytest.approx(expected)
-        numbers = predictions[:, 0, 0, 0], y[:, 0, 0, 0]
-        expected = 1 - float(reference("r2_score")(*map(torch.from_numpy, numbers)))
-        assert get_metric("one_minus_r2").compute(*numbers) == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""The 42 OpenML tasks, on their twins."""
+"""The 42 OpenML tasks, on small files."""
 
 import logging
 from pathlib import Path
@@ -13,7 +13,7 @@ from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.tasks.openml import tables
 from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
 from orca_ray.tasks.task import SPLIT_SEED, Arrays
-from tests.twins.openml import TWINS, Kind, TwinTable, write_table
+from tests.raw_files.openml import WRITERS, Kind, SmallTable, write_table
 
 BY_ID = {int(task.short_name): task for task in TASKS}
 SAMPLE = {
@@ -43,14 +43,15 @@ def test_the_42_tables_of_the_paper() -> None:
     assert {f"openml/{dataset_id}" for dataset_id in NAMES} == {task.name for task in TASKS}
     assert set(KEPT_COLUMNS) | STANDARDISED_AGAIN <= set(NAMES)
     assert BY_ID[1510].title == "wdbc (OpenML 1510)"
-    assert BY_ID[1510].kind == "sequence"
+    assert BY_ID[1510].modality == "sequence"
+    assert [BY_ID[number].under("paper").metric for number in (12, 1510)] == ["error", "one_minus_auroc"]
 
 
 @pytest.mark.parametrize("dataset_id", SAMPLE)
 class TestSampledTables:
-    def test_it_is_prepared_from_its_twin(self, dataset_id: int, tmp_path: Path) -> None:
+    def test_it_is_prepared_from_its_files(self, dataset_id: int, tmp_path: Path) -> None:
         task = BY_ID[dataset_id]
-        TWINS[task.name](tmp_path / "raw")
+        WRITERS[task.name](tmp_path / "raw")
         data = task.prepare(raw=tmp_path / "raw", out=tmp_path / "out")
         resolved = task.resolved(data)
         assert (resolved.input_shape, resolved.target.size, resolved.num_samples) == SAMPLE[dataset_id]
@@ -59,7 +60,7 @@ class TestSampledTables:
 
     def test_the_paper_protocol_scales_by_all_rows_and_tests_on_the_same(self, dataset_id: int, tmp_path: Path) -> None:
         task = BY_ID[dataset_id]
-        TWINS[task.name](tmp_path)
+        WRITERS[task.name](tmp_path)
         ours, paper = _build(tmp_path, dataset_id), _build(tmp_path, dataset_id, "paper")
         for split in prepared.SPLITS:
             np.testing.assert_array_equal(_y(ours, split), _y(paper, split))
@@ -76,7 +77,7 @@ def test_a_table_of_numbers_is_a_sequence_of_its_columns_and_under_paper_one_tok
     raw = np.array([[i, i * i, 7 - 2 * i] for i in range(40)], dtype=np.float64)
     rows = [[*row, "xy"[i % 2]] for i, row in enumerate(raw.tolist())]
     names: list[tuple[str, Kind]] = [("a", "REAL"), ("b", "REAL"), ("c", "REAL"), ("class", ("x", "y"))]
-    write_table(tmp_path, 61, TwinTable("t", names, rows, "class"))
+    write_table(tmp_path, 61, SmallTable("t", names, rows, "class"))
     ours, paper = _build(tmp_path, 61), _build(tmp_path, 61, "paper")
     parts = tables.split(np.arange(40) % 2, SPLIT_SEED)
     for name, part in zip(prepared.SPLITS, parts, strict=True):
@@ -89,15 +90,8 @@ def test_a_table_of_numbers_is_a_sequence_of_its_columns_and_under_paper_one_tok
     assert [get_modality("sequence").num_tokens(shape, config) for shape in shapes] == [3, 1]
 
 
-def test_tables_compared_with_lift_are_scored_as_published() -> None:
-    scored = {number for number, task in BY_ID.items() if task.under("paper").metric == "error"}
-    assert scored == {12, 28, 44, 48, 61, 187, 882, 1479, 1491, 1493, 1511, 40496}
-    assert {task.under("paper").metric for task in TASKS} == {"error", "one_minus_auroc"}
-    assert {task.under("held-out").metric for task in TASKS} == {"one_minus_auroc"}
-
-
 def test_1464_with_too_few_columns_is_refused(tmp_path: Path) -> None:
-    table = TwinTable("t", [("a", "REAL"), ("class", ("x", "y"))], [[i, "xy"[i % 2]] for i in range(40)], "class")
+    table = SmallTable("t", [("a", "REAL"), ("class", ("x", "y"))], [[i, "xy"[i % 2]] for i in range(40)], "class")
     write_table(tmp_path, 1464, table)
     with pytest.raises(UserError, match="openml/1464: expected at least 4 columns, found 1"):
         _build(tmp_path, 1464)
@@ -106,7 +100,7 @@ def test_1464_with_too_few_columns_is_refused(tmp_path: Path) -> None:
 def test_rows_without_a_class_and_rare_classes_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     given = ["x"] * 10 + ["y"] * 2 + [None] * 3 + ["z"] * 10
     rows = [[i, label] for i, label in enumerate(given)]
-    write_table(tmp_path, 11, TwinTable("t", [("a", "REAL"), ("class", ("x", "y", "z"))], rows, "class"))
+    write_table(tmp_path, 11, SmallTable("t", [("a", "REAL"), ("class", ("x", "y", "z"))], rows, "class"))
     with caplog.at_level(logging.WARNING):
         arrays = _build(tmp_path, 11, "paper")
     y = np.concatenate([_y(arrays, split) for split in prepared.SPLITS])

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._table import Column, Nominal, Numeric, classes, encode, standardise_again
-from orca_ray.tasks.openml.tables import LEAST_ROWS, frequent, split
+from orca_ray.tasks.openml._table import Column, Nominal, Numeric
+from orca_ray.tasks.openml.tables import LEAST_ROWS, classes, encode, frequent, split, standardise_again
 
 
 def _numeric(*values: float, name: str = "n") -> Numeric:

@@ -14,11 +14,10 @@ from hypothesis import strategies as st
 
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.openml._client import read_description
 from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
-from tests.twins.openml import TwinTable, edit_description, edit_table, mock, write_bytes, write_table
+from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_table
 
-TABLE = TwinTable(
+TABLE = SmallTable(
     name="a small table",
     columns=[
         ("length in cm", "REAL"),
@@ -65,7 +64,7 @@ class TestTables:
 
     def test_sparse_rows_leave_out_zeros_and_first_categories(self, tmp_path: Path) -> None:
         rows: list[list[Any]] = [[0.0, 2, "it's red", "no"], [1.5, 0, "light blue", "yes"], [0.0, 0, None, "no"]]
-        write_table(tmp_path, 7, TwinTable("sparse", TABLE.columns, rows, "class", sparse=True))
+        write_table(tmp_path, 7, SmallTable("sparse", TABLE.columns, rows, "class", sparse=True))
         assert "{1 2, 2 'it\\'s red', 3 no}" in (tmp_path / "7" / "data.arff").read_text()
         table = _read(tmp_path)
         assert isinstance(table.columns[0], Numeric)
@@ -77,7 +76,7 @@ class TestTables:
     def test_row_numbers_and_ignored_columns_are_no_features(
         self, row_id: str, ignored: tuple[str, ...], tmp_path: Path
     ) -> None:
-        write_table(tmp_path, 7, TwinTable("x", TABLE.columns, TABLE.rows, "class", row_id, ignored))
+        write_table(tmp_path, 7, SmallTable("x", TABLE.columns, TABLE.rows, "class", row_id, ignored))
         assert [column.name for column in _read(tmp_path).columns] == ["length in cm"]
 
 
@@ -187,20 +186,9 @@ def test_whatever_a_table_holds_it_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, text: str, sparse: bool
 ) -> None:
     raw = tmp_path_factory.mktemp("raw")
-    table = TwinTable("x", [], [], "a", sparse=sparse)
+    table = SmallTable("x", [], [], "a", sparse=sparse)
     header = f"@RELATION x\n@ATTRIBUTE a {{0,1}}\n@ATTRIBUTE b REAL\n{text}\n"
     write_bytes(raw, 7, table, f"{header}@DATA\n{text}\n".encode())
     with contextlib.suppress(UserError):
         read = _read(raw)
         assert all(len(column.values) == len(read.target.values) for column in read.columns)
-
-
-@given(
-    description=st.recursive(st.none() | st.text(max_size=5), lambda each: st.dictionaries(st.text(max_size=5), each))
-)
-@settings(max_examples=40)
-def test_whatever_a_description_holds_it_is_refused(tmp_path_factory: pytest.TempPathFactory, description: Any) -> None:
-    path = tmp_path_factory.mktemp("raw") / "description.json"
-    path.write_text(json.dumps({"data_set_description": description}))
-    with pytest.raises(UserError, match=r"description\.json"):
-        read_description(path, 7)

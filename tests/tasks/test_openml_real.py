@@ -10,16 +10,12 @@ import pytest
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.tasks.openml.tables import build
+from tests.raw_files.openml import SmallTable, real_mfeat_factors, real_wdbc, synthetic, write_table
 from tests.tasks.digests import digest
-from tests.twins._openml_real import keel, mfeat
-from tests.twins.openml import TwinTable, real_wdbc, synthetic, write_table
 
-RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float, ...]]] = [
+RECORDED: list[tuple[int, Callable[[], SmallTable], tuple[int, ...], tuple[float, ...]]] = [
     # id, table, shape of all rows; digests of x and y of train, validation and test under the protocol `paper`
-    (12, partial(mfeat, 12), (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
-    (23, partial(keel, 23), (1473, 4, 9), (0.194132, 0.89708, 0.201419, 0.937382, 0.200671, 0.887985)),
-    (31, partial(keel, 31), (1000, 10, 20), (0.0644074, 0.287751, 0.0663642, 0.345046, 0.0705569, 0.303132)),
-    (54, partial(keel, 54), (846, 1, 18), (-0.000718673, 1.41869, 0.0239002, 1.57951, -0.0176441, 1.38185)),
+    (12, real_mfeat_factors, (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
     (1510, real_wdbc, (569, 1, 30), (-0.00629512, 0.402023, 0.0860249, 0.33106, -0.0581354, 0.427271)),
     (29, partial(synthetic, 29), (24, 11, 15), (0.0545808, 0.424651, 0.0523103, 0.861284, 0.0648745, 0.194618)),
     (188, partial(synthetic, 188), (60, 24, 19), (0.0100117, 1.86182, 0.0106709, 0.964518, 0.0122518, 1.24101)),
@@ -30,7 +26,7 @@ RECORDED: list[tuple[int, Callable[[], TwinTable], tuple[int, ...], tuple[float,
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "table", "shape", "digests"), RECORDED, ids=[str(each[0]) for each in RECORDED])
 def test_arrays_are_those_of_the_reference_and_hold_every_row(
-    number: int, table: Callable[[], TwinTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
+    number: int, table: Callable[[], SmallTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
 ) -> None:
     given = table()
     write_table(tmp_path, number, given)

@@ -1,4 +1,4 @@
-"""The nine tasks of PDEBench on format twins, against independent reading, which the reference's own loader equals."""
+"""The nine tasks of PDEBench on small files, against independent reading, which the reference's own loader equals."""
 
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _layouts, _reading
 from orca_ray.tasks.pdebench.problems import PROBLEMS
 from orca_ray.tasks.registry import get_benchmark, get_task
-from tests.twins import pdebench as twins
+from tests.raw_files import pdebench as files
 
 Array = npt.NDArray[Any]
 
-TASKS = tuple(twins.LAYOUTS)
+TASKS = tuple(files.LAYOUTS)
 BY_NAME = {problem.name: problem for problem in PROBLEMS}
 SPLITS = prepared.SPLITS
 EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
@@ -40,10 +40,10 @@ EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with the downloaded twins of all tasks; tests must not change it."""
+    """Return a directory with the downloaded files of all tasks; tests must not change it."""
     directory = tmp_path_factory.mktemp("raw")
     for task in TASKS:
-        twins.write(directory, task=task)
+        files.write(directory, task=task)
     return directory
 
 
@@ -52,15 +52,15 @@ def _prepared(task: str, raw: Path, out: Path, protocol: str = HELD_OUT) -> Prep
 
 
 def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
-    """Read a twin by hand: inputs [N, C, *space], and targets by frame, not scaled."""
-    layout = twins.LAYOUTS[task]
+    """Read a file by hand: inputs [N, C, *space], and targets by frame, not scaled."""
+    layout = files.LAYOUTS[task]
     stride = {"advection": 4, "darcy": 2, "cfd_2d": 2}.get(task, 1)
     thin: tuple[Any, ...] = (..., *[slice(None, None, stride)] * len(layout.grid))
     frames = EXPECTED[task][1]
     with h5py.File(raw / layout.file) as file:
-        if isinstance(layout, twins.Steady):
+        if isinstance(layout, files.Steady):
             return file["nu"][...][:, None][thin], dict.fromkeys(frames, file["tensor"][...][thin])
-        if isinstance(layout, twins.Seeds):
+        if isinstance(layout, files.Seeds):
             everything = np.stack([file[name]["data"][...] for name in sorted(file)])
             everything = np.moveaxis(everything, -1, 2)  # [N, T, C, *grid]
             return everything[:, 0, :1], {frame: everything[:, frame, -1:] for frame in frames}
@@ -84,7 +84,7 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
         assert generated.num_samples is None
         assert downloaded.num_samples is not None
         assert not generated.files[0].urls
-        assert downloaded.files[0].path == generated.files[0].path == twins.LAYOUTS[name].file
+        assert downloaded.files[0].path == generated.files[0].path == files.LAYOUTS[name].file
         assert downloaded.files[0].urls[0].startswith("https://")
         assert len(bytes.fromhex(downloaded.files[0].md5)) == 16
 
@@ -93,7 +93,7 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
 @pytest.mark.parametrize(
     ("name", "protocol"), [(name, PAPER) for name in TASKS] + [(n, HELD_OUT) for n in ("advection", "cfd_1d", "cfd_2d")]
 )
-def test_a_twin_is_prepared_as_reading_it_by_hand_says(name: str, protocol: str, raw: Path, tmp_path: Path) -> None:
+def test_a_file_is_prepared_as_reading_it_by_hand_says(name: str, protocol: str, raw: Path, tmp_path: Path) -> None:
     data = _prepared(name, raw, tmp_path / "out", protocol)
     inputs, targets = _whole(name, raw)
     rows = _rows(name, len(inputs))
@@ -134,19 +134,6 @@ def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_fir
         np.testing.assert_array_equal(test, np.arange(int(num_samples * (1 - 0.1)), num_samples))
 
 
-@given(
-    st.lists(st.integers(1, 7), min_size=2, max_size=6),
-    st.floats(-1e3, 1e3, allow_nan=False),
-    st.integers(0, 2**32 - 1),
-)
-def test_statistics_do_not_depend_on_the_blocks(sizes: list[int], offset: float, seed: int) -> None:
-    values = (np.random.RandomState(seed).randn(sum(sizes), 3) + offset).astype(np.float32)
-    mean, scale = _reading.statistics(np.split(values, np.cumsum(sizes)[:-1]))
-    wide = values.astype(np.float64)
-    np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(scale, wide.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("t_train", "num_frames", "protocol", "train", "test"),
     [
@@ -166,7 +153,7 @@ def test_the_target_frame(t_train: int, num_frames: int, protocol: str, train: i
 
 def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
     """13 frames, every fifth taken: 0, 5 and 10; frame 12 is none of them."""
-    path = tmp_path / twins.LAYOUTS["advection"].file
+    path = tmp_path / files.LAYOUTS["advection"].file
     with h5py.File(path, "w") as file:
         file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros((10, 1, 1024), np.float32)
     data = _prepared("advection", tmp_path, tmp_path / "out")
@@ -200,16 +187,6 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
             _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), BY_NAME["cfd_2d"].reading, simulations)
 
 
-def test_data_kept_in_another_file_is_refused(tmp_path: Path) -> None:
-    twins.write(tmp_path, task="advection")
-    path = tmp_path / twins.LAYOUTS["advection"].file
-    path.rename(tmp_path / "other.hdf5")
-    with h5py.File(path, "w") as file:
-        file["tensor"] = h5py.ExternalLink("other.hdf5", "tensor")
-    with pytest.raises(UserError, match="tensor: expected data in the file itself"):
-        _prepared("advection", tmp_path, tmp_path / "out")
-
-
 def test_what_is_to_be_generated_is_told_instead_of_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
     task = get_task("pdebench_generated/darcy")
@@ -217,6 +194,6 @@ def test_what_is_to_be_generated_is_told_instead_of_fetched(tmp_path: Path, monk
         with pytest.raises(UserError, match="orca-sweep data generate pdebench/darcy"):
             action()
     task.raw_directory.mkdir(parents=True)
-    twins.write(task.raw_directory, task="darcy", generated=True)
+    files.write(task.raw_directory, task="darcy", generated=True)
     task.fetch()
     assert len(task.prepare().test) == 1

@@ -3,19 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
-from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.sweep.plan.spec import published_settings
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
-from orca_ray.tasks.task import Task
 from orca_ray.testing import TaskSuite
 
 BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml": 42, "drug": 2, "domainnet": 1}
@@ -57,27 +54,11 @@ def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     assert ("y_mean" in arrays) == (task.target_scale == "units")
 
 
-def test_a_task_is_prepared_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
-    data = get_task("pocket/wdbc").prepare()
-    assert data.fingerprint == get_task("pocket/wdbc").fingerprint
-    assert data.train.x.shape == (100, 1, 30)
-    prepared.verify(data)
-
-
 def test_misspelt_names_get_the_nearest() -> None:
     with pytest.raises(UserError, match=r"unknown task 'pocket/digit'\. Did you mean 'pocket/digits'\?"):
         get_task("pocket/digit")
     with pytest.raises(UserError, match=r"unknown benchmark 'poket'\. Did you mean 'pocket'\?"):
         get_benchmark("poket")
-
-
-def test_two_tasks_of_one_name_are_refused() -> None:
-    modules = [ModuleType("one"), ModuleType("two")]
-    for module in modules:
-        module.__dict__["TASK"] = get_task("pocket/digits")
-    with pytest.raises(ValueError, match="two modules declare the task 'pocket/digits'"):
-        declared(Task, "TASK", modules)
 
 
 def test_listing_tasks_and_augmentations_imports_nothing_heavy() -> None:

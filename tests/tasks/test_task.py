@@ -43,7 +43,7 @@ def _task(target: Target, *, fingerprint: str | None = None, **changes: Array | 
     return Task(
         name="toy/one",
         title="Toy",
-        modality="tabular",
+        domain="tabular",
         input_shape=(2, 5),
         target=target,
         loss="mse",
@@ -95,12 +95,7 @@ def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, A
     assert not prepared.directory_of(task.name, task.version).exists()
 
 
-def test_a_directory_of_something_else_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter").write_text("one")
-    with pytest.raises(UserError, match="not empty and holds no prepared data"):
-        _task(CLASSES).prepare(out=tmp_path / "thesis")
-    assert (tmp_path / "thesis" / "chapter").read_text() == "one"
+def test_the_directory_of_another_task_is_not_replaced(tmp_path: Path) -> None:
     data = _task(CLASSES).prepare(out=tmp_path / "out")
     assert data.directory == tmp_path / "out"
     assert _task(CLASSES).prepare(out=tmp_path / "out").fingerprint == data.fingerprint
@@ -219,12 +214,24 @@ def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_l
         empty.prepare()
 
 
+def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    new = _task(CLASSES)
+    given: dict[str, Any] = {name: value for name, value in vars(new).items() if name != "domain"}
+    assert Task(**given, modality="tabular") == new  # type: ignore[call-arg]
+    assert "the task toy/one says 'modality'; rename this argument to 'domain'" in caplog.text
+    assert (new.domain, new.modality) == ("tabular", "sequence")
+    with pytest.raises(TypeError, match="modality"):
+        Task(**given, domain="tabular", modality="image")  # type: ignore[call-arg]
+
+
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
     one, two, three = (replace(_task(CLASSES), name=f"toy/{number}") for number in ("one", "two", "three"))
     module = ModuleType("orca_ray.tasks.toy.all")
     assert not declared(Task, "TASK", [module])
     module.__dict__.update(TASK=one, TASKS=(two, three))
     assert list(declared(Task, "TASK", [module]).values()) == [one, three, two]  # in order of their names
+    with pytest.raises(ValueError, match="two modules declare the task 'toy/one'"):
+        declared(Task, "TASK", [module, module])
     module.__dict__["TASKS"] = (two, "three")
     with pytest.raises(ValueError, match=r"orca_ray\.tasks\.toy\.all declares .*, which is no Task"):
         declared(Task, "TASK", [module])

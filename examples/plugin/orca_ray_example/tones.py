@@ -25,7 +25,7 @@ def build(workspace: Workspace) -> Arrays:
 TASK = Task(
     name="example/tones",
     title="Pitch of a tone",
-    modality="time series",
+    domain="time series",
     input_shape=(1, 32),
     target=Target("classes", size=3),
     loss="smoothed_cross_entropy",

@@ -13,9 +13,9 @@ from orca_ray.testing import (
     LossSuite,
     MethodSuite,
     MetricSuite,
+    RawFilesSuite,
     StatisticSuite,
     TaskSuite,
-    TwinSuite,
 )
 from orca_ray.testing.suite import save_bert
 from orca_ray.testing.tasks import changed, cut, deleted, garbage, with_item
@@ -75,9 +75,9 @@ def write_tones(raw: Path) -> None:
     np.save(raw / "tones_y.npy", y)
 
 
-class TestTwins(TwinSuite):
-    twins = {"example/tones": write_tones}  # noqa: RUF012
-    damages = {  # noqa: RUF012
+class TestRawFiles(RawFilesSuite):
+    writers = {"example/tones": write_tones}  # noqa: RUF012
+    corruptions = {  # noqa: RUF012
         "example/tones": [
             ("missing", deleted("tones_y.npy"), r"1 of 2 raw files are not in .*tones_y\.npy"),
             ("truncated", cut("tones_x.npy"), r"tones_x\.npy.*truncated"),

@@ -7,7 +7,7 @@ searches as it does any others, and one k and one d hold for the whole network: 
 between 20 pairs, but not between 20 pairs for each of 13 layers. Batch norm is replaced by group norm (see
 `orca_ray.models.convolution`). If the target is dense, no layer reduces the resolution, and so none widens.
 
-A table has no neighbourhoods. For tasks whose modality is one of `TABLES`, and for inputs of a single position, the
+A table has no neighbourhoods. For tasks whose domain is one of `TABLES`, and for inputs of a single position, the
 same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,
 arXiv:2106.11959). The shape alone does not distinguish a table from a short series; ``cnn.network`` overrides it.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 TABLES = ("tabular", "drug response")
-"""Values of `Task.modality` whose features have no order."""
+"""Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
 """Limit to which the stride of the stem reduces the positions of larger images, unless the target is dense."""
 
@@ -60,7 +60,7 @@ def _is_table(task: "Task", config: CnnConfig) -> bool:
     if config.network != "auto":
         return config.network == "table"
     assert task.input_shape is not None, "a resolved task knows its shapes"
-    return task.modality in TABLES or math.prod(task.input_shape[1:]) == 1
+    return task.domain in TABLES or math.prod(task.input_shape[1:]) == 1
 
 
 def _stem_stride(task: "Task") -> int:

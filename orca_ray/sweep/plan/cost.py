@@ -117,7 +117,7 @@ def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float
         data = declared.prepared(search.spec.protocol)
         task = declared if data is None else declared.resolved(data)
         if forward_flops(search.body, 1) is None:
-            search = replace(search, body=PAPER_BODIES[modality_of(search.body, task.kind).name])
+            search = replace(search, body=PAPER_BODIES[modality_of(search.body, task.modality).name])
         rate = Rate("", ASSUMED_RATE, GPU_STEP_SECONDS if search.resources.gpus else 0.0)
         if (total := search_seconds(task, search, rate)) is not None:
             seconds[search.task, search.method] = total / search.num_trials
@@ -235,7 +235,7 @@ def tokens(task: Task, plan: SearchPlan) -> float:
     fields = {name.removeprefix(prefix): value for name, value in plan.first.items() if name.startswith(prefix)}
     config = EmbedderConfig(**fields)  # type: ignore[arg-type]  # a resolved configuration has the right types
     patch_size = {} if (info := listed_body(plan.body)) is None else {"patch_size": info.patch_size}
-    return modality_of(plan.body, task.kind).num_tokens(task.input_shape, config, **patch_size)
+    return modality_of(plan.body, task.modality).num_tokens(task.input_shape, config, **patch_size)
 
 
 def forward_flops(body: str, num_tokens: float) -> float | None:

@@ -230,7 +230,7 @@ def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
     if listed := listed_body(search.body):
         return listed.modality
     if not ask_hub and not Path(parse_body_name(search.body)[0]).is_dir():
-        return get_task(search.task).kind
+        return get_task(search.task).modality
     from orca_ray.models.weights import body_modality
 
     return body_modality(search.body)

@@ -157,7 +157,7 @@ class SweepSpec:
         layers = [*self._own_layers(task, method), self.budget.tasks.get(task)]
         chosen = [layer.body for layer in layers if layer is not None and layer.body is not None]
         declared = get_task(task)
-        return chosen[-1] if chosen else self.file.bodies.get(declared.kind, declared.body)
+        return chosen[-1] if chosen else self.file.bodies.get(declared.modality, declared.body)
 
 
 def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> SweepSpec:
@@ -231,7 +231,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
         from orca_ray.methods.registry import get_method
 
         method, body = paper
-        settings["align.source"] = modality_of(body, get_task(task).kind).paper_source
+        settings["align.source"] = modality_of(body, get_task(task).modality).paper_source
         settings["embedder.initialisation"] = "paper" if get_method(method).aligns else "random"
         settings["head.dense"] = "pooled"
     return settings
@@ -254,7 +254,7 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
     summed = accumulation if optimizer == "sgd" else 1
     l2 = accumulation if optimizer in ("sgd", "adam") else 1
     max_tokens = _MAX_TOKENS.get(row["dataset"], int(row["target_seq_len"]))
-    embedder = get_modality(get_task(task).kind).paper_embedder(max_tokens)
+    embedder = get_modality(get_task(task).modality).paper_embedder(max_tokens)
     return {
         **{f"embedder.{name}": value for name, value in embedder.items()},
         "align.distance": "otdd_reference",

@@ -85,7 +85,7 @@ def _images(
 CIFAR100 = Task(
     name="nasbench360/cifar100",
     title="CIFAR-100",
-    modality="image",
+    domain="image",
     input_shape=SHAPE,
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",
@@ -111,7 +111,7 @@ CIFAR100 = Task(
 SPHERICAL = Task(
     name="nasbench360/spherical",
     title="Spherical CIFAR-100",
-    modality="image on a sphere",
+    domain="image on a sphere",
     input_shape=SPHERICAL_SHAPE,
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",

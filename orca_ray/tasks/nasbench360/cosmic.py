@@ -141,7 +141,7 @@ def _sky(stamp: Path, skies: Array) -> float:
 TASK = Task(
     name="nasbench360/cosmic",
     title="Cosmic rays on Hubble images",
-    modality="image",
+    domain="image",
     input_shape=(1, SIDE, SIDE),
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="masked_bce",

@@ -13,7 +13,7 @@ import numpy as np
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite, read_mat
 from orca_ray.errors import UserError
-from orca_ray.tasks.arrays import named
+from orca_ray.tasks.arrays import named, pointwise
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 
@@ -21,7 +21,6 @@ TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1
 RESOLUTION, STEP = 421, 5
 SIDE = 85
 NUM_SAMPLES = (900, 100, 100)
-EPSILON = 1e-5
 
 _BATCH = 256  # samples: 360 MB at full resolution; each read of a MATLAB 7.3 file scans all of it
 _FEWEST = 3  # samples: two for a deviation, one for validation
@@ -32,22 +31,11 @@ def _build(workspace: Workspace) -> Arrays:
     x_test, y_test = _fields(workspace, TEST_FILE, NUM_SAMPLES[2])
     num_train = len(x) - max(1, len(x) // 10)
     num_seen = len(x) if workspace.protocol == PAPER else num_train
-    x_mean, x_std = pointwise(x[:num_seen])
-    y_mean, y_std = pointwise(y[:num_seen])
+    x_mean, x_std = pointwise([x[:num_seen]])
+    y_mean, y_std = pointwise([y[:num_seen]])
     inputs, test_inputs = ((fields - x_mean) / x_std for fields in (x, x_test))
     parts = ((inputs[:num_train], y[:num_train]), (inputs[num_train:], y[num_train:]), (test_inputs, y_test))
     return {**named([(_with_grid(x), np.array(y)) for x, y in parts]), "y_mean": y_mean, "y_std": y_std}
-
-
-def pointwise(fields: Array) -> tuple[Array, Array]:
-    """Return mean and unbiased standard deviation + 1e-5 of each point, float32, over N ≥ 2 ``fields`` [N, ...].
-
-    Samples are summed in float64 and in order, so the result is the same on every processor.
-    """
-    wide = fields.astype(np.float64)
-    mean = np.add.reduce(wide, axis=0) / len(wide)
-    variance = np.add.reduce((wide - mean) ** 2, axis=0) / (len(wide) - 1)
-    return mean.astype(np.float32), (np.sqrt(variance) + EPSILON).astype(np.float32)
 
 
 def _with_grid(permeability: Array) -> Array:
@@ -88,7 +76,7 @@ def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Arra
 TASK = Task(
     name="nasbench360/darcy_flow",
     title="Darcy flow, 85×85",
-    modality="pde",
+    domain="pde",
     input_shape=(3, SIDE, SIDE),
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="relative_l2",

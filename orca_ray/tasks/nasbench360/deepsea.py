@@ -50,7 +50,7 @@ def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
 TASK = Task(
     name="nasbench360/deepsea",
     title="DeepSEA",
-    modality="DNA",
+    domain="DNA",
     input_shape=(NUM_BASES, LENGTH),
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos4",

@@ -107,7 +107,7 @@ def _listed(path: Path, field: str, value: Any) -> list[Any]:
 TASK = Task(
     name="nasbench360/ecg",
     title="ECG rhythms",
-    modality="electrocardiogram",
+    domain="electrocardiogram",
     input_shape=(1, LENGTH),
     target=Target("classes", size=len(CLASSES)),
     loss="cross_entropy",

@@ -11,7 +11,8 @@ Decisions where this task could differ from ORCA's code:
 - Clips are numbered by their sorted ids. Training examples have that order; chunks have the order of the file.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +22,8 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_csv, read_json
 from orca_ray.data.wav import read_wav
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.arrays import each, filled, hold_out
+from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
-from orca_ray.tasks.spectrogram import log_mel
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
 
 NUM_LABELS = 200
@@ -35,7 +35,7 @@ SHAPE = (1, NUM_MELS, NUM_FRAMES + 1)
 MASK_PROBABILITY, MIX_PROBABILITY = 0.5, 0.75
 _MOST_MASKS, _MOST_MELS, _MOST_FRAMES = 2, 0.15, 0.20
 _MOST_BACKGROUND = 0.5
-_KEPT_BYTES = 512 * 2**20
+_MOST_KEPT = 64  # spectrograms of backgrounds in memory; one of a minute has 2 MB
 
 
 @dataclass(frozen=True)
@@ -51,24 +51,8 @@ class _Chunks:
         return int(self.clips.max()) + 1
 
 
-class Backgrounds:
-    """The background recordings, of whose spectrograms up to half a gigabyte is cached in memory."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._kept: dict[int, Array] = {}
-        self._room = _KEPT_BYTES
-
-    def draw(self, random: np.random.RandomState) -> Array:
-        """Return the spectrogram [96, frames] of a random background recording."""
-        index = int(random.randint(len(self._paths)))
-        if index in self._kept:
-            return self._kept[index]
-        drawn = spectrogram(self._paths[index])
-        if drawn.nbytes <= self._room:
-            self._kept[index] = drawn
-            self._room -= drawn.nbytes
-        return drawn
+Backgrounds = Callable[[np.random.RandomState], Array]
+"""Function that returns the spectrogram [96, frames] of a random background recording."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -116,7 +100,8 @@ def _backgrounds(folder: Path) -> Backgrounds:
     paths = sorted(str(path) for path in folder.glob("*.wav"))
     if not paths:
         raise UserError(f"{folder}: expected *.wav, found none; training mixes three of four clips with a background")
-    return Backgrounds(paths)
+    read = functools.lru_cache(_MOST_KEPT)(spectrogram)
+    return lambda random: read(paths[int(random.randint(len(paths)))])
 
 
 def _examples(
@@ -177,7 +162,7 @@ def training_example(spectrogram_MT: Array, backgrounds: Backgrounds, random: np
     example = _cut(_masked(spectrogram_MT, random), random)
     if random.random_sample() >= MIX_PROBABILITY:
         return example
-    background = _cut(_masked(backgrounds.draw(random), random), random)
+    background = _cut(_masked(backgrounds(random), random), random)
     share = random.uniform(0, _MOST_BACKGROUND)
     return (1 - share) * example + share * background
 
@@ -210,7 +195,7 @@ def _band(size: int, most: float, random: np.random.RandomState) -> slice:
 TASK = Task(
     name="nasbench360/fsd50k",
     title="FSD50K sound events",
-    modality="audio",
+    domain="audio",
     input_shape=SHAPE,
     target=Target("labels", size=NUM_LABELS),
     loss="bce_pos10",

@@ -36,7 +36,7 @@ def _windows(path: Path) -> Array:
 TASK = Task(
     name="nasbench360/ninapro",
     title="NinaPro DB5",
-    modality="electromyography",
+    domain="electromyography",
     input_shape=(1, NUM_ELECTRODES, NUM_STEPS),
     target=Target("classes", size=NUM_CLASSES),
     loss="softmax_focal",

@@ -192,7 +192,7 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
 TASK = Task(
     name="nasbench360/psicov",
     title="PSICOV protein distances",
-    modality="protein",
+    domain="protein",
     input_shape=SHAPE,
     target=Target("dense", shape=(SIDE, SIDE)),
     loss="mse",

@@ -37,7 +37,7 @@ def _series(path: Path) -> tuple[Array, Array]:
 TASK = Task(
     name="nasbench360/satellite",
     title="Satellite image time series",
-    modality="time series",
+    domain="time series",
     input_shape=(1, LENGTH),
     target=Target("classes", size=NUM_CLASSES),
     loss="cross_entropy",

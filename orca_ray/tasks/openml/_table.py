@@ -1,9 +1,14 @@
-"""Reads a table of OpenML, with columns of categories and of numbers; encodes inputs and class labels."""
+"""Downloads and reads a data set of OpenML: ``<id>/description.json``, and the table, ``<id>/data.arff``.
+
+The description is the server's unchanged answer to ``/api/v1/json/data/<id>``. It has the URL and the MD5 of the table.
+Both files are downloaded by `orca_ray.data.fetch`, which resumes, retries, and compares hashes with recorded ones.
+scikit-learn's client does not resume or record hashes, and OpenML's own client by default reads pickles from its cache.
+"""
 
 import hashlib
 import logging
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -12,14 +17,107 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
-from orca_ray.data.cache import check_memory
+from orca_ray.data.download import Patience
+from orca_ray.data.fetch import fetch as fetch_files
 from orca_ray.data.gzip_stream import check_growth
-from orca_ray.data.raw import Workspace
-from orca_ray.data.readers import check_not_finite
+from orca_ray.data.raw import RawFile, Workspace
+from orca_ray.data.readers import check_not_finite, read_json
 from orca_ray.data.rows import Array
-from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
-from orca_ray.tasks.openml._client import raw_files, read_description
+
+SERVER = "https://www.openml.org"
+_PATIENCE = Patience()
+_FORMATS = r"(?i)arff|sparse_arff"  # the same reader reads both
+
+
+def raw_files(dataset_id: int, server: str = SERVER) -> tuple[RawFile, RawFile]:
+    """Return the raw files of a data set: its description, and its table, whose URL is given in the description."""
+    url = f"{server}/api/v1/json/data/{dataset_id}"
+    description = RawFile(path=f"{dataset_id}/description.json", urls=(url,), num_bytes=10_000)
+    return description, RawFile(path=f"{dataset_id}/data.arff", made_by=f"orca-sweep data fetch openml/{dataset_id}")
+
+
+def fetch(
+    dataset_id: int,
+    raw: Path,
+    progress: Callable[[str], None] | None = None,
+    *,
+    server: str = SERVER,
+    patience: Patience = _PATIENCE,
+) -> None:
+    """Download the missing files of a data set into the directory ``raw``; verify and record hashes of both files.
+
+    Raises UserError as `orca_ray.data.fetch.fetch` does, and as `read_description` does.
+    """
+    description, table = raw_files(dataset_id, server)
+    fetch_files((description,), raw, progress, patience=patience)
+    described = read_description(raw / description.path, dataset_id)
+    urls = (described.url, f"{server}/data/v1/download/{described.file_id}")
+    fetch_files((RawFile(path=table.path, urls=urls, md5=described.md5),), raw, progress, patience=patience)
+
+
+@dataclass(frozen=True)
+class Description:
+    """Fields of a description that are needed to download and to read the table: its URL, id on the server, MD5, …."""
+
+    url: str
+    file_id: str
+    md5: str
+    target: str
+    """Name of the column to predict."""
+    left_out: frozenset[str]
+    """Names of columns that are not features: row ids, and columns that the uploader marked as to be ignored."""
+
+
+def read_description(path: Path, dataset_id: int) -> Description:
+    """Read the description at ``path``, which must be that of the data set ``dataset_id``.
+
+    Raises UserError if the file is not JSON, is an error message of the server, belongs to another data set, lacks a
+    field, or describes a table that is not ARFF.
+    """
+    fields = _fields(path)
+    _text(path, fields, "format", _FORMATS)
+    if (found := _text(path, fields, "id", r"[0-9]+")) != str(dataset_id):
+        raise UserError(f"{path} describes data set {found}, expected {dataset_id}; fetch it again")
+    return Description(
+        url=_text(path, fields, "url", r"https?://.+"),
+        file_id=_text(path, fields, "file_id", r"[0-9]+"),
+        md5=_text(path, fields, "md5_checksum", r"[0-9a-fA-F]{32}").lower(),
+        # This field is used as in ORCA's code, although the server's list of features may name another target.
+        target=_text(path, fields, "default_target_attribute", r"[^,]+"),
+        left_out=frozenset(_names(path, fields, "row_id_attribute") + _names(path, fields, "ignore_attribute")),
+    )
+
+
+def _fields(path: Path) -> Mapping[str, Any]:
+    try:
+        content = read_json(path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"{path} is not the JSON that OpenML answers with: {reason}; fetch it again") from error
+    fields = content.get("data_set_description")
+    if not isinstance(fields, dict):
+        reason = quoted(content)
+        raise UserError(f"{path} holds no field data_set_description, but {reason}; fetch it again")
+    return fields
+
+
+def _text(path: Path, fields: Mapping[str, Any], name: str, allowed: str) -> str:
+    found = fields.get(name)
+    text = quoted(found) if isinstance(found, int) else found  # the server sends ids as text, but may send numbers
+    if not isinstance(text, str) or not re.fullmatch(allowed, text):
+        raise UserError(f"{path}: field {name} is {quoted(found)}, expected text that matches {allowed!r}")
+    return text
+
+
+def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
+    """Return the column names in the field ``name``: missing, one name, several separated by commas, or a list."""
+    found = fields.get(name) or []
+    given = [found] if isinstance(found, str) else found
+    if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+        raise UserError(f"{path}: field {name} is {quoted(found)}, expected names of columns")
+    return [column for each in given for column in each.split(",")]
+
 
 logger = logging.getLogger(__name__)
 
@@ -137,101 +235,3 @@ def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:
     numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     check_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
     return Numeric(name, numbers)
-
-
-Floats = npt.NDArray[np.float64]
-MISSING = "NaN"
-"""Category that stands for a missing value."""
-_COPIES = 2  # in memory at once: rows in the order of the table, and rows by split
-_EPSILON = 1e-5  # added to deviations by `standardise_again`
-
-
-def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
-
-    Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
-    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's.
-    """
-    if isinstance(target, Nominal):
-        found = set(target.values)
-        occurring = [each for each in target.declared if each in found]
-        number = {each: k for k, each in enumerate(occurring)}
-        return np.array([-1 if each is None else number[each] for each in target.values], dtype=np.int64), occurring
-    known = target.values[~np.isnan(target.values)]
-    if not np.array_equal(known, np.round(known)):
-        raise UserError(f"{name}: the target {target.name!r} holds numbers that are not whole, expected classes")
-    values = np.unique(known)
-    labels = np.where(np.isnan(target.values), -1, np.searchsorted(values, target.values))
-    return labels.astype(np.int64), [f"{value:.0f}" for value in values]
-
-
-def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows of a table as sequences of encoded columns, [N, L, W].
-
-    Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
-    as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,
-    then all are standardised by mean and deviation of the rows ``fit``. If no column has categories, columns with
-    missing values are left out instead. Raises UserError if no column is left or the result does not fit the memory.
-    """
-    nominal = [column for column in columns if isinstance(column, Nominal)]
-    numeric = [column for column in columns if isinstance(column, Numeric)]
-    if not nominal:
-        numeric = _complete(name, numeric)
-    if not nominal and not numeric:
-        raise UserError(f"{name}: the table has no column left to predict from")
-    num_rows, length = len(columns[0].values), len(nominal) + len(numeric)
-    slots = [_slots(column) for column in nominal]
-    width = max([1, *map(len, slots)])
-    widest = next((column.name for column, each in zip(nominal, slots, strict=True) if len(each) == width), "")
-    check_memory(
-        _COPIES * 4.0 * num_rows * length * width,
-        f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
-        "leave the column out (ignore_attribute in description.json)",
-    )
-    x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
-    for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
-        x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
-    for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
-        x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
-    return x_NLW
-
-
-def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's code does for some tables.
-
-    The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
-    """
-    again = np.empty_like(x_NLW)
-    for index in np.ndindex(x_NLW.shape[1:]):
-        place = (slice(None), *index)
-        again[place] = _standardised(x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON)
-    return again
-
-
-def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
-    complete = [column for column in columns if not np.isnan(column.values).any()]
-    if len(complete) < len(columns):
-        left_out = ", ".join(column.name for column in columns if np.isnan(column.values).any())
-        logger.info("%s: columns with missing values are left out: %s", name, left_out)
-    return complete
-
-
-def _slots(column: Nominal) -> dict[str, int]:
-    return {category: i for i, category in enumerate(sorted(set(map(_known, column.values))))}
-
-
-def _known(value: str | None) -> str:
-    return MISSING if value is None else value
-
-
-def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
-    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if constant there, only centred.
-
-    Sums are computed exactly (math.fsum), so that they do not depend on the processor.
-    """
-    chosen = values[fit]
-    mean = math.fsum(chosen) / len(chosen)
-    if chosen.min() == chosen.max():
-        return values - float(chosen[0])
-    std = math.sqrt(math.fsum((chosen - mean) ** 2) / (len(chosen) - unbiased))
-    return (values - mean) / (std + epsilon) if std > 0 else values - mean

@@ -7,6 +7,7 @@ warning, because every split needs every class.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -14,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import splits
+from orca_ray.data.cache import check_memory
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named
-from orca_ray.tasks.openml import _client
-from orca_ray.tasks.openml._table import classes, encode, read_table, standardise_again
+from orca_ray.tasks.openml._table import Column, Nominal, Numeric, fetch, raw_files, read_table
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 logger = logging.getLogger(__name__)
@@ -86,12 +87,8 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
     if rare:
         listed = ", ".join(f"{classes[k]} ({counts[k]})" for k in rare)
-        logger.warning(
-            "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s",
-            name,
-            LEAST_ROWS,
-            listed,
-        )
+        text = "%s: classes with fewer than %d rows cannot be in every split, and are left out: %s"
+        logger.warning(text, name, LEAST_ROWS, listed)
     if (counts >= LEAST_ROWS).sum() < 2:
         found = ", ".join(f"{each}: {count}" for each, count in zip(classes, counts, strict=True))
         raise UserError(f"{name}: expected two classes or more of {LEAST_ROWS} rows each, found {found or 'none'}")
@@ -127,11 +124,109 @@ def _shares(counts: Array) -> npt.NDArray[np.int64]:
     return shares
 
 
+Floats = npt.NDArray[np.float64]
+MISSING = "NaN"
+"""Category that stands for a missing value."""
+_COPIES = 2  # in memory at once: rows in the order of the table, and rows by split
+_EPSILON = 1e-5  # added to deviations by `standardise_again`
+
+
+def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
+
+    Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
+    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's.
+    """
+    if isinstance(target, Nominal):
+        found = set(target.values)
+        occurring = [each for each in target.declared if each in found]
+        number = {each: k for k, each in enumerate(occurring)}
+        return np.array([-1 if each is None else number[each] for each in target.values], dtype=np.int64), occurring
+    known = target.values[~np.isnan(target.values)]
+    if not np.array_equal(known, np.round(known)):
+        raise UserError(f"{name}: the target {target.name!r} holds numbers that are not whole, expected classes")
+    values = np.unique(known)
+    labels = np.where(np.isnan(target.values), -1, np.searchsorted(values, target.values))
+    return labels.astype(np.int64), [f"{value:.0f}" for value in values]
+
+
+def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
+    """Return the rows of a table as sequences of encoded columns, [N, L, W].
+
+    Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
+    as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,
+    then all are standardised by mean and deviation of the rows ``fit``. If no column has categories, columns with
+    missing values are left out instead. Raises UserError if no column is left or the result does not fit the memory.
+    """
+    nominal = [column for column in columns if isinstance(column, Nominal)]
+    numeric = [column for column in columns if isinstance(column, Numeric)]
+    if not nominal:
+        numeric = _complete(name, numeric)
+    if not nominal and not numeric:
+        raise UserError(f"{name}: the table has no column left to predict from")
+    num_rows, length = len(columns[0].values), len(nominal) + len(numeric)
+    slots = [_slots(column) for column in nominal]
+    width = max([1, *map(len, slots)])
+    widest = next((column.name for column, each in zip(nominal, slots, strict=True) if len(each) == width), "")
+    check_memory(
+        _COPIES * 4.0 * num_rows * length * width,
+        f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
+        "leave the column out (ignore_attribute in description.json)",
+    )
+    x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
+    for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
+        x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
+    for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
+        x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
+    return x_NLW
+
+
+def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArray[np.float32]:
+    """Return the rows standardised again by statistics of the rows ``fit``, as ORCA's code does for some tables.
+
+    The divisor is the unbiased deviation plus 1e-5. A column that is constant in ``fit`` is only centred.
+    """
+    again = np.empty_like(x_NLW)
+    for index in np.ndindex(x_NLW.shape[1:]):
+        place = (slice(None), *index)
+        again[place] = _standardised(x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON)
+    return again
+
+
+def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
+    complete = [column for column in columns if not np.isnan(column.values).any()]
+    if len(complete) < len(columns):
+        left_out = ", ".join(column.name for column in columns if np.isnan(column.values).any())
+        logger.info("%s: columns with missing values are left out: %s", name, left_out)
+    return complete
+
+
+def _slots(column: Nominal) -> dict[str, int]:
+    return {category: i for i, category in enumerate(sorted(set(map(_known, column.values))))}
+
+
+def _known(value: str | None) -> str:
+    return MISSING if value is None else value
+
+
+def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
+    """Return ``values`` [N] standardised by mean and deviation of the rows ``fit``; if constant there, only centred.
+
+    Sums are computed exactly (math.fsum), so that they do not depend on the processor.
+    """
+    chosen = values[fit]
+    mean = math.fsum(chosen) / len(chosen)
+    if chosen.min() == chosen.max():
+        return values - float(chosen[0])
+    std = math.sqrt(math.fsum((chosen - mean) ** 2) / (len(chosen) - unbiased))
+    return (values - mean) / (std + epsilon) if std > 0 else values - mean
+
+
 def _task(dataset_id: int, title: str) -> Task:
     return Task(
         name=f"openml/{dataset_id}",
         title=f"{title} (OpenML {dataset_id})",
-        modality="tabular",
+        domain="tabular",
         input_shape=None,
         input_kind="sequence",
         target=Target("classes", size=0),
@@ -144,8 +239,8 @@ def _task(dataset_id: int, title: str) -> Task:
         terms="OpenML asks to cite the source that a table's description names.",
         citation="Vanschoren, van Rijn, Bischl and Torgo, OpenML: networked science in machine learning, 2013",
         reference=f"https://www.openml.org/d/{dataset_id}",
-        files=_client.raw_files(dataset_id),
-        fetcher=partial(_client.fetch, dataset_id),
+        files=raw_files(dataset_id),
+        fetcher=partial(fetch, dataset_id),
         paper_splits=dataset_id not in NOMINAL_ONLY,
         version=2,
         build=partial(build, dataset_id),

@@ -6,7 +6,6 @@ Letters: N samples of a file, b that are read, T frames, C channels. ``grid`` ha
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,13 +128,3 @@ class Steady(Simulations):
 
 def _chunk_rows(dataset: Hdf5) -> int:
     return int(dataset.chunks[0]) if dataset.chunks else 1
-
-
-def stacked(*fields: str) -> Layout:
-    """Return the layout `Stacked` for files with the data sets ``fields``."""
-    return partial(Stacked, fields=fields)
-
-
-def seeds(channels: int) -> Layout:
-    """Return the layout `Seeds` for files with ``channels`` channels."""
-    return partial(Seeds, channels=channels)

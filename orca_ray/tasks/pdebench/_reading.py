@@ -16,16 +16,13 @@ from orca_ray.data import splits
 from orca_ray.data.prepared import PAPER, SPLITS, Arrays
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
+from orca_ray.tasks.arrays import Scale, pointwise
 from orca_ray.tasks.pdebench._layouts import Layout, Simulations
 from orca_ray.tasks.task import SPLIT_SEED, Array, Workspace
 
 logger = logging.getLogger(__name__)
 
-Scale = tuple[Array, Array]
-"""Mean, which is subtracted, and deviation, which then divides; both float32 [C, *space]."""
-
 BATCH_BYTES = 32 * 2**20
-EPSILON = 1e-5  # added to every deviation, as in ORCA's code
 MOST_SAMPLES = 10**7
 """Largest allowed number of samples, 1000 times the published one; a damaged header may declare too many to index."""
 PAPER_TEST_FRAME = 100  # ORCA's code reads its test targets with this default of `t_train`
@@ -104,31 +101,14 @@ class Samples:
 
 
 def by_inputs(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return one scale for all frames: the pointwise `statistics` of the inputs (frame 0) of the samples ``rows``."""
-    scale = statistics(samples.chosen(rows, 0))
+    """Return one scale for all frames: the `pointwise` statistics of the inputs (frame 0) of the samples ``rows``."""
+    scale = pointwise(samples.chosen(rows, 0))
     return dict.fromkeys((0, *frames), scale)
 
 
 def by_frame(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return a scale for each frame: its pointwise `statistics` over the first hundred of the samples ``rows``."""
-    return {frame: statistics(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
-
-
-def statistics(blocks: Iterable[Array]) -> Scale:
-    """Return pointwise mean and unbiased deviation plus `EPSILON` over all samples, given in ``blocks`` [b, ...].
-
-    The blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
-    """
-    count, mean, squares = 0, np.zeros(()), np.zeros(())
-    for block in blocks:
-        wide = block.astype(np.float64)
-        number, centre = len(wide), wide.mean(axis=0)
-        step = centre - mean
-        squares = squares + ((wide - centre) ** 2).sum(axis=0) + step**2 * (count * number / (count + number))
-        count += number
-        mean = mean + step * (number / count)
-    deviation: Array = np.sqrt(squares / (count - 1))
-    return mean.astype(np.float32), (deviation + EPSILON).astype(np.float32)
+    """Return a scale for each frame: its `pointwise` statistics over the first hundred of the samples ``rows``."""
+    return {frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:

@@ -65,7 +65,7 @@ class ArtefactKind:
     needs: type[Evidence]
     """`Evaluated` or `Aligned`: what ``compute`` gets, and so when it is computed."""
     applies: Callable[[Task], bool]
-    """Whether a task has artefacts of this kind; decided by its target and its modality."""
+    """Whether a task has artefacts of this kind; decided by the target and the domain of the task."""
     compute: Callable[[Any], Iterable[tuple[str, Picture]]]
     """Returns pictures with names that are unique in this kind. Equal evidence must give equal pictures."""
 

@@ -15,7 +15,7 @@ MAX_SIDE, MAX_POINTS = 96, 256
 
 
 def _applies(task: Task) -> bool:
-    return task.target.kind == "dense" and task.modality != "protein" and task.loss != "masked_bce"
+    return task.target.kind == "dense" and task.domain != "protein" and task.loss != "masked_bce"
 
 
 def _compute_field(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
@@ -112,7 +112,7 @@ def _compute_contact_map(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
 _CONTACT_MAP = ArtefactKind(
     name="contact_map",
     needs=Evaluated,
-    applies=lambda task: task.target.kind == "dense" and task.modality == "protein",
+    applies=lambda task: task.target.kind == "dense" and task.domain == "protein",
     compute=_compute_contact_map,
 )
 

@@ -14,7 +14,7 @@ _SHOWN_LABELS = 5
 
 
 def _applies(task: Task) -> bool:
-    return task.target.kind in ("classes", "labels") and task.modality != "tabular"
+    return task.target.kind in ("classes", "labels") and task.domain != "tabular"
 
 
 def _compute(evaluated: Evaluated) -> Iterator[tuple[str, Picture]]:
@@ -48,28 +48,28 @@ def _labels(evaluated: Evaluated, sample: int) -> str:
 
 
 def _picture(evaluated: Evaluated, sample: int, title: str, caption: str) -> Picture:
-    x, modality = np.asarray(evaluated.input(sample), dtype=np.float64), evaluated.task.modality
+    x, domain = np.asarray(evaluated.input(sample), dtype=np.float64), evaluated.task.domain
     if x.ndim == 2 and len(x) <= MAX_LINES and not _one_hot(x):
         series = tuple(
             Series(f"channel {number}", Quantised.encode(shrunk(line, MAX_POINTS))) for number, line in enumerate(x)
         )
         return Lines(title=title, caption=caption, x="position", series=series)
-    return Images(title=title, caption=caption, panels=(_image(x, modality),))
+    return Images(title=title, caption=caption, panels=(_image(x, domain),))
 
 
 def _one_hot(x: Array) -> bool:
     return len(x) > 1 and bool(np.isin(x, (0.0, 1.0)).all())
 
 
-def _image(x: Array, modality: str) -> Image:
+def _image(x: Array, domain: str) -> Image:
     """Return x [C, L] as an image with C rows, and of x [C, H, W] the colours or the first channel."""
     if x.ndim == 2:
         return Image("channels and positions", Quantised.encode(shrunk(x, MAX_SIDE)))
-    if len(x) == 3 and "image" in modality:
+    if len(x) == 3 and "image" in domain:
         colours = shrunk(x.transpose(1, 2, 0), MAX_COLOUR_SIDE)
         return Image("input", Quantised.encode(colours), "colour")
-    rows = x[0, ::-1] if modality == "audio" else x[0]  # low frequencies at the bottom
-    return Image("input", Quantised.encode(shrunk(rows, MAX_SIDE)), "grey" if "image" in modality else "sequential")
+    rows = x[0, ::-1] if domain == "audio" else x[0]  # low frequencies at the bottom
+    return Image("input", Quantised.encode(shrunk(rows, MAX_SIDE)), "grey" if "image" in domain else "sequential")
 
 
 ARTEFACT = ArtefactKind(name="sample", needs=Evaluated, applies=_applies, compute=_compute)

@@ -115,7 +115,7 @@ def test_the_papers_recipe_is_the_row_and_its_source(task: str) -> None:
     assert trial.hyperparameters["align.source"] == {"text": "conll2003", "CIFAR10": "cifar10"}[row["source"]]
     assert trial.hyperparameters["embedder.initialisation"] == "paper"
     assert trial.hyperparameters["head.dense"] == "pooled"
-    if get_task(task).kind == "sequence" and row["dataset"] != "PDE-Burgers":
+    if get_task(task).modality == "sequence" and row["dataset"] != "PDE-Burgers":
         assert trial.hyperparameters["embedder.sequence_length"] == int(row["target_seq_len"])
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.registry import get_task
-from tests.twins import twins
+from tests.raw_files import writers
 
 PROTEINS = tuple(f"{name}{suffix}" for name in ("deepcov", "psicov", "cameo") for suffix in (".lst", ""))
 ROOTS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -38,7 +38,7 @@ def _pack(archive: Path, members: tuple[str, ...]) -> None:
 def test_an_archive_as_it_is_hosted_becomes_the_same_data(name: str, tmp_path: Path) -> None:
     task, raw = get_task(f"nasbench360/{name}"), tmp_path / "raw"
     raw.mkdir()
-    twins()[task.name](raw)
+    writers()[task.name](raw)
     expected = task.prepare(raw=raw, out=tmp_path / "unpacked").fingerprint
     assert {file.path for file in task.files} == set(ROOTS[name])
     for path, members in ROOTS[name].items():

@@ -109,12 +109,6 @@ def test_lists_may_come_from_another_machine(raw: Path, data: PreparedData, tmp_
     assert TASK.prepare(raw=linked(raw, tmp_path, moved), out=tmp_path / "out" / "1").fingerprint == data.fingerprint
 
 
-def test_a_test_set_as_large_as_train_leaves_nothing_to_train_on(raw: Path, tmp_path: Path) -> None:
-    alike = linked(raw, tmp_path, lambda _: np.asarray(np.load(raw / "cosmic/train_dirs.npy")))
-    with pytest.raises(UserError, match=r"cosmic: .*/cosmic: expected more than 12 training samples.*found 12"):
-        TASK.prepare(raw=alike, out=tmp_path / "out" / "1")
-
-
 def test_fields_with_galaxies_are_the_references() -> None:
     """Those that its script ``preprocess_cosmic.py`` calls GAL."""
     fields = sorted(f"{proposal}_{visit}" for proposal, visits in cosmic.GALAXY_VISITS.items() for visit in visits)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.wav import read_wav
+from orca_ray.tasks.arrays import log_mel
 from orca_ray.tasks.nasbench360 import fsd50k
-from orca_ray.tasks.spectrogram import log_mel
+from tests.raw_files.nasbench360_large import NUM_CLIPS, write_wav
 from tests.tasks.digests import digest
-from tests.twins.nasbench360_large import NUM_CLIPS, write_wav
 
 Array = npt.NDArray[Any]
 TASK = fsd50k.TASK
@@ -100,15 +100,3 @@ def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
     whole = fsd50k.spectrogram(str(tmp_path / "long.wav"))
     assert whole.shape == (96, 201)
     np.testing.assert_array_equal(fsd50k.middle(whole), whole[:, 50:151])
-
-
-def test_backgrounds_beyond_the_room_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fsd50k, "_KEPT_BYTES", 96 * 201 * 4)
-    paths = [tmp_path / "0.wav", tmp_path / "1.wav"]
-    for seed, path in enumerate(paths):
-        write_wav(path, np.random.RandomState(seed).normal(0, 0.1, 2 * 22050))
-    backgrounds = fsd50k.Backgrounds(list(map(str, paths)))
-    first = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]
-    assert len(backgrounds._kept) == 1
-    second = [backgrounds.draw(np.random.RandomState(seed)) for seed in range(8)]
-    np.testing.assert_array_equal(first, second)

@@ -14,8 +14,8 @@ from orca_ray.tasks.augmentations import all_augmentations
 from orca_ray.tasks.nasbench360 import deepsea, ninapro, satellite
 from orca_ray.tasks.nasbench360.cifar import CIFAR100, SPHERICAL
 from orca_ray.tasks.task import Task
-from tests.tasks.nasbench360.twin_data import Array, prepare, raw_twin, training_rows
-from tests.twins import nasbench360_series as files
+from tests.raw_files import nasbench360_series as files
+from tests.tasks.nasbench360.raw_data import Array, prepare, training_rows
 
 
 def test_cifars_pixels_are_normalised_by_channel_and_its_augmentation_pads_with_black(tmp_path: Path) -> None:
@@ -103,7 +103,3 @@ def test_other_types_of_numbers_give_the_same_arrays(tmp_path: Path) -> None:
         )
         fingerprints.add(prepare(deepsea.TASK, directory).fingerprint)
     assert len(fingerprints) == 1
-    path = raw_twin(ninapro.TASK, tmp_path) / "ninaPro/label_train.npy"
-    labels = np.load(path)
-    np.save(path, labels.astype(np.float64))
-    np.testing.assert_array_equal(prepare(ninapro.TASK, tmp_path).train.y, labels)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.tasks.nasbench360 import psicov
-from tests.twins.nasbench360_large import PROTEINS
+from tests.raw_files.nasbench360_large import PROTEINS
 
 Array = npt.NDArray[Any]
 TASK = psicov.TASK
@@ -95,14 +95,6 @@ def test_a_window_holds_residues_where_it_says(length: int, share: float) -> Non
         assert (inside, residues) == (slice(5, length + 5), slice(0, length))
     else:
         assert inside.stop - inside.start >= 502
-
-
-@given(st.integers(2, 9), st.integers(0, 99))
-def test_the_diagonal_is_filled_from_neighbours(length: int, seed: int) -> None:
-    distances = np.random.RandomState(seed).uniform(0, 20, (length, length)).astype(np.float32)
-    before = distances.copy()
-    np.testing.assert_array_equal(psicov._levelled(distances), levelled(distances))
-    np.testing.assert_array_equal(distances, before)
 
 
 def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_axes_can_be_overridden_and_must_fit() -> None:
     with pytest.raises(UserError, match=r"samples of 4 axes"):
         inferred(np.zeros((60, 2, 3, 4, 5)), Y)
     columns = inferred(RNG.normal(size=(60, 5)) * [1, 100, 1, 1, 1], Y)  # of different scales: features
-    assert (found(columns, "axes"), columns.task.modality) == ("NF", "tabular")
+    assert (found(columns, "axes"), columns.task.domain) == ("NF", "tabular")
 
 
 @pytest.mark.parametrize(

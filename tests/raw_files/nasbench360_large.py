@@ -1,4 +1,4 @@
-"""Twins of the three large tasks of NAS-Bench-360, small, in their exact layout, and ways to damage them.
+"""Raw files of the three large tasks of NAS-Bench-360, small, in their exact layout, and ways to corrupt them.
 
 Proteins are strands side by side, so that residues far apart along the chain are close in space. Stamps are a sky with
 a star and sharp tracks. Clips are two tones in noise, tones that no other clip has.
@@ -16,7 +16,7 @@ import numpy as np
 
 from orca_ray.testing.tasks import (
     Array,
-    Damage,
+    Corruption,
     Hostile,
     Writer,
     appended,
@@ -181,21 +181,21 @@ def write_list(raw: Path, name: str, rows: list[tuple[str, str, int]]) -> None:
 
 
 def _features(**changes: Any) -> Writer:
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         path = raw / _FEATURES
         content = pickle.loads(path.read_bytes()) | changes
         path.write_bytes(pickle.dumps({key: value for key, value in content.items() if value is not None}))
 
-    return damage
+    return corrupt
 
 
 def _distances(change: Callable[[int, Array], tuple[Any, Array]]) -> Writer:
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         length, sequence, distances = np.load(raw / _DISTANCES, allow_pickle=True)
         length, distances = change(length, distances)
         save_distances(raw, "deepcov", "1DEEA", length, sequence, distances)
 
-    return damage
+    return corrupt
 
 
 def _stamp(change: Callable[[Array], Array]) -> Writer:
@@ -219,13 +219,13 @@ _FEATURES, _STAMP = "protein/psicov/features/2PSIA.pkl", "cosmic/npy_test/f435w/
 _DISTANCES, _STAMPS, _FIELD = "protein/deepcov/distance/1DEEA-cb.npy", "cosmic/test_dirs.npy", "cosmic/npy_train/f435w"
 _CHUNK, _LABELS = "chunks/eval_22050_chunks/4003_0.wav", "chunks/lbl_map.json"
 
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     "nasbench360/psicov": write_psicov,
     "nasbench360/cosmic": write_cosmic,
     "nasbench360/fsd50k": write_fsd50k,
 }
 
-BAD: dict[str, list[Damage]] = {
+CORRUPTIONS: dict[str, list[Corruption]] = {
     "nasbench360/psicov": [
         ("missing", deleted("protein/deepcov.lst"), r"1 of 1 raw files are not in .*protein\.zip"),
         ("missing list", deleted("protein/psicov.lst"), r"raw file protein/psicov\.lst is not in"),
@@ -237,11 +237,8 @@ BAD: dict[str, list[Damage]] = {
         ("no scores", _features(pssm=None), r"2PSIA\.pkl: expected a mapping with .*found one without pssm"),
         ("other shape", _features(ss=np.zeros((46, 3))), r"2PSIA\.pkl, ss: expected shape \[3, 46\], found \[46, 3\]"),
         ("NaN", _features(entropy=np.full(46, np.nan)), r"2PSIA\.pkl, entropy: expected finite numbers"),
-        ("no text", _features(seq=7), r"2PSIA\.pkl.*expected"),
-        ("ragged", _features(ss=[[1], [2, 3]]), r"2PSIA\.pkl.*expected"),
         ("bytes", _features(ss=b"1"), r"2PSIA\.pkl.*expected"),
         ("no length", _distances(lambda _, map: (None, map)), r"1DEEA-cb\.npy.*expected"),
-        ("huge length", _distances(lambda _, map: (10**30, map)), r"1DEEA-cb\.npy.*expected"),
         ("too large", _features(sa=np.full(46, 1e4)), r"2PSIA\.pkl, sa: expected values between -100 and 100"),
         ("other length", _distances(lambda length, map: (length + 1, map)), r"1DEEA-cb\.npy, length: expected 31.*32"),
         ("other side", _distances(lambda length, map: (length, map[1:])), r"cb\.npy, map: expected shape \[31, 31\]"),

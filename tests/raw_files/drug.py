@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.testing.tasks import Damage, Hostile, Writer, changed, cut, deleted, garbage, with_item
+from orca_ray.testing.tasks import Corruption, Hostile, Writer, changed, with_item
+from tests.raw_files import broken
 
 
 def write_drug(raw: Path, *, name: str) -> None:
@@ -22,21 +23,19 @@ def write_drug(raw: Path, *, name: str) -> None:
 
 
 def _one_row(*names: str) -> Writer:
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         for name in names:
             changed(name, lambda x: x[:1])(raw)
 
-    return damage
+    return corrupt
 
 
-def _bad(name: str) -> list[Damage]:
+def _bad(name: str) -> list[Corruption]:
     train_x, train_y, test_x, test_y = (
         f"drug_sep/{name}_{split}_{field}.npy" for split in ("train", "test") for field in ("feat", "label")
     )
     return [
-        ("missing", deleted(test_y), r"1 of 4 raw files are not in .*_test_label\.npy"),
-        ("truncated", cut(train_x), r"_train_feat\.npy.*truncated"),
-        ("garbage", garbage(test_x), r"_test_feat\.npy: expected the header"),
+        *broken(test_x, 4),
         ("no channel axis", changed(train_x, lambda x: x[:, 0]), r"shape \[any, 1, 3840\], found \[30, 3840\]"),
         ("NaN", changed(train_x, lambda x: with_item(x, -1, np.nan)), r"_train_feat\.npy: expected finite numbers"),
         ("NaN response", changed(test_y, lambda y: with_item(y, -1, np.nan)), r"_test_label\.npy: expected finite"),
@@ -47,5 +46,5 @@ def _bad(name: str) -> list[Damage]:
     ]
 
 
-TWINS: dict[str, Writer] = {f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")}
-BAD: dict[str, list[Damage]] = {f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")}
+WRITERS: dict[str, Writer] = {f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")}
+CORRUPTIONS: dict[str, list[Corruption]] = {f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orca_ray.testing.tasks import Damage, Writer, appended, cut, deleted, garbage
+from orca_ray.testing.tasks import Corruption, Writer, appended, cut, deleted, garbage
 
 IMAGES_A_CLASS = {"train": 3, "test": 1}
 
@@ -40,12 +40,12 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
 
 
 def _image(save: Callable[[Path], object]) -> Writer:
-    """Return a damage that replaces an image."""
+    """Return a corruption that replaces an image."""
 
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         save(raw / _IMAGE)
 
-    return damage
+    return corrupt
 
 
 def _one_of_a_class(raw: Path) -> None:
@@ -57,9 +57,9 @@ def _one_of_a_class(raw: Path) -> None:
 _OTHER = r"test_000007\.jpg: expected a whole JPEG or PNG image, found something else"
 _IMAGE, _LIST = "sketch/class_7/sketch_007_test_000007.jpg", "sketch_test_mini.txt"
 
-TWINS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
+WRITERS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
 
-BAD: dict[str, list[Damage]] = {
+CORRUPTIONS: dict[str, list[Corruption]] = {
     "domainnet/sketch": [
         ("missing", deleted(_LIST), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
         ("absent image", deleted(_IMAGE), r"test_mini\.txt, line 8: expected sketch/class_7/.* found no such file"),

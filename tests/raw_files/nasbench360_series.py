@@ -1,4 +1,4 @@
-"""Twins of seven tasks of NAS-Bench-360: what their raw files hold, in small, in their exact formats, and damages.
+"""Raw files of seven tasks of NAS-Bench-360, small, in their exact formats, and ways to corrupt them.
 
 All is seeded and drawn so that classes can be told apart.
 """
@@ -6,37 +6,17 @@ All is seeded and drawn so that classes can be told apart.
 import gzip
 import io
 import pickle
-import struct
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.tasks import Array, Damage, Hostile, Writer, changed, cut, deleted, garbage, rewritten
+from orca_ray.testing.tasks import Array, Corruption, Hostile, Writer, changed, with_item
+from tests.raw_files import broken
 
 Content = dict[str, Any]
-
-
-def _save_string(pickler: Any, value: str | bytes) -> None:
-    raw = value.encode("latin1") if isinstance(value, str) else value
-    head = b"U" + bytes([len(raw)]) if len(raw) < 256 else b"T" + struct.pack("<i", len(raw))
-    pickler.write(head + raw)
-    pickler.memoize(value)
-
-
-class _Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as Python 2 wrote its strings."""
-
-    dispatch: ClassVar[dict[Any, Any]] = {**pickle._Pickler.dispatch, str: _save_string, bytes: _save_string}
-
-
-def python2_pickle(value: Any) -> bytes:
-    """Pickle as Python 2 with numpy 1 did, protocol 2."""
-    stream = io.BytesIO()
-    _Python2Pickler(stream, protocol=2).dump(value)
-    return stream.getvalue().replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n")
 
 
 def images_of(classes: Array, side: int, seed: int) -> Array:
@@ -47,25 +27,22 @@ def images_of(classes: Array, side: int, seed: int) -> Array:
 
 
 def cifar100_content() -> dict[str, Content]:
-    """Return what the files of the archive hold: 300 training and 100 test images, and the names of the classes."""
+    """Return what the files of the archive hold: 300 training and 100 test images."""
     content: dict[str, Content] = {}
     for name, each in (("train", 3), ("test", 1)):
         fine = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
         content[name] = {
-            "filenames": [f"pair_{number:02}_s_{i:06}.png" for i, number in enumerate(fine)],
-            "batch_label": f"{name}ing batch 1 of 1",
             "fine_labels": fine.tolist(),
-            "coarse_labels": (fine // 5).tolist(),
             "data": images_of(fine, 32, each).reshape(len(fine), -1),
         }
-    return {**content, "meta": {"fine_label_names": [f"{number:02}" for number in range(100)]}}
+    return content
 
 
-def save_cifar100(raw: Path, content: dict[str, Content], pickled: Callable[[Any], bytes] = python2_pickle) -> None:
+def save_cifar100(raw: Path, content: dict[str, Content]) -> None:
     """Write ``cifar-100-python.tar.gz``."""
     with tarfile.open(raw / "cifar-100-python.tar.gz", "w:gz", compresslevel=1) as archive:
         for name, value in content.items():
-            packed = pickled(value)
+            packed = pickle.dumps(value)
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
             member.size = len(packed)
             archive.addfile(member, io.BytesIO(packed))
@@ -196,18 +173,9 @@ def write_darcy_flow(raw: Path) -> None:
     save_matlab73(raw / _SMOOTH2, darcy_content(3, 1))
 
 
-def _flipped(name: str, place: float) -> Writer:
-    def change(content: bytes) -> bytes:
-        position = int(place * len(content))
-        return content[:position] + bytes([content[position] ^ 0x55]) + content[position + 1 :]
-
-    return lambda raw: rewritten(raw / name, change)
-
-
 def _cifar100(change: Change, part: str = "train") -> Writer:
-    """Return what changes one pickle of the archive, and writes it as today's Python does."""
     content = cifar100_content
-    return lambda raw: save_cifar100(raw, content() | {part: change(content()[part])}, pickle.dumps)
+    return lambda raw: save_cifar100(raw, content() | {part: change(content()[part])})
 
 
 def _spherical(part: str, change: Change) -> Writer:
@@ -250,14 +218,7 @@ def _set_item(key: str, index: int, value: Any) -> Change:
     return change
 
 
-def _last(array: Array, value: Any) -> Array:
-    """Return a copy in which the last number is another."""
-    copy = np.array(array, dtype=np.float64 if isinstance(value, float) else array.dtype)
-    copy.flat[-1] = value
-    return copy
-
-
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     "nasbench360/cifar100": lambda raw: save_cifar100(raw, cifar100_content()),
     "nasbench360/spherical": lambda raw: save_spherical(raw, spherical_content()),
     "nasbench360/ninapro": write_ninapro,
@@ -267,41 +228,39 @@ TWINS: dict[str, Writer] = {
     "nasbench360/darcy_flow": write_darcy_flow,
 }
 
-BAD: dict[str, list[Damage]] = {
+CORRUPTIONS: dict[str, list[Corruption]] = {
     "nasbench360/cifar100": [
-        ("missing", deleted(_CIFAR100), r"1 of 1 raw files are not in .*cifar-100-python\.tar\.gz"),
-        ("truncated", cut(_CIFAR100), r"cifar-100-python\.tar\.gz"),
-        ("byte flipped", _flipped(_CIFAR100, 0.5), r"cifar-100-python\.tar\.gz"),
-        ("garbage", garbage(_CIFAR100), r"cifar-100-python\.tar\.gz"),
+        *broken(_CIFAR100, 1),
         ("other images", _cifar100(_set("data", np.zeros((300, 784), np.uint8))), r"data of train.*3072"),
         ("no fine labels", _cifar100(_without("fine_labels"), "test"), "the key 'fine_labels' is missing"),
         ("label out of range", _cifar100(_set("fine_labels", [*range(100)] * 2 + [100] * 100)), "train.*from 0 to 99"),
         ("hostile pickle", _cifar100(_set("data", Hostile())), f"cifar-100-python/train.*{_REFUSED}"),
     ],
     "nasbench360/spherical": [
-        ("missing", deleted(_SPHERICAL), r"1 of 1 raw files are not in .*s2_cifar100\.gz"),
-        ("truncated", cut(_SPHERICAL), r"s2_cifar100\.gz"),
-        ("byte flipped", _flipped(_SPHERICAL, 0.5), r"s2_cifar100\.gz"),
-        ("garbage", garbage(_SPHERICAL), r"s2_cifar100\.gz"),
+        *broken(_SPHERICAL, 1),
         ("other side", _spherical("test", _set("images", np.zeros((100, 3, 32, 32), np.uint8))), "test.*60, 60"),
         ("no labels", _spherical("train", _without("labels")), "the key 'labels' is missing"),
         ("label out of range", _spherical("train", _set("labels", np.arange(300))), "labels of train.*from 0 to 99"),
         ("hostile pickle", _spherical("train", _set("images", Hostile())), _REFUSED),
     ],
     "nasbench360/ninapro": [
-        ("missing", deleted("ninaPro/label_val.npy"), r"1 of 6 raw files are not in .*ninaPro/label_val\.npy"),
-        ("truncated", cut("ninaPro/ninapro_train.npy"), r"ninapro_train\.npy"),
-        ("garbage", garbage("ninaPro/ninapro_test.npy"), r"ninapro_test\.npy"),
+        *broken("ninaPro/label_val.npy", 6),
         ("axes swapped", changed("ninaPro/ninapro_val.npy", lambda x: x.transpose(0, 2, 1)), "windows.*52, 16"),
-        ("NaN", changed("ninaPro/ninapro_test.npy", lambda x: _last(x, np.nan)), r"ninapro_test\.npy, windows.*nan"),
-        ("label out of range", changed("ninaPro/label_train.npy", lambda y: _last(y, 18)), "labels.*from 0 to 17"),
+        (
+            "NaN",
+            changed("ninaPro/ninapro_test.npy", lambda x: with_item(x, -1, np.nan)),
+            r"ninapro_test\.npy, windows.*nan",
+        ),
+        (
+            "label out of range",
+            changed("ninaPro/label_train.npy", lambda y: with_item(y, -1, 18)),
+            "labels.*from 0 to 17",
+        ),
         ("label between two", changed("ninaPro/label_train.npy", lambda y: y + 0.5), "labels.*from 0 to 17"),
         ("fewer labels", changed("ninaPro/label_train.npy", lambda y: y[:-1]), r"label_train\.npy, labels.*72"),
     ],
     "nasbench360/ecg": [
-        ("missing", deleted(_ECG), r"1 of 1 raw files are not in .*challenge2017\.pkl"),
-        ("truncated", cut(_ECG), r"challenge2017\.pkl"),
-        ("garbage", garbage(_ECG), r"challenge2017\.pkl"),
+        *broken(_ECG, 1),
         ("no labels", _ecg(_without("label")), "the key 'label' is missing"),
         ("other label", _ecg(_set_item("label", 3, "X")), "label 3 is 'X'; allowed: N, A, O, ~"),
         ("NaN", _ecg(_set_item("data", 7, np.full(1500, np.nan))), r"data\[7\].*nan"),
@@ -311,35 +270,26 @@ BAD: dict[str, list[Damage]] = {
         ("hostile pickle", _ecg(_set_item("data", 0, Hostile())), _REFUSED),
     ],
     "nasbench360/satellite": [
-        ("missing", deleted("satellite_test.npy"), r"1 of 2 raw files are not in .*satellite_test\.npy"),
-        ("truncated", cut("satellite_train.npy"), r"satellite_train\.npy"),
-        ("garbage", garbage("satellite_train.npy"), r"satellite_train\.npy"),
+        *broken("satellite_test.npy", 2),
         ("no data", _satellite("test", _without("data")), "the key 'data' is missing"),
         ("no mapping", _satellite("test", lambda content: content["data"]), r"satellite_test\.npy.*a mapping with"),
         ("a step less", _satellite("train", _set("data", np.ones((144, 45)))), "data.*46"),
         ("ragged labels", _satellite("train", _set("label", [[[1], [2, 3]]] * 144)), "label"),
-        ("text for labels", _satellite("train", _set("label", "N" * 144)), "label"),
         ("huge labels", _satellite("train", _set("label", [10**30] * 144)), "label"),
-        ("a number for labels", _satellite("train", _set("label", 144)), "label"),
         ("no more than test", _train_is_test, "more than 48 training samples, because as many are held out"),
         ("label from 0", _satellite("train", _set("label", np.arange(144) % 24)), "label.*from 1 to 24"),
         ("NaN", _satellite("test", _set("data", np.full((48, 46), np.nan))), r"satellite_test\.npy, data.*nan"),
         ("hostile pickle", _satellite("train", _set("data", Hostile())), _REFUSED),
     ],
     "nasbench360/deepsea": [
-        ("missing", deleted(_DEEPSEA), r"1 of 1 raw files are not in .*deepsea_filtered\.npz"),
-        ("truncated", cut(_DEEPSEA), r"deepsea_filtered\.npz"),
-        ("byte flipped", _flipped(_DEEPSEA, 0.3), r"deepsea_filtered\.npz"),
-        ("garbage", garbage(_DEEPSEA), r"deepsea_filtered\.npz"),
+        *broken(_DEEPSEA, 1),
         ("no validation", _deepsea(_without("x_val")), "x_val"),
         ("axes swapped", _deepsea(_set("x_train", np.zeros((24, 4, 1000), np.uint8))), "x_train.*1000, 4"),
         ("NaN", _deepsea(_set("x_test", np.full((12, 1000, 4), np.nan))), "x_test must hold 0 and 1 only, found nan"),
         ("label 2", _deepsea(_set("y_val", np.full((9, 36), 2))), "y_val must hold 0 and 1 only, found 2"),
     ],
     "nasbench360/darcy_flow": [
-        ("missing", deleted(_SMOOTH2), r"1 of 2 raw files are not in .*smooth2\.mat"),
-        ("truncated", cut(_SMOOTH1), r"smooth1\.mat"),
-        ("garbage", garbage(_SMOOTH2), r"smooth2\.mat"),
+        *broken(_SMOOTH2, 2),
         ("no solution", _darcy(_without("sol")), r"smooth1\.mat.*sol"),
         ("another grid", _darcy(_set("coeff", np.ones((5, 241, 241)))), r"coeff has .*\(5, 241, 241\), expected .*421"),
         ("fewer solutions", _darcy(_set("sol", np.ones((4, 421, 421)))), "coeff holds 5 samples and sol 4"),

