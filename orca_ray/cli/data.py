@@ -17,7 +17,7 @@ from orca_ray.paths import check_directory
 from orca_ray.protocol import Protocol
 
 if TYPE_CHECKING:
-    from orca_ray.data.bodies import ModalityName
+    from orca_ray.data.rows import ModalityName
     from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
-"""Rows of a split, and the targets of a task. Rows are an array, maybe memory-mapped, or composite: computed when read.
+"""Terms of task declarations: modalities and their default bodies, targets, and rows, the samples of a split.
 
-Composite rows are computed from arrays in ``<name>.<part>.npy`` files (their parts); ``meta.json`` has their ``kind``.
+Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when they are read, from arrays in
+files ``<name>.<part>.npy`` (their parts); ``meta.json`` has their ``kind``.
 """
 
 import math
@@ -15,6 +16,16 @@ Array = npt.NDArray[Any]
 RowIndex = slice | npt.NDArray[np.int64]
 """Selection of rows: a slice, or an array of indices [b]."""
 TargetKind = Literal["classes", "labels", "scalar", "dense"]
+ModalityName = Literal["sequence", "image"]
+PACKAGED_BODIES: Mapping[ModalityName, str] = {"sequence": "minilm-l6", "image": "vit-s14"}
+"""Default body of each modality, whose weights are read from a Python package."""
+PAPER_BODIES: Mapping[ModalityName, str] = {
+    "sequence": "roberta-base",
+    "image": "microsoft/swin-base-patch4-window7-224-in22k",
+}
+"""Body of each modality in the ORCA paper, downloaded from the Hugging Face hub."""
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's pixels for red, green and blue, with pixel values scaled to [0, 1]."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UNUSABLE, UserError
 from orca_ray.models import families

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
@@ -55,9 +55,6 @@ def describe_body(name: str) -> BodyArchitecture:
 
     Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
     """
-    from orca_ray.models.family import family_of, keep_layers
-    from orca_ray.models.hugging_face import read_config
-
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
         return BodyArchitecture(name, {})

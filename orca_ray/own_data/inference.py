@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from orca_ray.data.bodies import PACKAGED_BODIES, ModalityName
 from orca_ray.data.layout import SplitName
-from orca_ray.data.rows import row_slices
+from orca_ray.data.rows import PACKAGED_BODIES, ModalityName, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
 from orca_ray.own_data import Options, UserData

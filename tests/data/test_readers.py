@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import readers
-from orca_ray.data.readers import check_labels, check_not_finite, check_shape, read_csv, read_json, read_lines
-from orca_ray.data.wav import read_wav
+from orca_ray.data.cache import read_json
+from orca_ray.data.readers import check_labels, check_not_finite, check_shape, read_csv, read_lines, read_wav
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]

@@ -13,7 +13,7 @@ import pytest
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export.formats import write_predictions
+from orca_ray.export import write_predictions
 from orca_ray.own_data import UserData
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_data, make_task

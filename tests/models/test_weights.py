@@ -11,8 +11,8 @@ import pytest
 import requests
 import torch
 
-from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.data.download import Patience
+from orca_ray.data.rows import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.errors import UserError
 from orca_ray.models import body_files, weights
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d
-from orca_ray.simulation.gas import GAMMA, Gas, Stress
+from orca_ray.simulation.hyperbolic import GAMMA, Gas, Stress
 from orca_ray.simulation.simulation import Array, centres, generators
 
 MU = 4 / 3 * 0.1 + 0.1

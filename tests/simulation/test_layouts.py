@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, diffusion_reaction_2d
-from orca_ray.simulation.files import GroupLayout, TensorLayout
-from orca_ray.simulation.simulation import generators, get_simulation, simulations
+from orca_ray.simulation.simulation import GroupLayout, TensorLayout, generators, get_simulation, simulations
 
 from .solved import solved
 

@@ -18,9 +18,9 @@ from orca_ray import __version__
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
-from orca_ray.simulation import files, run
+from orca_ray.simulation import run
 from orca_ray.simulation.run import BatchStore
-from orca_ray.simulation.simulation import Fields, get_simulation
+from orca_ray.simulation.simulation import Fields, TensorLayout, get_simulation
 from orca_ray.tasks.registry import get_task
 
 TASK = "pdebench/advection"
@@ -85,7 +85,7 @@ def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
     """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
     chosen = get_simulation(name)
     layout = chosen.layout
-    shapes = layout.datasets if isinstance(layout, files.TensorLayout) else {"data": layout.shape}
+    shapes = layout.datasets if isinstance(layout, TensorLayout) else {"data": layout.shape}
 
     def solve(rngs: Sequence[np.random.Generator]) -> Fields:
         heights = np.array([rng.uniform() for rng in rngs])

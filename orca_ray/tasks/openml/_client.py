@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orca_ray.data.cache import read_json
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
 from orca_ray.data.raw import RawFile
-from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError, quoted
 
 SERVER = "https://www.openml.org"

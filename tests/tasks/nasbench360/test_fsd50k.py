@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
-from orca_ray.data.wav import read_wav
+from orca_ray.data.readers import read_wav
 from orca_ray.tasks.nasbench360 import fsd50k
 from orca_ray.tasks.spectrogram import log_mel
 from tests.tasks.digests import digest
