@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience, content_length
+from orca_ray.data.download import Download, Failed, Patience
 from orca_ray.data.gzip_stream import DamagedFile
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
 from orca_ray.data.thread_pool import SayText, Stopped, ThreadPool
@@ -49,7 +49,7 @@ def fetch(
     wanted = list({file.path: file for file in files}.values())
     _check_manual(wanted, directory)
     cache.make_directory(directory)
-    _check_space(missing(wanted, directory), directory, workers, patience)
+    _check_space(missing(wanted, directory), directory)
     pool = ThreadPool(progress)
     _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
@@ -261,21 +261,14 @@ def _check_manual(files: Sequence[RawFile], directory: Path) -> None:
         )
 
 
-def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
-    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
-    existing = {file.path: _size(directory / file.path) for file in absent}
-    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
-
-    def ask(file: RawFile) -> None:
-        sizes[file.path] = content_length(file.urls[0], patience)
-
-    ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
+def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
+    """Raise UserError if the disk is too small for the files ``absent``; unknown sizes count as 0."""
     needed = 0
     for file in absent:
-        size, target = sizes[file.path], directory / file.path
-        if not existing[file.path]:
-            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
-        needed += size * file.unpacked_factor
+        existing, target = _size(directory / file.path), directory / file.path
+        if not existing:
+            needed += max(0, file.num_bytes - _size(target.with_name(f"{target.name}.part")))
+        needed += (existing or file.num_bytes) * file.unpacked_factor
     if needed:
         cache.check_space(directory, needed)
 

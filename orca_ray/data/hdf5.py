@@ -119,8 +119,6 @@ class MatArray:
     large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
     """
 
-    path: Path
-    name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     read: Callable[[slice], Array]
@@ -151,7 +149,7 @@ def read_mat(path: Path, name: str) -> MatArray:
         found = file[name]
         if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
             raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
-        return MatArray(path, name, tuple(found.shape[::-1]), found.dtype, read)
+        return MatArray(tuple(found.shape[::-1]), found.dtype, read)
 
 
 def _from_mat5(path: Path, name: str) -> MatArray:
@@ -163,7 +161,7 @@ def _from_mat5(path: Path, name: str) -> MatArray:
         raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
     dtype = np.dtype(variable.kind)
     load = functools.cache(lambda: read_mat5(path, variable))
-    return MatArray(path, name, variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
+    return MatArray(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
 
 
 class Variable(NamedTuple):

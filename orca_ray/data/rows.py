@@ -126,8 +126,27 @@ class PairwiseRows:
         return rows
 
 
-class JoinedRows:
-    """The concatenation of two sets of rows; values are copied only when rows are read."""
+class _RowsOfOthers:
+    """Rows that are read from other rows; they are copied only when they are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        raise NotImplementedError
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
+        if copy is False:
+            raise ValueError("rows that are read from other rows cannot be one array without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class JoinedRows(_RowsOfOthers):
+    """The concatenation of two sets of rows."""
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -137,9 +156,6 @@ class JoinedRows:
         self.shape = (len(first) + len(second), *first.shape[1:])
         self.dtype = first.dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, part: RowIndex) -> Array:
         indices = np.arange(len(self))[part]
         ahead = indices < len(self._first)
@@ -148,32 +164,17 @@ class JoinedRows:
         rows[~ahead] = self._second[indices[~ahead] - len(self._first)]
         return rows
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
-        if copy is False:
-            raise ValueError("rows that are joined when they are read cannot be one array without a copy")
-        return np.concatenate([self._first[:], self._second[:]]).astype(dtype or self.dtype, copy=False)
 
-
-class SelectedRows:
-    """The rows at ``indices`` [N] of other rows; they are copied only when they are read."""
+class SelectedRows(_RowsOfOthers):
+    """The rows at ``indices`` [N] of other rows."""
 
     def __init__(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         self._rows, self._indices = rows, indices
         self.shape = (len(indices), *rows.shape[1:])
         self.dtype = rows.dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, part: RowIndex) -> Array:
         return self._rows[self._indices[part]]
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
-        if copy is False:
-            raise ValueError("rows that are selected when they are read cannot be one array without a copy")
-        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}

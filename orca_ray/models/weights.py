@@ -17,6 +17,7 @@ from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.family import Family, family_of, keep_layers
 from orca_ray.models.hugging_face import (
+    attention_of,
     check_config,
     check_size,
     make_config,
@@ -62,7 +63,7 @@ def describe_body(name: str) -> BodyArchitecture:
     keep_layers(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
     values = {key: value for key, value in values.items() if key not in _UNUSED}
-    return BodyArchitecture(name, values, getattr(config, "_attn_implementation", None))
+    return BodyArchitecture(name, values, attention_of(config))
 
 
 _CACHED = {True: 2, False: 1}

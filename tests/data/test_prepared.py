@@ -2,6 +2,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -78,22 +79,21 @@ def _truncate(directory: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
 
 
-def _scramble_header(directory: Path) -> None:
-    path = directory / "train_x.npy"
-    path.write_bytes(b"\0" * path.stat().st_size)
-
-
 def _truncate_meta(directory: Path) -> None:
     path = directory / "meta.json"
     path.write_text(path.read_text()[:50])
 
 
-def _unlink(directory: Path) -> None:
-    (directory / "train_y.npy").unlink()
+DAMAGES: list[Callable[[Path], object]] = [
+    _truncate,
+    _truncate_meta,
+    lambda directory: (directory / "train_y.npy").unlink(),
+    lambda directory: (path := directory / "train_x.npy").write_bytes(bytes(path.stat().st_size)),
+]
 
 
-@pytest.mark.parametrize("damage", [_truncate, _unlink, _scramble_header, _truncate_meta])
-def test_damaged_files_are_prepared_again(damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
     build = Builder()
     first = prepare(1, build)
     damage(first.directory)
@@ -284,13 +284,10 @@ def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
     assert sorted(path.name for path in data.directory.iterdir()) == FILES
     assert data.fingerprint == prepared.fingerprint({"train_x": FILLED, **_others()})
     prepared.verify(data)
-
-
-def test_other_raw_files_begin_anew() -> None:
+    shutil.rmtree(data.directory)
     with pytest.raises(KeyboardInterrupt):
         _prepare(Counting(stop=4), "raw of yesterday")
-    again = Counting()
-    _prepare(again, "raw of today")
+    _prepare(again := Counting(), "raw of today")
     assert again.filled == list(range(6))
 
 
