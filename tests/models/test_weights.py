@@ -14,7 +14,7 @@ import torch
 from orca_ray.data.download import Patience
 from orca_ray.data.rows import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.errors import UserError
-from orca_ray.models import body_files, weights
+from orca_ray.models import body_files
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
 from orca_ray.models.names import list_bodies, parse_body_name
 from orca_ray.models.weights import body_modality, load_body
@@ -25,8 +25,7 @@ pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodi
 
 def test_parse_body_name() -> None:
     for base in ("minilm-l6", "timm:vit_tiny_patch16_224", "microsoft/swin-tiny"):
-        assert parse_body_name(base) == (base, None)
-        assert parse_body_name(f"{base}:layers=4") == (base, 4)
+        assert [parse_body_name(name) for name in (base, f"{base}:layers=4")] == [(base, None), (base, 4)]
 
 
 @pytest.mark.parametrize(
@@ -111,14 +110,6 @@ def test_callers_get_bodies_of_their_own(tiny: TinyDirectory) -> None:
     assert not theirs.body.training
 
 
-def test_few_pristine_bodies_are_kept(tiny: TinyDirectory) -> None:
-    for kind in ("bert", "roberta", "vit"):
-        load_body(str(tiny(kind)))
-        load_body(str(tiny(kind)), pretrained=False)
-    assert list(weights._pristine[True]) == [(str(tiny("roberta")), 0), (str(tiny("vit")), 0)]
-    assert list(weights._pristine[False]) == [(str(tiny("vit")), 0)]
-
-
 def test_missing_tensors_and_those_of_another_shape_are_refused(copied: Path) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -149,10 +140,8 @@ def test_each_modality_names_listed_bodies_of_its_own() -> None:
 
 
 def test_the_modality_of_a_body_is_read_off_its_name() -> None:
-    assert modality_of("vit-s14:layers=2", "sequence").name == "image"
-    assert modality_of("roberta-base", "image").name == "sequence"
-    assert modality_of("./my-body", "image").name == "image"
-    assert modality_of("./my-body", "sequence").name == "sequence"
+    names = (("vit-s14:layers=2", "sequence"), ("roberta-base", "image"), ("./my-body", "image"))
+    assert [modality_of(name, otherwise).name for name, otherwise in names] == ["image", "sequence", "image"]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

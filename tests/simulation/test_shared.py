@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
-from orca_ray.simulation.simulation import centres, generators
+from orca_ray.simulation.simulation import generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, Periodic, Tridiagonal
 
 
@@ -35,10 +35,6 @@ def test_samples_do_not_depend_on_their_neighbours() -> None:
     apart = [rng.uniform() for rng in generators(5, 0, 2)] + [rng.uniform() for rng in generators(5, 2, 6)]
     assert together == apart
     assert len({*together, *(rng.uniform() for rng in generators(6, 0, 6))}) == 12
-
-
-def test_centres() -> None:
-    np.testing.assert_allclose(centres(-1.0, 1.0, 4), [-0.75, -0.25, 0.25, 0.75])
 
 
 def test_the_linear_part_is_exact_whatever_the_step() -> None:
