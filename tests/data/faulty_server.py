@@ -32,7 +32,6 @@ class Served:
     ranges: bool = True  # whether Range is heeded
     heeds_if_range: bool = True
     longest_range: int | None = None  # answer a Range with so many bytes at most
-    location: str = ""  # redirect there
     announced: bool = True  # whether Content-Length is sent
     content_type: str = "application/octet-stream"
 
@@ -92,8 +91,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif served is None or fault.status:
             self._refuse(fault.status or 404, fault, path)
-        elif served.location:
-            self._refuse(302, Fault(headers={"Location": served.location}), path)
         else:
             self._send(path, served, fault)
 

@@ -34,11 +34,6 @@ def _needs(to: str) -> None:
         pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def series(make: Make) -> Predictor:
-    return make(TASKS["series"])
-
-
 SAMPLED = [
     ("torch", "series", "cnn"), ("onnx", "image", "nft"), ("torch", "number", "lora"), ("torch", "field", "fno"),
 ]  # fmt: skip

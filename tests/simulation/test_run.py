@@ -20,8 +20,7 @@ from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.simulation import run
 from orca_ray.simulation.run import BatchStore
-from orca_ray.simulation.simulation import Fields, TensorLayout, get_simulation
-from orca_ray.tasks.registry import get_task
+from orca_ray.simulation.simulation import Fields, get_simulation
 
 TASK = "pdebench/advection"
 ADVECTION = get_simulation(TASK)
@@ -66,52 +65,6 @@ def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Pa
     assert marker["numerics"]
     assert np.abs(_tensor(path)).max(axis=(1, 2)).min() > 0  # every sample is there
     assert _entries(path.parent) == [FILE]
-
-
-MOVES = {
-    # What the target of a task is more than its input, where fields are the frame's number, plus 1000 a channel; the
-    # layouts of the other tasks are the same.
-    "burgers": 200.0,
-    "diffusion_reaction_2d": 1100.0,
-    "darcy": 0.0,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [f"pdebench/{task}" for task in MOVES])
-def test_its_task_reads_what_is_generated_and_the_downloaded_one_refuses_it(
-    name: str, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Writer and reader agree on axes, frames and channels; of ten samples eight are for training."""
-    chosen = get_simulation(name)
-    layout = chosen.layout
-    shapes = layout.datasets if isinstance(layout, TensorLayout) else {"data": layout.shape}
-
-    def solve(rngs: Sequence[np.random.Generator]) -> Fields:
-        heights = np.array([rng.uniform() for rng in rngs])
-        return {
-            key: np.stack([np.broadcast_to(_numbered(shape) + height, shape) for height in heights]).astype(np.float32)
-            for key, shape in shapes.items()
-        }
-
-    monkeypatch.setattr(run, "get_simulation", lambda _: replace(chosen, solve=solve))
-    path, _ = run.generate(name, 10)
-    task = get_task(name.replace("pdebench/", "pdebench_generated/"))
-    data = task.prepare()
-    assert task.resolved(data).num_samples == (8, 1, 1)
-    moves = np.concatenate([split.y[:] - split.x[:] for split in data.splits.values()])
-    assert np.isfinite(moves).all()
-    assert np.ptp(moves) < 0.01 * max(1.0, float(np.abs(moves).max()))
-    assert moves.mean() == pytest.approx(MOVES[task.short_name], abs=1e-2)
-    with pytest.raises(UserError, match=f"use the task {task.name}"):
-        get_task(name).prepare(raw=path.parent, out=home / "other")
-
-
-def _numbered(shape: tuple[int, ...]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Return the numbers of frames [T, 1, ...] or, where channels come last, [T, 1, ..., C]."""
-    frames = np.arange(float(shape[0])) if len(shape) > 2 or shape[0] != shape[-1] else np.zeros(1)
-    channels = 1000.0 * np.arange(shape[-1]) if shape[-1] < 3 else np.zeros(1)
-    return frames.reshape(-1, *(1,) * (len(shape) - 1)) + channels
 
 
 def _interrupted(tmp_path: Path) -> None:
