@@ -80,7 +80,7 @@ def verified(package: Package) -> Path | None:
 
 
 def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
-    """Return those of the file names that a wheel of the package's name and version has."""
+    """Return the file names among ``names`` that are of a wheel of the package's name and version."""
     wanted = [_canonical(package.name), package.version]
     split = ((name, name.split("-")[:2]) for name in names if name.endswith(".whl"))
     return [file for file, (name, *version) in split if [_canonical(name), *version] == wanted]

@@ -193,6 +193,6 @@ def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
 
 
 def stacked(samples: Iterable[Any]) -> Array | list[Array]:
-    """Return samples of equal shape as one array [N, ...], others as a list of arrays."""
+    """Return samples of equal shape as one array [N, ...], and samples of different shapes as a list of arrays."""
     arrays = [np.asarray(each) for each in samples]
     return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays

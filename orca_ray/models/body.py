@@ -50,7 +50,7 @@ class Body(nn.Module, ABC):
         """Return the features [B, S, F] of tokens. ``grid``: layout of the tokens without the prefix; Swin needs it."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features for tokens of ``layout``; neither layout includes prefix tokens."""
+        """Return the layout of the features for tokens of ``layout``; prefix tokens are part of no layout."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:

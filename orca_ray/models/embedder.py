@@ -217,7 +217,7 @@ def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> Non
 
 @torch.no_grad()
 def _reset(norm: nn.Module) -> None:
-    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has neither."""
+    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has no parameters."""
     for name, parameter in norm.named_parameters():
         parameter.fill_(float(name == "weight"))
 
