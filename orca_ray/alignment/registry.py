@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from orca_ray.alignment import distances, sources
 from orca_ray.alignment.source import BRIEF, Source
-from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import SayText
+from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import ambiguous, came_from, declared, module_names, modules, plug_ins, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.models.modality import get_modality

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from orca_ray.data import cache, packages
-from orca_ray.data.bodies import ModalityName
 from orca_ray.data.download import Patience
 from orca_ray.data.packages import Package, SayText
 from orca_ray.data.raw import RawFile
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:

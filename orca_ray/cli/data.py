@@ -16,7 +16,7 @@ from orca_ray.options import Protocol
 from orca_ray.paths import check_directory
 
 if TYPE_CHECKING:
-    from orca_ray.data.bodies import ModalityName
+    from orca_ray.data.rows import ModalityName
     from orca_ray.tasks.task import Task
 
 logger = logging.getLogger(__name__)

@@ -42,7 +42,7 @@ def predict(
 
     Data are read in parts, so they may be larger than the memory. The output appears when it is complete.
     """
-    from orca_ray.export.formats import check_output, write_predictions
+    from orca_ray.export import check_output, write_predictions
     from orca_ray.predictor import load
 
     adapted = load(model, device)

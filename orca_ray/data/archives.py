@@ -87,7 +87,7 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Check that a gzip, zip (``.npz``) or ``.tar`` file is intact by reading it to its end; accept others unread.
+    """Check that a gzip, zip (``.npz``) or ``.tar`` file is intact by reading it to its end; no other file is read.
 
     Raises UserError for a damaged file, and for one that decompresses to more than 200 times its size.
     """

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orca_ray.data import cache
@@ -60,19 +60,6 @@ class Failed(Exception):
         """``permanent``: trying again is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
-
-
-def content_length(url: str, patience: Patience) -> int:
-    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
-    import requests
-
-    try:
-        with requests.head(url, allow_redirects=True, timeout=patience.connect_seconds) as response:
-            known = response.ok and not _is_page(response.headers)
-            return (_length(response.headers) or 0) if known else 0
-    except requests.RequestException as error:
-        logger.debug("%s does not report its length: %s", url, error)
-        return 0
 
 
 def check_answer(url: str, patience: Patience) -> None:
@@ -246,7 +233,8 @@ class Download:
         return same_length and (not self._validator or _validator(headers) in ("", self._validator))
 
     def _receive(self, response: "Response", stop: threading.Event, report: ReportDownloaded) -> None:
-        with self._open() as stream:
+        self._check_link()
+        with self.path.open("ab") as stream:
             # The body is stored as it is sent: a server may label an archive as compressed content.
             for block in response.raw.stream(_READ_BYTES, decode_content=False):
                 if stop.is_set():
@@ -259,10 +247,6 @@ class Download:
             if size > total:
                 self.discard()
             raise Failed(f"{size} bytes came, {total} were announced")
-
-    def _open(self) -> BinaryIO:
-        self._check_link()
-        return self.path.open("ab")
 
     def _explained(self, error: Exception, answered: bool) -> Failed:
         """Return the `Failed` exception that describes an error of the requests library."""

@@ -15,16 +15,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience, content_length
+from orca_ray.data.download import Download, Failed, Patience
 from orca_ray.data.gzip_stream import DamagedFile
+from orca_ray.data.packages import SayText
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
-from orca_ray.data.thread_pool import SayText, Stopped, ThreadPool
+from orca_ray.data.thread_pool import Stopped, ThreadPool
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _WORKERS = 4
 _PATIENCE = Patience()
+_PROGRESS_SECONDS = 5.0
 _REPORTED_BYTES = 200 * 10**6
 """The hashing of files of at least this size is reported as progress."""
 
@@ -49,7 +51,7 @@ def fetch(
     wanted = list({file.path: file for file in files}.values())
     _check_manual(wanted, directory)
     cache.make_directory(directory)
-    _check_space(missing(wanted, directory), directory, workers, patience)
+    _check_space(missing(wanted, directory), directory)
     pool = ThreadPool(progress)
     _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
@@ -224,27 +226,20 @@ class _RawDirectory:
 
 
 class _ByteProgress:
-    """Reports progress in bytes when the percentage changes, but at most once a second; otherwise every ten seconds.
-
-    The end is reported if anything was reported before.
-    """
+    """Reports progress in bytes every five seconds."""
 
     def __init__(self, name: str, report: SayText) -> None:
         self._name, self._report = name, report
-        self._percent, self._reported = 0, False
         self._start = self._last = time.monotonic()
         self._first: int | None = None
 
     def __call__(self, done: int, total: int | None) -> None:
         now = time.monotonic()
-        if self._first is None:
-            self._first = done
-        percent = 100 * done // total if total else 0
-        ends = self._reported and percent >= 100 > self._percent
-        if not ends and now - self._last < (1.0 if percent != self._percent else 10.0):
+        self._first = done if self._first is None else self._first
+        if now - self._last < _PROGRESS_SECONDS:
             return
-        self._last, self._percent, self._reported = now, percent, True
-        rate = _readable((done - self._first) / max(now - self._start, 1e-3))
+        self._last = now
+        rate = _readable((done - self._first) / (now - self._start))
         unit, name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
         whole = f" of {total // unit}" if total else ""
         self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
@@ -261,21 +256,14 @@ def _check_manual(files: Sequence[RawFile], directory: Path) -> None:
         )
 
 
-def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
-    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
-    existing = {file.path: _size(directory / file.path) for file in absent}
-    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
-
-    def ask(file: RawFile) -> None:
-        sizes[file.path] = content_length(file.urls[0], patience)
-
-    ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
+def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
+    """Raise UserError if the disk is too small for the files ``absent``; unknown sizes count as 0."""
     needed = 0
     for file in absent:
-        size, target = sizes[file.path], directory / file.path
-        if not existing[file.path]:
-            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
-        needed += size * file.unpacked_factor
+        existing, target = _size(directory / file.path), directory / file.path
+        if not existing:
+            needed += max(0, file.num_bytes - _size(target.with_name(f"{target.name}.part")))
+        needed += (existing or file.num_bytes) * file.unpacked_factor
     if needed:
         cache.check_space(directory, needed)
 

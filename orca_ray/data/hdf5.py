@@ -1,19 +1,46 @@
-"""Reader of HDF5 files from untrusted sources."""
+"""Readers of HDF5 files from untrusted sources, and of MATLAB files, which are HDF5 from version 7.3 on.
+
+MATLAB versions 5 to 7 write level 5. SciPy's ``loadmat`` is not used for it, because it fails our tests with damaged
+files: one wrong byte in an uncompressed file ends the process with a segmentation fault (SciPy 1.17). It also loads
+whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
+"""
 
 import contextlib
 import functools
 import logging
 import math
+import struct
 import traceback
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
+
+import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import check_growth, damaged
+from orca_ray.data.gzip_stream import archive_errors, check_growth, damaged
+from orca_ray.data.npy import from_stream, mapped
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 
 logger = logging.getLogger(__name__)
+
+_HEADER_BYTES = 128
+_MATRIX, _COMPRESSED = 14, 15
+_STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+"""NumPy type of each number type in the file format (the type in which numbers are stored)."""
+_CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
+"""NumPy type of each array class in the file format (the type that MATLAB shows). Stored types may be shorter."""
+_OTHER_CLASSES = {1: "cell", 2: "struct", 3: "object", 4: "char", 5: "sparse"}
+_COMPLEX = 0x08
+_FLAGS, _SIZES, _NAME = 6, 5, 1
+"""Types of the elements at the start of a variable, in the order of the file: flags, shape, name."""
+_MAX_ELEMENT_BYTES = 4096
+_MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
+_MAX_AXES = 64
+_COPY_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -82,3 +109,188 @@ def _check_key(path: Path, file: Any, key: str) -> None:
         found = found[name]
     if not isinstance(found, h5py.Dataset | h5py.Group):
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
+
+
+@dataclass(frozen=True)
+class MatArray:
+    """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
+
+    A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice may read the whole variable: use
+    large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[slice], Array]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> Array:
+        return self.read(rows)
+
+
+def read_mat(path: Path, name: str) -> MatArray:
+    """Return the numeric array ``name`` of a MATLAB file; its values are loaded when it is sliced.
+
+    Raises UserError for a damaged file, for a file of another kind, and if ``name`` is missing or not numeric.
+    """
+    import h5py
+
+    cache.check_special(path)
+    if not h5py.is_hdf5(path):
+        return _from_mat5(path, name)
+
+    def read(rows: slice) -> Array:
+        with open_hdf5(path, (name,)) as file:
+            return np.asarray(file[name][..., rows]).T
+
+    with open_hdf5(path, (name,)) as file:
+        found = file[name]
+        if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
+            raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
+        return MatArray(tuple(found.shape[::-1]), found.dtype, read)
+
+
+def _from_mat5(path: Path, name: str) -> MatArray:
+    variables = mat5_variables(path)
+    if name not in variables:
+        raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
+    variable = variables[name]
+    if not variable.is_numeric:
+        raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
+    dtype = np.dtype(variable.kind)
+    load = functools.cache(lambda: read_mat5(path, variable))
+    return MatArray(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
+
+
+class Variable(NamedTuple):
+    """Description of one array of a MATLAB file, and where its numbers are in the file."""
+
+    name: str
+    kind: str
+    """NumPy type that MATLAB shows, e.g. "f8"; for an array that is not real numbers, a word such as "cell"."""
+    shape: tuple[int, ...]
+    stored: np.dtype[Any]
+    """Type in which the numbers are stored."""
+    packed: tuple[int, int] | None
+    """Position and length of the compressed bytes; None if the variable is not compressed."""
+    start: int
+    """Position of the first number: in the decompressed bytes of a compressed variable, else in the file."""
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the variable is a full (not sparse) array of real numbers, which `read_mat5` supports."""
+        return self.kind in _CLASSES.values()
+
+
+def mat5_variables(path: Path) -> dict[str, Variable]:
+    """Return all variables of a file by name; only their headers are read. Raises UserError for a damaged file."""
+    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
+        found, size = {}, path.stat().st_size
+        header = file.read(_HEADER_BYTES)
+        endian = {b"IM": "<", b"MI": ">"}.get(header[126:128], "")
+        if not endian or header[124:126] != struct.pack(f"{endian}H", 0x0100):
+            raise ValueError("no header of level 5")
+        position = _HEADER_BYTES
+        while position < size:
+            file.seek(position)
+            kind, length = struct.unpack(f"{endian}II", file.read(8))
+            start = position + 8
+            position = start + length
+            if kind not in (_MATRIX, _COMPRESSED) or position > size:
+                raise ValueError(f"an element of type {kind} and {length} bytes at byte {start - 8} of {size}")
+            if kind == _MATRIX:
+                variable = _variable(_Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian), None, start)
+            else:
+                reader = _Header(_Inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
+                variable = _variable(reader, (start, length), 0) if reader.tag()[0] == _MATRIX else None
+            if variable is not None:
+                found[variable.name] = variable
+        return found
+
+
+def read_mat5(path: Path, variable: Variable) -> Array:
+    """Return the array of a numeric variable in its stored type, read-only; a large array is memory-mapped.
+
+    Raises UserError if the file is damaged, the array exceeds 200 times its compressed bytes, or the disk is full.
+    """
+    with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
+        if variable.packed is None:
+            return mapped(file, variable.stored, variable.shape, "F", variable.start)
+        num_bytes = math.prod(variable.shape) * variable.stored.itemsize
+        check_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
+        logger.info("unpacking %s of %s", variable.name, path)
+        stream = _Inflated(file, *variable.packed)
+        stream.read(variable.start)
+        return from_stream(stream, variable.stored, variable.shape, "F")
+
+
+class _Inflated:
+    """Stream of the decompressed content of ``size`` bytes of a file from position ``start`` on (zlib format)."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        file.seek(start)
+        self._file, self._left = file, size
+        self._inflate = zlib.decompressobj()
+
+    def read(self, size: int, /) -> bytes:
+        blocks: list[bytes] = []
+        missing = size
+        while missing and not self._inflate.eof:
+            packed = self._inflate.unconsumed_tail
+            if not packed:
+                packed = self._file.read(min(self._left, _COPY_BYTES))
+                self._left -= len(packed)
+                if not packed:
+                    raise EOFError("compressed data ends early")
+            blocks.append(self._inflate.decompress(packed, missing))
+            missing -= len(blocks[-1])
+        return b"".join(blocks)
+
+
+class _Header:
+    """Reads the elements at the start of a variable, one after the other. ``endian`` is "<" or ">"."""
+
+    def __init__(self, content: bytes, endian: str) -> None:
+        self._content, self.endian, self.position = content, endian, 0
+
+    def tag(self) -> tuple[int, int]:
+        """Return type and length of the next element. An element of up to four bytes is stored inside its tag."""
+        kind, size = struct.unpack_from(f"{self.endian}II", self._content, self.position)
+        self.position += 8
+        if kind >> 16:
+            kind, size = kind & 0xFFFF, kind >> 16
+            if size > 4:
+                raise ValueError(f"a short element of {size} bytes")
+            self.position -= 4
+        return kind, size
+
+    def element(self, expected: int) -> bytes:
+        """Return the content of the next element; raises ValueError if its type is not ``expected``."""
+        kind, size = self.tag()
+        if kind != expected or size > _MAX_ELEMENT_BYTES:
+            raise ValueError(f"an element of type {kind} and {size} bytes where type {expected} is due")
+        (content,) = struct.unpack_from(f"{size}s", self._content, self.position)
+        self.position += size + -(self.position + size) % 8
+        return bytes(content)
+
+
+def _variable(reader: _Header, packed: tuple[int, int] | None, start: int) -> Variable | None:
+    """Read the header of a variable; return None for an unknown class (opaque objects, functions)."""
+    flags = int(np.frombuffer(reader.element(_FLAGS), f"{reader.endian}u4")[0])
+    number = flags & 0xFF
+    if number not in _CLASSES and number not in _OTHER_CLASSES:
+        return None
+    shape = tuple(np.frombuffer(reader.element(_SIZES), f"{reader.endian}i4").tolist())
+    name = reader.element(_NAME).decode("latin1")
+    if number in _OTHER_CLASSES or flags >> 8 & _COMPLEX:
+        kind = "complex" if flags >> 8 & _COMPLEX else _OTHER_CLASSES[number]
+        return Variable(name, kind, shape, np.dtype("V1"), packed, 0)
+    code, length = reader.tag()
+    if code not in _STORED:
+        raise ValueError(f"numbers of type {code}")
+    stored = np.dtype(f"{reader.endian}{_STORED[code]}")
+    if min(shape, default=-1) < 0 or len(shape) > _MAX_AXES or length != math.prod(shape) * stored.itemsize:
+        raise ValueError(f"{length} bytes of {stored} for an array {name[:80]!r} of shape {list(shape)[:8]}")
+    return Variable(name, _CLASSES[number], shape, stored, packed, start + reader.position)

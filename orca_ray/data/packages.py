@@ -12,7 +12,6 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from orca_ray.data import cache
@@ -81,7 +80,7 @@ def verified(package: Package) -> Path | None:
 
 
 def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
-    """Return those of the file names that a wheel of the package's name and version has."""
+    """Return the file names among ``names`` that are of a wheel of the package's name and version."""
     wanted = [_canonical(package.name), package.version]
     split = ((name, name.split("-")[:2]) for name in names if name.endswith(".whl"))
     return [file for file, (name, *version) in split if [_canonical(name), *version] == wanted]
@@ -150,7 +149,6 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         command += [option for platform in platforms.split(".") for option in ("--platform", platform)]
         command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
     command += [] if use_pip_cache else ["--no-cache-dir"]
-    command += ["--resume-retries", "10"] if _pip_resumes() else []
     done = subprocess.run(
         [*command, "--requirement", str(requirements)],
         stdin=subprocess.DEVNULL,
@@ -159,8 +157,9 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         text=True,
         errors="replace",
         # PIP_RETRIES: by default, pip waits minutes for an index that never answers.
+        # PIP_RESUME_RETRIES: pip continues a broken download from 25.1 on; older ones ignore the variable.
         # TMPDIR: pip's temporary copy must be on the disk whose free space was checked.
-        env={"PIP_RETRIES": "1", **os.environ, "TMPDIR": str(scratch)},
+        env={"PIP_RETRIES": "1", "PIP_RESUME_RETRIES": "10", **os.environ, "TMPDIR": str(scratch)},
     )
     if done.returncode != 0:
         raise _explained(package, done.stderr)
@@ -184,12 +183,3 @@ def _explained(package: Package, output: str) -> Exception:
 
 def _pip() -> list[str]:
     return [sys.executable, "-m", "pip"]
-
-
-def _pip_resumes() -> bool:
-    """Return whether this pip can continue a broken download (25.1 and later)."""
-    try:
-        major, minor = metadata.version("pip").split(".")[:2]
-    except metadata.PackageNotFoundError:
-        return False
-    return (int(major), int(re.sub(r"\D.*", "", minor) or 0)) >= (25, 1)

@@ -17,7 +17,7 @@ from orca_ray.data.rows import Array
 Charge = Callable[[int], None]
 """Called with the size in bytes of each value that is created as a copy; raises NotPlain if their sum is too large."""
 ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
-LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 """Plain types that contain no other values."""
 _MAX_KEY = 2**60
 """Limit of integers in keys. Python hashes integers modulo 2**61 - 1, so larger ones can be chosen to collide."""
@@ -113,8 +113,7 @@ class StandIns:
         for builtins in ("builtins", "__builtin__"):
             calls[f"{builtins}.set"] = lambda items: set(self._items(items))
             calls[f"{builtins}.frozenset"] = lambda items: frozenset(self._items(items))
-            calls |= {f"{builtins}.bytearray": self._bytearray, f"{builtins}.bytes": self._bytes}
-            calls[f"{builtins}.complex"] = self._complex
+            calls[f"{builtins}.bytes"] = lambda: b""  # with arguments, no Python writes it
         self._globals = {name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array}
 
     def find(self, name: str) -> Global:
@@ -151,14 +150,6 @@ class StandIns:
         self._charge(len(text))
         return text.encode("latin1")
 
-    def _bytearray(self, content: bytes | str = b"", *encoding: str) -> bytearray:
-        if type(content) is str:
-            content = self._encode(content, *encoding)
-        if type(content) is not bytes:
-            raise NotPlain("it makes a bytearray of something other than bytes")
-        self._charge(len(content))
-        return bytearray(content)
-
     def _items(self, items: list[Any]) -> list[Any]:
         if type(items) is not list:
             raise NotPlain("it makes a set of something other than a list")
@@ -167,16 +158,6 @@ class StandIns:
 
     def _not_called(self, *_: object) -> None:
         raise NotPlain(f"it calls numpy.ndarray, which no numpy writes; {ALLOWED}")
-
-    def _bytes(self, *arguments: object) -> bytes:
-        if arguments:
-            raise NotPlain("it makes bytes of something, which no Python writes")
-        return b""
-
-    def _complex(self, real: float, imag: float) -> complex:
-        if type(real) is not float or type(imag) is not float:
-            raise NotPlain("it makes a complex number of something other than two numbers")
-        return complex(real, imag)
 
 
 def cheap_keys(keys: list[Any]) -> list[Any]:
@@ -188,7 +169,7 @@ def cheap_keys(keys: list[Any]) -> list[Any]:
     for key in keys:
         for each in key if type(key) is tuple else (key,):
             large = isinstance(each, int | np.integer) and abs(int(each)) >= _MAX_KEY
-            if large or isinstance(each, complex | np.complexfloating):
+            if large or isinstance(each, np.complexfloating):
                 raise NotPlain("it has a complex or a very large number within a key; expected smaller ones, or text")
             if type(each) not in LEAVES and not isinstance(each, np.generic):
                 raise NotPlain(f"it has a {type(each).__name__} within a key; expected text, numbers or tuples of them")

@@ -1,6 +1,7 @@
-"""Rows of a split, and the targets of a task. Rows are an array, maybe memory-mapped, or composite: computed when read.
+"""Terms of task declarations: modalities and their default bodies, targets, and rows, the samples of a split.
 
-Composite rows are computed from arrays in ``<name>.<part>.npy`` files (their parts); ``meta.json`` has their ``kind``.
+Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when they are read, from arrays in
+files ``<name>.<part>.npy`` (their parts); ``meta.json`` has their ``kind``.
 """
 
 import math
@@ -15,6 +16,16 @@ Array = npt.NDArray[Any]
 RowIndex = slice | npt.NDArray[np.int64]
 """Selection of rows: a slice, or an array of indices [b]."""
 TargetKind = Literal["classes", "labels", "scalar", "dense"]
+ModalityName = Literal["sequence", "image"]
+PACKAGED_BODIES: Mapping[ModalityName, str] = {"sequence": "minilm-l6", "image": "vit-s14"}
+"""Default body of each modality, whose weights are read from a Python package."""
+PAPER_BODIES: Mapping[ModalityName, str] = {
+    "sequence": "roberta-base",
+    "image": "microsoft/swin-base-patch4-window7-224-in22k",
+}
+"""Body of each modality in the ORCA paper, downloaded from the Hugging Face hub."""
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of ImageNet's pixels for red, green and blue, with pixel values scaled to [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +126,27 @@ class PairwiseRows:
         return rows
 
 
-class JoinedRows:
-    """The concatenation of two sets of rows; values are copied only when rows are read."""
+class _RowsOfOthers:
+    """Rows that are read from other rows; they are copied only when they are read."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        raise NotImplementedError
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
+        if copy is False:
+            raise ValueError("rows that are read from other rows cannot be one array without a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
+class JoinedRows(_RowsOfOthers):
+    """The concatenation of two sets of rows."""
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -126,9 +156,6 @@ class JoinedRows:
         self.shape = (len(first) + len(second), *first.shape[1:])
         self.dtype = first.dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, part: RowIndex) -> Array:
         indices = np.arange(len(self))[part]
         ahead = indices < len(self._first)
@@ -137,32 +164,17 @@ class JoinedRows:
         rows[~ahead] = self._second[indices[~ahead] - len(self._first)]
         return rows
 
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
-        if copy is False:
-            raise ValueError("rows that are joined when they are read cannot be one array without a copy")
-        return np.concatenate([self._first[:], self._second[:]]).astype(dtype or self.dtype, copy=False)
 
-
-class SelectedRows:
-    """The rows at ``indices`` [N] of other rows; they are copied only when they are read."""
+class SelectedRows(_RowsOfOthers):
+    """The rows at ``indices`` [N] of other rows."""
 
     def __init__(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         self._rows, self._indices = rows, indices
         self.shape = (len(indices), *rows.shape[1:])
         self.dtype = rows.dtype
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
     def __getitem__(self, part: RowIndex) -> Array:
         return self._rows[self._indices[part]]
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
-        """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
-        if copy is False:
-            raise ValueError("rows that are selected when they are read cannot be one array without a copy")
-        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
@@ -181,6 +193,6 @@ def row_slices(rows: Rows, most_bytes: int = 64 * 2**20) -> list[slice]:
 
 
 def stacked(samples: Iterable[Any]) -> Array | list[Array]:
-    """Return samples of equal shape as one array [N, ...], others as a list of arrays."""
+    """Return samples of equal shape as one array [N, ...], and samples of different shapes as a list of arrays."""
     arrays = [np.asarray(each) for each in samples]
     return np.stack(arrays) if len({each.shape for each in arrays}) == 1 else arrays

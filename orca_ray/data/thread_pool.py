@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from orca_ray.data.packages import SayText
+
 logger = logging.getLogger(__name__)
 
-SayText = Callable[[str], None]
 Item = TypeVar("Item")
 
 GRACE_SECONDS = 2.0

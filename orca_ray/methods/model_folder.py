@@ -23,8 +23,7 @@ from typing import Any, NoReturn
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orca_ray.data import cache
-from orca_ray.data.bodies import ModalityName
-from orca_ray.data.rows import Array, Target
+from orca_ray.data.rows import Array, ModalityName, Target
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.methods.options import Scalar
 from orca_ray.tasks.task import Task

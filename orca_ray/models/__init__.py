@@ -1,0 +1,1 @@
+"""Networks: pretrained bodies by name, embedders and heads around them, and networks without pretraining."""

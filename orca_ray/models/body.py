@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
 from orca_ray.models.modality import ContextName
 
@@ -50,7 +50,7 @@ class Body(nn.Module, ABC):
         """Return the features [B, S, F] of tokens. ``grid``: layout of the tokens without the prefix; Swin needs it."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features for tokens of ``layout``; neither layout includes prefix tokens."""
+        """Return the layout of the features for tokens of ``layout``; prefix tokens are part of no layout."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from orca_ray.data.cache import read_json
 from orca_ray.data.download import Patience, check_answer
-from orca_ray.data.readers import read_json
 from orca_ray.errors import UserError, quoted, shorten
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.models.body import Layout, Stem
 from orca_ray.models.modality import EmbedderConfig, patch_side
 from orca_ray.models.stems import ImageStem, TextStem
@@ -217,7 +217,7 @@ def _set(projection: nn.Conv1d | nn.Conv2d, weight: Tensor, bias: Tensor) -> Non
 
 @torch.no_grad()
 def _reset(norm: nn.Module) -> None:
-    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has neither."""
+    """Set the scale of ``norm`` to 1 and its shift to 0; an identity has no parameters."""
     for name, parameter in norm.named_parameters():
         parameter.fill_(float(name == "weight"))
 

@@ -1,7 +1,9 @@
 """Body families: how a Hugging Face or timm model is recognised, shortened, and split into stem and body.
 
 Each module in ``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add one, add a module,
-or an entry point to another package (docs/plug-ins.md).
+or an entry point to another package (docs/plug-ins.md). These modules are the only ones that use private parts of a
+library's models, as read in transformers 5.24 and timm 1.0; `orca_ray.testing.FamilySuite` compares every body with its
+library's own model and fails when such a part changes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UNUSABLE, UserError
 from orca_ray.models import families

@@ -60,12 +60,21 @@ def make_config(base: str, values: dict[str, Any]) -> Any:
     _check_code(base, values)
     values = _bounded(base, values)
     config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
-    if getattr(config, "_attn_implementation", None) not in _ATTENTION:
+    if (attention := attention_of(config)) not in _ATTENTION:
         raise UserError(
-            f"body {base!r} asks for the attention {config._attn_implementation!r} in its config.json, code from the "
-            "hub, which never runs: allowed are 'eager' and 'sdpa', or none"
+            f"body {base!r} asks for the attention {attention!r} in its config.json, code from the hub, which never "
+            "runs: allowed are 'eager' and 'sdpa', or none"
         )
     return config
+
+
+def attention_of(config: Any) -> str | None:
+    """Return the attention implementation that a configuration asks for; None: the library's default.
+
+    The attribute is private, because transformers has no public way to read it; it was read in version 5.24.
+    """
+    attention: str | None = getattr(config, "_attn_implementation", None)
+    return attention
 
 
 def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:

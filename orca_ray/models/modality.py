@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, get_args
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import lookup
 from orca_ray.models.names import listed_body
 from orca_ray.options import Config, Number, one_of

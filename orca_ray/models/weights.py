@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from orca_ray.data.bodies import ModalityName
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError, nearest
 from orca_ray.models.body import Body, Stem, seeded
 from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.family import Family, family_of, keep_layers
 from orca_ray.models.hugging_face import (
+    attention_of,
     check_config,
     check_size,
     make_config,
@@ -55,9 +56,6 @@ def describe_body(name: str) -> BodyArchitecture:
 
     Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
     """
-    from orca_ray.models.family import family_of, keep_layers
-    from orca_ray.models.hugging_face import read_config
-
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
         return BodyArchitecture(name, {})
@@ -65,7 +63,7 @@ def describe_body(name: str) -> BodyArchitecture:
     keep_layers(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
     values = {key: value for key, value in values.items() if key not in _UNUSED}
-    return BodyArchitecture(name, values, getattr(config, "_attn_implementation", None))
+    return BodyArchitecture(name, values, attention_of(config))
 
 
 _CACHED = {True: 2, False: 1}

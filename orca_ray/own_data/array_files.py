@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.hdf5 import open_hdf5
-from orca_ray.data.mat import mat5_variables, read_mat
+from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, RowIndex
 from orca_ray.errors import UserError, shorten

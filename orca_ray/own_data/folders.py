@@ -11,9 +11,8 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
-from orca_ray.data.readers import read_csv
+from orca_ray.data.readers import read_csv, read_recording
 from orca_ray.data.rows import Array
-from orca_ray.data.wav import read_recording
 from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.own_data.user_data import Format, Kind, LazySamples, Options, UserData
 

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from orca_ray.data.bodies import PACKAGED_BODIES, ModalityName
 from orca_ray.data.layout import SplitName
-from orca_ray.data.rows import Array, row_slices
+from orca_ray.data.rows import PACKAGED_BODIES, Array, ModalityName, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
 from orca_ray.own_data import Finding, Notes, Options, UserData, read

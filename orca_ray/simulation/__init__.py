@@ -1,4 +1,5 @@
 """Simulations that generate data sets in PDEBench's file layout from the published equations, with NumPy and SciPy.
 
-``run`` generates a file, ``simulation`` finds simulations by name; each equation has a module with a ``SIMULATION``.
+``run`` generates a file, ``simulation`` finds simulations by name and has the layouts of files; each equation has a
+module with a ``SIMULATION``.
 """

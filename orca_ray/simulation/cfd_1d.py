@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.gas import Gas
-from orca_ray.simulation.hyperbolic import Boundary, sweep
+from orca_ray.simulation.hyperbolic import Boundary, Gas, sweep
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
 from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
 from orca_ray.simulation.stiff import Periodic

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.gas import GAMMA, Gas, Stress
-from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
+from orca_ray.simulation.hyperbolic import GAMMA, Boundary, Gas, Stress, sweep_axis
 from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
 
 ETA = ZETA = 0.1

@@ -9,8 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from orca_ray.simulation.files import TensorLayout
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres
+from orca_ray.simulation.simulation import Array, Fields, Simulation, TensorLayout, centres
 
 SOURCE = 0.1
 HIGH_PERMEABILITY, LOW_PERMEABILITY = 1.0, 0.1

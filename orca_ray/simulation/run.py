@@ -22,8 +22,16 @@ from threadpoolctl import threadpool_limits
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
-from orca_ray.simulation import files
-from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
+from orca_ray.simulation.simulation import (
+    Bounds,
+    Fields,
+    Simulation,
+    atomic_file,
+    disk_errors,
+    generators,
+    get_simulation,
+    read_marker,
+)
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -155,12 +163,12 @@ def generate(
         if _exists(path, marker, overwrite=overwrite):  # another process has generated it meanwhile
             store.remove()  # left by a process that was killed before it removed them
             return path, False
-        with files.disk_errors(path.parent), store.opened(settings):
+        with disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file exist at the same time.
             num_bytes = chosen.layout.num_bytes
             cache.check_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
             _solve_all(chosen, samples, seed, workers, store, progress)
-            with files.atomic_file(path, store.directory) as file:
+            with atomic_file(path, store.directory) as file:
                 chosen.layout.create(file, samples)
                 file.attrs[MARK] = json.dumps(marker, sort_keys=True)
                 for bounds in chosen.batches(samples):
@@ -173,7 +181,7 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     """Return whether ``path`` is the file that ``marker`` describes; raises UserError if it must not be replaced."""
     if not path.exists():
         return False
-    found = files.read_marker(path)
+    found = read_marker(path)
     if found == marker:
         return True
     if found is None:

@@ -11,11 +11,10 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from orca_ray.data import cache, packages, prepared
-from orca_ray.data.bodies import PAPER_BODIES, ModalityName
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import HELD_OUT, PAPER, Arrays, PreparedData
 from orca_ray.data.raw import RawFile, Workspace, check_missing, missing
-from orca_ray.data.rows import Array, Rows, Target, row_slices
+from orca_ray.data.rows import PAPER_BODIES, Array, ModalityName, Rows, Target, row_slices
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -32,7 +32,6 @@ class Served:
     ranges: bool = True  # whether Range is heeded
     heeds_if_range: bool = True
     longest_range: int | None = None  # answer a Range with so many bytes at most
-    location: str = ""  # redirect there
     announced: bool = True  # whether Content-Length is sent
     content_type: str = "application/octet-stream"
 
@@ -44,7 +43,6 @@ class Served:
 class Request:
     """One request as it came."""
 
-    method: str
     path: str
     range: str
     if_range: str
@@ -71,38 +69,30 @@ class Server:
         return f"{self.url}/{path}"
 
     def gets(self, path: str) -> list[Request]:
-        """Return the GET requests of a file."""
-        return [request for request in self.log if request.method == "GET" and request.path == path]
+        """Return the requests of a file."""
+        return [request for request in self.log if request.path == path]
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     state: Server
 
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
     def log_message(self, *_: object) -> None:
         """Keep test output clean."""
 
-    def _answer(self, *, body: bool) -> None:
+    def do_GET(self) -> None:
         path = self.path.lstrip("/")
         served = self.state.files.get(path)
         faults = self.state.faults[path]
-        fault = faults.pop(0) if body and faults else Fault()
+        fault = faults.pop(0) if faults else Fault()
         if fault.silent:
             self._note(path)
             self.state.go_on.wait(30)
             self.close_connection = True
         elif served is None or fault.status:
             self._refuse(fault.status or 404, fault, path)
-        elif served.location:
-            self._refuse(302, Fault(headers={"Location": served.location}), path)
         else:
-            self._send(path, served, fault, body=body)
+            self._send(path, served, fault)
 
     def _refuse(self, status: int, fault: Fault, path: str) -> None:
         self._note(path)
@@ -115,7 +105,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
 
-    def _send(self, path: str, served: Served, fault: Fault, *, body: bool) -> None:
+    def _send(self, path: str, served: Served, fault: Fault) -> None:
         content = served.content
         if fault.flip is not None:
             content = content[: fault.flip] + bytes([content[fault.flip] ^ 1]) + content[fault.flip + 1 :]
@@ -133,8 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Content-Type": served.content_type,
         }
         self._head(206 if start else 200, {**headers, **fault.headers})
-        if body:
-            self._body(part, fault, request)
+        self._body(part, fault, request)
         if not served.announced:
             self.close_connection = True
 
@@ -166,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _note(self, path: str) -> Request:
         find = self.headers.get
-        request = Request(self.command, path, find("Range", ""), find("If-Range", ""), find("User-Agent", ""))
+        request = Request(path, find("Range", ""), find("If-Range", ""), find("User-Agent", ""))
         self.state.log.append(request)
         return request
 

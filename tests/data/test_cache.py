@@ -63,13 +63,8 @@ def test_disk_errors_become_user_errors(place: str, code: int, file: str | None,
     named = () if file is None else (str(tmp_path / file),)
     with pytest.raises(UserError, match=message), cache.disk_errors(tmp_path / place):
         raise OSError(code, os.strerror(code), *named)
-
-
-def test_other_errors_pass_unchanged_and_those_of_reading_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), cache.disk_errors(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "gone")
-    with pytest.raises(UserError, match=r"cannot read .*/x: Input/output error"), cache.read_errors(tmp_path / "x"):
-        raise OSError(errno.EIO, "Input/output error")
 
 
 def test_space_is_checked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

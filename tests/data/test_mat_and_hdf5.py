@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from orca_ray.data.mat import mat5_variables, read_mat5
-from orca_ray.data.readers import open_hdf5, read_mat
+from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat, read_mat5
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from orca_ray.data import npy
-from orca_ray.data.readers import Npz, read_npy
+from orca_ray.data.npy import Npz, read_npy
 from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]

@@ -147,9 +147,3 @@ def test_failures_of_pip_are_explained_and_leave_nothing(
     with pytest.raises(UserError, match=message):
         packages.wheel(package)
     assert _files() == []
-
-
-@pytest.mark.parametrize(("version", "resumes"), [("23.2.1", False), ("25.0", False), ("25.1", True), ("26.0b1", True)])
-def test_resuming_is_asked_of_a_pip_that_can(version: str, resumes: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
-    assert packages._pip_resumes() is resumes

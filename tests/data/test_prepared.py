@@ -2,6 +2,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -78,22 +79,21 @@ def _truncate(directory: Path) -> None:
     path.write_bytes(path.read_bytes()[:-8])
 
 
-def _scramble_header(directory: Path) -> None:
-    path = directory / "train_x.npy"
-    path.write_bytes(b"\0" * path.stat().st_size)
-
-
 def _truncate_meta(directory: Path) -> None:
     path = directory / "meta.json"
     path.write_text(path.read_text()[:50])
 
 
-def _unlink(directory: Path) -> None:
-    (directory / "train_y.npy").unlink()
+DAMAGES: list[Callable[[Path], object]] = [
+    _truncate,
+    _truncate_meta,
+    lambda directory: (directory / "train_y.npy").unlink(),
+    lambda directory: (path := directory / "train_x.npy").write_bytes(bytes(path.stat().st_size)),
+]
 
 
-@pytest.mark.parametrize("damage", [_truncate, _unlink, _scramble_header, _truncate_meta])
-def test_damaged_files_are_prepared_again(damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
     build = Builder()
     first = prepare(1, build)
     damage(first.directory)
@@ -149,14 +149,6 @@ def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str,
     assert not prepared.directory_of("pocket/toy", 1).exists()
 
 
-def test_an_error_of_a_build_names_the_task_and_the_raw_files(tmp_path: Path) -> None:
-    def build(_: Workspace) -> Mapping[str, Array]:
-        raise UserError("16 samples are too few")
-
-    with pytest.raises(UserError, match=rf"pocket/toy \(raw files in {tmp_path}\): 16 samples are too few"):
-        prepared.prepare("pocket/toy", prepared.directory_of("pocket/toy", 1), build, raw=tmp_path)
-
-
 def test_another_fingerprint_than_declared_is_refused() -> None:
     build = Builder()
     old = prepare(1, Builder(train_y=np.array([3, 2, 1, 0])))
@@ -200,20 +192,7 @@ def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -
     prepared.verify(users(out, Builder()))
 
 
-def test_what_comes_into_a_users_directory_during_the_build_is_not_replaced(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-
-    def build(_: Workspace) -> Mapping[str, Array]:
-        out.mkdir()
-        (out / "thesis").write_text("one")
-        return Builder().arrays
-
-    with pytest.raises(UserError, match="is not empty and holds no prepared data"):
-        users(out, build)
-    assert (out / "thesis").read_text() == "one"
-
-
-def test_the_working_directory_and_mount_points_are_refused_before_the_build(
+def test_the_working_directory_mount_points_and_files_that_came_during_the_build_are_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build, here = Builder(), tmp_path / "here"
@@ -226,6 +205,15 @@ def test_the_working_directory_and_mount_points_are_refused_before_the_build(
     with pytest.raises(UserError, match="is a mount point, which cannot be replaced"):
         users(here, build)
     assert build.count == 0
+
+    def meanwhile(_: Workspace) -> Mapping[str, Array]:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "thesis").write_text("one")
+        return Builder().arrays
+
+    with pytest.raises(UserError, match="is not empty and holds no prepared data"):
+        users(tmp_path / "out", meanwhile)
+    assert (tmp_path / "out" / "thesis").read_text() == "one"
 
 
 def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> None:
@@ -284,13 +272,10 @@ def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
     assert sorted(path.name for path in data.directory.iterdir()) == FILES
     assert data.fingerprint == prepared.fingerprint({"train_x": FILLED, **_others()})
     prepared.verify(data)
-
-
-def test_other_raw_files_begin_anew() -> None:
+    shutil.rmtree(data.directory)
     with pytest.raises(KeyboardInterrupt):
         _prepare(Counting(stop=4), "raw of yesterday")
-    again = Counting()
-    _prepare(again, "raw of today")
+    _prepare(again := Counting(), "raw of today")
     assert again.filled == list(range(6))
 
 
@@ -367,6 +352,9 @@ def test_a_missing_raw_file_is_named_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         workspace.file("a/b.npy")
     assert workspace.optional("a/b.npy") is None
+    small = mock.Mock(side_effect=UserError("16 samples are too few"))  # of the build, which does not know where it is
+    with pytest.raises(UserError, match=rf"big/toy \(raw files in {tmp_path}\): 16 samples are too few"):
+        prepared.prepare("big/toy", tmp_path / "out", small, raw=tmp_path)
 
 
 def _pairwise(num: int, seed: int) -> tuple[PairwiseRows, Array]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data import cache
-from orca_ray.data.raw import PINS, Pin, Pins, RawFile, check_missing, missing
+from orca_ray.data.raw import PINS, Pin, Pins, RawFile, check_missing
 from orca_ray.errors import UserError
 
 URLS = ("https://example.org/a",)
@@ -24,15 +24,6 @@ def test_what_is_there_but_not_unpacked_is_told_apart(tmp_path: Path) -> None:
         check_missing("toy/one", (PLAIN, PACKED), tmp_path)
     with pytest.raises(UserError, match="own; download them yourself, or name the directory"):
         check_missing("toy/one", (RawFile(path="own"),), tmp_path)
-
-
-def test_what_is_unpacked_is_enough_unless_its_move_was_cut_short(tmp_path: Path) -> None:
-    (tmp_path / "inside").mkdir()
-    (tmp_path / "inside/x").write_bytes(b"")
-    assert not missing((PACKED,), tmp_path)
-    PACKED.unpacking(tmp_path).parent.mkdir()
-    PACKED.unpacking(tmp_path).touch()
-    assert missing((PACKED,), tmp_path) == [PACKED]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 GRID = np.arange(6).reshape(2, 3)
 DTYPES = ("?", "i1", "<u2", ">i4", "i8", "f2", ">f4", "f8", "c8", "c16", "S3", "U2")
 PLAIN: list[Any] = [
-    *(None, True, 0, -1, 255, 65_536, 2**31, -(2**70), 1.5, float("nan"), 1 - 2j, "", "ü\n", "\ud800", b"", b"\xff\n"),
-    *(bytearray(b"abc"), [], (), {}, set(), frozenset(), [[1], (2, "3"), {"a": {4, 5}}], (1,), (1, 2), (1, 2, 3, 4)),
+    *(None, True, 0, -1, 255, 65_536, 2**31, -(2**70), 1.5, float("nan"), "", "ü\n", "\ud800", b"", b"\xff\n"),
+    *([], (), {}, set(), frozenset(), [[1], (2, "3"), {"a": {4, 5}}], (1,), (1, 2), (1, 2, 3, 4)),
     *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, frozenset({1, "a"}), {(1, 2), 3}, [None] * 1500),
     *(array for kind in DTYPES for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])),
     *(np.zeros((0, 3)), np.array(2.5), np.array([1, "a", None, [GRID]], dtype=object)),
@@ -130,7 +130,6 @@ NOT_PLAIN: list[tuple[Any, str]] = [
     ({2**61 - 1: 0}, "a complex or a very large number within a key"),
     ({(0, -(2**60)): 0}, "a complex or a very large number within a key"),
     ({np.uint64(2**63): 0}, "a complex or a very large number within a key"),
-    ({1j: 0}, "a complex or a very large number within a key"),
     ({np.complex64(1j)}, "a complex or a very large number within a key"),
 ]
 TYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR"
@@ -149,8 +148,7 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"cnumpy\nndarray\n(I5\ntR.", r"calls numpy\.ndarray"),
         (b"cnumpy\ndtype\n(dS'__call__'\nNsb.", r"changes numpy\.dtype"),
         (b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.", "other than text in latin1"),
-        (b"c__builtin__\nbytes\n(I99999999999\ntR.", "makes bytes of something"),
-        (b"c__builtin__\nbytearray\n(I99999999999\ntR.", "makes a bytearray of something"),
+        (b"c__builtin__\nbytes\n(I99999999999\ntR.", "a whole pickle"),
         (b"c__builtin__\nset\n(S'abc'\ntR.", "other than a list"),
         (ARRAY + b".", "without a state"),
         (ARRAY + b"(I1\n(I2\nt" + TYPE % b"f8" + b"I00\nS'1234'\ntb.", "expected 16 bytes, found 4"),
@@ -178,9 +176,7 @@ def test_a_forged_pickle_is_refused(content: bytes, message: str) -> None:
         loads(content)
 
 
-@pytest.mark.parametrize(
-    "call", ["_codecs\nencode\n(h\0S'latin1'\n", "__builtin__\nbytearray\n(h\0S'latin1'\n", "__builtin__\nset\n(h\1"]
-)
+@pytest.mark.parametrize("call", ["_codecs\nencode\n(h\0S'latin1'\n", "__builtin__\nset\n(h\1"])
 def test_copies_without_end_are_refused(call: str) -> None:
     text = b"X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x00"
     items = b"(" + b"K\x01" * 10_000 + b"lq\x01"

@@ -12,27 +12,29 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle, wav
+from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
 from orca_ray.data.archives import read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
 from orca_ray.data.gzip_stream import open_gzip
+from orca_ray.data.hdf5 import open_hdf5, read_mat
+from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.raw import PINS, Pin, Pins, RawFile, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving
 
 
 def _hdf5(path: Path) -> None:
-    with readers.open_hdf5(path):
+    with open_hdf5(path):
         pass
 
 
 READERS: dict[str, Callable[[Path], Any]] = {
-    "npy": readers.read_npy,
-    "npz": lambda path: readers.Npz(path, ["x"]),
+    "npy": read_npy,
+    "npz": lambda path: Npz(path, ["x"]),
     "hdf5": _hdf5,
-    "mat": lambda path: readers.read_mat(path, "x"),
-    "wav": lambda path: wav.read_wav(path, 22050),
+    "mat": lambda path: read_mat(path, "x"),
+    "wav": lambda path: readers.read_wav(path, 22050),
     "csv": lambda path: readers.read_csv(path, ["x"]),
     "lines": readers.read_lines,
     "pickle": lambda path: safe_pickle.load(path, "records"),
@@ -125,9 +127,9 @@ def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch
     savemat(tmp_path / "d.mat", {"x": zeros}, do_compression=True)
     message = r"/d\.{}.*unfolds to more than 200 times its size, x: 83\d+ bytes are declared, \d+ are stored"
     with pytest.raises(UserError, match=message.format("npz")):
-        readers.Npz(tmp_path / "d.npz", ["x"])["x"]
+        Npz(tmp_path / "d.npz", ["x"])["x"]
     with pytest.raises(UserError, match=message.format("mat")):
-        readers.read_mat(tmp_path / "d.mat", "x")[:]
+        read_mat(tmp_path / "d.mat", "x")[:]
     with pytest.raises(UserError, match=r"/d\.npz: unfolds to more than 200 times"):
         read_whole(tmp_path / "d.npz")
     assert not cache.home().exists()

@@ -8,7 +8,7 @@ import pytest
 from orca_ray.predictor import Predictor
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import save_bert, save_vit
-from orca_ray.testing.trials import QUICK, make_data, start
+from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, start
 
 Make = Callable[..., Predictor]
 
@@ -28,3 +28,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         return Predictor(adaptation.snapshot(), device="cpu")
 
     return made
+
+
+@pytest.fixture(scope="session")
+def series(make: Make) -> Predictor:
+    """A model of three classes of series."""
+    return make(make_task(CLASSES))

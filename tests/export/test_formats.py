@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from orca_ray import export
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export import FORMATS, export_model, formats
+from orca_ray.export import FORMATS, export_model
 from orca_ray.methods.registry import all_methods
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
@@ -33,19 +34,13 @@ def _needs(to: str) -> None:
         pytest.importorskip("onnxruntime")
 
 
-@pytest.fixture(scope="module")
-def series(make: Make) -> Predictor:
-    return make(TASKS["series"])
-
-
 SAMPLED = [
     ("torch", "series", "cnn"), ("onnx", "image", "nft"), ("torch", "number", "lora"), ("torch", "field", "fno"),
 ]  # fmt: skip
 COMMON = [("series", "minirocket"), ("field", "fno"), *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"])]
 OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - {"gradient_boosting"})
-"""Methods of the package without a test of both formats; trees have theirs in test_tree_arrays.py."""
-ALL = [(to, *case) for to in FORMATS for case in COMMON]
 """Methods of the package without a test of both formats; trees have theirs in test_trees.py."""
+ALL = [(to, *case) for to in FORMATS for case in COMMON]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +94,7 @@ def test_an_onnx_file_has_names_and_predicts_alone(series: Predictor, tmp_path: 
 def test_a_network_that_differs_is_not_written(
     series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "TOLERANCE", -1.0)
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match=r"differs from the model by .* nothing was written"):
         export_model(series, "torch", tmp_path / "network.pt2")
     assert not list(tmp_path.iterdir())

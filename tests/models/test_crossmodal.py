@@ -47,15 +47,6 @@ def test_any_input_on_any_body_gives_exactly_the_targets_shape(
     assert model.features(x).shape == (3, weights.load_body(body).stem.width)
 
 
-@pytest.mark.parametrize(("kind", "target"), [("roberta", CLASSES), ("dinov2", DENSE[0]), ("swin", CLASSES)])
-def test_every_parameter_trains(kind: str, target: Target, tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
-    model = build(str(tiny(kind)), (2, 29), target)
-    model(random_tensor(4, 2, 29)).square().sum().backward()
-    idle = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-    # Keys' biases never matter: softmax is blind to what all keys have in common.
-    assert not [name for name in idle if "k" not in name.split(".")[-2]]
-
-
 @pytest.mark.parametrize(("kind", "pretrained"), [("roberta", True), ("dinov2", False), ("swin", False)])
 def test_equal_seeds_give_equal_models(kind: str, pretrained: bool, tiny: TinyDirectory) -> None:
     name = str(tiny(kind))

@@ -147,21 +147,6 @@ def test_random_kernels_have_the_references_distributions(tiny: TinyDirectory) -
     assert not torch.equal(made.projection.weight, other.projection.weight)
 
 
-@pytest.mark.parametrize("start", PAPER_OR_RANDOM)
-@torch.no_grad()
-def test_both_add_positions_after_the_norm_and_keep_prefix_tokens(start: Initialisation, tiny: TinyDirectory) -> None:
-    series = sequence_embedder((1, 30), text_stem(str(tiny("roberta"))), 0.5, initialisation=start)
-    zeros = series(torch.zeros(1, 1, 30))[0]  # in training mode: there is no dropout
-    assert series.positions is not None
-    torch.testing.assert_close(zeros, series.positions + series.norm.get_parameter("bias"))
-    rotary = sequence_embedder((1, 30), text_stem(str(tiny("modernbert"))), initialisation=start)
-    assert not rotary(torch.zeros(1, 1, 30)).any()  # neither positions nor a shift in its norm
-    stem = image_stem(str(tiny("vit")))  # no norm, one prefix token, positions
-    image = image_embedder((1, 32, 32), stem, image_size=32, initialisation=start)
-    expected = torch.cat((stem.prefix, cast(Tensor, stem.positions((4, 4))) + cast(Tensor, image.projection.bias)))
-    torch.testing.assert_close(image(torch.zeros(1, 1, 32, 32))[0], expected)
-
-
 @pytest.mark.parametrize(
     ("size", "most", "patching", "layout"),
     [

@@ -62,15 +62,12 @@ def test_code_of_a_body_never_runs_and_nothing_asks(
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        ("bert", {"num_hidden_layers": 10**40}, "declares 10{40} layers: 1 to 1000 are allowed"),
         ("bert", {"num_hidden_layers": 1001}, "declares 1001 layers: 1 to 1000 are allowed"),
         ("bert", {"num_hidden_layers": [2]}, r"'num_hidden_layers' expected int, got list \(value: \[2\]\)"),
         ("bert", {"num_hidden_layers": -1}, "layers|configuration"),
-        ("bert", {"hidden_size": 2 * 10**6}, "declares .* parameters"),
         ("bert", {"vocab_size": 10**11}, "declares .* parameters.* memory"),
         ("bert", {"vocab_size": 10**5}, "declares .* parameters, and its weights are only"),
         ("bert", {"intermediate_size": 10**12}, "declares .* parameters|cannot build"),
-        ("bert", {"hidden_size": -8}, "cannot build|configuration"),
         ("bert", {"num_attention_heads": 0}, "cannot build|configuration"),
         ("bert", {"hidden_act": "os.system"}, "unknown name 'os.system'"),
         ("bert", {"model_type": ["bert"]}, "unknown name .*bert"),
@@ -78,7 +75,6 @@ def test_code_of_a_body_never_runs_and_nothing_asks(
         ("bert", {"add_cross_attention": True}, "should be used as a decoder"),
         ("bert", {"attn_implementation": "someone/kernels"}, "asks for the attention 'someone/kernels'.*'eager' and"),
         ("swin", {"depths": [1] * 10**4, "num_heads": [1] * 10**4}, "declares 10000 layers"),
-        ("swin", {"depths": [0] * 10**4, "num_heads": [1] * 10**4}, "declares 0 layers|configuration|layers"),
         ("swin", {"depths": [2, "many"], "num_heads": [1] * 2}, "configuration"),
     ],
     ids=lambda each: next(iter(each)) if isinstance(each, dict) else "",
@@ -110,17 +106,14 @@ def statistics(mean: str, std: str) -> bytes:
         (CONFIG, b" " * (2**22 + 1), "expected at most 4,194,304 bytes, found 4,194,305"),
         (CONFIG, None, "it has no file config.json; give a directory with"),
         (IMAGES, statistics("[0.5, 0.5]", "[1, 1, 1]"), r"image_mean in .*json is \[0.5, 0.5\], expected three num"),
-        (
-            IMAGES,
-            statistics("[0.5, 0, 1]", "null"),
-            "image_std in .*json is None, .*numbers from 0.001 to 1; cor",
-        ),
-        (IMAGES, statistics("0.5", "0.5"), "image_mean in .*json is 0.5, expected three numbers from 0 to 1"),
         *(
-            (IMAGES, statistics(mean, "[1, 1, 1]"), "expected three numbers")
-            for mean in ('["0", 1, 0]', "[NaN, 0, 0]", "[true, 0, 0]", "[" + "9" * 4000 + ", 0, 0]")
+            (IMAGES, statistics(mean, "[1, 1, 1]"), "image_mean in .*json is .*expected three numbers from 0 to 1")
+            for mean in ("0.5", '["0", 1, 0]', "[NaN, 0, 0]", "[true, 0, 0]", "[" + "9" * 4000 + ", 0, 0]")
         ),
-        (IMAGES, statistics("[0, 0, 0]", "[1, 0, 1]"), "image_std in .*json is .*expected three numbers"),
+        *(
+            (IMAGES, statistics("[0.5, 0, 1]", std), "image_std in .*json is .*expected three numbers from 0.001 to 1;")
+            for std in ("null", "[1, 0, 1]")
+        ),
         (IMAGES, statistics("[" + "9" * 5000 + ", 0, 0]", "[1, 1, 1]"), "expected JSON, found something else"),
         (IMAGES, b" " * (2**22 + 1), "expected at most 4,194,304 bytes"),
         (WEIGHTS, b"", DAMAGED),

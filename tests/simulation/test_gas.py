@@ -6,17 +6,10 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d
-from orca_ray.simulation.gas import GAMMA, Gas, Stress
+from orca_ray.simulation.hyperbolic import GAMMA, Gas, Stress
 from orca_ray.simulation.simulation import Array, centres, generators
 
 MU = 4 / 3 * 0.1 + 0.1
-
-
-def _totals(frames: Array) -> Array:
-    """Return the sums over cells [F, T] of mass, momenta and energy of primitive frames [F, T, ...]."""
-    conserved = Gas().conserved(frames)
-    totals: Array = conserved.reshape(*conserved.shape[:2], -1).sum(axis=-1)
-    return totals
 
 
 def _sod(x: Array, t: float, gamma: float) -> Array:
@@ -57,21 +50,10 @@ def test_sods_tube() -> None:
     assert math.log2(errors[0] / errors[2]) / 2 > 0.75
 
 
-@pytest.mark.parametrize("direction", [0, 1])
-def test_sods_tube_along_either_axis_of_the_plane(direction: int) -> None:
-    n = 100
-    tube = _tube(n)
-    initial = np.zeros((4, n, 3))
-    initial[[0, 3]] = tube[[0, 2], :, None]
-    if direction == 1:
-        initial = initial.swapaxes(1, 2)
-    frames = cfd_2d.evolve(initial, 0.0, 0.0, 2 / n, 0.4, 2, "outflow")[0, -1]
-    profile = frames[:, 1] if direction == 0 else frames[1]
-    assert np.abs(profile - _sod(centres(-1.0, 1.0, n), 0.4, GAMMA)).mean() < 1.2e-2
-
-
 def _check_totals_and_signs(frames: Array) -> None:
-    totals = _totals(frames)
+    """Mass, momenta and energy, summed over cells, do not change between primitive frames [F, T, ...]."""
+    conserved = Gas().conserved(frames)
+    totals = conserved.reshape(*conserved.shape[:2], -1).sum(axis=-1)
     np.testing.assert_allclose(totals, np.broadcast_to(totals[:, :1], totals.shape), rtol=1e-11, atol=1e-9)
     assert frames[[0, -1]].min() > 0  # density and pressure
 

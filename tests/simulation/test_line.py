@@ -4,21 +4,11 @@ import numpy as np
 import pytest
 
 from orca_ray.simulation import diffusion_sorption, periodic
-from orca_ray.simulation.periodic import sample_waves
-from orca_ray.simulation.simulation import Array, centres, generators
+from orca_ray.simulation.simulation import Array, centres
 
 
 def _order(coarse: float, fine: float) -> float:
     return float(np.log2(coarse / fine))
-
-
-def test_burgers_keeps_its_mass_and_loses_energy() -> None:
-    x = centres(0.0, 1.0, 512)
-    initial = np.stack([sample_waves(rng)(x) for rng in generators(1, 0, 6)])
-    frames = periodic.evolve_burgers(initial, periodic.BURGERS_NU / np.pi, 0.01, 21)
-    mass = frames.mean(axis=-1)
-    np.testing.assert_allclose(mass, np.broadcast_to(mass[:, :1], mass.shape), atol=1e-13)
-    assert (np.diff((frames**2).mean(axis=-1), axis=1) < 0).all()
 
 
 def test_a_uniform_field_grows_as_the_logistic_function() -> None:
@@ -65,16 +55,6 @@ def test_sorption_is_of_second_order_in_time() -> None:
     assert _order(errors[1], errors[2]) == pytest.approx(2, abs=0.35), errors
     own = diffusion_sorption.evolve(np.full((1, 128), 0.1), 5.0, 5)[0, -1]
     assert np.abs(own - diffusion_sorption.evolve(np.full((1, 128), 0.1), 5.0, 5, 64, 1024)[0, -1]).max() < 1e-4
-
-
-def test_the_front_goes_as_the_root_of_time() -> None:
-    """Before it meets the right end, u depends on x / sqrt(t) alone (Boltzmann)."""
-    frames = _run(512, 4, 64, frames=5)  # t = 20 and 80
-    x = centres(0.0, 1.0, 512)
-    stretched = np.interp(2 * x[:140], x, frames[4])
-    np.testing.assert_allclose(stretched, frames[1, :140], atol=2e-3)
-    assert frames[4].max() < 1
-    assert frames.min() >= 0
 
 
 def test_sorption_slows_diffusion_down() -> None:

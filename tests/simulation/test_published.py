@@ -140,9 +140,7 @@ def test_the_dam_is_round_and_twice_as_deep_within(monkeypatch: pytest.MonkeyPat
     assert set(np.unique(initial[0])) == {1.0, 2.0}
     assert not initial[1:].any()
     radii = np.sqrt((initial[0] == 2).sum(axis=(1, 2)) / math.pi) * 5 / 128
-    assert radii.min() == pytest.approx(0.3, abs=0.02)
-    assert radii.max() == pytest.approx(0.7, abs=0.02)
-    assert radii.mean() == pytest.approx(0.5, abs=0.02)
+    assert [radii.min(), radii.mean(), radii.max()] == pytest.approx([0.3, 0.5, 0.7], abs=0.02)
 
 
 def test_the_gas_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,43 +151,24 @@ def test_the_gas_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {name: float(values.max()) for name, values in fields.items()} == {"density": 1, "Vx": 2, "pressure": 3}
     ((initial, mu, cell, interval, num_frames),) = given
     assert (mu, cell, interval, num_frames) == pytest.approx((0.7 / 3, 2 / 1024, 0.01, 101))
-    density, velocity, pressure = initial
-    for field, scale in ((density, 1.0), (pressure, 10.0)):
-        base, height = field.min(axis=1) / scale, np.ptp(field, axis=1) / scale
-        for drawn in (base, height):
-            assert 1 <= drawn.min() < 1.2
-            assert 8.5 < drawn.max() <= 10
-            assert np.log(drawn).mean() == pytest.approx(math.log(10) / 2, abs=0.2)
-    still = np.abs(velocity[:, :512]).max(axis=1) < 1e-6
+    still = np.abs(initial[1, :, :512]).max(axis=1) < 1e-6
     assert still.mean() == pytest.approx(0.5, abs=0.1)
-    modes = np.abs(np.fft.rfft(velocity, axis=1)) / 1024
-    smooth = modes[:, 20:].max(axis=1) < 1e-4  # neither cut nor rectified
-    assert modes[smooth, 7:].max() < 1e-6  # three waves, one of which may have twice its number
-    assert modes[smooth, 6].max() > 0.01
 
 
 def test_the_gas_in_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initial Mach number is 1 unless the gas is cut by a window, as half of the samples are."""
     marked = np.arange(1.0, 5.0)[:, None, None, None] * np.ones((1, 21, 1, 1))
     given = _arguments_of(monkeypatch, cfd_2d, marked)
-    fields = cfd_2d.SIMULATION.solve(generators(0, 0, 100))
+    fields = cfd_2d.SIMULATION.solve(generators(0, 0, 20))
     named = {name: float(values.max()) for name, values in fields.items()}
     assert named == {"density": 1, "Vx": 2, "Vy": 3, "pressure": 4}
     assert {arguments[1:] for arguments in given} == {(0.1, 0.1, 1 / 128, 0.05, 21)}
     initial = np.stack([arguments[0] for arguments in given])
-    calm = np.abs(initial[:, 1:3, 0, 0]).max(axis=1) < 1e-6  # within a window: still at the edge
-    assert calm.mean() == pytest.approx(0.5, abs=0.15)
-    free = initial[~calm]
-    density, pressure = free[:, 0].mean(axis=(1, 2)), free[:, 3].mean(axis=(1, 2))
-    temperature = pressure / density
-    for drawn in (density, temperature):
-        assert 0.09 < drawn.min() < 0.7
-        assert 9 < drawn.max() < 10.1
-    magnitude = np.hypot(free[:, 1], free[:, 2]).mean(axis=(1, 2))
-    np.testing.assert_allclose(magnitude, np.sqrt(5 / 3 * temperature), rtol=0.01)
-    for field, mean in ((free[:, 0], density), (free[:, 3], pressure)):
-        contrast = np.abs(field / mean[:, None, None] - 1).mean(axis=(1, 2))
-        assert 0.009 < contrast.min() < 0.04
-        assert 0.17 < contrast.max() < 0.201
+    free = initial[np.abs(initial[:, 1:3, 0, 0]).max(axis=1) > 1e-6]
+    temperature = free[:, 3].mean(axis=(1, 2)) / free[:, 0].mean(axis=(1, 2))
+    np.testing.assert_allclose(
+        np.hypot(free[:, 1], free[:, 2]).mean(axis=(1, 2)), np.sqrt(5 / 3 * temperature), rtol=0.01
+    )
 
 
 def test_initial_fields_are_drawn_as_they_were() -> None:

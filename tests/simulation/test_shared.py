@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
-from orca_ray.simulation.simulation import centres, generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, Periodic, Tridiagonal
 
 
@@ -28,17 +27,6 @@ def test_scaling_to_the_unit_range() -> None:
     scaled = to_unit_range(np.array([-3.0, 1.0, 5.0]))
     assert scaled.tolist() == [0.0, 0.5, 1.0]
     assert to_unit_range(np.full(4, 2.0)).tolist() == [0.0] * 4
-
-
-def test_samples_do_not_depend_on_their_neighbours() -> None:
-    together = [rng.uniform() for rng in generators(5, 0, 6)]
-    apart = [rng.uniform() for rng in generators(5, 0, 2)] + [rng.uniform() for rng in generators(5, 2, 6)]
-    assert together == apart
-    assert len({*together, *(rng.uniform() for rng in generators(6, 0, 6))}) == 12
-
-
-def test_centres() -> None:
-    np.testing.assert_allclose(centres(-1.0, 1.0, 4), [-0.75, -0.25, 0.25, 0.75])
 
 
 def test_the_linear_part_is_exact_whatever_the_step() -> None:

@@ -41,7 +41,7 @@ def _fetch(server: Server, raw: Path) -> list[str]:
 
 
 def _asked(server: Server) -> list[str]:
-    return [request.path for request in server.log if request.method == "GET"]
+    return [request.path for request in server.log]
 
 
 def _is_whole(raw: Path) -> bool:

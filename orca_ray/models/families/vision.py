@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from orca_ray.data.bodies import IMAGENET_STATISTICS
+from orca_ray.data.rows import IMAGENET_STATISTICS
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Layout, Stem
 from orca_ray.models.family import Family

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from orca_ray.data.bodies import PAPER_BODIES
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
+from orca_ray.data.rows import PAPER_BODIES
 from orca_ray.methods.registry import get_method
 from orca_ray.models.modality import EmbedderConfig, modality_of
 from orca_ray.models.names import listed_body, parse_body_name

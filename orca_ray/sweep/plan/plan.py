@@ -6,9 +6,9 @@ from pathlib import Path
 
 from orca_ray.alignment.registry import check_suitable, default_source, fetch_source, get_source
 from orca_ray.data import cache
-from orca_ray.data.bodies import ModalityName
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import PAPER
+from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
 from orca_ray.models.modality import get_modality
 from orca_ray.models.names import PACKAGED, listed_body, parse_body_name

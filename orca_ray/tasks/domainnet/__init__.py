@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.bodies import IMAGENET_STATISTICS
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines
+from orca_ray.data.rows import IMAGENET_STATISTICS
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import check_not_finite, check_shape, read_npy
+from orca_ray.data.npy import read_npy
+from orca_ray.data.readers import check_not_finite, check_shape
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out, named

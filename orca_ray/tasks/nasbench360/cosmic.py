@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from orca_ray.data.npy import read_npy
 from orca_ray.data.prepared import PAPER, SPLITS
-from orca_ray.data.readers import check_not_finite, read_npy
+from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED

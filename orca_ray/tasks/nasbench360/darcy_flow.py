@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from orca_ray.data.hdf5 import read_mat
 from orca_ray.data.prepared import PAPER
-from orca_ray.data.readers import check_not_finite, read_mat
+from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named, pointwise
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer

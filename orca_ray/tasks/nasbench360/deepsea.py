@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import Npz
+from orca_ray.data.npy import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import Pair, filled, named

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from orca_ray.data.cache import read_json
 from orca_ray.data.prepared import PAPER
-from orca_ray.data.readers import read_csv, read_json
-from orca_ray.data.wav import read_wav
+from orca_ray.data.readers import read_csv, read_wav
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located

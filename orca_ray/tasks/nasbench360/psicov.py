@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from orca_ray.data import safe_pickle
+from orca_ray.data.npy import read_npy
 from orca_ray.data.prepared import PAPER
-from orca_ray.data.readers import check_not_finite, check_shape, read_lines, read_npy
+from orca_ray.data.readers import check_not_finite, check_shape, read_lines
 from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out

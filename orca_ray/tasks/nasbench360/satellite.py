@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from orca_ray.data.readers import check_not_finite, read_npy
+from orca_ray.data.npy import read_npy
+from orca_ray.data.readers import check_not_finite
 from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
 

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from orca_ray.data import readers
 from orca_ray.data.cache import parse_json
+from orca_ray.data.hdf5 import open_hdf5
 from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
@@ -91,7 +91,7 @@ def _task(
 
     def build(workspace: Workspace) -> Arrays:
         path = workspace.file(problem.file)
-        with readers.open_hdf5(path) as file:
+        with open_hdf5(path) as file:
             check_other(path, file, problem.name)
             return _reading.build(workspace, reading, reading.layout(file, path, reading.grid))
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import packages, readers, splits
-from orca_ray.data.bodies import PACKAGED_BODIES
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import PACKAGED_BODIES, Array
 from orca_ray.errors import UserError
 from orca_ray.tasks import arrays
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
-from orca_ray.data.wav import read_wav
+from orca_ray.data.readers import read_wav
 from orca_ray.tasks.arrays import log_mel
 from orca_ray.tasks.nasbench360 import fsd50k
 from tests.raw_files.nasbench360_large import NUM_CLIPS, write_wav

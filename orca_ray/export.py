@@ -1,7 +1,7 @@
-"""Networks for other programs: ONNX files and programs of `torch.export`, both with a dynamic batch size.
+"""Predictions as tables, and networks for other programs: ONNX and `torch.export`, both with a dynamic batch size.
 
-Inputs are float32 [B, *input_shape], as the preprocessing returns them; outputs are logits, or numbers in the units of
-the target, as `Predictor.outputs` returns them. Label names and preprocessing are stored in the file as JSON.
+Inputs of a network are float32 [B, *input_shape], as the preprocessing returns them; outputs are logits, or numbers in
+the units of the target, as `Predictor.outputs` returns them. Label names and preprocessing are stored as JSON.
 """
 
 import importlib.util

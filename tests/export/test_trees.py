@@ -11,8 +11,7 @@ import torch
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
-from orca_ray.models.tree_arrays import TreeArrays
-from orca_ray.models.trees import TreeBody
+from orca_ray.models.trees import TreeArrays, TreeBody
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import make_task
 
