@@ -5,6 +5,8 @@ outcome files are real; data and model are not. It ends with the exit code of ``
 """
 
 import logging
+import os
+import subprocess
 import sys
 import time
 from functools import partial
@@ -93,6 +95,14 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 130 if summary.interrupted else 1 if summary.failed else 0
+
+
+def slow_sweep(store: Path, seconds: float, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process that runs the fake sweep in the store at ``store``, one epoch every ``seconds``."""
+    command = [sys.executable, "-m", "tests.sweep.slow_sweep", str(store), str(seconds), *arguments]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 if __name__ == "__main__":

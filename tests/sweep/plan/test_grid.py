@@ -17,7 +17,7 @@ from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.tasks.registry import get_task
 from tests.sweep.fakes import fake_searches, play
-from tests.sweep.planning.test_loading import refused
+from tests.sweep.plan.test_loading import refused
 
 TEXT = """\
 name: study

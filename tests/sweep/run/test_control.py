@@ -1,8 +1,5 @@
 """Requests to a running sweep, its live state, and what happens to records that wait to be written."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -334,10 +331,3 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
     state = live.read(store.folder, SWEEP)
     assert state is not None
     assert state.holder is None
-
-
-def slow_sweep(store: Path, seconds: float, *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.sweep.slow_sweep", str(store), str(seconds), *arguments]
-    root = Path(__file__).parents[3]
-    environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)

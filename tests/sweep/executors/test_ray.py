@@ -26,9 +26,9 @@ from orca_ray.sweep.run.messages import trial_to_json
 from orca_ray.sweep.worker.models import best_of
 from tests import session
 from tests.session import new_home
-from tests.sweep.execution.test_control import slow_sweep
 from tests.sweep.fakes import fake_searches, waiting_requests
-from tests.sweep.real import alive, tiny_spec
+from tests.sweep.real import alive, facts, tiny_spec
+from tests.sweep.slow_sweep import slow_sweep
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,6 @@ def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]
         summary = run_sweep(tiny_spec(session.folder()), store, executor="inline")
     assert summary.planned == summary.ran == 10
     return facts(store)
-
-
-def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
-    """Return what is equal in every run of a sweep, by trial key: columns of its record, and its artefacts."""
-    artefacts = store.artefacts(sweep=sweep)
-    return {
-        key: {**record.reproducible(), "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list")}
-        for key, record in store.load(sweep).items()
-    }
 
 
 @pytest.fixture

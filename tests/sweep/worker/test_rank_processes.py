@@ -35,9 +35,9 @@ from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import ALONE, Ranks
 from tests.session import folder
-from tests.sweep.execution.test_trial_runner import finish
 from tests.sweep.rank_toys import build
 from tests.sweep.real import tiny_spec
+from tests.sweep.worker.test_runner import finish
 
 pytestmark = pytest.mark.slow
 ALL = pytest.mark.exhaustive
