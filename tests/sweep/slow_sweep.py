@@ -22,7 +22,7 @@ from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.messages import Worker
 from orca_ray.sweep.worker import runner as trial_runner
-from orca_ray.sweep.worker.staging import node as stager
+from orca_ray.sweep.worker import staging
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
 RENEW_SECONDS = 0.2
@@ -83,7 +83,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (trial_runner, "_limit_memory", lambda device, share, halvings: None),
         (driver, "resolve", lambda searches, say: searches),
         (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
-        (stager, "stage", lambda request, staging, progress: request.fingerprint),
+        (staging, "stage", lambda request, shared, progress: request.fingerprint),
         (driver, "trial_seconds", lambda searches: {}),
         (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
     ]

@@ -193,11 +193,10 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         """Inform the controller that a trial has started."""
         if trial.trial_id in self._searcher.keys:
             self._searcher.controller.started(self._searcher.keys[trial.trial_id])
-            self._searcher.deadlines.started(trial.trial_id)
+            self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
-
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._announced_at = time.monotonic()
             self._announce(self._searcher.controller.demand())
@@ -248,30 +247,18 @@ def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
     ``error`` is Ray's exception, or None if only its ``text`` is known.
     """
     text = text or str(error or "no message from Ray")
-    cause = next(cause for applies, cause in _SIGNS if applies(error, text))
-    if cause is None:  # an exception in the worker, outside of the trial
-        raised = getattr(error, "cause", None)
-        cause = CAUSES[classify(raised)] if isinstance(raised, Exception) else Cause.CODE
-    return Failure(cause, bounded(text.strip()), node)
+    return Failure(_cause(error, text), bounded(text.strip()), node)
 
 
-def _preempted(error: Exception | None, text: str) -> bool:
-    return isinstance(error, RayActorError) and bool(error.preempted)
-
-
-def _out_of_memory(error: Exception | None, text: str) -> bool:
-    return isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
-
-
-def _raised(error: Exception | None, text: str) -> bool:
+def _cause(error: Exception | None, text: str) -> Cause:
     if isinstance(error, RayActorError):
-        return bool(error.actor_init_failed)
-    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
-
-
-_SIGNS: tuple[tuple[Callable[[Exception | None, str], bool], Cause | None], ...] = (
-    (_preempted, Cause.PREEMPTED),
-    (_raised, None),
-    (_out_of_memory, Cause.MEMORY),
-    (lambda error, text: True, Cause.LOST),
-)
+        if error.preempted:
+            return Cause.PREEMPTED
+        raised = error.actor_init_failed
+    else:
+        raised = isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
+    if raised:  # by the worker, outside of the trial
+        known = getattr(error, "cause", None)
+        return CAUSES[classify(known)] if isinstance(known, Exception) else Cause.CODE
+    memory = isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
+    return Cause.MEMORY if memory else Cause.LOST

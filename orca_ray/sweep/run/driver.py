@@ -30,8 +30,8 @@ from orca_ray.sweep.run.events import (
     SweepStarted,
     TrialFinished,
 )
+from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.models import ModelKeeper
-from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.staging import Staged, StagingRequest
 
 logger = logging.getLogger(__name__)

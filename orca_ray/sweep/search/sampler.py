@@ -44,9 +44,6 @@ class TrialAnswer(NamedTuple):
         return self.value is None or not math.isfinite(self.value)
 
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
 class Study:
     """Suggests values with TPE, from suggestions and their answers.
 
@@ -75,7 +72,10 @@ class Study:
             seed: seed of the sampler.
         """
         if self._study is None:
+            verbosity = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would log each new study
             self._study = optuna.create_study(direction="minimize")
+            optuna.logging.set_verbosity(verbosity)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
             for suggestion in suggestions:

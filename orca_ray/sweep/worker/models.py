@@ -17,8 +17,8 @@ from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_con
 from orca_ray.protocol import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.executors.processes import scratch_directory
 from orca_ray.sweep.search import Search
-from orca_ray.sweep.worker.settings import scratch_directory
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.results.record import Status
+from orca_ray.sweep.executors.processes import scratch_directory
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
-from orca_ray.sweep.worker.settings import scratch_directory
 from orca_ray.training.errors import RankLostError
 from orca_ray.training.ranks import Ranks, abort, disconnect
 

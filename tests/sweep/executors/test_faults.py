@@ -15,7 +15,7 @@ from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message
-from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
+from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from tests.sweep import fakes
 from tests.sweep.fakes import fake_searches, fake_spec
 

@@ -21,7 +21,7 @@ class Watched:
     def __init__(self, limits: TimeLimits) -> None:
         self.now, self.beat = 0.0, ("node", 0)
         self.deadlines = Deadlines(limits, read=lambda name: self.beat, clock=lambda: self.now)
-        self.deadlines.started("t")
+        self.deadlines.watch("t")
 
     def advance(self, seconds: float, *, beats: bool = False) -> list[str]:
         """Let seconds pass, with or without beats, until a trial exceeds a limit; return the reasons."""

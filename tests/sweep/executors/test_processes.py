@@ -15,8 +15,9 @@ from orca_ray.sweep.executors.processes import (
     kill_with_descendants,
     note_processes,
     reap_orphans,
+    remove_abandoned,
+    scratch_directory,
 )
-from orca_ray.sweep.worker.settings import remove_abandoned, scratch_directory
 
 DRIVER = """
 import subprocess, sys, time
@@ -104,7 +105,7 @@ def test_a_broken_note_is_dropped(content: str | None) -> None:
 
 CHILD = """\
 import os, signal
-from orca_ray.sweep.worker.settings import scratch_directory
+from orca_ray.sweep.executors.processes import scratch_directory
 with scratch_directory() as path:
     print(path, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -8,13 +8,10 @@ import pytest
 
 ray = pytest.importorskip("ray")
 
-from orca_ray.sweep.worker.settings import WorkerSettings  # noqa: E402
-from orca_ray.sweep.worker.staging import (  # noqa: E402
-    Staged,
-    StagingRequest,
-    ray_stager,
-)
-from orca_ray.sweep.worker.staging.ray_stager import RayStager  # noqa: E402
+from orca_ray.sweep.run.messages import WorkerSettings  # noqa: E402
+from orca_ray.sweep.worker import ray_stager  # noqa: E402
+from orca_ray.sweep.worker.ray_stager import RayStager  # noqa: E402
+from orca_ray.sweep.worker.staging import Staged, StagingRequest  # noqa: E402
 
 TASKS = ("b/one", "b/two", "b/three")
 

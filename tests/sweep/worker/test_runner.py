@@ -11,12 +11,12 @@ from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
-from orca_ray.sweep.run.messages import TrialReport, trial_to_json
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
 from orca_ray.sweep.run.retries import classify
+from orca_ray.sweep.worker import staging
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
-from orca_ray.sweep.worker.settings import WorkerSettings
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest, node
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.errors import NotFiniteError
 from orca_ray.training.refine import RefineLoop
@@ -87,12 +87,12 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
 ) -> None:
     """The time limit of a trial counts from it on, so that a node that has just joined may stage for long."""
     asked: list[StagingRequest] = []
-    monkeypatch.setattr(node, "stage", lambda request, _: asked.append(request))
+    monkeypatch.setattr(staging, "stage", lambda request, _: asked.append(request))
     trial = plans["nft"].trial({}, 1, "confirm")
     actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
     actor._trial_info = None
     actor.setup({"trial": trial_to_json(trial)})
-    monkeypatch.setattr(node, "_staged", set())
+    monkeypatch.setattr(staging, "_staged", set())
     report = TrialReport.from_json(actor.step()["report"])
     assert asked == [StagingRequest.of_trial(trial)]
     assert (report.progress, report.outcome, report.status) == ((), None, None)

@@ -12,10 +12,10 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Event, Message
-from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
+from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
+from orca_ray.sweep.worker.shared_folder import SharedFolder
 from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage, staged_data
-from orca_ray.sweep.worker.staging.item import HubItem
-from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
+from orca_ray.sweep.worker.staging_items import HubItem
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 from tests.sweep.real import TEXT, tiny_body

@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orca_ray.sweep.worker.settings import WorkerSettings
-from orca_ray.sweep.worker.staging.node import Staged, Stager, StagingRequest, staged
+from orca_ray.sweep.run.messages import WorkerSettings
+from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest, staged
 
 AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""

@@ -15,7 +15,7 @@ from orca_ray.data.layout import META
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
-from orca_ray.sweep.worker.staging.shared_folder import SharedFolder
+from orca_ray.sweep.worker.shared_folder import SharedFolder
 from orca_ray.tasks.registry import DECLARATION, get_task, is_own, not_here, own_directory
 
 logger = logging.getLogger(__name__)
