@@ -33,8 +33,8 @@ FAILING_SEED = 2
 logger = logging.getLogger("orca_ray.tests.slow_sweep")
 
 
-class SlowAdaptation:
-    """Stands in for the adaptation of a trial: each step sleeps and makes up a score."""
+class SlowTrainer:
+    """Stands in for the `TrialTrainer` of a trial: each step sleeps and makes up a score."""
 
     def __init__(self, trial: TrialSpec, seconds: float, mended: Path) -> None:
         self._trial, self._seconds, self._mended, self._epochs = trial, seconds, mended, 0
@@ -72,8 +72,8 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
     spec = fake_spec(TEXT.replace("name: fake", f"name: {name}").replace("{eta: 2, min_epochs: 2}", "null"))
     mended = Path(uri).parent / "mended"
 
-    def build(runner: Any) -> SlowAdaptation:
-        return SlowAdaptation(runner.trial, seconds, mended)
+    def build(runner: Any) -> SlowTrainer:
+        return SlowTrainer(runner.trial, seconds, mended)
 
     patches: list[tuple[Any, str, Any]] = [
         (trial_runner.TrialRunner, "_build", build),

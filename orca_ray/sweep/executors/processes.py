@@ -97,12 +97,9 @@ def remove_abandoned() -> None:
         found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_prefix()))
         if found is None:  # of a machine whose name begins with the name of this one
             continue
-        pid, created = found.groups()
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if abs(psutil.Process(int(pid)).create_time() - float(created)) < 1:
-                continue
-        logger.info("deleting %s, which a killed process has left", path)
-        shutil.rmtree(path, ignore_errors=True)
+        if not _living(int(found[1]), float(found[2])):
+            logger.info("deleting %s, which a killed process has left", path)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _prefix() -> str:

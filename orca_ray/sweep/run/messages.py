@@ -29,7 +29,7 @@ def trial_to_json(trial: TrialSpec) -> str:
 
 def trial_from_json(text: str) -> TrialSpec:
     """Return the trial that `trial_to_json` described."""
-    trial: TrialSpec = _trial_adapter().validate_json(text)
+    trial: TrialSpec = _adapter(TrialSpec).validate_json(text)
     return trial
 
 
@@ -71,7 +71,7 @@ class TrialReport:
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
         """Return the report in the JSON text; raises ValueError if it is none."""
-        report: TrialReport = _report_adapter().validate_json(text)
+        report: TrialReport = _adapter(TrialReport).validate_json(text)
         return report
 
     @property
@@ -127,13 +127,8 @@ class WorkerSettings:
 
 
 @cache
-def _trial_adapter() -> TypeAdapter[TrialSpec]:
-    return TypeAdapter(TrialSpec)
-
-
-@cache
-def _report_adapter() -> TypeAdapter[TrialReport]:
-    return TypeAdapter(TrialReport)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def make_record(

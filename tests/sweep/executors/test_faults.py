@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bench_scale
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions
@@ -68,12 +67,12 @@ def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "marker"
 
 
-def settings(conductor_folder: Path, hang_seconds: float = 1800.0) -> WorkerSettings:
-    uri, environment = str(conductor_folder / "results"), passed_environment()
+def settings(folder: Path, hang_seconds: float = 1800.0) -> WorkerSettings:
+    uri, environment = str(folder / "results"), passed_environment()
     return WorkerSettings(uri, time=TimeLimits(heartbeat=hang_seconds), environment=environment)
 
 
-def fake_conductor(folder: Path, events: list[Event]) -> SweepController:
+def fake_controller(folder: Path, events: list[Event]) -> SweepController:
     store = ResultsStore(folder / "results", create=True)
     return SweepController(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
 
@@ -87,7 +86,7 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     fake_actors(monkeypatch, "hang_once", where)
     events: list[Event] = []
-    controller = fake_conductor(tmp_path, events)
+    controller = fake_controller(tmp_path, events)
     with RayExecutor() as engine:
         engine.open("local")
         assert not engine.run(controller, settings(tmp_path, 3.0), ExecutorOptions(TimeLimits(heartbeat=3.0)))
@@ -114,11 +113,3 @@ def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
     (record,) = controller.summary().failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_simulated_trials_run_once_through_tune() -> None:
-    figures = bench_scale.on_ray(20, 2)
-    assert figures["trials"] in (19, 20), "two suggestions may be the same trial"

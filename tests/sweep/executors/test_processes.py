@@ -54,18 +54,14 @@ def test_what_a_killed_driver_left_behind_is_ended_and_nothing_else() -> None:
 
 
 def test_a_recycled_process_id_is_left_alone() -> None:
-    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    try:
-        note = note_processes(())
-        content = json.loads(note.read_text())
-        content["driver"] = [2**22 + 1, 0.0]
-        content["started"] = [[bystander.pid, psutil.Process(bystander.pid).create_time() - 100]]
-        note.write_text(json.dumps(content))
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        created = psutil.Process(bystander.pid).create_time()
+        note_processes(()).write_text(
+            json.dumps({"driver": [2**22 + 1, 0], "started": [[bystander.pid, created - 100]]})
+        )
         assert reap_orphans() == []
         assert bystander.poll() is None
-    finally:
         bystander.kill()
-        bystander.wait()
 
 
 def test_what_was_there_before_is_neither_noted_nor_killed() -> None:

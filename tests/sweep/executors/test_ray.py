@@ -17,7 +17,7 @@ from orca_ray.protocol import KeepModels
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.ray import placement, working_in
+from orca_ray.sweep.executors.ray import placement
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import make_executor, run_sweep
@@ -54,18 +54,24 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
     inline: dict[str, dict[str, Any]],
     ray_cluster: session.RayCluster,
     own_home: Path,
+    tmp_path: Path,
     store: ResultsStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    spec = tiny_spec(session.folder())
+    """Meanwhile the working directory is deleted, as Ray may do with that of a submitted job."""
+    spec, job = tiny_spec(session.folder()), tmp_path / "job"
+    job.mkdir()
+    monkeypatch.chdir(job)
 
     def ask(event: Event) -> None:
         if isinstance(event, TrialFinished) and not waiting_requests(store, spec.sweep_id):
+            job.rmdir()
             requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
             time.sleep(1)  # until the thread of the lease has read it
 
     monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
     summary = run_sweep(spec, store, address=ray_cluster.address, listener=ask, checkpoint_seconds=0.0)
+    monkeypatch.chdir(tmp_path)
     assert summary.interrupted
     assert 0 < summary.ran < 10
     again = run_sweep(spec, store, executor="inline")
@@ -167,14 +173,3 @@ def test_unreachable_clusters_and_misspelt_executors() -> None:
         engine.open("127.0.0.1:1")
     with pytest.raises(UserError, match="Did you mean 'inline'"):
         make_executor("inlin")
-
-
-def test_the_driver_outlives_its_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = tmp_path / "job"
-    job.mkdir()
-    monkeypatch.chdir(job)
-    with working_in(str(tmp_path)):
-        job.rmdir()
-        assert Path.cwd() == tmp_path
-    with pytest.raises(FileNotFoundError):
-        Path.cwd()  # back where it was, and nothing was raised on the way

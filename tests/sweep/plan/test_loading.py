@@ -16,6 +16,7 @@ space:
 budgets:
   full: {search_trials: 2, confirm_seeds: [1, 2]}
 """
+ORCA_ON_DIGITS = "pocket/digits:\n  per_method:\n   orca:\n    settings: {align.distance: otd}"
 
 
 def refused(text: str, **options: object) -> str:
@@ -45,6 +46,11 @@ def test_the_minimal_file_is_understood() -> None:
         ("search_trials: 2", "search_trials: two", 10, ["valid integer", "'two'"]),
         ("name: mine", "name: a/b", 1, ["pattern"]),
         ("space:", "space: [", 9, ["not valid YAML"]),
+        ("rate: 1e-3", "rate: 1e-3\n  align.distance: otd", 7, ["settings of pocket/digits with "]),
+        ("budgets:", "per_task: {pocket/digits: {setings: {}}}\nbudgets:", 9, ["'setings'. Did you mean 'settings'"]),
+        ("budgets:", f"per_task:\n {ORCA_ON_DIGITS}\nbudgets:", 12, ["settings of pocket/digits with orca: unknown "]),
+        ("[1, 2]", "[1, 1]", 10, ["budgets.full.confirm_seeds: each seed once"]),
+        ("rate: 1e-3", "rate: 1.0", 8, ["refine.learning_rate = 1.0", "log_uniform [0.0001, 0.01]"]),
     ],
 )
 def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, parts: list[str]) -> None:
@@ -55,22 +61,13 @@ def test_mistakes_are_named_with_their_line(old: str, new: str, line: int, parts
         assert part in message
 
 
-def test_the_first_trial_must_lie_in_the_space() -> None:
-    message = refused(MINIMAL.replace("learning_rate: 1e-3", "learning_rate: 1.0"))
-    assert "refine.learning_rate = 1.0" in message
-    assert "log_uniform [0.0001, 0.01]" in message
-    assert message.startswith("mine.yaml:8:")
-
-
-def test_the_searchs_seed_is_not_a_confirm_seed() -> None:
-    assert "seed 0 is the search's own" in refused(MINIMAL.replace("[1, 2]", "[0, 1]"))
-
-
-def test_unknown_budget_benchmark_protocol_and_empty_file() -> None:
+def test_unknown_names_a_wrong_seed_and_an_empty_file() -> None:
     assert "unknown budget 'fulll'" in refused(MINIMAL, budget="fulll")
     assert "Did you mean 'pocket'" in refused(MINIMAL.replace("benchmark: pocket", "benchmark: pockett"))
     assert "unknown protocol 'papers'" in refused(MINIMAL, overrides=Overrides(protocol="papers"))
     assert "is a mapping" in refused("")
+    assert "seed 0 is the search's own" in refused(MINIMAL.replace("[1, 2]", "[0, 1]"))
+    assert "Did you mean 'vit-s14'" in refused(MINIMAL + "bodies: {image: vit-s15}\n")
     assert "--trials must be at least 1" in refused(MINIMAL, overrides=Overrides(trials=0))
 
 
@@ -120,24 +117,3 @@ def test_layers_later_ones_win() -> None:
     assert "refine.epochs" not in spec.settings("pocket/digits", "nft")
     epochs = {method: spec.settings("pocket/mnist", method)["refine.epochs"] for method in ("orca", "nft")}
     assert epochs == {"orca": 6, "nft": 7}
-
-
-@pytest.mark.parametrize(
-    ("extra", "told"),
-    [
-        ("settings: {align.distance: otd}", "mine.yaml:5: settings of pocket/digits with orca: unknown align.distance"),
-        (
-            "per_task:\n  pocket/digits:\n    per_method:\n      orca:\n        settings: {align.distance: otd}",
-            "mine.yaml:9: settings of pocket/digits with orca: unknown align.distance",
-        ),
-        (
-            "per_task: {pocket/digits: {per_method: {orca: {setings: {}}}}}",
-            "unknown key 'setings'. Did you mean 'settings'",
-        ),
-        ("budgets: {full: {confirm_seeds: [1, 1]}}", "mine.yaml:5: budgets.full.confirm_seeds: each seed once"),
-        ("bodies: {image: vit-s15}", "Did you mean 'vit-s14'"),
-    ],
-)
-def test_a_mistake_is_told_with_its_line(extra: str, told: str) -> None:
-    text = f"name: mine\nbenchmark: pocket\nmethods: [orca]\ntasks: [pocket/digits]\n{extra}\n"
-    assert told in refused(text)

@@ -44,28 +44,6 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("most", [0, 7, 23])
-def test_a_killed_sweep_goes_on_without_running_a_trial_twice(store: ResultsStore, tmp_path: Path, most: int) -> None:
-    whole = ResultsStore(tmp_path / "whole", create=True)
-    expected = {trial.key for trial in play(conduct(whole))}
-    first = play(conduct(store), most=most)
-    abandoned = conduct(store)
-    if (trial := abandoned.next_trial()) is not None:  # a trial that was out when the driver died
-        abandoned.started(trial.key)
-        abandoned.report(trial.key, next(fake_reports(trial)).progress)
-    second = conduct(store)
-    assert second.searches.finished_before == most
-    rest = play(second)
-    assert not {t.key for t in first} & {t.key for t in rest}
-    assert {t.key for t in first} | {t.key for t in rest} == expected
-    assert len(store.records(sweep="fake/full")) == len(expected)
-    again = conduct(store)
-    assert again.next_trial() is None
-    assert again.done
-    assert again.summary().up_to_date
-
-
-@pytest.mark.slow
 def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     """A deterministic search does not depend on the number of workers."""
     spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n")
@@ -125,22 +103,26 @@ def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> 
 
 def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     text = TEXT + "resources: {cpus: 2}\n"
-    usual, fixed = (fake_searches(fake_spec(text, Overrides(deterministic=flag))) for flag in (False, True))
-    trials = [searches[0].trial({}, 1, "confirm") for searches in (usual, fixed)]
-    assert [trial.threads for trial in trials] == [2, 1]
-    assert [trial.deterministic for trial in trials] == [False, True]
+    trials = []
+    for deterministic in (False, True):
+        searches = fake_searches(fake_spec(text, Overrides(deterministic=deterministic)))
+        controller = SweepController(searches, store, executor="fake")
+        trials += play(controller, most=1)
+        assert (controller.searches.finished_before, controller.summary().deterministic) == (0, deterministic)
+    assert [(trial.threads, trial.deterministic) for trial in trials] == [(2, False), (1, True)]
     assert trials[0].key != trials[1].key
-    play(SweepController(usual, store, executor="fake"), most=3)
-    controller = SweepController(fixed, store, executor="fake")
-    assert controller.searches.finished_before == 0
-    play(controller, most=2)
-    assert controller.summary().deterministic
-    assert {record.deterministic for record in store.load("fake/full-deterministic").values()} == {True}
-    assert {record.deterministic for record in store.load("fake/full").values()} == {False}
+    assert [
+        store.load(f"fake/full{end}")[t.key].deterministic
+        for end, t in zip(("", "-deterministic"), trials, strict=True)
+    ] == [False, True]
 
 
 @pytest.mark.slow
-def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> None:
+def test_failures_run_again_on_request_and_lost_trials_by_themselves(store: ResultsStore) -> None:
+    controller = conduct(store)
+    lost = take(controller)
+    controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
+    controller.close()
     controller = conduct(store)
     play(controller, fail=frozenset({"pocket/wdbc"}))
     summary = controller.summary()
@@ -153,16 +135,6 @@ def test_failures_are_told_and_rerun_only_on_request(store: ResultsStore) -> Non
     retry = conduct(store, retry_failed=True)
     assert len(play(retry)) == 12
     assert not retry.summary().failed
-
-
-@pytest.mark.slow
-def test_lost_trials_run_again_by_themselves(store: ResultsStore) -> None:
-    controller = conduct(store)
-    trial = take(controller)
-    controller.finish(trial.key, TrialReport(status=Status.LOST, error="node gone"))
-    again = play(conduct(store))
-    assert trial.key in {t.key for t in again}
-    assert store.load("fake/full")[trial.key].status is Status.COMPLETED
 
 
 def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:

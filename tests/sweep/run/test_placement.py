@@ -15,7 +15,7 @@ from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.run.retries import Cause, Failure, FailuresOfTrial
+from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
 from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, take
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
@@ -124,23 +124,23 @@ def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
 
 def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
     placement = Cluster(GPU_NODE).placement(GpuRequest(0.25))
-    placement.learn(replace(trial, resources=Resources(1, 0.25)), measured(trial, 4096.0, Status.FAILED_OOM))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
-    placement.learn(replace(trial, resources=Resources(1, 1.0)), measured(trial, 4096.0, Status.FAILED_OOM))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0
+    for share, next_share in ((0.25, 0.5), (1.0, 1.0)):
+        on_gpu = replace(trial, resources=Resources(1, share))
+        placement.learn(on_gpu, measured(trial, 4096.0, Status.FAILED_OOM))
+        assert placement.resources(trial, FailuresOfTrial()).gpus == next_share
 
 
 def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
     controller = SweepController(fake_searches(), store, executor="fake")
-    controller.placement = first = Cluster(GPU_NODE).placement(GpuRequest(1.0))
+    controller.placement = Cluster(GPU_NODE).placement(GpuRequest(1.0))
     ran = take(controller)
     record = controller.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
     assert record is not None
-    assert (record.gpus, first.packing.share(ran, 1.0, measured=True)) == (1.0, 0.25)
+    assert record.gpus == 1.0
     restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
     controller.close()
     restarted.learn_record(store.load("fake/full")[ran.key])
-    restarted.packing.learn_card(16384.0)
+    restarted.learn(ran, TrialReport(worker=Worker(device_memory_mib=16384.0)))
     assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25
 
 
@@ -174,52 +174,48 @@ def test_a_lost_trial_prefers_another_node() -> None:
 
 
 class Growing(InlineExecutor):
-    """A cluster with a head of no CPUs that a node joins at the third look."""
+    """A cluster that a node joins at the third look."""
 
     grows = True
 
-    def __init__(self) -> None:
-        self.looks, self.demand = 0, Counter[Resources]()
+    def __init__(self, first: NodeResources) -> None:
+        self.first, self.looks, self.demand = first, 0, Counter[Resources]()
 
     def nodes(self) -> list[NodeResources]:
         self.looks += 1
-        return [NodeResources("head", 0, 0, 4.0), *([GPU_NODE] if self.looks >= 3 else [])]
+        return [self.first, *([GPU_NODE] if self.looks >= 3 else [])]
 
     def announce(self, demand: object) -> None:
         assert isinstance(demand, Counter)
         self.demand = demand
 
 
+HEAD = NodeResources("head", 0, 0, 4.0)
+SHARED = TEXT + "resources: {cpus: 2, gpus: 0.5}\n"
+
+
 def test_a_cluster_that_starts_is_waited_for() -> None:
-    engine, events, spec = Growing(), list[Event](), fake_spec(TEXT + "resources: {cpus: 2, gpus: 0.5}\n")
-    slept: list[float] = []
-    assert wait_for_room(engine, spec, engine.nodes(), 300.0, events.append, sleep=slept.append)
+    engine, events, slept = Growing(HEAD), list[Event](), list[float]()
+    assert wait_for_room(engine, fake_spec(SHARED), engine.nodes(), 300.0, events.append, sleep=slept.append)
     assert len(slept) == 2
     (message,) = events
     assert isinstance(message, Message)
     assert "waiting up to 300 s" in message.text
     assert engine.demand == {Resources(2.0, 0.5): 4}
+    engine = Growing(HEAD)
+    with pytest.raises(UserError, match="more than any node has"):
+        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, events.append, sleep=slept.append)
+    assert engine.looks == 2
 
 
 @pytest.mark.parametrize("needs_gpus", [False, True])
 def test_a_sweep_that_needs_gpus_waits_for_them(needs_gpus: bool) -> None:
-    class CpusFirst(Growing):
-        def nodes(self) -> list[NodeResources]:
-            return [NodeResources("cpus", 8, 0, 32.0), *super().nodes()]
-
-    engine, spec = CpusFirst(), fake_spec(TEXT + "resources: {cpus: 2, gpus: 0.5}\n")
-    gpus = wait_for_room(
-        engine, spec, engine.nodes(), 300.0, lambda event: None, needs_gpus=needs_gpus, sleep=lambda seconds: None
+    engine, slept = Growing(NodeResources("cpus", 8, 0, 32.0)), list[float]()
+    found = wait_for_room(
+        engine, fake_spec(SHARED), engine.nodes(), 300.0, lambda event: None, needs_gpus=needs_gpus, sleep=slept.append
     )
-    assert gpus == needs_gpus
+    assert found == needs_gpus
     assert engine.demand == ({Resources(2.0, 0.5): 4} if needs_gpus else {})
-
-
-def test_waiting_ends() -> None:
-    engine = Growing()
-    with pytest.raises(UserError, match="more than any node has"):
-        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, lambda event: None, sleep=lambda seconds: None)
-    assert engine.looks == 2
 
 
 def test_several_gpus_are_whole() -> None:
@@ -234,13 +230,3 @@ def test_several_gpus_are_whole() -> None:
         check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
     check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
     assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]
-
-
-def test_failures_reach_the_placement(store: ResultsStore) -> None:
-    controller = SweepController(fake_searches(), store, executor="fake")
-    controller.placement = Cluster(GPU_NODE).placement(GpuRequest(0.125))
-    trial = take(controller)
-    controller.ended(trial.key, measured(trial, 2000.0, Status.FAILED_OOM))
-    again = take(controller)
-    assert (again.key, again.resources.gpus) == (trial.key, 0.25)
-    controller.failed(trial.key, Failure(Cause.USER, "bad data"))

@@ -212,13 +212,7 @@ class TestMore:
         assert set(records) == set(keys(done)[:4])
         old = store.curves("fake/full-trials4", list(records))
         assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
-        after = play(controller)
-        winner = min(
-            (r for r in store.load("fake/full-trials12").values() if r.phase == "search" and not r.status.failed),
-            key=lambda record: (record.status is not Status.COMPLETED, record.validation_score),
-        )
-        same = winner.trial_key in keys(done)
-        assert len(after) == 8 + (0 if same else 2)
+        assert [trial.phase for trial in play(controller)] == ["search"] * 8 + ["confirm"] * 2
         assert len(store.journal("fake/full-trials12")) == 12
         less = conduct(store, LONG, trials=4, methods=["nft"])
         assert less.done

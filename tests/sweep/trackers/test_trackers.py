@@ -8,6 +8,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,15 @@ from ..fakes import TEXT, fake_searches, fake_spec, play
 Shown = dict[str, "ShownRun"]
 
 
+@dataclass
 class ShownRun:
     """What a tracker shows of a run, read back from its files."""
 
-    def __init__(self) -> None:
-        self.tags: dict[str, str] = {}
-        self.settings: dict[str, str] = {}
-        self.curves: dict[str, dict[int, float]] = {}
-        self.final: dict[str, float] = {}
-        self.status = ""
+    tags: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    curves: dict[str, dict[int, float]] = field(default_factory=dict)
+    final: dict[str, float] = field(default_factory=dict)
+    status: str = ""
 
     def point(self, name: str, step: int, value: float) -> None:
         self.curves.setdefault(name, {})[step] = value
@@ -116,28 +117,16 @@ def of_mlflow(place: Path) -> Shown:
 
 def of_wandb(place: Path) -> Shown:
     from wandb.proto.wandb_internal_pb2 import Record as Entry
+    from wandb.sdk.internal.datastore import DataStore
 
     shown: Shown = {}
     for path in sorted(place.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
-        for data in leveldb_entries(path.read_bytes()):
+        entries = DataStore()
+        entries.open_for_scan(str(path))
+        for data in iter(entries.scan_data, None):
             _wandb_entry(run, Entry.FromString(data))
     return shown
-
-
-def leveldb_entries(data: bytes) -> Iterator[bytes]:
-    """Yield the entries of a log in LevelDB's format, whose first block starts with a header of 7 bytes."""
-    at, parts = 7, b""
-    while at < len(data):
-        if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
-            at += 32768 - at % 32768
-            continue
-        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-        parts += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a whole entry, or the last part of one
-            yield parts
-            parts = b""
 
 
 def _wandb_entry(run: ShownRun, entry: Any) -> None:
@@ -159,19 +148,13 @@ def _wandb_entry(run: ShownRun, entry: Any) -> None:
             run.final[item.key] = value
 
 
-class Case:
-    """A tracker that is tested: its option, and how to read what it wrote."""
-
-    def __init__(self, module: str, target: str, read: Callable[[Path], Shown]) -> None:
-        self.module, self.target, self.read = module, target, read
-
-
-CASES = {
-    "tensorboard": Case("tensorboardX", "tensorboard:{place}", of_tensorboard),
-    "mlflow in a directory": Case("mlflow", "mlflow:{place}", of_mlflow),
-    "mlflow in a database": Case("mlflow", "mlflow:sqlite:///{place}", of_mlflow),
-    "wandb": Case("wandb", "wandb:mine", of_wandb),
+CASES: dict[str, tuple[str, str, Callable[[Path], Shown]]] = {
+    "tensorboard": ("tensorboardX", "tensorboard:{place}", of_tensorboard),
+    "mlflow in a directory": ("mlflow", "mlflow:{place}", of_mlflow),
+    "mlflow in a database": ("mlflow", "mlflow:sqlite:///{place}", of_mlflow),
+    "wandb": ("wandb", "wandb:mine", of_wandb),
 }
+"""Module of a tracker, its option, and how to read what it wrote."""
 
 
 @pytest.fixture(autouse=True)
@@ -201,20 +184,20 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     "name", ["tensorboard", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in list(CASES)[1:])]
 )
 def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(name: str, tmp_path: Path) -> None:
-    case, place = CASES[name], tmp_path / "shown"
-    pytest.importorskip(case.module)
+    (module, target, read), place = CASES[name], tmp_path / "shown"
+    pytest.importorskip(module)
     if name == "mlflow in a database":
         pytest.importorskip("sqlalchemy")
     else:
         place.mkdir()
-    option = case.target.format(place=place)
+    option = target.format(place=place)
     assert len(sweep(tmp_path / "store", option, most=2)) == 2
-    before = case.read(place)
+    before = read(place)
     assert sorted(run.status for run in before.values()) == ["", "completed", "completed"]
     records = {record.trial_key: record for record in sweep(tmp_path / "store", option)}
     assert len(records) == 6
 
-    shown = case.read(place)
+    shown = read(place)
     assert shown.keys() == records.keys()
     for key, record in records.items():
         agree(shown[key], record)

@@ -46,7 +46,7 @@ DENSE = Target("dense", shape=(16,))
 
 @contextmanager
 def started(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
-    """Start ranks, and give the first one's adaptation; at the end no process is left."""
+    """Start ranks, and give the first one's trainer; at the end no process is left."""
     processes = RankProcesses(size, build)
     try:
         yield processes, build(processes.first)
@@ -55,11 +55,11 @@ def started(size: int, build: Build) -> Iterator[tuple[RankProcesses, Any]]:
     assert multiprocessing.active_children() == []
 
 
-def step_of(processes: RankProcesses, adaptation: Any) -> Any:
+def step_of(processes: RankProcesses, trainer: Any) -> Any:
     """Run one step with all ranks; raises the cause of a failure."""
     try:
-        processes.join(adaptation)
-        return adaptation.step()
+        processes.join(trainer)
+        return trainer.step()
     except Exception as error:
         raise processes.cause(error) from error
 

@@ -250,17 +250,6 @@ def test_classification() -> None:
     assert classify(RuntimeError("x")) is Status.FAILED_CODE
 
 
-def test_a_damaged_checkpoint_starts_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
-    trial = plans["nft"].trial({}, 1, "confirm")
-    expected = scores(finish(TrialRunner(trial, folder(tmp_path / "whole")))[1])
-    runner = TrialRunner(trial, folder(tmp_path / "cut"))
-    runner.step()
-    runner.interrupt()
-    state = tmp_path / "cut" / "checkpoints" / f"{trial.key}.state"
-    state.write_bytes(state.read_bytes()[:100])
-    assert scores(finish(TrialRunner(trial, tmp_path / "cut"))[1]) == expected
-
-
 def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
     plans: dict[str, SearchPlan], tmp_path: Path
 ) -> None:
