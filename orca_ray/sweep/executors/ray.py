@@ -163,7 +163,7 @@ class RayExecutor(Executor):
     def first_staged(self, stager: Stager) -> list[Staged]:
         """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
         found: list[Staged] = []
-        self._watched(lambda: found.extend(stager.first()), stager.interrupt)
+        self._watched(lambda: found.extend(stager.first()), lambda: setattr(stager, "interrupted", True))
         if stager.interrupted:
             raise KeyboardInterrupt
         return found

@@ -168,8 +168,13 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         return alike[min(max(num_starting, 0), len(alike) - 1)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Ray's exception, from which the cause of the failure follows."""
-        self._searcher.losses[trial.trial_id] = _error_of(trial)
+        """Store Ray's exception and what Tune wrote about it, from which the cause of the failure follows."""
+        error, text = None, ""
+        with contextlib.suppress(Exception):  # it may be of a class that only the worker has
+            error = trial.get_pickled_error()
+        with contextlib.suppress(OSError):
+            text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+        self._searcher.losses[trial.trial_id] = error, text
         super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -224,16 +229,6 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
         return self._searcher.ending
-
-
-def _error_of(trial: Any) -> tuple[Exception | None, str]:
-    """Return Ray's exception of a failed trial, None if it cannot be read, and the text that Tune wrote about it."""
-    error, text = None, ""
-    with contextlib.suppress(Exception):  # it may be of a class that only the worker has
-        error = trial.get_pickled_error()
-    with contextlib.suppress(OSError):
-        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
-    return error, text
 
 
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")

@@ -59,7 +59,7 @@ class SharedFolder:
         hashes = {_relative(file, source): cache.sha256_file(file) for file in files}
         self._folder.create()
         for file in files:
-            self._folder.upload(file, _joined(path, _relative(file, source)))
+            self._folder.upload(file, str(PurePosixPath(path, _relative(file, source))))
         content = json.dumps({"files": hashes}, indent=1).encode()
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
@@ -82,7 +82,7 @@ class SharedFolder:
             file = copy / name if name else copy
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._folder.download(_joined(path, name), file)
+                self._folder.download(str(PurePosixPath(path, name)), file)
             except FileNotFoundError:
                 return name or path
             if cache.sha256_file(file) != expected:
@@ -95,7 +95,8 @@ class SharedFolder:
         files = self.read_json(f"{path}.manifest.json").get("files")
         if files is None:
             return None
-        if not isinstance(files, dict) or not all(_is_inside(name) for name in files):
+        paths = [PurePosixPath(name) for name in files] if isinstance(files, dict) else None
+        if paths is None or any(path.is_absolute() or ".." in path.parts for path in paths):
             logger.warning("%s/%s.manifest.json is not a manifest of files", self.name, path)
             return None
         return {str(name): str(value) for name, value in files.items()}
@@ -103,12 +104,3 @@ class SharedFolder:
 
 def _relative(file: Path, source: Path) -> str:
     return "" if file == source else file.relative_to(source).as_posix()
-
-
-def _joined(path: str, name: str) -> str:
-    return f"{path}/{name}" if name else path
-
-
-def _is_inside(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    return ".." not in parts and not PurePosixPath(name).is_absolute()

@@ -178,7 +178,7 @@ class Stager(ABC):
         self._unresolved = {request.task for request in requests}
         self._kept: list[Staged] = []
         self.interrupted = False
-        """Whether `first` must return now."""
+        """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
         """Wait until a task is staged or all have failed; return what is known then, which `poll` returns again."""
@@ -189,10 +189,6 @@ class Stager(ABC):
             if not found:
                 time.sleep(_PAUSE_SECONDS)
         return list(self._kept)
-
-    def interrupt(self) -> None:
-        """Make `first` return now. May be called in another thread."""
-        self.interrupted = True
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
         """Return the tasks that were staged or failed since the last call; ``idle``: no other trial can start."""

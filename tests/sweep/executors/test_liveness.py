@@ -1,18 +1,15 @@
-"""Deadlines, heartbeats, the watchdog, causes from Ray's exceptions, and limits of containers."""
+"""Deadlines, heartbeats, the watchdog, work in a thread, and causes from Ray's exceptions."""
 
 import os
 import socket
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.limits import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits, Watchdog, lost_service
 from orca_ray.sweep.executors.processes import Background
-from orca_ray.sweep.run.retries import Cause
 
 
 class Watched:
@@ -97,53 +94,3 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
     threading.Timer(0.1, lambda: os.kill(os.getpid(), 2)).start()
     work.wait(asked.set)
     assert asked.is_set()
-
-
-def test_causes_of_what_ray_reports() -> None:
-    from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
-
-    from orca_ray.sweep.executors.tune_adapter import failure_of
-
-    task = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
-    memory = RayTaskError("step", "Traceback ...\nMemoryError", MemoryError())
-    assert failure_of(RayActorError(preempted=True), "").cause is Cause.PREEMPTED
-    assert failure_of(OutOfMemoryError("killed"), "").cause is Cause.MEMORY
-    assert failure_of(None, "Task was killed due to the node running low on memory.").cause is Cause.MEMORY
-    assert failure_of(task, "").cause is Cause.CODE
-    assert failure_of(memory, "").cause is Cause.MEMORY
-    assert failure_of(ActorDiedError(task), "").cause is Cause.CODE, "the worker cannot be built"
-    text = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
-    lost = failure_of(ActorDiedError(), text, "node")
-    assert (lost.cause, lost.reason, lost.node) == (Cause.LOST, text, "node")
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def test_limits_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    own, root = tmp_path / "own", tmp_path / "groups"
-    assert allowed_cpus(root, own) == 16
-    assert allowed_memory(root, own) is None
-    write(own, "0::/pod/box\n")
-    write(root / "pod/cpu.max", "350000 100000\n")
-    write(root / "pod/box/cpu.max", "max 100000\n")
-    write(root / "pod/box/memory.max", f"{2**31}\n")
-    write(root / "memory.max", "max\n")
-    assert allowed_cpus(root, own) == 3
-    assert allowed_memory(root, own) == 2**31
-
-
-def test_limits_of_version_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
-    own, root = tmp_path / "own", tmp_path / "groups"
-    write(own, "4:memory:/docker/1\n3:cpu,cpuacct:/docker/1\n")
-    write(root / "cpu/docker/1/cpu.cfs_quota_us", "50000")
-    write(root / "cpu/docker/1/cpu.cfs_period_us", "100000")
-    write(root / "memory/memory.limit_in_bytes", str(2**63 - 4096))
-    assert allowed_cpus(root, own) == 1, "half a core is one worker"
-    assert allowed_memory(root, own) is None
-    write(root / "memory/docker/1/memory.limit_in_bytes", str(2**30))
-    assert allowed_memory(root, own) == 2**30

@@ -44,7 +44,7 @@ def test_ended_trials_keep_no_results_in_the_driver() -> None:
 def test_the_driver_reads_heartbeats_of_workers_that_have_ended(ray_cluster: session.RayCluster) -> None:
     ray.init(address=ray_cluster.address, log_to_driver=False)
 
-    @ray.remote(num_cpus=0)
+    @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is untyped
     def beat(count: int) -> None:
         ray_private.store_value("trial", f"node {count}".encode())
 

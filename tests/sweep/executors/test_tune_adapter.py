@@ -1,17 +1,19 @@
-"""The choice of the trial that gets a free actor, without a cluster."""
+"""The choice of the trial that gets a free actor, and causes from Ray's exceptions, without a cluster."""
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
-from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher
+from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher, failure_of
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.placement import Placement
+from orca_ray.sweep.run.retries import Cause
 from tests.sweep.fakes import fake_searches
 
 
@@ -83,3 +85,24 @@ def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(store: Resu
         tune.chosen()
         exceeded = tune.deadlines.exceeded()
     assert list(exceeded) == ["t1"]
+
+
+OOM_KILLER = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
+CODE = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "cause"),
+    [
+        (RayActorError(preempted=True), "", Cause.PREEMPTED),
+        (OutOfMemoryError("killed"), "", Cause.MEMORY),
+        (None, "Task was killed due to the node running low on memory.", Cause.MEMORY),
+        (CODE, "", Cause.CODE),
+        (RayTaskError("step", "Traceback ...\nMemoryError", MemoryError()), "", Cause.MEMORY),
+        (ActorDiedError(CODE), "", Cause.CODE),  # the worker cannot be built
+        (ActorDiedError(), OOM_KILLER, Cause.LOST),
+    ],
+)
+def test_causes_of_what_ray_reports(error: Exception | None, text: str, cause: Cause) -> None:
+    failure = failure_of(error, text, "node")
+    assert (failure.cause, failure.reason, failure.node) == (cause, text or str(error).strip(), "node")

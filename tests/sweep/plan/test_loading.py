@@ -48,7 +48,7 @@ def test_the_minimal_file_is_understood() -> None:
         ("space:", "space: [", 9, ["not valid YAML"]),
         ("rate: 1e-3", "rate: 1e-3\n  align.distance: otd", 7, ["settings of pocket/digits with "]),
         ("budgets:", "per_task: {pocket/digits: {setings: {}}}\nbudgets:", 9, ["'setings'. Did you mean 'settings'"]),
-        ("budgets:", f"per_task:\n {ORCA_ON_DIGITS}\nbudgets:", 12, ["settings of pocket/digits with orca: unknown "]),
+        ("budgets:", f"per_task:\n {ORCA_ON_DIGITS}\nbudgets:", 13, ["settings of pocket/digits with orca: unknown "]),
         ("[1, 2]", "[1, 1]", 10, ["budgets.full.confirm_seeds: each seed once"]),
         ("rate: 1e-3", "rate: 1.0", 8, ["refine.learning_rate = 1.0", "log_uniform [0.0001, 0.01]"]),
     ],

@@ -192,6 +192,19 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
     assert not controller.searches.retrying
 
 
+def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> None:
+    events, stager = list[Event](), LateStager([])
+    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
+    controller = SweepController(searches, store, executor="fake", listener=events.append)
+    controller.stager = stager
+    stager.staged = (Staged("pocket/digits", error="no answer"), Staged("pocket/wdbc", fake_searches()[0].fingerprint))
+    assert {trial.task for trial in play(controller)} == {"pocket/wdbc"}
+    summary = controller.summary()
+    assert (summary.ran, summary.planned, summary.interrupted) == (12, 24, False)
+    assert summary.unfinished == ("pocket/digits nft: no answer", "pocket/digits orca: no answer")
+    assert Message("pocket/digits: no trial can run: no answer") in events
+
+
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
     controller = conduct(store, held)
     trial = started(controller)

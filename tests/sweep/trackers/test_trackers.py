@@ -23,8 +23,7 @@ from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.trackers import base as tracking
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
-
-from ..fakes import TEXT, fake_searches, fake_spec, play
+from tests.sweep.fakes import TEXT, fake_searches, fake_spec, play, take
 
 Shown = dict[str, "ShownRun"]
 
@@ -51,12 +50,11 @@ def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
         controller = SweepController(fake_searches(spec), opened, executor="inline", listener=listener)
         listener(events.SweepStarted(spec.sweep_id, "here", controller.searches.rows()))
         play(controller, most)
-        if most is not None and (trial := controller.next_trial()) is not None:
+        if most is not None:
+            trial = take(controller)
             controller.started(trial.key)
-            for epoch in (1, 2):
-                controller.report(
-                    trial.key, [EpochProgress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0)]
-                )
+            points = [EpochProgress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0) for epoch in (1, 2)]
+            controller.report(trial.key, points)
     return list(ResultsStore(store).load(spec.sweep_id).values())
 
 

@@ -117,72 +117,62 @@ def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, S
     assert validation != test
 
 
+@pytest.fixture(scope="module")
+def whole(plans: dict[str, SearchPlan], tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialSpec, Any, Any]:
+    """A trial, the epochs of its run without an interruption, and its scores."""
+    trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path_factory.mktemp("home"))))
+        points, report = finish(TrialRunner(trial, tmp_path_factory.mktemp("results")))
+    return trial, facts(points), scores(report)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 3])
 def test_an_interrupted_trial_resumes_exactly(
-    plans: dict[str, SearchPlan], tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, after: int
 ) -> None:
-    trial = plans["orca"].trial({}, 1, "confirm")
-    enter_home(monkeypatch, tmp_path / "home")
-    expected_points, expected = finish(TrialRunner(trial, folder(tmp_path / "whole")))
-    enter_home(monkeypatch, tmp_path / "another")
-    first = TrialRunner(trial, folder(tmp_path / "cut"))
+    trial, *expected = whole
+    first = TrialRunner(trial, tmp_path)
     for _ in range(after):
         first.step()
     first.interrupt()
-    points, report = finish(TrialRunner(trial, tmp_path / "cut"))
+    points, report = finish(TrialRunner(trial, tmp_path))
     assert not outcome_of(report).align_reused
-    assert facts(points) == facts(expected_points)
-    assert scores(report) == scores(expected)
+    assert [facts(points), scores(report)] == expected
 
 
 @pytest.mark.slow
 def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
-    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Checkpoints are written by time, also between the steps of an epoch; the kill is in the first refine epoch."""
-    saves = 9
-    trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
-    enter_home(monkeypatch, tmp_path / "home")
-    expected_points, expected = finish(TrialRunner(trial, folder(tmp_path / "whole")))
+    (trial, *expected), saves, steps = whole, list[int](), list[int]()
+    save, update = Checkpoints.save, RefineLoop._update
 
     class Killed(BaseException):
         pass
 
-    save, count = Checkpoints.save, 0
-
     def save_and_die(*arguments: Any) -> None:
-        nonlocal count
         save(*arguments)
-        count += 1
-        if count == saves:
+        saves.append(1)
+        if len(saves) == 9:
             raise Killed
-
-    enter_home(monkeypatch, tmp_path / "another")
-    first, points = TrialRunner(trial, folder(tmp_path / "cut"), checkpoint_seconds=0.0), list[EpochProgress]()
-
-    def run() -> None:
-        while True:
-            points.extend(first.step().progress)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_die)
-        with pytest.raises(Killed):
-            run()
-    assert [point.stage for point in points] == ["align", "align"]
-    resumed, steps = TrialRunner(trial, tmp_path / "cut"), list[int]()
-    update = RefineLoop._update
 
     def count_steps(loop: RefineLoop, learning_rate: float) -> None:
         steps.append(1)
         update(loop, learning_rate)
 
+    first = TrialRunner(trial, tmp_path, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            finish(first)
     monkeypatch.setattr(RefineLoop, "_update", count_steps)
-    points, report = finish(resumed)
-    assert facts(points) == facts(expected_points)
-    assert scores(report) == scores(expected)
+    points, report = finish(TrialRunner(trial, tmp_path))
+    assert [facts(points), scores(report)] == expected
     whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
-    assert len(steps) == whole_steps - (saves - 2), "steps before the kill were repeated"
+    assert len(steps) == whole_steps - 7, "steps before the kill were repeated"
 
 
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
@@ -200,26 +190,22 @@ def test_a_warm_actor_scores_like_a_fresh_one(
 ) -> None:
     """Deterministic trials, after one of the same settings that ran with two threads."""
 
-    def config(trial: TrialSpec) -> dict[str, Any]:
-        return {"trial": trial_to_json(trial)}
-
     def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
-        while True:
-            report = TrialReport.from_json(actor.step()["report"])
-            if report.done:
-                return scores(report)
+        while not (report := TrialReport.from_json(actor.step()["report"])).done:
+            pass
+        return scores(report)
 
-    two = Resources(cpus=2.0)
     usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
-    trials = [dataclasses.replace(trial, resources=two, deterministic=True) for trial in usual]
+    earlier, *_ = usual = [dataclasses.replace(trial, resources=Resources(cpus=2.0)) for trial in usual]
+    trials = [dataclasses.replace(trial, deterministic=True) for trial in usual]
     enter_home(monkeypatch, tmp_path / "home")
     warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
     warm._trial_info = None  # the attribute that its __init__ would set
-    warm.setup(config(dataclasses.replace(usual[0], resources=two)))
+    warm.setup({"trial": trial_to_json(earlier)})
     run(warm)
     found = []
     for trial in trials:
-        assert warm.reset_config(config(trial))
+        assert warm.reset_config({"trial": trial_to_json(trial)})
         found.append(run(warm))
     enter_home(monkeypatch, tmp_path / "another")
     assert found == [scores(finish(TrialRunner(trial, tmp_path))[1]) for trial in trials]
@@ -241,13 +227,11 @@ def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tm
 
 
 def test_classification() -> None:
-    assert classify(NotFiniteError("loss")) is Status.FAILED_NAN
-    assert classify(torch.OutOfMemoryError("cuda")) is Status.FAILED_OOM
-    assert classify(MemoryError()) is Status.FAILED_OOM
     allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
-    assert classify(allocator) is Status.FAILED_OOM
-    assert classify(UserError("x")) is Status.FAILED_USER
-    assert classify(RuntimeError("x")) is Status.FAILED_CODE
+    memory = [torch.OutOfMemoryError("cuda"), MemoryError(), allocator]
+    assert [classify(error) for error in memory] == [Status.FAILED_OOM] * 3
+    others = [NotFiniteError("loss"), UserError("x"), RuntimeError("x")]
+    assert [classify(error) for error in others] == [Status.FAILED_NAN, Status.FAILED_USER, Status.FAILED_CODE]
 
 
 def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(

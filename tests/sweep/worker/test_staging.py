@@ -8,17 +8,12 @@ import numpy as np
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.shared_folder import SharedFolder
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest, stage, staged_data
+from orca_ray.sweep.worker.staging import InlineStager, StagingError, StagingRequest, stage, staged_data
 from orca_ray.sweep.worker.staging_items import HubItem
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
-from tests.sweep.real import TEXT, tiny_body
 
 WDBC = get_task("pocket/wdbc")
 REQUEST = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint=WDBC.fingerprint or "")
@@ -114,7 +109,7 @@ def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_one_dead_address_fails_one_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_cannot_be_fetched_fails_alone(new_node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = Task.fetch
 
     def dead(task: Task, *args: object, protocol: str = "held-out") -> None:
@@ -123,18 +118,12 @@ def test_one_dead_address_fails_one_task(tmp_path: Path, monkeypatch: pytest.Mon
         fetch(task, protocol=protocol)
 
     monkeypatch.setattr(Task, "fetch", dead)
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
-    text = TEXT.replace("[pocket/wdbc]", "[pocket/digits, pocket/wdbc]").replace("[orca, nft]", "[nft]")
-    text = text.replace("search_trials: 3", "search_trials: 0")
-    spec = parse_spec(f"{text}bodies: {{sequence: {tiny_body(tmp_path)}, image: vit-s14:layers=1}}\n")
-    events: list[Event] = []
-    summary = run_sweep(spec, str(tmp_path / "results"), executor="inline", listener=events.append)
-    assert (summary.ran, summary.planned, summary.interrupted) == (2, 4, False)
-    (reason,) = summary.unfinished
-    assert reason.startswith("pocket/digits nft: ")
-    assert "no answer from nowhere.example" in reason
-    assert any(isinstance(event, Message) and "nowhere.example" in event.text for event in events)
-    assert {record.task for record in ResultsStore(tmp_path / "results").load("tiny/full").values()} == {"pocket/wdbc"}
+    digits = StagingRequest(task="pocket/digits", protocol="held-out", fingerprint="")
+    stager = InlineStager([digits, REQUEST], None, [].append)
+    failed, done = stager.first()
+    assert (failed.task, failed.fingerprint, done) == ("pocket/digits", "", (WDBC.name, WDBC.fingerprint, ""))
+    assert failed.error.endswith(": no answer from nowhere.example")
+    assert (stager.poll(idle=True), stager.poll(idle=True)) == ([failed, done], [])
 
 
 def test_workers_get_listed_variables_and_nothing_shows_them(
