@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.results.lease import Lease
 from orca_ray.results.live import file_name
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -33,6 +35,15 @@ def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec
 def fake_searches(spec: SweepSpec | None = None) -> list[SearchPlan]:
     spec = spec or fake_spec()
     return plan_searches(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+
+
+def new_controller(
+    store: ResultsStore, lease: Lease | None = None, *, text: str = TEXT, overrides: Overrides | None = None,
+    **options: Any,
+) -> SweepController:  # fmt: skip
+    """Return a controller of the fake sweep in ``text``; ``options`` are its other arguments."""
+    searches = fake_searches(fake_spec(text, overrides))
+    return SweepController(searches, store, executor="fake", lease=lease, **options)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:

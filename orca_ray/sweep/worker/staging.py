@@ -17,8 +17,7 @@ from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
 from orca_ray.progress_counter import noting_progress
 from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.worker.shared_folder import SharedFolder
-from orca_ray.sweep.worker.staging_items import DataItem, HubItem, Item, SourceItem, WheelItem
+from orca_ray.sweep.worker.staging_items import DataItem, HubItem, Item, SharedFolder, SourceItem, WheelItem
 from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)

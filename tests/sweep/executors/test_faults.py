@@ -77,9 +77,9 @@ def fake_controller(folder: Path, events: list[Event]) -> SweepController:
     return SweepController(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
 
 
-@pytest.mark.parametrize(("where", "told"), [("step", "the worker hangs"), ("setup", "lost (")])
+@pytest.mark.parametrize(("where", "expected"), [("step", "the worker hangs"), ("setup", "lost (")])
 def test_a_hung_worker_is_killed_and_its_trial_runs_again(
-    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, where: str, told: str
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, where: str, expected: str
 ) -> None:
     from orca_ray.sweep.executors.ray import RayExecutor
 
@@ -92,7 +92,7 @@ def test_a_hung_worker_is_killed_and_its_trial_runs_again(
         assert not engine.run(controller, settings(tmp_path, 3.0), ExecutorOptions(TimeLimits(heartbeat=3.0)))
     summary = controller.summary()
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
-    assert any(isinstance(event, Message) and told in event.text for event in events)
+    assert any(isinstance(event, Message) and expected in event.text for event in events)
 
 
 def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(

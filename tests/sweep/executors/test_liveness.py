@@ -54,16 +54,16 @@ def test_a_trial_has_a_deadline() -> None:
 def test_the_watchdog_notices_a_service_that_is_gone() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     address = ("127.0.0.1", server.getsockname()[1])
-    lost, told = list[ClusterLostError](), threading.Event()
+    lost, noticed = list[ClusterLostError](), threading.Event()
 
     def on_lost(error: ClusterLostError) -> None:
         lost.append(error)
-        told.set()
+        noticed.set()
 
     with Watchdog({"head": address}, on_lost, seconds=0.02):
-        assert not told.wait(0.3)
+        assert not noticed.wait(0.3)
         server.close()
-        assert told.wait(5)
+        assert noticed.wait(5)
     assert f"the head at 127.0.0.1:{address[1]} does not answer" in str(lost[0])
     assert isinstance(lost_service({"head": address}, OSError("x")), ClusterLostError)
 

@@ -11,10 +11,9 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
 from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher, failure_of
 from orca_ray.sweep.plan.searches import Resources
-from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.placement import Placement
 from orca_ray.sweep.run.retries import Cause
-from tests.sweep.fakes import fake_searches
+from tests.sweep.fakes import new_controller
 
 
 class Slots(Placement):
@@ -41,7 +40,7 @@ class Tune:
 
     def __init__(self, store: ResultsStore, slots: int, statuses: str) -> None:
         self.now = 0.0
-        controller = SweepController(fake_searches(), store, executor="fake")
+        controller = new_controller(store)
         controller.placement = Slots(slots)
         limits = TimeLimits(heartbeat=60.0)
         self.deadlines = Deadlines(limits, read=lambda name: ("", 0), clock=lambda: self.now)

@@ -119,9 +119,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tmp_path: Path, no_network: None) -> None:
     asked = Overrides(tasks=["ecg"], methods=["orca"], body="minilm-l6:layers=1", trials=1)
-    told: list[str] = []
-    (stand_in,) = resolve(searches("nasbench360", asked), told.append)
-    assert told == ["source conll2003 cannot be fetched: prose stands in for it"]
+    messages: list[str] = []
+    (stand_in,) = resolve(searches("nasbench360", asked), messages.append)
+    assert messages == ["source conll2003 cannot be fetched: prose stands in for it"]
     trial = stand_in.trial({}, 1, "confirm")
     assert (trial.hyperparameters["align.source"], trial.stands_in_for) == ("prose", "conll2003")
     assert stand_in.trial({"align.source": "imagenet200"}, 1, "confirm").stands_in_for == ""
@@ -129,8 +129,8 @@ def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tm
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
     source.write_text("words")
-    (paper,) = resolve(searches("nasbench360", asked), told.append)
-    assert len(told) == 1
+    (paper,) = resolve(searches("nasbench360", asked), messages.append)
+    assert len(messages) == 1
     again = paper.trial({}, 1, "confirm")
     assert (again.hyperparameters["align.source"], again.stands_in_for) == ("conll2003", "")
     assert again.key != trial.key

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,7 +26,7 @@ from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
-from tests.sweep.fakes import fake_reports, fake_searches, play, take, waiting_requests
+from tests.sweep.fakes import fake_reports, fake_searches, new_controller, play, take, waiting_requests
 
 SWEEP = "fake/full"
 
@@ -37,10 +36,6 @@ def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
     with Lease(store, SWEEP, renew_seconds=0.02) as lease:
         yield lease
-
-
-def conduct(store: ResultsStore, lease: Lease | None = None, **options: Any) -> SweepController:
-    return SweepController(fake_searches(), store, executor="fake", lease=lease, **options)
 
 
 def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str, true: Callable[[], bool]) -> None:
@@ -64,7 +59,7 @@ def started(controller: SweepController) -> TrialSpec:
 
 
 def test_no_trial_starts_during_a_pause(store: ResultsStore, held: Lease) -> None:
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     trial = started(controller)
     ask(store, controller, "pause", "", lambda: controller.control.paused)
     assert controller.next_trial() is None
@@ -77,7 +72,7 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     store: ResultsStore, held: Lease
 ) -> None:
     events: list[Event] = []
-    controller = conduct(store, held, listener=events.append)
+    controller = new_controller(store, held, listener=events.append)
     trial = started(controller)
     reports = list(fake_reports(trial))
     assert not controller.report(trial.key, reports[0].progress)
@@ -89,7 +84,7 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
     assert Message(f"trial {trial.key} will be cancelled after its epoch") in events
     assert Message("trial no such key does not run and cannot be cancelled") in events
     controller.close()
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     waits = started(controller)
     assert waits.key != trial.key
     assert controller.failed(waits.key, Failure(Cause.LOST, "gone", "")) is None
@@ -98,7 +93,7 @@ def test_a_cancelled_trial_ends_with_its_own_status_and_runs_only_when_retried(
 
 def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -> None:
     events: list[Event] = []
-    controller = conduct(store, held, listener=events.append)
+    controller = new_controller(store, held, listener=events.append)
     for seconds, stopping in ((60.0, False), (-0.001, True)):
         controller.control.deadline = time.monotonic() + seconds
         controller.tick()
@@ -107,7 +102,7 @@ def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -
 
 
 def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     failed = [started(controller), started(controller)]
     other = started(controller)
     for trial in failed:
@@ -124,7 +119,7 @@ def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held:
 
 def fail_two(store: ResultsStore) -> list[str]:
     """Let two trials of a sweep fail, and return their keys; the driver then ends."""
-    controller = conduct(store)
+    controller = new_controller(store)
     keys = [started(controller).key for _ in range(2)]
     for key in keys:
         controller.finish(key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
@@ -137,9 +132,9 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
     failed = fail_two(store)
     requests.write(store.folder, SWEEP, Request("retry"))
     with Lease(store, SWEEP) as lease:
-        conduct(store, lease)  # killed: neither closed nor asked for a trial
+        new_controller(store, lease)  # killed: neither closed nor asked for a trial
     with Lease(store, SWEEP) as lease:
-        again = conduct(store, lease)
+        again = new_controller(store, lease)
         assert again.searches.retrying
         one = started(again)
         for report in fake_reports(one):
@@ -148,19 +143,19 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
         again.close()
     assert len(waiting_requests(store, SWEEP)) == 1
     with Lease(store, SWEEP) as lease:
-        again = conduct(store, lease)
+        again = new_controller(store, lease)
         (other,) = play(again, most=1)
         assert {one.key, other.key} == set(failed)
         assert not again.searches.retrying
     assert waiting_requests(store, SWEEP) == []
-    assert not conduct(store).searches.retrying
+    assert not new_controller(store).searches.retrying
 
 
 def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
     store: ResultsStore, held: Lease
 ) -> None:
     failed = fail_two(store)
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     ask(store, controller, "retry", failed[0], lambda: controller.searches.retrying)
     assert len(waiting_requests(store, SWEEP)) == 1
     (trial,) = play(controller, most=1)
@@ -206,7 +201,7 @@ def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> 
 
 
 def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, held: Lease) -> None:
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     trial = started(controller)
     for report in list(fake_reports(trial))[:2]:
         controller.report(trial.key, report.progress, node="node7")
@@ -224,7 +219,7 @@ def test_the_live_state_names_running_trials_and_progress(store: ResultsStore, h
 
 
 def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: ResultsStore, held: Lease) -> None:
-    controller = conduct(store, held)
+    controller = new_controller(store, held)
     first, second = started(controller), started(controller)
     assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
     for_resources = take(controller)
@@ -238,7 +233,7 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
 def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
     events: list[Event] = []
-    controller = conduct(store, listener=events.append)
+    controller = new_controller(store, listener=events.append)
     controller.tick()
     assert not any(isinstance(event, TimeLeft) for event in events)
     play(controller)
@@ -249,7 +244,7 @@ def test_the_time_left_is_sent_once_a_trial_has_completed(store: ResultsStore, m
 
 
 def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) -> None:
-    controller = conduct(store)
+    controller = new_controller(store)
     trial = started(controller)
     reports = list(fake_reports(trial))
     controller.report(trial.key, (), log="Traceback\n")
@@ -273,7 +268,7 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
 
 
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    controller = conduct(store)
+    controller = new_controller(store)
     monkeypatch.setattr(Writer, "flush_due", lambda self: None)
     trial = started(controller)
     Checkpoints(store.uri).save_outcome(trial.key, TrialReport())
@@ -297,7 +292,7 @@ def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkey
 
     monkeypatch.setattr(Checkpoints, "remove", slow_remove)
     monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
-    controller = conduct(store)
+    controller = new_controller(store)
     trial = started(controller)
     checkpoints = Checkpoints(store.uri)
     checkpoints.save_outcome(trial.key, TrialReport())

@@ -15,16 +15,12 @@ from orca_ray.sweep.run.events import Event, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from tests.results.factories import files_of
-from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play, take
-
-
-def conduct(store: ResultsStore, **options: object) -> SweepController:
-    return SweepController(fake_searches(), store, executor="fake", **options)  # type: ignore[arg-type]
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play, take
 
 
 def test_a_whole_sweep(store: ResultsStore) -> None:
     events: list[Event] = []
-    controller = conduct(store, listener=events.append)
+    controller = new_controller(store, listener=events.append)
     ran = play(controller)
     assert controller.done
     summary = controller.summary()
@@ -68,14 +64,14 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     assert len(facts[0]) == 4 * (13 + 2)
 
 
-def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsStore) -> None:
-    controller = conduct(store)
+def test_a_trial_that_was_stopped_or_failed_has_what_is_known(store: ResultsStore) -> None:
+    controller = new_controller(store)
     stopped, failed, lost = (take(controller) for _ in range(3))
     for trial in (stopped, failed, lost):
         reports = list(fake_reports(trial))
         for report in reports[:3]:
             controller.report(trial.key, report.progress)
-    # Resumed, it has told of its end before it was stopped at its third epoch.
+    # Resumed, it has reported its end before it was stopped at its third epoch.
     one = controller.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
     two = controller.finish(
         failed.key, replace(list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN")
@@ -95,8 +91,8 @@ def test_a_trial_that_was_stopped_or_failed_tells_what_is_known(store: ResultsSt
 
 
 def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> None:
-    play(conduct(store), fail=frozenset({"pocket/wdbc"}))
-    summary = conduct(store).summary()
+    play(new_controller(store), fail=frozenset({"pocket/wdbc"}))
+    summary = new_controller(store).summary()
     assert summary.notes == {"a class was left out": 12, "solved in chunks": 12}
     assert (summary.aligned, summary.reused, summary.deterministic) == (12, 4, False)
 
@@ -117,11 +113,11 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
 
 @pytest.mark.slow
 def test_failures_run_again_on_request_and_lost_trials_by_themselves(store: ResultsStore) -> None:
-    controller = conduct(store)
+    controller = new_controller(store)
     lost = take(controller)
     controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
     controller.close()
-    controller = conduct(store)
+    controller = new_controller(store)
     play(controller, fail=frozenset({"pocket/wdbc"}))
     summary = controller.summary()
     assert summary.statuses[Status.FAILED_USER] == len(summary.failed) == 8
@@ -129,14 +125,14 @@ def test_failures_run_again_on_request_and_lost_trials_by_themselves(store: Resu
         "pocket/wdbc nft: every search trial failed",
         "pocket/wdbc orca: every search trial failed",
     )
-    assert conduct(store).done
-    retry = conduct(store, retry_failed=True)
+    assert new_controller(store).done
+    retry = new_controller(store, retry_failed=True)
     assert len(play(retry)) == 12
     assert not retry.summary().failed
 
 
 def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:
-    controller = conduct(store)
+    controller = new_controller(store)
     trial = take(controller)
     reports = list(fake_reports(trial))
     points = [report.progress[0] for report in reports]
@@ -178,7 +174,7 @@ def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
 
 def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
-    controller = SweepController(fake_searches(), store, executor="fake", trial_seconds=seconds)
+    controller = new_controller(store, trial_seconds=seconds)
     assert {trial.task for trial in play(controller, most=2)} == {"pocket/wdbc"}
     unknown = [controller.next_trial() for _ in range(2)]
     assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
@@ -188,14 +184,14 @@ def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store:
 
 @pytest.mark.slow
 def test_trials_of_an_earlier_version_of_the_metric_run_again(store: ResultsStore, tmp_path: Path) -> None:
-    ran = play(conduct(store))
+    ran = play(new_controller(store))
     records = store.load("fake/full")
     assert {record.metric_version for record in records.values()} == {1}
     old = ResultsStore(tmp_path / "old", create=True)
     task = ran[0].task
     old.append([replace(record, metric_version=None) for record in records.values() if record.task != task])
     old.append([replace(record, metric_version=2) for record in records.values() if record.task == task])
-    again = play(conduct(old))
+    again = play(new_controller(old))
     assert {trial.key for trial in again} == {key for key, record in records.items() if record.task == task}
     assert {record.metric_version for record in old.load("fake/full").values() if record.task == task} == {1}
 
@@ -209,17 +205,17 @@ def test_a_sweep_continues_on_odd_and_refuses_damaged_records(store: ResultsStor
         {"notes": "; ;", "error": ""},
         {"metric": "none"},
     ]
-    play(conduct(store), most=20)
+    play(new_controller(store), most=20)
     odd = ResultsStore(tmp_path / "odd", create=True)
     odd.append([replace(r, **changes[n % len(changes)]) for n, r in enumerate(store.load("fake/full").values())])
-    controller = conduct(odd)
+    controller = new_controller(odd)
     play(controller)
     assert controller.done
     assert controller.summary().planned == 24
     file = files_of(store)[0]
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(UserError, match=f"{file} is .*"):
-        conduct(store)
+        new_controller(store)
 
 
 def test_the_driver_runs_many_trials_in_virtual_time() -> None:

@@ -16,7 +16,7 @@ from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
-from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, take
+from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, new_controller, take
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
 METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
@@ -95,7 +95,7 @@ def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> N
 
 
 def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
-    controller = SweepController(fake_searches(), store, executor="fake")
+    controller = new_controller(store)
     requests = dict.fromkeys(METHODS, GpuRequest(0.0))
     controller.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
@@ -131,7 +131,7 @@ def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
 
 
 def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
-    controller = SweepController(fake_searches(), store, executor="fake")
+    controller = new_controller(store)
     controller.placement = Cluster(GPU_NODE).placement(GpuRequest(1.0))
     ran = take(controller)
     record = controller.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))

@@ -9,12 +9,12 @@ from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
 from tests.results.factories import Clock
-from tests.sweep.fakes import fake_reports, fake_searches, take
+from tests.sweep.fakes import fake_reports, new_controller, take
 
 
 @pytest.fixture
 def controller(store: ResultsStore) -> SweepController:
-    return SweepController(fake_searches(), store, executor="fake")
+    return new_controller(store)
 
 
 def fail_until_recorded(controller: SweepController, cause: Cause) -> tuple[Record, int]:
@@ -81,7 +81,7 @@ def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(controller: 
 
 def test_a_node_that_fails_trials_is_quarantined_and_named(store: ResultsStore) -> None:
     events: list[Event] = []
-    controller = SweepController(fake_searches(), store, executor="fake", listener=events.append)
+    controller = new_controller(store, listener=events.append)
     good, *bad = [take(controller) for _ in range(4)]
     controller.observe(good.key, next(fake_reports(good)), "node-a")
     for trial in bad[:2]:

@@ -16,7 +16,7 @@ from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.search import Study
-from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, play
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
 
@@ -29,9 +29,8 @@ def rows_are_written_at_once() -> Iterator[None]:
         yield
 
 
-def conduct(store: ResultsStore, text: str = LONG, **options: object) -> SweepController:
-    spec = fake_spec(text, Overrides(**options))  # type: ignore[arg-type]
-    return SweepController(fake_searches(spec), store, executor="fake")
+def controller_of(store: ResultsStore, text: str = LONG, **options: object) -> SweepController:
+    return new_controller(store, text=text, overrides=Overrides(**options))  # type: ignore[arg-type]
 
 
 def end(controller: SweepController, trial: TrialSpec) -> None:
@@ -60,11 +59,11 @@ def keys(trials: list[TrialSpec]) -> list[str]:
 def test_an_upgrade_repeats_no_trial(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch, most: int, extra: str
 ) -> None:
-    controller = conduct(store, LONG + extra)
+    controller = controller_of(store, LONG + extra)
     before = play(controller, most=most)
     running = [trial for _ in range(3) if (trial := controller.next_trial())]  # then the driver dies
     suggest_otherwise(monkeypatch)
-    again = conduct(store, LONG + extra)
+    again = controller_of(store, LONG + extra)
     assert again.searches.finished_before == most
     after = play(again)
     assert again.done
@@ -74,7 +73,7 @@ def test_an_upgrade_repeats_no_trial(
 
 
 def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsStore) -> None:
-    controller = conduct(store)
+    controller = controller_of(store)
     trials: list[TrialSpec] = []
     while (trial := controller.next_trial()) is not None:
         trials.append(trial)
@@ -91,7 +90,7 @@ def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsS
 
 
 def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
-    play(conduct(store))
+    play(controller_of(store))
     known = {entry.number: json.loads(entry.known or "") for entry in store.journal("fake/full")}
     assert known == {number: [[0, number - 1]] if number else [] for number in range(14)}
     store.compact()
@@ -100,19 +99,19 @@ def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
 
 def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else resuming thousands of trials would take minutes."""
-    play(conduct(store))
+    play(controller_of(store))
 
     def ask(*_: object) -> None:
         raise AssertionError("asked")
 
     monkeypatch.setattr(Study, "suggest", ask)
     monkeypatch.setattr("optuna.create_study", ask)
-    assert conduct(store).done
+    assert controller_of(store).done
 
 
 def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str) -> list[str]:
     """Run a sweep by random actions of workers, the user and the driver; return the keys of the trials that ended."""
-    controller, running, ended = conduct(store, text), [], []
+    controller, running, ended = controller_of(store, text), [], []
     while not controller.done:
         action = choose.choice(["start", "start", "end", "end", *actions])
         if action == "start":
@@ -120,7 +119,7 @@ def disturb(store: ResultsStore, text: str, choose: random.Random, *actions: str
                 assert trial.key not in ended
                 running.append(trial)
         elif action == "die":
-            controller, running = conduct(store, text), []
+            controller, running = controller_of(store, text), []
         elif running:
             trial = running.pop(choose.randrange(len(running)))
             if action == "give back":
@@ -162,10 +161,10 @@ def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
 def test_stores_from_before_the_journal_continue(
     store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
-    before = play(conduct(store), most=most)
+    before = play(controller_of(store), most=most)
     old = without_journal(store, tmp_path / "old")
     suggest_otherwise(monkeypatch)
-    controller = conduct(old)
+    controller = controller_of(old)
     assert controller.searches.finished_before == most
     after = play(controller)
     assert not set(keys(before)) & set(keys(after))
@@ -173,18 +172,18 @@ def test_stores_from_before_the_journal_continue(
     entries = {(entry.method, entry.number): entry for entry in old.journal("fake/full")}
     firsts = {entries[method, 0].values for method in ("nft", "orca") if (method, 0) in entries}
     assert firsts <= {'{"refine.learning_rate":0.001}'}
-    assert conduct(old).done
+    assert controller_of(old).done
 
 
 def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, tmp_path: Path) -> None:
     """Number 2 was running when the driver of an older version died; the others had ended."""
-    controller = conduct(store, LONG.replace("[nft, orca]", "[nft]"))
+    controller = controller_of(store, LONG.replace("[nft, orca]", "[nft]"))
     trials = [controller.next_trial() for _ in range(5)]
     for trial in (trials[4], trials[1], trials[0], trials[3]):
         assert trial is not None
         end(controller, trial)
     controller.close()
-    old = conduct(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
+    old = controller_of(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
     assert old.next_trial() == trials[2]
 
 
@@ -192,8 +191,8 @@ class TestMore:
     """More trials, tasks, methods and seeds, and wider spaces, go on from what is there."""
 
     def test_methods_and_tasks(self, store: ResultsStore) -> None:
-        done = play(conduct(store, TEXT, methods=["orca"], tasks=["wdbc"]))
-        controller = conduct(store, TEXT)
+        done = play(controller_of(store, TEXT, methods=["orca"], tasks=["wdbc"]))
+        controller = controller_of(store, TEXT)
         assert controller.searches.finished_before == 6
         assert controller.searches.reused == "reuses 6 of 24 planned trials: 4 search + 2 confirm"
         assert not set(keys(play(controller))) & set(keys(done))
@@ -201,9 +200,9 @@ class TestMore:
 
     def test_trials_of_the_command_line(self, store: ResultsStore) -> None:
         """They are a sweep of their own, which takes over what the others have."""
-        done = play(conduct(store, LONG, trials=4, methods=["nft"]))
+        done = play(controller_of(store, LONG, trials=4, methods=["nft"]))
         assert len(done) == 6
-        controller = conduct(store, LONG, trials=12, methods=["nft"])
+        controller = controller_of(store, LONG, trials=12, methods=["nft"])
         assert (
             controller.searches.reused
             == "reuses 4 of 14 planned trials: 4 search + 0 confirm, 4 of them from fake/full-trials4"
@@ -214,14 +213,14 @@ class TestMore:
         assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
         assert [trial.phase for trial in play(controller)] == ["search"] * 8 + ["confirm"] * 2
         assert len(store.journal("fake/full-trials12")) == 12
-        less = conduct(store, LONG, trials=4, methods=["nft"])
+        less = controller_of(store, LONG, trials=4, methods=["nft"])
         assert less.done
-        assert conduct(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
+        assert controller_of(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
 
     def test_a_further_dimension(self, store: ResultsStore) -> None:
-        done = play(conduct(store, methods=["nft"]), most=12)
+        done = play(controller_of(store, methods=["nft"]), most=12)
         text = LONG.replace("space: {", "space: {refine.weight_decay: {uniform: [0.0, 0.1]}, ")
-        controller = conduct(store, text, methods=["nft"])
+        controller = controller_of(store, text, methods=["nft"])
         assert controller.searches.finished_before == 12
         rest = play(controller)
         assert not set(keys(rest)) & set(keys(done))
@@ -229,14 +228,14 @@ class TestMore:
         assert rest[0].hyperparameters["refine.weight_decay"] != done[0].hyperparameters["refine.weight_decay"]
 
     def test_what_changes_every_trial_reuses_none(self, store: ResultsStore) -> None:
-        done = play(conduct(store))
+        done = play(controller_of(store))
         spec = fake_spec(LONG)
         controller = SweepController(
             fake_searches(replace(spec, file=spec.file.model_copy(update={"seed": 7}))), store, executor="fake"
         )
         assert (controller.searches.finished_before, controller.searches.reused) == (0, "")
         assert not set(keys(play(controller))) & set(keys(done))
-        assert conduct(store).done, "and the first goes on to be complete"
+        assert controller_of(store).done, "and the first goes on to be complete"
 
 
 class TestAsynchronousHalving:
@@ -249,19 +248,19 @@ class TestAsynchronousHalving:
         return [trial for trial in trials if controller.report(trial.key, points[trial.key])]
 
     def test_all_that_have_reached_the_rung_are_compared(self, store: ResultsStore) -> None:
-        controller = conduct(store, methods=["nft"])
+        controller = controller_of(store, methods=["nft"])
         trials = [trial for _ in range(8) if (trial := controller.next_trial())]
         ordered = sorted(trials, key=lambda each: fake_score(each, 2))
         assert not self.stopped(controller, ordered[7:3:-1]), "each is the best so far"
         assert self.stopped(controller, ordered[:4]) == []  # four better ones: fifth to eighth of at most eight
         controller.finish(ordered[0].key, list(fake_reports(ordered[0]))[-1])
         controller.close()
-        again = conduct(store, methods=["nft"])
+        again = controller_of(store, methods=["nft"])
         assert [again.next_trial() for _ in range(7)] == [trial for trial in trials if trial != ordered[0]]
         assert self.stopped(again, [ordered[5]]) == [ordered[5]], "the one that has ended in the earlier run is better"
 
     def test_a_failed_trial_is_no_rival(self, store: ResultsStore) -> None:
-        controller = conduct(store, methods=["nft"])
+        controller = controller_of(store, methods=["nft"])
         trials = [trial for _ in range(2) if (trial := controller.next_trial())]
         best, worst = sorted(trials, key=lambda each: fake_score(each, 2))
         assert not self.stopped(controller, [best])

@@ -257,23 +257,23 @@ def kinds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "expected"),
     [("broken", "ConnectionError: cannot reach https://tracker.example"), ("slow", "made no progress")],
 )
 def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
-    option: str, told: str, kinds: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    option: str, expected: str, kinds: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         records = sweep(tmp_path / "store", option)
     assert len(records) == 6
     [warning] = [entry.getMessage() for entry in caplog.records]
-    assert told in warning
+    assert expected in warning
     assert "secret" not in warning
     assert "second line" not in warning
 
 
 @pytest.mark.parametrize(
-    ("option", "told"),
+    ("option", "expected"),
     [
         ("tensorbord", "unknown tracker 'tensorbord'. Did you mean 'tensorboard'?"),
         ("tensorboard:", "names no DIR: give tensorboard:DIR, or tensorboard alone"),
@@ -281,11 +281,11 @@ def test_a_tracker_that_fails_warns_once_and_disturbs_nothing(
         ("absent", "needs the package no_such_package: pip install 'orca-ray[absent]'"),
     ],
 )
-def test_a_bad_option_is_a_user_error(option: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_option_is_a_user_error(option: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("a-file").touch()
     absent = TrackerKind("absent", "PLACE", "no_such_package", lambda target: Broken())
     known = {**all_trackers(), "absent": absent}
     monkeypatch.setattr(tracking, "all_trackers", lambda: known)
     with pytest.raises(UserError) as caught:
         open_tracker(option)
-    assert told in str(caught.value)
+    assert expected in str(caught.value)

@@ -59,11 +59,11 @@ Make = Callable[..., tuple[RayStager, FakeCluster, list[str]]]
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(answer: Callable[[str, str], str], nodes: str = "abc") -> tuple[RayStager, FakeCluster, list[str]]:
-        cluster, told = FakeCluster(answer), list[str]()
+        cluster, messages = FakeCluster(answer), list[str]()
         monkeypatch.setattr(ray_stager, "ray", cluster)
         monkeypatch.setattr(RayStager, "_start", staticmethod(cluster.start))
         requests = [StagingRequest(task=task, protocol="held-out", fingerprint="") for task in TASKS]
-        return RayStager(requests, WorkerSettings("results"), nodes, told.append), cluster, told
+        return RayStager(requests, WorkerSettings("results"), nodes, messages.append), cluster, messages
 
     return make
 
@@ -91,9 +91,9 @@ def test_the_drivers_node_tries_what_another_cannot(make: Make) -> None:
             prepared.add(task)
         return "" if task in prepared else "no network"
 
-    stager, cluster, told = make(answer)
+    stager, cluster, messages = make(answer)
     assert {each.error for each in drain(stager).values()} == {""}
-    assert told == ["no network; another node tries"] * 2
+    assert messages == ["no network; another node tries"] * 2
     assert sorted(cluster.staged) == sorted([(n, t) for n in "abc" for t in TASKS] + [("b", "b/two"), ("c", "b/three")])
 
 

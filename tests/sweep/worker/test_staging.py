@@ -9,9 +9,8 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
-from orca_ray.sweep.worker.shared_folder import SharedFolder
 from orca_ray.sweep.worker.staging import InlineStager, StagingError, StagingRequest, stage, staged_data
-from orca_ray.sweep.worker.staging_items import HubItem
+from orca_ray.sweep.worker.staging_items import HubItem, SharedFolder
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 
@@ -52,11 +51,11 @@ def test_damaged_data_are_replaced(
     WDBC.prepare()
     array = WDBC.prepared_directory() / "train_x.npy"
     good = array.read_bytes()
-    array.write_bytes(good[:-4] + b"\0\0\0\1")  # as long as before, so that only the hash tells
-    told: list[str] = []
-    stage(REQUEST, uri, told.append)
+    array.write_bytes(good[:-4] + b"\0\0\0\1")  # as long as before, so that only the hash differs
+    messages: list[str] = []
+    stage(REQUEST, uri, messages.append)
     assert array.read_bytes() == good
-    assert bool(told) is not share  # only what is prepared from the origin is worth a message
+    assert bool(messages) is not share  # only what is prepared from the origin is worth a message
 
 
 def test_a_damaged_copy_is_not_taken_and_replaced(
@@ -66,9 +65,9 @@ def test_a_damaged_copy_is_not_taken_and_replaced(
     copy = next((tmp_path / "shared").rglob("train_x.npy"))
     good = copy.read_bytes()
     copy.write_bytes(good[:-4] + b"\0\0\0\1")
-    told: list[str] = []
-    assert stage(REQUEST, uri, told.append) == WDBC.fingerprint
-    assert "train_x.npy is damaged" in told[0]
+    messages: list[str] = []
+    assert stage(REQUEST, uri, messages.append) == WDBC.fingerprint
+    assert "train_x.npy is damaged" in messages[0]
     assert copy.read_bytes() == good
 
 
