@@ -7,7 +7,7 @@ from typing import Any
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import file_name
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
@@ -81,6 +81,15 @@ def take(controller: SweepController) -> TrialSpec:
     return trial
 
 
+def end(controller: SweepController, trial: TrialSpec) -> Record:
+    """Run a trial that has been taken to its end, and return its record."""
+    for report in fake_reports(trial):
+        stop = controller.report(trial.key, report.progress)
+        if stop or report.done:
+            break
+    return controller.finish(trial.key, report if report.done else report.stopped_early())
+
+
 def play(controller: SweepController, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
     """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
     ran: list[TrialSpec] = []
@@ -89,12 +98,8 @@ def play(controller: SweepController, most: int | None = None, fail: frozenset[s
         ran.append(trial)
         if trial.task in fail:
             controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
-            continue
-        for report in fake_reports(trial):
-            stop = controller.report(trial.key, report.progress)
-            if report.done or stop:
-                controller.finish(trial.key, report if report.done else report.stopped_early())
-                break
+        else:
+            end(controller, trial)
     controller.close()
     return ran
 

@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -140,39 +140,33 @@ class Item(ABC):
     def make(self, progress: SayText) -> None:
         """Fetch and prepare it from its origin; what is damaged is replaced. Raises UserError if that fails."""
 
+    @property
+    def root(self) -> Path:
+        """Directory of this node that the paths are relative to."""
+        return cache.home()
+
     @abstractmethod
+    def paths(self) -> Iterable[str]:
+        """Return the paths that make up the item here; the last one tells other nodes that all are published."""
+
+    def published(self, shared: SharedFolder) -> Iterable[str]:
+        """Yield the paths to copy from the shared folder, each when those before it have been copied."""
+        return self.paths()
+
     def bring(self, shared: SharedFolder, progress: SayText) -> None:
         """Copy it from the shared folder, if it is there."""
+        for path in self.published(shared):
+            if not shared.bring(path, self.root, progress):
+                return
 
-    @abstractmethod
     def publish(self, shared: SharedFolder, *, replace: bool) -> None:
         """Copy it to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
-
-
-class CachedItem(Item):
-    """An item that is one directory of the cache."""
-
-    @property
-    @abstractmethod
-    def directory(self) -> Path:
-        """The directory."""
-
-    @property
-    def path(self) -> str:
-        """Path of the directory relative to the cache, and in the shared folder."""
-        return self.directory.relative_to(cache.home()).as_posix()
-
-    def bring(self, shared: SharedFolder, progress: SayText) -> None:
-        """Copy the directory from the shared folder, if it is there."""
-        shared.bring(self.path, cache.home(), progress)
-
-    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the directory to the shared folder, if it is not there; with ``replace``, also if a copy is there."""
-        shared.publish(self.path, cache.home(), replace=replace)
+        for path in self.paths():
+            shared.publish(path, self.root, replace=replace)
 
 
 @dataclass(frozen=True)
-class DataItem(CachedItem):
+class DataItem(Item):
     """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
 
     Data of an own task bring its declaration along, so a node that lacks them does not know the task.
@@ -221,10 +215,15 @@ class DataItem(CachedItem):
         task.fetch(progress, protocol=self.protocol)
         task.prepare(self.protocol)
 
-    def bring(self, shared: SharedFolder, progress: SayText) -> None:
-        """Copy the directory of the prepared data if they have the fingerprint."""
-        if not self.fingerprint or shared.read_json(f"{self.path}/{META}").get("fingerprint") == self.fingerprint:
-            super().bring(shared, progress)
+    def paths(self) -> list[str]:
+        """Return the path of the directory of the prepared data."""
+        return [self.directory.relative_to(cache.home()).as_posix()]
+
+    def published(self, shared: SharedFolder) -> list[str]:
+        """Return the path of the directory if the published data have the fingerprint."""
+        (path,) = self.paths()
+        found = not self.fingerprint or shared.read_json(f"{path}/{META}").get("fingerprint") == self.fingerprint
+        return [path] if found else []
 
     @property
     def directory(self) -> Path:
@@ -240,7 +239,7 @@ class DataItem(CachedItem):
 
     @property
     def _stamp(self) -> Path:
-        return cache.home() / "staged" / f"{self.path.replace('/', '+')}.json"
+        return cache.home() / "staged" / f"{self.paths()[0].replace('/', '+')}.json"
 
 
 @dataclass(frozen=True)
@@ -262,19 +261,18 @@ class WheelItem(Item):
         """Download the wheel."""
         packages.wheel(self.package, progress)
 
-    def bring(self, shared: SharedFolder, progress: SayText) -> None:
-        """Copy the wheel."""
-        for name in packages.wheel_names(self.package, shared.names("packages")):
-            shared.bring(f"packages/{name}", cache.home(), progress)
+    def paths(self) -> list[str]:
+        """Return the path of the wheel."""
+        path = packages.verified(self.package)
+        return [f"packages/{path.name}"] if path is not None else []
 
-    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the wheel."""
-        if (path := packages.verified(self.package)) is not None:
-            shared.publish(f"packages/{path.name}", cache.home(), replace=replace)
+    def published(self, shared: SharedFolder) -> list[str]:
+        """Return the paths of the package's wheels."""
+        return [f"packages/{name}" for name in packages.wheel_names(self.package, shared.names("packages"))]
 
 
 @dataclass(frozen=True)
-class SourceItem(CachedItem):
+class SourceItem(Item):
     """The raw file of an alignment source, with what it was unpacked to."""
 
     source: Source
@@ -293,10 +291,9 @@ class SourceItem(CachedItem):
         """Download the file."""
         self.source.fetch(progress)
 
-    @property
-    def directory(self) -> Path:
-        """The directory of the source."""
-        return self.source.directory
+    def paths(self) -> list[str]:
+        """Return the path of the source's directory."""
+        return [self.source.directory.relative_to(cache.home()).as_posix()]
 
 
 @dataclass(frozen=True)
@@ -329,21 +326,22 @@ class HubItem(Item):
         with contextlib.suppress(UserError):  # a body for images has none
             tokenizer(self.base)
 
-    def bring(self, shared: SharedFolder, progress: SayText) -> None:
-        """Copy the revision that ``refs/main`` names, which is copied last."""
-        if shared.bring(f"{self._path}/refs", self._root, progress):
-            shared.bring(f"{self._path}/snapshots/{self._revision()}", self._root, progress)
+    def paths(self) -> list[str]:
+        """Return the paths of the revision that ``refs/main`` names, and of ``refs``."""
+        return [*self._snapshots(), f"{self._path}/refs"]
 
-    def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the revision that ``refs/main`` names, then ``refs``."""
-        for path in (f"snapshots/{self._revision()}", "refs"):
-            shared.publish(f"{self._path}/{path}", self._root, replace=replace)
+    def published(self, shared: SharedFolder) -> Iterator[str]:
+        """Yield the path of ``refs``, then of the revision that ``refs/main`` names."""
+        yield f"{self._path}/refs"
+        yield from self._snapshots()
 
-    def _revision(self) -> str:
-        return (self._root / self._path / "refs" / "main").read_text().strip()
+    def _snapshots(self) -> list[str]:
+        revision = (self.root / self._path / "refs" / "main").read_text().strip()
+        return [f"{self._path}/snapshots/{revision}"]
 
     @property
-    def _root(self) -> Path:
+    def root(self) -> Path:
+        """The cache of the hub's client."""
         from huggingface_hub import constants
 
         return Path(constants.HF_HUB_CACHE)

@@ -1,4 +1,4 @@
-"""Faults on a real Ray cluster: a worker hangs, a node is bad, the driver loses its raylet or the GCS."""
+"""Faults on a real Ray cluster: a worker hangs, or is killed by Ray's memory monitor."""
 
 import os
 import sys
@@ -12,11 +12,10 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
-from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.events import Event, Message
+from orca_ray.sweep.run.events import Event, Message, Summary
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from tests.sweep import fakes
-from tests.sweep.fakes import fake_searches, fake_spec
+from tests.sweep.fakes import new_controller
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive]
 
@@ -60,56 +59,43 @@ def fake_actors(monkeypatch: pytest.MonkeyPatch, fault: str, where: str = "step"
     monkeypatch.setattr(trainable, "make_trainable", make_trainable)
 
 
-@pytest.fixture
-def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(autouse=True)
+def one_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ORCA_TEST_MARKER", str(tmp_path / "marker"))
-    return tmp_path / "marker"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
 
 
-def settings(folder: Path, hang_seconds: float = 1800.0) -> WorkerSettings:
-    uri, environment = str(folder / "results"), passed_environment()
-    return WorkerSettings(uri, time=TimeLimits(heartbeat=hang_seconds), environment=environment)
+def run(store: ResultsStore, text: str, hang_seconds: float, events: list[Event]) -> Summary:
+    """Run a sweep of fake actors on a Ray cluster of its own."""
+    from orca_ray.sweep.executors.ray import RayExecutor
 
-
-def fake_controller(folder: Path, events: list[Event]) -> SweepController:
-    store = ResultsStore(folder / "results", create=True)
-    return SweepController(fake_searches(fake_spec(TEXT)), store, executor="ray", listener=events.append)
+    controller, limits = new_controller(store, text=text, listener=events.append), TimeLimits(heartbeat=hang_seconds)
+    with RayExecutor() as engine:
+        engine.open("local")
+        settings = WorkerSettings(store.uri, time=limits, environment=passed_environment())
+        engine.run(controller, settings, ExecutorOptions(limits))
+    return controller.summary()
 
 
 @pytest.mark.parametrize(("where", "expected"), [("step", "the worker hangs"), ("setup", "lost (")])
 def test_a_hung_worker_is_killed_and_its_trial_runs_again(
-    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch, where: str, expected: str
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, where: str, expected: str
 ) -> None:
-    from orca_ray.sweep.executors.ray import RayExecutor
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     fake_actors(monkeypatch, "hang_once", where)
     events: list[Event] = []
-    controller = fake_controller(tmp_path, events)
-    with RayExecutor() as engine:
-        engine.open("local")
-        assert not engine.run(controller, settings(tmp_path, 3.0), ExecutorOptions(TimeLimits(heartbeat=3.0)))
-    summary = controller.summary()
+    summary = run(store, TEXT, 3.0, events)
     assert summary.statuses[Status.COMPLETED] == summary.planned == 12
     assert any(isinstance(event, Message) and expected in event.text for event in events)
 
 
 def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
-    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orca_ray.sweep.executors.ray import RayExecutor
-
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # Ray kills every worker, whatever it uses
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     fake_actors(monkeypatch, "wait")
-    spec = fake_spec(TEXT.replace("[1, 2, 3]", "[1]").replace("[nft, orca]", "[nft]").replace("pocket/digits, ", ""))
-    store = ResultsStore(tmp_path / "results", create=True)
-    controller = SweepController(fake_searches(spec), store, executor="ray")
-    with RayExecutor() as engine:
-        engine.open("local")
-        engine.run(controller, settings(tmp_path), ExecutorOptions())
-    (record,) = controller.summary().failed
+    text = TEXT.replace("[1, 2, 3]", "[1]").replace("[nft, orca]", "[nft]").replace("pocket/digits, ", "")
+    (record,) = run(store, text, 1800.0, []).failed
     assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
     assert "memory" in (record.error or "")

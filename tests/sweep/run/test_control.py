@@ -4,7 +4,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +25,7 @@ from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
-from tests.sweep.fakes import fake_reports, fake_searches, new_controller, play, take, waiting_requests
+from tests.sweep.fakes import end, fake_reports, fake_searches, new_controller, play, take, waiting_requests
 
 SWEEP = "fake/full"
 
@@ -101,20 +100,20 @@ def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -
     assert Message("the time is over: running trials save a checkpoint; the same command continues") in events
 
 
-def test_failed_trials_run_again_in_the_running_sweep(store: ResultsStore, held: Lease) -> None:
+def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
+    store: ResultsStore, held: Lease
+) -> None:
     controller = new_controller(store, held)
-    failed = [started(controller), started(controller)]
-    other = started(controller)
+    *failed, other = (started(controller) for _ in range(3))
     for trial in failed:
         controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
-    before = controller.summary().statuses[Status.FAILED_USER]
-    ask(store, controller, "retry", failed[0].key, lambda: controller.summary().statuses[Status.FAILED_USER] < before)
-    out = {trial.key for trial in iter(controller.next_trial, None)}
-    assert {trial.key for trial in failed} & out == {failed[0].key}
-    assert other.key not in out
-    for report in fake_reports(other):
-        controller.report(other.key, report.progress)
-    assert controller.finish(other.key, report).status is Status.COMPLETED
+    ask(store, controller, "retry", failed[0].key, lambda: controller.searches.retrying)
+    assert len(waiting_requests(store, SWEEP)) == 1
+    keys = {trial.key for trial in iter(controller.next_trial, None)}
+    assert keys & {trial.key for trial in (*failed, other)} == {failed[0].key}
+    assert {end(controller, trial).status for trial in (other, failed[0])} == {Status.COMPLETED}
+    ask(store, controller, "pause", "", lambda: not waiting_requests(store, SWEEP))
+    assert store.load(SWEEP)[failed[0].key].status is Status.COMPLETED
 
 
 def fail_two(store: ResultsStore) -> list[str]:
@@ -137,9 +136,7 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
         again = new_controller(store, lease)
         assert again.searches.retrying
         one = started(again)
-        for report in fake_reports(one):
-            again.report(one.key, report.progress)
-        again.finish(one.key, report)
+        end(again, one)
         again.close()
     assert len(waiting_requests(store, SWEEP)) == 1
     with Lease(store, SWEEP) as lease:
@@ -149,19 +146,6 @@ def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -
         assert not again.searches.retrying
     assert waiting_requests(store, SWEEP) == []
     assert not new_controller(store).searches.retrying
-
-
-def test_a_retry_in_a_running_sweep_stays_in_the_store_until_its_trials_have_ended(
-    store: ResultsStore, held: Lease
-) -> None:
-    failed = fail_two(store)
-    controller = new_controller(store, held)
-    ask(store, controller, "retry", failed[0], lambda: controller.searches.retrying)
-    assert len(waiting_requests(store, SWEEP)) == 1
-    (trial,) = play(controller, most=1)
-    assert trial.key == failed[0]
-    ask(store, controller, "pause", "", lambda: not waiting_requests(store, SWEEP))
-    assert store.load(SWEEP)[trial.key].status is Status.COMPLETED
 
 
 class LateStager(Stager):
@@ -268,20 +252,6 @@ def test_logs_of_a_trial_are_stored_by_attempt_and_bounded(store: ResultsStore) 
 
 
 def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    controller = new_controller(store)
-    monkeypatch.setattr(Writer, "flush_due", lambda self: None)
-    trial = started(controller)
-    Checkpoints(store.uri).save_outcome(trial.key, TrialReport())
-    outcome = Path(store.uri) / "checkpoints" / f"{trial.key}.outcome"
-    controller.finish(trial.key, list(fake_reports(trial))[-1])
-    assert outcome.exists()
-    assert not store.load(SWEEP)
-    controller.close()
-    assert not outcome.exists()
-    assert set(store.load(SWEEP)) == {trial.key}
-
-
-def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are deleted in a thread; before trials run again it is waited for, so that these find none."""
     remove, deleting, go_on = Checkpoints.remove, threading.Event(), threading.Event()
 
@@ -291,15 +261,16 @@ def test_a_slow_store_of_checkpoints_delays_no_trial(store: ResultsStore, monkey
         remove(checkpoints, *keys)
 
     monkeypatch.setattr(Checkpoints, "remove", slow_remove)
-    monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
-    controller = new_controller(store)
+    controller, checkpoints = new_controller(store), Checkpoints(store.uri)
     trial = started(controller)
-    checkpoints = Checkpoints(store.uri)
     checkpoints.save_outcome(trial.key, TrialReport())
     controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
+    assert not store.load(SWEEP)
+    assert not deleting.is_set()
+    monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
+    assert started(controller), "a slow store of checkpoints delays no trial"
     assert deleting.wait(20)
     assert set(store.load(SWEEP)) == {trial.key}
-    assert started(controller)
     assert checkpoints.outcome(trial.key) is not None, "the store is still busy with it"
     threading.Timer(0.2, go_on.set).start()
     assert controller.retry() == 1

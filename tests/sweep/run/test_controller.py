@@ -15,7 +15,7 @@ from orca_ray.sweep.run.events import Event, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from tests.results.factories import files_of
-from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play, take
+from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play, take
 
 
 def test_a_whole_sweep(store: ResultsStore) -> None:
@@ -47,18 +47,10 @@ def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     play(SweepController(fake_searches(spec), one, executor="fake"))
     many = ResultsStore(tmp_path / "many", create=True)
     controller = SweepController(fake_searches(spec), many, executor="fake")
-    out: list[tuple[TrialSpec, list[TrialReport]]] = []
+    out: list[TrialSpec] = []
     while not controller.done:
-        while (trial := controller.next_trial()) is not None:
-            controller.started(trial.key)
-            out.append((trial, list(fake_reports(trial))))
-        trial, reports = out.pop()  # the youngest first: an order that no single worker would give
-        for report in reports:
-            if controller.report(trial.key, report.progress) and not report.done:
-                report = report.stopped_early()
-            if report.done:
-                controller.finish(trial.key, report)
-                break
+        out += iter(controller.next_trial, None)
+        end(controller, out.pop())  # the youngest first: an order that no single worker would give
     facts = [{key: each.reproducible() for key, each in s.load(spec.sweep_id).items()} for s in (one, many)]
     assert facts[0] == facts[1]
     assert len(facts[0]) == 4 * (13 + 2)

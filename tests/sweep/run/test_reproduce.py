@@ -29,12 +29,8 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> ResultsStore:
     return store
 
 
-def records(store: ResultsStore) -> list[Record]:
-    return store.select({"phase": ["confirm"]})
-
-
 def record_of(store: ResultsStore, method: str) -> Record:
-    return next(record for record in records(store) if record.method == method)
+    return store.select({"phase": ["confirm"], "method": [method]})[0]
 
 
 def changed(tmp_path: Path, *changes: Record) -> ResultsStore:
