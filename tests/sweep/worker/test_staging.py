@@ -118,7 +118,7 @@ def test_a_task_that_cannot_be_fetched_fails_alone(new_node: Path, monkeypatch: 
 
     monkeypatch.setattr(Task, "fetch", dead)
     digits = StagingRequest(task="pocket/digits", protocol="held-out", fingerprint="")
-    stager = InlineStager([digits, REQUEST], None, [].append)
+    stager = InlineStager([digits, REQUEST], None, lambda text: None)
     failed, done = stager.first()
     assert (failed.task, failed.fingerprint, done) == ("pocket/digits", "", (WDBC.name, WDBC.fingerprint, ""))
     assert failed.error.endswith(": no answer from nowhere.example")
