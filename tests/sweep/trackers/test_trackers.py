@@ -115,16 +115,28 @@ def of_mlflow(place: Path) -> Shown:
 
 def of_wandb(place: Path) -> Shown:
     from wandb.proto.wandb_internal_pb2 import Record as Entry
-    from wandb.sdk.internal.datastore import DataStore
 
     shown: Shown = {}
     for path in sorted(place.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns):
         run = shown.setdefault(path.stem.removeprefix("run-"), ShownRun())
-        entries = DataStore()
-        entries.open_for_scan(str(path))
-        for data in iter(entries.scan_data, None):
+        for data in leveldb_entries(path.read_bytes()):
             _wandb_entry(run, Entry.FromString(data))
     return shown
+
+
+def leveldb_entries(data: bytes) -> Iterator[bytes]:
+    """Yield the entries of a log in LevelDB's format, whose first block starts with a header of 7 bytes."""
+    at, parts = 7, b""
+    while at < len(data):
+        if 32768 - at % 32768 < 7:  # the end of a block is filled with zeros
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        parts += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # a whole entry, or the last part of one
+            yield parts
+            parts = b""
 
 
 def _wandb_entry(run: ShownRun, entry: Any) -> None:
