@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
@@ -106,6 +107,7 @@ def test_states_reach_optuna_as_they_are() -> None:
         2: TrialAnswer(None, scores=[0.2, math.nan]),
     }
     study.suggest(suggestions, answers, 0)
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO, "a program that uses Optuna, too, keeps its messages"
     held = optuna_trials(study)
     assert [trial.state for trial in held] == [
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
