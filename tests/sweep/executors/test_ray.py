@@ -26,7 +26,7 @@ from orca_ray.sweep.run.messages import trial_to_json
 from orca_ray.sweep.worker.models import best_of
 from tests import session
 from tests.session import new_home
-from tests.sweep.fakes import fake_searches, waiting_requests
+from tests.sweep.fakes import fake_searches
 from tests.sweep.real import alive, facts, tiny_spec
 from tests.sweep.slow_sweep import slow_sweep
 
@@ -64,7 +64,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
     monkeypatch.chdir(job)
 
     def ask(event: Event) -> None:
-        if isinstance(event, TrialFinished) and not waiting_requests(store, spec.sweep_id):
+        if isinstance(event, TrialFinished) and job.exists():
             job.rmdir()
             requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
             time.sleep(1)  # until the thread of the lease has read it
