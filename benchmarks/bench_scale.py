@@ -42,9 +42,8 @@ from orca_ray.sweep.executors import trainable
 from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings
 from orca_ray.sweep.search import NUM_STARTUP, History
-from orca_ray.sweep.worker.settings import WorkerSettings
 
 SEARCHES, GPUS, SETUP_SECONDS, TRIAL_SECONDS = 126, 64, 5.0, 0.1
 Figures = dict[str, float]

@@ -12,7 +12,7 @@ from benchmarks.faults.site import NAME
 from orca_ray.results.folder import TEMPORARY, Folder
 from orca_ray.results.marker import MARKER
 from orca_ray.results.store import ResultsStore
-from tests.sweep.execution.test_executors import facts
+from tests.sweep.real import facts
 
 TABLES = ("records", "curves", "artefacts", "journal", "logs")
 FILES = {MARKER, "compaction.json", *TABLES, "live", "checkpoints"}

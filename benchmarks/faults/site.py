@@ -13,8 +13,7 @@ import pyarrow.fs as pafs
 from orca_ray.results.store import ResultsStore
 from orca_ray.testing.suite import make_home
 from tests.cluster.processes import ROOT, TOKEN
-from tests.sweep.execution.test_executors import facts
-from tests.sweep.real import TEXT, tiny_text
+from tests.sweep.real import TEXT, facts, tiny_text
 
 SWEEP = (
     TEXT.replace("name: tiny", "name: faults")

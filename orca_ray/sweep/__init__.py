@@ -1,1 +1,3 @@
-"""Sweeps: `planning` decides what to run, `search` which trial is next or stops, `execution` runs and records."""
+"""Sweeps: `plan` turns a sweep file into searches, `search` suggests trials, `run` decides which one starts and stores
+its record, `worker` runs one trial on a node, `executors` connect both, and `trackers` show runs in other tools.
+"""

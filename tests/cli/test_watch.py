@@ -14,7 +14,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
-from tests.sweep.execution.test_control import slow_sweep
+from tests.sweep.slow_sweep import slow_sweep
 
 SWEEP = "fake/full"
 

@@ -20,7 +20,7 @@ from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.worker.staging import stage
 from orca_ray.testing.suite import make_home
 from tests.cluster.processes import Cluster, local_cluster
-from tests.sweep.execution.test_executors import facts
+from tests.sweep.real import facts
 
 moto = pytest.importorskip(
     "moto.server", reason="the S3 server is a development dependency: moto[s3], flask, flask-cors"

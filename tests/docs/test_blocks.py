@@ -29,7 +29,7 @@ PARSED_ONLY: Mapping[str, str] = {
     "predict": "needs a model; tests/examples/test_own_data.py",
     "export": "needs a model; tests/export",
     "serve": "does not end; tests/serving/test_serve.py",
-    "reproduce": "trains for minutes; tests/sweep/execution",
+    "reproduce": "trains for minutes; tests/sweep/run",
     "data fetch": "downloads; tests/data and tests/cli/test_cli_data.py",
     "data generate": "simulates for minutes; tests/cli/test_cli_generate.py",
     "bodies --fetch": "downloads; tests/models/test_packaged.py",

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.results.lease import Lease
 from orca_ray.results.live import file_name
-from orca_ray.results.record import Status
+from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
@@ -33,6 +35,15 @@ def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec
 def fake_searches(spec: SweepSpec | None = None) -> list[SearchPlan]:
     spec = spec or fake_spec()
     return plan_searches(spec, dict.fromkeys(spec.tasks, "0123456789abcdef"), gpus=False)
+
+
+def new_controller(
+    store: ResultsStore, lease: Lease | None = None, *, text: str = TEXT, overrides: Overrides | None = None,
+    **options: Any,
+) -> SweepController:  # fmt: skip
+    """Return a controller of the fake sweep in ``text``; ``options`` are its other arguments."""
+    searches = fake_searches(fake_spec(text, overrides))
+    return SweepController(searches, store, executor="fake", lease=lease, **options)
 
 
 def fake_score(trial: TrialSpec, epoch: int) -> float:
@@ -70,6 +81,15 @@ def take(controller: SweepController) -> TrialSpec:
     return trial
 
 
+def end(controller: SweepController, trial: TrialSpec) -> Record:
+    """Run a trial that has been taken to its end, and return its record."""
+    for report in fake_reports(trial):
+        stop = controller.report(trial.key, report.progress)
+        if stop or report.done:
+            break
+    return controller.finish(trial.key, report if report.done else report.stopped_early())
+
+
 def play(controller: SweepController, most: int | None = None, fail: frozenset[str] = frozenset()) -> list[TrialSpec]:
     """Run trials one at a time until done, or until ``most`` have ended; tasks in ``fail`` fail."""
     ran: list[TrialSpec] = []
@@ -78,12 +98,8 @@ def play(controller: SweepController, most: int | None = None, fail: frozenset[s
         ran.append(trial)
         if trial.task in fail:
             controller.finish(trial.key, TrialReport(status=Status.FAILED_USER))
-            continue
-        for report in fake_reports(trial):
-            stop = controller.report(trial.key, report.progress)
-            if report.done or stop:
-                controller.finish(trial.key, report if report.done else report.stopped_early())
-                break
+        else:
+            end(controller, trial)
     controller.close()
     return ran
 

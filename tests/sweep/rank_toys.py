@@ -1,4 +1,4 @@
-"""A stand-in for an adaptation that several ranks run; ``python -m tests.sweep.rank_toys`` runs it for ever."""
+"""A stand-in for a trainer that several ranks run; ``python -m tests.sweep.rank_toys`` runs it for ever."""
 
 import multiprocessing
 import time
@@ -35,7 +35,7 @@ class Toy:
 
 
 def build(ranks: Ranks, *, building: Exception | None = None, stepping: Exception | None = None) -> Any:
-    """Return the adaptation of a rank; in the last rank, ``building`` is raised here, and ``stepping`` by each step."""
+    """Return the trainer of a rank; in the last rank, ``building`` is raised here, and ``stepping`` by each step."""
     if building is not None and ranks.rank == ranks.size - 1:
         raise building
     return Toy(ranks, epoch=0 if ranks.rank else 5, failing=stepping)

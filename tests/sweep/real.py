@@ -1,9 +1,11 @@
 """A sweep small enough for tests that is real all the same: real data, a tiny body, real training."""
 
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.testing.suite import save_tokenizer
@@ -56,6 +58,15 @@ def tiny_text(directory: Path, text: str = TEXT) -> str:
 
 def tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:
     return parse_spec(tiny_text(directory, text))
+
+
+def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, Any]]:
+    """Return what is equal in every run of a sweep, by trial key: columns of its record, and its artefacts."""
+    artefacts = store.artefacts(sweep=sweep)
+    return {
+        key: {**record.reproducible(), "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list")}
+        for key, record in store.load(sweep).items()
+    }
 
 
 def alive(process: psutil.Process) -> bool:

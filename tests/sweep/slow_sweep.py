@@ -5,6 +5,8 @@ outcome files are real; data and model are not. It ends with the exit code of ``
 """
 
 import logging
+import os
+import subprocess
 import sys
 import time
 from functools import partial
@@ -20,7 +22,7 @@ from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.messages import Worker
 from orca_ray.sweep.worker import runner as trial_runner
-from orca_ray.sweep.worker.staging import node as stager
+from orca_ray.sweep.worker import staging
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
 RENEW_SECONDS = 0.2
@@ -31,8 +33,8 @@ FAILING_SEED = 2
 logger = logging.getLogger("orca_ray.tests.slow_sweep")
 
 
-class SlowAdaptation:
-    """Stands in for the adaptation of a trial: each step sleeps and makes up a score."""
+class SlowTrainer:
+    """Stands in for the `TrialTrainer` of a trial: each step sleeps and makes up a score."""
 
     def __init__(self, trial: TrialSpec, seconds: float, mended: Path) -> None:
         self._trial, self._seconds, self._mended, self._epochs = trial, seconds, mended, 0
@@ -70,8 +72,8 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
     spec = fake_spec(TEXT.replace("name: fake", f"name: {name}").replace("{eta: 2, min_epochs: 2}", "null"))
     mended = Path(uri).parent / "mended"
 
-    def build(runner: Any) -> SlowAdaptation:
-        return SlowAdaptation(runner.trial, seconds, mended)
+    def build(runner: Any) -> SlowTrainer:
+        return SlowTrainer(runner.trial, seconds, mended)
 
     patches: list[tuple[Any, str, Any]] = [
         (trial_runner.TrialRunner, "_build", build),
@@ -81,7 +83,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (trial_runner, "_limit_memory", lambda device, share, halvings: None),
         (driver, "resolve", lambda searches, say: searches),
         (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
-        (stager, "stage", lambda request, staging, progress: request.fingerprint),
+        (staging, "stage", lambda request, shared, progress: request.fingerprint),
         (driver, "trial_seconds", lambda searches: {}),
         (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
     ]
@@ -93,6 +95,14 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 130 if summary.interrupted else 1 if summary.failed else 0
+
+
+def slow_sweep(store: Path, seconds: float, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process that runs the fake sweep in the store at ``store``, one epoch every ``seconds``."""
+    command = [sys.executable, "-m", "tests.sweep.slow_sweep", str(store), str(seconds), *arguments]
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "ORCA_RAY_HOME": str(store.parent / "home")}
+    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings
 from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.settings import WorkerSettings
 from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager, StagingRequest
 
 logger = logging.getLogger(__name__)

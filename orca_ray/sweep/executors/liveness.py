@@ -90,15 +90,10 @@ class Deadlines:
         self._limits, self._read, self._clock = limits, read, clock
         self._watches: dict[str, _Watch] = {}
 
-    def started(self, name: str) -> None:
-        """Watch the trial ``name``, which has just started."""
-        now = self._clock()
-        self._watches[name] = _Watch(now, now)
-
     def watch(self, name: str) -> None:
-        """Watch the trial ``name``, which is about to start, unless it is watched."""
-        if name not in self._watches:
-            self.started(name)
+        """Watch the trial ``name``, which starts or is about to start, unless it is watched."""
+        now = self._clock()
+        self._watches.setdefault(name, _Watch(now, now))
 
     def reported(self, name: str) -> None:
         """Note that the trial ``name`` has reported that its data are staged, or an epoch."""

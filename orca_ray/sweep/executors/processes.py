@@ -1,11 +1,14 @@
-"""Processes that Ray starts beside the driver: they end with it, or are ended by the next driver."""
+"""What processes that were killed leave behind: processes of Ray and scratch directories; and work in a thread."""
 
 import contextlib
 import json
 import logging
 import platform
+import re
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -77,6 +80,31 @@ def _living(pid: int, created: float) -> psutil.Process | None:
     except psutil.NoSuchProcess:
         return None
     return process if same else None
+
+
+@contextlib.contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """Context manager that makes a temporary directory, whose name holds this process's id and time of creation."""
+    process = psutil.Process()
+    prefix = f"{_prefix()}{process.pid}-{process.create_time():.2f}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as path:
+        yield Path(path)
+
+
+def remove_abandoned() -> None:
+    """Delete the directories of `scratch_directory` that killed processes of this machine have left."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+        found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_prefix()))
+        if found is None:  # of a machine whose name begins with the name of this one
+            continue
+        if not _living(int(found[1]), float(found[2])):
+            logger.info("deleting %s, which a killed process has left", path)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _prefix() -> str:
+    """Return how the names begin; with the machine's name, because containers may share a directory but no ids."""
+    return f"orca-ray-{platform.node()}-"
 
 
 class Background:

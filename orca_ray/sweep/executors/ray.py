@@ -28,12 +28,13 @@ from orca_ray.sweep.executors.processes import (
     kill_with_descendants,
     note_processes,
     reap_orphans,
+    remove_abandoned,
+    scratch_directory,
 )
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import trial_from_json
+from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.worker.settings import WorkerSettings, remove_abandoned, scratch_directory
 from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class RayExecutor(Executor):
         """Return the stager of all nodes of the cluster; the driver's own is the first."""
         import ray
 
-        from orca_ray.sweep.worker.staging.ray_stager import RayStager
+        from orca_ray.sweep.worker.ray_stager import RayStager
 
         nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
         own = ray.get_runtime_context().get_node_id()
@@ -162,7 +163,7 @@ class RayExecutor(Executor):
     def first_staged(self, stager: Stager) -> list[Staged]:
         """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
         found: list[Staged] = []
-        self._watched(lambda: found.extend(stager.first()), stager.interrupt)
+        self._watched(lambda: found.extend(stager.first()), lambda: setattr(stager, "interrupted", True))
         if stager.interrupted:
             raise KeyboardInterrupt
         return found
@@ -202,14 +203,20 @@ class RayExecutor(Executor):
         hooks = TuneCallback(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
-        with scratch_directory() as scratch, working_in(str(scratch)):
+        with scratch_directory() as scratch:
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
                 failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
                 callbacks=[hooks], stop=hooks,
             )  # fmt: skip
-            tune.Tuner(trainable, tune_config=tune_config, run_config=run_config).fit()
+            tuner = tune.Tuner(trainable, tune_config=tune_config, run_config=run_config)
+            try:
+                tuner.fit()
+            except FileNotFoundError:
+                # At its end Tune lists its files relative to the working directory, and Ray may have deleted that.
+                if not (searcher.ending or searcher.controller.done):
+                    raise
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if this executor started it."""
@@ -242,18 +249,6 @@ def _own_handler_of_sigterm() -> Iterator[None]:
     yield
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, before)
-
-
-@contextlib.contextmanager
-def working_in(directory: str) -> Iterator[None]:
-    """Context manager that changes the working directory: Tune reads it, and Ray may delete that of a submitted job."""
-    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
-    os.chdir(directory)
-    try:
-        yield
-    finally:
-        os.fchdir(before)  # by descriptor, which works even if the directory was deleted
-        os.close(before)
 
 
 def check_answer(address: str) -> None:

@@ -10,9 +10,9 @@ from ray import tune
 from orca_ray.process import note_progress
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.liveness import HeartbeatThread
-from orca_ray.sweep.run.messages import trial_from_json
+from orca_ray.sweep.executors.processes import remove_abandoned
+from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
 from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.settings import WorkerSettings, remove_abandoned
 from orca_ray.sweep.worker.staging import StagingError
 
 

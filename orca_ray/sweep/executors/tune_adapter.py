@@ -168,8 +168,13 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         return alike[min(max(num_starting, 0), len(alike) - 1)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Ray's exception, from which the cause of the failure follows."""
-        self._searcher.losses[trial.trial_id] = _error_of(trial)
+        """Store Ray's exception and what Tune wrote about it, from which the cause of the failure follows."""
+        error, text = None, ""
+        with contextlib.suppress(Exception):  # it may be of a class that only the worker has
+            error = trial.get_pickled_error()
+        with contextlib.suppress(OSError):
+            text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
+        self._searcher.losses[trial.trial_id] = error, text
         super().on_trial_error(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
@@ -193,11 +198,10 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         """Inform the controller that a trial has started."""
         if trial.trial_id in self._searcher.keys:
             self._searcher.controller.started(self._searcher.keys[trial.trial_id])
-            self._searcher.deadlines.started(trial.trial_id)
+            self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
-
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._announced_at = time.monotonic()
             self._announce(self._searcher.controller.demand())
@@ -227,16 +231,6 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         return self._searcher.ending
 
 
-def _error_of(trial: Any) -> tuple[Exception | None, str]:
-    """Return Ray's exception of a failed trial, None if it cannot be read, and the text that Tune wrote about it."""
-    error, text = None, ""
-    with contextlib.suppress(Exception):  # it may be of a class that only the worker has
-        error = trial.get_pickled_error()
-    with contextlib.suppress(OSError):
-        text = Path(trial.error_file or "").read_text(encoding="utf-8", errors="replace")
-    return error, text
-
-
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")
 """Parts of messages about a worker that Ray's memory monitor killed. Those about any dead worker mention the kernel's
 OOM killer, as one of several possible reasons."""
@@ -248,30 +242,18 @@ def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
     ``error`` is Ray's exception, or None if only its ``text`` is known.
     """
     text = text or str(error or "no message from Ray")
-    cause = next(cause for applies, cause in _SIGNS if applies(error, text))
-    if cause is None:  # an exception in the worker, outside of the trial
-        raised = getattr(error, "cause", None)
-        cause = CAUSES[classify(raised)] if isinstance(raised, Exception) else Cause.CODE
-    return Failure(cause, bounded(text.strip()), node)
+    return Failure(_cause(error, text), bounded(text.strip()), node)
 
 
-def _preempted(error: Exception | None, text: str) -> bool:
-    return isinstance(error, RayActorError) and bool(error.preempted)
-
-
-def _out_of_memory(error: Exception | None, text: str) -> bool:
-    return isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
-
-
-def _raised(error: Exception | None, text: str) -> bool:
+def _cause(error: Exception | None, text: str) -> Cause:
     if isinstance(error, RayActorError):
-        return bool(error.actor_init_failed)
-    return isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
-
-
-_SIGNS: tuple[tuple[Callable[[Exception | None, str], bool], Cause | None], ...] = (
-    (_preempted, Cause.PREEMPTED),
-    (_raised, None),
-    (_out_of_memory, Cause.MEMORY),
-    (lambda error, text: True, Cause.LOST),
-)
+        if error.preempted:
+            return Cause.PREEMPTED
+        raised = error.actor_init_failed
+    else:
+        raised = isinstance(error, RayTaskError) and not isinstance(error.cause, RayActorError)
+    if raised:  # by the worker, outside of the trial
+        known = getattr(error, "cause", None)
+        return CAUSES[classify(known)] if isinstance(known, Exception) else Cause.CODE
+    memory = isinstance(error, OutOfMemoryError) or any(sign in text for sign in _MEMORY_MONITOR)
+    return Cause.MEMORY if memory else Cause.LOST

@@ -213,15 +213,8 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
     Otherwise pass None: these hyper-parameters then have their defaults.
 
-    Refine stage: the reference sums the gradients of the micro-batches of a step; orca-ray averages them. SGD's
-    learning rate is therefore multiplied by the number of micro-batches, and the weight decay of SGD and Adam divided
-    by it. As in the reference, micro-batches at the end of an epoch that do not fill a step are dropped.
-
-    Align stage: the samples per class are the smallest multiple of the batch size above the reference's
-    ``maxsamples``. The optimiser is that of the refine stage. The learning rate is ten times the published one if the
-    latter is at most 1e-3, else equal to it; it is multiplied by 0.2 after epochs 20, 40 and 60.
-
-    ``docs/decisions/0008-published-configurations.md`` lists the remaining differences.
+    Gradients are averaged here and summed in the reference, whence the factors of learning rate and weight decay.
+    ``docs/decisions/0008-published-configurations.md`` lists all conversions and the remaining differences.
     """
     row = reference_row(task)
     if row is None:

@@ -3,13 +3,12 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import LiveState
-from orca_ray.results.requests import Request
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
 
 _TICK_SECONDS = 1.0
@@ -73,7 +72,9 @@ class Control:
         self._next_tick = now + _TICK_SECONDS
         if now > self.deadline and not self.stopping:
             self._stop("the time is over")
-        for request in self._requests():
+        if self._lease is not None:
+            self._lease.check()
+        for request in self._lease.requests() if self._lease is not None else ():
             self.retries += [request] if request.kind == requests.RETRY else []
             self._apply[request.kind](request.trial)
         state = self._state(now)
@@ -92,12 +93,6 @@ class Control:
     def trial_ended(self) -> None:
         """Count a trial for the rate."""
         self._ended.append(time.monotonic())
-
-    def _requests(self) -> Iterable[Request]:
-        if self._lease is None:
-            return []
-        self._lease.check()
-        return self._lease.requests()
 
     def _say(self, text: str) -> None:
         self._emit(Message(text))

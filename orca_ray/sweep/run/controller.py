@@ -22,10 +22,9 @@ from orca_ray.sweep.run import events
 from orca_ray.sweep.run.control import Control
 from orca_ray.sweep.run.messages import TrialReport, make_record
 from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
-from orca_ray.sweep.run.recorder import Recorder
+from orca_ray.sweep.run.recorder import Recorder, TrialState
 from orca_ray.sweep.run.retries import CAUSES, RULES, Failure, FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
-from orca_ray.sweep.run.trial_state import TrialState
 from orca_ray.sweep.search import Search
 from orca_ray.sweep.worker.staging import Stager
 

@@ -30,9 +30,9 @@ from orca_ray.sweep.run.events import (
     SweepStarted,
     TrialFinished,
 )
+from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.models import ModelKeeper
-from orca_ray.sweep.worker.settings import WorkerSettings, passed_environment
-from orca_ray.sweep.worker.staging import Staged, StagingRequest
+from orca_ray.sweep.worker.staging import StagingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -119,8 +119,10 @@ def run_sweep(
         )  # fmt: skip
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
         with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
-            if (staged := engine.first_staged(stager)) and not controller.searches.finished_before:
-                check_unstaged(staged)
+            reasons = [staged.error for staged in engine.first_staged(stager)]
+            if reasons and all(reasons) and not controller.searches.finished_before:
+                more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
+                raise UserError(f"{reasons[0]}{more}")
             controller.stager, controller.control.deadline = stager, deadline
             emit(SweepStarted(spec.sweep_id, engine.where, controller.searches.rows()))
             if controller.searches.reused and not controller.done:
@@ -149,14 +151,6 @@ def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> 
             )
         )  # fmt: skip
     return requests
-
-
-def check_unstaged(staged: Sequence[Staged]) -> None:
-    """Raise UserError if no task could be staged, with the reason of the first."""
-    reasons = [each.error for each in staged]
-    if all(reasons):
-        more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
-        raise UserError(f"{reasons[0]}{more}")
 
 
 def wait_for_room(

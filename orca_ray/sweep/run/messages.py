@@ -1,7 +1,8 @@
-"""JSON messages: the driver sends a trial, its worker sends reports; the last one becomes the record of the trial."""
+"""What driver and workers exchange: settings, trials, and reports, of which the last becomes the record of a trial."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -9,9 +10,11 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
+from orca_ray.data import cache as data_cache
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.version import __version__
 
@@ -26,7 +29,7 @@ def trial_to_json(trial: TrialSpec) -> str:
 
 def trial_from_json(text: str) -> TrialSpec:
     """Return the trial that `trial_to_json` described."""
-    trial: TrialSpec = _trial_adapter().validate_json(text)
+    trial: TrialSpec = _adapter(TrialSpec).validate_json(text)
     return trial
 
 
@@ -68,7 +71,7 @@ class TrialReport:
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
         """Return the report in the JSON text; raises ValueError if it is none."""
-        report: TrialReport = _report_adapter().validate_json(text)
+        report: TrialReport = _adapter(TrialReport).validate_json(text)
         return report
 
     @property
@@ -81,14 +84,51 @@ class TrialReport:
         return replace(self, status=Status.STOPPED_EARLY, error=None)
 
 
-@cache
-def _trial_adapter() -> TypeAdapter[TrialSpec]:
-    return TypeAdapter(TrialSpec)
+_NAMES = (
+    "HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS",
+)  # fmt: skip
+_PREFIXES = ("AWS_", "ORCA_RAY_")
+
+
+def passed_environment() -> dict[str, str]:
+    """Return the variables of this process that workers get: hub, proxies, package index, ``AWS_*``, ``ORCA_RAY_*``."""
+    found = {name: value for name, value in os.environ.items() if name in _NAMES or name.startswith(_PREFIXES)}
+    if found.get(data_cache.HOME_VARIABLE):
+        found[data_cache.HOME_VARIABLE] = str(data_cache.home())  # absolute
+    return found
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """Settings of all workers of a sweep. They may contain credentials: `repr` shows none, and no file has them.
+
+    Ray passes them to workers inside the pickled class of the trainable, which it keeps in memory.
+    """
+
+    store: str = field(repr=False)
+    """Path or URI of the results store, in whose folder the trials have their checkpoints."""
+    staging: str | None = field(default=None, repr=False)
+    """URI of the folder through which nodes share staged data; None: there is none."""
+    checkpoint_seconds: float = 30.0
+    """Minimum time between two checkpoints of a trial."""
+    keep_models: bool = False
+    """Whether confirm trials store their models."""
+    time: TimeLimits = field(default_factory=TimeLimits)
+    """Time limits of a trial, from which the interval of heartbeats and the limit of a worker's start follow."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Environment variables, see `passed_environment`."""
+
+    def apply(self) -> None:
+        """Set the variables of ``environment`` that this process does not have; what a node sets itself is kept."""
+        for name, value in self.environment.items():
+            os.environ.setdefault(name, value)
 
 
 @cache
-def _report_adapter() -> TypeAdapter[TrialReport]:
-    return TypeAdapter(TrialReport)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def make_record(

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.schema import Scalar
@@ -20,55 +19,14 @@ MARGIN = 1.2
 """Memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
 
 
-class Workload(NamedTuple):
-    """Properties of a trial that determine its peak memory."""
-
-    task: str
-    method: str
-    body: str
-    batch_size: Scalar | None
-    precision: Scalar | None
+Workload = tuple[Scalar | None, ...]
+"""Properties of a trial that determine its peak memory: task, method, body, batch size and precision."""
 
 
-def workload(task: str, method: str, body: str, hyperparameters: Mapping[str, Scalar]) -> Workload:
+def workload(trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]) -> Workload:
     """Return the workload of a trial or of a record."""
     values = hyperparameters.get
-    return Workload(task, method, body, values("refine.batch_size"), values("refine.precision"))
-
-
-class Packing:
-    """Learns the peak memory of workloads and the memory of the cards, and returns the share that fits a trial."""
-
-    def __init__(self) -> None:
-        self._peaks: dict[Workload, float] = {}
-        self._least: dict[Workload, float] = {}
-        self._card_mib = 0.0
-
-    def learn_card(self, memory_mib: float) -> None:
-        """Note the total memory of a card, in MiB. If cards differ, the smallest counts."""
-        self._card_mib = min(self._card_mib or memory_mib, memory_mib)
-
-    def learn_peak(self, kind: Workload, peak_mib: float) -> None:
-        """Note the peak memory allocated by a trial on a GPU, in MiB; the largest counts."""
-        self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
-
-    def learn_too_small(self, kind: Workload, share: float) -> None:
-        """Note that memory ran out with ``share`` of a card: trials like this one get the next larger share."""
-        larger = next((each for each in SHARES if each > share), 1.0)
-        self._least[kind] = max(larger, self._least.get(kind, 0.0))
-
-    def share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
-        """Return the share of a card for a trial.
-
-        It is ``requested``; or, if ``measured`` and the peak memory of such trials and the size of the cards are known,
-        the smallest of `SHARES` that holds the peak. It is never less than what had proved too small.
-        """
-        kind = workload(trial.task, trial.method, trial.body, trial.hyperparameters)
-        share, peak = requested, self._peaks.get(kind)
-        if measured and peak is not None and self._card_mib:
-            needed = (MARGIN * peak + CONTEXT_MIB) / self._card_mib
-            share = next((each for each in SHARES if each >= needed), 1.0)
-        return max(share, self._least.get(kind, 0.0))
+    return (trial.task, trial.method, trial.body, values("refine.batch_size"), values("refine.precision"))
 
 
 REFRESH_SECONDS = 5.0
@@ -142,7 +100,9 @@ class ClusterPlacement(Placement):
         """
         self._list_nodes, self._requests, self._clock = list_nodes, requests, clock
         self._quarantined = quarantined
-        self.packing = Packing()
+        self._peaks: dict[Workload, float] = {}
+        self._least: dict[Workload, float] = {}
+        self._card_mib = 0.0
         self._listed_at = -math.inf
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
@@ -180,7 +140,7 @@ class ClusterPlacement(Placement):
         gpus = 0.0
         if request.gpus and (request.required or self._has_gpus):
             measured = request.measured and not trial.deterministic and request.gpus <= 1
-            gpus = self.packing.share(trial, request.gpus, measured=measured)
+            gpus = self._share(trial, request.gpus, measured=measured)
         wanted = replace(trial.resources, gpus=gpus)
         if gpus or history.counts[Cause.MEMORY] < 2:
             return wanted
@@ -197,24 +157,39 @@ class ClusterPlacement(Placement):
             return False
         return not any(other != wanted and any(node.slots(other) for node in self.nodes) for other in overdue)
 
+    def _share(self, trial: TrialSpec, requested: float, *, measured: bool) -> float:
+        """Return the share of a card for a trial.
+
+        It is ``requested``; or, if ``measured`` and the peak memory of such trials and the size of the cards are known,
+        the smallest of `SHARES` that holds the peak. It is never less than what had proved too small.
+        """
+        kind = workload(trial, trial.hyperparameters)
+        share, peak = requested, self._peaks.get(kind)
+        if measured and peak is not None and self._card_mib:
+            needed = (MARGIN * peak + CONTEXT_MIB) / self._card_mib
+            share = next((each for each in SHARES if each >= needed), 1.0)
+        return max(share, self._least.get(kind, 0.0))
+
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Learn peak memory and memory of the card from a report of a trial on a GPU."""
+        """Learn from a report of a trial on a GPU the peak memory, the smallest card, and a share that is too small."""
         if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
             return
-        kind = workload(trial.task, trial.method, trial.body, trial.hyperparameters)
-        if report.worker.device_memory_mib:
-            self.packing.learn_card(report.worker.device_memory_mib)
+        kind = workload(trial, trial.hyperparameters)
+        if memory := report.worker.device_memory_mib:
+            self._card_mib = min(self._card_mib or memory, memory)
         if report.status is Status.FAILED_OOM:
-            self.packing.learn_too_small(kind, trial.resources.gpus)
+            larger = next((each for each in SHARES if each > trial.resources.gpus), 1.0)
+            self._least[kind] = max(larger, self._least.get(kind, 0.0))
         elif report.outcome is not None and report.outcome.peak_memory_mib:
-            self.packing.learn_peak(kind, report.outcome.peak_memory_mib)
+            self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
         """Learn the peak memory of a trial that ran on a GPU earlier."""
         if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
-            hyperparameters = json.loads(record.hyperparameters)
-            kind = workload(record.task, record.method, record.body, hyperparameters)
-            self.packing.learn_peak(kind, record.peak_memory_mib)
+            self._learn_peak(workload(record, json.loads(record.hyperparameters)), record.peak_memory_mib)
+
+    def _learn_peak(self, kind: Workload, peak_mib: float) -> None:
+        self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
 
     def node_name(self, node: str) -> str:
         """Return the host name of a node and the start of its id."""

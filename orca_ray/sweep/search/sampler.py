@@ -1,4 +1,4 @@
-"""Which suggestions of a search are open, which answers are known, and when the next one may be suggested."""
+"""Which suggestions of a search are open, which answers are known, and when the next suggestion may be made."""
 
 import math
 import warnings
@@ -44,9 +44,6 @@ class TrialAnswer(NamedTuple):
         return self.value is None or not math.isfinite(self.value)
 
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
 class Study:
     """Suggests values with TPE, from suggestions and their answers.
 
@@ -75,7 +72,10 @@ class Study:
             seed: seed of the sampler.
         """
         if self._study is None:
+            verbosity = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would log each new study
             self._study = optuna.create_study(direction="minimize")
+            optuna.logging.set_verbosity(verbosity)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
             for suggestion in suggestions:
@@ -149,11 +149,11 @@ NUM_STARTUP = 10
 
 
 class SuggestionSampler:
-    """Suggests suggestions one at a time: first those of `draw`, then those of TPE.
+    """Makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
 
-    Without generations, a suggestion uses all answers that are known when it is asked. With them, suggestions are
-    suggested in groups, a group follows when all answers of the one before it are known, and uses only these. The
-    suggestions then do not depend on the order of answers, and therefore not on the number of workers.
+    Without generations, a suggestion uses all answers that are known when it is made. With generations, suggestions are
+    made in groups: a group follows when all answers to the earlier groups are known, and uses only these answers. Then
+    suggestions do not depend on the order of answers, and therefore not on the number of workers.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class SuggestionSampler:
         self._next = 0
         self._num_closed = 0
         self.suggestions: dict[int, Suggestion] = {}
-        """Suggestions suggested so far, by number."""
+        """Suggestions made so far, by number."""
         self.answers: dict[int, TrialAnswer] = {}
         """Answers known so far, by number of the suggestion."""
 
@@ -207,13 +207,13 @@ class SuggestionSampler:
         return {name: tidy(dimension.quantile(quantiles[name])) for name, dimension in self._space.items()}
 
     def restore(self, suggestion: Suggestion) -> None:
-        """Add a suggestion that an earlier run suggested. Values that the space has gained since are the first's."""
+        """Add a suggestion of an earlier run; dimensions that it lacks get the value of the first configuration."""
         gained = {name: self._first[name] for name in self._space if name not in suggestion.values}
         self.suggestions[suggestion.number] = suggestion._replace(values={**suggestion.values, **gained})
         self._advance()
 
     def ask(self) -> Suggestion:
-        """Suggest the suggestion with the lowest number that is missing."""
+        """Make the suggestion with the lowest number that is missing."""
         number = self._next
         known = self._visible(number)
         if (self._barrier(number) if self._generation else number) < NUM_STARTUP:

@@ -82,8 +82,8 @@ class TrackerKind:
     open: Callable[[str], Tracker]
     """Return a tracker for a target, "" for the default one; raises UserError if the target cannot be used.
 
-    It reads the environment and the working directory, which later methods must not: the working directory changes
-    while trials run. It does not wait for a network.
+    It reads the environment and the working directory, which later methods must not: Ray may delete the working
+    directory of a submitted job. It does not wait for a network.
     """
 
 
@@ -127,7 +127,7 @@ def open_tracker(option: str) -> Tracker:
     return kind.open(target)
 
 
-class _Feed:
+class _TrackerThread:
     """A tracker, the events that wait for it, and the thread that passes them on."""
 
     def __init__(self, option: str, tracker: Tracker) -> None:
@@ -209,17 +209,17 @@ class Tracking:
     def __init__(self, options: Iterable[str]) -> None:
         """Open the trackers that ``options`` name; raises UserError as `open_tracker` does."""
         self._opened = [(option, open_tracker(option)) for option in dict.fromkeys(options)]
-        self._feeds: list[_Feed] = []
+        self._threads: list[_TrackerThread] = []
 
     def __enter__(self) -> Self:
-        self._feeds = [_Feed(option, tracker) for option, tracker in self._opened]
+        self._threads = [_TrackerThread(option, tracker) for option, tracker in self._opened]
         return self
 
     def __exit__(self, *_: object) -> None:
-        for feed in self._feeds:
-            feed.close()
+        for thread in self._threads:
+            thread.close()
 
     def __call__(self, event: events.Event) -> None:
         """Pass an event on; return at once."""
-        for feed in self._feeds:
-            feed.put(event)
+        for thread in self._threads:
+            thread.put(event)

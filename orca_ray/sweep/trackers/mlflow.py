@@ -43,7 +43,8 @@ class MLflowTracker(Tracker):
             tags = {**run.tags, _KEY: run.key}
             created = self._client.create_run(self._experiment(run.sweep), tags=tags, run_name=run.name)
             identity = created.info.run_id
-            self._client.log_batch(identity, params=[Param(*item) for item in _text(run)])
+            given = [Param(name, str(value)) for name, value in run.hyperparameters.items()]
+            self._client.log_batch(identity, params=given)
         self._open[run.key] = identity
 
     def log(self, key: str, progress: EpochProgress) -> None:
@@ -73,10 +74,6 @@ class MLflowTracker(Tracker):
             found = self._client.get_experiment_by_name(name)
             self._experiments[name] = found.experiment_id if found else self._client.create_experiment(name)
         return self._experiments[name]
-
-
-def _text(run: Run) -> list[tuple[str, str]]:
-    return [(name, str(value)) for name, value in run.hyperparameters.items()]
 
 
 def _open(target: str) -> Tracker:

@@ -8,16 +8,15 @@ import json
 import logging
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder, LocalFolder, open_folder
+from orca_ray.sweep.executors.processes import scratch_directory
 from orca_ray.sweep.run.messages import TrialReport
-from orca_ray.sweep.worker.settings import scratch_directory
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -27,7 +26,6 @@ SCHEMA = 1
 """Number to increase when the files change in a way that an equal version of orca-ray could misread."""
 FLOOR_BYTES = 2 * 2**30
 """Free space that checkpoints leave on the disk of a local store; the records of the sweep need it."""
-_ABANDONED_SECONDS = 24 * 3600.0
 _MOST_HEADER_BYTES = 2**28
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
@@ -51,9 +49,11 @@ class Checkpoints:
         """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.
 
         Raises UserError or OSError if it cannot be stored, or if it would leave less than `FLOOR_BYTES` on the disk of
-        a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
+        a local store.
         """
-        self._make_room()
+        if isinstance(self._folder, LocalFolder) and (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
+            floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
+            raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
         with scratch_directory() as scratch:
             payload = scratch / "payload"
             write(payload)
@@ -116,26 +116,6 @@ class Checkpoints:
         except (ValueError, TypeError, AttributeError, RecursionError, OSError) as error:  # ValueError: also UserError
             logger.warning("%s of trial %s is not used: %s", name.rpartition(".")[2], key, error)
             return None
-
-    def _make_room(self) -> None:
-        if not isinstance(self._folder, LocalFolder):
-            return
-        unneeded = self._unneeded(self._folder.path / DIRECTORY)
-        while (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
-            if (path := next(unneeded, None)) is None:
-                floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
-                raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
-            logger.warning("the disk is nearly full: deleting the checkpoint %s", path.name)
-            path.unlink(missing_ok=True)
-
-    @staticmethod
-    def _unneeded(directory: Path) -> Iterator[Path]:
-        """Yield states whose trial has an outcome, then those that no trial has written for a day, oldest first."""
-        states = [path for path in directory.glob("*.state") if path.is_file()]
-        aged = sorted((path.stat().st_mtime, path) for path in states)
-        yield from (path for _, path in aged if path.with_suffix(".outcome").exists())
-        before = time.time() - _ABANDONED_SECONDS
-        yield from (path for changed, path in aged if changed < before)
 
 
 def _stamp(key: str) -> dict[str, Any]:

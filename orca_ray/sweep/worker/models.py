@@ -18,7 +18,6 @@ from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.search import Search
-from orca_ray.sweep.worker.settings import scratch_directory
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer
@@ -26,23 +25,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def write_model(adaptation: "TrialTrainer", directory: Path, *, trial: str, protocol: str, prepared: Path) -> None:
-    """Write the model of an adaptation that is done; ``prepared`` is the directory of the task's prepared data.
+def write_model(trainer: "TrialTrainer", directory: Path, *, trial: str, protocol: str, prepared: Path) -> None:
+    """Write the model of a trainer that is done; ``prepared`` is the directory of the task's prepared data.
 
     Raises UserError if ``directory`` has other files, or cannot be written.
     """
-    taken = adaptation.snapshot(protocol)
+    taken = trainer.snapshot(protocol)
     config = replace(taken.config, trial=trial)
     preprocessing = cache.read_json(prepared / PREPROCESSING) if (prepared / PREPROCESSING).is_file() else None
     card = make_card(config, label_names=_label_names(preprocessing))
     write_folder(directory, config, taken.weights, card=card, preprocessing=preprocessing)
-
-
-def store_model(adaptation: "TrialTrainer", store: str | Path, *, trial: str, protocol: str, prepared: Path) -> None:
-    """Store the model of an adaptation that is done in a results store, as that of the trial with the key ``trial``."""
-    with scratch_directory() as scratch:
-        write_model(adaptation, scratch / trial, trial=trial, protocol=protocol, prepared=prepared)
-        StoredModels(store).add(trial, scratch / trial)
 
 
 class ModelKeeper:

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.results.record import Status
+from orca_ray.sweep.executors.processes import scratch_directory
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
-from orca_ray.sweep.worker.settings import scratch_directory
 from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer
 
 Build = Callable[[Ranks], "TrialTrainer"]
-"""Builds the adaptation of a rank; it must be picklable."""
+"""Builds the trainer of a rank; it must be picklable."""
 _Failure = tuple[Status, str]
 _WAIT_SECONDS = 10.0
 """How long a process may take to end after its connections have failed."""
@@ -29,7 +29,7 @@ _WAIT_SECONDS = 10.0
 class RankProcesses:
     """The ranks after the first of one trial. They end with the process that started them, however it ends.
 
-    Each builds the adaptation, and waits. When a parallel stage begins or is resumed, it loads the state of the first
+    Each builds the trainer, and waits. When a parallel stage begins or is resumed, it loads the state of the first
     rank and runs the stage to its end; communication within each step keeps all ranks in step.
     """
 
@@ -52,15 +52,15 @@ class RankProcesses:
             self._processes.append(process)
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
-    def join(self, adaptation: "TrialTrainer") -> None:
-        """Make all ranks take part in the stage of the next step of ``adaptation``, if it is a parallel one.
+    def join(self, trainer: "TrialTrainer") -> None:
+        """Make all ranks take part in the stage of the next step of ``trainer``, if it is a parallel one.
 
-        Raises RankLostError, or RankFailedError if a rank could not build its adaptation.
+        Raises RankLostError, or RankFailedError if a rank could not build its trainer.
         """
-        if not adaptation.parallel or adaptation.stage == self._stage:
+        if not trainer.parallel or trainer.stage == self._stage:
             return
         state = self._scratch / "state"
-        adaptation.save(state)
+        trainer.save(state)
         for connection in self._connections:
             try:
                 if failure := connection.recv():  # None: it waits
@@ -70,7 +70,7 @@ class RankProcesses:
                 raise RankLostError("another rank has ended") from error
         if self._stage is None:
             self.first.connect(self._scratch / "ranks")
-        self._stage = adaptation.stage
+        self._stage = trainer.stage
 
     def check(self) -> None:
         """Raise RankLostError if a rank has ended: sums of gradients since then may be wrong."""
@@ -126,18 +126,18 @@ def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     _own_gpu_first(ranks.rank)
     try:
-        adaptation, connected = build(ranks), False
+        trainer, connected = build(ranks), False
         while True:
             connection.send(None)
             state = connection.recv()
             if not connected:
                 ranks.connect(file)
                 connected = True
-            if not adaptation.restore(state):
+            if not trainer.restore(state):
                 raise RuntimeError("the state of the first rank cannot be read")
-            stage = adaptation.stage
-            while adaptation.stage == stage:
-                adaptation.step()
+            stage = trainer.stage
+            while trainer.stage == stage:
+                trainer.step()
     except RankLostError:
         signal.pause()  # the first rank finds out which one has ended, and ends all
     except Exception as error:

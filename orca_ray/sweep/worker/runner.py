@@ -12,19 +12,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.logs import TrialLog
+from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Status
+from orca_ray.sweep.executors.processes import scratch_directory
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.retries import bounded, classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
-from orca_ray.sweep.worker.models import store_model, write_model
+from orca_ray.sweep.worker.models import write_model
 from orca_ray.sweep.worker.staging import StagingRequest, staged_data
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class TrialRunner:
         self._checkpoint_seconds = checkpoint_seconds
         self._saved_at = time.monotonic()
         self._curve: list[EpochProgress] = []
-        self._adaptation: TrialTrainer | None = None
+        self._trainer: TrialTrainer | None = None
         self._ranks: RankProcesses | None = None  # of a trial on several GPUs
         self._last: TrialReport | None = None
         self._log = TrialLog()
@@ -95,21 +97,26 @@ class TrialRunner:
 
     def interrupt(self) -> None:
         """Free the model; first save a checkpoint, unless the trial has ended or is in the middle of an epoch."""
-        if self._adaptation is not None and self._last is None and self._between_epochs:
+        if self._trainer is not None and self._last is None and self._between_epochs:
             self._save()
         self.close()
 
     def write_model(self, directory: Path) -> None:
         """Write the model folder of a trial that has completed and is not closed; UserError if that fails."""
-        assert self._adaptation is not None
-        write_model(self._adaptation, directory, **self._origin)
+        from orca_ray.tasks.registry import get_task
+
+        assert self._trainer is not None
+        prepared = get_task(self.trial.task).prepared_directory(self.trial.protocol)
+        write_model(
+            self._trainer, directory, trial=self.trial.key, protocol=self.trial.protocol, prepared=prepared
+        )  # fmt: skip
 
     def close(self) -> None:
         """Free the model, and end the processes of other ranks."""
         self._end_ranks()
-        if self._adaptation is not None:
-            self._adaptation.close()
-            self._adaptation = None
+        if self._trainer is not None:
+            self._trainer.close()
+            self._trainer = None
             _limit_memory(device_for(self.trial), 1.0, 0)
 
     def _end_ranks(self) -> None:
@@ -123,23 +130,23 @@ class TrialRunner:
 
     def _step(self) -> TrialReport:
         resumed: list[EpochProgress] = []
-        if self._adaptation is None:
+        if self._trainer is None:
             if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)
                 self._last = finished
                 return finished
-            self._adaptation = self._build()
-            resumed = self._resume(self._adaptation)
-        if self._adaptation.done:
+            self._trainer = self._build()
+            resumed = self._resume(self._trainer)
+        if self._trainer.done:
             return self._finish(resumed)
         self._between_epochs = False
         if self._ranks is not None:
-            self._ranks.join(self._adaptation)
-        progress = self._adaptation.step()
+            self._ranks.join(self._trainer)
+        progress = self._trainer.step()
         self._between_epochs = True
         self._curve.append(progress)
         points = [*resumed, progress]
-        if self._adaptation.done:
+        if self._trainer.done:
             return self._finish(points)
         self._save_in_time()
         return self._report(points)
@@ -149,16 +156,16 @@ class TrialRunner:
         from orca_ray.training.ranks import ALONE
 
         build = partial(
-            build_adaptation, trial=self.trial, staging=self._staging, device=device_for(self.trial),
+            build_trainer, trial=self.trial, staging=self._staging, device=device_for(self.trial),
             reuse_aligned=self._reuse_aligned,
         )  # fmt: skip
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
         return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
 
-    def _resume(self, adaptation: "TrialTrainer") -> list[EpochProgress]:
+    def _resume(self, trainer: "TrialTrainer") -> list[EpochProgress]:
         """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
-        saved = self._checkpoints.restore(self.trial.key, adaptation.restore)
+        saved = self._checkpoints.restore(self.trial.key, trainer.restore)
         if saved is None:
             return []
         logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
@@ -167,7 +174,7 @@ class TrialRunner:
 
     def _save_in_time(self) -> None:
         """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
-        if self._adaptation is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        if self._trainer is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self._save()
 
     def _save(self) -> None:
@@ -176,18 +183,20 @@ class TrialRunner:
         self._saved_at = time.monotonic()
 
     def _write_state(self, path: Path) -> None:
-        assert self._adaptation is not None
-        self._adaptation.save(path)
+        assert self._trainer is not None
+        self._trainer.save(path)
         if self._ranks is not None:
             self._ranks.check()  # afterwards, because saving waits for the GPU
 
     def _finish(self, points: list[EpochProgress]) -> TrialReport:
-        assert self._adaptation is not None
+        assert self._trainer is not None
         self._end_ranks()
-        report = replace(self._report(points, Status.COMPLETED), artefacts=self._adaptation.artefacts())
+        report = replace(self._report(points, Status.COMPLETED), artefacts=self._trainer.artefacts())
         if self._keep_model and self.trial.phase == "confirm":
-            with self._best_effort("model"):  # before the outcome, after which the trial is never run again
-                store_model(self._adaptation, self._store, **self._origin)
+            # Before the outcome, after which the trial is never run again.
+            with self._best_effort("model"), scratch_directory() as scratch:
+                self.write_model(scratch / self.trial.key)
+                StoredModels(self._store).add(self.trial.key, scratch / self.trial.key)
         with self._best_effort():
             self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
         self._last = report
@@ -215,9 +224,9 @@ class TrialRunner:
         )
 
     def _outcome(self) -> Outcome | None:
-        if self._adaptation is None:
+        if self._trainer is None:
             return None
-        outcome = self._adaptation.result()
+        outcome = self._trainer.result()
         notes = [outcome.notes]
         if (absent := self.trial.stands_in_for) and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
@@ -228,13 +237,6 @@ class TrialRunner:
             notes.append(PAPER_NOTE)
         notes += _plug_ins(self.trial)
         return replace(outcome, notes="; ".join(filter(None, notes)) or None)
-
-    @property
-    def _origin(self) -> dict[str, Any]:
-        from orca_ray.tasks.registry import get_task
-
-        prepared = get_task(self.trial.task).prepared_directory(self.trial.protocol)
-        return {"trial": self.trial.key, "protocol": self.trial.protocol, "prepared": prepared}
 
     @contextmanager
     def _best_effort(self, what: str = "state") -> Iterator[None]:
@@ -260,7 +262,7 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
     return [f"from the package {package}: {', '.join(names)}" for package, names in found.items()]
 
 
-def build_adaptation(
+def build_trainer(
     ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> "TrialTrainer":  # fmt: skip

@@ -2,6 +2,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 
+import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
 
@@ -106,12 +107,13 @@ def test_states_reach_optuna_as_they_are() -> None:
         2: TrialAnswer(None, scores=[0.2, math.nan]),
     }
     study.suggest(suggestions, answers, 0)
-    told = optuna_trials(study)
-    assert [trial.state for trial in told] == [
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO, "a program that uses Optuna, too, keeps its messages"
+    held = optuna_trials(study)
+    assert [trial.state for trial in held] == [
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
     ]  # fmt: skip
-    assert [trial.intermediate_values for trial in told] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
-    assert [trial.params["lr"] for trial in told] == [0.05, 0.005, 0.0005, 5e-5]
+    assert [trial.intermediate_values for trial in held] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
+    assert [trial.params["lr"] for trial in held] == [0.05, 0.005, 0.0005, 5e-5]
     study.suggest(suggestions, {**answers, 3: TrialAnswer(math.nan, scores=[0.3])}, 0)
     assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
     assert len(optuna_trials(study)) == 4
@@ -126,8 +128,8 @@ def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(mu
     answers = {each.number: TrialAnswer(loss(each)) for each in (*old, foreign)}
     values = study.suggest([*old, foreign], answers, 3)
     assert space["lr"].contains(values["lr"])
-    told = optuna_trials(study)
-    assert [trial.params["lr"] for trial in told] == [each.values["lr"] for each in old]
+    held = optuna_trials(study)
+    assert [trial.params["lr"] for trial in held] == [each.values["lr"] for each in old]
 
 
 def test_a_stopped_trials_partial_score_never_wins() -> None:

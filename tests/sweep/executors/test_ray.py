@@ -1,0 +1,175 @@
+"""The executors on a real Ray cluster on this machine: the same records, whatever dies in between."""
+
+import os
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.options import KeepModels
+from orca_ray.predictor import load
+from orca_ray.results import requests
+from orca_ray.results.lease import Lease
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.ray import placement
+from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.run import driver
+from orca_ray.sweep.run.driver import make_executor, run_sweep
+from orca_ray.sweep.run.events import Event, SweepStarted, TrialFinished
+from orca_ray.sweep.run.messages import trial_to_json
+from orca_ray.sweep.worker.models import best_of
+from tests import session
+from tests.session import new_home
+from tests.sweep.fakes import fake_searches
+from tests.sweep.real import alive, facts, tiny_spec
+from tests.sweep.slow_sweep import slow_sweep
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
+    store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(new_home(tmp_path_factory.mktemp("home"))))
+        summary = run_sweep(tiny_spec(session.folder()), store, executor="inline")
+    assert summary.planned == summary.ran == 10
+    return facts(store)
+
+
+@pytest.fixture
+def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Ray start one worker: each costs five seconds of CPU time for its imports."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_request_stops_ray_and_the_sweep_goes_on(
+    inline: dict[str, dict[str, Any]],
+    ray_cluster: session.RayCluster,
+    own_home: Path,
+    tmp_path: Path,
+    store: ResultsStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Meanwhile the working directory is deleted, as Ray may do with that of a submitted job."""
+    spec, job = tiny_spec(session.folder()), tmp_path / "job"
+    job.mkdir()
+    monkeypatch.chdir(job)
+
+    def ask(event: Event) -> None:
+        if isinstance(event, TrialFinished) and job.exists():
+            job.rmdir()
+            requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
+            time.sleep(1)  # until the thread of the lease has read it
+
+    monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))
+    summary = run_sweep(spec, store, address=ray_cluster.address, listener=ask, checkpoint_seconds=0.0)
+    monkeypatch.chdir(tmp_path)
+    assert summary.interrupted
+    assert 0 < summary.ran < 10
+    again = run_sweep(spec, store, executor="inline")
+    assert again.ran == 10 - summary.ran
+    assert facts(store) == inline
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_ray_gives_the_same_records_although_a_worker_is_lost(
+    inline: dict[str, dict[str, Any]], one_cpu: None, own_home: Path, store: ResultsStore
+) -> None:
+    """The killed worker is replaced, and its trial goes on."""
+    killed: list[int] = []
+    events: list[Event] = []
+
+    def kill_a_worker(event: Event) -> None:
+        events.append(event)
+        if type(event).__name__ == "TrialProgress" and not killed:
+            busy = [p for p in psutil.Process().children(recursive=True) if "orca_" in title(p) and alive(p)]
+            if busy:
+                killed.append(busy[0].pid)
+                busy[0].kill()
+
+    spec = tiny_spec(session.folder())
+    summary = run_sweep(
+        spec, store, executor="ray", listener=kill_a_worker, checkpoint_seconds=0.0, keep_models=KeepModels.BEST
+    )
+    assert killed, "no worker was found to kill"
+    assert not summary.interrupted
+    assert not summary.failed
+    assert facts(store) == inline
+    assert max(record.attempts for record in store.load("tiny/full").values()) == 2
+    assert any(isinstance(event, SweepStarted) and "local Ray cluster" in event.where for event in events)
+    assert run_sweep(spec, store, executor="inline").up_to_date
+    confirmed = store.select({"phase": ["confirm"]})
+    assert summary.models.keys() == {record["task"] for record in inline.values()}
+    for task, folder in summary.models.items():  # workers wrote them
+        best = best_of([record for record in confirmed if record.task == task])
+        assert best is not None
+        assert load(folder, device="cpu").config.trial == Path(folder).name == best.trial_key
+    assert not (Path(store.uri) / "checkpoints").exists()
+    assert all(not child.name().startswith("raylet") for child in psutil.Process().children(recursive=True))
+
+
+@pytest.mark.slow
+def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
+    """Of 24 trials of 6 epochs, 4 fail; each is stored once, and none that has ended runs again.
+
+    Outcome files bring back the records that were not written yet. ``tests/cluster/test_fault_runs.py`` does the same
+    to drivers with a Ray cluster.
+    """
+    path = tmp_path / "results"
+    first = slow_sweep(path, 0.01)
+    while first.poll() is None and len(list((path / "checkpoints").glob("*.outcome"))) < 3:
+        time.sleep(0.002)
+    first.kill()
+    first.communicate(timeout=60)
+    ended = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")}
+    kept = ResultsStore(path).load("fake/full")
+    assert ended - set(kept), "no trial had ended without a record: the test shows nothing"
+    second = slow_sweep(path, 0.01)
+    while second.poll() is None and len(ResultsStore(path).load("fake/full")) < len(kept) + 4:
+        time.sleep(0.05)
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=60)
+    assert second.returncode == 130
+    third = slow_sweep(path, 0.0)
+    third.communicate(timeout=120)
+    assert third.returncode == 1  # some trials failed
+    frame, records = ResultsStore(path).records(), ResultsStore(path).load("fake/full")
+    assert sorted(frame["status"].value_counts().items()) == [("completed", 20), ("failed_user", 4)]
+    assert frame["trial_key"].is_unique
+    assert {key: records[key].finished_at for key in kept} == {key: each.finished_at for key, each in kept.items()}
+    assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
+    assert len(ResultsStore(path).curves()) == 20 * 6
+    assert not list((path / "checkpoints").glob("*.*"))
+
+
+def title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_resources_of_a_trial_become_a_placement_group() -> None:
+    trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
+    group = placement({"trial": trial_to_json(trial)})
+    assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
+
+
+@pytest.mark.ray
+def test_unreachable_clusters_and_misspelt_executors() -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
+        make_executor("ray") as engine,
+    ):
+        engine.open("127.0.0.1:1")
+    with pytest.raises(UserError, match="Did you mean 'inline'"):
+        make_executor("inlin")

@@ -1,0 +1,107 @@
+"""The choice of the trial that gets a free actor, and causes from Ray's exceptions, without a cluster."""
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
+
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
+from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher, failure_of
+from orca_ray.sweep.plan.searches import Resources
+from orca_ray.sweep.run.placement import Placement
+from orca_ray.sweep.run.retries import Cause
+from tests.sweep.fakes import new_controller
+
+
+class Slots(Placement):
+    """Room for some trials, whatever they need."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def capacity(self, wanted: Resources) -> int:
+        return self._count
+
+
+@dataclass
+class TuneTrial:
+    """What the scheduler reads of a trial of Tune."""
+
+    trial_id: str
+    status: str = "PENDING"
+    temporary_state: Any = field(default_factory=lambda: SimpleNamespace(ray_actor=None))
+
+
+class Tune:
+    """A searcher with the trials that it has given to Tune."""
+
+    def __init__(self, store: ResultsStore, slots: int, statuses: str) -> None:
+        self.now = 0.0
+        controller = new_controller(store)
+        controller.placement = Slots(slots)
+        limits = TimeLimits(heartbeat=60.0)
+        self.deadlines = Deadlines(limits, read=lambda name: ("", 0), clock=lambda: self.now)
+        self.searcher = TuneSearcher(controller, self.deadlines)
+        self.trials = [
+            TuneTrial(f"t{number}", {"r": "RUNNING", "p": "PENDING"}[status]) for number, status in enumerate(statuses)
+        ]
+        for trial in self.trials:
+            assert isinstance(self.searcher.suggest(trial.trial_id), dict)
+
+    def get_live_trials(self) -> list[TuneTrial]:
+        return self.trials[::-1]  # Tune has them in a set, without an order
+
+    def chosen(self) -> str | None:
+        found = TuneScheduler(self.searcher).choose_trial_to_run(self)
+        return None if found is None else str(found.trial_id)
+
+
+@pytest.mark.parametrize(
+    ("slots", "statuses", "chosen"),
+    [
+        (4, "rrrp", "t3"),  # an actor has just become free
+        (4, "rrrrpp", "t4"),  # the oldest first, if no actor is starting
+        (4, "ppprp", "t2"),  # two actors are starting, for the two oldest
+        (4, "ppppp", "t3"),
+        (4, "rpp", "t2"),  # both have an actor that starts: no harm is done to the older one
+        (0, "rpp", "t1"),  # the nodes are gone
+        (4, "rr", None),
+    ],
+)
+def test_a_free_actor_goes_to_the_oldest_trial_without_a_starting_one(
+    slots: int, statuses: str, chosen: str | None, store: ResultsStore
+) -> None:
+    assert Tune(store, slots, statuses).chosen() == chosen
+
+
+def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(store: ResultsStore) -> None:
+    tune = Tune(store, 4, "rp")
+    tune.trials[1].temporary_state.ray_actor = object()  # which never answers
+    for tune.now in (0.0, 20.0, 40.0, 60.0, 80.0, 100.0):
+        tune.chosen()
+        exceeded = tune.deadlines.exceeded()
+    assert list(exceeded) == ["t1"]
+
+
+OOM_KILLER = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
+CODE = RayTaskError("step", "Traceback ...\nKeyError: 'x'", KeyError("x"))
+
+
+@pytest.mark.parametrize(
+    ("error", "text", "cause"),
+    [
+        (RayActorError(preempted=True), "", Cause.PREEMPTED),
+        (OutOfMemoryError("killed"), "", Cause.MEMORY),
+        (None, "Task was killed due to the node running low on memory.", Cause.MEMORY),
+        (CODE, "", Cause.CODE),
+        (RayTaskError("step", "Traceback ...\nMemoryError", MemoryError()), "", Cause.MEMORY),
+        (ActorDiedError(CODE), "", Cause.CODE),  # the worker cannot be built
+        (ActorDiedError(), OOM_KILLER, Cause.LOST),
+    ],
+)
+def test_causes_of_what_ray_reports(error: Exception | None, text: str, cause: Cause) -> None:
+    failure = failure_of(error, text, "node")
+    assert (failure.cause, failure.reason, failure.node) == (cause, text or str(error).strip(), "node")

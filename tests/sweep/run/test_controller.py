@@ -1,0 +1,214 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import bench_scale
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, TrialFinished
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.retries import Cause, Failure
+from tests.results.factories import files_of
+from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play, take
+
+
+def test_a_whole_sweep(store: ResultsStore) -> None:
+    events: list[Event] = []
+    controller = new_controller(store, listener=events.append)
+    ran = play(controller)
+    assert controller.done
+    summary = controller.summary()
+    assert summary.planned == summary.ran == len(ran) == 4 * (4 + 2)
+    assert not summary.failed
+    records = store.load("fake/full")
+    assert set(records) == {trial.key for trial in ran}
+    for task, method in {(record.task, record.method) for record in records.values()}:
+        mine = [record for record in records.values() if (record.task, record.method) == (task, method)]
+        completed = [r for r in mine if r.phase == "search" and r.status is Status.COMPLETED]
+        best = min(completed, key=lambda record: record.validation_score or 0.0)
+        confirm = [record for record in mine if record.phase == "confirm"]
+        assert [record.hyperparameters for record in confirm] == [best.hyperparameters] * 2
+        assert all((record.test_score is not None) == (record.phase == "confirm") for record in mine)
+    assert summary.statuses[Status.STOPPED_EARLY] > 0
+    assert sum(isinstance(event, TrialFinished) for event in events) == 24
+
+
+@pytest.mark.slow
+def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
+    """A deterministic search does not depend on the number of workers."""
+    spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n")
+    one = ResultsStore(tmp_path / "one", create=True)
+    play(SweepController(fake_searches(spec), one, executor="fake"))
+    many = ResultsStore(tmp_path / "many", create=True)
+    controller = SweepController(fake_searches(spec), many, executor="fake")
+    out: list[TrialSpec] = []
+    while not controller.done:
+        out += iter(controller.next_trial, None)
+        end(controller, out.pop())  # the youngest first: an order that no single worker would give
+    facts = [{key: each.reproducible() for key, each in s.load(spec.sweep_id).items()} for s in (one, many)]
+    assert facts[0] == facts[1]
+    assert len(facts[0]) == 4 * (13 + 2)
+
+
+def test_a_trial_that_was_stopped_or_failed_has_what_is_known(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    stopped, failed, lost = (take(controller) for _ in range(3))
+    for trial in (stopped, failed, lost):
+        reports = list(fake_reports(trial))
+        for report in reports[:3]:
+            controller.report(trial.key, report.progress)
+    # Resumed, it has reported its end before it was stopped at its third epoch.
+    one = controller.finish(stopped.key, list(fake_reports(stopped))[-1].stopped_early())
+    two = controller.finish(
+        failed.key, replace(list(fake_reports(failed))[2], status=Status.FAILED_NAN, error="loss is NaN")
+    )
+    three = controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
+    for record, trial in ((one, stopped), (two, failed), (three, lost)):
+        assert (record.epochs, record.best_epoch, record.test_score) == (3, 3, None)
+        assert record.validation_score == fake_score(trial, 3)
+        assert record.deterministic is False
+    for record in (one, two):
+        assert (record.num_parameters, record.micro_batch, record.samples_per_second) == (10, 16, 64.0)
+        assert (record.distance_before, record.distance_after, record.align_epochs) == (3.0, 1.0, 2)
+        assert record.notes == "a class was left out; solved in chunks"
+    assert (three.num_parameters, three.samples_per_second, three.notes, three.align_epochs) == (None, None, None, 0)
+    controller.close()
+    assert store.load("fake/full")[one.trial_key] == one
+
+
+def test_the_summary_counts_notes_and_reused_alignments(store: ResultsStore) -> None:
+    play(new_controller(store), fail=frozenset({"pocket/wdbc"}))
+    summary = new_controller(store).summary()
+    assert summary.notes == {"a class was left out": 12, "solved in chunks": 12}
+    assert (summary.aligned, summary.reused, summary.deterministic) == (12, 4, False)
+
+
+def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
+    text = TEXT + "resources: {cpus: 2}\n"
+    trials = []
+    for deterministic in (False, True):
+        searches = fake_searches(fake_spec(text, Overrides(deterministic=deterministic)))
+        controller = SweepController(searches, store, executor="fake")
+        trials += play(controller, most=1)
+        assert (controller.searches.finished_before, controller.summary().deterministic) == (0, deterministic)
+    assert [(trial.threads, trial.deterministic) for trial in trials] == [(2, False), (1, True)]
+    assert trials[0].key != trials[1].key
+    usual, fixed = (store.load(f"fake/full{end}").values() for end in ("", "-deterministic"))
+    assert [record.deterministic for record in (*usual, *fixed)] == [False, True]
+
+
+@pytest.mark.slow
+def test_failures_run_again_on_request_and_lost_trials_by_themselves(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    lost = take(controller)
+    controller.finish(lost.key, TrialReport(status=Status.LOST, error="node gone"))
+    controller.close()
+    controller = new_controller(store)
+    play(controller, fail=frozenset({"pocket/wdbc"}))
+    summary = controller.summary()
+    assert summary.statuses[Status.FAILED_USER] == len(summary.failed) == 8
+    assert summary.unfinished == (
+        "pocket/wdbc nft: every search trial failed",
+        "pocket/wdbc orca: every search trial failed",
+    )
+    assert new_controller(store).done
+    retry = new_controller(store, retry_failed=True)
+    assert len(play(retry)) == 12
+    assert not retry.summary().failed
+
+
+def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    trial = take(controller)
+    reports = list(fake_reports(trial))
+    points = [report.progress[0] for report in reports]
+    controller.report(trial.key, points[:2])
+    controller.failed(trial.key, Failure(Cause.TIME, "no progress"))
+    assert controller.next_trial() == trial
+    controller.report(trial.key, points[:3])
+    controller.report(trial.key, points[3:])
+    record = controller.finish(trial.key, reports[-1])
+    assert record.attempts == 2
+    controller.close()
+    assert len(store.curves(trial_key=trial.key)) == trial.epochs
+
+
+@pytest.mark.parametrize(("shortest_first", "task"), [(False, "pocket/wdbc"), (True, "pocket/digits")])
+def test_the_longest_or_the_shortest_search_starts_first(shortest_first: bool, task: str, store: ResultsStore) -> None:
+    seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
+    controller = SweepController(
+        fake_searches(), store, executor="fake", trial_seconds=seconds, shortest_first=shortest_first
+    )
+    first = take(controller)
+    assert first.task == task
+
+
+def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
+    searches = fake_searches(fake_spec(overrides=Overrides(trials=1, methods=["nft"])))
+    ran = play(SweepController(searches, store, executor="fake"))
+    assert [(trial.phase, trial.seed) for trial in ran] == [("confirm", 1), ("confirm", 1)]
+    assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
+
+
+def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
+    text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
+    controller = SweepController(fake_searches(fake_spec(text)), store, executor="fake")
+    ran = play(controller)
+    assert len({trial.key for trial in ran}) == len(ran) < 12
+    assert controller.done
+
+
+def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store: ResultsStore) -> None:
+    seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
+    controller = new_controller(store, trial_seconds=seconds)
+    assert {trial.task for trial in play(controller, most=2)} == {"pocket/wdbc"}
+    unknown = [controller.next_trial() for _ in range(2)]
+    assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
+    following = take(controller)
+    assert following.task == "pocket/wdbc"
+
+
+@pytest.mark.slow
+def test_trials_of_an_earlier_version_of_the_metric_run_again(store: ResultsStore, tmp_path: Path) -> None:
+    ran = play(new_controller(store))
+    records = store.load("fake/full")
+    assert {record.metric_version for record in records.values()} == {1}
+    old = ResultsStore(tmp_path / "old", create=True)
+    task = ran[0].task
+    old.append([replace(record, metric_version=None) for record in records.values() if record.task != task])
+    old.append([replace(record, metric_version=2) for record in records.values() if record.task == task])
+    again = play(new_controller(old))
+    assert {trial.key for trial in again} == {key for key, record in records.items() if record.task == task}
+    assert {record.metric_version for record in old.load("fake/full").values() if record.task == task} == {1}
+
+
+def test_a_sweep_continues_on_odd_and_refuses_damaged_records(store: ResultsStore, tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"validation_score": None},
+        {"hyperparameters": '{"refine.learning_rate":"much"}'},
+        {"task": "pocket/none", "method": "none", "body": "none"},
+        {"seed": -1, "epochs": -5, "best_epoch": 2**62, "attempts": 0},
+        {"notes": "; ;", "error": ""},
+        {"metric": "none"},
+    ]
+    play(new_controller(store), most=20)
+    odd = ResultsStore(tmp_path / "odd", create=True)
+    odd.append([replace(r, **changes[n % len(changes)]) for n, r in enumerate(store.load("fake/full").values())])
+    controller = new_controller(odd)
+    play(controller)
+    assert controller.done
+    assert controller.summary().planned == 24
+    file = files_of(store)[0]
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=f"{file} is .*"):
+        new_controller(store)
+
+
+def test_the_driver_runs_many_trials_in_virtual_time() -> None:
+    assert bench_scale.driver(158, 8)["trials"] == 157, "two suggestions of a search are the same trial"

@@ -1,0 +1,232 @@
+"""Placement on clusters that change, and GPU shares by measured memory."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.base import InlineExecutor
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, check_unplaceable, plan_searches
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.driver import wait_for_room
+from orca_ray.sweep.run.events import Event, Message
+from orca_ray.sweep.run.messages import TrialReport, Worker
+from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
+from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, new_controller, take
+
+CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
+METHODS = [(task, method) for task in ("pocket/digits", "pocket/wdbc") for method in ("nft", "orca")]
+
+
+class Cluster:
+    """Nodes that a test changes, and a clock."""
+
+    def __init__(self, *nodes: NodeResources) -> None:
+        self.nodes, self.now = list(nodes), 0.0
+
+    def placement(self, request: GpuRequest, quarantined: dict[str, str] | None = None) -> ClusterPlacement:
+        requests = dict.fromkeys(METHODS, request)
+        return ClusterPlacement(lambda: self.nodes, requests, quarantined=quarantined or {}, clock=lambda: self.now)
+
+
+@pytest.fixture
+def trial() -> TrialSpec:
+    return fake_searches()[0].trial({}, 1, "confirm")
+
+
+def measured(trial: TrialSpec, peak_mib: float, status: Status | None = None) -> TrialReport:
+    """Return a report of a trial with this peak on a card of 16 GiB."""
+    outcome = replace(fake_outcome(trial, 1), peak_memory_mib=peak_mib)
+    return TrialReport(outcome=outcome, worker=Worker(device="card", device_memory_mib=16384.0), status=status)
+
+
+def test_required_gpus_are_requested_before_a_node_has_any(trial: TrialSpec) -> None:
+    for required, gpus in ((False, 0.0), (True, 0.5)):
+        placement = Cluster(CPU_NODE).placement(GpuRequest(0.5, required=required))
+        assert placement.resources(trial, FailuresOfTrial()).gpus == gpus
+
+
+def test_slots_of_a_node() -> None:
+    assert GPU_NODE.slots(Resources(1, 0.25)) == 8
+    assert GPU_NODE.slots(Resources(2, 1)) == 2
+    assert GPU_NODE.slots(Resources(1, 0.1)) == 8
+    assert NodeResources("n", 100, 2, 64.0).slots(Resources(1, 0.3)) == 6, "a share lies on one card"
+    assert GPU_NODE.slots(Resources(1, 0, 20.0)) == 3
+    assert CPU_NODE.slots(Resources(1, 0.5)) == 0
+
+
+def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
+    cluster = Cluster(CPU_NODE)
+    placement = cluster.placement(GpuRequest(0.5))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.0
+    cluster.nodes.append(GPU_NODE)
+    cluster.now += 6
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
+    cluster.nodes.remove(GPU_NODE)
+    cluster.now += 6
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5, "it waits for the next one, not for days on a CPU"
+
+
+def test_as_many_trials_are_handed_out_as_fit() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(1.0))
+    small, large = Resources(1), Resources(1, 1.0)
+    assert placement.admits(small, Counter({small: 18}))
+    assert not placement.admits(small, Counter({small: 19}))
+    assert not placement.admits(large, Counter({large: 3}))
+    assert placement.admits(small, Counter({large: 3})), "whole-GPU trials do not block smaller ones"
+    assert not placement.admits(small, Counter({large: 3}), {large}), "but they do not wait for ever"
+    assert placement.admits(small, Counter(), {Resources(1, 9.0)}), "what fits nowhere blocks nothing"
+
+
+def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> None:
+    searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
+    controller = SweepController(searches, store, executor="fake")
+    requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
+    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
+    shapes = Counter(trial.resources.gpus for trial in out)
+    assert shapes[1.0] == 2, "one runs, one waits"
+    assert shapes[0.0] == 2, "the searches of the other task go on"
+    assert controller.demand()[Resources(1, 1.0)] > 0
+
+
+def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    requests = dict.fromkeys(METHODS, GpuRequest(0.0))
+    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
+    out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
+    controller.close()
+    assert len(out) == len(store.journal(controller.sweep)) == 3, "two run, one follows"
+    assert len({(trial.task, trial.method) for trial in out}) == 3, "the duration of each search is measured first"
+
+
+def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    on_gpu = replace(trial, resources=Resources(1, 1.0))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0, "nothing is known"
+    placement.learn(on_gpu, measured(trial, 1000.0))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.125
+    placement.learn(on_gpu, measured(trial, 2500.0))
+    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.25, (
+        "1.2 times 2500 MiB and a context are more than 2 GiB"
+    )
+    other = replace(trial, hyperparameters={**trial.hyperparameters, "refine.batch_size": 4096})
+    assert placement.resources(other, FailuresOfTrial()).gpus == 1.0, "another batch size is another workload"
+    fixed = Cluster(GPU_NODE).placement(GpuRequest(0.5))
+    fixed.learn(on_gpu, measured(trial, 1000.0))
+    assert fixed.resources(trial, FailuresOfTrial()).gpus == 0.5
+    assert placement.resources(replace(trial, deterministic=True), FailuresOfTrial()).gpus == 1.0
+
+
+def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
+    placement = Cluster(GPU_NODE).placement(GpuRequest(0.25))
+    for share, next_share in ((0.25, 0.5), (1.0, 1.0)):
+        on_gpu = replace(trial, resources=Resources(1, share))
+        placement.learn(on_gpu, measured(trial, 4096.0, Status.FAILED_OOM))
+        assert placement.resources(trial, FailuresOfTrial()).gpus == next_share
+
+
+def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
+    controller = new_controller(store)
+    controller.placement = Cluster(GPU_NODE).placement(GpuRequest(1.0))
+    ran = take(controller)
+    record = controller.ended(ran.key, measured(ran, 1500.0, Status.COMPLETED))
+    assert record is not None
+    assert record.gpus == 1.0
+    restarted = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
+    controller.close()
+    restarted.learn_record(store.load("fake/full")[ran.key])
+    restarted.learn(ran, TrialReport(worker=Worker(device_memory_mib=16384.0)))
+    assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25
+
+
+def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
+    placement = Cluster(CPU_NODE).placement(GpuRequest(0.0))
+    once, twice = FailuresOfTrial(), FailuresOfTrial()
+    once.counts[Cause.MEMORY], twice.counts[Cause.MEMORY] = 1, 2
+    assert placement.resources(trial, once).memory_gib == 0.0
+    assert placement.resources(trial, twice).memory_gib == 8.0
+    reserved = replace(trial, resources=Resources(1, 0, 12.0))
+    assert placement.resources(reserved, twice).memory_gib == 16.0, "no more than the largest node has"
+
+
+def test_quarantined_nodes_get_no_trials_unless_no_other_is_left(trial: TrialSpec) -> None:
+    cluster, wanted = Cluster(CPU_NODE, GPU_NODE), Resources(1)
+    quarantined = {CPU_NODE.id: "broken"}
+    placement = cluster.placement(GpuRequest(0.0), quarantined)
+    assert placement.avoided(wanted, FailuresOfTrial()) == [CPU_NODE.id]
+    assert not placement.admits(wanted, Counter({wanted: 10}))
+    assert placement.avoided(wanted, FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))) == [CPU_NODE.id]
+    cluster.nodes, cluster.now = [CPU_NODE], 10.0
+    assert placement.avoided(wanted, FailuresOfTrial()) == []
+    assert placement.admits(wanted, Counter())
+    assert placement.node_name(CPU_NODE.id) == "cpu (cccccccc)"
+
+
+def test_a_lost_trial_prefers_another_node() -> None:
+    placement = Cluster(CPU_NODE, GPU_NODE).placement(GpuRequest(0.0))
+    assert placement.avoided(Resources(1), FailuresOfTrial(avoid=frozenset({CPU_NODE.id}))) == [CPU_NODE.id]
+    assert placement.avoided(Resources(1, 1.0), FailuresOfTrial(avoid=frozenset({GPU_NODE.id}))) == [], "no other fits"
+
+
+class Growing(InlineExecutor):
+    """A cluster that a node joins at the third look."""
+
+    grows = True
+
+    def __init__(self, first: NodeResources) -> None:
+        self.first, self.looks, self.demand = first, 0, Counter[Resources]()
+
+    def nodes(self) -> list[NodeResources]:
+        self.looks += 1
+        return [self.first, *([GPU_NODE] if self.looks >= 3 else [])]
+
+    def announce(self, demand: object) -> None:
+        assert isinstance(demand, Counter)
+        self.demand = demand
+
+
+HEAD = NodeResources("head", 0, 0, 4.0)
+SHARED = TEXT + "resources: {cpus: 2, gpus: 0.5}\n"
+
+
+def test_a_cluster_that_starts_is_waited_for() -> None:
+    engine, events, slept = Growing(HEAD), list[Event](), list[float]()
+    assert wait_for_room(engine, fake_spec(SHARED), engine.nodes(), 300.0, events.append, sleep=slept.append)
+    assert len(slept) == 2
+    (message,) = events
+    assert isinstance(message, Message)
+    assert "waiting up to 300 s" in message.text
+    assert engine.demand == {Resources(2.0, 0.5): 4}
+    engine = Growing(HEAD)
+    with pytest.raises(UserError, match="more than any node has"):
+        wait_for_room(engine, fake_spec(), engine.nodes(), 1.0, events.append, sleep=slept.append)
+    assert engine.looks == 2
+
+
+@pytest.mark.parametrize("needs_gpus", [False, True])
+def test_a_sweep_that_needs_gpus_waits_for_them(needs_gpus: bool) -> None:
+    engine, slept = Growing(NodeResources("cpus", 8, 0, 32.0)), list[float]()
+    found = wait_for_room(
+        engine, fake_spec(SHARED), engine.nodes(), 300.0, lambda event: None, needs_gpus=needs_gpus, sleep=slept.append
+    )
+    assert found == needs_gpus
+    assert engine.demand == ({Resources(2.0, 0.5): 4} if needs_gpus else {})
+
+
+def test_several_gpus_are_whole() -> None:
+    with pytest.raises(UserError, match=r"whole GPUs or on a part of one: give e\.g\. 2, 1 or 0\.5; got 1\.5"):
+        fake_spec(TEXT + "resources: {gpus: 1.5}\n")
+    spec = fake_spec(TEXT + "resources: {gpus: 2}\n")
+    searches = plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=True)
+    assert {(plan.resources.gpus, plan.resources.ranks) for plan in searches} == {(2.0, 2)}
+    on_cpus = replace(searches[0], resources=Resources())
+    assert searches[0].trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
+    with pytest.raises(UserError, match=r"1 CPUs, 2 GPUs, 0 GiB, more than any node has \(n: 8 CPUs, 1 GPUs"):
+        check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
+    check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
+    assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]

@@ -1,0 +1,118 @@
+"""Checkpoints and outcomes in a results store: versions, foreign files, deletion, and a disk that is nearly full."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import EpochProgress
+from orca_ray.results.folder import open_folder
+from orca_ray.results.record import Status
+from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.worker import checkpoints
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from tests.results.test_s3 import server, uri  # noqa: F401 (fixtures)
+
+KEY, OTHER = "0123456789abcdef0123", "f" * 20
+POINT = EpochProgress(
+    stage="refine", epoch=1, epochs=2, loss=1.0, validation_score=0.5, learning_rate=1e-3, seconds=0.1,
+)  # fmt: skip
+RUNNING = TrialReport(progress=(POINT,))
+ENDED = TrialReport(progress=(POINT,), status=Status.COMPLETED)
+
+
+def writes(content: bytes) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
+
+
+def restored(store: Checkpoints, key: str = KEY) -> bytes | None:
+    """Return the state, or None if there is none."""
+    found: list[bytes] = []
+
+    def read(path: Path) -> bool:
+        found.append(path.read_bytes())
+        return True
+
+    return found[0] if store.restore(key, read) == RUNNING else None
+
+
+def test_state_and_outcome_come_back(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    assert restored(store) is None
+    assert store.outcome(KEY) is None
+    store.save(KEY, RUNNING, writes(b"weights\nand more"))
+    store.save_outcome(OTHER, ENDED)
+    again = Checkpoints(str(tmp_path))
+    assert restored(again) == b"weights\nand more"
+    assert again.outcome(OTHER) == ENDED
+    assert again.restore(KEY, lambda path: False) is None, "a state that is not accepted counts as missing"
+
+
+@pytest.mark.parametrize("change", ["version", "schema", "trial", "torn", "foreign"])
+def test_files_of_another_version_or_trial_are_never_taken(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(KEY, RUNNING, writes(b"weights"))
+    store.save_outcome(KEY, ENDED)
+    for path in (tmp_path / "checkpoints").iterdir():
+        if change == "trial":
+            path.rename(path.with_stem(OTHER))
+        elif change == "torn":
+            path.write_bytes(path.read_bytes()[:50])
+        elif change == "foreign":
+            path.write_bytes(b"[1]\n")
+    if change == "version":
+        monkeypatch.setattr(checkpoints, "__version__", "99.0")
+    if change == "schema":
+        monkeypatch.setattr(checkpoints, "SCHEMA", 99)
+    key = OTHER if change == "trial" else KEY
+    assert restored(store, key) is None
+    assert store.outcome(key) is None
+
+
+def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> None:
+    store = Checkpoints(tmp_path)
+    store.remove(KEY)  # there is no directory yet
+    for key in (KEY, OTHER):
+        store.save(key, RUNNING, writes(b"weights"))
+        store.save_outcome(key, ENDED)
+    directory = tmp_path / "checkpoints"
+    for name in (f"{KEY}.pt", f"{KEY}.curve.json", f".tmp-{'0' * 32}-{KEY}.state"):  # of earlier versions, of a kill
+        (directory / name).touch()
+    store.remove(KEY)
+    store.remove_directory()
+    assert sorted(path.name for path in directory.iterdir()) == [f"{OTHER}.outcome", f"{OTHER}.state"]
+    store.remove(KEY, OTHER)
+    store.remove_directory()
+    assert not directory.exists()
+
+
+def test_a_disk_that_is_nearly_full_keeps_room_for_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Checkpoints(tmp_path)
+    store.save(KEY, RUNNING, writes(b"weights"))
+    free = shutil.disk_usage(tmp_path)._replace(free=2**31 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    with pytest.raises(UserError, match=r"2\.0 GiB free, less than the 2 GiB that are kept for records"):
+        store.save(KEY, RUNNING, writes(b"new"))
+    assert restored(store) == b"weights"
+
+
+@pytest.mark.slow
+def test_checkpoints_on_s3_come_back_and_are_removed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    store, state = Checkpoints(uri), b"weights" * 3_000_000  # several parts of an upload
+    assert restored(store) is None
+    store.save(KEY, RUNNING, writes(state))
+    store.save_outcome(OTHER, ENDED)
+    again = Checkpoints(uri)
+    assert restored(again) == state
+    assert again.outcome(OTHER) == ENDED
+    monkeypatch.setattr(checkpoints, "SCHEMA", 99)
+    assert restored(again) is None
+    again.remove(KEY)
+    assert open_folder(uri).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]

@@ -1,0 +1,243 @@
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orca_ray.errors import UserError
+from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.results.record import Status
+from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
+from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
+from orca_ray.sweep.run.retries import classify
+from orca_ray.sweep.worker import staging
+from orca_ray.sweep.worker.checkpoints import Checkpoints
+from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
+from orca_ray.sweep.worker.staging import StagingError, StagingRequest
+from orca_ray.tasks.registry import get_task
+from orca_ray.training.numerics import NotFiniteError
+from orca_ray.training.refine import RefineLoop
+from tests import session
+from tests.sweep.real import tiny_spec
+
+
+@pytest.fixture(scope="module")
+def plans(module_home: Path) -> dict[str, SearchPlan]:
+    spec = tiny_spec(session.folder())
+    fingerprint = get_task("pocket/wdbc").prepare().fingerprint
+    return {plan.method: plan for plan in plan_searches(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
+
+
+def enter_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """From now on nothing that an earlier trial of the test aligned is taken over."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(directory)))
+
+
+def folder(path: Path) -> Path:
+    """Return a new directory for checkpoints, as a results store is one."""
+    path.mkdir()
+    return path
+
+
+def finish(runner: TrialRunner) -> tuple[list[EpochProgress], TrialReport]:
+    points: list[EpochProgress] = []
+    while True:
+        report = runner.step()
+        points += report.progress
+        if report.done:
+            return points, report
+
+
+def facts(points: Sequence[EpochProgress]) -> list[EpochProgress]:
+    return [dataclasses.replace(point, seconds=0.0) for point in points]
+
+
+def outcome_of(report: TrialReport) -> Outcome:
+    assert report.outcome is not None, report
+    return report.outcome
+
+
+def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]:
+    assert report.status is Status.COMPLETED, report
+    outcome = outcome_of(report)
+    return outcome.validation_score, outcome.test_score, outcome.best_epoch
+
+
+def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    plan = plans["orca"]
+    for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
+        runner = TrialRunner(trial, folder(tmp_path / trial.phase))
+        reports = [runner.step() for _ in range(5)]
+        assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
+            ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
+        ]  # fmt: skip
+        outcomes = [outcome_of(report) for report in reports]
+        assert [outcome.epochs for outcome in outcomes] == [0, 0, 1, 2, 3]
+        assert all(outcome.num_parameters > 0 for outcome in outcomes)
+        assert outcomes[1].distance_after is not None
+        assert (outcomes[-1].test_score is not None) is (trial.phase == "confirm")
+        assert TrialReport.from_json(reports[-1].to_json()) == reports[-1]
+
+
+def test_the_first_report_of_an_actor_says_that_data_are_staged(
+    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time limit of a trial counts from it on, so that a node that has just joined may stage for long."""
+    asked: list[StagingRequest] = []
+    monkeypatch.setattr(staging, "stage", lambda request, _: asked.append(request))
+    trial = plans["nft"].trial({}, 1, "confirm")
+    actor = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path))))
+    actor._trial_info = None
+    actor.setup({"trial": trial_to_json(trial)})
+    monkeypatch.setattr(staging, "_staged", set())
+    report = TrialReport.from_json(actor.step()["report"])
+    assert asked == [StagingRequest.of_trial(trial)]
+    assert (report.progress, report.outcome, report.status) == ((), None, None)
+    assert report.worker.node
+    points, _ = finish(actor._runner)
+    assert [point.epoch for point in points] == [1, 2, 3]
+    assert len(asked) == 1, "it is staged by then"
+    missing = dataclasses.replace(trial, data_fingerprint="0" * 16)
+    actor.reset_config({"trial": trial_to_json(missing)})
+    with pytest.raises(StagingError):
+        actor.step()
+
+
+def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    held_out = plans["nft"].trial({}, 1, "confirm")
+    _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
+    validation, test, _ = scores(report)
+    assert validation == test
+    assert PAPER_NOTE in str(outcome_of(report).notes)
+    assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
+    validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
+    assert validation != test
+
+
+@pytest.fixture(scope="module")
+def whole(plans: dict[str, SearchPlan], tmp_path_factory: pytest.TempPathFactory) -> tuple[TrialSpec, Any, Any]:
+    """A trial, the epochs of its run without an interruption, and its scores."""
+    trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path_factory.mktemp("home"))))
+        points, report = finish(TrialRunner(trial, tmp_path_factory.mktemp("results")))
+    return trial, facts(points), scores(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 3])
+def test_an_interrupted_trial_resumes_exactly(
+    whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, after: int
+) -> None:
+    trial, *expected = whole
+    first = TrialRunner(trial, tmp_path)
+    for _ in range(after):
+        first.step()
+    first.interrupt()
+    points, report = finish(TrialRunner(trial, tmp_path))
+    assert not outcome_of(report).align_reused
+    assert [facts(points), scores(report)] == expected
+
+
+@pytest.mark.slow
+def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
+    whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints are written by time, also between the steps of an epoch; the kill is in the first refine epoch."""
+    (trial, *expected), saves, steps = whole, list[int](), list[int]()
+    save, update = Checkpoints.save, RefineLoop._update
+
+    class Killed(BaseException):
+        pass
+
+    def save_and_die(*arguments: Any) -> None:
+        save(*arguments)
+        saves.append(1)
+        if len(saves) == 9:
+            raise Killed
+
+    def count_steps(loop: RefineLoop, learning_rate: float) -> None:
+        steps.append(1)
+        update(loop, learning_rate)
+
+    first = TrialRunner(trial, tmp_path, checkpoint_seconds=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(Killed):
+            finish(first)
+    monkeypatch.setattr(RefineLoop, "_update", count_steps)
+    points, report = finish(TrialRunner(trial, tmp_path))
+    assert [facts(points), scores(report)] == expected
+    whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
+    assert len(steps) == whole_steps - 7, "steps before the kill were repeated"
+
+
+def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    trial = plans["nft"].trial({}, 1, "confirm")
+    points, report = finish(TrialRunner(trial, tmp_path))
+    again = TrialRunner(trial, tmp_path).step()
+    assert again.done
+    assert facts(again.progress) == facts(points)
+    assert again.outcome == report.outcome
+
+
+@pytest.mark.slow
+def test_a_warm_actor_scores_like_a_fresh_one(
+    plans: dict[str, SearchPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deterministic trials, after one of the same settings that ran with two threads."""
+
+    def run(actor: TrialActor) -> tuple[float | None, float | None, int | None]:
+        while not (report := TrialReport.from_json(actor.step()["report"])).done:
+            pass
+        return scores(report)
+
+    usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
+    earlier, *_ = usual = [dataclasses.replace(trial, resources=Resources(cpus=2.0)) for trial in usual]
+    trials = [dataclasses.replace(trial, deterministic=True) for trial in usual]
+    enter_home(monkeypatch, tmp_path / "home")
+    warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
+    warm._trial_info = None  # the attribute that its __init__ would set
+    warm.setup({"trial": trial_to_json(earlier)})
+    run(warm)
+    found = []
+    for trial in trials:
+        assert warm.reset_config({"trial": trial_to_json(trial)})
+        found.append(run(warm))
+    enter_home(monkeypatch, tmp_path / "another")
+    assert found == [scores(finish(TrialRunner(trial, tmp_path))[1]) for trial in trials]
+
+
+@pytest.mark.slow
+def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    good = plans["nft"].trial({}, 1, "search")
+    report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
+    assert report.status is Status.LOST  # the node's failure, not the trial's
+    assert "data verify pocket/wdbc" in str(report.error)
+    assert report.outcome is None
+    report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
+    assert report.status is Status.FAILED_USER
+    diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
+    _, report = finish(TrialRunner(diverging, tmp_path))
+    assert report.status is Status.FAILED_NAN
+    assert outcome_of(report).num_parameters > 0
+
+
+def test_classification() -> None:
+    allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+    memory = [torch.OutOfMemoryError("cuda"), MemoryError(), allocator]
+    assert [classify(error) for error in memory] == [Status.FAILED_OOM] * 3
+    others = [NotFiniteError("loss"), UserError("x"), RuntimeError("x")]
+    assert [classify(error) for error in others] == [Status.FAILED_NAN, Status.FAILED_USER, Status.FAILED_CODE]
+
+
+def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
+    plans: dict[str, SearchPlan], tmp_path: Path
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked, checkpoint_seconds=0.0)
+    scores(finish(runner)[1])

@@ -1,0 +1,166 @@
+"""Staging on one node: from a shared folder or from the origin, damaged files, and tasks that cannot be staged."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
+from orca_ray.sweep.worker.staging import InlineStager, StagingError, StagingRequest, stage, staged_data
+from orca_ray.sweep.worker.staging_items import HubItem, SharedFolder
+from orca_ray.tasks.registry import get_task, own_directory
+from orca_ray.tasks.task import Task
+
+WDBC = get_task("pocket/wdbc")
+REQUEST = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint=WDBC.fingerprint or "")
+
+
+@pytest.fixture
+def new_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give this process an empty cache, as a new node has; return its directory."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Let another node stage the task and publish it; return the URI of the shared folder."""
+    uri = (tmp_path / "shared").as_uri()
+    with monkeypatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path / "another"))
+        assert stage(REQUEST, uri) == WDBC.fingerprint
+    return uri
+
+
+def test_a_node_without_data_copies_what_another_has_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+) -> None:
+    uri = published(tmp_path, monkeypatch)
+    monkeypatch.setattr(Task, "fetch", lambda *_, **__: pytest.fail("fetched from the origin"))
+    assert stage(REQUEST, uri) == WDBC.fingerprint
+    assert staged_data(REQUEST, uri).directory.is_relative_to(new_node)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_damaged_data_are_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path, share: bool
+) -> None:
+    uri = published(tmp_path, monkeypatch) if share else None
+    WDBC.prepare()
+    array = WDBC.prepared_directory() / "train_x.npy"
+    good = array.read_bytes()
+    array.write_bytes(good[:-4] + b"\0\0\0\1")  # as long as before, so that only the hash differs
+    messages: list[str] = []
+    stage(REQUEST, uri, messages.append)
+    assert array.read_bytes() == good
+    assert bool(messages) is not share  # only what is prepared from the origin is worth a message
+
+
+def test_a_damaged_copy_is_not_taken_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+) -> None:
+    uri = published(tmp_path, monkeypatch)
+    copy = next((tmp_path / "shared").rglob("train_x.npy"))
+    good = copy.read_bytes()
+    copy.write_bytes(good[:-4] + b"\0\0\0\1")
+    messages: list[str] = []
+    assert stage(REQUEST, uri, messages.append) == WDBC.fingerprint
+    assert "train_x.npy is damaged" in messages[0]
+    assert copy.read_bytes() == good
+
+
+def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(new_node: Path) -> None:
+    assert stage(REQUEST, None) == WDBC.fingerprint
+    other = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint="0" * 16)
+    with pytest.raises(StagingError, match="orca-sweep data verify pocket/wdbc"):
+        stage(other, None)
+    assert WDBC.prepared() is not None
+
+
+def test_a_hub_body_is_published_and_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    body = tmp_path / "hub" / "models--someone--body"
+    for name, content in (("refs/main", "abc"), ("snapshots/abc/config.json", "{}")):
+        path = body / name
+        path.parent.mkdir(parents=True)
+        path.write_text(content)
+    blob = body / "blobs" / "1"
+    blob.parent.mkdir()
+    blob.write_bytes(b"weights")
+    (body / "snapshots" / "abc" / "model.safetensors").symlink_to(blob)
+    item, shared = HubItem("someone/body"), SharedFolder(str(tmp_path / "shared"))
+    item.publish(shared, replace=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other"))
+    item.bring(shared, pytest.fail)
+    copied = tmp_path / "other" / "models--someone--body" / "snapshots" / "abc"
+    assert {path.name: path.read_text() for path in copied.iterdir()} == {
+        "config.json": "{}",
+        "model.safetensors": "weights",
+    }
+
+
+def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "a.manifest.json").write_text('{"files": {"../../b": "0"}}')
+    assert not SharedFolder(str(tmp_path / "shared")).bring("a", tmp_path / "home", pytest.fail)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_task_that_cannot_be_fetched_fails_alone(new_node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetch = Task.fetch
+
+    def dead(task: Task, *args: object, protocol: str = "held-out") -> None:
+        if task.name == "pocket/digits":
+            raise UserError("no answer from nowhere.example")
+        fetch(task, protocol=protocol)
+
+    monkeypatch.setattr(Task, "fetch", dead)
+    digits = StagingRequest(task="pocket/digits", protocol="held-out", fingerprint="")
+    stager = InlineStager([digits, REQUEST], None, lambda text: None)
+    failed, done = stager.first()
+    assert (failed.task, failed.fingerprint, done) == ("pocket/digits", "", (WDBC.name, WDBC.fingerprint, ""))
+    assert failed.error.endswith(": no answer from nowhere.example")
+    assert (stager.poll(idle=True), stager.poll(idle=True)) == ([failed, done], [])
+
+
+def test_workers_get_listed_variables_and_nothing_shows_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", "hf_word")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "word")
+    monkeypatch.setenv("SOME_PASSWORD", "word")
+    found = passed_environment()
+    assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} <= found.keys()
+    assert "SOME_PASSWORD" not in found
+    settings = WorkerSettings("s3://key:word@bucket/results", environment=found)
+    assert "word" not in repr(settings)
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("HF_TOKEN", "the node's own")
+    settings.apply()
+    assert passed_environment()["AWS_SECRET_ACCESS_KEY"] == "word"
+    assert passed_environment()["HF_TOKEN"] == "the node's own"
+    assert "word" not in caplog.text
+
+
+def test_an_own_task_comes_with_its_declaration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+) -> None:
+    uri = (tmp_path / "shared").as_uri()
+    with monkeypatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(tmp_path / "another"))
+        labels = np.arange(30) % 2
+        task = Task.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
+        data = task.prepare()
+        request = StagingRequest(task=task.name, protocol="held-out", fingerprint=data.fingerprint)
+        assert stage(request, uri) == data.fingerprint
+    with pytest.raises(
+        StagingError, match=r"missing or damaged in .*name a folder that all nodes share with --staging"
+    ):
+        stage(request, None)
+    assert staged_data(request, uri).directory.is_relative_to(new_node)
+    assert get_task(task.name) == task
+    shutil.rmtree(own_directory(task.name))
+    assert len(staged_data(request, uri).train)
