@@ -18,7 +18,7 @@ Open = Callable[..., Any]
 """Opens a page: takes a hash, the page's data and options of the browser's context; returns playwright's Page."""
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # not of the session: playwright keeps an event loop running in this thread
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install .[dev]")
     path = next((found for name in BROWSERS if (found := shutil.which(name))), None)

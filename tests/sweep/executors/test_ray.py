@@ -133,7 +133,7 @@ def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
     ended = {file.name.partition(".")[0] for file in (path / "checkpoints").glob("*.outcome")}
     kept = ResultsStore(path).load("fake/full")
     assert ended - set(kept), "no trial had ended without a record: the test shows nothing"
-    second = slow_sweep(path, 0.01)
+    second = slow_sweep(path, 0.05)  # the signal must come while a trial runs
     while second.poll() is None and len(ResultsStore(path).load("fake/full")) < len(kept) + 4:
         time.sleep(0.05)
     second.send_signal(signal.SIGINT)
