@@ -107,7 +107,7 @@ class Distance(ABC):
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
         """Prepare calls: compute everything that depends on ``source`` alone; return self.
 
-        ``terms``, the `terms` of an earlier fit to the same source, skip the expensive part of that.
+        With ``terms``, the `terms` of an earlier fit to the same source, the expensive part is not computed again.
         """
         self._source = source
         self._logged.clear()
@@ -172,7 +172,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Store the source terms that calls need. It is cheap, because ``terms`` is the result of `_source_terms`."""
+        """Store the source terms that calls need. This is cheap, because ``terms`` is the result of `_source_terms`."""
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:

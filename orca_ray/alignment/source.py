@@ -121,8 +121,8 @@ def read_photograph(data: bytes) -> "Tensor":
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
     """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens.
 
-    Their size S is the request's, rounded to a multiple of the stem's patch size, as in the embedder. If the request is
-    ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
+    Images are resized to S pixels a side: the size in the request, rounded to a multiple of the stem's patch size, as
+    in the embedder. If the request is ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
     """
     import torch
     from torch.nn.functional import interpolate

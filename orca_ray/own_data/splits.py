@@ -69,7 +69,7 @@ def draw(
 
 
 def _share(rows: Indices, labels: Array, fraction: float, drawer: np.random.RandomState) -> tuple[Indices, Indices]:
-    """Divide ``rows`` at random into the others and a share ``fraction`` of each class, at least one row of each."""
+    """Draw a share ``fraction`` of each class in ``rows``, at least one row; return the other rows, then the share."""
     shuffled = drawer.permutation(rows)
     taken = []
     for label in np.unique(labels[rows]):

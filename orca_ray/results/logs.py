@@ -40,7 +40,7 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 
 
 class LogStream:
-    """Log of one attempt at a trial, in the driver: its beginning is stored while it runs, its end when it ends.
+    """The driver's log of one attempt at a trial: stores its beginning while the trial runs, and its end at the end.
 
     Each half is at most half of `MAX_BYTES`.
     """

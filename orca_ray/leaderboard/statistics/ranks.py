@@ -8,7 +8,7 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
 def beaten(means: Floats) -> Floats:
-    """Return which methods beat which, [..., M, M]: 1 where the first is better, 0.5 on a tie, else 0."""
+    """Return for each two methods, [..., M, M], 1 if the first has the better score, 0.5 on a tie, else 0."""
     ours, theirs = means[..., :, None], means[..., None, :]
     return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
 
