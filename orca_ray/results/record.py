@@ -170,7 +170,8 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 class CurvePoint(StoredRow):
     """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` its error.
+    In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` the error
+    of the probe.
     """
 
     sweep: str

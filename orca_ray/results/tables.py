@@ -221,7 +221,7 @@ class MemoryPart:
         self.table, self.where, self.group_rows = table, where, [len(table)]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the only group."""
+        """Return the only row group."""
         return [0]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
@@ -260,7 +260,7 @@ class ParquetPart:
             return [group.id for group in fragment.subset(condition, schema=self.schema).row_groups]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return ``columns`` of row groups as an Arrow table; those that are newer than the file are null.
+        """Return ``columns`` of row groups as an Arrow table; columns that are newer than the file are null.
 
         With ``expand``, columns have the types of the schema; without, text may be dictionary-encoded.
         """

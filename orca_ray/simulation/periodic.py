@@ -21,8 +21,8 @@ _WINDOW_WIDTH = 0.01
 class Waves:
     """The function sum_i amplitudes[i] sin(2 pi numbers[i] (x - low) / period + phases[i]), periodic in x.
 
-    If ``rectified``, its absolute value is used. It is multiplied by ``sign`` and, unless ``window`` is None, by a
-    window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
+    If ``rectified``, the absolute value of the sum is used. The sum is multiplied by ``sign`` and, unless ``window`` is
+    None, by a window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
     """
 
     amplitudes: Array

@@ -90,7 +90,7 @@ def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array:
-    """Return a copy in which one item, or all below one index, has that value."""
+    """Return a copy of ``array`` in which the item, or all items, at ``index`` have the value ``value``."""
     copy = array.copy()
     copy[index] = value
     return copy

@@ -107,7 +107,7 @@ class Trained:
         return {name: value.detach() for name, value in self._named.items()} | buffers
 
     def load(self, weights: "Mapping[str, Tensor]") -> None:
-        """Set parameters and buffers to ``weights``, which are those of `weights` at another time."""
+        """Set parameters and buffers to ``weights``, which `weights` returned earlier."""
         import torch
 
         with torch.no_grad():
@@ -185,5 +185,5 @@ class Plateau:
         return earlier - latest <= self._tolerance * abs(start)
 
     def restart(self, values: Iterable[float] = ()) -> None:
-        """Forget all values; ``values``, those of another instance, replace them."""
+        """Replace the values of the curve by ``values``, e.g. those of another instance; by default, by none."""
         self.values = list(values)

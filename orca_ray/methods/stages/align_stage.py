@@ -53,7 +53,10 @@ class AlignGuard:
         return self._passed == len(POINTS)
 
     def due(self, progress: float) -> bool:
-        """Return whether a probe is due at this share of the schedule; a plateau may skip points."""
+        """Return whether the embedder must be probed at the share ``progress`` of the schedule.
+
+        A plateau of the distance may skip some of the `POINTS`.
+        """
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:

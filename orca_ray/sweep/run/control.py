@@ -19,7 +19,7 @@ _RATE_SECONDS = 600.0
 class Control:
     """Applies requests to a sweep and publishes its live state, in the driver's thread.
 
-    Without a lease there are no requests, and no state is published.
+    Without a lease (the exclusive right to run the sweep), there are no requests, and no state is published.
     """
 
     def __init__(

@@ -122,7 +122,7 @@ class ClusterPlacement(Placement):
         return sum(node.slots(wanted) for node in self.nodes)
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of the nodes in quarantine and, if others fit, of those on which the trial has failed.
+        """Return the ids of the nodes in quarantine and, if others have room, of those on which the trial failed.
 
         Returns none if no other node has the resources ``wanted``.
         """
@@ -135,7 +135,7 @@ class ClusterPlacement(Placement):
         return sorted(bad & alive) if usable else []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
+        """Return the planned CPUs, the share of a GPU that fits, and more memory after memory ran out twice."""
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
         if request.gpus and (request.required or self._has_gpus):

@@ -15,7 +15,7 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """The searches of a sweep, over which it iterates. Without a fingerprint of its data, a search is not open yet.
+    """The searches of a sweep, an iterable of those that are open: the fingerprint of their data is known.
 
     Not thread-safe.
     """
@@ -26,7 +26,7 @@ class SweepSearches:
         Args:
             plans: the searches; those without a fingerprint are opened by :meth:`staged`.
             store: results store that records are read from; trials of variants of the sweep are copied in it.
-            retry: keys of failed trials that run again; "" for all. Trials that were lost always do.
+            retry: keys of failed trials that run again; "" for all. Lost trials always run again.
         """
         if not plans:
             raise UserError("nothing to run: the sweep has no task or no method")
@@ -80,7 +80,7 @@ class SweepSearches:
         )
 
     def failures(self) -> Iterator[str]:
-        """Yield a line "task method: reason" for each search that has no test score and gets none."""
+        """Yield a line "task method: reason" for each search that has no test score and will not get one."""
         yield from (f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self._searches if s.failure)
         missing = [*(search.plan for search in self._searches if not search.done), *self._unopened]
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)

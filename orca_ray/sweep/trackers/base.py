@@ -100,7 +100,7 @@ def final_values(record: Record) -> dict[str, float]:
 
 
 MAX_WAITING = 100_000
-"""Events that may wait for a tracker (a few tens of MiB); one that is so far behind is given up."""
+"""Events that may wait for a tracker (a few tens of MiB); a tracker that is so far behind is given up."""
 CLOSE_SECONDS = 60.0
 """How long the end of a sweep waits for a tracker that makes no progress with the events that are left."""
 

@@ -60,7 +60,7 @@ class Checkpoints:
             self._write(f"{key}.state", key, report, payload)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a stored state that ``read`` accepts, as a file; None if there is none."""
+        """Return the report of a stored state whose file ``read`` accepts; None if there is no such state."""
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:

@@ -29,7 +29,7 @@ _WAIT_SECONDS = 10.0
 class RankProcesses:
     """The ranks after the first of one trial. They end with the process that started them, however it ends.
 
-    Each builds the trainer, and waits. When a parallel stage begins or is resumed, it loads the state of the first
+    Each rank builds the trainer and waits. When a parallel stage begins or is resumed, it loads the state of the first
     rank and runs the stage to its end; communication within each step keeps all ranks in step.
     """
 
@@ -99,7 +99,7 @@ class RankProcesses:
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not, free the first rank, which may wait for it on the GPU."""
+        """Wait until a process ends; if it should not have, free the first rank, which may wait for it on the GPU."""
         wait([process.sentinel for process in self._processes])
         if not self._closed:
             self._lost = True

@@ -57,9 +57,10 @@ class _Node:
 class RayStager(Stager):
     """Gives each task to one node first, different tasks to different nodes; when it is staged there, to all others.
 
-    So the nodes prepare different tasks at the same time, and copy what another has published in the shared folder. A
-    task that the first node cannot stage is given to the driver's node: often that alone has the data, or a network. A
-    trial may start where its task is not staged yet: its worker stages it then, or waits for the node's actor.
+    So the nodes prepare different tasks at the same time, and copy what another node has published in the shared
+    folder. A task that the first node cannot stage is given to the driver's node: often only that node has the data, or
+    a network. A trial may start where its task is not staged yet: its worker stages it then, or waits for the node's
+    actor.
     """
 
     def __init__(

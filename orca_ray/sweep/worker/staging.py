@@ -52,7 +52,7 @@ class StagingRequest:
 
 
 class StagingError(RuntimeError):
-    """This node cannot get data, body or source of a trial, or gets others than the sweep was planned with.
+    """This node cannot get data, body or source of a trial, or gets others than those of the sweep's plan.
 
     It is a failure of the node, not of the trial: another node, or the same one later, may run the trial. It is
     therefore handled like a lost worker and never ends a trial as ``failed_user``.
@@ -69,7 +69,8 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
     present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI), or if it is
     not there, fetched and prepared from its origin, and published in the shared folder.
 
-    Raises StagingError if this node gets an item neither way, or with another hash or fingerprint than required.
+    Raises StagingError if this node can get an item in neither of these ways, or gets it with another hash or
+    fingerprint than required.
     """
     try:
         shared = SharedFolder(staging) if staging else None
@@ -156,7 +157,7 @@ class Staged(NamedTuple):
     fingerprint: str = ""
     """Fingerprint of the prepared data."""
     error: str = ""
-    """Why the task cannot be staged; "" if it is."""
+    """Why the task cannot be staged; "" if it is staged."""
 
 
 def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
@@ -205,7 +206,7 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stages one task after another in the calling process, when no trial of an earlier one is left to start."""
+    """Stages one task after another in the calling process, when no trial of an earlier task is left to start."""
 
     def __init__(
         self, requests: Sequence[StagingRequest], staging: str | None, progress: Callable[[str], None]

@@ -68,7 +68,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 
 
 def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return a table of numbers as ORCA's code changes it: some are standardised again, one loses a column."""
+    """Return a table of numbers as ORCA's code changes it: some tables are standardised again, one loses a column."""
     if dataset_id in STANDARDISED_AGAIN:
         x_NL1 = standardise_again(x_NL1, trained_on)
     kept = KEPT_COLUMNS.get(dataset_id, range(x_NL1.shape[1]))
