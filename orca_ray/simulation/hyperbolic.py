@@ -35,7 +35,7 @@ class System(Protocol):
         """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields at faces with the primitive fields ``left`` and ``right`` of them."""
+        """Return the flux of the conserved fields at faces, given primitive fields on their ``left`` and ``right``."""
 
     def speed(self, conserved: Array, direction: int) -> Array:
         """Return the speed [..., N] of the fastest wave along axis ``direction`` (0: that of the first velocity)."""
@@ -191,7 +191,7 @@ class Stress:
         return result
 
     def _through_faces(self, velocity: Array) -> Array:
-        """Return the part of `rates`, [3, X, Y], due to the faces between neighbours along the first axis.
+        """Return the part of `rates` [3, X, Y] due to the faces between neighbouring cells along the first axis.
 
         ``velocity`` [2, X + 2, Y + 2] is (along, across the first axis), padded with its periodic neighbours.
         """

@@ -63,7 +63,10 @@ class CropFlip(Augmentation):
         return torch.cat([corners, mirrored], dim=1)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the windows [B, C, H, W]; raises ValueError if ``x`` is no images, or `padding` does not fit."""
+        """Return the cropped and flipped images [B, C, H, W].
+
+        Raises ValueError if ``x`` is no batch of images, or if `padding` does not have a value for each channel.
+        """
         import torch
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):

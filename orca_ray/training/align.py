@@ -198,7 +198,7 @@ class AlignLoop:
         return float(distance.detach())
 
     def _advance(self, distance: float) -> None:
-        """Advance the schedule by one epoch or, if ``distance`` no longer decreases, to the next learning rate."""
+        """Advance the schedule by one epoch or, after a plateau of the distance, to the next learning rate."""
         rate = self._schedule(self._position)
         self._position += 1
         assert self.distance_before is not None

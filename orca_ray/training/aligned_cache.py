@@ -98,7 +98,7 @@ class AlignReplay:
 
     @property
     def plateaued(self) -> bool:
-        """Whether plateaus made the stored stage end early; False until everything has been replayed."""
+        """Whether a plateau of the distance ended the stored stage early; False until everything has been replayed."""
         return self.done and self._alignment.plateaued
 
     @property

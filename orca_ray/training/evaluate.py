@@ -17,7 +17,7 @@ from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
-"""Default batch size of `predict`. It differs from the training batch size, so that scores do not depend on the
+"""Default batch size of `predict`. It is independent of the training batch size, so that scores do not depend on the
 latter."""
 
 

@@ -94,7 +94,7 @@ class Trained:
         self.parameters = list(self._named.values())
 
     def groups(self, body_scale: float) -> list[ParameterGroup]:
-        """Return the parameters outside of the body, and those inside, whose learning rate is ``body_scale`` times."""
+        """Return the parameters outside of the body, and inside it, where ``body_scale`` scales the learning rate."""
         body = set(self._model.body.parameters())  # tensors are hashed by identity
         inside = [parameter for parameter in self.parameters if parameter in body]
         outside = [parameter for parameter in self.parameters if parameter not in body]

@@ -23,9 +23,9 @@ class ScoreTable:
     """Test scores by task, method and seed; lower is better. Arrays must not be changed."""
 
     tasks: tuple[str, ...]
-    """Sorted."""
+    """Names of the tasks, sorted."""
     methods: tuple[str, ...]
-    """Sorted."""
+    """Names of the methods, sorted."""
     scores_TMS: Floats
     """The n scores of a (task, method) are the first n of its row, in the order of their seeds; the rest is NaN."""
 

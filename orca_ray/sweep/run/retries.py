@@ -135,7 +135,7 @@ class FailureLedger:
                 self._suspicions.pop(node, None)
 
     def _suspect(self, node: str, key: str, reason: str) -> None:
-        """Hold the failure of a trial against ``node``; if it failed on another node too, against neither."""
+        """Count a failure of a trial against ``node``; if the trial failed elsewhere too, count it against no node."""
         elsewhere = [other for other, trials in self._suspicions.items() if other != node and key in trials]
         for other in elsewhere:
             del self._suspicions[other][key]

@@ -144,7 +144,7 @@ class SweepSearches:
 
 
 class Durations:
-    """Durations of trials; the ratio of measured to estimated ones scales the estimates of the others."""
+    """Durations of trials; the ratio of measured to estimated durations scales estimates of unmeasured searches."""
 
     def __init__(self, estimates: Mapping[tuple[str, str], float], *, shortest_first: bool = False) -> None:
         """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1.
