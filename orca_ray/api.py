@@ -137,7 +137,7 @@ class AdaptationSweep:
         return found
 
     def save(self, out: str | Path) -> Record:
-        """Write the best model to the folder ``out``, delete the others from the store, and return its record.
+        """Write the best model to the folder ``out``, delete all other models from the store, and return its record.
 
         Raises UserError as `best`, and as `check_other` for ``out``.
         """

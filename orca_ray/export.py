@@ -214,7 +214,7 @@ def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, st
 
 FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
 """Functions that write a network to a path. Each returns a function that runs the written network, or None and the
-reason why none can."""
+reason why it cannot be run."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:

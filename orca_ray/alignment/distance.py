@@ -65,8 +65,8 @@ class Distance(ABC):
     Every subclass guarantees the following, which a parametrised test checks:
 
     - **Zero on itself**, if `debiased`: the distance of the source from itself is 0, up to 1e-5 of the distance's
-      scale, and no tested target has a negative distance. (Theory guarantees the latter only if the costs depend on
-      features alone, not if they include distances between classes.)
+      scale, and no tested target has a negative distance. (Theory guarantees that no distance is negative only if the
+      costs depend on features alone, not if they include distances between classes.)
     - **Symmetry**, if `symmetric`: exchanging source and target does not change the value, apart from the strength of
       the regularisation, which depends on the source.
     - **Invariance**: neither the order of the points nor the class ids matter; class ids may be any integers.

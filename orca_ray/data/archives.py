@@ -127,7 +127,7 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int
 class _TarInfo(tarfile.TarInfo):
     """A tar member. Raises ReadError for a header that is damaged or over 1 MiB.
 
-    The class `tarfile.TarInfo` takes a damaged header for the end of the archive.
+    The library tarfile would take a damaged header for the end of the archive.
     """
 
     @classmethod

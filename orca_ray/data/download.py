@@ -57,9 +57,9 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """Arguments: ``permanent``: trying again is useless; ``reached``: a server answered.
+        """``permanent``: trying again is useless; ``reached``: a server answered.
 
-        ``wait`` is the time in seconds for which the server asks to wait.
+        ``wait``: time in seconds for which the server asks to wait.
         """
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait

@@ -89,7 +89,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Image:
-    """One image of `Images`."""
+    """One image of the form `Images`."""
 
     title: str
     values: Quantised

@@ -149,7 +149,7 @@ class Lease:
         return content, live.decode(content)
 
     def _encoded(self, before: Any | None) -> Any:
-        """Return a live state with this process as the holder; what was known about the sweep stays."""
+        """Return the encoded live state with this process as the holder; what was known about the sweep stays."""
         known = live.decode(before) if before is not None else None
         self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
         self._sequence = self._state.sequence

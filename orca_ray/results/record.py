@@ -32,7 +32,10 @@ class Status(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the trial has no usable score. Lost trials always run again, others only with ``--retry-failed``."""
+        """Whether the trial has no usable score.
+
+        Lost trials always run again; trials that failed otherwise, only with ``--retry-failed``.
+        """
         return self not in (Status.COMPLETED, Status.STOPPED_EARLY)
 
 

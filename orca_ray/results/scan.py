@@ -180,7 +180,7 @@ _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever have the same one.
+    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever have an equal hash.
 
     A dictionary-encoded column with one text has an array [2, 1].
     """

@@ -128,7 +128,7 @@ class ResultsStore:
         return [Record.from_row(row) for row in rows.to_pylist()]
 
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the learning curves, sorted by sweep, trial, stage and epoch; of equal ones, the last appended.
+        """Return the learning curves, sorted by sweep, trial, stage and epoch; of rows of one epoch, the last appended.
 
         ``trial_key`` is one key or several. Of compacted files, only the parts that may hold curves of these trials are
         read.

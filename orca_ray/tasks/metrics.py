@@ -20,7 +20,7 @@ from orca_ray.tasks.dense_metrics import area_under_roc
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric."""
+    """A metric: its function, definition, source and properties."""
 
     name: str
     title: str

@@ -176,7 +176,7 @@ class RawFilesSuite(Suite):
                 setattr(cls, name, vars(cls)[former])
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``corruption`` for each corruption, others with ``name`` for each writer."""
+        """Run tests with an argument ``corruption`` for each corruption, other tests with ``name`` for each writer."""
         if "corruption" in metafunc.fixturenames:
             pairs = [(name, each) for name in sorted(self.corruptions) for each in self.corruptions[name]]
             metafunc.parametrize(("name", "corruption"), pairs, ids=[f"{name}-{each[0]}" for name, each in pairs])

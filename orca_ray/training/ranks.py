@@ -75,7 +75,7 @@ class Ranks:
         return sums[-1][0].clone()
 
     def equalise(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite ``tensors`` by those of the first rank."""
+        """Overwrite ``tensors`` by the values that they have on the first rank."""
         if self.size > 1:
             with _lost_ranks(), torch.no_grad():
                 for tensor in tensors:

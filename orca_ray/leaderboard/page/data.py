@@ -247,7 +247,7 @@ def _time(value: datetime | None) -> str | None:
 
 
 def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
-    """Return the common hyper-parameters of all records, the distinct sets of the others, and each record's set."""
+    """Return the common hyper-parameters of all records, the distinct sets of further ones, and each record's set."""
     distinct = list(dict.fromkeys(texts := list(texts)))
     values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})

@@ -49,7 +49,7 @@ _MEAN_RANK = Statistic("mean_rank", "mean rank", mean_rank, shape="method", bett
 
 
 def shared_wins(means: Floats) -> Floats:
-    """Return 1 for the best method (last axis), 1/k for each of k that tie for the best, and 0 for the others."""
+    """Return 1 for the best method (last axis), 1/k for each of k methods that tie for the best, and 0 for the rest."""
     best = means == means.min(axis=-1, keepdims=True, initial=np.inf)
     shares: Floats = best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
     return shares

@@ -192,7 +192,7 @@ class Trial:
 
 
 class Stage(Protocol):
-    """One stage of a trial: trains parts of the model, epoch by epoch. Only the last stage may.
+    """One stage of a trial: trains parts of the model, epoch by epoch. Only the last stage may change the body.
 
     Stages are made together, before the first runs, so a constructor does no work that depends on earlier stages.
     """

@@ -102,7 +102,7 @@ class Deadlines:
             watch.began = watch.alive if watch.began is None else watch.began
 
     def ended(self, name: str) -> None:
-        """Watch the trial ``name`` no longer."""
+        """Stop watching the trial ``name``."""
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:

@@ -207,7 +207,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
 
 def _operations(task: Task, plan: SearchPlan) -> float | None:
-    """Return the operations of a plain transformer that take as long as a forward pass of the body on one sample."""
+    """Return the operations of a plain transformer that take as long as a forward pass on one sample."""
     if own := get_method(plan.method).operations:
         return own(task, plan.first)
     operations = forward_flops(plan.body, tokens(task, plan))

@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Distinct reasons why trials fit on no node; each names one (task, method) and how many others share it."""
+        """Distinct reasons why trials fit on no node; each names the first (task, method) and how many more have it."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:

@@ -34,7 +34,7 @@ class Control:
         """Store what requests act on.
 
         Args:
-            lease: lease of the sweep, through which requests arrive and the state is published; None: neither.
+            lease: lease of the sweep, through which requests arrive and the state is published; None: without both.
             emit: called with every event.
             state: returns the live state, without what this class knows itself.
             retry: runs failed trials again ("": all) and returns how many there are.

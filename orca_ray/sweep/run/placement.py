@@ -53,7 +53,7 @@ class Placement:
         return True
 
     def capacity(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` run at a time, if no others do."""
+        """Return how many trials with the resources ``wanted`` run at a time, if no other trials run."""
         return 1
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
@@ -122,7 +122,7 @@ class ClusterPlacement(Placement):
         return sum(node.slots(wanted) for node in self.nodes)
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of the nodes in quarantine and, if others have room, of those on which the trial failed.
+        """Return the ids of the nodes in quarantine and, if other nodes suffice, of the nodes where the trial failed.
 
         Returns none if no other node has the resources ``wanted``.
         """

@@ -161,7 +161,7 @@ class Durations:
         return bool(self._seconds)
 
     def learn(self, record: Record) -> None:
-        """Learn the duration of a trial that completed."""
+        """Use the duration of a trial that completed to improve the estimates."""
         if record.status is Status.COMPLETED:
             self._seconds[record.task, record.method] = record.wall_seconds
             ratios = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]

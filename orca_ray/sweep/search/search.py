@@ -77,7 +77,7 @@ class Search:
 
     @property
     def unended(self) -> set[str]:
-        """Keys of the trials that run or wait for their start; others may follow."""
+        """Keys of the trials that run or wait for their start; further trials may follow."""
         return {*self._running, *(trial.key for _, trial in self._waiting)}
 
     @property

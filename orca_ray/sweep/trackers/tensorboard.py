@@ -20,7 +20,7 @@ class TensorBoardTracker(Tracker):
     def start(self, run: Run) -> None:
         """Open a writer.
 
-        Its first event makes TensorBoard drop the epochs of an interrupted attempt, because the next attempt logs them
+        Its first event makes TensorBoard drop the epochs of an interrupted attempt, because this attempt logs them
         again.
         """
         from tensorboardX import SummaryWriter

@@ -38,7 +38,7 @@ def write_model(trainer: "TrialTrainer", directory: Path, *, trial: str, protoco
 
 
 class ModelKeeper:
-    """Deletes the models of a task that are not kept, when its last trial has ended, and completes the others' cards.
+    """When the last trial of a task has ended, deletes its models that are not kept, and completes the other cards.
 
     The best model of a task is that of the method and hyper-parameters whose confirm trials have the lowest mean
     validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest
