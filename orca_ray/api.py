@@ -103,7 +103,7 @@ class AdaptationSweep:
         return [] if self.methods else left_out(self.task)
 
     def run(self) -> Summary:
-        """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
+        """Run both rounds and return the summary of the last round. Ctrl-C ends the round that runs."""
         deadline = time.monotonic() + 60 * self.minutes
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty

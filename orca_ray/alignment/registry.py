@@ -59,7 +59,7 @@ def _own_distances() -> list[str]:
 
 @functools.cache
 def all_sources() -> Mapping[str, Source]:
-    """Return all sources by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all sources by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins("source", Source, declared(Source, "SOURCE", modules(sources)))
 
 

@@ -98,7 +98,7 @@ class Source:
 
 
 def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return the indices of all ``labels``: a random one of each class, then a second one of each class, and so on."""
+    """Return the indices of all ``labels``: a random sample of each class, then a second of each, and so on."""
     order = np.random.RandomState(seed).permutation(len(labels))
     seen: Counter[int] = Counter()
     turns = []

@@ -143,7 +143,7 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
 
 def pad(series: list[Array], length: int) -> Array:
-    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError for longer ones."""
+    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError for longer series."""
     longest = max(each.shape[1] for each in series)
     if longest > length:
         raise UserError(f"a series of length {longest} does not fit into {length}")

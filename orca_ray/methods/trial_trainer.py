@@ -132,7 +132,7 @@ class TrialTrainer:
 
     @property
     def model(self) -> CrossModalModel:
-        """The model with its present weights; once `done`, with those of the best epoch."""
+        """The model with its present weights; once `done`, with the weights of the best epoch."""
         assert self._model is not None, "this trainer is closed"
         return self._model
 

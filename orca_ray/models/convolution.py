@@ -23,7 +23,7 @@ _GROUP_WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a network; kernel and dilation are those of all its convolutions but 1 x 1 shortcuts."""
+    """Shape of a network; kernel and dilation hold for all convolutions except 1 x 1 shortcuts."""
 
     kernel: int
     """Side of the kernels, an odd number."""

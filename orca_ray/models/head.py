@@ -15,7 +15,7 @@ from orca_ray.models.modality import DenseHeadName
 
 
 def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
-    """Return the features [B, F] of whole inputs: the mean over the S features of each, or the last one."""
+    """Return the features [B, F] of whole inputs: the mean over the S features of each, or its last feature."""
     return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
 

@@ -182,7 +182,7 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
 
 
 def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
-    """Set the colours' statistics of the body's own preprocessor; without one, keep those of its family, and warn."""
+    """Set the colour statistics of the body's own preprocessor; without one, keep the family's statistics, and warn."""
     found = image_statistics(base, download=pretrained)
     if found is not None:
         stem.image_mean, stem.image_std = found

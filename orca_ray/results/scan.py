@@ -27,7 +27,7 @@ MAX_WARNINGS = 20
 
 
 class StoreSnapshot:
-    """The records of a store that count: valid ones, and of several for one (sweep, trial key) the current one.
+    """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
 
     `ResultsStore.records` says which row of a trial is the current one. Rows have positions, which number all rows of
     the store.

@@ -85,7 +85,7 @@ class ResultsStore:
         suggestions: Sequence[SuggestionRow] = (),
         logs: Sequence[LogRow] = (),
     ) -> None:
-        """Add rows, in one new file per table; that of records is the last.
+        """Add rows, in one new file per table; the file of records is written last.
 
         After the return, all survive a power cut. After an exception, no record was added, but other rows may have
         been. This does no harm: the rows may be appended again.
@@ -109,7 +109,7 @@ class ResultsStore:
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key; of several for one trial, the one that `records` returns."""
+        """Return the records of a sweep by trial key; of several for one trial, the record that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
@@ -143,7 +143,7 @@ class ResultsStore:
         return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
     def journal(self, sweep: str) -> list[SuggestionRow]:
-        """Return the suggestions of a sweep by task, method and number; of several rows for one, the last appended."""
+        """Return the suggestions of a sweep by task, method and number; of rows of one number, the last appended."""
         rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
         return [SuggestionRow(**row) for row in rows]
 

@@ -167,7 +167,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
 
 
 def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, Any]]:
-    """Yield, for each column with invalid values: name, first row with one, that value, what is allowed, and a mask."""
+    """Yield, for each column with invalid values: name, first invalid row, its value, what is allowed, and a mask."""
     for name, wrong, allowed in kind.problems(table):
         if (row := pc.index(wrong, True).as_py()) >= 0:
             scalar = table[name][row]

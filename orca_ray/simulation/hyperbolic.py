@@ -29,7 +29,7 @@ class System(Protocol):
     """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields of conserved ones."""
+        """Return the primitive fields that correspond to conserved fields."""
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
@@ -96,7 +96,7 @@ class Gas:
     positive: tuple[int, ...] = (0, -1)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (density, velocities..., pressure) of conserved ones."""
+        """Return the primitive fields (density, velocities..., pressure) that correspond to conserved fields."""
         state = np.empty_like(conserved)
         state[0] = conserved[0]
         state[1:-1] = conserved[1:-1] / conserved[0]

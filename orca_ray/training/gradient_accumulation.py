@@ -78,7 +78,7 @@ class GradientAccumulator:
         term: BatchTerm | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are the trained ones."""
+        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are trained."""
         self._term, self._ranks = term, ranks
         self._model, self._parameters, self._feed = model, parameters, feed
         self._samples, self._num_samples = feed.samples(y), len(y)

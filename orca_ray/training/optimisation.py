@@ -83,7 +83,7 @@ class Trained:
     """Parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: "CrossModalModel", parameters: "Iterable[Parameter]") -> None:
-        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if none of these is the model's."""
+        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if the model has none of these."""
         chosen = {id(parameter) for parameter in parameters}
         self._model = model
         self._named = {name: value for name, value in model.named_parameters() if id(value) in chosen}

@@ -89,7 +89,7 @@ def compare(
     protocol: str = "",
     hide: Collection[str] = (),
 ) -> Published:
-    """Build the tables of published rows, and a table of those that are comparable with own scores.
+    """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
     Args:
         rows: rows of the benchmark, such as `published_rows` returns.

@@ -104,7 +104,7 @@ class Published:
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores and the published ones with the same task, metric and protocol; None if there are none."""
+    """Own scores and the published scores with the same task, metric and protocol; None if there are no such scores."""
     tables: tuple[PublishedTable, ...]
     """Tables of all rows that are or could be ranked, as published."""
     reasons: Mapping[str, int]

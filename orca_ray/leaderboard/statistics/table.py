@@ -165,7 +165,7 @@ class Statistic:
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all statistics by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins(
         "statistic", Statistic, declared(Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]]))
     )

@@ -27,7 +27,7 @@ _TEMPERATURE = 2.0
 
 
 class BilevelStage(EpochStage):
-    """Trains embedder and head by the task's loss and that of source samples after a virtual step of the body."""
+    """Trains embedder and head by the task's loss, plus a loss of source samples after a virtual body step."""
 
     name = "bilevel"
     precision_option = "float32"

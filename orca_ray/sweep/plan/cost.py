@@ -71,7 +71,7 @@ class TaskCost:
 
 
 def gpu_rate() -> Rate:
-    """Measure the training speed of this machine's GPU; without a GPU, return that of `ASSUMED_DEVICE`."""
+    """Measure the training speed of this machine's GPU; without a GPU, return the speed of `ASSUMED_DEVICE`."""
     import torch
 
     from orca_ray.training.numerics import choose_precision

@@ -110,7 +110,7 @@ class ClusterPlacement(Placement):
 
     @property
     def nodes(self) -> list[NodeResources]:
-        """Nodes that get trials: those that are alive and not in quarantine, or all if that leaves none."""
+        """Nodes that get trials: those that are alive and not in quarantine, or all nodes if none are left."""
         if self._clock() - self._listed_at >= REFRESH_SECONDS:
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
             self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)

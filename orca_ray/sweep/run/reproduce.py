@@ -112,7 +112,7 @@ def make_trial(record: Record) -> TrialSpec:
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process, as far as the one of ``record`` ran, and return its record.
+    """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
 
     If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
     because something is missing or wrong here.

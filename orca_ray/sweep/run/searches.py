@@ -15,7 +15,7 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """The searches of a sweep, an iterable of those that are open: the fingerprint of their data is known.
+    """The searches of a sweep; iterates over the open searches, i.e. where the fingerprint of the data is known.
 
     Not thread-safe.
     """

@@ -107,7 +107,7 @@ CLOSE_SECONDS = 60.0
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all trackers by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all trackers by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
 
 

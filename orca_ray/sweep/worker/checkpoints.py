@@ -72,7 +72,7 @@ class Checkpoints:
         return self._read(f"{key}.outcome", key)
 
     def remove(self, *keys: str) -> None:
-        """Delete all files of trials, also those of other versions and what a kill in a write has left."""
+        """Delete all files of trials, also files of other versions and partial files of killed writers."""
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
                 if not set(_KEY.findall(name)).isdisjoint(keys):

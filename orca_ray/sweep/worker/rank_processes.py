@@ -53,7 +53,7 @@ class RankProcesses:
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def join(self, trainer: "TrialTrainer") -> None:
-        """Make all ranks take part in the stage of the next step of ``trainer``, if it is a parallel one.
+        """Make all ranks take part in the stage of the next step of ``trainer``, if that stage is parallel.
 
         Raises RankLostError, or RankFailedError if a rank could not build its trainer.
         """
@@ -78,7 +78,7 @@ class RankProcesses:
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the failure of another rank of which ``error``, raised in the first one, is a consequence."""
+        """Return the failure of another rank of which ``error``, raised in the first rank, is a consequence."""
         if isinstance(error, RankFailedError):
             return error
         seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0

@@ -72,7 +72,7 @@ class ArtefactKind:
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all kinds by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     from orca_ray.training import artefacts
 
     return with_plug_ins("artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts)))
