@@ -1,4 +1,4 @@
-"""Adapt a body to one task within a given time; ``orca_ray.adapt`` and ``orca-sweep adapt`` do.
+"""Adapt a body to one task within a given time: the implementation of ``orca_ray.adapt`` and ``orca-sweep adapt``.
 
 Every method runs once with its best known configuration, the cheapest one first, so that there is a model early. Then
 the sweep is extended by the largest search, equal for all methods, that the rest of the time allows.
@@ -40,7 +40,7 @@ SEARCHES = (32, 16, 8, 4, 2, 0)
 SEEDS = (1, 2, 3)
 """Confirm seeds of the second round; the first round has only the first one."""
 MARGIN = 0.8
-"""Share of the time that is left which the second round may take by its estimate."""
+"""Share of the remaining time that the estimated duration of the second round may take."""
 BASELINES = {
     "tabular": "gradient_boosting",
     "time series": "minirocket",
@@ -52,7 +52,7 @@ BASELINES = {
 
 
 def methods_for(task: Task) -> tuple[str, ...]:
-    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` here."""
+    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` on this machine."""
     return tuple(name for name in _usual_methods(task) if not get_method(name).problem(task))
 
 
@@ -82,7 +82,7 @@ class AdaptationSweep:
     """Path or URI of the results store."""
     executor: str = "ray"
     address: str | None = None
-    """Ray cluster to join; None: that of RAY_ADDRESS, or a new one on this machine."""
+    """Ray cluster to join; None: the cluster that RAY_ADDRESS names, or a new one on this machine."""
     staging: str | None = None
     """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
     cluster that is joined, ``staged`` in the results store if that is a URI; else no folder, and nodes must share the
@@ -103,7 +103,7 @@ class AdaptationSweep:
         return [] if self.methods else left_out(self.task)
 
     def run(self) -> Summary:
-        """Run both rounds and return the summary of the last one. Ctrl-C ends the round that runs."""
+        """Run both rounds and return the summary of the last round. Ctrl-C ends the round that runs."""
         deadline = time.monotonic() + 60 * self.minutes
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
@@ -137,7 +137,7 @@ class AdaptationSweep:
         return found
 
     def save(self, out: str | Path) -> Record:
-        """Write the best model to the folder ``out``, delete the others from the store, and return its record.
+        """Write the best model to the folder ``out``, delete all other models from the store, and return its record.
 
         Raises UserError as `best`, and as `check_other` for ``out``.
         """
@@ -163,8 +163,8 @@ class AdaptationSweep:
     def _affordable(self, elapsed: float, left: float) -> int | None:
         """Return the number of search trials of the second round; None if it has no room at all.
 
-        ``elapsed`` are the seconds of the first round, ``left`` those that remain. A trial takes as long as that of
-        the same method in the first round, and as many run at a time.
+        ``elapsed`` are the seconds of the first round, ``left`` those that remain. A trial takes as long as that of the
+        same method in the first round, and as many trials run at a time as there.
         """
         seconds: dict[str, float] = {}
         for record in self._confirmed():
@@ -211,7 +211,7 @@ def adapt(
 
 
 def as_task(data: Any, options: Mapping[str, Any]) -> Task:
-    """Return the task of what `adapt` accepts; raises UserError for options beside a task, and for unusable data."""
+    """Return the task for ``data`` as `adapt` accepts them; UserError for options beside a task, or unusable data."""
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")

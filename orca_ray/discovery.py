@@ -63,7 +63,7 @@ class PlugIn:
         )
 
     def load(self) -> object:
-        """Import and return what the entry point names; raises UserError, whatever its package raises."""
+        """Import and return the object that the entry point names; any exception of its package becomes a UserError."""
         try:
             return self.entry.load()
         except (Exception, SystemExit) as error:  # another package's code may raise anything
@@ -139,9 +139,10 @@ def with_plug_ins(
 ) -> Mapping[str, _Declared]:
     """Return the objects ``own`` of this package by name, followed by those of plug-ins, sorted by name.
 
-    A plug-in that `PlugIn.objects` refuses is left out, with a warning in the log. So is one for which ``objection``
-    returns a reason, given an object of it and those found so far. A name that two packages declare is left out, too,
-    because scores of one method must not be taken for those of another; looking it up raises a UserError.
+    A plug-in that `PlugIn.objects` refuses is left out, with a warning in the log. So is a plug-in for which
+    ``objection`` returns a reason, given one of its objects and the objects found so far. A name that two packages
+    declare is left out, too, because scores of one method must not be taken for those of another; looking it up raises
+    a UserError.
     """
     found: dict[str, _Declared] = {}
     owners: dict[str, list[str]] = {name: ["orca-ray"] for name in own}
@@ -178,5 +179,8 @@ def origin(kind: str, name: str) -> str:
 
 
 def came_from(plug_in: PlugIn) -> None:
-    """Let `origin` know the package of an object that is not found by `with_plug_ins`, but has its plug-in's name."""
+    """Register the package of ``plug_in`` for `origin`: its object has the plug-in's name.
+
+    Call this for plug-ins that are looked up without `with_plug_ins`, which registers those that it finds.
+    """
     _origins.setdefault(plug_in.kind, {})[plug_in.name] = plug_in.package

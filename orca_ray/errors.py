@@ -92,7 +92,7 @@ HEAVY_PACKAGES = {
 
 
 def missing_package(error: BaseException, extra: str) -> str:
-    """Return that ``extra`` brings the package that ``error`` says is missing; "" for any other error."""
+    """Return a hint that ``extra`` installs the package that ``error`` says is missing; "" for any other error."""
     package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
     if package not in HEAVY_PACKAGES:
         return ""

@@ -70,8 +70,8 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
     def fit(self, X: Any, y: Any) -> Self:
         """Adapt the body to samples X with targets y [N], and return this estimator.
 
-        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. What is unusual
-        in the data is a `orca_ray.errors.DataWarning`, which is given once in a process.
+        A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. Unusual data
+        cause a `orca_ray.errors.DataWarning`, each one once in a process.
 
         Raises:
             UserError (a ValueError): too few samples, targets of one value, or an unknown or unfit parameter.
@@ -135,7 +135,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         return Predictor(snapshot, inferred.preprocessing.to_json(), device=str(device))
 
     def _read(self, X: Any, *, reset: bool) -> Any:
-        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: those of fit."""
+        """Return samples as a table, an array [N, ...], or a list of arrays; ``reset``: they are for `fit`."""
         if isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1:
             X = list(X)
         if isinstance(X, list | tuple) and len({each.shape for each in X if isinstance(each, np.ndarray)}) > 1:
@@ -198,7 +198,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         body: name of the pretrained body; None: the default of the modality, cut to four layers.
         epochs, learning_rate, batch_size: those of the refine stage; None: the method's defaults.
         validation_fraction: share of the samples that is held out to choose the best epoch, above 0 and below 0.5.
-        hyperparameters: more of them, by dotted name, such as ``{"align.epochs": 20}``.
+        hyperparameters: further hyper-parameters by dotted name, such as ``{"align.epochs": 20}``.
         random_state: seed or generator of the split and the training. With an integer, fits of equal data on a CPU with
             an equal number of threads are equal.
         device: torch device; ``auto``: a GPU if there is one.

@@ -81,7 +81,7 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
 
 
 def column_names(model: Predictor) -> list[str]:
-    """Return the names of the columns of probabilities; equal names of labels get their number."""
+    """Return the names of the columns of probabilities; equal names get the number of their column appended."""
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
     found = [f"p_{name}" for name in names]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
@@ -118,9 +118,9 @@ class Exported:
 
     path: Path
     difference: float | None
-    """Largest difference from the model, relative to the largest output; None: it was not checked."""
+    """Largest difference from the model, relative to the largest output; None: the outputs were not compared."""
     note: str = ""
-    """Why it was not checked."""
+    """Why the outputs were not compared."""
 
 
 class _Whole(nn.Module):
@@ -213,7 +213,8 @@ def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, st
 
 
 FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
-"""Functions that write a network to a path. They return a function that runs it, or None and the reason."""
+"""Functions that write a network to a path. Each returns a function that runs the written network, or None and the
+reason why it cannot be run."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:

@@ -31,9 +31,9 @@ HUB = "hub:"
 class Predictor:
     """A trained model with its preprocessing.
 
-    Inputs ``x`` of its methods are an array [N, *input_shape], and, if the model was made of a user's data, whatever
-    that data was: a table, arrays of unequal lengths, or the path of a file or folder. They are read in parts, so they
-    may be larger than memory. Instances are not thread-safe.
+    Inputs ``x`` of its methods are an array [N, *input_shape], and, if the model was made of a user's data, data of the
+    same form: a table, arrays of unequal lengths, or the path of a file or folder. They are read in parts, so they may
+    be larger than memory. Instances are not thread-safe.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Predictor:
         return np.concatenate(found)
 
     def evaluate(self, x: Any, y: Any = None, *, group: Array | None = None) -> dict[str, float]:
-        """Return the score by the task's metric, by its name; lower is better.
+        """Return the score as a dict from the name of the task's metric to its value; lower is better.
 
         Args:
             x: inputs.
-            y: targets [N, ...]; classes by name or number. None: those that ``x`` has, read from a path. Samples whose
+            y: targets [N, ...]; classes by name or number. None: the targets in the file or folder ``x``. Samples whose
                 target is missing do not count.
             group: ids [N] of samples; rows with equal ids are parts of one sample.
 

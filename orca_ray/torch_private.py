@@ -14,8 +14,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Return whether ``device`` has hardware units that multiply bfloat16 matrices faster than float32 ones.
 
     True for CUDA devices of compute capability 8.0 or higher, and for CPUs with AMX or AVX512-BF16; otherwise False.
-    `torch.cpu.get_capabilities`, which is public, is younger than the oldest supported torch; where neither it nor a
-    private function exists, the answer is False.
+    `torch.cpu.get_capabilities`, which is public, is younger than the oldest supported torch; where torch has neither
+    that function nor a private one for this, the answer is False.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

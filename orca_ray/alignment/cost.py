@@ -99,7 +99,7 @@ class CostMatrix:
             yield rows, self.rows(rows) if self._stored_nm is None else self._stored_nm[rows]
 
     def rows(self, rows: slice) -> Tensor:
-        """Compute the costs [r, m] of some rows, differentiable in the points and in W."""
+        """Return the costs [r, m] of the slice ``rows``, differentiable in the points and the class distances W."""
         cost_rm = half_squared_distances(self.x_nD[rows], self.z_mD, self._squares_m)
         if self._w_LK is not None:
             assert self._labels is not None

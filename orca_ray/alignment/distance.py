@@ -65,8 +65,8 @@ class Distance(ABC):
     Every subclass guarantees the following, which a parametrised test checks:
 
     - **Zero on itself**, if `debiased`: the distance of the source from itself is 0, up to 1e-5 of the distance's
-      scale, and no tested target has a negative distance. (Theory guarantees the latter only if the costs depend on
-      features alone, not if they include distances between classes.)
+      scale, and no tested target has a negative distance. (Theory guarantees that no distance is negative only if the
+      costs depend on features alone, not if they include distances between classes.)
     - **Symmetry**, if `symmetric`: exchanging source and target does not change the value, apart from the strength of
       the regularisation, which depends on the source.
     - **Invariance**: neither the order of the points nor the class ids matter; class ids may be any integers.
@@ -107,7 +107,7 @@ class Distance(ABC):
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
         """Prepare calls: compute everything that depends on ``source`` alone; return self.
 
-        ``terms``, the `terms` of an earlier fit to the same source, skip the expensive part of that.
+        With ``terms``, the `terms` of an earlier fit to the same source, the expensive part is not computed again.
         """
         self._source = source
         self._logged.clear()
@@ -172,7 +172,7 @@ class Distance(ABC):
 
     @abstractmethod
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        """Store the source terms that calls need. It is cheap, because ``terms`` is the result of `_source_terms`."""
+        """Store the source terms that calls need. This is cheap, because ``terms`` is the result of `_source_terms`."""
 
     @abstractmethod
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def _own_distances() -> list[str]:
 
 @functools.cache
 def all_sources() -> Mapping[str, Source]:
-    """Return all sources by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all sources by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins("source", Source, declared(Source, "SOURCE", modules(sources)))
 
 
@@ -80,13 +80,16 @@ def check_suitable(name: str, modality: ModalityName) -> None:
 
 
 def default_source(modality: ModalityName) -> str:
-    """Return the name of the ORCA paper's source for bodies of ``modality``, or of its stand-in if it is not here."""
+    """Return the name of the default source for bodies of ``modality``.
+
+    It is the source of the ORCA paper or, if that is not on this machine, the modality's substitute for it.
+    """
     found = get_modality(modality)
     return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 
 
 def fetch_source(name: str, modality: ModalityName, progress: SayText | None = None) -> str:
-    """Fetch the source ``name``, or if that is empty the `default_source` after a brief try to fetch the paper's.
+    """Fetch the source ``name``; if that is empty, try the ORCA paper's source briefly, then the `default_source`.
 
     Returns the name of the source, which is then on this machine. Raises UserError if it cannot be fetched.
     """

@@ -98,7 +98,7 @@ class Source:
 
 
 def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return the indices of all ``labels``: a random one of each class, then a second one of each class, and so on."""
+    """Return the indices of all ``labels``: a random sample of each class, then a second of each, and so on."""
     order = np.random.RandomState(seed).permutation(len(labels))
     seen: Counter[int] = Counter()
     turns = []
@@ -121,8 +121,8 @@ def read_photograph(data: bytes) -> "Tensor":
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
     """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens.
 
-    Their size S is the request's, rounded to a multiple of the stem's patch size, as in the embedder. If the request is
-    ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
+    Images are resized to S pixels a side: the size in the request, rounded to a multiple of the stem's patch size, as
+    in the embedder. If the request is ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
     """
     import torch
     from torch.nn.functional import interpolate

@@ -105,7 +105,7 @@ def source_tokens(
     seed: int = 0,
     device: torch.device,
 ) -> SourceTokens:
-    """Return the samples of `source_features` before they are embedded, on ``device``; arguments as there."""
+    """Return the samples of `source_features` before they are embedded, on ``device``; same arguments."""
     where = _choose(name, body, image_size, num_tokens, num_samples)
     return _tokens(cache.home(), *where, body, num_samples, pretrained, seed).to(device)
 
@@ -118,7 +118,7 @@ def _tokens(home: Path, source: Source, size: tuple[int, int], body: str, *how: 
 
 
 def _choose(name: str, body: str, image_size: int, num_tokens: int, num_samples: int) -> tuple[Source, tuple[int, int]]:
-    """Return the source, and the image size and number of tokens of its samples."""
+    """Return the source ``name`` (the default one if empty), and the image size and number of tokens of its samples."""
     if num_samples < 1:
         raise UserError(f"source features need at least 1 sample, got {num_samples}")
     modality = body_modality(body)

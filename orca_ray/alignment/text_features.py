@@ -44,8 +44,8 @@ def embed_passages(
     If the request is ``raw``, return the token ids [N, T] instead of features.
 
     A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
-    it are joined until there are T tokens; if the document ends before, so are sentences before it. Documents of fewer
-    than T tokens are skipped. Raises UserError if all are.
+    it are joined until there are T tokens; if the document ends earlier, sentences before the first one are joined,
+    too. Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
     """
     stem = request.stem
     assert isinstance(stem, TextStem), "text sources are for sequence bodies"

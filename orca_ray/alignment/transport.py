@@ -39,7 +39,7 @@ class SolverReport:
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, iterations: int, error: float) -> None:
-        """Record the iterations and the error of one problem; ``what`` names its two sides."""
+        """Record the iterations and the error of one problem; ``what`` names its two point sets in messages."""
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
         if not error <= TOLERANCE:
@@ -73,7 +73,8 @@ def transport(cost: CostMatrix, epsilon: float, report: SolverReport, start_m: T
 
     POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If they do not converge, Newton's
     method continues: with few points, or classes far apart, Sinkhorn would need more than 10 000 iterations. If the
-    matrices exceed `distance.MEMORY_BYTES`, up to 500 iterations that recompute the costs in blocks replace both.
+    matrices exceed `distance.MEMORY_BYTES`, up to 500 iterations that recompute the costs in blocks replace both
+    solvers.
     """
     n, m = cost.shape
     with torch.no_grad():
@@ -137,7 +138,10 @@ def _with_gradient(value: Tensor, cost: CostMatrix, epsilon: float, f_n: Tensor,
 
 
 def _sinkhorn(scaled_nm: Tensor, g_m: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Return both scaled potentials and the number of iterations, from the start ``g_m``; row marginals are exact."""
+    """Run POT's Sinkhorn iterations from the potential ``g_m``.
+
+    Returns both scaled potentials and the number of iterations. The row marginals of the plan are exact.
+    """
     n, m = scaled_nm.shape
     weights = scaled_nm.new_full((n,), 1.0 / n), scaled_nm.new_full((m,), 1.0 / m)
     start = ((scaled_nm - g_m).amin(1), g_m)  # a C-transform: each row of the first kernel contains a 1

@@ -166,7 +166,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") 
 
 
 def _print_cost(sweep: "AdaptationSweep") -> None:
-    """Print the estimated time of the first round; its measured time then determines the second one."""
+    """Print the estimated time of the first round; the time measured in it then determines the second round."""
     from orca_ray.sweep.plan.plan import build_plan
 
     planned = build_plan(sweep.spec(), None)

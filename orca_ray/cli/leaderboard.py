@@ -253,7 +253,7 @@ def leaderboard_diff(
 
 
 def _sides(given: tuple[str, str], benchmark: str | None, options: BoardOptions) -> "list[pd.DataFrame]":
-    """Return the scores of two boards; a store whose benchmark is not named has that of the other side."""
+    """Return the scores of two boards; if only one is a store and no benchmark is named, the other board names it."""
     from orca_ray.leaderboard.report import SUFFIXES, read_scores
 
     files = [read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None for each in given]

@@ -155,9 +155,10 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Prints lines to stderr: those that it is called with, and INFO messages of `_LOGGERS` inside its ``with`` block.
+    """Prints progress to stderr: the lines it is called with, and, in its ``with`` block, INFO messages of `_LOGGERS`.
 
-    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere one is printed every ten seconds.
+    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere one such line is printed every ten
+    seconds.
     """
 
     def __init__(self, *, quiet: bool) -> None:

@@ -94,7 +94,7 @@ def export(
 
 
 def _known() -> "Known":
-    """Return the metrics of each task, and the largest value of each metric."""
+    """Return what a row of scores may name: the metrics of each task, and each metric's largest possible value."""
     from orca_ray.results.submissions import Known
     from orca_ray.tasks.metrics import all_metrics
     from orca_ray.tasks.registry import known_tasks

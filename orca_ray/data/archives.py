@@ -125,7 +125,10 @@ def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int
 
 
 class _TarInfo(tarfile.TarInfo):
-    """A tar member. Raises ReadError for a header over 1 MiB or damaged; tarfile takes the latter for the end mark."""
+    """A tar member. Raises ReadError for a header that is damaged or over 1 MiB.
+
+    The library tarfile would take a damaged header for the end of the archive.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_TarInfo":

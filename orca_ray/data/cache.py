@@ -99,7 +99,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file; raises :class:`UserError` as `open_file` does, and if it is larger."""
+    """Return the content of a regular file; UserError as of `open_file`, and above ``most_bytes``."""
     if (size := check_special(path)) > most_bytes:
         raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
     with open_file(path) as stream, read_errors(path):
@@ -239,7 +239,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_directory(source: Path, target: Path, scratch: Path) -> None:
-    """Rename ``source`` to ``target``; an existing ``target`` is first moved into ``scratch``. All are on one disk."""
+    """Rename ``source`` to ``target``; an existing ``target`` is first moved into ``scratch``.
+
+    All three paths must be on one disk.
+    """
     if target.exists():
         os.replace(target, scratch / "replaced")
     os.replace(source, target)

@@ -57,7 +57,10 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: trying again is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
+        """``permanent``: trying again is useless; ``reached``: a server answered.
+
+        ``wait``: time in seconds for which the server asks to wait.
+        """
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 

@@ -42,8 +42,8 @@ def fetch(
     """Download the files that are missing in ``directory``, verify all by their hashes, and unpack archives.
 
     Several processes may call this at the same time; each file is downloaded by one of them. The URLs of a file are
-    tried in order. A failed file does not stop the others. Existing files are never overwritten or removed.
-    ``progress`` is called with lines of text in the calling thread.
+    tried in order. A failed file does not stop the download of the other files. Existing files are never overwritten or
+    removed. ``progress`` is called with lines of text in the calling thread.
 
     Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.

@@ -117,8 +117,8 @@ def check_replacing(name: str, directory: Path, identity: str) -> None:
 def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
     """Yield the workspace of a build: the one that an interrupted build of the same data left, or an empty one.
 
-    If the block fails after a finished batch, the workspace is kept for the next build, unless that would fail with
-    the same error, because the input is wrong. In all other cases, it is removed.
+    If the block fails after a finished batch, the workspace is kept for the next build, unless the next build would
+    fail with the same error, because the input is wrong. In all other cases, it is removed.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):
@@ -155,7 +155,7 @@ def finish(
 
     ``documents`` are other files to write, as text by name.
 
-    The progress file of the build is kept, so that it can continue if it is interrupted before `move`.
+    The progress file of the build is kept, so that the build can continue if it is interrupted before `move`.
     """
     _check_names(name, arrays)
     written = stored(arrays)
@@ -201,7 +201,7 @@ def _is_file(array: Array, path: Path) -> bool:
 
 
 def move(source: Path, directory: Path) -> None:
-    """Sync the files of the finished build ``source`` to disk, then rename it to ``directory``, replacing that."""
+    """Sync the files of the finished build ``source`` to disk, then rename it to ``directory``, which it replaces."""
     files = described(read_meta(source))
     for name in files:
         cache.flush(source / name)

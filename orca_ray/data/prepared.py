@@ -137,11 +137,11 @@ def prepare(
         build: function that makes the arrays from the raw files.
         raw: directory of the raw files; None: ``raw`` in the cache directory.
         protocol: protocol that selects the splits; passed to ``build``.
-        expected: required fingerprint; existing data with another one are built again. None: any.
+        expected: required fingerprint; existing data with another fingerprint are built again. None: any.
         identity: text that describes everything the build depends on: task, version, splits, and size and time of each
             raw file. An interrupted build of another identity is not continued.
         held: True: build again if the existing data have another identity; False: use them.
-        users: whether the user chose the directory: UserError is then raised if it holds anything else.
+        users: whether the user chose the directory: UserError is then raised if other files are in it.
         documents: files to write beside the arrays, as text by name.
 
     Raises:

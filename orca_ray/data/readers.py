@@ -84,7 +84,8 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError if a column is not exactly once in the header, a row is not as long as it, or there are no rows.
+    Raises UserError if a column is not exactly once in the header, a row has another number of fields than the header,
+    or there are no rows.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -142,7 +143,7 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
 
 def pad(series: list[Array], length: int) -> Array:
-    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError if one is longer."""
+    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError for longer series."""
     longest = max(each.shape[1] for each in series)
     if longest > length:
         raise UserError(f"a series of length {longest} does not fit into {length}")

@@ -127,7 +127,7 @@ class PairwiseRows:
 
 
 class _RowsOfOthers:
-    """Rows that are read from other rows; they are copied only when they are read."""
+    """Base of rows that join or select the rows of other `Rows`, and copy them only when they are read."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -146,7 +146,7 @@ class _RowsOfOthers:
 
 
 class JoinedRows(_RowsOfOthers):
-    """The concatenation of two sets of rows."""
+    """The concatenation of two `Rows`, with the rows of the first one first."""
 
     def __init__(self, first: Rows, second: Rows) -> None:
         if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
@@ -166,7 +166,7 @@ class JoinedRows(_RowsOfOthers):
 
 
 class SelectedRows(_RowsOfOthers):
-    """The rows at ``indices`` [N] of other rows."""
+    """The rows at ``indices`` [N] of another `Rows`."""
 
     def __init__(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
         self._rows, self._indices = rows, indices

@@ -223,7 +223,7 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
 
 
 class _Settling:
-    """Last pass over the result: replaces each `PickledArray` by its NumPy array; shared objects stay shared."""
+    """Last pass over the loaded value: replaces each `PickledArray` by its NumPy array; shared objects stay shared."""
 
     def __init__(self) -> None:
         self._done: dict[int, tuple[Any, Any]] = {}

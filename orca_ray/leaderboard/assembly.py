@@ -106,5 +106,5 @@ def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> ND
 
 
 def _pictures(store: ResultsStore, board: Board) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Return the artefacts that the page shows; no others are read."""
+    """Return the artefacts that the page shows; only these are read from the store."""
     return chosen_pictures(board, store.artefacts(board.sweep, picture_keys(board)))

@@ -50,7 +50,7 @@ class Provenance:
     """Where the numbers of a cell come from.
 
     ``statuses``, ``attempts`` and ``device_hours`` cover all trials of the cell: search and confirm, failed and left
-    out. The other fields cover its scored trials; they are empty if there are none.
+    out. The other fields cover the scored trials of the cell; they are empty if there are none.
     """
 
     statuses: Mapping[Status, int]
@@ -95,7 +95,7 @@ class TrialCost:
     device_seconds: float = math.nan
     """Seconds of aligning, refining and evaluating, times the number of GPUs where the trial had a share of one."""
     peak_memory_mib: float = math.nan
-    """Largest value of all seeds."""
+    """Largest peak memory of a trial over all seeds, in MiB."""
     num_trainable: float = math.nan
     """Number of trained parameters."""
     num_parameters: float = math.nan
@@ -103,7 +103,7 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class BoardCell:
-    """One method on one task. It exists where the store has a trial of both, even if every trial failed."""
+    """Results of one method on one task; exists if the store has a trial of the two, even if every trial failed."""
 
     task: str
     method: str
@@ -129,7 +129,7 @@ class Board:
     infos: Mapping[str, TaskInfo]
     """The tasks by name, sorted."""
     methods: tuple[str, ...]
-    """Names of the methods, lowest mean rank first, then those without a rank, by name."""
+    """Names of the methods, lowest mean rank first, then methods without a rank, by name."""
     scores: pd.DataFrame
     """The score table: one row per task, method and seed, sorted by them, with the columns of `SCORE_TABLE`.
 
@@ -178,7 +178,7 @@ class Board:
         return [method for method, mean in means.items() if mean == lowest]
 
     def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
-        """Return the name on the board of the method of each record: the method, or "method (body)"."""
+        """Return the name of each record's method as the board shows it: the method, or "method (body)"."""
         methods, bodies = records["method"].astype("str"), records["body"].astype("str")
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 

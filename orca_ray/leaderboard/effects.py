@@ -54,7 +54,7 @@ class EffectGrid:
 
     @property
     def names(self) -> list[str]:
-        """Hyper-parameters in which cells of a (task, method) differ; a record belongs to the cells with its values."""
+        """Hyper-parameters in which cells of a (task, method) differ; a record belongs to cells with equal values."""
         pairs = ((values, cells[0][1]) for cells in self.cells.values() for _, values in cells)
         return sorted({name for values, first in pairs for name in values if values[name] != first.get(name)})
 
@@ -75,12 +75,13 @@ class Effects:
     """Score by task and index in ``cells``; n is 0 where there is none."""
     comparisons: Sequence[Comparison]
     """For each factor, each level against the baseline: over all cells, given each level of each other factor, and
-    given each combination of levels of all others. For each two factors, each combination against both baselines."""
+    given each combination of levels of all other factors. For each two factors, each combination against both
+    baselines."""
     statuses: Mapping[Status, int]
     notes: Sequence[str]
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
-        """Return the comparison of ``levels`` with ``reference``; None if no two cells differ in just that."""
+        """Return the comparison of ``levels`` with ``reference``; None if no two cells differ in these alone."""
         return next((c for c in self.comparisons if (c.levels, c.reference) == (levels, reference)), None)
 
 
@@ -89,8 +90,8 @@ def build_effects(
 ) -> Effects:
     """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
 
-    Raises UserError if there is no record of the benchmark, the sweep or the protocol (None: the sweep's, if it has
-    only one).
+    Raises UserError if there is no record of the benchmark, the sweep or the protocol (None: the only protocol of the
+    sweep, if it has one).
     """
     rows = select(select(records, "benchmark", benchmark, "run the sweep first."), "sweep", sweep, "")
     protocols = sorted(rows["protocol"].unique())
@@ -189,7 +190,7 @@ class _Table:
         return summary
 
     def compare(self, levels: Levels, reference: Levels) -> Comparison:
-        """Compare the cells that have ``levels`` with those that have ``reference`` and are equal otherwise."""
+        """Compare the cells that have ``levels`` with the cells that have ``reference`` and are equal otherwise."""
         pairs = [
             (index, self.cells.index(other))
             for index, cell in enumerate(self.cells)

@@ -83,7 +83,7 @@ class BoardReport:
 
     @cached_property
     def methods(self) -> tuple[str, ...]:
-        """Names of the methods, lowest mean rank first, then those without a score on every common task."""
+        """Names of the methods, lowest mean rank first, then methods without a score on every common task."""
         return tuple(map(str, self.statistic("mean_rank").index))
 
     @cached_property
@@ -92,7 +92,7 @@ class BoardReport:
         return _rounded(get_statistic("verdict").compute(self.scores))
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
-        """Return all statistics of the scores by name that have these shapes."""
+        """Return, by name, all statistics of the scores that have one of ``shapes``."""
         return {
             name: _rounded(each.compute(self.scores))
             for name, each in all_statistics().items()
@@ -136,7 +136,7 @@ class BoardReport:
         return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
     def missing(self) -> dict[str, list[str]]:
-        """Return the tasks without a score of each method, by method; methods that have them all are left out."""
+        """Return the tasks without a score of each method, by method; methods with all scores are left out."""
         gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
         return {method: tasks for method, tasks in gaps.items() if tasks}
 
@@ -148,7 +148,7 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
-    """Return the board of some tasks and methods, and the names of those that it leaves out.
+    """Return the board of some tasks and methods, and the names of the tasks and methods that it leaves out.
 
     A task may be given without the name of its benchmark. Raises UserError for a name that the board does not have.
     """

@@ -44,7 +44,7 @@ def build(
         benchmark: name of the benchmark.
         sweep: name of the sweep.
         protocol: name of the protocol.
-        known_tasks: tasks of the benchmark; records of others are left out with a warning. None: every task counts.
+        known_tasks: tasks of the benchmark; records of other tasks are left out with a warning. None: all tasks count.
 
     Raises:
         UserError: there is no record of the benchmark, the sweep or the protocol, or the store cannot be read.
@@ -106,7 +106,7 @@ _RUN_FIRST = "run `orca-sweep benchmark NAME` first."
 
 
 def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return positions and the columns `_SCORED` of the ``wanted`` records, and warnings about those left out.
+    """Return positions and the columns `_SCORED` of the ``wanted`` records, and warnings about omitted records.
 
     Text columns are categories.
     """
@@ -184,7 +184,7 @@ def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 
 def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return the confirm records that scores are averaged over, and sentences about those that are left out.
+    """Return the confirm records that scores are averaged over, and sentences about records that are left out.
 
     For each task and method, these are the records of one configuration: that with the most seeds, on a tie the most
     recent one. Records with another data fingerprint, metric or version of it than the task's last trial do not count

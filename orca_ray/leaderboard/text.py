@@ -31,7 +31,7 @@ def number(value: float) -> str:
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
-    """Format a score as mean and std with ``between`` in the middle; its n follows unless it is ``num_seeds``."""
+    """Format a score as mean, ``between`` and std; the number of seeds follows unless it is ``num_seeds``."""
     if not score.n:
         return MISSING
     text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"
@@ -72,8 +72,8 @@ _COSTS = (
 def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
     """Return the title and the cells of the table of costs; None if no cost is known.
 
-    A column is computed on the tasks on which every method has this cost. Its title says how many these are, if they
-    are fewer than those of the first column.
+    A column is computed on the tasks on which every method has this cost. The title of a column says how many tasks
+    these are, if they are fewer than for the first column.
     """
     columns, most = [["method", *report.methods]], 0
     for title, name, over_tasks, digits in _COSTS:
@@ -235,7 +235,7 @@ def _on_task(ratio: Ratio | None) -> str:
 
 
 def effects_sections(effects: Effects, *, full: bool) -> Iterator[Section]:
-    """Yield the tables; ``full`` adds ratios on single tasks, and effects given a combination of levels."""
+    """Yield the tables of effects; ``full`` adds ratios on single tasks, and effects given a combination of levels."""
     tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
     for factor, (baseline, *_) in effects.factors.items():
         rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]

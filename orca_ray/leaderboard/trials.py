@@ -24,7 +24,7 @@ _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at"
 
 
 def tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
-    """Return groups of the current records of a benchmark.
+    """Return the current records of a benchmark as groups with counts and sums.
 
     Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records),
     ``microseconds`` (sum of wall times, each times the share of a GPU where that is known), ``attempts`` (sum) and

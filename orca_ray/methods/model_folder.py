@@ -32,7 +32,7 @@ from orca_ray.version import __version__
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-"""Version of the format; a folder of another one is refused."""
+"""Version of the format; a folder of another version is refused."""
 WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
 _SELF = "sha256"
 """Key of ``config.json`` with the hash of all its other keys."""
@@ -103,14 +103,14 @@ def _no_data(workspace: object) -> NoReturn:
 
 @dataclass(frozen=True, kw_only=True)
 class BodySummary:
-    """The body: how to build it, and, if the folder does not have its weights, which they are."""
+    """Description of the body: how to build it, and the hash of the weights that the folder does not have."""
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
     """As in `orca_ray.models.weights.BodyArchitecture`; empty for methods without a body, too."""
     attention: str | None = None
     weights_sha256: str | None = None
-    """Hash of the weights that the folder does not have; None: it has all."""
+    """Hash of the weights that the folder does not have; None: the folder has all weights."""
     licence: str = ""
 
 
@@ -127,7 +127,8 @@ class ModelConfig:
     seed: int
     input_mean: StoredArray | None = None
     input_deviation: StoredArray | None = None
-    """Statistics by which the model standardises inputs, [C, 1] or [C, 1, 1]; None: it does not."""
+    """Statistics by which the model standardises inputs, [C, 1] or [C, 1, 1]; None: the model does not standardise
+    inputs."""
     y_mean: StoredArray | None = None
     y_std: StoredArray | None = None
     """Statistics that map outputs to the units of the target; None: they are in these units."""
@@ -271,7 +272,7 @@ def write_folder(
 
 
 def check_other(directory: Path) -> None:
-    """Raise UserError if a model cannot be written to ``directory``, as it is a file or has files of something else."""
+    """Raise UserError if a model cannot be written to ``directory``, as it is a file or has other files."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file: name a directory for the model")
     if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():

@@ -87,7 +87,7 @@ class ModelInputs:
 
 
 def read_data(path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool) -> UserData:
-    """Return the samples in a file or folder, read as those that the model was trained on."""
+    """Return the samples in a file or folder, read in the same way as the training data of the model."""
     return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
 
 

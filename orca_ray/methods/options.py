@@ -38,9 +38,9 @@ class JointConfig(Config):
     weight: Amount = 1.0
     """Weight w of the distance."""
     learning_rate: Positive = 1e-3
-    """That of Adam, which replaces SGD in this stage if refining uses it."""
+    """Learning rate of Adam, which replaces SGD in this stage if refining uses SGD."""
     batch_size: Number = 64
-    """Samples of an optimiser step, whose distance is taken."""
+    """Number of samples of an optimiser step; the distance is that of these samples."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class PareConfig(Config):
 
 @dataclass(frozen=True)
 class RecraftConfig(Config):
-    """Options of `recraft`, besides those of aligning."""
+    """Options of `recraft`, besides the options of aligning."""
 
     form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
     """Version to follow where the paper's equations and the published code differ."""
@@ -105,7 +105,7 @@ class RecraftConfig(Config):
     penalty_epochs: Count = 1
     """The last of these epochs, which have the gradient penalty. The published code: 10."""
     source_batch_size: Number = 8
-    """The published code: 4 on images."""
+    """Number of source samples in an optimiser step. The published code: 4 on images."""
     source_learning_rate: Positive = 1e-3
     """With much higher rates the penalty grows while the head is trained. The published code: 1e-4, with ten times as
     many source samples."""

@@ -19,13 +19,13 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
 FROZEN_BODY = 0.7
-"""Seconds of an epoch in which the body is frozen, relative to one in which it is trained; of the pocket tasks."""
+"""Duration of an epoch with a frozen body, relative to an epoch that trains the body; measured on the pocket tasks."""
 
 
 def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":
     """Return the refine stage and, if the method aligns and ``align.epochs`` is not 0, an `AlignStage` before it.
 
-    ``options`` replace those of the trial; ``guarded`` is that of the stage.
+    ``options`` replace the trial's options of the align stage; ``guarded`` is the argument of `AlignStage`.
     """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage
@@ -54,12 +54,12 @@ class Recipe:
     trials' records is `NO_BODY`."""
     sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
     """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
-    ``align`` and those of ``options``."""
+    ``align`` and the sections of ``options``."""
     options: Sequence[type[Any]] = ()
     """Options of this method alone: dataclasses like `RefineConfig`. ``PareConfig`` defines the options ``pare.*``."""
     problem: "Callable[[Task], str | None]" = lambda task: None
     """Returns why the method cannot adapt to a task here, as a sentence; None if it can, as far as is known: before
-    data are prepared, a task may lack its input shape. Default: every task will do."""
+    data are prepared, a task may lack its input shape. Default: the method can adapt to every task."""
     extras: "Callable[[Mapping[str, Scalar]], Sequence[str]]" = lambda values: ()
     """Returns the extras of orca-ray that a model with these hyper-parameters needs besides ``predict``."""
     network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
@@ -69,19 +69,20 @@ class Recipe:
     trainable: "Callable[[CrossModalModel], Iterable[Parameter]]" = lambda model: model.parameters()
     """Returns the parameters that the refine stage trains; it freezes all others. Default: all."""
     names_body: bool = False
-    """Whether a model folder names the body instead of holding its weights: those of them that no stage trains."""
+    """Whether a model folder names the body instead of holding the weights of the body that no stage trains."""
     operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
     """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
     estimates; None if the task's shape is not known yet. Default: those of the body."""
     defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
-    """Defaults of this method, by dotted name, that override those of the sections."""
+    """Defaults of this method, by dotted name, that override the defaults of the sections."""
     relative_cost: float = 1.0
-    """Seconds of refining relative to those of ``nft`` with the same options; measured on the pocket tasks."""
+    """Duration of refining, relative to ``nft`` with the same options; measured on the pocket tasks."""
     other_epochs: "Callable[[Mapping[str, Scalar], int], float]" = lambda values, num_train: 0.0
     """Returns how many epochs of ``nft`` take as long as the stages that neither align nor refine, given all
     hyper-parameters and the number of training samples."""
     variant: bool = False
-    """Whether the group `FIELD` leaves the method out: a variant of another one, or a baseline for some tasks only."""
+    """Whether the group `FIELD` leaves the method out: a variant of another method, or a baseline for some tasks
+    only."""
 
     def __post_init__(self) -> None:
         usual = ("align", "refine") if self.aligns else ("refine",)

@@ -39,7 +39,7 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all recipes by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins("method", Recipe, declared(Recipe, "RECIPE", modules(recipes)), _objection)
 
 

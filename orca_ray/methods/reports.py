@@ -17,7 +17,7 @@ class EpochProgress:
     """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before."""
     epochs: int
     loss: float | None = None
-    """Mean training loss; for a probe, its error."""
+    """Mean training loss; for a probe of the embedder, the error that it measured."""
     distance: float | None = None
     validation_score: float | None = None
     learning_rate: float | None = None
@@ -26,7 +26,7 @@ class EpochProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of a trial so far, or the final one. Lower scores are better."""
+    """Result of a trial so far; after the last stage, the final result. Lower scores are better."""
 
     validation_score: float | None = None
     """Lowest validation score, reached in ``best_epoch``."""
@@ -67,6 +67,6 @@ class Outcome:
 
 
 def joined(notes: str | None, more: Iterable[str]) -> str | None:
-    """Return ``notes`` (joined by "; ") with those of ``more`` appended that it does not contain; None if empty."""
+    """Return ``notes`` (joined by "; ") and the sentences of ``more`` that are not in it; None if empty."""
     present = notes.split("; ") if notes else []
     return "; ".join([*present, *(note for note in more if note not in present)]) or None

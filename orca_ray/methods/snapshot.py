@@ -81,8 +81,8 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
 
     It needs no hub, package or cache, unless the folder does not have the body's weights (`Recipe.names_body`).
 
-    Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly its
-    own, or if the body on this machine is not the one of the folder.
+    Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly
+    those of the network, or if the body on this machine is not the one of the folder.
     """
     recipe = get_method(config.method)
     statistics = None
@@ -189,7 +189,7 @@ def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
 
 
 def _hash(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, shapes and values. Layers that peft wraps count by the names they have without."""
+    """Return the SHA-256 of names, shapes and values. Names are those without peft's wrappers."""
     found = hashlib.sha256()
     named: dict[str, Any] = {name.replace(".base_layer", ""): value for name, value in weights.items()}
     for name in sorted(named):

@@ -77,8 +77,8 @@ class TrialTrainer:
             device, threads: torch device, and number of intra-op CPU threads.
             deterministic: see `torch_settings`.
             reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
-            aligned: directory of that cache; None: ``aligned`` in the cache directory.
-            standardise: whether to standardise inputs and regression targets, unless the data set already is.
+            aligned: directory of the cache of alignments; None: ``aligned`` in the cache directory.
+            standardise: whether to standardise inputs and regression targets of data that are not standardised yet.
             on_step: called between optimiser steps of refining; it may call `save`.
             ranks: processes that run parallel stages together, each with a trainer of equal arguments.
 
@@ -127,12 +127,12 @@ class TrialTrainer:
 
     @property
     def parallel(self) -> bool:
-        """Whether the next `step` must be called by all ranks; if not, only the first one calls it."""
+        """Whether the next `step` must be called by all ranks; if not, only the first rank calls it."""
         return not self.done and self._stages[0].parallel
 
     @property
     def model(self) -> CrossModalModel:
-        """The model with its present weights; once `done`, with those of the best epoch."""
+        """The model with its present weights; once `done`, with the weights of the best epoch."""
         assert self._model is not None, "this trainer is closed"
         return self._model
 

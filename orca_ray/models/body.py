@@ -132,7 +132,7 @@ class Stem(nn.Module, ABC):
 
     @abstractmethod
     def token_rms(self) -> float:
-        """Return the root mean square that tokens should have before positions and norm, close to pretrained ones."""
+        """Return the root mean square for tokens before positions and norm, close to that of pretrained tokens."""
 
     @abstractmethod
     def embed_raw(self, inputs: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ _GROUP_WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a network; kernel and dilation are those of all its convolutions but 1 x 1 shortcuts."""
+    """Shape of a network; kernel and dilation hold for all convolutions except 1 x 1 shortcuts."""
 
     kernel: int
     """Side of the kernels, an odd number."""
@@ -114,7 +114,7 @@ def build_convolutional(
 ) -> CrossModalModel:
     """Build a network for inputs of ``input_shape`` (C, L) or (C, H, W).
 
-    If the target is dense, all layers keep the resolution and the width of the first one. ``table``: the positions of
+    If the target is dense, all layers keep the resolution and the width of the first layer. ``table``: the positions of
     the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``stride`` is
     the stem's. ``seed`` and ``statistics`` as in `build_model`.
     """
@@ -132,7 +132,7 @@ def _strided(size: Layout, stride: int) -> Layout:
 
 
 def _norm(width: int, size: Layout) -> nn.GroupNorm:
-    """Return a group norm; of a single position, 16 channels have too poor statistics, and all are one group."""
+    """Return a group norm; inputs of a single position have one group, as 16 channels have too poor statistics."""
     whole = width % _GROUP_WIDTH or math.prod(size) == 1
     return nn.GroupNorm(1 if whole else width // _GROUP_WIDTH, width)
 

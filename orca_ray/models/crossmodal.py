@@ -57,7 +57,7 @@ class CrossModalModel(nn.Module):
         return predictions
 
     def encode(self, tokens_BTD: Tensor) -> Tensor:
-        """Return the body's features [B, S, F] of embedded tokens, in float32 and without those of prefix tokens."""
+        """Return the body's features [B, S, F] of embedded tokens, in float32; those of prefix tokens are left out."""
         features: Tensor = self.body(tokens_BTD, self._grid)[:, self.body.num_prefix_tokens :].float()
         return features
 
@@ -81,11 +81,11 @@ def build_model(
 
     ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. ``dense_head`` is
     that of `HeadConfig`, ``context`` that of `DecoderConfig`. With ``stochastic_depth``, training skips layers with the
-    probabilities that the body declares. ``substitute`` returns the network in the body's place, whose input is the
-    same. Equal arguments give equal parameters, and the global random state does not change.
+    probabilities that the body declares. ``substitute`` returns the network that replaces the body and takes the same
+    input. Equal arguments give equal parameters, and the global random state does not change.
 
-    Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a
-    ``context`` of decoders if the body is none.
+    Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a decoder
+    ``context`` for a body that is not a decoder.
     """
     if len(input_shape) not in (2, 3) or min(input_shape) < 1:
         raise UserError(f"input shape must be (channels, length) or (channels, height, width), got {input_shape}")

@@ -178,7 +178,8 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
     Channel c of C gets the part of the colour axis [0, 3] from 3c/C to 3(c+1)/C. So three channels get the pretrained
     kernel, and one channel gets its sum over colours; up to three equal channels are embedded as the body embeds grey.
     More than three are taken to be independent: the factor sqrt(C / 3) gives tokens the RMS that three independent
-    channels have, for any C. If they are equal instead, their tokens are larger than those of grey by this factor.
+    channels have, for any C. If the channels are equal instead, their tokens are larger than those of grey by this
+    factor.
     """
     channels, colours = projection.weight.shape[1], stem.kernel.shape[1]
     edges = torch.arange(channels + 1) * (colours / channels)
@@ -189,7 +190,7 @@ def _copy_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) 
 
 
 def _repeat_kernel(projection: nn.Conv1d | nn.Conv2d, stem: ImageStem, seed: int) -> None:
-    """Copy the pretrained patch kernel, repeated over the input's channels: c gets that of colour c modulo 3 (ORCA)."""
+    """Copy the pretrained patch kernel: input channel c gets the kernel of colour c modulo 3, as in ORCA's code."""
     channels = torch.arange(projection.weight.shape[1])
     _set(projection, stem.kernel[:, channels % stem.kernel.shape[1]], stem.bias)
 

@@ -55,7 +55,10 @@ class Family:
 
 @cache
 def all_families() -> Mapping[str, Family]:
-    """Return all families by name, those of plug-ins last; a plug-in that lists a model type of another is left out."""
+    """Return all families by name, those of plug-ins last.
+
+    A plug-in is left out if it lists a model type that another family lists.
+    """
     own = declared(Family, "FAMILY", modules(families), plural="FAMILIES")
     return with_plug_ins("body family", Family, own, _objection)
 
@@ -80,7 +83,9 @@ def family_of(specification: Any, library: Library = "transformers") -> Family:
 
 
 def keep_layers(family: Family, specification: Any, body: str, layers: int | None) -> None:
-    """Keep ``layers`` layers of a specification (None: all); UserError if it has fewer layers or more stages than that.
+    """Keep ``layers`` layers of a specification (None: all).
+
+    Raises UserError if the specification has fewer layers, or more stages, than ``layers``.
 
     Each removed layer is the last one of the stage that has most layers at that moment. No stage disappears, so the
     features keep their width and resolution.

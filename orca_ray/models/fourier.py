@@ -52,7 +52,7 @@ class SpectralConvolution(nn.Module):
         return kept
 
     def _mixed_for_onnx(self, spectrum: Tensor) -> Tensor:
-        """Return the same without complex products, which ONNX lacks; in training this takes up to 1.6 times as long.
+        """Return the mixed spectrum without complex products, which ONNX lacks; training takes up to 1.6 times as long.
 
         A complex number is a pair p of real ones, and multiplies as a matrix [p, q].
         """

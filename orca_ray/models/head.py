@@ -15,14 +15,14 @@ from orca_ray.models.modality import DenseHeadName
 
 
 def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
-    """Return the features [B, F] of whole inputs: the mean over the S features of each, or the last one."""
+    """Return the features [B, F] of whole inputs: the mean over the S features of each, or its last feature."""
     return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
 
 class PooledHead(nn.Module):
     """Head for classes, labels and scalars: the mean over the S features, then a linear layer, as in ORCA's code.
 
-    Of causal bodies, whose other features do not depend on all tokens, it uses the last feature (`Body.pooling`).
+    For causal bodies it uses the last feature, the only one that depends on all tokens (`Body.pooling`).
     """
 
     def __init__(self, feature_width: int, target: Target, pooling: Pooling = "mean") -> None:
@@ -58,7 +58,8 @@ class DenseHead(nn.Module):
         ``patch``: side of the embedder's patches, if input and field have the same size; predictions beyond the canvas
         are cut off. None: the smallest patches that cover the canvas; the predictions are interpolated to its size.
         ``pooled``: a patch consists of averages over the feature's components, as in ORCA's code, and is not learned.
-        Several channels are averages over consecutive components each; ORCA's tasks for text bodies have one.
+        If there are several channels, each is an average over consecutive components; ORCA's tasks for text bodies have
+        one channel.
         """
         super().__init__()
         self.layout = layout

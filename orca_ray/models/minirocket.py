@@ -29,7 +29,7 @@ _GOLDEN = (math.sqrt(5) + 1) / 2
 
 
 def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
-    """Return the dilations for series of ``length``, each with the number of features of a kernel with it.
+    """Return the dilations for series of ``length``, and for each, the number of features of one kernel.
 
     ``most``: largest number of dilations. About ``num_features`` features of all kernels are made, at least 84.
     """

@@ -52,7 +52,7 @@ class HeadConfig(Config):
 
 @dataclass(frozen=True)
 class DecoderConfig(Config):
-    """Settings of decoders as bodies; encoders ignore the default and refuse other values."""
+    """Settings of decoders as bodies; an encoder accepts only the default values, which have no effect on it."""
 
     context: Annotated[ContextName, partial(one_of, get_args(ContextName))] = "causal"
     """Tokens that a feature depends on. ``causal``: those before it and its own. ``doubled`` and ``flipped``: all,
@@ -84,7 +84,8 @@ class Modality(ABC):
     paper_source: str
     """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
     stand_in: str
-    """Name of the alignment source that stands in where the paper's cannot be fetched; it comes in Python packages."""
+    """Name of the alignment source that replaces the paper's where that cannot be fetched; it comes in Python
+    packages."""
 
     @abstractmethod
     def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:

@@ -88,9 +88,9 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
     ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that Hugging
     Face's ``from_pretrained`` accepts, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body
     with stages such as Swin, see `keep_layers`. ``pretrained=False`` builds the same architecture with the random
-    initialisation of its library, which depends on ``seed`` alone. The global random state does not change.
-    A `BodyArchitecture` is built with weights that mean nothing, whatever ``pretrained`` is, to be overwritten; neither
-    cache nor hub is asked.
+    initialisation of its library, which depends on ``seed`` alone. The global random state does not change. A
+    `BodyArchitecture` is built with arbitrary weights, whatever ``pretrained`` is, because the caller overwrites them;
+    neither cache nor hub is read.
 
     Raises UserError if the name is unknown, the model belongs to no family, or weights are missing or damaged.
     """
@@ -182,7 +182,7 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
 
 
 def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
-    """Set the colours' statistics of the body's own preprocessor; without one, keep those of its family, and warn."""
+    """Set the colour statistics of the body's own preprocessor; without one, keep the family's statistics, and warn."""
     found = image_statistics(base, download=pretrained)
     if found is not None:
         stem.image_mean, stem.image_std = found

@@ -57,7 +57,7 @@ def options_of(path: Path, options: Options | None = None) -> tuple[Path, Option
 def read(path: Path | str, options: Options | None = None, *, labelled: bool = True) -> UserData:
     """Return the samples in a file or folder; large arrays are memory-mapped, and files of a folder read when selected.
 
-    ``labelled``: whether a target is required; if not, ``y`` is None where there is none.
+    ``labelled``: whether a target is required; if not, ``y`` is None for data without a target.
 
     Raises UserError for a missing path, an unknown type, a file of other content than its suffix says, a missing or
     ambiguous column or key, parts of unequal lengths, and damaged or too large files.

@@ -33,7 +33,7 @@ class Survey:
     """Properties of the samples, collected in one pass over them."""
 
     hashes: Array
-    """A hash of each sample's content, [N] bytes of 16; equal samples have equal ones."""
+    """A hash of each sample's content, [N] bytes of 16; equal samples have equal hashes."""
     shapes: Counter[Shape] = field(default_factory=Counter)
     first: dict[Shape, int] = field(default_factory=dict)
     """A sample of each shape."""
@@ -184,7 +184,7 @@ def _spatial(shape: Shape, axes: str) -> Shape:
 
 
 def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Notes) -> Shape | None:
-    """Return the spatial size to pad or resize samples to; None if they keep theirs."""
+    """Return the spatial size to pad or resize samples to; None if samples keep their own size."""
     sizes = np.array([_spatial(shape, axes) for shape in found.shapes])
     counts = np.array(list(found.shapes.values()))
     least, most = sizes.min(axis=0), sizes.max(axis=0)

@@ -28,7 +28,7 @@ class ArrayInputs(BaseModel):
     axes: str
     """Axes of one sample as given, such as "LC" or "HW"."""
     given: tuple[int, ...] | None
-    """Shape of one sample as given; None: they differ, so series are padded or cut, and images resized."""
+    """Shape of one sample as given; None: the shapes differ, so series are padded or cut, and images resized."""
     shape: tuple[int, ...]
     """Shape of an encoded sample: (C, L) or (C, H, W)."""
     mask: bool = False
@@ -67,7 +67,7 @@ class ArrayInputs(BaseModel):
         return np.concatenate([x, self._given_steps(data)], axis=1) if self.mask else x
 
     def raw(self, data: UserData, warn: Warn) -> Array:
-        """Return the samples padded or resized, but not standardised, float32; NaN is what is padded or missing."""
+        """Return the samples padded or resized, but not standardised, float32; padded and missing values are NaN."""
         with np.errstate(over="ignore", invalid="ignore"):  # values too large for float32 count as missing
             return self._raw(data, warn)
 

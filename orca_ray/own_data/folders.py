@@ -78,10 +78,10 @@ class Listing:
 def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelled: bool) -> Listing:
     """Return the files with these suffixes, and their classes.
 
-    A file's class is the name of the sub-folder that it is in; sub-folders ``train`` and ``test`` around those are
-    splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv (or
-    metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises UserError if
-    there are no labels but ``labelled``.
+    A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
+    sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv
+    (or metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises
+    UserError if labels are required (``labelled``) and there are none.
     """
     if folder.is_file():
         return Listing([folder], [folder.name], None, None, ())

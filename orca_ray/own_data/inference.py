@@ -98,7 +98,7 @@ class Preprocessing(BaseModel):
 logger = logging.getLogger(__name__)
 
 PREPARATION = 1
-"""Number to increase when the same data and options give other arrays, so that they get another name."""
+"""Number to increase when the same data and options give other arrays, so that these get another name."""
 _LAYERS = 4  # of the default body: as on the pocket tasks
 _IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
 _READING = ("target", "inputs", "group", "time", "split", "columns", "axes", "colour", "rate")

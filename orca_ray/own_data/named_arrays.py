@@ -24,8 +24,8 @@ Read = Callable[[str], Inputs]
 def choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
     """Return the samples of a file with named arrays; ``read`` returns the array of a name.
 
-    Without options, inputs and targets are found by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or inputs are
-    the only other array. Arrays named x_train, x_test and so on become samples with declared splits.
+    Without options, inputs and targets are found by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or the inputs
+    are the only array besides the targets. Arrays named x_train, x_test and so on become samples with declared splits.
     """
     parts = _parts(shapes)
     if parts:

@@ -76,7 +76,7 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
 
 
 def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Array]:
-    """Return mean and deviation of numbers and fields, of several columns of a table each its own."""
+    """Return mean and deviation of targets that are numbers or fields; ``by_column``: of each column by itself."""
     if kind not in ("scalar", "dense"):
         return {}
     sample = train_y[:: max(1, len(train_y) // 4096)]

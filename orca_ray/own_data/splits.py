@@ -69,7 +69,10 @@ def draw(
 
 
 def _share(rows: Indices, labels: Array, fraction: float, drawer: np.random.RandomState) -> tuple[Indices, Indices]:
-    """Divide ``rows`` at random into the others and a share ``fraction`` of each class, at least one row of each."""
+    """Draw a share ``fraction`` of each class in ``rows``; return the other rows, then the share.
+
+    At least one row of each class is drawn, but none of a class with a single row.
+    """
     shuffled = drawer.permutation(rows)
     taken = []
     for label in np.unique(labels[rows]):

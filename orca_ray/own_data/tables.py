@@ -37,7 +37,7 @@ class Column(BaseModel):
     part: DatePart | None = None
     """For a date: day since 1970, month, weekday or hour, as a number."""
     categories: tuple[str, ...] = ()
-    """For a category: the values of the training split that have a slot; others have none, so all slots are 0."""
+    """For a category: the values of the training split that have a slot; other values have none, so all slots are 0."""
     fill: float = 0.0
     """Median of the training split, which stands for a missing number."""
     mean: float = 0.0
@@ -114,9 +114,9 @@ def as_frame(data: UserData, names: tuple[str, ...] = ()) -> "pd.DataFrame":
 
 
 def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
-    """Return a column as float64 with NaN for missing and infinite values, and for a fifth of text at most.
+    """Return a column as float64, with NaN for missing and infinite values and, with a warning, for text.
 
-    Raises UserError for the first text if there is more.
+    Raises UserError, which names the first text, if more than a fifth of the values are text.
     """
     numbers, bad = parsed(values)
     if len(bad):
@@ -138,7 +138,7 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
 
 
 def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats:
-    """Return a part of dates as float64, NaN for missing ones; raises UserError for the first that is no date."""
+    """Return a part of dates as float64, NaN for missing ones; raises UserError for the first value that is no date."""
     import pandas as pd
 
     dates = pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")

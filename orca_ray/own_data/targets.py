@@ -82,7 +82,7 @@ class TargetCoding(BaseModel):
 
 
 def as_numbers(y: Array) -> Array:
-    """Return targets as float64; raises UserError with the row of the first that is no number."""
+    """Return targets as float64; raises UserError with the row of the first value that is no number."""
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
@@ -137,7 +137,7 @@ def check_collisions(y: Array, source: str) -> list[str]:
 
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """Return label names sorted: as numbers if all are, else as text."""
+    """Return label names sorted: as numbers if all names are numbers, else as text."""
     if all(_is_number(name) for name in names):
         return tuple(sorted(names, key=float))
     return tuple(sorted(names))
@@ -161,7 +161,7 @@ class FittedTarget:
 def fit_target(
     data: UserData, y: Array, options: Options, notes: Notes, *, least: int = LEAST_PER_CLASS
 ) -> FittedTarget:
-    """Return the coding of the targets ``y``. Samples without one, and of classes too rare to split, are left out.
+    """Return the coding of the targets ``y``. Samples without a target or of too rare classes are left out.
 
     A class is too rare if it has fewer than ``least`` samples.
 

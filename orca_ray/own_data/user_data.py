@@ -224,16 +224,16 @@ def _taken(x: Inputs, part: RowIndex) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file or folder of users. Modules of this package declare theirs as ``FORMAT``."""
+    """One kind of file or folder of users. Modules of this package declare a format as ``FORMAT``."""
 
     name: str
     """Name for messages, such as "NumPy archive (.npz)"."""
     suffixes: tuple[str, ...]
-    """Suffixes of its files in lower case; for a folder, those of the files in it."""
+    """Suffixes of the format's files in lower case; for a folder, suffixes of the files in it."""
     read: Callable[[Path, Options, bool], UserData]
     """Function of path, options and whether a target is required. Raises UserError for wrong content."""
     folder: bool = False
-    """Whether it reads a folder of files with these suffixes."""
+    """Whether the format is a folder of files with these suffixes."""
     markers: tuple[str, ...] = ()
     """For a folder that is recognised by one of its files: names or patterns of that file."""
 
@@ -247,7 +247,7 @@ class Finding:
     value: str
     why: str
     option: str
-    """Option of :class:`orca_ray.own_data.Options` that overrides it, with an example; "": none."""
+    """Option of :class:`orca_ray.own_data.Options` that overrides the property, with an example; "": none."""
 
     def __str__(self) -> str:
         override = f"; to override: {self.option}" if self.option else ""

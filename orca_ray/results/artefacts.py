@@ -75,7 +75,7 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Base class of the forms: what every payload has."""
+    """Base class of the forms of artefacts: the fields that every payload has."""
 
     title: str
     caption: str = ""
@@ -89,7 +89,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Image:
-    """One image of `Images`."""
+    """One image of the form `Images`."""
 
     title: str
     values: Quantised

@@ -48,7 +48,7 @@ _ADVICE = {
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error is a time-out, a broken connection or an answer 5xx, which a repetition may not meet."""
+    """Return whether an error is a time-out, a broken connection or an answer 5xx, so that a retry may succeed."""
     if isinstance(error, OSError) and error.errno in _PASSING_CODES:
         return True
     return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
@@ -77,8 +77,8 @@ def retried(action: Callable[[], _Result], where: str, patient: Callable[[], boo
 def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
     """Context manager: turn file system errors, except FileNotFoundError, into a UserError "cannot VERB WHERE: ...".
 
-    Texts in ``secrets`` are left out of the message. If the original error has one, it is not chained either, because
-    the log would print it.
+    Texts in ``secrets`` are left out of the message. If the original error contains such a text, it is not chained
+    either, because the log would print it.
     """
     try:
         yield

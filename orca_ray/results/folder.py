@@ -115,7 +115,7 @@ class Folder:
 
         Of several processes that replace the same content, one gets True. In a mounted file system this is exact,
         unless a process stands still for seconds in its exchange. An object store keeps what was written last: every
-        writer waits, then reads what won.
+        writer waits, then reads whose content was kept.
         """
         return self._try("write", path, lambda: self._exchange(path, before, after))
 

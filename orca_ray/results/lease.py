@@ -35,7 +35,7 @@ EXPIRY_SECONDS = 30.0
 
 
 class Lease:
-    """Holds the lease of a sweep while its ``with`` block runs.
+    """Holds the lease of a sweep, i.e. the exclusive right to run it, while the ``with`` block runs.
 
     A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
     `publish`, `requests` and `check`.
@@ -46,8 +46,8 @@ class Lease:
         renew_seconds: see `RENEW_SECONDS`.
         expiry_seconds: see `EXPIRY_SECONDS`.
 
-    Entering the block raises UserError if another driver runs the sweep. After the holder's death it waits up to
-    ``expiry_seconds``; if the dead process ran on this machine, it does not wait.
+    Entering the block raises UserError if another driver runs the sweep. After the death of the previous holder,
+    entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Lease:
         return content, live.decode(content)
 
     def _encoded(self, before: Any | None) -> Any:
-        """Return the content that takes the lease: what was known about the sweep stays."""
+        """Return the encoded live state with this process as the holder; what was known about the sweep stays."""
         known = live.decode(before) if before is not None else None
         self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
         self._sequence = self._state.sequence
@@ -221,7 +221,8 @@ def driver_lives(
 ) -> bool:
     """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
 
-    If it runs on another machine, this takes up to ``expiry_seconds``; ``emit`` is called with a sentence if it does.
+    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called with a sentence if the
+    wait is long.
     """
     if state.holder is None:
         return False

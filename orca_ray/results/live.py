@@ -53,7 +53,7 @@ class RunningTrial:
     attempt: int
     started_at: str
     waiting: bool = False
-    """Whether no worker runs it: it waits for resources or for its next attempt."""
+    """Whether no worker runs the trial: it waits for resources or for its next attempt."""
     node: str = ""
     """Name of the node; empty before the first report."""
     stage: str = ""
@@ -66,7 +66,7 @@ class RunningTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Numbers of trials of one (task, method): planned ones, and those that have ended, in earlier runs too."""
+    """Numbers of planned trials and of ended trials of one (task, method), trials of earlier runs included."""
 
     task: str
     method: str

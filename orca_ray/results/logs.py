@@ -40,7 +40,7 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 
 
 class LogStream:
-    """Log of one attempt at a trial, in the driver: its beginning is stored while it runs, its end when it ends.
+    """The driver's log of one attempt at a trial: stores its beginning while the trial runs, and its end at the end.
 
     Each half is at most half of `MAX_BYTES`.
     """
@@ -53,7 +53,7 @@ class LogStream:
         self._waiting = last_bytes(self._waiting + text, MAX_BYTES // 2)
 
     def take(self, *, ended: bool = False) -> str:
-        """Return text that is not stored yet and may be now."""
+        """Return the text that is not stored yet, or "" if it has to wait for the end of the attempt."""
         if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
             return ""
         text, self._waiting = self._waiting, ""

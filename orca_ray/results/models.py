@@ -76,7 +76,7 @@ class StoredModels:
         self._folder.write(f"{DIRECTORY}/{key}/{name}", pa.py_buffer(content))
 
     def remove(self, key: str) -> None:
-        """Delete the model of the trial ``key``, if there is one, also one that was written in part."""
+        """Delete the model of the trial ``key``, if there is one, even if it was written only in part."""
         names = self._folder.names(f"{DIRECTORY}/{key}", hidden=True)
         for name in sorted(names, key=lambda name: name != _CONFIG):
             self._folder.delete(f"{DIRECTORY}/{key}/{name}")

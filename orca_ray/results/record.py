@@ -32,7 +32,10 @@ class Status(StrEnum):
 
     @property
     def failed(self) -> bool:
-        """Whether the trial has no usable score. Lost trials always run again, others only with ``--retry-failed``."""
+        """Whether the trial has no usable score.
+
+        Lost trials always run again; trials that failed otherwise, only with ``--retry-failed``.
+        """
         return self not in (Status.COMPLETED, Status.STOPPED_EARLY)
 
 
@@ -170,7 +173,8 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 class CurvePoint(StoredRow):
     """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` its error.
+    In the stage ``probe``, ``epoch`` is the number of align epochs before a probe of the embedder, ``loss`` the error
+    of the probe.
     """
 
     sweep: str

@@ -27,9 +27,10 @@ MAX_WARNINGS = 20
 
 
 class StoreSnapshot:
-    """The records of a store that count: valid ones, and of several for one (sweep, trial key) the current one.
+    """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
 
-    See `ResultsStore.records` for which of them that is. Rows have positions, which number all rows of the store.
+    `ResultsStore.records` says which row of a trial is the current one. Rows have positions, which number all rows of
+    the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
@@ -179,7 +180,7 @@ _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever share theirs.
+    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever have an equal hash.
 
     A dictionary-encoded column with one text has an array [2, 1].
     """

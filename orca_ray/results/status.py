@@ -41,7 +41,7 @@ class SweepStatus:
     state: str
     """``running``, ``paused``, ``stopping``, ``finished``, ``dead`` (its driver was killed) or ``stopped``."""
     holder: Holder | None
-    """The driver that runs it, or that was killed."""
+    """The driver that runs the sweep, or that was killed."""
     rows: list[SearchStatus]
     running: list[RunningTrial]
     waiting: list[RunningTrial]
@@ -110,7 +110,7 @@ def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | Non
 def sweep_status(store: ResultsStore, sweep: str, emit: Callable[[str], None] = logger.info) -> SweepStatus:
     """Return the state of a sweep; if its driver ran on another machine, this may take half a minute (`driver_lives`).
 
-    ``emit`` is called with a sentence if it does.
+    ``emit`` is called with a sentence if that takes long.
     """
     state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
     alive = driver_lives(store.folder, state, emit)

@@ -85,7 +85,7 @@ class ResultsStore:
         suggestions: Sequence[SuggestionRow] = (),
         logs: Sequence[LogRow] = (),
     ) -> None:
-        """Add rows, in one new file per table; that of records is the last.
+        """Add rows, in one new file per table; the file of records is written last.
 
         After the return, all survive a power cut. After an exception, no record was added, but other rows may have
         been. This does no harm: the rows may be appended again.
@@ -102,22 +102,22 @@ class ResultsStore:
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
         """Return the records, one row per (sweep, trial key), in the order in which the trials finished.
 
-        A trial that ran several times has several rows in the files. Those that completed or stopped early take
-        precedence over failed ones; among equals, the one that finished last is returned. Columns are the fields of
-        `Record`; ``status`` is a string, and a missing number is NaN or ``<NA>``.
+        A trial that ran several times has several rows in the files. Rows of completed and early-stopped runs take
+        precedence over rows of failed runs; among equals, the row that finished last is returned. Columns are the
+        fields of `Record`; ``status`` is a string, and a missing number is NaN or ``<NA>``.
         """
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key; of several for one trial, the one that `records` returns."""
+        """Return the records of a sweep by trial key; of several for one trial, the record that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
         """Return the current records whose text columns have ``wanted`` values and whose key starts with a prefix.
 
-        It reads few columns of all records, and the others of the selected ones alone. As in `scan`, what is damaged is
-        left out.
+        It reads a few columns of all records, and the other columns of the selected records only. As in `scan`, damaged
+        files and rows are left out.
         """
         scan = self.scan()
         found = [np.empty(0, np.int64)]
@@ -128,21 +128,22 @@ class ResultsStore:
         return [Record.from_row(row) for row in rows.to_pylist()]
 
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the learning curves, sorted by sweep, trial, stage and epoch; of several rows, the last appended.
+        """Return the learning curves, sorted by sweep, trial, stage and epoch; of rows of one epoch, the last appended.
 
-        ``trial_key`` is one key or several. Of compacted files, only the parts that may hold them are read.
+        ``trial_key`` is one key or several. Of compacted files, only the parts that may hold curves of these trials are
+        read.
         """
         return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
     def artefacts(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the artefacts, sorted by sweep, trial, kind and name; of several rows, the last appended.
+        """Return the artefacts, sorted by sweep, trial, kind and name; of rows equal in these, the last appended.
 
         ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
         """
         return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
     def journal(self, sweep: str) -> list[SuggestionRow]:
-        """Return the suggestions of a sweep by task, method and number; of several rows for one, the last appended."""
+        """Return the suggestions of a sweep by task, method and number; of rows of one number, the last appended."""
         rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
         return [SuggestionRow(**row) for row in rows]
 
@@ -190,8 +191,8 @@ class ResultsStore:
     def compact_recent(self) -> int:
         """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
 
-        An older file is merged only if the newer ones have half as many rows, so that the time that a sweep spends on
-        this grows with the logarithm of its rows per row. It is as safe as `compact`.
+        An older file is merged only if the newer ones have half as many rows, so that the time per row that a sweep
+        spends on merging grows with the logarithm of its number of rows. It is as safe as `compact`.
         """
         self.num_written = 0
         many = [table for table in _TABLES if len(self.folder.names(table.directory)) > MAX_FILES]
@@ -270,8 +271,8 @@ class ResultsStore:
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each file of a table, by default oldest first.
 
-        ``known`` holds those that are already read. The content of a damaged file is the error, unless ``strict``: then
-        it is raised.
+        ``known`` holds the files that are already read. The content of a damaged file is the error, unless ``strict``:
+        then it is raised.
         """
         for name in sorted(self.folder.names(table.directory), reverse=newest_first):
             path = f"{table.directory}/{name}"

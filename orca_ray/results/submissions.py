@@ -127,7 +127,7 @@ def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
 
 
 def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of several files, and a sentence for each that repeats scores of an earlier one.
+    """Return the scores of several files, and a sentence for each file that repeats scores of an earlier file.
 
     All scores of one method, task, metric, protocol and source are taken from one file, so that no seed counts twice.
     """

@@ -167,7 +167,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
 
 
 def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, Any]]:
-    """Yield, for each column with invalid values: name, first row with one, that value, what is allowed, and a mask."""
+    """Yield, for each column with invalid values: name, first invalid row, its value, what is allowed, and a mask."""
     for name, wrong, allowed in kind.problems(table):
         if (row := pc.index(wrong, True).as_py()) >= 0:
             scalar = table[name][row]
@@ -221,7 +221,7 @@ class MemoryPart:
         self.table, self.where, self.group_rows = table, where, [len(table)]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the only group."""
+        """Return the only row group."""
         return [0]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
@@ -260,7 +260,7 @@ class ParquetPart:
             return [group.id for group in fragment.subset(condition, schema=self.schema).row_groups]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return ``columns`` of row groups as an Arrow table; those that are newer than the file are null.
+        """Return ``columns`` of row groups as an Arrow table; columns that are newer than the file are null.
 
         With ``expand``, columns have the types of the schema; without, text may be dictionary-encoded.
         """

@@ -29,13 +29,13 @@ class System(Protocol):
     """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields of conserved ones."""
+        """Return the primitive fields that correspond to conserved fields."""
 
     def drift(self, state: Array, slopes: Array) -> Array:
         """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields at faces with the primitive fields ``left`` and ``right`` of them."""
+        """Return the flux of the conserved fields at faces, given primitive fields on their ``left`` and ``right``."""
 
     def speed(self, conserved: Array, direction: int) -> Array:
         """Return the speed [..., N] of the fastest wave along axis ``direction`` (0: that of the first velocity)."""
@@ -96,7 +96,7 @@ class Gas:
     positive: tuple[int, ...] = (0, -1)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (density, velocities..., pressure) of conserved ones."""
+        """Return the primitive fields (density, velocities..., pressure) that correspond to conserved fields."""
         state = np.empty_like(conserved)
         state[0] = conserved[0]
         state[1:-1] = conserved[1:-1] / conserved[0]
@@ -191,7 +191,7 @@ class Stress:
         return result
 
     def _through_faces(self, velocity: Array) -> Array:
-        """Return the part of `rates`, [3, X, Y], due to the faces between neighbours along the first axis.
+        """Return the part of `rates` [3, X, Y] due to the faces between neighbouring cells along the first axis.
 
         ``velocity`` [2, X + 2, Y + 2] is (along, across the first axis), padded with its periodic neighbours.
         """

@@ -21,8 +21,8 @@ _WINDOW_WIDTH = 0.01
 class Waves:
     """The function sum_i amplitudes[i] sin(2 pi numbers[i] (x - low) / period + phases[i]), periodic in x.
 
-    If ``rectified``, its absolute value is used. It is multiplied by ``sign`` and, unless ``window`` is None, by a
-    window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
+    If ``rectified``, the absolute value of the sum is used. The sum is multiplied by ``sign`` and, unless ``window`` is
+    None, by a window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
     """
 
     amplitudes: Array
@@ -57,9 +57,10 @@ def sample_waves(
     """Sample an initial field as PDEBench describes it.
 
     The field is a sum of ``num_modes`` waves. Two of them are drawn with replacement: wave i = 1, 2, ... gets wave
-    number i if drawn once, and 2 i if drawn twice. The others get wave number 0, i.e. add a constant, as in PDEBench's
-    generator, but not in its paper's formula. ``windowed`` is the probability of a window; a tenth of the fields is
-    rectified. The domain begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45 wide.)
+    number i if drawn once, and 2 i if drawn twice. The other waves get wave number 0, i.e. add a constant, as in
+    PDEBench's generator, but not in its paper's formula. ``windowed`` is the probability of a window; a tenth of the
+    fields is rectified. The domain begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45
+    wide.)
     """
     counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
     return Waves(

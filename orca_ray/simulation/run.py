@@ -116,7 +116,7 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name``; default directory: where its benchmark reads it."""
+    """Return the path of the data file of task ``name``; default directory: where the task's benchmark reads it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
@@ -141,7 +141,7 @@ def generate(
 
     Args:
         samples, workers: number of samples in the file, and of processes that solve them.
-        seed: seed of the random numbers. Sample i depends on it and on i only, not on ``samples`` or ``workers``.
+        seed: seed of the random numbers. Sample i depends on the seed and on i only, not on ``samples`` or ``workers``.
         directory: directory of the file; None: see `target`.
         overwrite: whether to replace a file that was generated with other options.
         progress: called after every solved batch.

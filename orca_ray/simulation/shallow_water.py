@@ -24,7 +24,7 @@ class Water:
     positive: tuple[int, ...] = (0,)
 
     def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (depth, velocities) of conserved ones."""
+        """Return the primitive fields (depth, velocities) that correspond to conserved fields."""
         state = conserved.copy()
         state[1:] /= conserved[0]
         return state

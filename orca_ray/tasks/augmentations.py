@@ -31,7 +31,7 @@ class Augmentation(ABC):
     """A random change of inputs in two steps: draw parameters for a split, then apply them to a batch on the device."""
 
     name: str
-    """Name by which tasks refer to it."""
+    """Name by which tasks refer to the augmentation."""
     definition: str
     """Definition in words, with its source."""
 
@@ -49,7 +49,8 @@ class CropFlip(Augmentation):
     """Pad an image, crop a random window of its original size, and flip it horizontally with probability ½."""
 
     padding: tuple[float, ...]
-    """Value of the padding in each channel, or one for all: that of a black pixel in the prepared inputs."""
+    """Value of the padding in each channel, or one value for all channels: that of a black pixel in the prepared
+    inputs."""
     margin: int = 4
     """Number of pixels padded on each side."""
 
@@ -62,7 +63,10 @@ class CropFlip(Augmentation):
         return torch.cat([corners, mirrored], dim=1)
 
     def apply(self, x: "Tensor", drawn: "Tensor") -> "Tensor":
-        """Return the windows [B, C, H, W]; raises ValueError if ``x`` is no images, or `padding` does not fit."""
+        """Return the cropped and flipped images [B, C, H, W].
+
+        Raises ValueError if ``x`` is no batch of images, or if `padding` does not have a value for each channel.
+        """
         import torch
 
         if x.ndim != 4 or len(self.padding) not in (1, x.shape[1]):

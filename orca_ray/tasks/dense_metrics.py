@@ -52,8 +52,9 @@ def false_negative_rate(logits: Array, y: Array) -> float:
 def long_range_contact_error(predictions: Array, y: Array) -> float:
     """Return the mean over proteins of a protein's mean absolute error, in ångström, at its long-range contacts.
 
-    These are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`. The prediction
-    for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are left out.
+    Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`.
+    The prediction for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are
+    left out.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)

@@ -32,7 +32,7 @@ _bce = functional.binary_cross_entropy_with_logits
 
 @dataclass(frozen=True)
 class TrainingLoss:
-    """One loss."""
+    """A training loss: its function, definition and source."""
 
     name: str
     definition: str

@@ -20,7 +20,7 @@ from orca_ray.tasks.dense_metrics import area_under_roc
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric."""
+    """A metric: its function, definition, source and properties."""
 
     name: str
     title: str
@@ -31,7 +31,7 @@ class Metric:
     function: Callable[[Array, Array], float]
     """Returns the metric of float64 predictions and of targets."""
     largest: float = math.inf
-    """Largest possible value. It refuses imported scores that are in percent."""
+    """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     version: int = 1
     """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
 

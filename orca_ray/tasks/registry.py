@@ -106,9 +106,9 @@ def not_here(name: str) -> str:
 def all_tasks() -> Mapping[str, Task]:
     """Return all tasks by full name, sorted by name, those of plug-ins last.
 
-    A plug-in cannot add tasks to a benchmark of this package, whose boards would then be others on each installation,
-    nor to ``own``, whose tasks are read from the cache directory.
-    Raises ValueError if two tasks of this package have the same name.
+    A plug-in cannot add tasks to a benchmark of this package, whose boards would then differ between installations, nor
+    to ``own``, whose tasks are read from the cache directory. Raises ValueError if two tasks of this package have the
+    same name.
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)

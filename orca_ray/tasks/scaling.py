@@ -25,7 +25,8 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
 
     They are computed from at most 512 evenly spaced samples. With the scale ``measured``, a channel that is already
-    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if all are 0 and 1.
+    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if all means are 0 and all
+    deviations 1.
     """
     if scale == "standardised":
         return None
@@ -65,8 +66,8 @@ def _statistics(values: np.ndarray, scale: Scale) -> tuple[float, float]:
     """Return mean and deviation of one channel.
 
     The deviation is at least a tenth of the root mean square distance from the median of the values that differ from
-    it. A smaller one, of a channel in which less than 1 % of the values differ, would make these very large. It is 1 if
-    no value differs by more than rounding.
+    it. A smaller deviation, of a channel in which less than 1 % of the values differ, would make these values very
+    large. It is 1 if no value differs by more than rounding.
     """
     if scale == "measured" and _is_standardised(values):
         return 0.0, 1.0

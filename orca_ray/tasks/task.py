@@ -76,7 +76,8 @@ class Task:
     num_samples: tuple[int, int, int] | None
     """Published sizes of train, validation and test, for cost estimates; None: read from the prepared data."""
     input_bytes: int = 0
-    """Bytes of one stored input, if it is not stored as one float32 array of ``input_shape``; 0: it is."""
+    """Bytes of one stored input, if it is not stored as one float32 array of ``input_shape``; 0: it is stored in this
+    way."""
     licence: str
     citation: str
     reference: str

@@ -48,7 +48,7 @@ class MethodSuite(Suite):
     """Tests of methods, by the names under which they are registered, on random bodies of two layers."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``kind`` for each of `TASKS` as well."""
+        """Run a test once for each name; if it has an argument ``kind``, for each name and each of `TASKS`."""
         if "kind" in metafunc.fixturenames:
             self.parametrize(metafunc, "name,kind", [(name, kind) for name in sorted(self.names) for kind in TASKS])
         else:

@@ -90,7 +90,7 @@ def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
 
 
 def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array:
-    """Return a copy in which one item, or all below one index, has that value."""
+    """Return a copy of ``array`` in which the item, or all items, at ``index`` have the value ``value``."""
     copy = array.copy()
     copy[index] = value
     return copy
@@ -176,7 +176,7 @@ class RawFilesSuite(Suite):
                 setattr(cls, name, vars(cls)[former])
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run tests with an argument ``corruption`` for each corruption, others with ``name`` for each writer."""
+        """Run tests with an argument ``corruption`` for each corruption, other tests with ``name`` for each writer."""
         if "corruption" in metafunc.fixturenames:
             pairs = [(name, each) for name in sorted(self.corruptions) for each in self.corruptions[name]]
             metafunc.parametrize(("name", "corruption"), pairs, ids=[f"{name}-{each[0]}" for name, each in pairs])

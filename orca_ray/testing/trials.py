@@ -141,7 +141,7 @@ def reported(progress: EpochProgress) -> dict[str, Any]:
 
 
 def scores(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome without times, memory and speed, which differ from run to run."""
+    """Return an outcome without the times, memory and speed, because these differ from run to run."""
     return {name: value for name, value in asdict(outcome).items() if name not in Record.RUN_COLUMNS}
 
 

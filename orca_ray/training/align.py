@@ -46,7 +46,8 @@ class AlignLoop:
     Each epoch draws a random sample of the training set. The distance compares its ``model.features`` and classes
     (k-means clusters of the targets if the task has no classes) with the source features. The embedder is in evaluation
     mode, as for the source features. A sample too large for one forward pass is split into chunks, whose activations
-    the backward pass recomputes. On a plateau, the schedule skips to its next learning rate, or the stage ends.
+    the backward pass recomputes. On a plateau of the distance, the schedule skips to its next learning rate, or the
+    stage ends.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class AlignLoop:
         self._schedule = optimisation.make_align_schedule(config.schedule, config.epochs)
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
-        """Fallbacks taken so far, one sentence each."""
+        """Sentences about the fallbacks taken so far, one for each."""
         if target.kind != "classes" and is_sketched(y):
             self._note(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
         labels = y if target.kind == "classes" else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
@@ -85,7 +86,7 @@ class AlignLoop:
         self._position = 0  # argument of the schedule; larger than `epoch` after a plateau
         self.epoch = 0
         self.plateaued = False
-        """Whether plateaus made the stage end before ``config.epochs`` epochs."""
+        """Whether plateaus of the distance made the stage end before ``config.epochs`` epochs."""
         self.distance_before: float | None = None
         self.distance_after: float | None = None
         """Distance of one fixed sample before the first and after the last epoch; None until it is measured."""
@@ -97,7 +98,7 @@ class AlignLoop:
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is over, 0 to 1; a plateau skips a part."""
+        """Share of the schedule that is over, 0 to 1; a plateau of the distance skips a part."""
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
@@ -197,7 +198,7 @@ class AlignLoop:
         return float(distance.detach())
 
     def _advance(self, distance: float) -> None:
-        """Advance the schedule by one epoch or, if ``distance`` completes a plateau, to the next learning rate."""
+        """Advance the schedule by one epoch or, after a plateau of the distance, to the next learning rate."""
         rate = self._schedule(self._position)
         self._position += 1
         assert self.distance_before is not None

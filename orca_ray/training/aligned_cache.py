@@ -59,7 +59,7 @@ class Alignment:
     plateaued: bool
     notes: tuple[str, ...]
     probes: tuple[ProbePoint, ...] = ()
-    """Probes of a guard, in order; empty without one."""
+    """Results of the guard's probes of the embedder, in order; empty without a guard."""
     chosen: int | None = None
     """Align epoch that the guard chose, after which ``embedder`` was saved; None: the last one."""
 
@@ -98,7 +98,7 @@ class AlignReplay:
 
     @property
     def plateaued(self) -> bool:
-        """Whether plateaus made the stored stage end early; False until everything has been replayed."""
+        """Whether a plateau of the distance ended the stored stage early; False until everything has been replayed."""
         return self.done and self._alignment.plateaued
 
     @property
@@ -108,11 +108,11 @@ class AlignReplay:
 
     @property
     def chosen(self) -> int | None:
-        """Align epoch that a guard chose; None without one, and until everything has been replayed."""
+        """Align epoch that a guard chose; None without a guard, and until everything has been replayed."""
         return self._alignment.chosen if self.done else None
 
     def step(self) -> AlignEpoch | ProbePoint:
-        """Return the next stored report; that of an epoch has the time that the replay took."""
+        """Return the next stored report; the report of an epoch has the time that the replay took."""
         started = time.perf_counter()
         if self._position == 0:
             self._embedder.load_state_dict(self._alignment.embedder)

@@ -46,8 +46,9 @@ class AlignConfig(Config):
     """Unit of the learning rate. ``relative``: the change of a token in one Adam step, relative to the token's RMS
     (`relative_steps`). ``absolute``: the learning rate of the optimiser, as in the ORCA reference implementation."""
     schedule: Annotated[str, partial(one_of, ALIGN_SCHEDULES)] = "step"
-    """``step`` multiplies the learning rate by 0.1 after two thirds of the epochs, or earlier on a plateau (see
-    ``tolerance``); ``reference_step`` by 0.2 after epochs 20, 40 and 60, whatever the number of epochs."""
+    """``step`` multiplies the learning rate by 0.1 after two thirds of the epochs, or earlier on a plateau of the
+    distance (see ``tolerance``); ``reference_step`` by 0.2 after epochs 20, 40 and 60, whatever the number of
+    epochs."""
     optimizer: Optimizer = "adamw"
     weight_decay: Amount = 0.0
     momentum: Fraction = 0.9

@@ -17,7 +17,8 @@ from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
-"""Default batch size of `predict`. It is not the training batch size, so that scores do not depend on that."""
+"""Default batch size of `predict`. It is independent of the training batch size, so that scores do not depend on the
+latter."""
 
 
 @dataclass(frozen=True)

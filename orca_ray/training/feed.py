@@ -67,8 +67,8 @@ def make_feed(
 ) -> SplitInputs:
     """Return a feed for the inputs ``x`` [N, ...] of a split.
 
-    If all ``trained`` parameters are the head's, its inputs are computed once and cached, unless they exceed
-    `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the feed runs the whole model.
+    If all ``trained`` parameters are in the head, the inputs of the head are computed once and cached, unless they
+    exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the feed runs the whole model.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTerm(Protocol):
-    """A loss of each micro-batch that is added to the task's, e.g. one of mixed samples that pass through the body.
+    """A loss of each micro-batch that is added to the task's loss, e.g. that of mixed samples passed through the body.
 
     Random numbers come from torch's global generators, which the refine stage seeds for each epoch.
     """
@@ -45,7 +45,7 @@ class BatchTerm(Protocol):
 
 
 class StepTerm(Protocol):
-    """A loss of each optimiser step that is added to the task's, e.g. a distance, which needs the whole step."""
+    """A loss of each optimiser step that is added to the task's loss, e.g. a distance, which needs the whole step."""
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
         """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
@@ -62,7 +62,7 @@ MIN_COMPILED = 2000
 class GradientAccumulator:
     """Computes the gradient of each optimiser step's mean loss, one micro-batch after another, without device syncs.
 
-    Each of several ranks computes that of its share of the samples, and all get the sum.
+    Each of several ranks computes the gradient of its share of the samples, and all ranks get the sum.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class GradientAccumulator:
         term: BatchTerm | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are the trained ones."""
+        """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are trained."""
         self._term, self._ranks = term, ranks
         self._model, self._parameters, self._feed = model, parameters, feed
         self._samples, self._num_samples = feed.samples(y), len(y)
@@ -86,7 +86,7 @@ class GradientAccumulator:
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []
-        """Fallbacks taken, one sentence each."""
+        """Sentences about the fallbacks taken, one for each."""
         self.cost = self._measure_cost()
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
@@ -105,8 +105,8 @@ class GradientAccumulator:
     ) -> Iterator[Tensor]:
         """Yield the detached mean loss of each step, given by sample indices [n]; ``.grad`` then holds its gradient.
 
-        Set ``.grad`` to None before the next. If memory runs out, micro-batches are halved and the step is repeated.
-        ``seed`` is the epoch's, for the random numbers of ranks after the first.
+        Set ``.grad`` to None before the next step. If memory runs out, micro-batches are halved and the step is
+        repeated. ``seed`` is the epoch's, for the random numbers of ranks after the first.
         """
         done = 0
         while done < len(steps):

@@ -13,7 +13,7 @@ memory of a card also depends on the other trials there."""
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """Limits of one trial."""
+    """Memory limits of one trial."""
 
     share: float = 1.0
     """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from it."""

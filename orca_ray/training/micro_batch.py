@@ -64,7 +64,7 @@ def halved(num_samples: int) -> int:
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the largest size if ``num_samples`` are split evenly into as few parts of at most ``limit`` as can be."""
+    """Return the size of the largest part if ``num_samples`` are split evenly into the fewest parts up to ``limit``."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 

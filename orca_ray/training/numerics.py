@@ -55,7 +55,8 @@ class Precision:
     def active(self) -> Iterator[None]:
         """On CUDA, allow TF32 for float32 products in the block unless ``name`` is ``float32``; then restore the flags.
 
-        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag lets some round to bfloat16.
+        With bfloat16, other products may use TF32. On CPUs, does nothing: torch's flag would let some CPUs round to
+        bfloat16.
         """
         if self.device.type != "cuda":
             yield

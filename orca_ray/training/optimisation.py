@@ -83,7 +83,7 @@ class Trained:
     """Parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: "CrossModalModel", parameters: "Iterable[Parameter]") -> None:
-        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if none of these is the model's."""
+        """Freeze all parameters of ``model`` but ``parameters``; raises UserError if the model has none of these."""
         chosen = {id(parameter) for parameter in parameters}
         self._model = model
         self._named = {name: value for name, value in model.named_parameters() if id(value) in chosen}
@@ -94,7 +94,7 @@ class Trained:
         self.parameters = list(self._named.values())
 
     def groups(self, body_scale: float) -> list[ParameterGroup]:
-        """Return the parameters outside of the body, and those inside, whose learning rate is ``body_scale`` times."""
+        """Return the parameters outside of the body, and inside it, where ``body_scale`` scales the learning rate."""
         body = set(self._model.body.parameters())  # tensors are hashed by identity
         inside = [parameter for parameter in self.parameters if parameter in body]
         outside = [parameter for parameter in self.parameters if parameter not in body]
@@ -107,7 +107,7 @@ class Trained:
         return {name: value.detach() for name, value in self._named.items()} | buffers
 
     def load(self, weights: "Mapping[str, Tensor]") -> None:
-        """Set parameters and buffers to ``weights``, which are those of `weights` at another time."""
+        """Set parameters and buffers to ``weights``, which `weights` returned earlier."""
         import torch
 
         with torch.no_grad():
@@ -185,5 +185,5 @@ class Plateau:
         return earlier - latest <= self._tolerance * abs(start)
 
     def restart(self, values: Iterable[float] = ()) -> None:
-        """Forget all values; ``values``, those of another instance, replace them."""
+        """Replace the values of the curve by ``values``, e.g. those of another instance; by default, by none."""
         self.values = list(values)

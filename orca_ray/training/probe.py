@@ -20,14 +20,14 @@ from orca_ray.training.feed import head_inputs
 from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 NUM_SAMPLES = 512
-"""Largest number of samples that are probed."""
+"""Largest number of samples that a probe uses."""
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
 """Penalties of the ridge regression; the best one is used. Features have a mean square of at most 1 / F."""
 
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """Result of one probe on the path of aligning."""
+    """Result of one probe of the embedder during the align stage."""
 
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
@@ -36,7 +36,7 @@ class ProbePoint:
 
 
 class Probe:
-    """Scores ``model``'s present embedder on at most `NUM_SAMPLES` random samples of some splits.
+    """Scores the present embedder of ``model`` by a ridge regression on at most `NUM_SAMPLES` random samples.
 
     A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512.
     """
@@ -63,7 +63,7 @@ class Probe:
 
 
 def _independent(split: Split) -> Array:
-    """Return the indices of the rows that are probed: all rows, or the first one of each group."""
+    """Return the indices of the rows that a probe may use: all rows, or the first one of each group."""
     return np.arange(len(split)) if split.group is None else np.unique(split.group, return_index=True)[1]
 
 
@@ -86,7 +86,7 @@ def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
     """Return the relative squared error of each sample [n], predicted by ridge regression on all other samples.
 
     Features are standardised. All left-out predictions follow from one decomposition; the penalty is that of the lowest
-    mean error. Errors are divided by the targets' variance, so 1 is as good as their mean.
+    mean error. Errors are divided by the targets' variance, so 1 is the error of predicting the mean target.
     """
     from sklearn.linear_model import RidgeCV
 

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from orca_ray.training.numerics import derive_seed, is_out_of_memory
 
 _TIMEOUT = timedelta(hours=1)
-"""Limit of a wait for other ranks; long, because whoever starts them notices when one has ended."""
+"""Limit of a wait for other ranks; long, because the process that starts the ranks notices when a rank has ended."""
 
 
 class RankLostError(ConnectionError):
@@ -29,7 +29,7 @@ class Ranks:
     """The place of this process among the ranks; by default it is the only one, and then every method does nothing.
 
     All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
-    all ranks have called them, and raise RankLostError if one of the others has ended.
+    all ranks have called them, and raise RankLostError if another rank has ended.
     """
 
     rank: int = 0
@@ -52,7 +52,7 @@ class Ranks:
     def seed(self, *path: int) -> None:
         """Seed torch's global generators by ``path`` and the rank, except for the first rank.
 
-        So ranks differ in dropout, and the state of the first rank's generators is enough to resume all.
+        So ranks differ in dropout, and the state of the first rank's generators is enough to resume all ranks.
         """
         if self.rank:
             torch.manual_seed(derive_seed(self.rank, *path))
@@ -75,7 +75,7 @@ class Ranks:
         return sums[-1][0].clone()
 
     def equalise(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite ``tensors`` by those of the first rank."""
+        """Overwrite ``tensors`` by the values that they have on the first rank."""
         if self.size > 1:
             with _lost_ranks(), torch.no_grad():
                 for tensor in tensors:

@@ -46,7 +46,7 @@ class RefineEpoch:
 
 @dataclass(frozen=True)
 class _PartialEpoch:
-    """Where an epoch is between two of its optimiser steps."""
+    """Position within an epoch, between two of its optimiser steps."""
 
     steps: int
     """Number of steps done."""
@@ -137,7 +137,7 @@ class RefineLoop:
 
     @property
     def notes(self) -> list[str]:
-        """Fallbacks taken so far, one sentence each."""
+        """Sentences about the fallbacks taken so far, one for each."""
         return ([self.precision.note] if self.precision.note else []) + self._accumulator.notes + self._notes
 
     @property

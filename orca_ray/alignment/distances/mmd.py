@@ -9,7 +9,7 @@ from orca_ray.alignment.cost import CostMatrix
 from orca_ray.alignment.distance import Distance
 
 _NUM_KERNELS = 5
-"""Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA reference."""
+"""Number of kernels. Their widths are 1/4, 1/2, 1, 2 and 4 times the bandwidth, as in the ORCA reference."""
 
 
 class MMD(Distance):

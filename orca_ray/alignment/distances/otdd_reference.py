@@ -282,7 +282,8 @@ class ReferenceOTDD(Distance):
     def _one_class(self, x_nD: Tensor, wants_gradient: bool) -> tuple[float, float, int, Tensor]:
         """Return S of one target class, the L1 error of the marginals, the number of steps, and the gradient [n, D].
 
-        ``x_nD`` are relative to the source's mean. If they are too far from it, S is infinite and the gradient zero.
+        The points ``x_nD`` are relative to the source's mean. If they are too far from that mean, S is infinite and the
+        gradient zero.
         """
         source, gradient_nD = self._points, torch.zeros_like(x_nD)
         squared, _ = source.diameters(x_nD)

@@ -67,7 +67,10 @@ class Sinkhorn(Distance):
         return {}, None
 
     def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: SolverReport) -> tuple[Tensor | None, Tensor | None]:
-        """Return distances of target classes from source classes [L, K] and each other [L, L]; None if ignored."""
+        """Return the distances [L, K] of target classes from source classes, and [L, L] between target classes.
+
+        Return None twice if labels are ignored.
+        """
         return None, None
 
 

@@ -14,7 +14,7 @@ def _render(report: BoardReport) -> str:
 
 
 def _render_effects(effects: Effects) -> str:
-    """Return a page without methods, whose first view is that of the effects."""
+    """Return a page that shows the effects of a grid first, and no methods."""
     infos = {task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()}
     board = replace(
         empty_board(effects.benchmark),

@@ -23,11 +23,12 @@ from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS, numbered
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
-"""Number of records up to which a page holds all; of more, it holds the scored and the failed ones."""
+"""Number of records up to which a page holds all; if there are more, it holds the scored and the failed records."""
 MAX_COMPARED = 40
 """Number of methods up to which the page compares all pairs; page-src has the same number."""
 MAX_EPOCHS = 100
-"""Number of points up to which a learning curve is kept whole; of a longer one, every n-th is kept, and the last."""
+"""Number of points up to which a learning curve is kept whole; of a longer curve, every n-th point and the last are
+kept."""
 _FAILED = [status.value for status in Status if status.failed]
 _COLUMNS = (
     "phase", "body", "seed", "status", "metric", "metric_version", "best_epoch", "epochs", "distance_before",
@@ -108,9 +109,9 @@ def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _statistics(report: BoardReport) -> list[dict[str, Any]]:
-    """Return what every statistic is, and of those with one value for each method, the values of the whole board.
+    """Return the description of each statistic, and the board's values of statistics with one value per method.
 
-    Of more than `MAX_COMPARED` methods, only those are computed that a board prints.
+    If there are more than `MAX_COMPARED` methods, only the statistics that a board prints are computed.
     """
     few = len(report.scores.methods) <= MAX_COMPARED
     values = report.statistics("method") if few else {name: report.statistic(name) for name in on_boards()}
@@ -127,8 +128,9 @@ def _statistics(report: BoardReport) -> list[dict[str, Any]]:
 def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
     """Return the questions of the board, and what the page does not compute itself: intervals by bootstrap, and advice.
 
-    ``gains`` are those of `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the interval and the
-    advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED` methods.
+    ``gains`` is the result of the function `gains`. ``answers`` are the intervals of the questions, and ``pairs`` the
+    interval and the advice of each verdict, in the order of pairs; there are no pairs of more than `MAX_COMPARED`
+    methods.
     """
     board, methods = report.board, report.scores.methods
     questions, ends = answers(report.scores, searches), ("low", "high")
@@ -184,7 +186,7 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
 def _search_trials(board: Board, records: pd.DataFrame) -> pd.DataFrame:
     """Return the search trials of the sweep, with the columns that statistics take as ``searches``.
 
-    There are none if they are more than `MAX_SEARCH_TRIALS`.
+    No trials are returned if there are more than `MAX_SEARCH_TRIALS`.
     """
     rows = _of_sweep(board, records)
     rows = numbered(rows[rows["phase"] == "search"], board)
@@ -245,7 +247,7 @@ def _time(value: datetime | None) -> str | None:
 
 
 def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
-    """Return what all records have in common, the distinct rest, and the place of each record's rest."""
+    """Return the common hyper-parameters of all records, the distinct sets of further ones, and each record's set."""
     distinct = list(dict.fromkeys(texts := list(texts)))
     values = [json.loads(text, parse_constant=str) for text in distinct]
     names = sorted({name for each in values for name in each})

@@ -18,7 +18,7 @@ def chosen_pictures(board: Board, artefacts: pd.DataFrame) -> dict[str, list[Map
     """Return the artefacts that a page shows by trial key: those of each cell's first seed, as far as there is room.
 
     Room goes to the first artefact of each cell, then to the second of each, and so on. ``artefacts`` are those of the
-    store, as `ResultsStore.artefacts` returns them; one whose payload is not valid is left out.
+    store, as `ResultsStore.artefacts` returns them; an artefact with an invalid payload is left out.
     """
     payloads = {str(key): group["payload"].tolist() for key, group in artefacts.groupby("trial_key", sort=True)}
     keys = [key for key in picture_keys(board) if key in payloads]

@@ -89,14 +89,14 @@ def compare(
     protocol: str = "",
     hide: Collection[str] = (),
 ) -> Published:
-    """Build the tables of published rows, and a table of those that are comparable with own scores.
+    """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
     Args:
         rows: rows of the benchmark, such as `published_rows` returns.
-        benchmark: its name.
+        benchmark: name of the benchmark.
         own: the store's scores as rows of kind `OWN` (see `own_row`).
         metrics: metric of the own scores by task.
-        protocol: their protocol, ``paper`` or ``held-out``.
+        protocol: protocol of the own scores, ``paper`` or ``held-out``.
         hide: kinds whose rows are left out.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
@@ -121,7 +121,7 @@ def compare(
 
 
 def _groups(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
-    """Return the rows of each table by its title: those of one setting, with one quantity for each task."""
+    """Return the rows of each table by its title; a table has one setting, and one quantity for each task."""
     groups: dict[str, list[PublishedRow]] = {}
     quantities: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -149,7 +149,7 @@ def _title(row: PublishedRow) -> str:
 def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:
     """Return a table; of several rows for a cell, one without a flag wins, then the first.
 
-    ``numbers`` are those of the sources of other people's rows. They keep methods of equal name apart.
+    ``numbers`` are the numbers of the sources of other people's rows, which keep methods of equal name apart.
     """
     ordered = sorted(rows, key=lambda row: bool(row.flag))
     units = {row.task: row for row in reversed(ordered) if row.kind != OWN}

@@ -29,7 +29,8 @@ PROTOCOLS = {
     "several-coefficients": "data with several coefficients per equation, and a protocol that is not stated",
     "": "the source does not say which split selected",
 }
-"""Meaning of each protocol. The first two are the protocols of sweeps; rows with another one stay apart."""
+"""Meaning of each protocol. The first two are the protocols of sweeps; rows with another protocol are shown in tables
+of their own."""
 
 FLAGS = {
     "misprint": "misprinted",
@@ -59,7 +60,7 @@ class PublishedRow:
     quantity: str
     """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
     score: float | None
-    """None for a `CLAIM`."""
+    """The score; None for a `CLAIM`."""
     std: float | None
     n: int | None
     """Number of seeds, where stated."""

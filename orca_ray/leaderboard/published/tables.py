@@ -24,7 +24,7 @@ class Column:
     """Metric and unit as published, such as "0-1 error (%)"."""
 
     def text(self, row: PublishedRow) -> str:
-        """Return a score in this column's unit: the published digits if they are in it, else four digits."""
+        """Return a score in this column's unit, with the published digits if it was published in it, else with four."""
         if row.published and row.published_metric == self.unit:
             return row.published
         return f"{(row.score or 0.0) * (_PERCENT if self.unit.endswith(PublishedRow.PERCENT) else 1.0):.4g}"
@@ -44,7 +44,7 @@ class PublishedTable:
 
     @property
     def methods(self) -> list[str]:
-        """Names of the methods, lowest mean rank first, then those without one."""
+        """Names of the methods, lowest mean rank first, then methods without a rank."""
         return list(self.summary.index)
 
     def kinds(self, method: str) -> list[str]:
@@ -71,7 +71,7 @@ class PublishedTable:
         return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
     def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
-        """Return titles and rows of text; ``mark`` formats the best score of a column, "?" follows a doubtful one."""
+        """Return titles and rows of text; ``mark`` formats the best score of a column, "?" follows a doubtful score."""
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
@@ -104,7 +104,7 @@ class Published:
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores and the published ones with the same task, metric and protocol; None if there are none."""
+    """Own scores and the published scores with the same task, metric and protocol; None if there are no such scores."""
     tables: tuple[PublishedTable, ...]
     """Tables of all rows that are or could be ranked, as published."""
     reasons: Mapping[str, int]

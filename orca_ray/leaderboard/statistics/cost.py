@@ -50,9 +50,9 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return which points no other point beats; a lower score or cost beats, unless the other of both is higher.
+    """Return which points no other point dominates: one with a lower score or cost, and neither of the two higher.
 
-    A cost is lower if it is by more than `SAME_COST`.
+    A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """
     cheaper = costs_M[:, None] < (1 - SAME_COST) * costs_M
     not_higher = (scores_M[:, None] <= scores_M) & ~cheaper.T

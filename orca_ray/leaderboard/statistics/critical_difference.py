@@ -35,9 +35,10 @@ def critical_difference(table: ScoreTable) -> pd.DataFrame:
 def signed_rank(differences: Floats) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
-    Differences are rounded to twelve decimals, so that equal ones are equal. Up to `MAX_EXACT` that are not zero, the
-    distribution of the rank sum is counted: ``chances[s]`` is the probability that the doubled ranks of the positive
-    differences add up to s. Beyond, it is approximated by a normal distribution, corrected for ties.
+    Differences are rounded to twelve decimals, so that equal ones are equal. For up to `MAX_EXACT` differences that are
+    not zero, the distribution of the rank sum is counted: ``chances[s]`` is the probability that the doubled ranks of
+    the positive differences add up to s. For more differences, the distribution is approximated by a normal
+    distribution, corrected for ties.
     """
     differences = np.round(differences, 12)
     differences = differences[differences != 0]
@@ -63,8 +64,8 @@ def signed_rank(differences: Floats) -> float:
 def smallest_p(num_tasks: int, num_methods: int) -> float:
     """Return the smallest p-value, adjusted by Holm, that `critical_difference` can give to a pair; NaN without pairs.
 
-    A pair reaches it if one method is better on every task. For N tasks of up to `MAX_EXACT` and K pairs, it
-    is 2 K / 2^N. Where it is above the level, no pair is separable, however large the differences are.
+    A pair reaches it if one method is better on every task. For N tasks (at most `MAX_EXACT`) and K pairs, the smallest
+    p-value is 2 K / 2^N. Where it is above the level, no pair is separable, however large the differences are.
     """
     num_pairs = math.comb(num_methods, 2)
     return min(1.0, num_pairs * signed_rank(np.arange(1.0, num_tasks + 1))) if num_pairs and num_tasks else math.nan

@@ -116,7 +116,7 @@ def tail(num: int, freedom: int) -> float:
 
 
 def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:
-    """Return the ends of the 95 % intervals of values, from those of the resamples, [R, X]."""
+    """Return the ends of the 95 % intervals of X values, given the values ``resampled`` [R, X] of the resamples."""
     tasks = len(table.tasks)
     if tasks >= MIN_TASKS:
         below = tail(tasks, tasks - 1)

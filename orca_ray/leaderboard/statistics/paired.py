@@ -25,10 +25,11 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores with ``levels`` relative to those with ``reference``, which names the same factors.
+    """Scores with ``levels`` relative to scores with ``reference``, which are levels of the same factors.
 
-    A pair is a score of both with the same task, seed and levels of all other factors. On one task, the scores of the
-    seeds are averaged before the ratio is taken, and the ratios geometrically averaged over the other factors' levels.
+    A pair is a score with ``levels`` and a score with ``reference``, for the same task, seed and levels of all other
+    factors. On one task, the scores of the seeds are averaged before the ratio is taken, and the ratios geometrically
+    averaged over the other factors' levels.
     """
 
     levels: Levels
@@ -51,17 +52,17 @@ class Comparison:
 
     @property
     def given(self) -> Levels:
-        """The levels that both sides share."""
+        """The levels that ``levels`` and ``reference`` have in common."""
         return {factor: level for factor, level in self.levels.items() if level == self.reference[factor]}
 
     @property
     def better(self) -> int:
-        """Number of tasks that are better beyond noise: their interval is below 1."""
+        """Number of tasks on which ``levels`` is better beyond noise: the interval of the ratio is below 1."""
         return sum(ratio.high < 1 for ratio in self.tasks.values())
 
     @property
     def worse(self) -> int:
-        """Number of tasks that are worse beyond noise: their interval is above 1."""
+        """Number of tasks on which ``levels`` is worse beyond noise: the interval of the ratio is above 1."""
         return sum(ratio.low > 1 for ratio in self.tasks.values())
 
 
@@ -122,7 +123,7 @@ class LogScores:
 
     table: ScoreTable
     means_TM: Floats
-    """NaN where there is no score."""
+    """Mean score over the seeds of each task and method; NaN where there is no score."""
     errors_TM: Floats
     """Standard errors over seeds; NaN if no method has several seeds on the task."""
     floors_T: Floats
@@ -160,7 +161,7 @@ class LogScores:
         return errors_T
 
     def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
-        """Return the tasks on which both have a score, the logarithms of the ratios, and their standard errors."""
+        """Return the tasks on which both methods have a score, and the log ratios there with their standard errors."""
         m, r = (self.table.methods.index(name) for name in (method, reference))
         logs_T = self.means_TM[:, m] - self.means_TM[:, r]
         errors_T = np.sqrt(self.errors_TM[:, m] ** 2 + self.errors_TM[:, r] ** 2)
@@ -168,7 +169,7 @@ class LogScores:
         return [self.table.tasks[t] for t in used], logs_T[used], errors_T[used]
 
     def compare(self, method: str, reference: str) -> Comparison:
-        """Return the comparison of two methods; a pair is a task on which both have a score."""
+        """Return the comparison of two methods; a pair is a task on which both methods have a score."""
         tasks, logs, errors = self.paired(method, reference)
         return compare({"method": method}, {"method": reference}, tasks, logs, errors, planned=len(self.table.tasks))
 

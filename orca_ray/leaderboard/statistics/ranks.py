@@ -8,7 +8,7 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
 def beaten(means: Floats) -> Floats:
-    """Return which methods beat which, [..., M, M]: 1 where the first is better, 0.5 on a tie, else 0."""
+    """Return for each two methods, [..., M, M], 1 if the first has the better score, 0.5 on a tie, else 0."""
     ours, theirs = means[..., :, None], means[..., None, :]
     return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
 
@@ -49,7 +49,7 @@ _MEAN_RANK = Statistic("mean_rank", "mean rank", mean_rank, shape="method", bett
 
 
 def shared_wins(means: Floats) -> Floats:
-    """Return 1 for the best method (last axis), 1/k for each of k that tie for the best, and 0 for the others."""
+    """Return 1 for the best method (last axis), 1/k for each of k methods that tie for the best, and 0 for the rest."""
     best = means == means.min(axis=-1, keepdims=True, initial=np.inf)
     shares: Floats = best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
     return shares

@@ -23,9 +23,9 @@ class ScoreTable:
     """Test scores by task, method and seed; lower is better. Arrays must not be changed."""
 
     tasks: tuple[str, ...]
-    """Sorted."""
+    """Names of the tasks, sorted."""
     methods: tuple[str, ...]
-    """Sorted."""
+    """Names of the methods, sorted."""
     scores_TMS: Floats
     """The n scores of a (task, method) are the first n of its row, in the order of their seeds; the rest is NaN."""
 
@@ -56,23 +56,23 @@ class ScoreTable:
 
     @cached_property
     def num_seeds_TM(self) -> NDArray[np.int64]:
-        """Number of scores."""
+        """Number of seeds with a score, for each task and method [T, M]."""
         num_TM: NDArray[np.int64] = np.isfinite(self.scores_TMS).sum(axis=-1)
         return num_TM
 
     @cached_property
     def means_TM(self) -> Floats:
-        """Mean over seeds; NaN without a score."""
+        """Mean score over the seeds of each task and method [T, M]; NaN without a score."""
         return mean_over_seeds(self.scores_TMS)
 
     @cached_property
     def common(self) -> "ScoreTable":
-        """The part with the tasks on which every method has a score."""
+        """The part of the table with the tasks on which every method has a score."""
         complete_T = (self.num_seeds_TM > 0).all(axis=1)
         return self if complete_T.all() else self.choose(np.flatnonzero(complete_T))
 
     def choose(self, tasks: NDArray[np.int64]) -> "ScoreTable":
-        """Return the part with the tasks that have these indices."""
+        """Return the part of the table with the tasks at the indices ``tasks``."""
         return ScoreTable(tuple(self.tasks[t] for t in tasks), self.methods, self.scores_TMS[tasks])
 
     def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
@@ -131,9 +131,9 @@ class Statistic:
 
     ``function`` takes the tables named in ``inputs``, a score table as `ScoreTable`, and options with defaults. It
     returns a frame with the index `INDEX` of its shape and at least the column ``value``. Statistics of the shapes
-    ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Those of the shape
-    ``method``, and others that have an interval, also have its ends, ``low`` and ``high``. An undefined value is NaN.
-    A function does not change its arguments, and does not depend on the order of their rows.
+    ``method`` and ``pair`` also have ``num_tasks``, the number of tasks that they were computed on. Statistics of the
+    shape ``method``, and all others with an interval, also have the ends of the interval, ``low`` and ``high``. An
+    undefined value is NaN. A function does not change its arguments, and does not depend on the order of their rows.
     """
 
     name: str
@@ -141,10 +141,11 @@ class Statistic:
     function: Callable[..., pd.DataFrame]
     shape: Shape
     better: Literal["lower", "higher"] | None = None
-    """Which values are better; None if neither."""
+    """Whether lower or higher values are better; None if neither."""
     inputs: tuple[Input, ...] = ("scores",)
     on_boards: bool = False
-    """Whether it is a row below the scores of a leaderboard; only for statistics of the shape ``method`` of scores."""
+    """Whether the statistic is a row below the scores of a leaderboard; only for statistics of the shape ``method`` of
+    scores."""
 
     def __post_init__(self) -> None:
         if self.on_boards and (self.shape, self.inputs) != ("method", ("scores",)):
@@ -164,7 +165,7 @@ class Statistic:
 
 @cache
 def all_statistics() -> Mapping[str, Statistic]:
-    """Return all statistics by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all statistics by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins(
         "statistic", Statistic, declared(Statistic, "STATISTIC", modules(sys.modules[__name__.rpartition(".")[0]]))
     )

@@ -165,7 +165,8 @@ class QuestionAnswer:
     subject: str
     """Owner of the scores: a body ("" if the board has one), or for ``searching`` a method ("" for all)."""
     comparison: Comparison
-    """Scores with, relative to scores without; below 1 it helped. A pair is a task with both."""
+    """Scores with the thing asked about, relative to scores without it; below 1, it helped. A pair is a task with both
+    scores."""
     agent: str = "Searching"
     """What the question is about, as the subject of a sentence."""
     note: str = ""
@@ -216,7 +217,7 @@ def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = N
 
 
 def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
-    """Yield the ratio of the best to the first validation score, of all methods and of each of several."""
+    """Yield the ratio of the best to the first validation score of all methods together, then of each if several."""
     found = gains(searches)
     methods = sorted(found["method"].unique())
     for subject in ["", *methods] if len(methods) > 1 else methods:
@@ -233,7 +234,7 @@ def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
 def gains(searches: pd.DataFrame) -> pd.DataFrame:
     """Return the logarithm (``log``) of best to first score of each ``task`` and ``method``.
 
-    Searches count that have at least two trials, and a score of the first.
+    Only searches with at least two trials, and with a score of the first trial, count.
     """
     found = []
     for task, on_task in searches.groupby("task"):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FnoConfig(Config):
-    """Options of the operator."""
+    """Options of the Fourier neural operator."""
 
     modes: Number = 12
     """Frequencies that a layer keeps in each direction of each axis; all, if the resolution has fewer."""

@@ -25,34 +25,38 @@ from orca_ray.training.probe import Probe, ProbePoint
 POINTS = (0.0, 0.25, 1.0)
 """Shares of the align schedule after which the embedder is probed. More would cost more than 15 % of a short trial."""
 MARGIN = 2.0
-"""An embedder is chosen if its error is lower by this many standard errors of the paired difference."""
+"""A later embedder is chosen if its error is lower by more than this many standard errors of the paired difference."""
 
 
 class AlignGuard:
-    """Probes the embedder at `POINTS` and keeps the weights of the choice.
+    """Measures the error of the embedder at `POINTS` by a `Probe`, and keeps the weights of the chosen point.
 
-    The first choice is the embedder before aligning. A later one replaces the present choice if its mean error over the
-    probed samples is lower by more than `MARGIN` standard errors of the difference, which noise alone seldom causes. So
-    aligning is discarded unless it clearly lowers the error (``docs/decisions/0012-guarded.md`` has measurements).
+    The first choice is the embedder before aligning. The embedder at a later point replaces the present choice if its
+    mean error over the samples of the probe is lower by more than `MARGIN` standard errors of the difference, which
+    noise alone seldom causes. So aligning is discarded unless it clearly lowers the error
+    (``docs/decisions/0012-guarded.md`` has measurements).
     """
 
     def __init__(self, embedder: nn.Module, probe: Callable[[], Tensor]) -> None:
-        """Guard ``embedder``; ``probe()`` returns the errors [n] of its present weights, for the same samples."""
+        """Guard ``embedder``; ``probe()`` returns the embedder's errors [n], each time on the same samples."""
         self._embedder, self._probe = embedder, probe
         self._passed = 0
         self._errors_n: Tensor | None = None
         self._weights: dict[str, Tensor] = {}
         self.chosen = 0
-        """Align epoch of the choice; 0: before aligning."""
+        """Number of align epochs of the chosen embedder; 0: the embedder before aligning."""
         self.points: tuple[ProbePoint, ...] = ()
 
     @property
     def done(self) -> bool:
-        """Whether all points have been probed."""
+        """Whether the embedder has been probed at all `POINTS`."""
         return self._passed == len(POINTS)
 
     def due(self, progress: float) -> bool:
-        """Return whether a probe is due at this share of the schedule; a plateau may skip points."""
+        """Return whether the embedder must be probed at the share ``progress`` of the schedule.
+
+        A plateau of the distance may skip some of the `POINTS`.
+        """
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:
@@ -89,12 +93,12 @@ def _is_lower(errors_n: Tensor, than_n: Tensor) -> bool:
 
 
 class AlignStage:
-    """Aligns the model's embedder, one epoch or probe per `step`; the first step loads the source features."""
+    """Aligns the model's embedder. A `step` is one epoch or one probe; the first step loads the source features."""
 
     name, parallel = "align", False
 
     def __init__(self, trial: Trial, config: AlignConfig | None = None, *, guarded: bool = False) -> None:
-        """Plan the stage; ``config`` replaces the options of the trial. If ``guarded``, a probe chooses the weights."""
+        """Plan the stage; ``config`` replaces the options of the trial. If ``guarded``, an `AlignGuard` chooses."""
         self._trial, self._guarded = trial, guarded
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
@@ -110,7 +114,10 @@ class AlignStage:
         return self._stage is not None and self._stage.done and (self._guard is None or self._guard.done)
 
     def step(self) -> EpochProgress:
-        """Run or replay one epoch or probe; after the last, load the guard's choice and store it in the cache."""
+        """Run or replay one epoch or probe.
+
+        After the last one, load the weights that the guard chose, and store the alignment in the cache.
+        """
         started = perf_counter()  # includes source features and pseudo-labels
         self._stage = stage = self._stage or self._open()
         report: AlignEpoch | ProbePoint
@@ -200,7 +207,10 @@ class AlignStage:
         return [train] if validation is self._trial.data.splits.get("test") else [train, validation]
 
     def _make_key(self, source: SourceFeatures) -> str:
-        """Return the key in the cache. Neither refine options nor, without a guard, the body's layers matter."""
+        """Return the key of the alignment in the cache.
+
+        It depends neither on the refine options nor, without a guard, on the layers of the body.
+        """
         trial, distance = self._trial, get_distance(self._config.distance)
         # Not the name of the source: its features are hashed.
         config = replace(self._config, source="", learning_rate=self._config.learning_rate or distance.learning_rate)

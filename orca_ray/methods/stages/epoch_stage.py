@@ -112,7 +112,7 @@ class EpochStage(ABC):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; of more than ``limit`` rows, the backward pass recomputes ``limit`` at a time."""
+    """Return ``function(rows)``; above ``limit`` rows, the backward pass recomputes it for ``limit`` rows at a time."""
     if len(rows) <= limit:
         return function(rows)
     return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 
 class FittedStage(ABC):
-    """Fits for some epochs and validates after each; the last one loads the best weights and, if asked, tests them.
+    """Fits a model epoch by epoch and validates it; the last epoch loads the best weights and, if asked, tests them.
 
-    It stands in the place of a `RefineStage`, and its epochs, scores and state mean the same.
+    It replaces a `RefineStage`; epochs, scores and state mean the same in both.
     """
 
     name = "refine"
@@ -56,7 +56,7 @@ class FittedStage(ABC):
 
     @property
     def done(self) -> bool:
-        """Whether all epochs have run, or no epoch of the last ``patience`` ones was better than those before."""
+        """Whether all epochs have run, or none of the last ``patience`` epochs was better than the best one before."""
         return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self._patience
 
     def step(self) -> EpochProgress:
@@ -141,14 +141,17 @@ _BLOCK = 1024
 
 
 class RidgeStage(FittedStage):
-    """One epoch: biases from random training series, then ridge regression with the penalty best on validation."""
+    """Fits MiniRocket in one epoch: biases, then a ridge regression with the penalty that is best on validation.
+
+    The biases are quantiles of the convolutions of random training series.
+    """
 
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial, epochs=1)
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
-        """Fit features and head."""
+        """Fit the biases of the features, then the weights of the head."""
         trial, data = self._trial, self._trial.data
         body, head = trial.model.body, trial.model.head
         assert isinstance(body, MiniRocketBody)

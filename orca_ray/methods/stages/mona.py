@@ -27,7 +27,7 @@ _TEMPERATURE = 2.0
 
 
 class BilevelStage(EpochStage):
-    """Trains embedder and head by the task's loss and that of source samples after a virtual step of the body."""
+    """Trains embedder and head by the task's loss, plus a loss of source samples after a virtual body step."""
 
     name = "bilevel"
     precision_option = "float32"
@@ -105,7 +105,7 @@ def bilevel_gradients(
     """Set the gradients of L(e, θ) + λ S(θ − α ∇_θ L(e, θ)) in ``outer``, and return that value; see `mona`.
 
     Args:
-        outer, inner: parameters e and θ; the latter are unchanged afterwards, and without gradients.
+        outer, inner: parameters e and θ; θ is unchanged afterwards, and has no gradients.
         task: adds the gradients of L at the present parameters that require one to ``.grad``, and returns L. It is
             called three times, for the same samples.
         source: does the same for S, which depends on ``inner`` alone.
@@ -147,7 +147,7 @@ def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """Draw ``num_pairs`` indices of samples of the classes ``y`` [N], and for each another sample of its class.
+    """Draw the indices of ``num_pairs`` samples with classes ``y`` [N], and for each, of another one in its class.
 
     A sample that is alone in its class is paired with itself. Random numbers come from torch's global CPU generator.
     """

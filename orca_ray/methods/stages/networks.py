@@ -29,7 +29,7 @@ _ROLES: Mapping[str, Callable[[str], bool]] = {
 """Whether a linear layer has a role, given its name inside a transformer layer, e.g. ``attention.self.query``."""
 
 HEAD_WIDTH = 64
-"""Width of a head of `AttentionBody`, if that of the tokens is a multiple of it."""
+"""Width of an attention head of `AttentionBody` if the token width is a multiple of it; if not, there is one head."""
 _BLOCK = 64
 """Number of values with a common scale. Blocks that cross rows are stored wrongly by bitsandbytes 0.50 on the CPU."""
 
@@ -95,7 +95,7 @@ def _without_hub_kernels() -> Iterator[None]:
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
-    """Return the linear layers of ``body`` that ``lora.targets`` means, by name; raises UserError if one has none."""
+    """Return the linear layers of ``body`` that ``lora.targets`` means, by name; UserError if a layer lacks them."""
     names = {module: name for name, module in body.named_modules()}
     layers = repeated_layers(body)
     if not layers:

@@ -80,7 +80,8 @@ class _HeadStage(EpochStage):
     def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1) -> int:
         """Return how many samples fit in memory.
 
-        ``loss(n)`` is that of the first n of ``num_samples``; ``graphs`` graphs as large as its own are kept at a time.
+        ``loss(n)`` returns the loss of the first n of ``num_samples`` samples. Memory must hold ``graphs`` autograd
+        graphs of the size of that loss's graph.
         """
         body, device = self._trial.model.body, self._trial.device
         cost = measure_cost(loss, self.parameters(), body, num_samples=min(2, num_samples))

@@ -17,7 +17,7 @@ from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 
 class RefineStage:
-    """Refines the model; after the last epoch, loads the weights of the best one and, if asked, tests them."""
+    """Refines the model; after the last epoch, loads the weights of the best epoch and, if asked, tests them."""
 
     parallel = True
 
@@ -39,7 +39,7 @@ class RefineStage:
             name: name in reports.
             parameters: returns the parameters to train; None: `Trial.trainable`.
             config: options; None: those of the trial.
-            batch_term, step_term: losses beside the task's.
+            batch_term, step_term: losses that are added to the task's loss.
             final: whether the trial ends with this stage. If not, it keeps its last weights, and its validation scores
                 are reported but do not count.
         """

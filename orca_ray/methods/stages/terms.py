@@ -23,7 +23,10 @@ TEMPERATURE = 0.9
 
 
 class MixTerm:
-    """A `BatchTerm`: the weighted loss of mixes. It adds the gate and the source head to the trial's model."""
+    """A `BatchTerm`: the weighted loss of mixes of target and source tokens, as in `pare`.
+
+    It adds the gate of tokens and the head for source classes to the trial's model.
+    """
 
     def __init__(self, trial: Trial, config: PareConfig) -> None:
         model = trial.model
@@ -60,7 +63,7 @@ class MixTerm:
         return self._weight * ((1 - source_share) * of_target + source_share * of_source)
 
     def mix(self, target_BTD: Tensor, source_BTD: Tensor) -> Tensor:
-        """Return target tokens with some replaced by source tokens; all include prefix tokens, which stay."""
+        """Return target tokens with some replaced by source tokens; prefix tokens are included and never replaced."""
         prefix_BPD, target_BTD = target_BTD.tensor_split([self._model.body.num_prefix_tokens], dim=1)
         source_BTD = source_BTD[:, prefix_BPD.shape[1] :]
         keys = self._keys(target_BTD), self._keys(source_BTD)

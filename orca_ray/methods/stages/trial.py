@@ -115,7 +115,7 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return those of the `arguments` that a network without a body takes, too."""
+        """Return the part of the `arguments` that a network without a body takes, too."""
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
@@ -178,7 +178,7 @@ class Trial:
         return source_features(**self._source())
 
     def source_tokens(self) -> SourceTokens:
-        """Return the samples of `source_features` as tokens: as many of a sample as the task's own samples have."""
+        """Return the samples of `source_features` as tokens; each has as many tokens as a sample of the task."""
         return source_tokens(**self._source(), device=self.device)
 
     def _source(self) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Trial:
 
 
 class Stage(Protocol):
-    """One stage of a trial: trains parts of the model, epoch by epoch. Only the last one may change the body.
+    """One stage of a trial: trains parts of the model, epoch by epoch. Only the last stage may change the body.
 
     Stages are made together, before the first runs, so a constructor does no work that depends on earlier stages.
     """
@@ -200,7 +200,7 @@ class Stage(Protocol):
     name: str
     """Name in `EpochProgress.stage`, distinct in a trial."""
     parallel: bool
-    """Whether all of `Trial.ranks` run the stage together; if not, the first one alone does."""
+    """Whether all of `Trial.ranks` run the stage together; if not, the first rank alone does."""
 
     @property
     def done(self) -> bool:

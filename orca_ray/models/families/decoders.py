@@ -52,10 +52,10 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Embedding of a decoder, which has no norm. An embedder gets one that gives its tokens the norms of the body's.
+    """Embedding of a decoder, which has no norm; the embedder adds one, so that its tokens are as long as the body's.
 
-    It is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus, if the
-    body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).
+    This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus,
+    if the body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).
     """
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None) -> None:

@@ -30,7 +30,7 @@ def _cut(model: Any) -> tuple[Body, Stem]:
 
 
 def _places(embeddings: Any) -> Tensor | None:
-    """Return position embeddings [P, D] plus that of the first segment, if any; None if positions are relative."""
+    """Return position embeddings [P, D] plus a segment embedding, if there is one; None if positions are relative."""
     table = getattr(embeddings, "position_embeddings", None)
     if table is None:
         return None

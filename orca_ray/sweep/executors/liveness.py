@@ -91,7 +91,7 @@ class Deadlines:
         self._watches: dict[str, _Watch] = {}
 
     def watch(self, name: str) -> None:
-        """Watch the trial ``name``, which starts or is about to start, unless it is watched."""
+        """Watch the trial ``name``, which starts or is about to start, unless it is watched already."""
         now = self._clock()
         self._watches.setdefault(name, _Watch(now, now))
 
@@ -102,7 +102,7 @@ class Deadlines:
             watch.began = watch.alive if watch.began is None else watch.began
 
     def ended(self, name: str) -> None:
-        """Watch the trial ``name`` no longer."""
+        """Stop watching the trial ``name``."""
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:
@@ -131,7 +131,7 @@ MISSES = 3
 
 
 class Watchdog:
-    """Thread that connects to GCS and local raylet every few seconds."""
+    """Thread that checks every few seconds that GCS and the local raylet accept connections."""
 
     def __init__(
         self, services: Mapping[str, tuple[str, int]], on_lost: Callable[[ClusterLostError], None], *,

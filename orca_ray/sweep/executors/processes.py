@@ -103,7 +103,10 @@ def remove_abandoned() -> None:
 
 
 def _prefix() -> str:
-    """Return how the names begin; with the machine's name, because containers may share a directory but no ids."""
+    """Return the prefix of this machine's file names.
+
+    It contains the machine's name, because containers may share a directory, but process ids differ between them.
+    """
     return f"orca-ray-{platform.node()}-"
 
 

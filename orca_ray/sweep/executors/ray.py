@@ -244,7 +244,7 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
 
 @contextlib.contextmanager
 def _own_handler_of_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM: that of Ray would end the driver before running trials have saved a checkpoint."""
+    """Keep our handler of SIGTERM: Ray's handler would end the driver before running trials have saved a checkpoint."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -272,7 +272,7 @@ def check_answer(address: str) -> None:
 def placement(config: dict[str, Any]) -> Any:
     """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node).
 
-    The config's ``avoid`` lists the ids of nodes on which it must not lie.
+    The config's ``avoid`` lists the ids of nodes on which the group must not be placed.
     """
     from ray import tune
 

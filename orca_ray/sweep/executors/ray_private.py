@@ -43,7 +43,7 @@ def actor_of(trial: Any) -> Any:
 
 
 def forget_results(trial: Any) -> None:
-    """Drop what Tune keeps of an ended trial until the run ends, for nothing that is used."""
+    """Free the results of an ended trial, which Tune keeps until the end of the run although nothing reads them."""
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}
     for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):

@@ -55,7 +55,8 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
     def step(self) -> dict[str, Any]:
         """Stage the trial's data, or from the second call on run one epoch; return the report.
 
-        It is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first report on.
+        The report is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first
+        report on.
         """
         note_progress()
         report = self._runner.step() if self._staged else self._runner.stage()

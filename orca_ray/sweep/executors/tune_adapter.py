@@ -104,7 +104,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
             self.report(trial_id, result)
 
     def _lose(self, trial_id: str) -> None:
-        """Report to the controller why the worker of a trial is gone; it decides whether the trial runs again."""
+        """Report why the worker of a trial is gone to the controller, which decides whether the trial runs again."""
         key = self.keys[trial_id]
         node, _ = read_heartbeat(trial_id)
         error, text = self.losses.pop(trial_id, (None, ""))
@@ -217,7 +217,7 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         self._searcher.tick()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Drop what Tune keeps of each trial to the end of the run, for nothing that is used."""
+        """Free the results of an ended trial; see `ray_private.forget_results`."""
         ray_private.forget_results(trial)  # its report is stored by now
 
     on_trial_error = on_trial_complete

@@ -71,7 +71,7 @@ class TaskCost:
 
 
 def gpu_rate() -> Rate:
-    """Measure the training speed of this machine's GPU; without a GPU, return that of `ASSUMED_DEVICE`."""
+    """Measure the training speed of this machine's GPU; without a GPU, return the speed of `ASSUMED_DEVICE`."""
     import torch
 
     from orca_ray.training.numerics import choose_precision
@@ -207,7 +207,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
 
 def _operations(task: Task, plan: SearchPlan) -> float | None:
-    """Return the operations of a forward pass on one sample, as many as take the same time in a plain transformer."""
+    """Return the operations of a plain transformer that take as long as a forward pass on one sample."""
     if own := get_method(plan.method).operations:
         return own(task, plan.first)
     operations = forward_flops(plan.body, tokens(task, plan))

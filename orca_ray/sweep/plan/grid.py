@@ -1,4 +1,7 @@
-"""Grids of sweep files: factors with their levels, and the cells of their full crosses."""
+"""Grids of sweep files: factors with their levels, and the cells, i.e. the combinations of levels.
+
+A grid has one or more blocks. Within a block, each level of a factor is combined with each level of every other one.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,15 +35,15 @@ class GridCell(NamedTuple):
     levels: Mapping[str, str]
     """Name of the level by factor."""
     hyperparameters: Mapping[str, Scalar]
-    """All hyper-parameters of its trials, as in their records."""
+    """All hyper-parameters of the cell's trials, as in the records."""
 
 
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
 
-    Cells with equal hyper-parameters share their trials. They occur in different crosses of a list, or differ only in
-    what the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its name here, if the
-    file's ``sources`` have it.
+    Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
+    hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its
+    name here, if the file's ``sources`` have it.
     """
     body = listed_body(spec.body(task, method))
     source = spec.file.sources.get(body.modality, "") if body else ""
@@ -130,7 +133,7 @@ def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
 
 
 def _crosses(file: SweepFile) -> list[dict[str, list[Level]]]:
-    """Return the levels of each factor, for each full cross of the grid."""
+    """Return, for each block of the grid, the levels of each factor; all levels within a block are combined."""
     grid = file.grid or []
     if isinstance(grid, dict):
         return [{factor: _levels(["grid", factor], given) for factor, given in grid.items()}]

@@ -200,7 +200,7 @@ def _merge(base: dict[str, Any], own: dict[str, Any], *parents: str) -> dict[str
 
 
 def _pertinent(error: ValidationError) -> list[Mapping[str, Any]]:
-    """Return pydantic's errors, without those that say a list of ``tasks`` is not "all", unless there are no others."""
+    """Return pydantic's errors; those that a list of ``tasks`` is not "all" are left out if there are other errors."""
     return [
         item for item in error.errors() if not (item["type"] == "literal_error" and item["loc"][0] == "tasks")
     ] or list(error.errors())

@@ -32,12 +32,12 @@ class PlanRow:
     confirm_trials: int
     finished: int
     epochs: int
-    """Refine epochs of a trial; of the longest one in a grid."""
+    """Refine epochs of a trial; in a grid, those of the longest trial."""
     cpus: float
     gpus: float
     memory_gib: float
     problem: str | None = None
-    """Why no node can run these trials; None if one can."""
+    """Why no node can run these trials; None if a node can."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Distinct reasons why trials fit on no node; each names the first (task, method) and the number of others."""
+        """Distinct reasons why trials fit on no node; each names the first (task, method) and how many more have it."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
@@ -172,9 +172,9 @@ def _sources(search: SearchPlan) -> set[str]:
 def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
     """Check the bodies, and return ``searches`` with the names of their sources, as `with_sources` does.
 
-    Where a search names no source, the paper's is fetched if it can be, since that decides the name. All else that
-    trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with one
-    line of text per message.
+    Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
+    that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
+    one line of text per message.
 
     Raises:
         UserError: a body cannot be read, or a source does not suit its body or cannot be fetched.

@@ -164,7 +164,7 @@ Levels = Annotated[
 ]
 """Levels of a factor: the values of a hyper-parameter or, for a factor of another name, settings by level name."""
 GridBlock = Annotated[dict[Text, Levels], Field(min_length=1)]
-"""Factors of a full cross."""
+"""One block of a grid: factors, all of whose levels are combined."""
 GridSpec = Annotated[
     Annotated[GridBlock, Tag("[block]")] | Annotated[list[GridBlock], Field(min_length=1), Tag("[blocks]")],
     Discriminator(lambda value: "[blocks]" if isinstance(value, list) else "[block]"),
@@ -270,7 +270,7 @@ class SweepFile(_Model):
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
     sources: Annotated[dict[ModalityName, SourceName], AfterValidator(_suitable)] = {}
-    """Source by modality of the body, for ``align.source`` left empty; instead of the paper's or its stand-in."""
+    """Alignment source by modality of the body, used where ``align.source`` is empty instead of the default source."""
     resources: ResourceRequest = ResourceRequest()
     seed: Seed = 0
     """Seed of all search trials, and of the samplers that suggest hyper-parameters."""
@@ -288,8 +288,8 @@ class SweepFile(_Model):
     values that the file sets for a method, a task or a budget override it in turn."""
     space: Space = {}
     grid: GridSpec | None = None
-    """Factors that are crossed instead of a search: each (task, method) runs all cells with all confirm seeds. The
-    values of a cell override all other settings. A list has several such crosses; equal cells run once."""
+    """Factors whose levels are all combined instead of a search: each (task, method) runs all cells with all confirm
+    seeds. The values of a cell override all other settings. A list has several such blocks; equal cells run once."""
     per_task: dict[TaskName, TaskLayer] = {}
     per_method: dict[MethodName, Layer] = {}
     budgets: Annotated[dict[Text, Budget], Field(min_length=1)] = {"full": Budget()}

@@ -52,7 +52,8 @@ class TrialSpec:
     halvings: int = 0
     """How often the micro-batch is halved, because memory ran out in earlier attempts."""
     stands_in_for: str = ""
-    """The paper's alignment source, if ``align.source`` stands in for it because it could not be fetched; else ""."""
+    """Name of the paper's alignment source if ``align.source`` replaces it, because it could not be fetched; else
+    ""."""
     deterministic: bool = False
     """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
 
@@ -127,7 +128,7 @@ class SearchPlan:
     source: str = ""
     """Alignment source of the trials whose ``align.source`` is empty; see `plan.with_sources`."""
     stands_in_for: str = ""
-    """The paper's alignment source, if ``source`` stands in for it; else ""."""
+    """Name of the paper's alignment source if ``source`` replaces it; else ""."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
     """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
 

@@ -19,7 +19,7 @@ _RATE_SECONDS = 600.0
 class Control:
     """Applies requests to a sweep and publishes its live state, in the driver's thread.
 
-    Without a lease there are no requests, and no state is published.
+    Without a lease (the exclusive right to run the sweep), there are no requests, and no state is published.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Control:
         """Store what requests act on.
 
         Args:
-            lease: lease of the sweep, through which requests arrive and the state is published; None: neither.
+            lease: lease of the sweep, through which requests arrive and the state is published; None: without both.
             emit: called with every event.
             state: returns the live state, without what this class knows itself.
             retry: runs failed trials again ("": all) and returns how many there are.

@@ -56,7 +56,7 @@ class SweepController:
             retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
                 always run again.
             listener: called with every event.
-            lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are none.
+            lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are no requests.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
@@ -100,7 +100,7 @@ class SweepController:
         """Return a trial to run, or None if none can start now.
 
         Trials that wait (for the end of a pause, or for resources) come first, then one of the search that is the most
-        urgent (`Durations.urgency`). A trial that waits for resources lets trials pass that need others.
+        urgent (`Durations.urgency`). Trials that need other resources may overtake a trial that waits.
         """
         self.tick()
         if self.control.paused or self.control.stopping:
@@ -143,8 +143,8 @@ class SweepController:
     def report(self, key: str, progress: Sequence[EpochProgress], *, log: str = "", node: str = "") -> bool:
         """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
 
-        Epochs that are already known are skipped. ``log`` is what the worker logged since its last report, ``node`` its
-        machine's name.
+        Epochs that are already known are skipped. ``log`` is what the worker logged since its last report, ``node`` the
+        host name of the worker's machine.
         """
         self.tick()
         item = self.trials[key]
@@ -173,10 +173,10 @@ class SweepController:
         return self.finish(key, report)
 
     def failed(self, key: str, failure: Failure, report: TrialReport | None = None) -> Record | None:
-        """Let a trial wait for its next attempt, and return None; after its last attempt, store and return its record.
+        """Queue the next attempt at a trial, and return None; after the last attempt, store and return the record.
 
-        ``report`` is the last one of the worker, if the worker reported the failure. The next attempt resumes from the
-        trial's last checkpoint.
+        ``report`` is the last report of the worker, if the worker reported the failure. The next attempt resumes from
+        the trial's last checkpoint.
         """
         again = self.failures.retries(key, failure)
         for node in self.failures.new_quarantines():
@@ -304,7 +304,7 @@ class SweepController:
         return self.placement.resources(search.plan.usual_trial, FailuresOfTrial())
 
     def _starts(self, item: TrialState, admits: Callable[[Resources], bool]) -> bool:
-        """Hand a waiting trial out if there is room for it, with the resources it gets now."""
+        """Hand a waiting trial out, with the resources it gets now, if there is room; return whether there was."""
         failures = self.failures.of(item.trial.key)
         resources = self.placement.resources(item.trial, failures)
         if not admits(resources):
@@ -314,7 +314,7 @@ class SweepController:
         return True
 
     def _take_staged(self, *, idle: bool) -> bool:
-        """Open the searches of tasks that were staged since the last call; return whether there was any."""
+        """Open the searches of tasks that were staged since the last call; return whether any were."""
         found = [] if self.stager is None else self.stager.poll(idle=idle)
         for staged in found:
             self.searches.staged(staged)

@@ -163,10 +163,10 @@ def wait_for_room(
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Return once every trial of a sweep fits on a node of the cluster: whether trials get GPUs.
+    """Wait until every trial of a sweep fits on a node of the cluster; return whether trials get GPUs.
 
-    ``nodes`` are those of now. Meanwhile an autoscaler is asked for room for one trial of each (task, method), with its
-    GPUs. Unless a sweep ``needs_gpus``, trials do without where no node has any.
+    ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room for one trial of each (task,
+    method), with its GPUs. Unless ``needs_gpus``, trials run without GPUs if no node has one.
 
     Raises:
         UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.

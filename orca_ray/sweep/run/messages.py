@@ -160,9 +160,10 @@ def make_record(
 def _outcome(report: TrialReport, curve: Sequence[EpochProgress]) -> dict[str, Any]:
     """Return the record's fields about the result: scores, epochs, distances, durations and so on.
 
-    A completed trial has those of its last report. For others, best score, best epoch and number of epochs come from
-    the curve: after a resumption, a report covers several epochs, and may go beyond the one where the trial was
-    stopped. If the worker disappeared before it reported a result, the curve gives distances and durations, too.
+    For a completed trial, they are those of its last report. For other trials, best score, best epoch and number of
+    epochs come from the curve: after a resumption, a report covers several epochs, and may go beyond the one where the
+    trial was stopped. If the worker disappeared before it reported a result, the curve gives distances and durations,
+    too.
     """
     align, refine = ([point for point in curve if point.stage == stage] for stage in ("align", "refine"))
     outcome: dict[str, Any] = {

@@ -53,7 +53,7 @@ class Placement:
         return True
 
     def capacity(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` run at a time, if no others do."""
+        """Return how many trials with the resources ``wanted`` run at a time, if no other trials run."""
         return 1
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
@@ -110,7 +110,7 @@ class ClusterPlacement(Placement):
 
     @property
     def nodes(self) -> list[NodeResources]:
-        """Nodes that get trials: those that are alive and not in quarantine, or all if that leaves none."""
+        """Nodes that get trials: those that are alive and not in quarantine, or all nodes if none are left."""
         if self._clock() - self._listed_at >= REFRESH_SECONDS:
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
             self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
@@ -122,7 +122,7 @@ class ClusterPlacement(Placement):
         return sum(node.slots(wanted) for node in self.nodes)
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of the nodes in quarantine and, if others fit, of those on which the trial has failed.
+        """Return the ids of the nodes in quarantine and, if other nodes suffice, of the nodes where the trial failed.
 
         Returns none if no other node has the resources ``wanted``.
         """
@@ -135,7 +135,7 @@ class ClusterPlacement(Placement):
         return sorted(bad & alive) if usable else []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned CPUs, the share of a GPU that fits, and more memory after it ran out twice."""
+        """Return the planned CPUs, the share of a GPU that fits, and more memory after memory ran out twice."""
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
         if request.gpus and (request.required or self._has_gpus):

@@ -44,7 +44,7 @@ class TrialState:
     placed: bool = False
     """Whether the trial has a worker."""
     node: str = ""
-    """Host name of its worker's machine."""
+    """Host name of the machine of the trial's worker."""
     log: LogStream = field(default_factory=LogStream)
 
     @property
@@ -76,8 +76,8 @@ class TrialState:
 class Recorder:
     """Writes rows to the results store in batches, and deletes the checkpoints of trials whose records are durable.
 
-    They are deleted in a thread: an object store may take seconds for a batch, in which no other trial could start.
-    Every method may raise UserError: the store fails.
+    Checkpoints are deleted in a thread: an object store may take seconds for a batch, in which no other trial could
+    start. Every method may raise UserError: the store fails.
     """
 
     def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:

@@ -41,7 +41,7 @@ class Comparison:
     rule: str
     """The rule by which the scores agree or not, as a sentence."""
     differences: dict[str, tuple[Any, Any]]
-    """Results that differ, by column: those of the record and of the repetition."""
+    """Results that differ, by column: the value in the record and the value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
     """As ``differences``, of the columns in `ENVIRONMENT`."""
 
@@ -83,7 +83,7 @@ def reproduce(record: Record, store: ResultsStore, model: Path | None = None) ->
 
 
 def make_trial(record: Record) -> TrialSpec:
-    """Return the trial of a record. Raises UserError if it cannot run here or would not be the same one."""
+    """Return the trial of a record. UserError if it cannot run here or would not be the same trial."""
     if _score(record) is None or record.status.failed:
         advice = "run its sweep again with --retry-failed"
         raise UserError(f"trial {record.trial_key} ended as {record.status}, so it has no score to reproduce: {advice}")
@@ -112,7 +112,7 @@ def make_trial(record: Record) -> TrialSpec:
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process, as far as the one of ``record`` ran, and return its record.
+    """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
 
     If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
     because something is missing or wrong here.
@@ -149,7 +149,7 @@ def _score(record: Record) -> float | None:
 
 
 def _scores_of_seeds(record: Record, store: ResultsStore) -> list[float]:
-    """Return the scores of the trials that differ from that of ``record`` in the seed alone, itself included."""
+    """Return the scores of the trial of ``record`` and of the trials that differ from it in the seed alone."""
     same = ("sweep", "task", "method", "body", "phase", "protocol", "hyperparameters", "data_fingerprint")
     records = store.select({name: [getattr(record, name)] for name in same})
     return [score for each in records if not each.status.failed and (score := _score(each)) is not None]

@@ -38,11 +38,11 @@ class Rule:
     retries: int = 0
     """How often a trial runs again after failures with this cause."""
     pauses: bool = False
-    """Whether it starts after a pause of 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`."""
+    """Whether the next attempt starts after a pause of 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`."""
     counts: bool = True
     """Whether the failure counts as an attempt of the trial."""
     shrinks: bool = False
-    """Whether it runs again with half the micro-batch and, from the second time on, with more memory."""
+    """Whether the next attempt runs with half the micro-batch and, from the second time on, with more memory."""
     blames_node: bool = False
     """Whether the node may be the reason."""
     elsewhere: bool = False
@@ -135,7 +135,7 @@ class FailureLedger:
                 self._suspicions.pop(node, None)
 
     def _suspect(self, node: str, key: str, reason: str) -> None:
-        """Hold the failure of a trial against ``node``; if it failed on another node too, against neither."""
+        """Count a failure of a trial against ``node``; if the trial failed elsewhere too, count it against no node."""
         elsewhere = [other for other, trials in self._suspicions.items() if other != node and key in trials]
         for other in elsewhere:
             del self._suspicions[other][key]
@@ -170,7 +170,7 @@ def bounded(text: str) -> str:
 
 
 class RankFailedError(Exception):
-    """Another rank than the first failed; ``status`` is that of the trial, and the message names rank and reason."""
+    """A rank other than the first failed; ``status`` is the trial's status, and the message names rank and reason."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)

@@ -15,7 +15,7 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """The searches of a sweep, over which it iterates. Without a fingerprint of its data, a search is not open yet.
+    """The searches of a sweep; iterates over the open searches, i.e. where the fingerprint of the data is known.
 
     Not thread-safe.
     """
@@ -26,7 +26,7 @@ class SweepSearches:
         Args:
             plans: the searches; those without a fingerprint are opened by :meth:`staged`.
             store: results store that records are read from; trials of variants of the sweep are copied in it.
-            retry: keys of failed trials that run again; "" for all. Trials that were lost always do.
+            retry: keys of failed trials that run again; "" for all. Lost trials always run again.
         """
         if not plans:
             raise UserError("nothing to run: the sweep has no task or no method")
@@ -80,7 +80,7 @@ class SweepSearches:
         )
 
     def failures(self) -> Iterator[str]:
-        """Yield a line "task method: reason" for each search that has no test score and gets none."""
+        """Yield a line "task method: reason" for each search that has no test score and will not get one."""
         yield from (f"{s.plan.task} {s.plan.method}: {s.failure}" for s in self._searches if s.failure)
         missing = [*(search.plan for search in self._searches if not search.done), *self._unopened]
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
@@ -144,7 +144,7 @@ class SweepSearches:
 
 
 class Durations:
-    """Durations of trials; the ratio of measured to estimated ones scales the estimates of the others."""
+    """Durations of trials; the ratio of measured to estimated durations scales estimates of unmeasured searches."""
 
     def __init__(self, estimates: Mapping[tuple[str, str], float], *, shortest_first: bool = False) -> None:
         """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1.
@@ -161,7 +161,7 @@ class Durations:
         return bool(self._seconds)
 
     def learn(self, record: Record) -> None:
-        """Learn the duration of a trial that completed."""
+        """Use the duration of a trial that completed to improve the estimates."""
         if record.status is Status.COMPLETED:
             self._seconds[record.task, record.method] = record.wall_seconds
             ratios = [seconds / self._estimates.get(name, 1.0) for name, seconds in self._seconds.items()]

@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 class History:
     """Trials and suggestions of earlier runs of a sweep, and of variants of it with another number of search trials.
 
-    Where several have the same trial, the sweep's own record counts.
+    If several of these sweeps have the same trial, the sweep's own record counts.
     """
 
     records: Mapping[str, Record] = field(default_factory=dict)
@@ -44,8 +44,8 @@ class History:
         """Read the history of a sweep.
 
         Lost trials always run again, other failed ones if ``retry`` has their key, or "" for all of them. So do trials
-        whose scores a new version of orca-ray would change: those of another metric than their task has now, or of
-        another version of it.
+        whose scores a new version of orca-ray would change: scores of another metric than the task has now, or of
+        another version of that metric.
         """
         variants = [name for name in store.scan().values("sweep") if spec.is_variant(name)]
         records: dict[str, Record] = {}
@@ -100,12 +100,13 @@ def _scores(store: ResultsStore, sweep: str) -> dict[str, Sequence[float]]:
 
 
 def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> list[Suggestion]:
-    """Return the suggestions of a search that earlier runs have suggested, by ascending number.
+    """Return the suggestions of a search that earlier runs have made, by ascending number.
 
-    A suggestion belongs to the search if it leads to the trial key that it led to then: with another body, other data
-    or other fixed hyper-parameters, it does not. It keeps its number in the journal. Those without a number (records of
-    stores that are older than the journal, and a number 0 that is not the first configuration any more) get free
-    ones: that of the start-up with equal values, else the lowest, in the order in which they started.
+    A suggestion belongs to the search if it leads to the same trial key now as in the earlier run: with another body,
+    other data or other fixed hyper-parameters, it does not. It keeps its number in the journal. Suggestions without a
+    number (records of stores that are older than the journal, and a number 0 that is not the first configuration any
+    more) get free numbers: the number of the start-up suggestion with equal values, else the lowest free number, in the
+    order in which their trials started.
     """
     if not plan.num_search:
         return []

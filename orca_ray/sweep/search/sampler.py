@@ -251,7 +251,10 @@ class SuggestionSampler:
             self._num_closed += 1
 
     def _barrier(self, number: int) -> int:
-        """Return the first number of a suggestion's generation, whose predecessors must have answers; else 0."""
+        """Return the first number of a suggestion's generation; 0 without generations.
+
+        All suggestions with lower numbers must have answers before the suggestion is made.
+        """
         return number // self._generation * self._generation if self._generation else 0
 
     def _visible(self, number: int) -> Sequence[int]:

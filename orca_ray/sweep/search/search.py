@@ -77,7 +77,7 @@ class Search:
 
     @property
     def unended(self) -> set[str]:
-        """Keys of the trials that run or wait for their start; others may follow."""
+        """Keys of the trials that run or wait for their start; further trials may follow."""
         return {*self._running, *(trial.key for _, trial in self._waiting)}
 
     @property
@@ -152,7 +152,7 @@ class Search:
         return (entry for entry in entries if entry.sweep == self.plan.spec.sweep_id)
 
     def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
-        """Add a suggestion: its trial has ended, runs already, also for an equal suggestion, or must wait."""
+        """Add a suggestion. Its trial has ended, or runs already (maybe for an equal suggestion), or must wait."""
         plan, number = self.plan, suggestion.number
         trial = plan.trial(suggestion.values, plan.spec.file.seed, "search")
         key = self._keys[number] = trial.key

@@ -100,14 +100,14 @@ def final_values(record: Record) -> dict[str, float]:
 
 
 MAX_WAITING = 100_000
-"""Events that may wait for a tracker (a few tens of MiB); one that is so far behind is given up."""
+"""Events that may wait for a tracker (a few tens of MiB); a tracker that is so far behind is given up."""
 CLOSE_SECONDS = 60.0
 """How long the end of a sweep waits for a tracker that makes no progress with the events that are left."""
 
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all trackers by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all trackers by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
 
 

@@ -18,7 +18,11 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer; its first event makes TensorBoard drop epochs of an interrupted attempt, which come again."""
+        """Open a writer.
+
+        Its first event makes TensorBoard drop the epochs of an interrupted attempt, because this attempt logs them
+        again.
+        """
         from tensorboardX import SummaryWriter
 
         if run.key in self._open:

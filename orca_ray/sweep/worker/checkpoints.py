@@ -60,7 +60,7 @@ class Checkpoints:
             self._write(f"{key}.state", key, report, payload)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a stored state that ``read`` accepts, as a file; None if there is none."""
+        """Return the report of a stored state whose file ``read`` accepts; None if there is no such state."""
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:
@@ -72,7 +72,7 @@ class Checkpoints:
         return self._read(f"{key}.outcome", key)
 
     def remove(self, *keys: str) -> None:
-        """Delete all files of trials, also those of other versions and what a kill in a write has left."""
+        """Delete all files of trials, also files of other versions and partial files of killed writers."""
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
                 if not set(_KEY.findall(name)).isdisjoint(keys):

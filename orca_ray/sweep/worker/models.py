@@ -38,11 +38,11 @@ def write_model(trainer: "TrialTrainer", directory: Path, *, trial: str, protoco
 
 
 class ModelKeeper:
-    """Deletes the models of a task that are not kept, when its last trial has ended, and completes the others' cards.
+    """When the last trial of a task has ended, deletes its models that are not kept, and completes the other cards.
 
     The best model of a task is that of the method and hyper-parameters whose confirm trials have the lowest mean
-    validation score, of equal ones those that train the fewest parameters, and among its seeds the one with the lowest
-    score. Test scores play no part.
+    validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest
+    validation score. Test scores play no part.
     """
 
     def __init__(self, store: str, keep: KeepModels, *, command: str, emit: Callable[[str], None]) -> None:

@@ -29,7 +29,7 @@ _WAIT_SECONDS = 10.0
 class RankProcesses:
     """The ranks after the first of one trial. They end with the process that started them, however it ends.
 
-    Each builds the trainer, and waits. When a parallel stage begins or is resumed, it loads the state of the first
+    Each rank builds the trainer and waits. When a parallel stage begins or is resumed, it loads the state of the first
     rank and runs the stage to its end; communication within each step keeps all ranks in step.
     """
 
@@ -53,7 +53,7 @@ class RankProcesses:
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def join(self, trainer: "TrialTrainer") -> None:
-        """Make all ranks take part in the stage of the next step of ``trainer``, if it is a parallel one.
+        """Make all ranks take part in the stage of the next step of ``trainer``, if that stage is parallel.
 
         Raises RankLostError, or RankFailedError if a rank could not build its trainer.
         """
@@ -78,7 +78,7 @@ class RankProcesses:
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the failure of another rank of which ``error``, raised in the first one, is a consequence."""
+        """Return the failure of another rank of which ``error``, raised in the first rank, is a consequence."""
         if isinstance(error, RankFailedError):
             return error
         seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0
@@ -99,7 +99,7 @@ class RankProcesses:
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not, free the first rank, which may wait for it on the GPU."""
+        """Wait until a process ends; if it should not have, free the first rank, which may wait for it on the GPU."""
         wait([process.sentinel for process in self._processes])
         if not self._closed:
             self._lost = True

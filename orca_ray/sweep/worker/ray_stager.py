@@ -55,11 +55,12 @@ class _Node:
 
 
 class RayStager(Stager):
-    """Gives each task to one node first, different tasks to different nodes; when it is staged there, to all others.
+    """Gives each task to one node first, different tasks to different nodes; when staged there, to all other nodes.
 
-    So the nodes prepare different tasks at the same time, and copy what another has published in the shared folder. A
-    task that the first node cannot stage is given to the driver's node: often that alone has the data, or a network. A
-    trial may start where its task is not staged yet: its worker stages it then, or waits for the node's actor.
+    So the nodes prepare different tasks at the same time, and copy what another node has published in the shared
+    folder. A task that the first node cannot stage is given to the driver's node: often only that node has the data, or
+    a network. A trial may start where its task is not staged yet: its worker stages it then, or waits for the node's
+    actor.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class RayStager(Stager):
         return [result]
 
     def _lose(self, name: str, reason: str) -> list[Staged]:
-        """Give the tasks of a lost node to others; return them as failed if no node is left."""
+        """Give the tasks of a lost node to other nodes; return them as failed if no node is left."""
         lost = self._nodes.pop(name)
         open_requests = [each for each in (*lost.running.values(), *lost.waiting) if each.task not in self._resolved]
         if not self._nodes:

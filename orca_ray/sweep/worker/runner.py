@@ -173,7 +173,7 @@ class TrialRunner:
         return list(saved.progress)
 
     def _save_in_time(self) -> None:
-        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long ones."""
+        """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long epochs."""
         if self._trainer is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
             self._save()
 

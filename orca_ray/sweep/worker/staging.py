@@ -52,7 +52,7 @@ class StagingRequest:
 
 
 class StagingError(RuntimeError):
-    """This node cannot get data, body or source of a trial, or gets others than the sweep was planned with.
+    """This node cannot get data, body or source of a trial, or gets other versions than the sweep was planned with.
 
     It is a failure of the node, not of the trial: another node, or the same one later, may run the trial. It is
     therefore handled like a lost worker and never ends a trial as ``failed_user``.
@@ -65,11 +65,12 @@ _staged: set[tuple[Path, StagingRequest]] = set()  # cache directory and request
 def stage(request: StagingRequest, staging: str | None, progress: Callable[[str], None] = logger.info) -> str:
     """Stage data, bodies and sources on this node, and return the fingerprint of the data.
 
-    Each item is brought once a node: one process works on it, under a lock, and the others wait. An item that is
-    present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI), or if it is
-    not there, fetched and prepared from its origin, and published in the shared folder.
+    Each item is brought once a node: one process works on it, under a lock, and the other processes wait. An item that
+    is present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI), or if it
+    is not there, fetched and prepared from its origin, and published in the shared folder.
 
-    Raises StagingError if this node gets an item neither way, or with another hash or fingerprint than required.
+    Raises StagingError if this node can get an item in neither of these ways, or gets it with another hash or
+    fingerprint than required.
     """
     try:
         shared = SharedFolder(staging) if staging else None
@@ -156,11 +157,11 @@ class Staged(NamedTuple):
     fingerprint: str = ""
     """Fingerprint of the prepared data."""
     error: str = ""
-    """Why the task cannot be staged; "" if it is."""
+    """Why the task cannot be staged; "" if it is staged."""
 
 
 def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
-    """Stage a task on this node, see `stage`; an error of one task must not end the others, so none is raised."""
+    """Stage a task on this node, see `stage`; no error is raised, because it would end the other tasks."""
     try:
         return Staged(request.task, stage(request, staging, progress))
     except StagingError as error:
@@ -205,7 +206,7 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stages one task after another in the calling process, when no trial of an earlier one is left to start."""
+    """Stages one task after another in the calling process, when no trial of an earlier task is left to start."""
 
     def __init__(
         self, requests: Sequence[StagingRequest], staging: str | None, progress: Callable[[str], None]

@@ -134,11 +134,11 @@ class Item(ABC):
 
     @abstractmethod
     def present(self) -> bool:
-        """Return whether it is on this node, whole and with the right hash."""
+        """Return whether the item is on this node, whole and with the right hash."""
 
     @abstractmethod
     def make(self, progress: SayText) -> None:
-        """Fetch and prepare it from its origin; what is damaged is replaced. Raises UserError if that fails."""
+        """Fetch and prepare the item from its origin; damaged files are replaced. Raises UserError if that fails."""
 
     @property
     def root(self) -> Path:
@@ -154,13 +154,13 @@ class Item(ABC):
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: SayText) -> None:
-        """Copy it from the shared folder, if it is there."""
+        """Copy the item from the shared folder, if it is there."""
         for path in self.published(shared):
             if not shared.bring(path, self.root, progress):
                 return
 
     def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy it to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
+        """Copy the item to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
         for path in self.paths():
             shared.publish(path, self.root, replace=replace)
 
@@ -169,7 +169,7 @@ class Item(ABC):
 class DataItem(Item):
     """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
 
-    Data of an own task bring its declaration along, so a node that lacks them does not know the task.
+    The prepared data of an own task include its declaration, so a node without these data does not know the task.
     """
 
     task_name: str

@@ -68,7 +68,7 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 
 
 def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
-    """Return a table of numbers as ORCA's code changes it: some are standardised again, one loses a column."""
+    """Return a table of numbers as ORCA's code changes it: some tables are standardised again, one loses a column."""
     if dataset_id in STANDARDISED_AGAIN:
         x_NL1 = standardise_again(x_NL1, trained_on)
     kept = KEPT_COLUMNS.get(dataset_id, range(x_NL1.shape[1]))
@@ -98,9 +98,9 @@ def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np
 def split(labels: Array, seed: int) -> tuple[Indices, Indices, Indices]:
     """Return the indices of train, validation and test, each in random order.
 
-    Test is a tenth of all rows, and validation a tenth of the others; both are rounded up. Their rows are divided among
-    the classes in proportion, with at least one row of each class. ``labels`` [N] are numbered from 0 without gaps, and
-    each class must have at least `LEAST_ROWS` rows.
+    Test is a tenth of all rows, and validation a tenth of the remaining rows; both are rounded up. Their rows are
+    divided among the classes in proportion, with at least one row of each class. ``labels`` [N] are numbered from 0
+    without gaps, and each class must have at least `LEAST_ROWS` rows.
     """
     (order,) = splits.split(len(labels), [len(labels)], seed)
     counts = np.bincount(labels)

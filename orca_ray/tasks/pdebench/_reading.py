@@ -61,8 +61,9 @@ class Reading:
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
         """Return the index of the target frame of each split, given the number of frames used.
 
-        It is the same for all splits, except that test may have another one under ``paper``, as in ORCA's code. This
-        is a defect there: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests on frame 99.
+        It is the same for all splits, except that test may have another target frame under ``paper``, as in ORCA's
+        code. This is a defect there: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests
+        on frame 99.
         """
         frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
         if protocol == PAPER:

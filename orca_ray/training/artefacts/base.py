@@ -27,7 +27,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluated(Evidence):
-    """The test evaluation; parts of one sample have been averaged."""
+    """Results on the test split; the predictions for parts of one sample have been averaged."""
 
     predictions: Array
     """[N, *output_shape]: logits, or values in the units of the targets."""
@@ -47,14 +47,14 @@ class Aligned(Evidence):
     """Features before and after aligning."""
 
     source: Array
-    """[m, D]"""
+    """[m, D] features of source samples."""
     source_classes: Array
-    """[m]"""
+    """[m] class ids of the source samples."""
     before: Array
     after: Array
     """[n, D] each: features of the same training samples."""
     classes: Array | None
-    """[n]; None if the task has no classes."""
+    """[n] class ids of the training samples; None if the task has no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class ArtefactKind:
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds by name, those of plug-ins last; raises ValueError if two modules here declare one name."""
+    """Return all kinds by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
     from orca_ray.training import artefacts
 
     return with_plug_ins("artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts)))
@@ -93,7 +93,7 @@ def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
 
 
 def failure(name: str, error: Exception) -> str:
-    """Return the note in the record of a trial without the artefact ``name``."""
+    """Return the note for the record of a trial that failed to compute the artefact ``name``."""
     reason = f"{type(error).__name__}: {error}".split("\n")[0].replace("; ", ", ")[:200]
     return f"no artefact {name}: {reason}"
 
@@ -106,7 +106,7 @@ def evenly(num_samples: int, most: int) -> Array:
 def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
     """Reduce the first two axes (or the only one) of ``values`` to at most ``most``, by blocks of equal sides.
 
-    A block becomes its mean or, if ``combine`` is given, the result of that (``np.minimum``).
+    A block becomes its mean or, if ``combine`` is given, the result of ``combine`` (``np.minimum``).
     """
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)
