@@ -1,4 +1,4 @@
-"""What is computed of an alignment source, and cached: features, tokens, and distances that are fitted to features.
+"""Results computed from an alignment source and cached: features, tokens, and distances that are fitted to features.
 
 Features and tokens are those of labelled samples, embedded by the stem (pretrained embedding) of a body.
 """

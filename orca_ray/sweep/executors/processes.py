@@ -1,4 +1,4 @@
-"""What processes that were killed leave behind: processes of Ray and scratch directories; and work in a thread."""
+"""Cleans up after killed processes: processes of Ray and scratch directories; and work in a thread."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""What driver and workers exchange: settings, trials, and reports, of which the last becomes the record of a trial."""
+"""Messages between driver and workers: settings, trials, and reports, of which the last becomes the record of a trial."""
 
 import json
 import os
