@@ -1,4 +1,4 @@
-"""Messages between driver and workers: settings, trials, and reports, of which the last becomes the record of a trial."""
+"""Messages between driver and workers: settings, trials, and reports, the last of which becomes the record."""
 
 import json
 import os
