@@ -122,8 +122,8 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
 
     Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
     label. Lengths may differ between series; time stamps are not supported. Raises :class:`UserError`, naming the file
-    ``name`` and the line, if there is no ``@data`` line, a value is not a number, or channels of a series differ in
-    length.
+    ``name`` and the line, if there is no ``@data`` line or no series, a value is not a finite number, channels of a
+    series differ in length, or series differ in number of channels.
     """
     lines = text.splitlines()
     starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]
@@ -135,11 +135,27 @@ def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
         if line.strip():
             *channels, label = line.strip().split(":")
             try:
-                series.append(np.array([[float(value) for value in channel.split(",")] for channel in channels]))
+                series.append(_channels(channels, series[0].shape[0] if series else None))
             except ValueError as error:
                 raise UserError(f"{name}, line {number}: {error}") from error
             labels.append(label.strip())
+    if not series:
+        raise UserError(f"{name}: no series after @data")
     return series, labels
+
+
+def _channels(fields: list[str], expected: int | None) -> Array:
+    if not fields:
+        raise ValueError("no values before the class label")
+    if expected is not None and len(fields) != expected:
+        raise ValueError(f"{len(fields)} channels where the first series has {expected}")
+    rows = [[float(value) for value in field.split(",")] for field in fields]
+    if len({len(row) for row in rows}) > 1:
+        raise ValueError(f"channels of different lengths: {sorted({len(row) for row in rows})}")
+    values = np.array(rows, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("a value is not finite")
+    return values
 
 
 def pad(series: list[Array], length: int) -> Array:
