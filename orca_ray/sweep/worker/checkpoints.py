@@ -8,7 +8,8 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ SCHEMA = 1
 """Number to increase when the files change in a way that an equal version of orca-ray could misread."""
 FLOOR_BYTES = 2 * 2**30
 """Free space that checkpoints leave on the disk of a local store; the records of the sweep need it."""
+_ABANDONED_SECONDS = 24 * 3600.0
 _MOST_HEADER_BYTES = 2**28
 _KEY = re.compile(r"(?<![0-9a-f])[0-9a-f]{20}(?![0-9a-f])")
 
@@ -49,11 +51,9 @@ class Checkpoints:
         """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.
 
         Raises UserError or OSError if it cannot be stored, or if it would leave less than `FLOOR_BYTES` on the disk of
-        a local store.
+        a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
         """
-        if isinstance(self._folder, LocalFolder) and (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
-            floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
-            raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
+        self._make_room()
         with scratch_directory() as scratch:
             payload = scratch / "payload"
             write(payload)
@@ -70,6 +70,26 @@ class Checkpoints:
     def outcome(self, key: str) -> TrialReport | None:
         """Return the last report of a trial that has ended; None if there is none."""
         return self._read(f"{key}.outcome", key)
+
+    def _make_room(self) -> None:
+        if not isinstance(self._folder, LocalFolder):
+            return
+        unneeded = self._unneeded(self._folder.path / DIRECTORY)
+        while (free := shutil.disk_usage(self._folder.path).free) < FLOOR_BYTES:
+            if (path := next(unneeded, None)) is None:
+                floor = f"the {FLOOR_BYTES / 2**30:.0f} GiB that are kept for records"
+                raise UserError(f"{self._folder.name} has {free / 2**30:.1f} GiB free, less than {floor}")
+            logger.warning("the disk is nearly full: deleting the checkpoint %s", path.name)
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _unneeded(directory: Path) -> Iterator[Path]:
+        """Yield states whose trial has an outcome, then states that no trial has written for a day, oldest first."""
+        states = [path for path in directory.glob("*.state") if path.is_file()]
+        aged = sorted((path.stat().st_mtime, path) for path in states)
+        yield from (path for _, path in aged if path.with_suffix(".outcome").exists())
+        before = time.time() - _ABANDONED_SECONDS
+        yield from (path for changed, path in aged if changed < before)
 
     def remove(self, *keys: str) -> None:
         """Delete all files of trials, also files of other versions and partial files of killed writers."""

@@ -1,5 +1,6 @@
 """Checkpoints and outcomes in a results store: versions, foreign files, deletion, and a disk that is nearly full."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,27 @@ def test_a_disk_that_is_nearly_full_keeps_room_for_records(tmp_path: Path, monke
     with pytest.raises(UserError, match=r"2\.0 GiB free, less than the 2 GiB that are kept for records"):
         store.save(KEY, RUNNING, writes(b"new"))
     assert restored(store) == b"weights"
+
+
+def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Checkpoints(tmp_path)
+    keys = [f"{number:020x}" for number in range(4)]
+    for key in keys:
+        store.save(key, RUNNING, writes(b"weights"))
+    store.save_outcome(keys[1], ENDED)
+    directory = tmp_path / "checkpoints"
+    os.utime(directory / f"{keys[2]}.state", (0, 0))
+    needed = iter([0, 0, 0])
+    free = shutil.disk_usage(tmp_path)._replace(free=2**40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=next(needed, 2**40)))
+    with pytest.raises(UserError, match=r"0\.0 GiB free"):
+        store.save(keys[3], RUNNING, writes(b"new"))
+    assert sorted(path.name for path in directory.glob("*.state")) == [f"{keys[0]}.state", f"{keys[3]}.state"]
+    assert restored(store, keys[3]) == b"weights"
+    store.save(keys[3], RUNNING, writes(b"new"))
+    assert restored(store, keys[3]) == b"new"
 
 
 @pytest.mark.slow
