@@ -14,15 +14,14 @@ from orca_ray.data import prepared
 from orca_ray.data.prepared import HELD_OUT, PAPER, PreparedData
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
-from orca_ray.tasks.pdebench import _layouts, _reading
-from orca_ray.tasks.pdebench.problems import PROBLEMS
+from orca_ray.tasks.pdebench import _reading
+from orca_ray.tasks.pdebench.problems import READINGS
 from orca_ray.tasks.registry import get_benchmark, get_task
 from tests.raw_files import pdebench as files
 
 Array = npt.NDArray[Any]
 
 TASKS = tuple(files.LAYOUTS)
-BY_NAME = {problem.name: problem for problem in PROBLEMS}
 SPLITS = prepared.SPLITS
 EXPECTED: dict[str, tuple[tuple[int, ...], tuple[int, int]]] = {
     # shape; frames of the file: of train and validation, and of test under `paper`
@@ -69,7 +68,7 @@ def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
 
 
 def _rows(task: str, num_samples: int) -> dict[str, Array]:
-    division = _reading.divide(num_samples, BY_NAME[task].reading.test_first)
+    division = _reading.divide(num_samples, READINGS[task].test_first)
     return {str(split): rows for split, rows in division.items()}
 
 
@@ -147,7 +146,7 @@ def test_splits_are_the_references_and_cover_the_file(num_samples: int, test_fir
     ],
 )
 def test_the_target_frame(t_train: int, num_frames: int, protocol: str, train: int, test: int) -> None:
-    reading = _reading.Reading(layout=_layouts.Steady, grid=(4,), t_train=t_train, test_first=True)
+    reading = _reading.Reading(layout=_reading.Steady, grid=(4,), t_train=t_train, test_first=True)
     assert reading.frames(num_frames, protocol) == {"train": train, "validation": train, "test": test}
 
 
@@ -168,8 +167,8 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> No
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (250_000, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
     with h5py.File(path) as file:
-        simulations = BY_NAME["cfd_2d"].reading.layout(file, path, BY_NAME["cfd_2d"].reading.grid)
-        samples = _reading.Samples(simulations, BY_NAME["cfd_2d"].reading)
+        simulations = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"].grid)
+        samples = _reading.Samples(simulations, READINGS["cfd_2d"])
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
@@ -182,9 +181,9 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
     with h5py.File(path, "w") as file:
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
-        simulations = BY_NAME["cfd_2d"].reading.layout(file, path, BY_NAME["cfd_2d"].reading.grid)
+        simulations = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"].grid)
         with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
-            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), BY_NAME["cfd_2d"].reading, simulations)
+            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), READINGS["cfd_2d"], simulations)
 
 
 def test_what_is_to_be_generated_is_told_instead_of_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
