@@ -4,8 +4,7 @@ Advection is u_t + 0.4 u_x = 0. Burgers' equation is u_t + (u^2 / 2)_x = (nu / p
 so that nu = 1 means the coefficient 0.318. Diffusion with growth is u_t = nu u_xx + rho u (1 - u).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,62 +16,40 @@ _RECTIFIED = 0.1
 _WINDOW_WIDTH = 0.01
 
 
-@dataclass(frozen=True)
-class Waves:
-    """The function sum_i amplitudes[i] sin(2 pi numbers[i] (x - low) / period + phases[i]), periodic in x.
+def sample_waves(
+    rng: np.random.Generator, *, num_modes: int = 4, windowed: float = 0.1, low: float = 0.0, period: float = 1.0
+) -> Callable[[Array], Array]:
+    """Sample an initial field as PDEBench describes it; return it as a function of positions, arrays of any shape.
 
-    If ``rectified``, the absolute value of the sum is used. The sum is multiplied by ``sign`` and, unless ``window`` is
-    None, by a window that is 1 from x = ``window[0]`` to ``window[1]`` and 0 elsewhere, with smooth (tanh) transitions.
+    The field is sum_i amplitude_i sin(2 pi number_i (x - low) / period + phase_i) over ``num_modes`` waves. Two of the
+    waves are drawn with replacement: wave i = 1, 2, ... gets wave number i if drawn once, and 2 i if drawn twice. The
+    other waves get wave number 0, i.e. add a constant, as in PDEBench's generator, but not in its paper's formula. The
+    sign of the field is random, and a tenth of the fields is rectified. With probability ``windowed``, the field is
+    multiplied by a window that is 1 in the middle of the domain and 0 elsewhere, with smooth (tanh) transitions. The
+    domain begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45 wide.)
     """
+    counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
+    numbers = counts * np.arange(1.0, num_modes + 1.0)
+    amplitudes, phases = rng.uniform(0.0, 1.0, size=num_modes), rng.uniform(0.0, 2 * np.pi, size=num_modes)
+    rectified, sign = rng.uniform() < _RECTIFIED, float(rng.choice((-1.0, 1.0)))
+    window = (rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9)) if rng.uniform() < windowed else None
 
-    amplitudes: Array
-    numbers: Array
-    phases: Array
-    rectified: bool
-    sign: float
-    window: tuple[float, float] | None
-    low: float
-    period: float
-
-    def __call__(self, x: Array) -> Array:
-        """Return the values at positions ``x``, an array of any shape."""
-        position = np.mod(x - self.low, self.period)
+    def field(x: Array) -> Array:
+        position = np.mod(x - low, period)
         total = np.zeros_like(position)
-        for amplitude, number, phase in zip(self.amplitudes, self.numbers, self.phases, strict=True):
+        for amplitude, number, phase in zip(amplitudes, numbers, phases, strict=True):
             if number:
-                total += amplitude * np.sin(2 * np.pi * number / self.period * position + phase)
+                total += amplitude * np.sin(2 * np.pi * number / period * position + phase)
             else:
                 total += amplitude * np.sin(phase)
-        total = self.sign * (np.abs(total) if self.rectified else total)
-        if self.window is None:
+        total = sign * (np.abs(total) if rectified else total)
+        if window is None:
             return total
-        left, right = ((position - (edge - self.low)) / _WINDOW_WIDTH for edge in self.window)
+        left, right = ((position - (edge - low)) / _WINDOW_WIDTH for edge in window)
         cut: Array = total * 0.5 * (np.tanh(left) - np.tanh(right))
         return cut
 
-
-def sample_waves(
-    rng: np.random.Generator, *, num_modes: int = 4, windowed: float = 0.1, low: float = 0.0, period: float = 1.0
-) -> Waves:
-    """Sample an initial field as PDEBench describes it.
-
-    The field is a sum of ``num_modes`` waves. Two of them are drawn with replacement: wave i = 1, 2, ... gets wave
-    number i if drawn once, and 2 i if drawn twice. The other waves get wave number 0, i.e. add a constant, as in
-    PDEBench's generator, but not in its paper's formula. ``windowed`` is the probability of a window; a tenth of the
-    fields is rectified. The domain begins at ``low`` and is one ``period`` long. (PDEBench's windows are all 0.45
-    wide.)
-    """
-    counts = np.bincount(rng.integers(0, num_modes, size=_CHOSEN), minlength=num_modes)
-    return Waves(
-        amplitudes=rng.uniform(0.0, 1.0, size=num_modes),
-        numbers=counts * np.arange(1.0, num_modes + 1.0),
-        phases=rng.uniform(0.0, 2 * np.pi, size=num_modes),
-        rectified=bool(rng.uniform() < _RECTIFIED),
-        sign=float(rng.choice((-1.0, 1.0))),
-        window=(rng.uniform(0.1, 0.45), rng.uniform(0.55, 0.9)) if rng.uniform() < windowed else None,
-        low=low,
-        period=period,
-    )
+    return field
 
 
 def to_unit_range(field: Array) -> Array:
@@ -90,16 +67,9 @@ BURGERS_NU, BURGERS_FRAMES, BURGERS_STEPS = 1.0, 201, 10
 GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
 
 
-def advected(initial: Waves, x: Array, times: Array) -> Array:
+def advected(initial: Callable[[Array], Array], x: Array, times: Array) -> Array:
     """Return the exact solution u [T, X] of the advection equation at ``times`` [T] and ``x`` [X]."""
     return initial(x[None, :] - ADVECTION_BETA * times[:, None])
-
-
-def evolve_burgers(initial: Array, nu: float, interval: float, num_frames: int, steps: int = BURGERS_STEPS) -> Array:
-    """Solve u_t + (u^2 / 2)_x = nu u_xx (nu not divided by pi); other arguments and result as for `evolve_spectral`."""
-    return evolve_spectral(
-        initial, lambda k: -nu * k**2, lambda k: -0.5j * k, interval=interval, num_frames=num_frames, steps=steps
-    )
 
 
 def evolve_growth(
@@ -119,7 +89,15 @@ def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
     x = centres(0.0, 1.0, NUM_POINTS)
     initial = np.stack([sample_waves(rng)(x) for rng in rngs])
-    return {"tensor": evolve_burgers(initial, BURGERS_NU / np.pi, INTERVAL, BURGERS_FRAMES).astype(np.float32)}
+    frames = evolve_spectral(
+        initial,
+        lambda k: -BURGERS_NU / np.pi * k**2,
+        lambda k: -0.5j * k,
+        interval=INTERVAL,
+        num_frames=BURGERS_FRAMES,
+        steps=BURGERS_STEPS,
+    )
+    return {"tensor": frames.astype(np.float32)}
 
 
 def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:

@@ -22,16 +22,7 @@ from threadpoolctl import threadpool_limits
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
-from orca_ray.simulation.simulation import (
-    Bounds,
-    Fields,
-    Simulation,
-    atomic_file,
-    disk_errors,
-    generators,
-    get_simulation,
-    read_marker,
-)
+from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -148,6 +139,8 @@ def generate(
 
     Raises UserError for an unknown name, a number out of range, another file at the path, a full disk, a dead worker.
     """
+    import h5py
+
     chosen = get_simulation(name)
     for option, value, least in (("samples", samples, 1), ("seed", seed, 0), ("workers", workers, 1)):
         if value < least:
@@ -163,16 +156,18 @@ def generate(
         if _exists(path, marker, overwrite=overwrite):  # another process has generated it meanwhile
             store.remove()  # left by a process that was killed before it removed them
             return path, False
-        with disk_errors(path.parent), store.opened(settings):
+        with _disk_errors(path.parent), store.opened(settings):
             # The stored batches and the file exist at the same time.
             num_bytes = chosen.layout.num_bytes
             cache.check_space(path.parent, 2 * num_bytes(samples) - num_bytes(min(store.num_samples(), samples)))
             _solve_all(chosen, samples, seed, workers, store, progress)
-            with atomic_file(path, store.directory) as file:
+            temporary = store.directory / f"{path.name}.tmp"  # removed by the store if the block fails
+            with h5py.File(temporary, "w") as file:
                 chosen.layout.create(file, samples)
                 file.attrs[MARK] = json.dumps(marker, sort_keys=True)
                 for bounds in chosen.batches(samples):
                     chosen.layout.write(file, bounds[0], store.load(*bounds))
+            cache.replace_file(temporary, path)
     logger.info("%s: %d samples of seed %d in %s", name, samples, seed, path)
     return path, True
 
@@ -181,7 +176,7 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
     """Return whether ``path`` is the file that ``marker`` describes; raises UserError if it must not be replaced."""
     if not path.exists():
         return False
-    found = read_marker(path)
+    found = _read_marker(path)
     if found == marker:
         return True
     if found is None:
@@ -192,6 +187,29 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
             f"{path} exists and was generated with other options ({options}); add --overwrite, or choose another --out"
         )
     return False
+
+
+def _read_marker(path: Path) -> dict[str, Any] | None:
+    """Return the marker of a generated file (options that it was generated with); None for any other file."""
+    import h5py
+
+    try:
+        with h5py.File(path) as file:
+            return cache.parse_json(file.attrs[MARK], str(path))
+    except (OSError, KeyError, ValueError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _disk_errors(directory: Path) -> Iterator[None]:
+    """Convert the errors of a full or read-only disk, also those of h5py, into a :class:`UserError`."""
+    try:
+        with cache.disk_errors(directory):
+            yield
+    except OSError as error:
+        if "No space left" not in str(error):  # h5py omits the error number
+            raise
+        raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
 
 
 def _solve_all(
@@ -213,7 +231,7 @@ def _solved(store: BatchStore, name: str, seed: int, todo: list[Bounds], workers
     """Solve and store the batches ``todo``; yield each, in order, once it is stored."""
     if workers == 1 or len(todo) < 2:
         for bounds in todo:
-            _solve_and_store(store, name, seed, *bounds)
+            _solve(store, name, seed, *bounds)
             yield bounds
         return
     with _pool(min(workers, len(todo))) as pool:
@@ -233,23 +251,19 @@ def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
     """Submit a batch with SIGINT blocked, so that a worker started by it ignores Ctrl-C, which the parent handles."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return pool.submit(_solve_and_store, *batch)
+        return pool.submit(_solve, *batch)
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def _solve_and_store(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
-    # Results are not returned: a worker terminated while it sends them would leave the parent waiting forever.
-    store.save(start, stop, _solve(name, seed, start, stop))
-
-
-def _solve(name: str, seed: int, start: int, stop: int) -> Fields:
+def _solve(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
+    """Solve and store a batch; a worker terminated while it returns results would leave the parent waiting forever."""
     np.empty(31 << 17)  # freeing it makes glibc reuse blocks of up to this size, which is three times faster
     fields = get_simulation(name).solve(generators(seed, start, stop))
     for key, values in fields.items():
         if not np.isfinite(values).all():
             raise ArithmeticError(f"{name}: {key} of samples {start} to {stop - 1} of seed {seed} is not finite")
-    return fields
+    store.save(start, stop, fields)
 
 
 @contextlib.contextmanager

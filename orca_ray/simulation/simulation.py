@@ -1,19 +1,16 @@
 """The class `Simulation` (each module here declares a ``SIMULATION``), and the two layouts of PDEBench's HDF5 files."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray import simulation
-from orca_ray.data import cache
-from orca_ray.data.raw import MARK, PDEBENCH_FILES
+from orca_ray.data.raw import PDEBENCH_FILES
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import UserError, lookup
+from orca_ray.errors import lookup
 
 if TYPE_CHECKING:
     import h5py
@@ -164,40 +161,3 @@ def group_layout(
     """Return a layout on equal cells along ``axes``, e.g. "xy"; ``options`` are further fields of `GroupLayout`."""
     grid = {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
     return GroupLayout(shape=(num_frames, *[num_cells] * len(axes), channels), grid=grid, **options)
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path, scratch: Path) -> Iterator["h5py.File"]:
-    """Yield a new HDF5 file in directory ``scratch``; if the block succeeds, move it to ``path``, else delete it."""
-    import h5py
-
-    temporary = scratch / path.name
-    try:
-        with h5py.File(temporary, "w") as file:
-            yield file
-        cache.replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def disk_errors(directory: Path) -> Iterator[None]:
-    """Convert the errors of a full or read-only disk, also those of h5py, into a :class:`UserError`."""
-    try:
-        with cache.disk_errors(directory):
-            yield
-    except OSError as error:
-        if "No space left" not in str(error):  # h5py omits the error number
-            raise
-        raise UserError(f"no space left on the disk of {directory}: free some, or choose --out") from error
-
-
-def read_marker(path: Path) -> dict[str, Any] | None:
-    """Return the marker of a generated file (options that it was generated with); None for any other file."""
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return cache.parse_json(file.attrs[MARK], str(path))
-    except (OSError, KeyError, ValueError, TypeError):
-        return None

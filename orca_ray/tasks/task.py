@@ -56,7 +56,8 @@ def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
             return {key: frozen(each) for key, each in value.items()}
         return tuple(value) if isinstance(value, list) else value
 
-    found: dict[str, dict[str, Any]] = frozen(tomllib.loads((resources.files(package) / file).read_text(encoding="utf-8")))
+    text = (resources.files(package) / file).read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = frozen(tomllib.loads(text))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Functions that tasks of NAS-Bench-360 share: URLs of raw files, checks of their content, splits, lists of files."""
+"""Functions that tasks of NAS-Bench-360 share: declarations, checks of raw files, splits, lists of files."""
 
 import logging
 import os
@@ -14,18 +14,31 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
-from orca_ray.tasks.task import SPLIT_SEED
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, tables
 
 logger = logging.getLogger(__name__)
 
-BENCHMARK_PAPER = "Tu et al., NAS-Bench-360: benchmarking neural architecture search on diverse tasks, NeurIPS 2022"
-
+_BENCHMARK_PAPER = "Tu et al., NAS-Bench-360: benchmarking neural architecture search on diverse tasks, NeurIPS 2022"
 _HOST = "https://pde-xd.s3.amazonaws.com"
+_DECLARED = tables("orca_ray.tasks.nasbench360", "tasks.toml")
 
 
-def hosted(path: str, at: str, num_bytes: int, unpacked: str = "") -> RawFile:
-    """Return a raw file that NAS-Bench-360 hosts at the path ``at``; no checksum is published for it."""
-    return RawFile(path=path, urls=(f"{_HOST}/{at}",), num_bytes=num_bytes, unpacked=unpacked)
+def task(name: str, build: Callable[[Workspace], Arrays]) -> Task:
+    """Return the task that the table ``[name]`` of ``tasks.toml`` declares."""
+    declared = dict(_DECLARED[name])
+    files, citation, target = (declared.pop(field) for field in ("files", "citation", "target"))
+    return Task(
+        name=f"nasbench360/{name}",
+        target=Target(**target),
+        citation=f"{citation}; {_BENCHMARK_PAPER}",
+        files=tuple(_raw_file(**file) for file in files),
+        build=build,
+        **declared,
+    )
+
+
+def _raw_file(path: str, at: str = "", urls: Sequence[str] = (), **declared: Any) -> RawFile:
+    return RawFile(path=path, urls=tuple(urls) or (f"{_HOST}/{at or path}",), **declared)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
@@ -64,14 +77,13 @@ def published_splits(
     given: tuple[Array, Array],
     test: tuple[Array, Array],
     scaled: Callable[[Array], Array],
-    num_published: int,
 ) -> dict[str, Array]:
     """Return the arrays of a published training set ``given`` and ``test`` set, each (inputs [N, ...], labels [N]).
 
     As many training samples as test has are held out for validation. ``scaled`` maps a batch of inputs in the file to
-    prepared inputs. A warning is logged if the file ``path`` has fewer than ``num_published`` training samples.
+    prepared inputs. A warning is logged if the file ``path`` has fewer training samples than published.
     """
-    log_fewer(path, len(given[1]), num_published)
+    log_fewer(path, len(given[1]), sum(_DECLARED[workspace.task.split("/")[1]]["num_samples"][:2]))
     kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}

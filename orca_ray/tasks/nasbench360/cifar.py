@@ -16,14 +16,13 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.gzip_stream import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, entries, hosted, numbers, published_splits
-from orca_ray.tasks.task import Array, Arrays, RawFile, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits, task
+from orca_ray.tasks.task import Array, Arrays, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
 SPHERICAL_FILE = "s2_cifar100.gz"
 SHAPE, SPHERICAL_SHAPE = (3, 32, 32), (3, 60, 60)
 NUM_CLASSES = 100
-NUM_SAMPLES = (40_000, 10_000, 10_000)
 
 _MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
 _PARTS = ("train", "test")
@@ -34,7 +33,7 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     contents = _unpickled(path)
     given, held_out = (_images(path, part, contents[part], ("data", "fine_labels"), SHAPE) for part in _PARTS)
-    return published_splits(workspace, path, given, held_out, _normalised, sum(NUM_SAMPLES[:2]))
+    return published_splits(workspace, path, given, held_out, _normalised)
 
 
 def _build_spherical(workspace: Workspace) -> Arrays:
@@ -42,7 +41,7 @@ def _build_spherical(workspace: Workspace) -> Arrays:
     with open_gzip(path) as stream:
         contents = zip(_PARTS, entries(path, safe_pickle.load(stream, str(path)), *_PARTS), strict=True)
     given, held_out = (_images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE) for part, each in contents)
-    return published_splits(workspace, path, given, held_out, _scaled, sum(NUM_SAMPLES[:2]))
+    return published_splits(workspace, path, given, held_out, _scaled)
 
 
 def _scaled(images: Array) -> Array:
@@ -82,48 +81,5 @@ def _images(
     return images, class_labels(path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES)
 
 
-CIFAR100 = Task(
-    name="nasbench360/cifar100",
-    title="CIFAR-100",
-    domain="image",
-    input_shape=SHAPE,
-    target=Target("classes", size=NUM_CLASSES),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="standardised",
-    num_samples=NUM_SAMPLES,
-    licence="CC-BY-4.0 (as NAS-Bench-360 states; the authors of CIFAR name none)",
-    citation=f"Krizhevsky, Learning multiple layers of features from tiny images, 2009; {BENCHMARK_PAPER}",
-    reference="https://www.cs.toronto.edu/~kriz/cifar.html",
-    terms="The authors of CIFAR-100 ask to be cited.",
-    files=(
-        RawFile(
-            path=ARCHIVE,
-            urls=("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
-            md5="eb9058c3a382ffc7106e4002c42a8d85",  # as torchvision's CIFAR100 has it
-            num_bytes=169_001_437,
-        ),
-    ),
-    augmentation="crop_flip_cifar100",
-    build=_build,
-)
-
-SPHERICAL = Task(
-    name="nasbench360/spherical",
-    title="Spherical CIFAR-100",
-    domain="image on a sphere",
-    input_shape=SPHERICAL_SHAPE,
-    target=Target("classes", size=NUM_CLASSES),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="units",
-    num_samples=NUM_SAMPLES,
-    licence="CC-BY-SA (as NAS-Bench-360 states)",
-    citation=f"Cohen, Geiger, Köhler and Welling, Spherical CNNs, ICLR 2018; {BENCHMARK_PAPER}",
-    reference="https://arxiv.org/abs/1801.10130",
-    terms="Share alike: what is made of the data must be passed on under the same licence.",
-    files=(hosted(SPHERICAL_FILE, "spherical/s2_cifar100.gz", 285_000_000),),
-    build=_build_spherical,
-)
-
+CIFAR100, SPHERICAL = task("cifar100", _build), task("spherical", _build_spherical)
 TASKS = (CIFAR100, SPHERICAL)

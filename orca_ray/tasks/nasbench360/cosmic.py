@@ -23,8 +23,8 @@ from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import located, task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
 STAMP, SIDE, CORNER = 256, 128, 64
@@ -90,16 +90,7 @@ def _galaxies(tree: Path) -> list[str]:
 
 
 def _sample(path: Path) -> tuple[Array, Array]:
-    """Return the image, float64, and its target, both [128, 128]."""
-    planes = _planes(path)
-    target = planes[1].astype(np.float32)
-    if len(planes) == 3:
-        target[planes[2] != 0] = IGNORED
-    return planes[0].astype(np.float64), target
-
-
-def _planes(path: Path) -> Array:
-    """Return the centres of a stamp's image, cosmic-ray mask and, if present, ignore mask: [2 or 3, 128, 128]."""
+    """Return the centre of a stamp, [128, 128]: its image, float64, and its target. UserError if it is invalid."""
     stamp = read_npy(path, ndim=3, kind="fiub")
     if stamp.shape not in ((2, STAMP, STAMP), (3, STAMP, STAMP)):
         raise UserError(
@@ -111,7 +102,10 @@ def _planes(path: Path) -> Array:
     check_not_finite(path, "", planes)
     if not np.isin(planes[1], (0, 1)).all():
         raise UserError(f"{path}, mask: expected only 0 and 1, found {planes[1].min():g} to {planes[1].max():g}")
-    return planes
+    target = planes[1].astype(np.float32)
+    if len(planes) == 3:
+        target[planes[2] != 0] = IGNORED
+    return planes[0].astype(np.float64), target
 
 
 def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
@@ -139,27 +133,4 @@ def _sky(stamp: Path, skies: Array) -> float:
     return float(skies[int(number) - 1])
 
 
-TASK = Task(
-    name="nasbench360/cosmic",
-    title="Cosmic rays on Hubble images",
-    domain="image",
-    input_shape=(1, SIDE, SIDE),
-    target=Target("dense", shape=(SIDE, SIDE)),
-    loss="masked_bce",
-    metric="cosmic_one_minus_auroc",
-    paper_metric="cosmic_one_minus_auroc_thresholded",
-    input_scale="units",
-    num_samples=(4410, 420, 420),  # of 5250
-    licence="open data (as NAS-Bench-360 states it, which names no licence)",
-    citation="Zhang and Bloom, deepCR: cosmic ray rejection with deep learning, ApJ, 2020; Kwon, Zhang and Bloom, "
-    f"deepCR on ACS/WFC, 2021; {BENCHMARK_PAPER}",
-    reference="https://arxiv.org/abs/1907.09500",
-    files=tuple(
-        hosted(path, path, num_bytes, unpacked=f"cosmic/npy_{split}")
-        for split, num_bytes in (("train", 6_500_000_000), ("test", 2_000_000_000))
-        for path in [f"cosmic/deepCR.ACS-WFC.{split}.tar"]
-    ),
-    paper_splits=True,
-    version=2,
-    build=_build,
-)
+TASK = task("cosmic", _build)

@@ -15,8 +15,8 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named, pointwise
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer
-from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import log_fewer, task
+from orca_ray.tasks.task import Array, Arrays, Workspace
 
 TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
 RESOLUTION, STEP = 421, 5
@@ -74,22 +74,4 @@ def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Arra
     return fields
 
 
-TASK = Task(
-    name="nasbench360/darcy_flow",
-    title="Darcy flow, 85×85",
-    domain="pde",
-    input_shape=(3, SIDE, SIDE),
-    target=Target("dense", shape=(SIDE, SIDE)),
-    loss="relative_l2",
-    metric="relative_l2",
-    input_scale="units",
-    target_scale="units",
-    num_samples=NUM_SAMPLES,
-    licence="MIT (as NAS-Bench-360 states)",
-    citation="Li et al., Fourier neural operator for parametric partial differential equations, ICLR 2021; "
-    f"{BENCHMARK_PAPER}",
-    reference="https://arxiv.org/abs/2010.08895",
-    files=tuple(hosted(file, file, 1_700_000_000) for file in (TRAIN_FILE, TEST_FILE)),
-    paper_splits=True,
-    build=_build,
-)
+TASK = task("darcy_flow", _build)

@@ -8,8 +8,8 @@ from orca_ray.data.npy import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import Pair, filled, named
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, log_fewer, numbers
-from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import log_fewer, numbers, task
+from orca_ray.tasks.task import Array, Arrays, Workspace
 
 FILE = "deepsea_filtered.npz"
 LENGTH, NUM_BASES = 1000, 4
@@ -47,20 +47,4 @@ def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
     return values
 
 
-TASK = Task(
-    name="nasbench360/deepsea",
-    title="DeepSEA",
-    domain="DNA",
-    input_shape=(NUM_BASES, LENGTH),
-    target=Target("labels", size=NUM_LABELS),
-    loss="bce_pos4",
-    metric="one_minus_auroc",
-    input_scale="units",
-    num_samples=NUM_SAMPLES,
-    licence="CC-BY-4.0 (as NAS-Bench-360 states)",
-    citation="Zhou and Troyanskaya, Predicting effects of noncoding variants with deep learning-based sequence model, "
-    f"Nature Methods 2015; {BENCHMARK_PAPER}",
-    reference="https://doi.org/10.1038/nmeth.3547",
-    files=(hosted(FILE, f"deepsea/{FILE}", 903_000_000),),
-    build=_build,
-)
+TASK = task("deepsea", _build)

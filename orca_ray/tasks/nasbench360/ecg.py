@@ -16,8 +16,8 @@ from orca_ray.data.prepared import PAPER, SplitName
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, entries, hosted, log_fewer, numbers
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import entries, log_fewer, numbers, task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 FILE = "challenge2017.pkl"
 LENGTH = 1000
@@ -104,22 +104,4 @@ def _listed(path: Path, field: str, value: Any) -> list[Any]:
     return list(value)
 
 
-TASK = Task(
-    name="nasbench360/ecg",
-    title="ECG rhythms",
-    domain="electrocardiogram",
-    input_shape=(1, LENGTH),
-    target=Target("classes", size=len(CLASSES)),
-    loss="cross_entropy",
-    metric="one_minus_macro_f1",
-    input_scale="standardised",
-    num_samples=(260_000, 33_000, 33_000),  # windows, as NAS-Bench-360 states; the exact numbers depend on the records
-    licence="ODC-BY-1.0",
-    citation="Clifford et al., AF classification from a short single lead ECG recording: the PhysioNet/Computing in "
-    f"Cardiology Challenge 2017; Goldberger et al., PhysioBank, PhysioToolkit, and PhysioNet, 2000; {BENCHMARK_PAPER}",
-    reference="https://doi.org/10.22489/CinC.2017.065-469",
-    terms="PhysioNet asks for both of its papers to be cited.",
-    files=(hosted(FILE, f"ECG/{FILE}", 157_000_000),),
-    paper_splits=True,
-    build=_build,
-)
+TASK = task("ecg", _build)

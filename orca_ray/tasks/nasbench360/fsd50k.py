@@ -23,8 +23,8 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_csv, read_wav
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted, located
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import located, task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 NUM_LABELS = 200
 SAMPLE_RATE = 22050
@@ -192,22 +192,4 @@ def _band(size: int, most: float, random: np.random.RandomState) -> slice:
     return slice(start, start + width)
 
 
-TASK = Task(
-    name="nasbench360/fsd50k",
-    title="FSD50K sound events",
-    domain="audio",
-    input_shape=SHAPE,
-    target=Target("labels", size=NUM_LABELS),
-    loss="bce_pos10",
-    metric="one_minus_map",
-    input_scale="units",
-    # Number of clips of train; rough numbers of chunks of validation and test, which start every half second.
-    num_samples=(36_796, 73_000, 205_000),
-    licence="CC-BY-4.0 as a whole; each clip its own: CC0, CC-BY, CC-BY-NC or CC Sampling+",
-    citation=f"Fonseca et al., FSD50K: an open dataset of human-labeled sound events, TASLP, 2022; {BENCHMARK_PAPER}",
-    reference="https://doi.org/10.5281/zenodo.4060432",
-    files=(hosted("audio.zip", "audio/audio.zip", 24_000_000_000, unpacked="chunks/tr.csv"),),
-    terms="Some clips are under CC-BY-NC: no commercial use; their authors must be credited (FSD50K's metadata).",
-    paper_splits=True,
-    build=_build,
-)
+TASK = task("fsd50k", _build)

@@ -7,12 +7,11 @@ import numpy as np
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
 from orca_ray.tasks.arrays import named
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, class_labels, hosted, numbers
-from orca_ray.tasks.task import Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import class_labels, numbers, task
+from orca_ray.tasks.task import Array, Arrays, Workspace
 
 NUM_STEPS, NUM_ELECTRODES = 52, 16
 NUM_CLASSES = 18
-NUM_SAMPLES = (2638, 659, 659)
 
 _FILES = ("train", "val", "test")
 """Names of the published splits. ORCA's code trains on train and val together, as the protocol ``paper`` does."""
@@ -34,24 +33,4 @@ def _windows(path: Path) -> Array:
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)
 
 
-TASK = Task(
-    name="nasbench360/ninapro",
-    title="NinaPro DB5",
-    domain="electromyography",
-    input_shape=(1, NUM_ELECTRODES, NUM_STEPS),
-    target=Target("classes", size=NUM_CLASSES),
-    loss="softmax_focal",
-    metric="error",
-    num_samples=NUM_SAMPLES,
-    licence="CC-BY-ND (as NAS-Bench-360 states)",
-    citation="Pizzolato et al., Comparison of six electromyography acquisition setups on hand movement classification "
-    f"tasks, PLoS ONE 2017; {BENCHMARK_PAPER}",
-    reference="https://doi.org/10.1371/journal.pone.0186132",
-    terms="No derivatives: changed copies of the data, prepared arrays included, must not be passed on.",
-    files=tuple(
-        hosted(f"ninaPro/{kind}_{name}.npy", f"ninapro/{kind}_{name}.npy", num_bytes)
-        for name, num_samples in zip(_FILES, NUM_SAMPLES, strict=True)
-        for kind, num_bytes in (("ninapro", 8 * 52 * 16 * num_samples), ("label", 8 * num_samples))
-    ),
-    build=_build,
-)
+TASK = task("ninapro", _build)

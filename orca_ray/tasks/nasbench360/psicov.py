@@ -14,7 +14,6 @@ those of PSICOV. Decisions where this task could differ from ORCA's code:
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,16 +26,13 @@ from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.dense_metrics import MARGIN, PADDING
-from orca_ray.tasks.nasbench360._shared import BENCHMARK_PAPER, hosted
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Target, Task, Workspace
+from orca_ray.tasks.nasbench360._shared import task
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SIDE = 512
 NUM_FEATURES = 27
 """Features of a residue: 3 of secondary structure, 22 position-specific scores, solvent accessibility, entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
-SHAPE = (2 * NUM_FEATURES + len(PAIR_MAPS), SIDE, SIDE)
-INPUT_BYTES = 4 * (2 * NUM_FEATURES * SIDE + len(PAIR_MAPS) * SIDE**2) + 32
-"""Bytes of one input as stored: features of row and column residues, pair maps, and extents (see `Squares.put`)."""
 
 _LARGEST_FEATURE = 100.0
 _LARGEST_DISTANCE = 500.0
@@ -44,30 +40,8 @@ CLIP = 16.0  # Å: larger training targets are set to this
 _BATCH = 16  # proteins: about 70 MB
 
 
-@dataclass(frozen=True)
-class Protein:
-    """One protein of L residues: ``features`` [27, L], ``pairs`` [3, L, L] and ``distances`` [L, L] in Å."""
-
-    features: Array
-    pairs: Array
-    distances: Array
-
-    def __len__(self) -> int:
-        return len(self.distances)
-
-
-def read_protein(folder: Path, name: str) -> Protein:
-    """Read the protein ``name`` from a folder with the subfolders ``features`` and ``distance``.
-
-    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the previous and the next residue.
-    Raises UserError if a file is missing, has another format, or has values out of range.
-    """
-    features, pairs = _features(folder / "features" / f"{name}.pkl")
-    distances = _distances(folder / "distance" / f"{name}-cb.npy", features.shape[1])
-    return Protein(features, pairs, distances)
-
-
 def _features(path: Path) -> tuple[Array, Array]:
+    """Return the features of a protein's L residues, [27, L], and of their pairs, [3, L, L]; UserError if invalid."""
     content = safe_pickle.load(path, "features of a protein")
     fields = ("seq", "ss", "pssm", "sa", "entropy", *PAIR_MAPS)
     absent = [field for field in fields if field not in content] if isinstance(content, Mapping) else list(fields)
@@ -89,6 +63,10 @@ def _features(path: Path) -> tuple[Array, Array]:
 
 
 def _distances(path: Path, length: int) -> Array:
+    """Return the distances [L, L] in Å between ``length`` residues; UserError if the file is invalid.
+
+    Distances below 1 Å become 1 Å. Each diagonal entry becomes the mean distance to the previous and the next residue.
+    """
     content = read_npy(path, pickled=True)
     if content.dtype != object or content.shape != (3,) or not isinstance(content[2], np.ndarray):
         raise UserError(f"{path}: expected (length, sequence, map), found {content.dtype} {content.shape}")
@@ -103,10 +81,6 @@ def _distances(path: Path, length: int) -> Array:
         raise UserError(
             f"{path}, map: expected 0 to {_LARGEST_DISTANCE:g} Å, found {distances.min():g} to {distances.max():g}"
         )
-    return _levelled(distances)
-
-
-def _levelled(distances: Array) -> Array:
     levelled = np.maximum(distances, 1)
     after, before = np.diagonal(levelled, 1), np.diagonal(levelled, -1)  # to the next residue, to the previous one
     inner = (before[:-1] + after[1:]) / 2
@@ -114,39 +88,11 @@ def _levelled(distances: Array) -> Array:
     return levelled
 
 
-class Squares:
-    """The arrays of one split, ``x`` [num, 57, SIDE, SIDE] and ``y`` [num, SIDE, SIDE], stored on disk.
-
-    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In ORCA's code, row and column
-    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is its channel 2 f + 1.
-    """
-
-    def __init__(self, workspace: Workspace, split: str, num: int) -> None:
-        """Create the arrays for ``num`` proteins; `put` fills them."""
-        residues = (num, NUM_FEATURES, SIDE)
-        parts = {part: workspace.array(f"{split}_x.{part}", residues) for part in ("positions", "columns")}
-        parts["pairs"] = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
-        parts["extents"] = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
-        self.x = PairwiseRows(parts)
-        self.y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
-
-    def put(self, index: int, protein: Protein, shares: tuple[float, float], clip: float = np.inf) -> None:
-        """Store a protein as sample ``index``; targets above ``clip`` Å become ``clip``.
-
-        ``shares``: start of the window of rows and of that of columns, as a share in [0, 1) of the possible starts.
-        """
-        rows, from_rows = _window(len(protein), shares[0])
-        columns, from_columns = _window(len(protein), shares[1])
-        self.x.parts["positions"][index][:, rows] = protein.features[:, from_rows]
-        self.x.parts["columns"][index][:, columns] = protein.features[:, from_columns]
-        self.x.parts["extents"][index] = (rows.start, rows.stop), (columns.start, columns.stop)
-        self.x.parts["pairs"][index][:, rows, columns] = protein.pairs[:, from_rows, from_columns]
-        self.y[index] = min(PADDING, clip)
-        self.y[index][rows, columns] = np.minimum(protein.distances[from_rows, from_columns], clip)
-
-
 def _window(length: int, share: float) -> tuple[slice, slice]:
-    """Return the range of positions in a square that hold residues, and the range of these residues in the protein."""
+    """Return the range of positions in a square that hold residues, and the range of these residues in the protein.
+
+    ``share``: start of the window of a long protein, as a share in [0, 1) of the possible starts.
+    """
     start = int(share * (max(0, length + 2 * MARGIN - SIDE) + 1))
     first, end = max(0, MARGIN - start), min(SIDE, length + MARGIN - start)
     return slice(first, end), slice(first + start - MARGIN, end + start - MARGIN)
@@ -162,8 +108,10 @@ def _build(workspace: Workspace) -> Arrays:
     else:
         parts = [("train", "deepcov", deepcov), ("validation", "psicov", psicov[half:])]
         parts += [("test", "psicov", psicov[:half])]
-    squares = {split: _squares(workspace, split, folder, names) for split, folder, names in parts}
-    return {f"{split}_{axis}": getattr(each, axis) for split, each in squares.items() for axis in "xy"}
+    arrays: Arrays = {}
+    for split, folder, names in parts:
+        arrays = {**arrays, **_squares(workspace, split, folder, names)}
+    return arrays
 
 
 def _names(workspace: Workspace, folder: str) -> list[str]:
@@ -177,39 +125,36 @@ def _names(workspace: Workspace, folder: str) -> list[str]:
     return names
 
 
-def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) -> Squares:
-    squares = Squares(workspace, split, len(names))
+def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) -> Arrays:
+    """Return the arrays of one split, x [N, 57, SIDE, SIDE] and y [N, SIDE, SIDE], both stored on disk.
+
+    Channels of x: 27 features of the row's residue, 27 of the column's, 3 pair maps. In ORCA's code, row and column
+    features alternate: channel 27 + f of x is its channel 2 f, and channel f of x is its channel 2 f + 1.
+    """
+    num, proteins = len(names), workspace.raw / "protein" / folder
+    positions, columns = (
+        workspace.array(f"{split}_x.{part}", (num, NUM_FEATURES, SIDE)) for part in ("positions", "columns")
+    )
+    pairs = workspace.array(f"{split}_x.pairs", (num, len(PAIR_MAPS), SIDE, SIDE))
+    extents = workspace.array(f"{split}_x.extents", (num, 2, 2), np.int64)
+    y = workspace.array(f"{split}_y", (num, SIDE, SIDE))
     clip = CLIP if folder == "deepcov" else np.inf
-    shares = np.random.RandomState(SPLIT_SEED).random_sample((len(names), 2))
+    shares = np.random.RandomState(SPLIT_SEED).random_sample((num, 2))  # starts of the windows of rows and of columns
     if folder != "deepcov":
         shares[:, 1] = shares[:, 0]
-    for part in workspace.batches(split, len(names), _BATCH, *squares.x.parts.values(), squares.y):
+    for part in workspace.batches(split, num, _BATCH, positions, columns, pairs, extents, y):
         for index in range(part.start, part.stop):
-            protein = read_protein(workspace.raw / "protein" / folder, names[index])
-            squares.put(index, protein, (shares[index, 0], shares[index, 1]), clip)
-    return squares
+            features, maps = _features(proteins / "features" / f"{names[index]}.pkl")
+            distances = _distances(proteins / "distance" / f"{names[index]}-cb.npy", features.shape[1])
+            (rows, from_rows), (across, from_across) = (_window(len(distances), share) for share in shares[index])
+            positions[index][:, rows] = features[:, from_rows]
+            columns[index][:, across] = features[:, from_across]
+            extents[index] = (rows.start, rows.stop), (across.start, across.stop)
+            pairs[index][:, rows, across] = maps[:, from_rows, from_across]
+            y[index] = min(PADDING, clip)
+            y[index][rows, across] = np.minimum(distances[from_rows, from_across], clip)
+    x = PairwiseRows({"positions": positions, "columns": columns, "pairs": pairs, "extents": extents})
+    return {f"{split}_x": x, f"{split}_y": y}
 
 
-TASK = Task(
-    name="nasbench360/psicov",
-    title="PSICOV protein distances",
-    domain="protein",
-    input_shape=SHAPE,
-    target=Target("dense", shape=(SIDE, SIDE)),
-    loss="mse",
-    metric="mae_lr_d8",
-    paper_metric="mae_lr_d8_reference",
-    target_scale="units",
-    num_samples=(3456, 75, 75),
-    input_bytes=INPUT_BYTES,
-    licence="GPL (as NAS-Bench-360 states it)",
-    citation="Jones et al., PSICOV, Bioinformatics, 2012; Adhikari, A fully open-source framework for deep learning "
-    f"protein real-valued distances, Scientific Reports, 2020; {BENCHMARK_PAPER}",
-    reference="https://doi.org/10.1038/s41598-020-70181-0",
-    files=(
-        # deepcov.lst is at the root of the archive, so NAS-Bench-360 and DASH unpack it in a folder of its own.
-        hosted("protein/protein.zip", "protein.zip", 1_100_000_000, unpacked="protein/deepcov.lst"),
-    ),
-    paper_splits=True,
-    build=_build,
-)
+TASK = task("psicov", _build)

@@ -165,17 +165,18 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     if not nominal and not numeric:
         raise UserError(f"{name}: the table has no column left to predict from")
     num_rows, length = len(columns[0].values), len(nominal) + len(numeric)
-    slots = [_slots(column) for column in nominal]
-    width = max([1, *map(len, slots)])
-    widest = next((column.name for column, each in zip(nominal, slots, strict=True) if len(each) == width), "")
+    texts = [np.array([MISSING if value is None else value for value in column.values], object) for column in nominal]
+    coded = [np.unique(each, return_inverse=True) for each in texts]  # categories, and the slot of each row
+    width = max([1, *(len(categories) for categories, _ in coded)])
+    widest = next((column.name for column, each in zip(nominal, coded, strict=True) if len(each[0]) == width), "")
     check_memory(
         _COPIES * 4.0 * num_rows * length * width,
         f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
         "leave the column out (ignore_attribute in description.json)",
     )
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
-    for i, (column, slot) in enumerate(zip(nominal, slots, strict=True)):
-        x_NLW[np.arange(num_rows), i, [slot[_known(value)] for value in column.values]] = 1
+    for i, (_, slots) in enumerate(coded):
+        x_NLW[np.arange(num_rows), i, slots] = 1
     for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
         x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
     return x_NLW
@@ -199,14 +200,6 @@ def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
         left_out = ", ".join(column.name for column in columns if np.isnan(column.values).any())
         logger.info("%s: columns with missing values are left out: %s", name, left_out)
     return complete
-
-
-def _slots(column: Nominal) -> dict[str, int]:
-    return {category: i for i, category in enumerate(sorted(set(map(_known, column.values))))}
-
-
-def _known(value: str | None) -> str:
-    return MISSING if value is None else value
 
 
 def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
