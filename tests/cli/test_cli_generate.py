@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.simulation import run as simulation_run
-from orca_ray.simulation.simulation import Fields
+from orca_ray.simulation.run import BatchStore
 from tests.cli.conftest import Command
 
 FILE = "1D_Advection_Sols_beta0.4.hdf5"
@@ -35,10 +35,10 @@ def test_a_download_is_left_alone(command: Command) -> None:
 def test_an_interruption_prints_what_is_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     original, arguments, allowed = simulation_run._solve, (*GENERATE, "--samples", "20", "--out", "new"), [0, 16]
 
-    def interrupt(name: str, seed: int, start: int, stop: int) -> Fields:
+    def interrupt(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
         if start == allowed[0]:
             raise KeyboardInterrupt
-        return original(name, seed, start, stop)
+        original(store, name, seed, start, stop)
 
     monkeypatch.setattr(simulation_run, "_solve", interrupt)
     assert command(*arguments).err.startswith("interrupted: no file was written\n")

@@ -83,9 +83,9 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     solved: list[tuple[int, int]] = []
     original = run._solve
 
-    def noting(name: str, seed: int, start: int, stop: int) -> Fields:
+    def noting(store: BatchStore, name: str, seed: int, start: int, stop: int) -> None:
         solved.append((start, stop))
-        return original(name, seed, start, stop)
+        original(store, name, seed, start, stop)
 
     monkeypatch.setattr(run, "_solve", noting)
     return solved
@@ -101,7 +101,7 @@ def test_what_an_interruption_or_a_kill_leaves_is_not_solved_again(
     _interrupted(out)
     assert not (out / FILE).exists()
     assert run.solved(TASK, out) == 4
-    for name in ("4-6.tmp", FILE):  # what a kill leaves while a batch or the file is written
+    for name in ("4-6.tmp", f"{FILE}.tmp"):  # what a kill leaves while a batch or the file is written
         (BatchStore(out / FILE).directory / name).write_bytes(b"half")
     reports: list[int] = []
     path, made = run.generate(TASK, 6, directory=out, progress=lambda done, _: reports.append(done))
