@@ -17,30 +17,35 @@ from orca_ray.testing.tasks import Array, Corruption, Hostile, Writer, changed, 
 from tests.raw_files import broken
 
 Content = dict[str, Any]
+Change = Callable[[Any], Any]
+
+_CIFAR100, _SPHERICAL = "cifar-100-python.tar.gz", "s2_cifar100.gz"
+_ECG, _DEEPSEA = "challenge2017.pkl", "deepsea_filtered.npz"
+_WINDOWS, _GESTURES = "ninaPro/ninapro_test.npy", "ninaPro/label_train.npy"
+_SMOOTH1, _SMOOTH2 = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
+_REFUSED = r"it asks for '(posix|nt|os)\.system', which is refused"
 
 
-def images_of(classes: Array, side: int, seed: int) -> Array:
-    """Return noisy colour images uint8 [N, 3, side, side] whose rows are bright or dark as their class says."""
-    r = np.random.RandomState(seed)
+def _images(part: str, side: int) -> tuple[Array, Array]:
+    """Return 300 training or 100 test images uint8 [N, 3, side, side], and their classes [N].
+
+    Images are noisy; their rows are bright or dark as their class says.
+    """
+    each = {"train": 3, "test": 1}[part]
+    classes = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
     patterns = 160 * np.random.RandomState(0).randint(0, 2, (100, 3, side, 1))
-    return (patterns[classes] + r.randint(0, 64, (len(classes), 3, side, side))).astype(np.uint8)
+    noise = np.random.RandomState(each).randint(0, 64, (len(classes), 3, side, side))
+    return (patterns[classes] + noise).astype(np.uint8), classes
 
 
-def cifar100_content() -> dict[str, Content]:
-    """Return what the files of the archive hold: 300 training and 100 test images."""
-    content: dict[str, Content] = {}
-    for name, each in (("train", 3), ("test", 1)):
-        fine = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
-        content[name] = {
-            "fine_labels": fine.tolist(),
-            "data": images_of(fine, 32, each).reshape(len(fine), -1),
-        }
-    return content
+def cifar100_content() -> Content:
+    """Return what the two files of the archive hold."""
+    parts = {part: _images(part, 32) for part in ("train", "test")}
+    return {part: {"fine_labels": y.tolist(), "data": x.reshape(len(x), -1)} for part, (x, y) in parts.items()}
 
 
-def save_cifar100(raw: Path, content: dict[str, Content]) -> None:
-    """Write ``cifar-100-python.tar.gz``."""
-    with tarfile.open(raw / "cifar-100-python.tar.gz", "w:gz", compresslevel=1) as archive:
+def save_cifar100(raw: Path, content: Content) -> None:
+    with tarfile.open(raw / _CIFAR100, "w:gz", compresslevel=1) as archive:
         for name, value in content.items():
             packed = pickle.dumps(value)
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
@@ -48,18 +53,12 @@ def save_cifar100(raw: Path, content: dict[str, Content]) -> None:
             archive.addfile(member, io.BytesIO(packed))
 
 
-def spherical_content() -> dict[str, Content]:
-    """Return what the file holds: 300 training and 100 test images."""
-    content: dict[str, Content] = {}
-    for name, each in (("train", 3), ("test", 1)):
-        labels = np.random.RandomState(0).permutation(np.repeat(np.arange(100), each))
-        content[name] = {"images": images_of(labels, 60, each), "labels": labels}
-    return content
+def spherical_content() -> Content:
+    return {part: dict(zip(("images", "labels"), _images(part, 60), strict=True)) for part in ("train", "test")}
 
 
-def save_spherical(raw: Path, content: Any) -> None:
-    """Write ``s2_cifar100.gz``."""
-    with gzip.open(raw / "s2_cifar100.gz", "wb", compresslevel=1) as stream:
+def save_spherical(raw: Path, content: Content) -> None:
+    with gzip.open(raw / _SPHERICAL, "wb", compresslevel=1) as stream:
         pickle.dump(content, stream)
 
 
@@ -76,22 +75,24 @@ def ecg_content() -> Content:
     return {"data": data, "label": label}
 
 
-def save_ecg(raw: Path, content: Any) -> None:
-    """Write ``challenge2017.pkl``."""
-    (raw / "challenge2017.pkl").write_bytes(pickle.dumps(content))
+def save_ecg(raw: Path, content: Content) -> None:
+    (raw / _ECG).write_bytes(pickle.dumps(content))
 
 
-def satellite_content(part: str) -> Content:
-    """Return what the file of a part holds: 144 or 48 series of 24 classes, numbered from 1."""
-    r = np.random.RandomState(len(part))
-    label = r.permutation(np.repeat(np.arange(1, 25), {"train": 6, "test": 2}[part]))
-    seasons = np.cos(2 * np.pi * (np.arange(46) / 46 - label[:, None] / 24))
-    return {"data": 400 + 200 * seasons + 30 * r.randn(len(label), 46), "label": label}
+def satellite_content() -> Content:
+    """Return what the two files hold: 144 and 48 series of 24 classes, numbered from 1."""
+    content = {}
+    for part, each in (("train", 6), ("test", 2)):
+        r = np.random.RandomState(len(part))
+        label = r.permutation(np.repeat(np.arange(1, 25), each))
+        seasons = np.cos(2 * np.pi * (np.arange(46) / 46 - label[:, None] / 24))
+        content[part] = {"data": 400 + 200 * seasons + 30 * r.randn(len(label), 46), "label": label}
+    return content
 
 
-def save_satellite(raw: Path, part: str, content: Any) -> None:
-    """Write ``satellite_train.npy`` or ``satellite_test.npy``."""
-    np.save(raw / f"satellite_{part}.npy", content, allow_pickle=True)
+def save_satellite(raw: Path, content: Content) -> None:
+    for part, value in content.items():
+        np.save(raw / f"satellite_{part}.npy", value, allow_pickle=True)
 
 
 def deepsea_content() -> Content:
@@ -106,8 +107,7 @@ def deepsea_content() -> Content:
 
 
 def save_deepsea(raw: Path, content: Content) -> None:
-    """Write ``deepsea_filtered.npz``."""
-    np.savez(raw / "deepsea_filtered.npz", **content)
+    np.savez(raw / _DEEPSEA, **content)
 
 
 def darcy_content(count: int, seed: int = 0) -> Content:
@@ -138,14 +138,6 @@ def save_matlab73(path: Path, content: Content) -> None:
         stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
 
 
-Change = Callable[[Any], Any]
-
-_CIFAR100, _SPHERICAL = "cifar-100-python.tar.gz", "s2_cifar100.gz"
-_ECG, _DEEPSEA = "challenge2017.pkl", "deepsea_filtered.npz"
-_SMOOTH1, _SMOOTH2 = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
-_REFUSED = r"it asks for '(posix|nt|os)\.system', which is refused"
-
-
 def write_ninapro(raw: Path) -> None:
     """Write the six files below ``ninaPro``: 72 training, 36 validation and 36 test windows of 18 gestures."""
     r = np.random.RandomState(0)
@@ -157,42 +149,28 @@ def write_ninapro(raw: Path) -> None:
         np.save(raw / f"ninaPro/ninapro_{name}.npy", gestures[labels] + 0.3 * r.randn(len(labels), 52, 16))
 
 
-def write_satellite(raw: Path) -> None:
-    """Write the two files: 144 training and 48 test series."""
-    for part in ("train", "test"):
-        save_satellite(raw, part, satellite_content(part))
-
-
-def _train_is_test(raw: Path) -> None:
-    save_satellite(raw, "train", satellite_content("test"))
-
-
 def write_darcy_flow(raw: Path) -> None:
     """Write the two files: 12 samples as MATLAB 5, and 3 as MATLAB 7.3, both at full resolution."""
     save_matlab5(raw / _SMOOTH1, darcy_content(12))
     save_matlab73(raw / _SMOOTH2, darcy_content(3, 1))
 
 
-def _cifar100(change: Change, part: str = "train") -> Writer:
-    content = cifar100_content
-    return lambda raw: save_cifar100(raw, content() | {part: change(content()[part])})
+def _saved(save: Callable[[Path, Content], None], content: Callable[[], Content]) -> Callable[..., Writer]:
+    """Return a function of a change, and of the part of the content to change ("": all), that returns a writer."""
+
+    def writer(change: Change = dict, part: str = "") -> Writer:
+        def write(raw: Path) -> None:
+            whole = content()
+            save(raw, whole | {part: change(whole[part])} if part else change(whole))
+
+        return write
+
+    return writer
 
 
-def _spherical(part: str, change: Change) -> Writer:
-    content = spherical_content
-    return lambda raw: save_spherical(raw, content() | {part: change(content()[part])})
-
-
-def _ecg(change: Change) -> Writer:
-    return lambda raw: save_ecg(raw, change(ecg_content()))
-
-
-def _satellite(part: str, change: Change) -> Writer:
-    return lambda raw: save_satellite(raw, part, change(satellite_content(part)))
-
-
-def _deepsea(change: Change) -> Writer:
-    return lambda raw: save_deepsea(raw, change(deepsea_content()))
+_cifar100, _spherical = _saved(save_cifar100, cifar100_content), _saved(save_spherical, spherical_content)
+_ecg, _satellite = _saved(save_ecg, ecg_content), _saved(save_satellite, satellite_content)
+_deepsea = _saved(save_deepsea, deepsea_content)
 
 
 def _darcy(change: Change) -> Writer:
@@ -219,45 +197,37 @@ def _set_item(key: str, index: int, value: Any) -> Change:
 
 
 WRITERS: dict[str, Writer] = {
-    "nasbench360/cifar100": lambda raw: save_cifar100(raw, cifar100_content()),
-    "nasbench360/spherical": lambda raw: save_spherical(raw, spherical_content()),
+    "nasbench360/cifar100": _cifar100(),
+    "nasbench360/spherical": _spherical(),
     "nasbench360/ninapro": write_ninapro,
-    "nasbench360/ecg": lambda raw: save_ecg(raw, ecg_content()),
-    "nasbench360/satellite": write_satellite,
-    "nasbench360/deepsea": lambda raw: save_deepsea(raw, deepsea_content()),
+    "nasbench360/ecg": _ecg(),
+    "nasbench360/satellite": _satellite(),
+    "nasbench360/deepsea": _deepsea(),
     "nasbench360/darcy_flow": write_darcy_flow,
 }
 
 CORRUPTIONS: dict[str, list[Corruption]] = {
     "nasbench360/cifar100": [
         *broken(_CIFAR100, 1),
-        ("other images", _cifar100(_set("data", np.zeros((300, 784), np.uint8))), r"data of train.*3072"),
+        ("other images", _cifar100(_set("data", np.zeros((300, 784), np.uint8)), "train"), r"data of train.*3072"),
         ("no fine labels", _cifar100(_without("fine_labels"), "test"), "the key 'fine_labels' is missing"),
-        ("label out of range", _cifar100(_set("fine_labels", [*range(100)] * 2 + [100] * 100)), "train.*from 0 to 99"),
-        ("hostile pickle", _cifar100(_set("data", Hostile())), f"cifar-100-python/train.*{_REFUSED}"),
+        ("label 100", _cifar100(_set("fine_labels", [*range(100)] * 2 + [100] * 100), "train"), "train.*from 0 to 99"),
+        ("hostile pickle", _cifar100(_set("data", Hostile()), "train"), f"cifar-100-python/train.*{_REFUSED}"),
     ],
     "nasbench360/spherical": [
         *broken(_SPHERICAL, 1),
-        ("other side", _spherical("test", _set("images", np.zeros((100, 3, 32, 32), np.uint8))), "test.*60, 60"),
-        ("no labels", _spherical("train", _without("labels")), "the key 'labels' is missing"),
-        ("label out of range", _spherical("train", _set("labels", np.arange(300))), "labels of train.*from 0 to 99"),
-        ("hostile pickle", _spherical("train", _set("images", Hostile())), _REFUSED),
+        ("other side", _spherical(_set("images", np.zeros((100, 3, 32, 32), np.uint8)), "test"), "test.*60, 60"),
+        ("no labels", _spherical(_without("labels"), "train"), "the key 'labels' is missing"),
+        ("label out of range", _spherical(_set("labels", np.arange(300)), "train"), "labels of train.*from 0 to 99"),
+        ("hostile pickle", _spherical(_set("images", Hostile()), "train"), _REFUSED),
     ],
     "nasbench360/ninapro": [
         *broken("ninaPro/label_val.npy", 6),
         ("axes swapped", changed("ninaPro/ninapro_val.npy", lambda x: x.transpose(0, 2, 1)), "windows.*52, 16"),
-        (
-            "NaN",
-            changed("ninaPro/ninapro_test.npy", lambda x: with_item(x, -1, np.nan)),
-            r"ninapro_test\.npy, windows.*nan",
-        ),
-        (
-            "label out of range",
-            changed("ninaPro/label_train.npy", lambda y: with_item(y, -1, 18)),
-            "labels.*from 0 to 17",
-        ),
-        ("label between two", changed("ninaPro/label_train.npy", lambda y: y + 0.5), "labels.*from 0 to 17"),
-        ("fewer labels", changed("ninaPro/label_train.npy", lambda y: y[:-1]), r"label_train\.npy, labels.*72"),
+        ("NaN", changed(_WINDOWS, lambda x: with_item(x, -1, np.nan)), r"ninapro_test\.npy, windows.*nan"),
+        ("label out of range", changed(_GESTURES, lambda y: with_item(y, -1, 18)), "labels.*from 0 to 17"),
+        ("label between two", changed(_GESTURES, lambda y: y + 0.5), "labels.*from 0 to 17"),
+        ("fewer labels", changed(_GESTURES, lambda y: y[:-1]), r"label_train\.npy, labels.*72"),
     ],
     "nasbench360/ecg": [
         *broken(_ECG, 1),
@@ -271,15 +241,19 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
     ],
     "nasbench360/satellite": [
         *broken("satellite_test.npy", 2),
-        ("no data", _satellite("test", _without("data")), "the key 'data' is missing"),
-        ("no mapping", _satellite("test", lambda content: content["data"]), r"satellite_test\.npy.*a mapping with"),
-        ("a step less", _satellite("train", _set("data", np.ones((144, 45)))), "data.*46"),
-        ("ragged labels", _satellite("train", _set("label", [[[1], [2, 3]]] * 144)), "label"),
-        ("huge labels", _satellite("train", _set("label", [10**30] * 144)), "label"),
-        ("no more than test", _train_is_test, "more than 48 training samples, because as many are held out"),
-        ("label from 0", _satellite("train", _set("label", np.arange(144) % 24)), "label.*from 1 to 24"),
-        ("NaN", _satellite("test", _set("data", np.full((48, 46), np.nan))), r"satellite_test\.npy, data.*nan"),
-        ("hostile pickle", _satellite("train", _set("data", Hostile())), _REFUSED),
+        ("no data", _satellite(_without("data"), "test"), "the key 'data' is missing"),
+        ("no mapping", _satellite(lambda content: content["data"], "test"), r"satellite_test\.npy.*a mapping with"),
+        ("a step less", _satellite(_set("data", np.ones((144, 45))), "train"), "data.*46"),
+        ("ragged labels", _satellite(_set("label", [[[1], [2, 3]]] * 144), "train"), "label"),
+        ("huge labels", _satellite(_set("label", [10**30] * 144), "train"), "label"),
+        (
+            "no more than test",
+            _satellite(lambda content: content | {"train": content["test"]}),
+            "more than 48 training samples, because as many are held out",
+        ),
+        ("label from 0", _satellite(_set("label", np.arange(144) % 24), "train"), "label.*from 1 to 24"),
+        ("NaN", _satellite(_set("data", np.full((48, 46), np.nan)), "test"), r"satellite_test\.npy, data.*nan"),
+        ("hostile pickle", _satellite(_set("data", Hostile()), "train"), _REFUSED),
     ],
     "nasbench360/deepsea": [
         *broken(_DEEPSEA, 1),

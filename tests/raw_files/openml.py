@@ -196,14 +196,10 @@ def mock(dataset_id: int, name: str) -> bytes:
     return gzip.decompress((mocks / f"id_{dataset_id}" / name).read_bytes())
 
 
-def mock_of_iris(name: str) -> bytes:
-    return mock(61, name)
-
-
 def write_iris(raw: Path) -> None:
     (raw / "61").mkdir(parents=True, exist_ok=True)
-    (raw / "61" / "description.json").write_bytes(mock_of_iris("api-v1-jd-61.json.gz"))
-    (raw / "61" / "data.arff").write_bytes(mock_of_iris("data-v1-dl-61.arff.gz"))
+    (raw / "61" / "description.json").write_bytes(mock(61, "api-v1-jd-61.json.gz"))
+    (raw / "61" / "data.arff").write_bytes(mock(61, "data-v1-dl-61.arff.gz"))
 
 
 def real_wdbc() -> SmallTable:

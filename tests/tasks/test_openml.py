@@ -1,19 +1,30 @@
-"""The 42 OpenML tasks, on small files."""
+"""The 42 OpenML tasks: from the columns of small tables to inputs, classes and splits.
+
+Tables of real and of drawn rows are compared with arrays of the reference's own loader, whose digests are written down.
+"""
 
 import logging
+import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orca_ray.data import prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.tasks.openml import tables
-from orca_ray.tasks.openml.tables import KEPT_COLUMNS, NAMES, STANDARDISED_AGAIN, TASKS, build
+from orca_ray.tasks.openml._table import Column, Nominal, Numeric
+from orca_ray.tasks.openml.tables import LEAST_ROWS, TASKS, build, classes, encode, frequent, standardise_again
 from orca_ray.tasks.task import SPLIT_SEED, Arrays
-from tests.raw_files.openml import WRITERS, Kind, SmallTable, write_table
+from tests.raw_files.openml import WRITERS, Kind, SmallTable, real_mfeat_factors, real_wdbc, synthetic, write_table
+from tests.tasks.digests import digest
 
 BY_ID = {int(task.short_name): task for task in TASKS}
 SAMPLE = {
@@ -40,8 +51,8 @@ def _x(arrays: Arrays, *splits: str) -> np.ndarray:
 
 def test_the_42_tables_of_the_paper() -> None:
     assert len(TASKS) == 42
-    assert {f"openml/{dataset_id}" for dataset_id in NAMES} == {task.name for task in TASKS}
-    assert set(KEPT_COLUMNS) | STANDARDISED_AGAIN <= set(NAMES)
+    assert {f"openml/{dataset_id}" for dataset_id in tables.NAMES} == {task.name for task in TASKS}
+    assert set(tables.KEPT_COLUMNS) | tables.STANDARDISED_AGAIN <= set(tables.NAMES)
     assert BY_ID[1510].title == "wdbc (OpenML 1510)"
     assert BY_ID[1510].modality == "sequence"
     assert [BY_ID[number].under("paper").metric for number in (12, 1510)] == ["error", "one_minus_auroc"]
@@ -65,7 +76,7 @@ class TestSampledTables:
         for split in prepared.SPLITS:
             np.testing.assert_array_equal(_y(ours, split), _y(paper, split))
         assert task.paper_splits != all(np.array_equal(_x(ours, split), _x(paper, split)) for split in prepared.SPLITS)
-        again = dataset_id in STANDARDISED_AGAIN
+        again = dataset_id in tables.STANDARDISED_AGAIN
         for x in (_x(ours, "train"), _x(paper, *(("train", "validation") if again else prepared.SPLITS))):
             scaled = x[:, 0] if x.shape[2] > 1 else x[:, :, 0]
             is_number = ~np.isin(scaled, (0, 1)).all(axis=0)
@@ -109,3 +120,150 @@ def test_rows_without_a_class_and_rare_classes_are_left_out(tmp_path: Path, capl
     values = np.array([i for i, label in rows if label in ("x", "z")])
     expected = (values - values.mean()) / values.std()  # what is left out does not scale
     np.testing.assert_allclose(np.sort(_x(arrays, *prepared.SPLITS).ravel()), expected, rtol=1e-5)
+
+
+RECORDED: list[tuple[int, Callable[[], SmallTable], tuple[int, ...], tuple[float, ...]]] = [
+    # id, table, shape of all rows; digests of x and y of train, validation and test under the protocol `paper`
+    (12, real_mfeat_factors, (2000, 1, 216), (0.000264242, 4.53787, -0.00835601, 4.4231, 0.0068199, 4.53864)),
+    (1510, real_wdbc, (569, 1, 30), (-0.00629512, 0.402023, 0.0860249, 0.33106, -0.0581354, 0.427271)),
+    (29, partial(synthetic, 29), (24, 11, 15), (0.0545808, 0.424651, 0.0523103, 0.861284, 0.0648745, 0.194618)),
+    (188, partial(synthetic, 188), (60, 24, 19), (0.0100117, 1.86182, 0.0106709, 0.964518, 0.0122518, 1.24101)),
+    (1464, partial(synthetic, 1464), (24, 1, 3), (-0.0624141, 0.428733, -0.0463992, 1.1801, -0.0632233, 0.666667)),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "table", "shape", "digests"), RECORDED, ids=[str(each[0]) for each in RECORDED])
+def test_arrays_are_those_of_the_reference_and_hold_every_row(
+    number: int, table: Callable[[], SmallTable], shape: tuple[int, ...], digests: tuple[float, ...], tmp_path: Path
+) -> None:
+    given = table()
+    write_table(tmp_path, number, given)
+    arrays = build(number, Workspace(f"openml/{number}", tmp_path, tmp_path, protocol="paper"))
+    parts = {axis: [np.asarray(arrays[f"{split}_{axis}"][:]) for split in prepared.SPLITS] for axis in "xy"}
+    widest = max(part.shape[1] for part in parts["x"]), max(part.shape[2] for part in parts["x"])
+    assert sum(map(len, parts["x"])) == shape[0]
+    assert sorted(widest) == sorted(shape[1:])  # `paper` has columns of numbers as tokens of their own
+    declared = dict(given.columns)[given.target]
+    counts = [sum(row[-1] == each for row in given.rows) for each in declared]
+    assert np.bincount(np.concatenate(parts["y"])).tolist() == counts
+    found = [digest(parts[axis][i]) for i in range(3) for axis in "xy"]
+    assert found == pytest.approx(digests, rel=1e-4, abs=1e-5)
+
+
+def _numeric(*values: float, name: str = "n") -> Numeric:
+    return Numeric(name, np.array(values, dtype=np.float64))
+
+
+def _nominal(*values: str | None, declared: tuple[str, ...] | None = None) -> Nominal:
+    return Nominal("c", declared or tuple(sorted({value for value in values if value})), values)
+
+
+def _all(count: int) -> npt.NDArray[np.int64]:
+    return np.arange(count)
+
+
+class TestEncode:
+    def test_categories_come_first_in_slots_sorted_as_text(self) -> None:
+        columns: list[Column] = [
+            _numeric(1, 3, 1, 3),
+            _nominal("10", "9", None, "a", declared=("a", "9", "unused", "10")),
+            _nominal("x", "x", "y", "y"),
+        ]
+        x_NLW = encode("t", columns, _all(4))
+        assert x_NLW.dtype == np.float32
+        # Slots of the first: "10" < "9" < "NaN" < "a"; what is declared and does not occur has none.
+        np.testing.assert_array_equal(x_NLW[:, 0], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        np.testing.assert_array_equal(x_NLW[:, 1], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 0]])
+        np.testing.assert_array_equal(x_NLW[:, 2], [[-1, 0, 0, 0], [1, 0, 0, 0], [-1, 0, 0, 0], [1, 0, 0, 0]])
+
+    def test_missing_numbers_are_zero_before_they_are_standardised(self) -> None:
+        x_NLW = encode("t", [_nominal("a", "b", "a"), _numeric(math.nan, 3, 6)], _all(3))
+        np.testing.assert_allclose(x_NLW[:, 1, 0], np.array([-3, 0, 3]) / math.sqrt(6), rtol=1e-6)
+
+    def test_without_categories_columns_with_a_missing_value_go(self, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            x_NLW = encode("t", [_numeric(math.nan, 1, 2, name="gone"), _numeric(0, 1, 2)], _all(3))
+        assert x_NLW.shape == (3, 1, 1)
+        assert "t: columns with missing values are left out: gone" in caplog.text
+
+    def test_only_the_rows_asked_for_standardise(self) -> None:
+        x_NLW = encode("t", [_numeric(0, 2, 1000)], np.array([0, 1]))
+        np.testing.assert_array_equal(x_NLW[:, 0, 0], [-1, 1, 999])
+
+    def test_constant_columns_are_centred_and_large_numbers_keep_their_differences(self) -> None:
+        x_NLW = encode("t", [_numeric(0.1, 0.1, 0.1, 0.3)], _all(3))
+        assert x_NLW.ravel().tolist() == [0, 0, 0, np.float32(0.3 - 0.1)]
+        x_NLW = encode("t", [_numeric(*(1e9 + i for i in range(4)))], _all(4))
+        np.testing.assert_allclose(x_NLW.ravel().astype(np.float64), (np.arange(4) - 1.5) / np.sqrt(1.25), rtol=1e-6)
+
+    def test_no_column_left_is_refused(self) -> None:
+        with pytest.raises(UserError, match="t: the table has no column left to predict from"):
+            encode("t", [_numeric(math.nan, 1)], _all(2))
+        with pytest.raises(UserError, match="no column left"):
+            encode("t", [], _all(2))
+
+
+def test_standardising_again_is_by_the_unbiased_deviation_and_a_little_more() -> None:
+    x_NLW = np.array([1, 2, 4, 9], dtype=np.float32).reshape(4, 1, 1)
+    expected = (x_NLW - 7 / 3) / (np.std([1, 2, 4], ddof=1) + 1e-5)
+    np.testing.assert_allclose(standardise_again(x_NLW, np.arange(3)), expected, rtol=1e-6)
+    x_NLW = np.array([1, 1, 3], dtype=np.float32).reshape(3, 1, 1)
+    assert standardise_again(x_NLW, np.array([0, 1])).ravel().tolist() == [0, 0, 2]
+
+
+def test_classes_are_in_the_order_of_the_header_or_whole_numbers() -> None:
+    labels, named = classes("t", _nominal("z", None, "a", "z", declared=("z", "never", "a")))
+    assert (labels.tolist(), named) == ([0, -1, 1, 0], ["z", "a"])
+    labels, named = classes("t", _numeric(2, 1, math.nan, 2))
+    assert (labels.tolist(), named) == ([1, 0, -1, 1], ["1", "2"])
+    with pytest.raises(UserError, match="t: the target 'n' holds numbers that are not whole"):
+        classes("t", _numeric(1, 1.5))
+
+
+def test_rare_classes_are_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert frequent("t", np.array([0, 0, 0, 1, 1, 1]), ["a", "b"]).all()
+    assert not caplog.records
+    kept = frequent("t", np.array([0, 0, 0, 1, 1, 2, 2, 2, -1]), ["a", "b", "c"])
+    assert kept.tolist() == [True] * 3 + [False] * 2 + [True] * 3 + [False]
+    assert "t: classes with fewer than 3 rows cannot be in every split, and are left out: b (2)" in caplog.text
+    with pytest.raises(UserError, match="t: expected two classes or more of 3 rows each, found a: 3, b: 2"):
+        frequent("t", np.array([0, 0, 0, 1, 1]), ["a", "b"])
+    with pytest.raises(UserError, match="found none"):
+        frequent("t", np.array([-1]), [])
+
+
+@settings(max_examples=40)
+@given(counts=st.lists(st.integers(LEAST_ROWS, 60), min_size=2, max_size=30), seed=st.integers(0, 99))
+def test_every_class_is_in_every_split_about_in_proportion(counts: list[int], seed: int) -> None:
+    labels = np.random.RandomState(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    train, validation, test = tables.split(labels, seed)
+    assert sorted(np.concatenate([train, validation, test]).tolist()) == list(range(len(labels)))
+    for part, whole in ((test, len(labels)), (validation, len(labels) - len(test))):
+        size = max(-(-whole // 10), len(counts))
+        found = np.bincount(labels[part], minlength=len(counts))
+        assert found.min() >= 1
+        assert len(part) >= size
+        if min(counts) >= 20:
+            assert len(part) == size
+        assert (found <= np.maximum(np.ceil(np.array(counts) * size / whole), 1)).all()
+    assert np.bincount(labels[train], minlength=len(counts)).min() >= 1
+
+
+def test_one_seed_gives_one_split_and_another_seed_another() -> None:
+    first, again, other = (tables.split(np.repeat([0, 1, 2], 40), seed) for seed in (0, 0, 1))
+    assert [len(part) for part in first] == [97, 11, 12]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[2], other[2])
+    assert [len(part) for part in tables.split(np.repeat(np.arange(100), 16), 0)] == [1296, 144, 160]
+
+
+def test_more_categories_than_the_memory_holds_are_refused() -> None:
+    """40,000 rows of as many categories, beside 200 columns, would take two terabytes."""
+    values = tuple(f"c{i}" for i in range(40_000))
+    columns: list[Column] = [Nominal("many", values, values), *[Numeric("n", np.zeros(40_000))] * 200]
+    expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory; leave the column out"
+    with pytest.raises(UserError, match=expected):
+        encode("openml/1", columns, np.arange(10))
+    labels, occurring = classes("openml/1", columns[0])
+    assert len(occurring) == len(set(labels.tolist())) == 40_000
