@@ -16,8 +16,7 @@ import torch
 
 from orca_ray.tasks.dense_metrics import IGNORED
 from orca_ray.tasks.metrics import get_metric
-from tests.tasks.test_losses import _inputs, _loss
-from tests.tasks.test_metrics import protein
+from tests.tasks.test_scores import _inputs, _loss, protein
 
 CHECKOUT = os.environ.get("ORCA_REFERENCE", "")
 

@@ -90,10 +90,8 @@ def write_cosmic(raw: Path) -> None:
         listed = []
         # A field without galaxies and another filter lie beside those that are listed.
         for field in (*fields, "10595/2"):
-            folder = raw / f"cosmic/npy_{split}/f435w/{field}"
-            listed += write_field(folder, random) if field in fields else []
-            if field not in fields:
-                write_field(folder, random)
+            stamps = write_field(raw / f"cosmic/npy_{split}/f435w/{field}", random)
+            listed += stamps if field in fields else []
         write_field(raw / f"cosmic/npy_{split}/f606w/{fields[0]}", random)
         names = [f"./{path.relative_to(raw)}" for path in listed]
         np.save(raw / f"cosmic/{split}_dirs.npy", np.array(names))
@@ -130,6 +128,7 @@ def make_stamp(sky: float, random: np.random.RandomState) -> Array:
 def write_fsd50k(raw: Path) -> None:
     """Write ``chunks`` and ``noise_22050``: 24 clips of two chunks for each of train, validation and evaluation."""
     random = np.random.RandomState(0)
+    labels = [f"Sound_{number}_and_echo" for number in range(200)]  # spread over the clips of a split
     (raw / "noise_22050").mkdir(parents=True, exist_ok=True)
     for number in range(3):
         write_wav(raw / f"noise_22050/street_{number}.wav", random.normal(0, 0.05, SAMPLE_RATE * (1 + number)))
@@ -143,19 +142,11 @@ def write_fsd50k(raw: Path) -> None:
                 length = SAMPLE_RATE if chunk == 0 else SAMPLE_RATE // 2 + 100 * clip
                 (raw / path).parent.mkdir(parents=True, exist_ok=True)
                 write_wav(raw / path, chord(clip, length, random))
-                rows.append((f"data/{path}", ",".join(labels_of(clip)), number))
-        write_list(raw, name, [rows[i] for i in random.permutation(len(rows))] if name == "tr" else rows)
-    (raw / "chunks/lbl_map.json").write_text(json.dumps({label_name(number): number for number in range(200)}))
-
-
-def label_name(number: int) -> str:
-    """Return the name of a label."""
-    return f"Sound_{number}_and_echo"
-
-
-def labels_of(clip: int) -> list[str]:
-    """Return the labels of a clip: all 200 are spread over the clips of a split."""
-    return [label_name(number) for number in range(200) if number % NUM_CLIPS == clip]
+                rows.append((f"data/{path}", ",".join(labels[clip::NUM_CLIPS]), number))
+        listed = [rows[i] for i in random.permutation(len(rows))] if name == "tr" else rows
+        with (raw / f"chunks/{name}.csv").open("w", newline="") as stream:  # as pandas does: values with commas quoted
+            csv.writer(stream, lineterminator="\n").writerows([("files", "labels", "ext"), *listed])
+    (raw / _LABELS).write_text(json.dumps({label: number for number, label in enumerate(labels)}))
 
 
 def chord(clip: int, length: int, random: np.random.RandomState) -> Array:
@@ -172,12 +163,6 @@ def write_wav(path: Path, waveform: Array, *, sample_rate: int = SAMPLE_RATE) ->
         file.setsampwidth(2)
         file.setframerate(sample_rate)
         file.writeframes((32767 * waveform.clip(-1, 1)).astype("<i2").tobytes())
-
-
-def write_list(raw: Path, name: str, rows: list[tuple[str, str, int]]) -> None:
-    """Write a list of chunks as pandas does: values with commas in quotes."""
-    with (raw / f"chunks/{name}.csv").open("w", newline="") as stream:
-        csv.writer(stream, lineterminator="\n").writerows([("files", "labels", "ext"), *rows])
 
 
 def _features(**changes: Any) -> Writer:
@@ -207,17 +192,10 @@ def _without_a_character(paths: Array) -> Array:
     return with_item(paths.view(np.uint32), 2, 0x110000).view(paths.dtype)
 
 
-def deep(path: Path) -> None:
-    path.write_text("[" * 10**6)
-
-
-def _other_rate(raw: Path) -> None:
-    write_wav(raw / _CHUNK, np.zeros(8000), sample_rate=16000)
-
-
 _FEATURES, _STAMP = "protein/psicov/features/2PSIA.pkl", "cosmic/npy_test/f435w/12513/2/1_0.npy"
 _DISTANCES, _STAMPS, _FIELD = "protein/deepcov/distance/1DEEA-cb.npy", "cosmic/test_dirs.npy", "cosmic/npy_train/f435w"
 _CHUNK, _LABELS = "chunks/eval_22050_chunks/4003_0.wav", "chunks/lbl_map.json"
+_SKY, _VAL = f"{_FIELD}/10760/2/sky.npy", "chunks/val.csv"
 
 WRITERS: dict[str, Writer] = {
     "nasbench360/psicov": write_psicov,
@@ -256,29 +234,29 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
         ("no paths", changed(_STAMPS, lambda x: np.array([1, None])), r"test_dirs\.npy: expected paths"),
         ("broken text", changed(_STAMPS, _without_a_character), r"expected paths of stamps, found characters that do"),
         ("hostile pickle", changed(_STAMPS, lambda x: np.array([Hostile()])), r"system', which is refused"),
-        ("few skies", changed(f"{_FIELD}/10760/2/sky.npy", lambda x: x[:1]), r"exposure of .*sky\.npy, 1 to 1"),
-        (
-            "no sky",
-            deleted(f"{_FIELD}/10760/2/sky.npy"),
-            r"1 of 2 folders of stamps have no .* such as .*10760/2; unpack",
-        ),
+        ("few skies", changed(_SKY, lambda x: x[:1]), r"exposure of .*sky\.npy, 1 to 1"),
+        ("no sky", deleted(_SKY), r"1 of 2 folders of stamps have no .* such as .*10760/2; unpack"),
     ],
     "nasbench360/fsd50k": [
         ("missing", deleted("chunks/tr.csv"), r"1 of 1 raw files are not in .*audio\.zip"),
-        ("missing list", deleted("chunks/val.csv"), r"raw file chunks/val\.csv is not in"),
+        ("missing list", deleted(_VAL), r"raw file chunks/val\.csv is not in"),
         ("no noise", deleted("noise_22050"), r"raw file noise_22050 is not in"),
         ("truncated", cut(_CHUNK), r"4003_0\.wav: expected 44100 bytes"),
         ("garbage", garbage(_CHUNK), r"4003_0\.wav: expected a wav file"),
         ("absent chunk", deleted(_CHUNK), r"eval\.csv, row 7: expected a file .*4003_0\.wav"),
-        ("other rate", _other_rate, r"4003_0\.wav: expected 22050 samples a second, found 16000"),
-        ("other column", replaced("chunks/eval.csv", "labels", "tags"), r"eval\.csv: expected column 'labels'"),
         (
-            "other label",
-            replaced("chunks/val.csv", "Sound_24_", "Noise_24_"),
-            r"val\.csv, row 1: .*'Noise_24_and_echo'",
+            "other rate",
+            lambda raw: write_wav(raw / _CHUNK, np.zeros(8000), sample_rate=16000),
+            r"4003_0\.wav: expected 22050 samples a second, found 16000",
         ),
+        ("other column", replaced("chunks/eval.csv", "labels", "tags"), r"eval\.csv: expected column 'labels'"),
+        ("other label", replaced(_VAL, "Sound_24_", "Noise_24_"), r"val\.csv, row 1: .*'Noise_24_and_echo'"),
         ("label 200", replaced(_LABELS, ": 199", ": 200"), r"lbl_map\.json: expected 200 labels numbered"),
         ("no JSON", garbage(_LABELS), r"lbl_map\.json"),
-        ("deep JSON", lambda raw: deep(raw / _LABELS), r"lbl_map\.json.*expected JSON, found something else"),
+        (
+            "deep JSON",
+            lambda raw: (raw / _LABELS).write_text("[" * 10**6),
+            r"lbl_map\.json.*expected JSON, found something else",
+        ),
     ],
 }

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,19 +57,12 @@ def description_text(dataset_id: int, table: SmallTable, md5: str) -> str:
     fields = {
         "id": str(dataset_id),
         "name": table.name,
-        "version": "1",
-        "description": f"**Author**: nobody  \n**Source**: small, as {table.name}",
         "format": "Sparse_ARFF" if table.sparse else "ARFF",
-        "upload_date": "2014-04-06T23:23:39",
-        "licence": "Public",
         "url": f"https://www.openml.org/data/v1/download/{dataset_id}/{table.name}.arff",
         "file_id": str(dataset_id),
         "default_target_attribute": table.target,
         "row_id_attribute": table.row_id,
         "ignore_attribute": list(table.ignored),
-        "tag": ["study_1", "uci"],
-        "visibility": "public",
-        "status": "active",
         "md5_checksum": md5,
     }
     return json.dumps({"data_set_description": {k: v for k, v in fields.items() if v}}).replace("/", r"\/")
@@ -84,12 +76,9 @@ def arff_text(table: SmallTable) -> str:
     lines += ["", "@DATA"]
     for row in table.rows:
         values = [_value(value) for value in row]
-        if not table.sparse:
-            lines.append(",".join(values))
-            continue
         zero = [0 if isinstance(kind, str) else kind[0] for _, kind in table.columns]
         present = [f"{i} {values[i]}" for i in range(len(row)) if row[i] != zero[i]]
-        lines.append("{" + ", ".join(present) + "}")
+        lines.append("{" + ", ".join(present) + "}" if table.sparse else ",".join(values))
     return "\n".join(lines) + "\n"
 
 
@@ -221,12 +210,8 @@ def _of_numbers(name: str, rows: list[list[Any]]) -> SmallTable:
     return SmallTable(name, [*columns, ("Class", tuple(sorted({row[-1] for row in rows})))], rows, "Class")
 
 
-def _write(raw: Path, dataset_id: int) -> None:
-    write_table(raw, dataset_id, synthetic(dataset_id))
-
-
 WRITERS: dict[str, Writer] = {
-    **{f"openml/{number}": partial(_write, dataset_id=number) for number in NAMES},
+    **{f"openml/{number}": lambda raw, number=number: write_table(raw, number, synthetic(number)) for number in NAMES},
     "openml/61": write_iris,
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {

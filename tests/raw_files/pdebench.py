@@ -16,7 +16,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.testing.tasks import Corruption, Writer, cut, garbage
+from orca_ray.testing.tasks import Corruption, Writer
+from tests.raw_files import broken
 
 Array = npt.NDArray[Any]
 
@@ -98,6 +99,7 @@ def field(num_samples: int, grid: tuple[int, ...], frame: int, number: int) -> A
 
 Layout = Stacked | Seeds | Steady
 
+_CFD_2D = "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5"
 LAYOUTS: dict[str, Layout] = {
     "advection": Stacked("1D_Advection_Sols_beta0.4.hdf5", ("tensor",), 21, (1024,), 40),
     "burgers": Stacked("1D_Burgers_Sols_Nu1.0.hdf5", ("tensor",), 21, (1024,), 40),
@@ -107,13 +109,7 @@ LAYOUTS: dict[str, Layout] = {
     "shallow_water": Seeds("2D_rdb_NA_NA.h5", 1, 101, (128, 128), 16, written=(0, 99, 100)),
     "diffusion_reaction_2d": Seeds("2D_diff-react_NA_NA.h5", 2, 101, (128, 128), 16, written=(0, 99, 100)),
     "darcy": Steady("2D_DarcyFlow_beta0.1_Train.hdf5", (128, 128), 16),
-    "cfd_2d": Stacked(
-        "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
-        ("density", "pressure", "Vx", "Vy"),
-        3,
-        (128, 128),
-        16,
-    ),
+    "cfd_2d": Stacked(_CFD_2D, ("density", "pressure", "Vx", "Vy"), 3, (128, 128), 16),
 }
 
 
@@ -181,14 +177,11 @@ def _boundless(file: h5py.File, fields: tuple[str, ...]) -> None:
 def _corruptions(layout: Layout) -> list[Corruption]:
     """Return what can be wrong with a downloaded file of this layout."""
     general: list[Corruption] = [
-        ("missing", Path.unlink, "not in"),
-        ("truncated", lambda path: cut(path.name)(path.parent), layout.file),
-        ("garbage", lambda path: garbage(path.name)(path.parent), layout.file),
         ("five samples", lambda path: layout.write(path.parent, num_samples=5), "at least 10 simulations.*found 5"),
         ("generated", _marked("{}"), "use the task pdebench_generated/"),
     ]
     by_layout = {Stacked: _corruptions_of_stacked, Seeds: _corruptions_of_seeds, Steady: _corruptions_of_steady}
-    return _of_file(layout.file, general + by_layout[type(layout)](layout))
+    return [*broken(layout.file, 1), *_of_file(layout.file, general + by_layout[type(layout)](layout))]
 
 
 def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
@@ -203,11 +196,8 @@ def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
 
 
 def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
-    return [(label, partial(_below, file, corrupt), pattern) for label, corrupt, pattern in corruptions]
-
-
-def _below(file: str, corrupt: Writer, raw: Path) -> None:
-    corrupt(raw / file)
+    """Return corruptions of a raw directory, given those of the path of the file in it."""
+    return [(label, lambda raw, each=each: each(raw / file), pattern) for label, each, pattern in corruptions]
 
 
 def _corruptions_of_stacked(layout: Any) -> list[Corruption]:

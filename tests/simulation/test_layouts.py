@@ -10,33 +10,28 @@ import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, diffusion_reaction_2d
 from orca_ray.simulation.simulation import GroupLayout, TensorLayout, generators, get_simulation, simulations
+from tests.raw_files.pdebench import LAYOUTS
 
 from .solved import solved
 
-TENSORS: dict[str, tuple[str, dict[str, tuple[int, ...]], dict[str, float], float | None]] = {
-    # file; shape of a sample of each field; attributes; time of the last frame
-    "advection": ("1D_Advection_Sols_beta0.4.hdf5", {"tensor": (201, 1024)}, {"beta": 0.4}, 2.0),
-    "burgers": ("1D_Burgers_Sols_Nu1.0.hdf5", {"tensor": (201, 1024)}, {"Nu": 1.0}, 2.0),
-    "diffusion_reaction_1d": ("ReacDiff_Nu0.5_Rho1.0.hdf5", {"tensor": (101, 1024)}, {"Nu": 0.5, "rho": 1.0}, 1.0),
-    "cfd_1d": (
-        "1D_CFD_Rand_Eta0.1_Zeta0.1_periodic_Train.hdf5",
-        dict.fromkeys(("density", "pressure", "Vx"), (101, 1024)),
-        {"eta": 0.1, "zeta": 0.1},
-        1.0,
-    ),
+TENSORS: dict[str, tuple[dict[str, tuple[int, ...]], dict[str, float], float | None]] = {
+    # shape of a sample of each field; attributes; time of the last frame
+    "advection": ({"tensor": (201, 1024)}, {"beta": 0.4}, 2.0),
+    "burgers": ({"tensor": (201, 1024)}, {"Nu": 1.0}, 2.0),
+    "diffusion_reaction_1d": ({"tensor": (101, 1024)}, {"Nu": 0.5, "rho": 1.0}, 1.0),
+    "cfd_1d": (dict.fromkeys(("density", "pressure", "Vx"), (101, 1024)), {"eta": 0.1, "zeta": 0.1}, 1.0),
     "cfd_2d": (
-        "2D_CFD_Rand_M1.0_Eta0.1_Zeta0.1_periodic_128_Train.hdf5",
         dict.fromkeys(("density", "pressure", "Vx", "Vy"), (21, 128, 128)),
         {"eta": 0.1, "zeta": 0.1, "M": 1.0},
         1.0,
     ),
-    "darcy": ("2D_DarcyFlow_beta0.1_Train.hdf5", {"nu": (128, 128), "tensor": (1, 128, 128)}, {"beta": 0.1}, None),
+    "darcy": ({"nu": (128, 128), "tensor": (1, 128, 128)}, {"beta": 0.1}, None),
 }
-GROUPS: dict[str, tuple[str, tuple[int, ...], str | None, float]] = {
-    # file; shape of a sample; compression; time of the last frame
-    "diffusion_sorption": ("1D_diff-sorp_NA_NA.h5", (101, 1024, 1), "lzf", 500.0),
-    "diffusion_reaction_2d": ("2D_diff-react_NA_NA.h5", (101, 128, 128, 2), "lzf", 5.0),
-    "shallow_water": ("2D_rdb_NA_NA.h5", (101, 128, 128, 1), None, 1.0),
+GROUPS: dict[str, tuple[tuple[int, ...], str | None, float]] = {
+    # shape of a sample; compression; time of the last frame
+    "diffusion_sorption": ((101, 1024, 1), "lzf", 500.0),
+    "diffusion_reaction_2d": ((101, 128, 128, 2), "lzf", 5.0),
+    "shallow_water": ((101, 128, 128, 1), None, 1.0),
 }
 
 
@@ -54,10 +49,10 @@ def _shapes(found: h5py.File | h5py.Group) -> dict[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("task", TENSORS)
 def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
-    file_name, fields, attributes, end = TENSORS[task]
+    fields, attributes, end = TENSORS[task]
     chosen = get_simulation(f"pdebench/{task}")
     layout = chosen.layout
-    assert (chosen.name, chosen.file) == (f"pdebench/{task}", file_name)
+    assert (chosen.name, chosen.file) == (f"pdebench/{task}", LAYOUTS[task].file)
     assert isinstance(layout, TensorLayout)
     frames, *grid = fields["tensor" if "tensor" in fields else "density"]
     shapes: dict[str, tuple[int, ...]] = {f"{axis}-coordinate": (size,) for axis, size in zip("xy", grid, strict=False)}
@@ -79,10 +74,10 @@ def test_a_file_of_tensors(task: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", GROUPS)
 def test_a_file_of_groups(task: str, tmp_path: Path) -> None:
-    file_name, shape, compression, end = GROUPS[task]
+    shape, compression, end = GROUPS[task]
     chosen = get_simulation(f"pdebench/{task}")
     layout = chosen.layout
-    assert (chosen.name, chosen.file) == (f"pdebench/{task}", file_name)
+    assert (chosen.name, chosen.file) == (f"pdebench/{task}", LAYOUTS[task].file)
     assert isinstance(layout, GroupLayout)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         layout.create(file, 4)

@@ -19,10 +19,6 @@ BENCHMARKS = {"nasbench360": 10, "pdebench": 9, "pdebench_generated": 9, "openml
 POCKET = ["burgers16", "darcy16", "digits", "japanese_vowels", "mfeat_fourier", "mnist", "osuleaf", "wdbc"]
 
 
-class TestSampledDeclarations(TaskSuite):
-    names = ("pocket/digits", "nasbench360/ecg")
-
-
 def test_every_declaration_is_complete() -> None:
     suite = TaskSuite()
     for name in all_tasks():

@@ -18,6 +18,7 @@ from orca_ray.data.rows import Target
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Arrays, Task
+from orca_ray.testing.trials import make_task
 
 Array = npt.NDArray[Any]
 
@@ -40,25 +41,14 @@ def _arrays(target: Target, **changes: Array | None) -> Mapping[str, Array]:
 
 
 def _task(target: Target, *, fingerprint: str | None = None, **changes: Array | None) -> Task:
-    return Task(
-        name="toy/one",
-        title="Toy",
-        domain="tabular",
-        input_shape=(2, 5),
-        target=target,
-        loss="mse",
-        metric="rmse",
-        body="minilm-l6",
-        num_samples=(6, 6, 6),
-        licence="MIT",
-        citation="none",
-        reference="none",
-        build=lambda _: _arrays(target, **changes),
-        fingerprint=fingerprint,
-    )
+    def build(_: Workspace) -> Arrays:
+        return _arrays(target, **changes)
+
+    made = make_task(target, (2, 5))
+    return replace(made, name="toy/one", domain="tabular", build=build, fingerprint=fingerprint)
 
 
-CLASSES = Target("classes", size=3)
+CLASSES, UNCOUNTED = Target("classes", size=3), Target("classes", size=0)
 DENSE = Target("dense", shape=(5,))
 ONES = np.ones((6, 2, 5), np.float32)
 NAN = np.full((6, 2, 5), np.nan, np.float32)
@@ -83,6 +73,10 @@ def test_arrays_that_fit_are_prepared(target: Target) -> None:
         (CLASSES, {"train_y": np.array([0, 0, 0, 2, 2, 2])}, "no training sample of class 1"),
         (CLASSES, {"train_x": ONES[:2], "train_y": np.array([0, 1])}, "2 training samples are fewer than its 3"),
         (CLASSES, {"validation_x": None, "validation_y": None}, "has no validation split"),
+        # The number of classes that only the data tell is that of the training labels.
+        (UNCOUNTED, {"validation_y": np.array([0, 1, 2, 3, 0, 0])}, r"validation labels must be in 0…2, got 0…3"),
+        (UNCOUNTED, {"train_y": np.full(6, -1)}, r"train labels must be 0 or more, got -1…-1"),
+        (UNCOUNTED, {"train_x": ONES[:0], "train_y": np.zeros(0, np.int64)}, "has no train split"),
         (DENSE, {"test_y": np.ones((6, 4), np.float32)}, r"test targets have shape \(4,\), declared is \(5,\)"),
         (DENSE, {"y_std": np.full(1, np.inf, np.float32)}, "y_std hold values that are not finite"),
         (Target("scalar"), {"train_y": np.ones((6, 1), np.float32)}, r"targets have shape \(1,\), declared is \(\)"),
@@ -104,7 +98,7 @@ def test_the_directory_of_another_task_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_what_only_the_data_tell_is_filled_in() -> None:
-    task = replace(_task(Target("classes", size=0)), input_shape=None, input_kind="sequence", num_samples=None)
+    task = replace(_task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None)
     resolved = task.resolved(task.prepare())
     assert resolved.input_shape == (2, 5)
     assert resolved.target.size == 3
@@ -200,18 +194,6 @@ def test_data_without_raw_files_of_an_older_version_stay() -> None:
         written = meta.stat().st_mtime_ns
         assert task.prepare(raw=Path("anywhere")).directory == meta.parent
         assert meta.stat().st_mtime_ns == written
-
-
-def test_the_number_of_classes_that_only_the_data_tell_is_that_of_the_training_labels() -> None:
-    told = Target("classes", size=0)
-    task = _task(told, validation_y=np.array([0, 1, 2, 3, 0, 0]))
-    with pytest.raises(UserError, match=r"validation labels must be in 0…2, got 0…3"):
-        task.prepare()
-    with pytest.raises(UserError, match=r"train labels must be 0 or more, got -1…-1"):
-        _task(told, train_y=np.full(6, -1)).prepare()
-    empty = _task(told, train_x=np.ones((0, 2, 5), np.float32), train_y=np.zeros(0, np.int64))
-    with pytest.raises(UserError, match="has no train split"):
-        empty.prepare()
 
 
 def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

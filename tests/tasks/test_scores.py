@@ -1,16 +1,21 @@
-"""Metrics: cases computed by hand, and invariances; `benchmarks/compare_metrics.py` compares with the reference."""
+"""Metrics and losses: cases computed by hand, and invariances; scripts in `benchmarks` compare with the reference."""
+
+import math
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
+from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
+from orca_ray.tasks.losses import all_losses, get_loss
 from orca_ray.tasks.metrics import all_metrics, get_metric
-from orca_ray.testing import MetricSuite
+from orca_ray.testing import LossSuite, MetricSuite
 
 Floats = npt.NDArray[np.float64]
 
@@ -47,12 +52,7 @@ class TestEveryMetric(MetricSuite):
     ordered = ("mae_lr_d8_reference",)  # every protein is cut to the length of the first
 
 
-def test_a_misspelt_metric_gets_the_nearest() -> None:
-    with pytest.raises(UserError, match=r"unknown metric 'nrsme'\. Did you mean 'nrmse'"):
-        get_metric("nrsme")
-
-
-def test_by_hand() -> None:
+def test_metrics_by_hand() -> None:
     logits = np.array([[2.0, 1.0], [0.0, 3.0], [1.0, 0.0], [1.0, 0.0]])
     assert get_metric("error").compute(logits, np.array([0, 1, 1, 1])) == 0.5
     # Differences 1, 3 for class 0 and 2, 4 for class 1: three of four pairs are in order.
@@ -117,12 +117,6 @@ def test_labels_with_one_outcome_are_skipped(name: str) -> None:
     assert get_metric(name).compute(logits, y) == 0
     with pytest.raises(UserError, match="no label has both"):
         get_metric(name).compute(logits, np.ones_like(y))
-
-
-@pytest.mark.parametrize("name", ["relative_l2", "rmse", "one_minus_r2", "cosmic_one_minus_auroc", "mae_lr_d8"])
-def test_shapes_that_would_broadcast_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"shape \(3, 1\), targets \(3,\)"):
-        get_metric(name).compute(np.ones((3, 1)), np.arange(3.0))
 
 
 def test_metrics_of_masks_by_hand() -> None:
@@ -192,3 +186,94 @@ def test_quirks_of_the_published_contact_error() -> None:
     predictions[1, 6, 31], predictions[1, 31, 6] = 1.0, -9.0  # both means lifted to 0.01: off by 7.99
     predictions[1, 40, 6] = 999.0
     assert get_metric("mae_lr_d8_reference").compute(predictions, y) == pytest.approx((1 + 7.99) / 2)
+
+
+class TestEveryLoss(LossSuite):
+    names = all_losses()
+
+    def inputs(self, name: str) -> tuple[Tensor, Tensor]:
+        predictions, y = super().inputs(name)
+        other = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        if name in ("cross_entropy", "weighted_cross_entropy", "softmax_focal"):
+            return predictions, y
+        if name == "masked_bce":
+            return predictions, torch.where(other.abs() < 0.5, IGNORED, (other > 0).double())
+        return predictions, (other > 0).double() if "bce" in name else other
+
+
+_loss, _inputs = TestEveryLoss().loss, TestEveryLoss().inputs
+
+
+@pytest.mark.parametrize("name", ["relative_l2", "nrmse"])
+def test_relative_losses_are_their_metrics(name: str) -> None:
+    predictions, y = _inputs(name)
+    metric = get_metric(name).compute(predictions.numpy(), y.numpy())
+    assert _loss(name)(predictions, y).item() == pytest.approx(metric)
+
+
+@pytest.mark.parametrize("name", ["relative_l2", "rmse"])
+def test_a_sample_met_exactly_or_zero_gives_no_nan(name: str) -> None:
+    y = torch.tensor([[1.0, 2.0], [0.0, 0.0]])
+    predictions = y.clone().requires_grad_()
+    loss = _loss(name)(predictions, y)
+    (gradient,) = torch.autograd.grad(loss, predictions)
+    assert loss.item() == 0
+    assert torch.isfinite(gradient).all()
+
+
+def test_losses_by_hand() -> None:
+    assert _loss("cross_entropy")(torch.zeros(2, 10), torch.tensor([3, 4])).item() == pytest.approx(np.log(10))
+    logits = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.7, 0.2]], dtype=torch.float64))
+    expected = -(math.log(0.25 + 1e-9) + math.log(0.7 + 1e-9)) / 2
+    assert _loss("softmax_focal")(logits, torch.tensor([1, 1])).item() == pytest.approx(expected, rel=1e-12)
+    hopeless = torch.tensor([[100.0, 0.0]])
+    assert _loss("softmax_focal")(hopeless, torch.tensor([1])).item() == pytest.approx(-math.log(1e-9))
+    logits, y = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[1.0, 0.0]])
+    for name, weight in (("bce", 1), ("bce_pos4", 4), ("bce_pos10", 10)):
+        assert _loss(name)(logits, y).item() == pytest.approx((weight * math.log(4 / 3) + math.log(2)) / 2)
+    # The mean over samples.
+    predictions = torch.tensor([[[2.0, 2.0], [2.0, 2.0]], [[8.0, 0.0], [0.0, 0.0]]])
+    assert _loss("rmse")(predictions, torch.zeros(2, 2, 2)).item() == pytest.approx((2 + 4) / 2)
+    assert _loss("rmse")(torch.tensor([1.0, -3.0]), torch.zeros(2)).item() == pytest.approx(2)
+
+
+def test_weights_are_inverse_class_frequencies() -> None:
+    # 8 samples over 4 classes and the class's own number: ½, 1, 2, 2; every class has an equal part of the loss.
+    loss, logits = _loss("weighted_cross_entropy"), torch.zeros(1, 4)
+    each = [loss(logits, torch.tensor([k])).item() / math.log(4) for k in range(4)]
+    assert each == pytest.approx([0.5, 1, 2, 2])
+
+
+def test_a_class_without_training_samples_and_misspelt_names_are_refused() -> None:
+    with pytest.raises(UserError, match="1 of 4 are not there, the first of them class 2"):
+        get_loss("weighted_cross_entropy").make(np.array([0, 1, 3, 3]), TestEveryLoss.target, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"unknown loss 'cross-entropy'\. Did you mean 'cross_entropy'"):
+        get_loss("cross-entropy")
+    with pytest.raises(UserError, match=r"unknown metric 'nrsme'\. Did you mean 'nrmse'"):
+        get_metric("nrsme")
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.floats(-50, 50))
+def test_ignored_pixels_add_a_constant_and_no_gradient(seed: int, there: float) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 3, 3, generator=generator)
+    y = torch.randint(-1, 2, (2, 3, 3), generator=generator).float()
+    ignored = y == IGNORED
+    logits[ignored] = there
+    logits.requires_grad_()
+    loss = _loss("masked_bce")(logits, y)
+    kept = torch.nn.functional.binary_cross_entropy_with_logits(logits[~ignored], y[~ignored], reduction="sum")
+    torch.testing.assert_close(loss, (kept + int(ignored.sum()) * math.log(2)) / 18)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[ignored].any()
+    assert gradient[~ignored].all()
+
+
+def test_shapes_that_would_broadcast_are_refused() -> None:
+    for name in ("relative_l2", "rmse", "one_minus_r2", "cosmic_one_minus_auroc", "mae_lr_d8"):
+        with pytest.raises(ValueError, match=r"shape \(3, 1\), targets \(3,\)"):
+            get_metric(name).compute(np.ones((3, 1)), np.arange(3.0))
+    for name in ("mse", "rmse", "relative_l2", "masked_bce"):
+        with pytest.raises(ValueError, match=r"shape \(3, 1\), targets \(3,\)"):
+            _loss(name)(torch.ones(3, 1), torch.ones(3))
