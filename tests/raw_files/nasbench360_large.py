@@ -140,20 +140,15 @@ def write_fsd50k(raw: Path) -> None:
                 path = f"chunks/{folder}_22050_chunks/{number}_{chunk}.wav"
                 # The last chunk of a clip is what is left of it.
                 length = SAMPLE_RATE if chunk == 0 else SAMPLE_RATE // 2 + 100 * clip
+                seconds = np.arange(length) / SAMPLE_RATE
+                tones = sum(np.sin(2 * np.pi * pitch * (200 + 60 * clip) * seconds) for pitch in (1, 2))
                 (raw / path).parent.mkdir(parents=True, exist_ok=True)
-                write_wav(raw / path, chord(clip, length, random))
+                write_wav(raw / path, 0.2 * tones + random.normal(0, 0.02, length))
                 rows.append((f"data/{path}", ",".join(labels[clip::NUM_CLIPS]), number))
         listed = [rows[i] for i in random.permutation(len(rows))] if name == "tr" else rows
         with (raw / f"chunks/{name}.csv").open("w", newline="") as stream:  # as pandas does: values with commas quoted
             csv.writer(stream, lineterminator="\n").writerows([("files", "labels", "ext"), *listed])
     (raw / _LABELS).write_text(json.dumps({label: number for number, label in enumerate(labels)}))
-
-
-def chord(clip: int, length: int, random: np.random.RandomState) -> Array:
-    """Return a waveform [length] of two tones that only this clip has, and noise."""
-    seconds = np.arange(length) / SAMPLE_RATE
-    tones = sum(np.sin(2 * np.pi * pitch * (200 + 60 * clip) * seconds) for pitch in (1, 2))
-    return np.asarray(0.2 * tones + random.normal(0, 0.02, length))
 
 
 def write_wav(path: Path, waveform: Array, *, sample_rate: int = SAMPLE_RATE) -> None:

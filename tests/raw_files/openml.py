@@ -45,15 +45,10 @@ def write_table(raw: Path, dataset_id: int, table: SmallTable) -> None:
 
 
 def write_bytes(raw: Path, dataset_id: int, table: SmallTable, arff: bytes) -> None:
+    """Write a table, and a description as the server sends it: numbers are text, and empty fields are left out."""
     directory = raw / str(dataset_id)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "data.arff").write_bytes(arff)
-    md5 = hashlib.md5(arff, usedforsecurity=False).hexdigest()
-    (directory / "description.json").write_text(description_text(dataset_id, table, md5))
-
-
-def description_text(dataset_id: int, table: SmallTable, md5: str) -> str:
-    """The server escapes slashes, gives numbers as text, and leaves out fields that are empty."""
     fields = {
         "id": str(dataset_id),
         "name": table.name,
@@ -63,9 +58,10 @@ def description_text(dataset_id: int, table: SmallTable, md5: str) -> str:
         "default_target_attribute": table.target,
         "row_id_attribute": table.row_id,
         "ignore_attribute": list(table.ignored),
-        "md5_checksum": md5,
+        "md5_checksum": hashlib.md5(arff, usedforsecurity=False).hexdigest(),
     }
-    return json.dumps({"data_set_description": {k: v for k, v in fields.items() if v}}).replace("/", r"\/")
+    described = json.dumps({"data_set_description": {name: value for name, value in fields.items() if value}})
+    (directory / "description.json").write_text(described.replace("/", r"\/"))  # the server escapes slashes
 
 
 def arff_text(table: SmallTable) -> str:
@@ -113,9 +109,6 @@ def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
     return lambda raw: rewritten(raw / path, lambda content: edit(content.decode()).encode())
 
 
-ROWS_OF_A_CLASS = 12
-
-
 @dataclass(frozen=True)
 class Mixture:
     """What the columns of a table are."""
@@ -128,7 +121,7 @@ class Mixture:
     """Share of values that are missing, in every third column."""
     row_id: str = ""
     ignored: tuple[str, ...] = ()
-    rows: int = ROWS_OF_A_CLASS
+    rows: int = 12
     """Of a class."""
 
 
@@ -185,10 +178,10 @@ def mock(dataset_id: int, name: str) -> bytes:
     return gzip.decompress((mocks / f"id_{dataset_id}" / name).read_bytes())
 
 
-def write_iris(raw: Path) -> None:
-    (raw / "61").mkdir(parents=True, exist_ok=True)
-    (raw / "61" / "description.json").write_bytes(mock(61, "api-v1-jd-61.json.gz"))
-    (raw / "61" / "data.arff").write_bytes(mock(61, "data-v1-dl-61.arff.gz"))
+def write_mock(raw: Path, dataset_id: int, description: str, table: str) -> None:
+    (raw / str(dataset_id)).mkdir(parents=True, exist_ok=True)
+    for name, target in ((description, "description.json"), (table, "data.arff")):
+        (raw / str(dataset_id) / target).write_bytes(mock(dataset_id, name))
 
 
 def real_wdbc() -> SmallTable:
@@ -212,7 +205,7 @@ def _of_numbers(name: str, rows: list[list[Any]]) -> SmallTable:
 
 WRITERS: dict[str, Writer] = {
     **{f"openml/{number}": lambda raw, number=number: write_table(raw, number, synthetic(number)) for number in NAMES},
-    "openml/61": write_iris,
+    "openml/61": lambda raw: write_mock(raw, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz"),
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {
     f"openml/{number}": [*broken(f"{number}/description.json", 2), *broken(f"{number}/data.arff", 2)]

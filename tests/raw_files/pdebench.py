@@ -122,10 +122,7 @@ def write(raw: Path, *, task: str, generated: bool = False, num_samples: int | N
             file.attrs[MARK] = json.dumps({"samples": layout.num_samples, "seed": 0})
 
 
-Edit = Callable[[h5py.File], object]
-
-
-def _edited(edit: Edit) -> Writer:
+def _edited(edit: Callable[[h5py.File], object]) -> Writer:
     """Return a corruption that changes an open file."""
 
     def corrupt(path: Path) -> None:

@@ -124,14 +124,11 @@ def test_solved_samples_fit_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         assert all(fields[name].min() > 0 for name in ("density", "pressure") if name in fields)
 
 
-def test_a_sample_is_the_same_whatever_is_solved_beside_it() -> None:
+def test_a_sample_is_the_same_whatever_is_solved_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sample of a gas has its own time step."""
     together, alone = solved("diffusion_reaction_1d"), solved("diffusion_reaction_1d", 2, 3)
     for name, values in alone.items():
         np.testing.assert_allclose(together[name][2], values[0], atol=2e-6)
-
-
-def test_a_gas_is_the_same_whatever_is_solved_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every sample has its own time step."""
     _shrink(monkeypatch, cfd_1d, 64, 0.05, 2)
     together, alone = (cfd_1d.SIMULATION.solve(generators(4, start, 3)) for start in (0, 2))
     for name, values in alone.items():

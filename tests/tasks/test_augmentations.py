@@ -8,20 +8,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.augmentations import (
-    Augmentation,
-    CropFlip,
-    all_augmentations,
-    get_augmentation,
-)
+from orca_ray.tasks.augmentations import CropFlip, all_augmentations, get_augmentation
 
 UNCHANGED = [4, 4, 0]
-
-
-def augmentation(name: str) -> Augmentation:
-    found = get_augmentation(name)
-    assert found is not None
-    return found
 
 
 def images(num: int, channels: int = 3, height: int = 6, width: int = 9, seed: int = 0) -> Tensor:
@@ -29,25 +18,26 @@ def images(num: int, channels: int = 3, height: int = 6, width: int = 9, seed: i
 
 
 def draw(name: str, num: int, seed: int = 0) -> Tensor:
-    return augmentation(name).draw(num, torch.Generator().manual_seed(seed))
+    return all_augmentations()[name].draw(num, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("name", all_augmentations())
 def test_every_augmentation_changes_samples_one_by_one_as_its_generator_draws(name: str) -> None:
+    augmentation = all_augmentations()[name]
     x, state = images(20), torch.get_rng_state()
     before, drawn = x.clone(), draw(name, 20)
     assert torch.equal(drawn, draw(name, 20))
     assert not torch.equal(drawn, draw(name, 20, seed=1))
     assert torch.equal(torch.get_rng_state(), state)
-    changed = augmentation(name).apply(x, drawn)
+    changed = augmentation.apply(x, drawn)
     assert (changed.shape, changed.dtype) == (x.shape, x.dtype)
     assert torch.equal(x, before)  # it may be the data set itself
     assert not torch.equal(changed, x)
     order = torch.randperm(20, generator=torch.Generator().manual_seed(1))
     for part in torch.split(order, 7):
-        assert torch.equal(augmentation(name).apply(x[part], drawn[part]), changed[part])
-    assert augmentation(name).name == name
-    assert len(augmentation(name).definition) > 20
+        assert torch.equal(augmentation.apply(x[part], drawn[part]), changed[part])
+    assert augmentation.name == name
+    assert len(augmentation.definition) > 20
 
 
 @given(
@@ -84,7 +74,7 @@ def test_all_windows_are_as_likely() -> None:
 @pytest.mark.parametrize("shape", [(2, 4, 8, 8), (2, 3, 8)])
 def test_inputs_that_are_no_such_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"crop_flip_cifar100 takes images \[B, 3, H, W\]"):
-        augmentation("crop_flip_cifar100").apply(torch.zeros(shape), torch.tensor([UNCHANGED] * 2))
+        all_augmentations()["crop_flip_cifar100"].apply(torch.zeros(shape), torch.tensor([UNCHANGED] * 2))
 
 
 def test_no_name_is_no_augmentation_and_a_misspelt_one_gets_the_nearest() -> None:
@@ -97,5 +87,5 @@ def test_no_name_is_no_augmentation_and_a_misspelt_one_gets_the_nearest() -> Non
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("name", all_augmentations())
 def test_devices_agree(name: str) -> None:
-    x, drawn = images(20), draw(name, 20)
-    assert torch.equal(augmentation(name).apply(x.cuda(), drawn.cuda()).cpu(), augmentation(name).apply(x, drawn))
+    x, drawn, augmentation = images(20), draw(name, 20), all_augmentations()[name]
+    assert torch.equal(augmentation.apply(x.cuda(), drawn.cuda()).cpu(), augmentation.apply(x, drawn))

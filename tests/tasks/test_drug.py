@@ -7,14 +7,10 @@ import pytest
 
 from orca_ray.tasks import arrays
 from orca_ray.tasks.registry import get_task
-from tests.raw_files.drug import write_drug
+from tests.raw_files.sketches_and_drugs import write_drug
 
 
-@pytest.fixture(params=["ctrp", "gdsc"])
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
+@pytest.mark.parametrize("name", ["ctrp", "gdsc"])
 def test_rows_are_those_of_the_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_BATCH_BYTES", 7 * 4 * 3840)
     write_drug(tmp_path, name=name)

@@ -51,7 +51,6 @@ def _x(arrays: Arrays, *splits: str) -> np.ndarray:
 
 def test_the_42_tables_of_the_paper() -> None:
     assert len(TASKS) == 42
-    assert {f"openml/{dataset_id}" for dataset_id in tables.NAMES} == {task.name for task in TASKS}
     assert set(tables.KEPT_COLUMNS) | tables.STANDARDISED_AGAIN <= set(tables.NAMES)
     assert BY_ID[1510].title == "wdbc (OpenML 1510)"
     assert BY_ID[1510].modality == "sequence"

@@ -25,7 +25,7 @@ from orca_ray.tasks.openml import _table
 from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
 from orca_ray.tasks.registry import get_task
 from tests.data.faulty_server import Fault, Server, serving
-from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_table
+from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_mock, write_table
 
 TABLE = SmallTable(
     name="a small table",
@@ -48,14 +48,6 @@ TABLE = SmallTable(
 
 def _read(raw: Path, dataset_id: int = 7) -> Table:
     return read_table(Workspace(f"openml/{dataset_id}", raw, raw), dataset_id)
-
-
-def _mock(raw: Path, dataset_id: int, description: str, table: str) -> Table:
-    """Read real answers of the server, as scikit-learn keeps them for its own tests."""
-    (raw / str(dataset_id)).mkdir()
-    for name, target in ((description, "description.json"), (table, "data.arff")):
-        (raw / str(dataset_id) / target).write_bytes(mock(dataset_id, name))
-    return _read(raw, dataset_id)
 
 
 class TestTables:
@@ -94,7 +86,8 @@ class TestRealAnswers:
     def test_iris_as_another_reader_reads_it(self, tmp_path: Path) -> None:
         from scipy.io import arff
 
-        table = _mock(tmp_path, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz")
+        write_mock(tmp_path, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz")
+        table = _read(tmp_path, 61)
         content, meta = arff.loadarff(tmp_path / "61" / "data.arff")
         assert [column.name for column in table.columns] == meta.names()[:-1]
         for column in table.columns:
@@ -102,13 +95,15 @@ class TestRealAnswers:
         assert list(table.target.values) == [value.decode() for value in content["class"]]
 
     def test_sparse_rows_of_australian(self, tmp_path: Path) -> None:
-        table = _mock(tmp_path, 292, "api-v1-jd-292.json.gz", "data-v1-dl-49822.arff.gz")
+        write_mock(tmp_path, 292, "api-v1-jd-292.json.gz", "data-v1-dl-49822.arff.gz")
+        table = _read(tmp_path, 292)
         # "{0 -1, 1 1, 2 -0.7494737, 3 -0.1814286, 5 …": the target comes first, the fourth feature is left out.
         assert table.target.values[:4] == ("-1", "-1", "-1", "1")
         assert [float(column.values[0] or 0) for column in table.columns[:4]] == [1, -0.7494737, -0.1814286, 0]
 
     def test_mice_leave_out_their_number_and_what_makes_up_the_class(self, tmp_path: Path) -> None:
-        table = _mock(tmp_path, 40966, "api-v1-jd-40966.json.gz", "data-v1-dl-17928620.arff.gz")
+        write_mock(tmp_path, 40966, "api-v1-jd-40966.json.gz", "data-v1-dl-17928620.arff.gz")
+        table = _read(tmp_path, 40966)
         assert len(table.columns) == 77
         assert all(isinstance(column, Numeric) for column in table.columns)
 

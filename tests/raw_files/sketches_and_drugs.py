@@ -1,6 +1,7 @@
-"""Small files in the exact layout of DomainNet's sketches: scikit-learn's handwritten digits, drawn large.
+"""Small files in the exact layout of DomainNet's sketches and of the drug responses.
 
-Class k is the digit k mod 10, turned by k div 10 quarters.
+Sketches are scikit-learn's handwritten digits, drawn large: class k is the digit k mod 10, turned by k div 10 quarters.
+Drugs have sparse features, and responses that depend on a few of them.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orca_ray.testing.tasks import Corruption, Writer, appended, cut, deleted, garbage
+from orca_ray.testing.tasks import Corruption, Hostile, Writer, appended, changed, cut, deleted, garbage, with_item
+from tests.raw_files import broken
 
 IMAGES_A_CLASS = {"train": 3, "test": 1}
 
@@ -36,6 +38,43 @@ def write_sketch(raw: Path) -> None:
         (raw / f"sketch_{split}_mini.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
 
 
+def write_drug(raw: Path, *, name: str) -> None:
+    """Write the four arrays of a screen: 30 training rows and 8 test rows; GDSC's labels have a second axis."""
+    random = np.random.RandomState(0)
+    (raw / "drug_sep").mkdir(parents=True, exist_ok=True)
+    weights = random.normal(0, 0.01, 3840)
+    for split, num in (("train", 30), ("test", 8)):
+        features = (random.random_sample((num, 1, 3840)) < 0.05).astype(np.float32)
+        labels = 0.7 + features[:, 0] @ weights
+        np.save(raw / f"drug_sep/{name}_{split}_feat.npy", features)
+        shaped = labels[:, None] if name == "gdsc" else labels
+        np.save(raw / f"drug_sep/{name}_{split}_label.npy", shaped.astype(np.float32))
+
+
+def _one_row(*names: str) -> Writer:
+    def corrupt(raw: Path) -> None:
+        for name in names:
+            changed(name, lambda x: x[:1])(raw)
+
+    return corrupt
+
+
+def _bad(name: str) -> list[Corruption]:
+    train_x, train_y, test_x, test_y = (
+        f"drug_sep/{name}_{split}_{field}.npy" for split in ("train", "test") for field in ("feat", "label")
+    )
+    return [
+        *broken(test_x, 4),
+        ("no channel axis", changed(train_x, lambda x: x[:, 0]), r"shape \[any, 1, 3840\], found \[30, 3840\]"),
+        ("NaN", changed(train_x, lambda x: with_item(x, -1, np.nan)), r"_train_feat\.npy: expected finite numbers"),
+        ("NaN response", changed(test_y, lambda y: with_item(y, -1, np.nan)), r"_test_label\.npy: expected finite"),
+        ("fewer labels", changed(train_y, lambda y: y[1:]), r"_train_label\.npy: expected shape \[30\] or \[30, 1\]"),
+        ("one row", _one_row(train_x, train_y), r"_train_feat\.npy.*expected more than 1 training samples"),
+        ("text", changed(test_y, lambda y: y.astype(str)), r"_test_label\.npy: expected an array"),
+        ("hostile pickle", changed(test_x, lambda x: np.array([Hostile()])), r"of numbers, found pickled objects"),
+    ]
+
+
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
 
 
@@ -57,9 +96,13 @@ def _one_of_a_class(raw: Path) -> None:
 _OTHER = r"test_000007\.jpg: expected a whole JPEG or PNG image, found something else"
 _IMAGE, _LIST = "sketch/class_7/sketch_007_test_000007.jpg", "sketch_test_mini.txt"
 
-WRITERS: dict[str, Writer] = {"domainnet/sketch": write_sketch}
+WRITERS: dict[str, Writer] = {
+    "domainnet/sketch": write_sketch,
+    **{f"drug/{name}": partial(write_drug, name=name) for name in ("ctrp", "gdsc")},
+}
 
 CORRUPTIONS: dict[str, list[Corruption]] = {
+    **{f"drug/{name}": _bad(name) for name in ("ctrp", "gdsc")},
     "domainnet/sketch": [
         ("missing", deleted(_LIST), r"1 of 3 raw files are not in .*sketch_test_mini\.txt"),
         ("absent image", deleted(_IMAGE), r"test_mini\.txt, line 8: expected sketch/class_7/.* found no such file"),
