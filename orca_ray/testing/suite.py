@@ -3,7 +3,7 @@
 import string
 from collections.abc import Callable, Collection, Hashable, Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -69,37 +69,28 @@ def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
 
 LETTERS = ("[UNK]", *string.ascii_lowercase, *string.digits, *string.punctuation)
 """Tokens of `save_tokenizer`, in the order of their ids."""
+_TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
 
 def save_bert(directory: Path) -> str:
     """Save a random BERT of two layers and width 16, with a tokenizer; return its name as a body."""
     from transformers import BertConfig, BertModel
 
-    config = BertConfig(
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        vocab_size=120,
-        max_position_embeddings=32,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1234)
-        BertModel(config).save_pretrained(directory)
     save_tokenizer(directory)
-    return str(directory)
+    return _save(directory, BertModel, BertConfig(**_TINY, vocab_size=120, max_position_embeddings=32))
 
 
 def save_vit(directory: Path) -> str:
     """Save a random ViT of two layers, width 16 and patches of 8 pixels; return its name as a body."""
     from transformers import ViTConfig, ViTModel
 
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
-    )
+    return _save(directory, ViTModel, ViTConfig(**_TINY, image_size=32, patch_size=8))
+
+
+def _save(directory: Path, model: Callable[[Any], Any], config: Any) -> str:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1234)
-        ViTModel(config).save_pretrained(directory)
+        model(config).save_pretrained(directory)
     return str(directory)
 
 
