@@ -21,7 +21,7 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace", "tables"]
+__all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
 """Names that modules which declare tasks import from here."""
 
 _REGISTRATION = "orca_ray.own_data.registration"
