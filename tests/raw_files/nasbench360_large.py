@@ -25,6 +25,7 @@ from orca_ray.testing.tasks import (
     deleted,
     garbage,
     replaced,
+    rewritten,
     with_item,
 )
 
@@ -250,7 +251,7 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
         ("no JSON", garbage(_LABELS), r"lbl_map\.json"),
         (
             "deep JSON",
-            lambda raw: (raw / _LABELS).write_text("[" * 10**6),
+            lambda raw: rewritten(raw / _LABELS, lambda _: b"[" * 10**6),
             r"lbl_map\.json.*expected JSON, found something else",
         ),
     ],

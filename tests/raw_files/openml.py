@@ -203,8 +203,12 @@ def _of_numbers(name: str, rows: list[list[Any]]) -> SmallTable:
     return SmallTable(name, [*columns, ("Class", tuple(sorted({row[-1] for row in rows})))], rows, "Class")
 
 
+def _writer(dataset_id: int) -> Writer:
+    return lambda raw: write_table(raw, dataset_id, synthetic(dataset_id))
+
+
 WRITERS: dict[str, Writer] = {
-    **{f"openml/{number}": lambda raw, number=number: write_table(raw, number, synthetic(number)) for number in NAMES},
+    **{f"openml/{number}": _writer(number) for number in NAMES},
     "openml/61": lambda raw: write_mock(raw, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz"),
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {

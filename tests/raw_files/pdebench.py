@@ -194,7 +194,11 @@ def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
 
 def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
     """Return corruptions of a raw directory, given those of the path of the file in it."""
-    return [(label, lambda raw, each=each: each(raw / file), pattern) for label, each, pattern in corruptions]
+
+    def below(corrupt: Writer) -> Writer:
+        return lambda raw: corrupt(raw / file)
+
+    return [(label, below(corrupt), pattern) for label, corrupt, pattern in corruptions]
 
 
 def _corruptions_of_stacked(layout: Any) -> list[Corruption]:
