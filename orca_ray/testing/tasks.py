@@ -18,7 +18,6 @@ from orca_ray.leaderboard import build
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
-from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.losses import get_loss
@@ -208,7 +207,9 @@ class RawFilesSuite(Suite):
         if name not in self.unlike:
             _assert_declared_scales_are_measured_ones(task, task.prepare())
         store = ResultsStore(tmp_path / "results", create=True)
-        spec = self._two_steps(task, bodies)
+        batch, published = -(-len(task.prepare().train) // 2), str(self.published).lower()  # two optimiser steps
+        values = {"benchmark": task.benchmark, "task": name, "batch": batch, "published": published}
+        spec = parse_spec(_SWEEP.format(**values, **bodies))
         summary = run_sweep(spec, store, executor="inline")
         (record,) = store.load(spec.sweep_id).values()
         assert record.status == Status.COMPLETED, record.error
@@ -245,12 +246,6 @@ class RawFilesSuite(Suite):
             paper = task.prepare("paper", raw=raw, out=tmp_path / "paper")
             assert prepared.directory_of(name, task.version, "paper").name == f"{task.version}-paper"
             assert paper.fingerprint != held_out.fingerprint
-
-    def _two_steps(self, task: Task, bodies: Bodies) -> SweepSpec:
-        """Return a sweep of one trial whose training is about two optimiser steps."""
-        batch, published = -(-len(task.prepare().train) // 2), str(self.published).lower()
-        values = {"benchmark": task.benchmark, "task": task.name, "batch": batch, "published": published}
-        return parse_spec(_SWEEP.format(**values, **bodies))
 
 
 TwinSuite = RawFilesSuite

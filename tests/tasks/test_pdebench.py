@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data import prepared
-from orca_ray.data.prepared import HELD_OUT, PAPER, PreparedData
+from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
@@ -47,10 +47,6 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def _prepared(task: str, raw: Path, out: Path, protocol: str = HELD_OUT) -> PreparedData:
-    return get_task(f"pdebench/{task}").prepare(protocol, raw=raw, out=out)
-
-
 def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
     """Read a file by hand: inputs [N, C, *space], and targets by frame, not scaled."""
     layout = files.LAYOUTS[task]
@@ -66,11 +62,6 @@ def _whole(task: str, raw: Path) -> tuple[Array, dict[int, Array]]:
             return everything[:, 0, :1], {frame: everything[:, frame, -1:] for frame in frames}
         everything = np.stack([file[name][...] for name in layout.fields], axis=2)[thin]
         return everything[:, 0], {frame: everything[:, frame] for frame in frames}
-
-
-def _rows(task: str, num_samples: int) -> dict[str, Array]:
-    division = _reading.divide(num_samples, READINGS[task].test_first)
-    return {str(split): rows for split, rows in division.items()}
 
 
 def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
@@ -93,9 +84,9 @@ def test_a_generated_task_is_the_downloaded_one_without_its_source() -> None:
     ("name", "protocol"), [(name, PAPER) for name in TASKS] + [(n, HELD_OUT) for n in ("advection", "cfd_1d", "cfd_2d")]
 )
 def test_a_file_is_prepared_as_reading_it_by_hand_says(name: str, protocol: str, raw: Path, tmp_path: Path) -> None:
-    data = _prepared(name, raw, tmp_path / "out", protocol)
+    data = get_task(f"pdebench/{name}").prepare(protocol, raw=raw, out=tmp_path / "out")
     inputs, targets = _whole(name, raw)
-    rows = _rows(name, len(inputs))
+    rows = {str(split): found for split, found in _reading.divide(len(inputs), READINGS[name].test_first).items()}
     shape, (train_frame, test_frame) = EXPECTED[name]
     for split in SPLITS:
         frame = test_frame if (protocol, split) == (PAPER, "test") else train_frame
@@ -155,7 +146,7 @@ def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
     path = tmp_path / files.LAYOUTS["advection"].file
     with h5py.File(path, "w") as file:
         file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros((10, 1, 1024), np.float32)
-    data = _prepared("advection", tmp_path, tmp_path / "out")
+    data = get_task("pdebench/advection").prepare(raw=tmp_path, out=tmp_path / "out")
     assert set(np.unique(data.test.x[:])) == {0}
     assert set(np.unique(data.test.y[:])) == {10}
 

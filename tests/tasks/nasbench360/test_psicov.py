@@ -19,12 +19,6 @@ TASK = psicov.TASK
 LONG = len(PROTEINS["deepcov"]) - 1
 
 
-def offsets(share: tuple[float, float], length: int) -> tuple[int, int]:
-    """Return where the windows of rows and columns begin, counted from five positions before the first residue."""
-    places = max(length + 10 - 512, 0) + 1
-    return int(share[0] * places), int(share[1] * places)
-
-
 def expected(raw: Path, folder: str, number: int, top: int, left: int) -> tuple[Array, Array]:
     """Return x [57, 512, 512] and y [512, 512] of a protein, from an image of all its positions that is then cut."""
     name = f"{number + 1}{folder[:3].upper()}A"
@@ -54,7 +48,8 @@ def levelled(distances: Array) -> Array:
 def test_training_squares_are_those_of_the_files(raw: Path, data: PreparedData) -> None:
     lengths = PROTEINS["deepcov"]
     for number, share in enumerate(np.random.RandomState(0).random_sample((len(lengths), 2))):
-        top, left = offsets(tuple(share), lengths[number])
+        # Where the windows of rows and columns begin, counted from five positions before the first residue.
+        top, left = (int(each * (max(lengths[number] + 10 - 512, 0) + 1)) for each in share)
         assert (top == left) == (number != LONG)  # a window of the long protein is off the diagonal
         x, y = expected(raw, "deepcov", number, top, left)
         np.testing.assert_array_equal(data.train.x[slice(number, number + 1)][0], x)
