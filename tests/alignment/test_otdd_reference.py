@@ -220,6 +220,6 @@ def test_lost_sums_of_costs_that_are_not_stored(monkeypatch: pytest.MonkeyPatch)
 def test_values_of_a_cloud_with_itself_are_interpolated() -> None:
     x = 0.3 * cloud(40, 6)
     table, c = otdd_reference.self_values(CostMatrix(x), 0.05), half_squares(x, x)
-    for squared in (0.3, 5.0, 3.0, 3.5, 50.0, 60.0, 80.0, 100.0, 130.0, 190.0, 1e3, 3e3, 9e3):
+    for squared in (0.15, 0.3, 5.0, 3.0, 3.5, 50.0, 60.0, 80.0, 100.0, 130.0, 190.0, 1e3, 3e3, 9e3):
         expected = float(potentials(c, c, otdd_reference.ladder(squared))[0].mean())
         assert otdd_reference.self_value(table, squared) == pytest.approx(expected, rel=1e-5)

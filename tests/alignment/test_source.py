@@ -166,6 +166,7 @@ def test_sentences_of_an_article() -> None:
         "They form colonies\xa0of up to millions.",
         '"Some" live in trees (e.g. these)!',
     ]
+    assert prose.sentences(f"{'a' * 100}\n{'b' * 99}") == ["a" * 100]
 
 
 def test_photographs_are_normalised_crops_labelled_by_class(

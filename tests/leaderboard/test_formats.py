@@ -172,7 +172,7 @@ def test_text_is_escaped() -> None:
         "--": "-{}-",
         "–": "{--}",
         "[1] *": "{[}1{]} {*}",
-        "é中": r"\'{e}U+4E2D",
+        "é中й": r"\'{e}U+4E2DU+0439",
         "^~<>|": r"\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}\textbar{}",
     }.items():
         assert latex.escaped(text) == shown

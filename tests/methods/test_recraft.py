@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from orca_ray.alignment.source_features import SourceTokens
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import RecraftConfig
@@ -13,7 +15,7 @@ from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.testing.trials import QUICK, run, start
+from orca_ray.testing.trials import CLASSES, QUICK, make_task, run, start
 from orca_ray.training.numerics import NotFiniteError
 
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
@@ -97,6 +99,15 @@ def test_losses_fall_and_only_the_code_trains_the_head_with_the_embedder(bert: s
         assert moves == {"align": False, "source_head": True, "distortion": method == "recraft_code"}
         for stage in ("source_head", "distortion"):
             assert losses[stage][-1] < losses[stage][0]
+
+
+def test_distortion_keeps_given_classes_and_groups_other_targets(bert: str) -> None:
+    for target in (CLASSES, Target("scalar", size=1)):
+        trainer = start(bert, "recraft", task=make_task(target), hyperparameters=SHORT)
+        stage = next(stage for stage in trainer._stages if isinstance(stage, recraft.DistortionStage))
+        y = np.asarray(stage._trial.data.train.y)
+        assert all(len(np.unique(y[rows])) == 1 for rows in stage._classes) is (target is CLASSES)
+        assert sum(map(len, stage._classes)) == len(y)
 
 
 @pytest.mark.slow

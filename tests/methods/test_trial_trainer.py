@@ -214,6 +214,7 @@ def test_an_interrupted_alignment_is_resumed_and_not_shared_and_a_replay_needs_n
     shutil.rmtree(shared, ignore_errors=True)
     second = start(bert, hyperparameters=SLOW_ALIGN, aligned=shared)
     assert second.restore(tmp_path / "trial")
+    assert second.stage == first.stage
     reports += run(second)
     assert reports == expected
     assert second.artefacts() == whole.artefacts() != ()

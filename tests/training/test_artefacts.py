@@ -1,6 +1,7 @@
 """What each kind of artefact shows, by values; and which kinds a task has."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,6 +88,16 @@ def test_samples_are_the_first_correct_and_the_first_wrong_one() -> None:
     assert pictures["sample", "wrong"]["caption"] == "True class 0, predicted class 1 (probability 0.88)."
     for channel, line in enumerate(pictures["sample", "correct"]["series"]):
         np.testing.assert_allclose(decoded(line["values"]), x[1, channel], atol=0.05)
+
+
+def test_three_channels_are_colours_only_of_an_image() -> None:
+    for domain, channels, scale in (("image", 3, "colour"), ("image", 1, "grey"), ("series", 3, "sequential")):
+        x = np.random.default_rng(0).random((1, channels, 8, 8), np.float32)
+        task = replace(classes(2), domain=domain, input_shape=x.shape[1:])
+        [panel] = found(evaluated(task, [[0, 2]], [1], x))["sample", "correct"]["panels"]
+        assert panel["scale"] == scale
+        expected = x[0].transpose(1, 2, 0) if scale == "colour" else x[0, 0]
+        np.testing.assert_allclose(decoded(panel["values"]), expected, atol=0.01)
 
 
 def test_fields_are_the_first_and_the_worst_sample_on_one_scale() -> None:

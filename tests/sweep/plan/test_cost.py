@@ -97,6 +97,15 @@ def test_slow_steps_and_slow_bodies_count(task: str, method: str, rate: Rate, se
     assert cost_of(planned(task, method, trials=1), rate).gpu_hours == pytest.approx(seconds / 3600, rel=0.01)
 
 
+def test_accumulated_gradients_are_fewer_steps() -> None:
+    (plan,) = planned("pdebench/advection", trials=1)
+    slow, hours = Rate("a device", 1e18, 1.0), []
+    for accumulation in (1, 4):
+        first = {**plan.first, "refine.batch_size": 5, "refine.accumulation": accumulation}
+        hours.append(cost_of([replace(plan, first=first)], slow).gpu_hours)
+    assert hours == pytest.approx([200 * 1600 / 3600, 200 * 400 / 3600], rel=1e-3)
+
+
 def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
     cost = cost_of(planned("pocket/osuleaf", "minirocket"))
     assert (cost.trials, cost.epochs) == (3, 3)

@@ -57,6 +57,7 @@ def test_rungs_grow_by_eta_and_leave_the_last_epoch_out() -> None:
     assert SuccessiveHalving(eta=2, min_epochs=2).rungs(16) == [2, 4, 8]
     assert SuccessiveHalving(eta=3, min_epochs=1).rungs(4) == [1, 3]
     assert SuccessiveHalving(eta=2, min_epochs=5).rungs(5) == []
+    assert SuccessiveHalving(eta=2).rungs(5) == [2, 4]
 
 
 def test_the_first_trial_is_never_stopped() -> None:

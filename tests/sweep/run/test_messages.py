@@ -1,6 +1,7 @@
 """Messages between the driver and its workers arrive as they were sent."""
 
 import math
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,15 @@ from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.record import Status
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import Resources, TrialSpec
-from orca_ray.sweep.run.messages import TrialReport, Worker, trial_from_json, trial_to_json
+from orca_ray.sweep.run.messages import (
+    TrialReport,
+    Worker,
+    WorkerSettings,
+    make_record,
+    trial_from_json,
+    trial_to_json,
+)
+from tests.sweep.fakes import fake_searches
 
 SCALARS = (
     st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()
@@ -27,6 +36,20 @@ def test_an_assignment_arrives_with_its_key(hyperparameters: dict[str, Scalar], 
     arrived = trial_from_json(trial_to_json(trial))
     assert arrived == trial
     assert arrived.key == trial.key  # 1, 1.0 and true are equal, but not the same hyper-parameter
+
+
+def test_settings_of_workers_do_not_show_their_uris() -> None:
+    assert "word" not in repr(WorkerSettings("s3://key:word@bucket", staging="s3://key:word@bucket/staging"))
+
+
+def test_a_lost_trial_keeps_distances_and_durations_of_its_curve() -> None:
+    curve = [EpochProgress(stage="align", epoch=n, epochs=2, distance=5.0 - n, seconds=2.0) for n in (1, 2)]
+    curve += [EpochProgress(stage="refine", epoch=n, epochs=3, validation_score=s) for n, s in ((1, 0.3), (2, 0.4))]
+    trial = fake_searches()[0].trial({}, 0, "search")
+    report = TrialReport(status=Status.LOST)
+    record = make_record(trial, "fake", report, curve, datetime.now(UTC), executor="inline", attempts=6)
+    assert (record.distance_before, record.distance_after, record.align_epochs, record.align_seconds) == (4, 3, 2, 4)
+    assert (record.validation_score, record.best_epoch, record.epochs, record.test_score) == (0.3, 1, 2, None)
 
 
 @given(st.floats(), st.floats() | st.none(), st.sampled_from([None, *Status]), st.text() | st.none())

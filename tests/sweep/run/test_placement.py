@@ -1,5 +1,6 @@
 """Placement on clusters that change, and GPU shares by measured memory."""
 
+import math
 from collections import Counter
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import InlineExecutor
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, check_unplaceable, plan_searches
+from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
@@ -92,6 +94,12 @@ def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> N
     assert shapes[1.0] == 2, "one runs, one waits"
     assert shapes[0.0] == 2, "the searches of the other task go on"
     assert controller.demand()[Resources(1, 1.0)] > 0
+
+
+def test_a_deterministic_search_runs_one_trial_after_the_other() -> None:
+    (search, *_) = fake_searches(fake_spec(overrides=Overrides(deterministic=True, seeds=1)))
+    assert search.most_at_once == 1
+    assert fake_searches()[0].most_at_once == math.inf
 
 
 def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:

@@ -48,6 +48,14 @@ def test_each_cause_has_a_status_and_a_number_of_attempts(
     assert started == attempts
 
 
+@pytest.mark.parametrize("cause", Cause)
+def test_another_node_is_preferred_where_the_node_may_be_the_reason(cause: Cause) -> None:
+    ledger = FailureLedger(Clock())
+    ledger.retries("trial", Failure(cause, "why", "a node"))
+    blamed = {Cause.CODE, Cause.LOST, Cause.TIME}
+    assert ledger.of("trial").avoid == ({"a node"} if cause in blamed else set())
+
+
 def test_preemption_never_counts(controller: SweepController) -> None:
     controller.failures = FailureLedger(clock := Clock())
     trial = take(controller)

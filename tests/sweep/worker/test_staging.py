@@ -10,7 +10,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.staging import InlineStager, StagingError, StagingRequest, stage, staged_data
-from orca_ray.sweep.worker.staging_items import HubItem, SharedFolder
+from orca_ray.sweep.worker.staging_items import DataItem, HubItem, SharedFolder
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 
@@ -69,6 +69,19 @@ def test_a_damaged_copy_is_not_taken_and_replaced(
     assert stage(REQUEST, uri, messages.append) == WDBC.fingerprint
     assert "train_x.npy is damaged" in messages[0]
     assert copy.read_bytes() == good
+
+
+def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr(DataItem, "publish", refuse)
+    messages: list[str] = []
+    assert stage(REQUEST, (tmp_path / "shared").as_uri(), messages.append) == WDBC.fingerprint
+    assert messages[-1].startswith("data of pocket/wdbc cannot be published in ")
+    assert messages[-1].endswith(": read-only")
 
 
 def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(new_node: Path) -> None:

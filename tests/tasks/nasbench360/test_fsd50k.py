@@ -95,6 +95,16 @@ def test_masks_are_bands_of_the_least_value(seed: int) -> None:
     assert band.stop - band.start <= 0.15 * 96
 
 
+def test_backgrounds_are_mixed_in_by_shares_that_sum_to_one() -> None:
+    chunk, mixed = np.full((96, 101), 2.0), 0
+    for seed in range(12):
+        example = fsd50k.training_example(chunk, lambda _: 4 * np.ones((96, 101)), np.random.RandomState(seed))
+        np.testing.assert_allclose(example, example[0, 0])  # a mask has the least value, here the only one
+        mixed += example[0, 0] != 2
+        assert 2 <= example[0, 0] < 3
+    assert 6 < mixed < 12
+
+
 def test_a_longer_chunk_is_cut_in_the_middle(tmp_path: Path) -> None:
     write_wav(tmp_path / "long.wav", np.random.RandomState(0).normal(0, 0.1, 2 * 22050))
     whole = fsd50k.spectrogram(str(tmp_path / "long.wav"))
