@@ -5,6 +5,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,12 @@ from orca_ray.api import AdaptationSweep, left_out, methods_for
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, make_task
+from tests.results.factories import make_record
 
 TABLE = replace(make_task(CLASSES, (1, 4)), domain="tabular")
 SERIES = replace(make_task(CLASSES), domain="time series")
@@ -101,3 +106,27 @@ def test_nodes_of_a_cluster_get_the_data_through_the_store(
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     joined = replace(AdaptationSweep(task=TABLE, **given), address=None)  # type: ignore[arg-type]
     assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "rounds"),
+    [
+        (False, [(0, (1,)), (4, (1, 2, 3))]),  # 6 trials of each method take 12 of 20 minutes; 10 would take them all
+        (True, [(0, (1,))]),
+    ],
+)
+def test_the_second_round_is_the_largest_that_fits(
+    interrupted: bool, rounds: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, ran = ResultsStore(tmp_path / "results", create=True), list[Any]()
+
+    def run_round(spec: SweepSpec, *_: Any, **__: Any) -> Summary:
+        ran.append((spec.budget.search_trials, tuple(spec.confirm_seeds)))
+        store.append([make_record(name, sweep=spec.sweep_id, method=name) for name in ("nft", "scratch")])
+        return Summary(spec.sweep_id, 2, 0, 2, {}, interrupted=interrupted, seconds=120)
+
+    monkeypatch.setattr("orca_ray.api.run_sweep", run_round)
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    task = Task.from_arrays(np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2)
+    sweep = AdaptationSweep(task=task, methods=["nft", "scratch"], minutes=20, results=store.uri)
+    assert (sweep.run().interrupted, ran) == (interrupted, rounds)

@@ -21,6 +21,7 @@ from orca_ray.errors import UserError
 from orca_ray.own_data import registration
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
+from orca_ray.testing.trials import CLASSES, make_data, make_task
 from tests.cli.conftest import Command
 from tests.data.faulty_server import Server, serving
 
@@ -403,3 +404,16 @@ def test_own_tasks_are_verified_shown_and_listed_apart(command: Command, own_cac
     assert "adapt" in ending.err
     (task.prepared_directory() / "task.json").write_text("nothing")
     assert command("data", "list").code == 0
+
+
+@pytest.mark.usefixtures("prepared")
+def test_a_large_array_is_measured_on_some_of_its_samples(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.cli.show.MAX_BYTES", 16)  # two samples of two float32 numbers
+    x = command("data", "show", "toy/first", "--no-picture", "--json").json["prepared"]["splits"]["train"]["x"]
+    assert (x["shape"], x["of_samples"], x["min"], x["max"]) == ([4, 1, 2], 2, 0, 7)
+
+
+def test_series_of_two_channels_are_drawn_as_curves() -> None:
+    task = make_task(CLASSES, (2, 16))
+    pixels = np.asarray(picture.draw(task, make_data(task)))
+    assert (pixels == 255).all(axis=2).mean() > 0.5, "a colour map leaves no paper between its colours"

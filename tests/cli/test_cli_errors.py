@@ -61,6 +61,7 @@ from tests.results.factories import make_record
         ("data generate pdebench/advection --samples 2 --seed -1", "--seed"),
         ("data generate pdebench/advection --samples 2 --seed 18446744073709551616", "9223372036854775807"),
         ("data generate pdebench/advection --samples 2 --workers 0", "--workers"),
+        ("benchmark pocket --dry-run --gpus-per-trial=", "'' is neither auto nor a part of one GPU"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(command: Command, arguments: str, expected: str) -> None:
@@ -249,3 +250,7 @@ def test_directories_and_files_of_the_user(tmp_path: Path) -> None:
             open_regular(path)
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "nowhere")
+
+
+def test_a_group_without_a_command_lists_its_commands(command: Command) -> None:
+    assert "prepare" in command("data").out

@@ -211,7 +211,8 @@ def test_open_shows_the_page(command: Command, store: str, monkeypatch: pytest.M
     monkeypatch.setattr("webbrowser.open", opened.append)
     board(command, store, "--open")
     assert opened == [Path("pocket.html").resolve().as_uri()]
-    assert embedded(Path("pocket.html"))["benchmark"] == "pocket"
+    page = embedded(Path("pocket.html"))
+    assert (page["benchmark"], page["reproduce"]) == ("pocket", "orca-sweep reproduce KEY --results DIR")
 
 
 def test_a_watched_page_follows_the_store_until_it_is_interrupted(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.run.reproduce import Comparison
 from tests.cli.conftest import Command
 from tests.leaderboard.test_published import ORCA
 from tests.results.factories import make_record
@@ -107,3 +108,14 @@ def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> No
         assert name in ending.err
     assert not Path("results").exists()
     assert command("results", "check").code == 0, "the submitted rows of the project are valid"
+
+
+@pytest.mark.parametrize(("test_score", "shown"), [(0.5, "test: 0.5"), (None, "validation: 0.25")])
+def test_a_trial_that_ran_again_is_compared_on_the_split_of_its_score(
+    command: Command, test_score: float | None, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = make_record("abc", test_score=test_score)
+    same = Comparison(record=record, again=record, agrees=True, rule="equal", differences={}, environment={})
+    monkeypatch.setattr("orca_ray.sweep.run.reproduce.reproduce", lambda *_: same)
+    ResultsStore("results", create=True).append([record])
+    assert f"error on {shown} in the record" in command("reproduce", "abc").out

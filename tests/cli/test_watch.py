@@ -14,6 +14,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.cli.conftest import Command
+from tests.results.factories import make_record
 from tests.sweep.slow_sweep import slow_sweep
 
 SWEEP = "fake/full"
@@ -174,3 +175,11 @@ class TestSubmit:
     def test_outside_of_a_checkout(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not in a git checkout"):
             submit.tracked_files(tmp_path)
+
+
+@pytest.mark.parametrize("options", [[], ["--watch"]])
+def test_only_watch_clears_the_terminal(options: list[str], command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    ResultsStore("results", create=True).append([make_record()])
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert ("\x1b[2J" in command("status", "pocket/quick", *options).out) == bool(options)

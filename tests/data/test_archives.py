@@ -270,3 +270,10 @@ def test_a_damaged_gzip_file_is_refused_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04N.")
     with pytest.raises(UserError, match=r"s2\.gz: expected a gzip file, found one that begins with"):
         open_gzip(path)
+
+
+def test_files_behind_the_directories_of_a_zip_are_unpacked(tmp_path: Path) -> None:
+    write_zip(tmp_path / "a.zip", [("empty/", b""), ("cifar/", b""), *FILES.items()])
+    unpack(tmp_path / "a.zip", tmp_path / "raw")
+    assert contents(tmp_path / "raw") == FILES
+    assert (tmp_path / "raw" / "empty").is_dir()

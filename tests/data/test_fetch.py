@@ -14,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import requests
 
 from orca_ray.data import thread_pool
-from orca_ray.data.download import Patience
+from orca_ray.data.download import Download, Failed, Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.errors import UserError
@@ -406,3 +408,30 @@ def test_progress_of_a_large_file_is_a_line_every_five_seconds(monkeypatch: pyte
     for now[0], done, total in ((0.0, 10, 1000), (4.9, 40, 1000), (5.0, 60, 1000), (9.9, 80, 1000), (10.0, 110, None)):
         ticker(done * 10**6, total and total * 10**6)  # the last one of unknown length
     assert told == ["big.tar: 60 of 1000 MB, 10.0 MB/s", "big.tar: 110 MB, 10.0 MB/s"]
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "tries"),
+    [
+        (requests.exceptions.SSLError("self-signed"), r"no secure connection to files\.example: self-signed", 1),
+        (requests.exceptions.ProxyError, r"the proxy to files\.example cannot be reached or refuses \(2 tries\)", 2),
+    ],
+)
+def test_a_certificate_or_proxy_that_fails_is_named(
+    error: Exception, message: str, tries: int, raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Mock(side_effect=error)
+    monkeypatch.setattr("requests.Session.get", asked)
+    with pytest.raises(UserError, match=message):
+        get(raw, "https://files.example/a")
+    assert asked.call_count == tries
+
+
+def test_waits_are_doubled_up_to_the_longest(server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
+    stop = Mock(spec=threading.Event)
+    stop.wait.return_value = False
+    download = Download(raw / "a", server.add("a", CONTENT, *BUSY), hash_known=True)
+    with pytest.raises(Failed, match=r"503 Service Unavailable \(6 tries\)"):
+        download.run(Patience(tries=6, first_wait=1, longest_wait=10), stop, lambda done, total: None)
+    assert [call.args[0] for call in stop.wait.call_args_list] == [1, 2, 4, 8, 10]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -388,3 +389,5 @@ def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
     assert data.test.group is None
     np.testing.assert_array_equal(data.validation.group, [1, 1, 0, 2])
     np.testing.assert_array_equal(under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5])
+    without = replace(data, splits={**data.splits, "validation": data.test})
+    assert under_protocol(without, "paper").train.group is None

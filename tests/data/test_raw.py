@@ -1,10 +1,12 @@
 """Raw files that are not there, and the lock file: shared by processes, never rewritten, refused when it is not one."""
 
+import errno
 import hashlib
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -90,3 +92,10 @@ def test_what_is_no_lock_file_is_refused_and_kept(tmp_path: Path, content: str) 
         with pytest.raises(UserError, match=rf"{PINS} is no lock file"):
             use()
     assert (tmp_path / PINS).read_text() == content
+
+
+def test_a_pin_that_cannot_be_synced_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", Mock(side_effect=OSError(errno.ENOSPC, "No space left on device")))
+    with pytest.raises(UserError, match="no space left"):
+        Pins(tmp_path).add("x", PIN)
+    assert Pins(tmp_path).read() == {}

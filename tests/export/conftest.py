@@ -24,7 +24,9 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     bodies = {"sequence": save_bert(tmp_path_factory.mktemp("b")), "image": save_vit(tmp_path_factory.mktemp("v"))}
 
     def made(task: Task, method: str = "nft") -> Predictor:
-        adaptation = start(bodies[task.modality], method, task=task, data=make_data(task), hyperparameters=QUICK)
+        adaptation = start(
+            bodies[task.modality], method, task=task, data=make_data(task), hyperparameters=QUICK, standardise=True
+        )
         return Predictor(adaptation.snapshot(), device="cpu")
 
     return made

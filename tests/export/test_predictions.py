@@ -1,4 +1,4 @@
-"""Predictions as tables: columns, names, large inputs, and what is refused."""
+"""Predictions as tables, and by exported networks: columns, names, units, large inputs, and what is refused."""
 
 import json
 import os
@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export import write_predictions
+from orca_ray.export import Exported, export_model, write_predictions
 from orca_ray.own_data import UserData
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_data, make_task
@@ -22,6 +23,7 @@ from .conftest import Make
 
 FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
 LABELS = make_task(Target("labels", size=3))
+NUMBER = make_task(Target("scalar"))
 X = np.asarray(make_data(make_task(CLASSES)).test.x)
 
 
@@ -111,3 +113,19 @@ def test_inputs_larger_than_the_limit_of_memory(make: Make, tmp_path: Path) -> N
     assert pq.ParquetFile(tmp_path / "out.parquet").metadata.num_rows == rows
     peak = int(done.stdout.split()[-1]) / 1e6
     assert peak < 1.5, f"{peak} GB"
+
+
+def test_an_exported_network_takes_raw_inputs_and_returns_units_of_the_target(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[torch.nn.Module] = []
+
+    def keep(network: torch.nn.Module, model: Predictor, path: Path) -> tuple[None, str]:
+        kept.append(network)
+        return None, "not run"
+
+    monkeypatch.setattr("orca_ray.export.FORMATS", {"kept": keep})  # tracing a network takes seconds
+    model, x = make(NUMBER), np.asarray(make_data(NUMBER).test.x)
+    assert export_model(model, "kept", tmp_path / "a") == Exported(tmp_path / "a", None, "not run")
+    with torch.no_grad():
+        assert np.allclose(kept[0](torch.from_numpy(x)), model.outputs(x), rtol=1e-5)

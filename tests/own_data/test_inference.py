@@ -257,6 +257,9 @@ def test_the_name_follows_content_and_options() -> None:
     assert len({name, inferred(other, Y).task.name, inferred(SERIES, 1 - Y).task.name}) == 3
     assert inferred(SERIES, Y, Options(seed=3)).task.name != name
     assert inferred(SERIES, Y, Options(name="My data!")).task.name.startswith("own/my_data-")
+    table = pd.DataFrame({"a": np.arange(60.0) ** 2, "b": Y})
+    ordered = Options(columns={"a": "number", "b": "category"}), Options(columns={"b": "category", "a": "number"})
+    assert len({inferred(table, Y, options).task.name for options in ordered}) == 1
 
 
 @pytest.mark.filterwarnings("error")

@@ -119,6 +119,8 @@ def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
     pixels = cast(list[np.ndarray], data.select(np.array([2])).x)[0]
     assert pixels.shape == (4, 5, 3)
     assert (pixels == 40).all()
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert read(tmp_path / "saved").splits is None, "one part is no division"
 
 
 def test_lists_in_a_column_are_series(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
 
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -218,3 +219,12 @@ def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.
     assert folder.exchange("live/a.json", pa.py_buffer(b"before"), pa.py_buffer(b"after"))
     assert folder.read("live/a.json").to_pybytes() == b"after"
     assert folder.names("live", hidden=True) == ["a.json"]
+
+
+def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(store: ResultsStore) -> None:
+    abandon(store, machine="another")
+    ended = LiveState(sweep=SWEEP, sequence=8).encode()
+    threading.Timer(0.1, store.folder.write, (live.path_of(SWEEP), ended)).start()
+    begin = time.monotonic()
+    with lease(store, expiry=10):
+        assert time.monotonic() - begin < 5
