@@ -22,7 +22,7 @@ from orca_ray.training.artefacts.base import (
     evenly,
     shrunk,
 )
-from orca_ray.training.artefacts.features import principal_plane
+from orca_ray.training.artefacts.kinds import principal_plane
 from orca_ray.training.evaluate import of_samples
 
 
