@@ -33,7 +33,7 @@ from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.numerics import derive_seed, torch_settings
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.throughput import memory_mib
+from orca_ray.training.sample_cost import memory_mib
 
 _FORMAT = 5
 _log = logging.getLogger(__name__)

@@ -17,7 +17,9 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.feed import SplitInputs, forward
 from orca_ray.training.memory_limits import memory_limits
-from orca_ray.training.micro_batch import (
+from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
+from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.training.sample_cost import (
     SampleCost,
     budget_bytes,
     even_micro_batch,
@@ -25,8 +27,6 @@ from orca_ray.training.micro_batch import (
     max_micro_batch,
     measure_cost,
 )
-from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
-from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 

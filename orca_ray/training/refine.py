@@ -22,7 +22,7 @@ from orca_ray.training.gradient_accumulation import Augment, BatchTerm, Gradient
 from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, isolated_rng, make_generator
 from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.throughput import Throughput, throughput
+from orca_ray.training.sample_cost import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
 """Optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""

@@ -13,9 +13,8 @@ from orca_ray.data.rows import JoinedRows, RowIndex, row_slices
 from orca_ray.models.body import repeated_layers
 from orca_ray.training.evaluate import predict
 from orca_ray.training.feed import Samples, SplitInputs, to_tensor
-from orca_ray.training.micro_batch import SampleCost
 from orca_ray.training.numerics import Precision, choose_precision, torch_settings
-from orca_ray.training.throughput import PEAKS, peak_flops, throughput
+from orca_ray.training.sample_cost import PEAKS, SampleCost, peak_flops, throughput
 
 from .training_toys import (
     CPU,

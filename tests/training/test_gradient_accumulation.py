@@ -13,12 +13,13 @@ from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.process import progress_count
 from orca_ray.testing.trials import copy_of
-from orca_ray.training import feed, gradient_accumulation, micro_batch, refine
+from orca_ray.training import feed, gradient_accumulation, refine, sample_cost
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.feed import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
 from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
-from orca_ray.training.micro_batch import (
+from orca_ray.training.numerics import NotFiniteError, torch_settings
+from orca_ray.training.sample_cost import (
     CPU_TENSOR_BYTES,
     SampleCost,
     budget_bytes,
@@ -26,7 +27,6 @@ from orca_ray.training.micro_batch import (
     halved,
     max_micro_batch,
 )
-from orca_ray.training.numerics import NotFiniteError, torch_settings
 
 from .training_toys import (
     CPU,
@@ -128,7 +128,7 @@ def test_checkpointing_keeps_gradients_and_saves_memory(bert: str, monkeypatch: 
     without_layers = make_accumulator(toy_model(), toy_split(9), gradient_checkpointing="on")
     assert "no repeated layers" in without_layers.notes[0]
     wide = make_accumulator(model, real_split(64), batch_size=64).cost
-    monkeypatch.setattr(micro_batch, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
+    monkeypatch.setattr(sample_cost, "CPU_TENSOR_BYTES", 5 * wide.largest_bytes)
     assert make_accumulator(model, real_split(64), batch_size=64, gradient_checkpointing="on").limit == 5
 
 

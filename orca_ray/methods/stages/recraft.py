@@ -18,8 +18,8 @@ from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.head import pooled
-from orca_ray.training.micro_batch import budget_bytes, halved, max_micro_batch, measure_cost
 from orca_ray.training.numerics import derive_seed
+from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch, measure_cost
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""

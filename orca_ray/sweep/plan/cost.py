@@ -75,7 +75,7 @@ def gpu_rate() -> Rate:
     import torch
 
     from orca_ray.training.numerics import choose_precision
-    from orca_ray.training.throughput import product_rate
+    from orca_ray.training.sample_cost import product_rate
 
     if not torch.cuda.is_available():
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
@@ -90,7 +90,7 @@ def cpu_rate() -> Rate:
     import torch
 
     from orca_ray.training.numerics import choose_precision
-    from orca_ray.training.throughput import peak_flops
+    from orca_ray.training.sample_cost import peak_flops
 
     peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
     assert peak is not None  # CPUs are always measured
