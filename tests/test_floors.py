@@ -160,7 +160,7 @@ def test_the_walk_sees_the_arrows_that_are_there() -> None:
     ("source", "module", "expected"),
     [
         ("from orca_ray import cli", "orca_ray.sweep.run.driver", "arrows go down"),
-        ("from orca_ray.tasks.task import Task", "orca_ray.models.head", "arrows go down"),
+        ("from orca_ray.tasks.task import Task", "orca_ray.models.crossmodal", "arrows go down"),
         ("from ... import cli", "orca_ray.sweep.executors.ray", "arrows go down"),
         ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
         ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),

@@ -29,7 +29,7 @@ from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
-from orca_ray.training.aligned_cache import AlignedCache
+from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective
 from orca_ray.training.numerics import derive_seed, torch_settings
 from orca_ray.training.ranks import ALONE, Ranks

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from orca_ray.data.rows import Target
 from orca_ray.models.body import Body, Layout, seeded
-from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import Embedder
-from orca_ray.models.head import build_head
 
 NUM_STAGES = 3
 _GROUP_WIDTH = 16

@@ -18,9 +18,8 @@ from torch.nn import functional as F
 
 from orca_ray.data.rows import Target
 from orca_ray.models.body import Body
-from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import PointEmbedder
-from orca_ray.models.head import build_head
 
 LENGTH = 9
 """Length of a kernel, and the least length of a series."""

@@ -18,7 +18,7 @@ from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.process import note_progress
 from orca_ray.training import optimisation
-from orca_ray.training.aligned_cache import AlignEpoch, Alignment
+from orca_ray.training.checkpoint import AlignEpoch, Alignment
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import NotFiniteError, derive_seed
 

@@ -1,21 +1,35 @@
-"""Checkpoint files, written atomically and verified by a checksum when read.
+"""Checkpoint files, and the cache of finished align stages, which a trial replays instead of computing the same ones.
 
-A file is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``.
+A checkpoint is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``; it is
+written atomically, and verified when read. The name of a cached alignment is a hash of everything that determines the
+result (`alignment_key`), so a file is never out of date.
 """
 
+import contextlib
+import hashlib
 import io
+import json
 import logging
 import os
 import pickle
 import tempfile
+import time
 import zlib
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor, nn
 
+from orca_ray.alignment.distance import SourceFeatures
+from orca_ray.alignment.tensor_cache import environment
 from orca_ray.data import cache
+from orca_ray.data.prepared import Split
+from orca_ray.data.rows import num_bytes
+from orca_ray.training.probe import ProbePoint
 
 _MAGIC = b"ORCARAY1"
 _HEADER = len(_MAGIC) + 4
@@ -65,3 +79,179 @@ def load(path: str | Path) -> dict[str, Any] | None:
         _log.warning("checkpoint %s cannot be decoded (%s); starting again", path, error)
         return None
     return state if isinstance(state, dict) else None
+
+
+MOST_FILES = 256
+MOST_BYTES = 2 * 10**9
+"""Limits of the directory; beyond either, the least recently used files are removed."""
+_FORMAT = 5  # increase it when the align loop computes other embedders from equal options
+_SUFFIX = ".aligned"
+_SAMPLED_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class AlignEpoch:
+    """Report of one align epoch."""
+
+    epoch: int
+    """Counted from 1."""
+    distance: float
+    """Distance of the epoch's sample before its optimiser step."""
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Result of a whole align stage."""
+
+    embedder: Mapping[str, Tensor]
+    """State dict of the aligned embedder, on the CPU."""
+    epochs: tuple[AlignEpoch, ...]
+    distance_before: float
+    distance_after: float
+    plateaued: bool
+    notes: tuple[str, ...]
+    probes: tuple[ProbePoint, ...] = ()
+    """Results of the guard's probes of the embedder, in order; empty without a guard."""
+    chosen: int | None = None
+    """Align epoch that the guard chose, after which ``embedder`` was saved; None: the last one."""
+
+    def to_state(self) -> dict[str, Any]:
+        """Return plain containers for a checkpoint."""
+        lists = {name: [asdict(report) for report in getattr(self, name)] for name in ("epochs", "probes")}
+        return {**vars(self), "embedder": dict(self.embedder), "notes": list(self.notes), **lists}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
+        """Return the alignment whose `to_state` is ``state``."""
+        epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
+        probes = tuple(ProbePoint(**point) for point in state["probes"])
+        return cls(**{**state, "epochs": epochs, "probes": probes, "notes": tuple(state["notes"])})
+
+
+class AlignReplay:
+    """Reports the epochs and probes of a stored alignment; the first `step` loads the aligned embedder."""
+
+    def __init__(self, embedder: nn.Module, alignment: Alignment, position: int = 0) -> None:
+        """Start after ``position`` reports; if that is not 0, ``embedder`` must already have the aligned weights."""
+        self._embedder, self._alignment, self._position = embedder, alignment, position
+        reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
+        self._reports = sorted(reports, key=lambda report: report.epoch)  # a probe follows the epoch of its number
+        self.notes, self.distance_before = alignment.notes, alignment.distance_before
+
+    @property
+    def epoch(self) -> int:
+        """Number of epochs that have been replayed."""
+        return max((report.epoch for report in self._reports[: self._position]), default=0)
+
+    @property
+    def done(self) -> bool:
+        """Whether everything has been replayed."""
+        return self._position >= len(self._reports)
+
+    @property
+    def plateaued(self) -> bool:
+        """Whether a plateau of the distance ended the stored stage early; False until everything has been replayed."""
+        return self.done and self._alignment.plateaued
+
+    @property
+    def distance_after(self) -> float | None:
+        """Distance of one fixed sample after the last epoch; None until everything has been replayed."""
+        return self._alignment.distance_after if self.done else None
+
+    @property
+    def chosen(self) -> int | None:
+        """Align epoch that a guard chose; None without a guard, and until everything has been replayed."""
+        return self._alignment.chosen if self.done else None
+
+    def step(self) -> AlignEpoch | ProbePoint:
+        """Return the next stored report; the report of an epoch has the time that the replay took."""
+        started = time.perf_counter()
+        if self._position == 0:
+            self._embedder.load_state_dict(self._alignment.embedder)
+            self._embedder.eval()  # as after aligning
+        stored = self._reports[self._position]
+        self._position += 1
+        return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for `from_state`, with the alignment, because its file may be removed before a resume."""
+        return {"replay": self._alignment.to_state(), "position": self._position}
+
+    @classmethod
+    def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
+        """Return the replay whose `state_dict` is ``state``; None if ``state`` is that of an `AlignLoop`."""
+        if "replay" not in state:
+            return None
+        return cls(embedder, Alignment.from_state(state["replay"]), state["position"])
+
+
+class AlignedCache:
+    """Size-limited directory of alignments, safe for concurrent processes; damaged files are logged and ignored."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        """Use ``directory``, created on first use; default: ``aligned`` in the cache directory."""
+        self._directory = directory or cache.home() / "aligned"
+
+    def load(self, key: str, embedder: nn.Module) -> Alignment | None:
+        """Return the alignment stored under ``key``; None if there is none or it does not fit ``embedder``."""
+        path = self._path(key)
+        state = load(path)
+        if state is None:
+            return None
+        try:
+            alignment = Alignment.from_state(state["alignment"])
+            fits = state["format"] == _FORMAT and _shapes(alignment.embedder) == _shapes(embedder.state_dict())
+        except (KeyError, TypeError, AttributeError) as error:
+            _log.debug("%s: %s", path, error)
+            fits = False
+        if not fits or not alignment.epochs:
+            _log.warning("%s is not the alignment that its name says; aligning again", path)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # marks it as used; another process may have removed it by now
+        return alignment
+
+    def store(self, key: str, alignment: Alignment) -> None:
+        """Store an alignment under ``key`` and remove the least recently used beyond the limits; log a failed write."""
+        path = self._path(key)
+        try:
+            save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
+            cache.prune(self._directory, _SUFFIX, MOST_FILES, MOST_BYTES)
+        except OSError as error:
+            _log.warning("the alignment cannot be stored for other trials: %s: %s", path, error)
+
+    def _path(self, key: str) -> Path:
+        return self._directory / f"{key}{_SUFFIX}"
+
+
+def alignment_key(
+    model: nn.Module, source: SourceFeatures, train: Split, device: torch.device, settings: Mapping[str, Any]
+) -> str:
+    """Return a hash of 32 hex digits; alignments that may differ, even in one bit, have different keys.
+
+    It covers the arguments and the software and hardware (`environment`). ``model`` is the module whose weights
+    determine the result (the embedder, or the whole model if a guard probes its features), before the first step;
+    ``settings`` is all else that determines it, including a fingerprint of the task's data. Of each array of ``train``
+    (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
+    """
+    hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
+    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
+    tensors = {"source x": source.x, "source y": source.y, **model.state_dict()}
+    for name, tensor in tensors.items():
+        _update(digest, name, tensor.detach().cpu().contiguous().numpy())
+    for name, array in (("train x", train.x), ("train y", train.y)):
+        num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
+        rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
+        _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))
+    return digest.hexdigest()[:32]
+
+
+def _update(digest: Any, name: str, array: np.ndarray) -> None:
+    digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+    digest.update(array.reshape(-1).view(np.uint8).data)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}

@@ -1,24 +1,178 @@
-"""Training loss and metric of a task; predictions for all samples of a split, and their score."""
+"""Inputs of a split in batches on the device, predictions and their score, and training loss and metric of a task."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import Parameter
 
-from orca_ray.data.rows import Rows, Target
+from orca_ray.data.rows import RowIndex, Rows, Target, num_bytes, row_slices
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.process import note_progress
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.training.feed import SplitInputs
-from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
+from orca_ray.training.memory_limits import allocatable_bytes
+from orca_ray.training.numerics import NotFiniteError, Precision, is_out_of_memory
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Default batch size of `predict`. It is independent of the training batch size, so that scores do not depend on the
 latter."""
+_CACHE_BATCH = 64
+CACHE_BYTES = 512 * 2**20
+"""Maximum size of the cached features of one split."""
+RESIDENT_FRACTION = 0.25
+"""A split is copied to a CUDA device as a whole if it needs at most this share of the free memory."""
+_PREFETCH = 3
+"""Number of batches that are read ahead if a split is streamed."""
+
+
+@dataclass(frozen=True)
+class SplitInputs:
+    """Inputs of one split and the network that processes them."""
+
+    inputs: Rows | Tensor
+    """[N, ...]: inputs of the whole model or, if ``network`` is its head, the cached inputs of the head."""
+    network: nn.Module
+    precision: Precision
+
+    def samples(self, y: Rows | None = None) -> "Samples":
+        """Return a reader of batches of the inputs and, if given, of the targets ``y`` [N, ...]."""
+        return self._inputs_only if y is None else make_samples([self.inputs, y], self.precision.device)
+
+    @cached_property
+    def _inputs_only(self) -> "Samples":  # cached, because every validation uses them
+        return make_samples([self.inputs], self.precision.device)
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the model's float32 outputs [b, *output_shape] for a batch of `inputs`."""
+        return forward(self.network, inputs, self.precision)
+
+    def slices(self, batch_size: int, rows: slice | None = None) -> list[RowIndex]:
+        """Return consecutive slices of at most ``batch_size`` samples that cover ``rows``, or the whole split."""
+        first, last, _ = (rows or slice(None)).indices(len(self.inputs))
+        return [slice(start, min(start + batch_size, last)) for start in range(first, last, batch_size)]
+
+
+def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Precision) -> Tensor:
+    """Return the float32 outputs of ``network`` for a batch, computed in ``precision``."""
+    with precision.autocast():
+        output: Tensor = network(inputs)
+    return output.float()
+
+
+def make_feed(
+    model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
+) -> SplitInputs:
+    """Return a feed for the inputs ``x`` [N, ...] of a split.
+
+    If all ``trained`` parameters are in the head, the inputs of the head are computed once and cached, unless they
+    exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the feed runs the whole model.
+    """
+    head = {id(parameter) for parameter in model.head.parameters()}
+    if stochastic or any(id(parameter) not in head for parameter in trained):
+        return SplitInputs(x, model, precision)
+    sample = next(head_inputs(model, x[:1], precision))
+    if sample.numel() * sample.element_size() * len(x) > CACHE_BYTES:
+        return SplitInputs(x, model, precision)
+    features = torch.cat(list(head_inputs(model, x, precision)))
+    return SplitInputs(features, model.head, replace(precision, name="float32"))  # as heads compute in the model
+
+
+def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
+    """Yield the head's inputs [b, ...] for batches of ``x``, in evaluation mode, captured by a hook."""
+    seen: list[Tensor] = []
+    feed = SplitInputs(x, model, precision)
+    handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), precision.active():
+            for (inputs,) in feed.samples().batches(feed.slices(_CACHE_BATCH)):
+                feed.outputs(inputs)
+                yield seen.pop()
+    finally:
+        model.train(was_training)
+        handle.remove()
+
+
+class Samples:
+    """Arrays of equal length, held on the device or, if ``streamed``, read by a thread during computation."""
+
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
+        self.streamed, self._device = streamed, device
+        self._rows = [_load(array, torch.device("cpu") if streamed else device) for array in arrays]
+
+    def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
+        """Yield, for each selection, a batch: the selected rows of every array, on the device. Do not modify them.
+
+        The thread that reads streamed batches ends when the iteration ends or is closed.
+        """
+        if not self.streamed:
+            yield from map(self._read, selections)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            reads = (pool.submit(self._read, selection) for selection in selections)
+            pending = deque(islice(reads, _PREFETCH))
+            while pending:
+                rows = pending.popleft().result()
+                pending.extend(islice(reads, 1))
+                yield tuple(row.to(self._device, non_blocking=True) for row in rows)
+
+    def _read(self, selection: RowIndex) -> tuple[Tensor, ...]:
+        note_progress()
+        rows = tuple(_select(array, selection) for array in self._rows)
+        pinned = self.streamed and self._device.type == "cuda"
+        return tuple(row.pin_memory() for row in rows) if pinned else rows
+
+
+def _load(rows: Rows | Tensor, device: torch.device) -> Rows | Tensor:
+    """Return ``rows`` as one tensor on ``device``; on a CPU, `Rows` that are not an array are returned unchanged."""
+    if isinstance(rows, np.ndarray):
+        with warnings.catch_warnings():  # training never writes to a read-only memory map
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            rows = torch.from_numpy(np.asarray(rows))
+    if isinstance(rows, Tensor):
+        return rows.to(device)
+    return rows if device.type == "cpu" else to_tensor(rows, device)
+
+
+def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
+    if not isinstance(rows, Tensor):
+        return torch.from_numpy(rows[selection])
+    if isinstance(selection, slice):
+        return rows[selection]
+    return rows[torch.from_numpy(selection).to(rows.device, non_blocking=True)]
+
+
+def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
+    """Return a reader of ``arrays`` [N, ...], streamed if they need more than `RESIDENT_FRACTION` of CUDA's memory."""
+    needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
+    too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * _free_bytes(device)
+    return Samples(arrays, device, streamed=too_large)
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Return the memory of a GPU that is free and that this trial may allocate."""
+    free, total = torch.cuda.mem_get_info(device)
+    return min(free, allocatable_bytes(total) - torch.cuda.memory_allocated(device))
+
+
+def to_tensor(rows: Rows, device: torch.device) -> Tensor:
+    """Return ``rows`` as one tensor on ``device``, copied block by block."""
+    tensor = torch.empty(rows.shape, dtype=torch.from_numpy(np.empty(0, rows.dtype)).dtype, device=device)
+    for block in row_slices(rows):
+        tensor[block] = torch.from_numpy(rows[block])
+    return tensor
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from orca_ray.data.rows import Rows
 from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.feed import SplitInputs, forward
+from orca_ray.training.evaluate import SplitInputs, forward
 from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks

@@ -14,9 +14,8 @@ from torch.nn import functional
 from orca_ray.alignment.labels import SKETCH_WIDTH, sketched
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Array, Rows, Target
-from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.head import pooled
-from orca_ray.training.feed import head_inputs
+from orca_ray.models.crossmodal import CrossModalModel, pooled
+from orca_ray.training.evaluate import head_inputs
 from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
 NUM_SAMPLES = 512

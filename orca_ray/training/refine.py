@@ -16,8 +16,7 @@ from orca_ray.models.body import has_stochastic_depth
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
-from orca_ray.training.feed import SplitInputs, make_feed
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, make_feed, predict, score
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
 from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, isolated_rng, make_generator
 from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate

@@ -18,8 +18,7 @@ from orca_ray.methods.stages.terms import DistanceTerm, MixTerm, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, run, start
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import Objective
-from orca_ray.training.feed import SplitInputs
+from orca_ray.training.evaluate import Objective, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.numerics import Precision
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.rows import Target
-from orca_ray.models.head import DenseHead, build_head
+from orca_ray.models.crossmodal import DenseHead, build_head
 from orca_ray.models.modality import DenseHeadName
 
 FEATURES = 5

@@ -15,8 +15,8 @@ from orca_ray.alignment import tensor_cache
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.data.prepared import Split
 from orca_ray.testing.trials import copy_of
-from orca_ray.training import aligned_cache, checkpoint
-from orca_ray.training.aligned_cache import AlignedCache, AlignEpoch, Alignment, alignment_key
+from orca_ray.training import checkpoint
+from orca_ray.training.checkpoint import AlignedCache, AlignEpoch, Alignment, alignment_key
 
 from .training_toys import CPU, files_of_at_most, same, toy_model, toy_split
 
@@ -135,7 +135,7 @@ def test_keys_are_equal_for_equal_alignments_and_differ_with_everything_that_dec
 
 
 def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aligned_cache, "_SAMPLED_BYTES", 100)
+    monkeypatch.setattr(checkpoint, "_SAMPLED_BYTES", 100)
     split = toy_split(3000)
     parts = [slice(0, 1000), slice(0, 2000), slice(0, 3000), slice(1000, 2000)]
     assert len({key(train=Split(split.x[part], split.y[part])) for part in parts}) == 4
@@ -179,7 +179,7 @@ def test_a_disk_that_takes_nothing_or_fills_up_only_warns(tmp_path: Path, caplog
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aligned_cache, "MOST_FILES", 3)
+    monkeypatch.setattr(checkpoint, "MOST_FILES", 3)
     cache = AlignedCache(tmp_path)
     for age, name in enumerate(["d", "c", "b"]):
         cache.store(name, an_alignment())
@@ -188,6 +188,6 @@ def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert_loads(cache, "d")
     cache.store("a", an_alignment())
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c", "d"]
-    monkeypatch.setattr(aligned_cache, "MOST_BYTES", 1)
+    monkeypatch.setattr(checkpoint, "MOST_BYTES", 1)
     cache.store("e", an_alignment())
     assert len(list(tmp_path.iterdir())) == 1

@@ -13,9 +13,9 @@ from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.process import progress_count
 from orca_ray.testing.trials import copy_of
-from orca_ray.training import feed, gradient_accumulation, refine, sample_cost
+from orca_ray.training import evaluate, gradient_accumulation, refine, sample_cost
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.feed import Samples, SplitInputs
+from orca_ray.training.evaluate import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
 from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
 from orca_ray.training.numerics import NotFiniteError, torch_settings
@@ -278,12 +278,12 @@ def test_budgets_derive_from_the_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2**34))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2**33, 2**34))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2**30)
-    whole, free = budget_bytes(0, CUDA), feed._free_bytes(CUDA)
+    whole, free = budget_bytes(0, CUDA), evaluate._free_bytes(CUDA)
     limit_memory(MemoryLimits(share=0.25), CUDA)
     assert 4 * (shares.pop() * 2**34 + CONTEXT_MIB * 2**20) == 2**34, "four trials and their CUDA contexts fit"
     assert memory_limits().share == 0.25
     assert budget_bytes(0, CUDA) == whole // 4
-    assert (free, feed._free_bytes(CUDA)) == (2**33, 2**32 - CONTEXT_MIB * 2**20 - 2**30)
+    assert (free, evaluate._free_bytes(CUDA)) == (2**33, 2**32 - CONTEXT_MIB * 2**20 - 2**30)
     assert budget_bytes(100, CUDA) == 100 * 2**20, "what a sweep sets stays"
     limit_memory(MemoryLimits(share=0.01), CUDA)
     limit_memory(MemoryLimits(), CUDA)

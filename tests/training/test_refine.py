@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import changed, copy_of
-from orca_ray.training import checkpoint, feed
+from orca_ray.training import checkpoint, evaluate
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
@@ -167,7 +167,7 @@ def test_cached_features_give_the_uncached_result_where_nothing_is_random(monkey
     cached_curve += [curve(cached.step()) for _ in range(4)]
     assert body_calls(cached_model) == calls > 0  # the body ran in the first epoch only
 
-    monkeypatch.setattr(feed, "CACHE_BYTES", 0)
+    monkeypatch.setattr(evaluate, "CACHE_BYTES", 0)
     model = toy_model()
     uncached = make_refine(model, config, head_only=True)
     uncached_curve = [curve(uncached.step()) for _ in range(5)]

@@ -16,8 +16,7 @@ from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, Objective, predict, score
-from orca_ray.training.feed import SplitInputs
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict, score
 from orca_ray.training.numerics import Precision
 from orca_ray.training.refine import RefineLoop
 

@@ -18,7 +18,7 @@ from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop
-from orca_ray.training.aligned_cache import AlignEpoch, AlignReplay, alignment_key
+from orca_ray.training.checkpoint import AlignEpoch, AlignReplay, alignment_key
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.probe import Probe, ProbePoint
 

@@ -18,12 +18,11 @@ from orca_ray.data.rows import row_slices
 from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
-from orca_ray.models.head import PooledHead
+from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
-from orca_ray.training.evaluate import BATCH_SIZE, predict, score
-from orca_ray.training.feed import SplitInputs, head_inputs, make_samples
+from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, make_samples, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from orca_ray.methods.options import RecraftConfig
 from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
-from orca_ray.models.head import pooled
+from orca_ray.models.crossmodal import pooled
 from orca_ray.training.numerics import derive_seed
 from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch, measure_cost
 

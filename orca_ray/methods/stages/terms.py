@@ -15,7 +15,7 @@ from orca_ray.methods.options import JointConfig, PareConfig
 from orca_ray.methods.stages.align_stage import make_align_loop
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
-from orca_ray.models.head import PooledHead
+from orca_ray.models.crossmodal import PooledHead
 from orca_ray.training.align import AlignLoop
 from orca_ray.training.numerics import choose_precision, derive_seed
 

@@ -20,8 +20,8 @@ from orca_ray.models.weights import BodyArchitecture
 from orca_ray.results.artefacts import Artefact, within_limits
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.tasks.task import Task
-from orca_ray.training.aligned_cache import AlignedCache
 from orca_ray.training.artefacts.base import Aligned, Evaluated, Evidence, compute_artefacts, evenly, failure
+from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective, of_samples
 from orca_ray.training.ranks import ALONE, Ranks
 
