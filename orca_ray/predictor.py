@@ -65,7 +65,7 @@ class Predictor:
         config = snapshot.config
         statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]
         self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
-        option = resolve(config.method, config.scalars()).refine.precision
+        option = resolve(config.method, config.hyperparameters).refine.precision
         self._precision = choose_precision(option, self.device, int(self.network.body.feature_width))
 
     @classmethod

@@ -16,10 +16,10 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache as cached
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from orca_ray.data import cache
@@ -49,15 +49,11 @@ class StoredArray:
     @classmethod
     def of(cls, array: Any) -> "StoredArray":
         """Return the JSON form of a NumPy array or a tensor on the CPU."""
-        import numpy as np
-
         values = np.asarray(array, dtype=np.float32)
         return cls(values.shape, tuple(values.ravel().tolist()))
 
     def array(self) -> Array:
         """Return the array; raises ValueError if the number of values is not that of the shape."""
-        import numpy as np
-
         return np.array(self.values, dtype=np.float32).reshape(self.shape)
 
 
@@ -122,7 +118,7 @@ class ModelConfig:
     task: TaskSummary
     method: str
     body: BodySummary
-    hyperparameters: Mapping[str, int | float | str]
+    hyperparameters: Mapping[str, Scalar]
     """Values by dotted name that the method uses."""
     seed: int
     input_mean: StoredArray | None = None
@@ -144,15 +140,6 @@ class ModelConfig:
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every other file, by name."""
 
-    def scalars(self) -> dict[str, Scalar]:
-        """Return the hyper-parameters."""
-        return dict(self.hyperparameters)
-
-
-@cached
-def _adapter() -> TypeAdapter[ModelConfig]:
-    return TypeAdapter(ModelConfig)
-
 
 def read_config(directory: Path) -> ModelConfig:
     """Return the configuration of a model folder, and verify its files.
@@ -160,9 +147,16 @@ def read_config(directory: Path) -> ModelConfig:
     Raises UserError if there is no model folder, if its format is another version's, or if a file is missing or was
     changed. A model card that was changed is only logged, as predictions do not depend on it.
     """
-    config = parse_config(_config_text(directory), directory / CONFIG)
+    path = directory / CONFIG
+    advice = "give the folder that 'orca-sweep adapt --out' has written, or models/KEY of a results store"
+    if not directory.is_dir():
+        found = "is no directory" if directory.exists() else "does not exist"
+        raise UserError(f"{directory} {found}: {advice}")
+    if not path.is_file():
+        raise UserError(f"{directory} is no model folder, as it has no {CONFIG}: {advice}")
+    config = parse_config(cache.read_bytes(path, _MOST_CONFIG_BYTES), path)
     if WEIGHTS not in config.files:
-        raise UserError(f"{directory / CONFIG} lists no {WEIGHTS}; {_ADVICE}")
+        raise UserError(f"{path} lists no {WEIGHTS}; {_ADVICE}")
     for name, expected in config.files.items():
         _verify(directory, name, expected)
     return config
@@ -185,7 +179,7 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     if values.pop(_SELF, None) != _hash({"orca_ray": written, "format": found, **values}):
         raise UserError(f"{path} was changed since it was written; {_ADVICE}")
     try:
-        config = _adapter().validate_python(values)
+        config = TypeAdapter(ModelConfig).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -193,17 +187,6 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     if strange := sorted(set(config.files) - {WEIGHTS, PREPROCESSING, CARD}):
         raise UserError(f"{path} lists files that a model folder does not have: {shorten(', '.join(strange))}")
     return config
-
-
-def _config_text(directory: Path) -> bytes:
-    advice = "give the folder that 'orca-sweep adapt --out' has written, or models/KEY of a results store"
-    if not directory.is_dir():
-        found = "is no directory" if directory.exists() else "does not exist"
-        raise UserError(f"{directory} {found}: {advice}")
-    path = directory / CONFIG
-    if not path.is_file():
-        raise UserError(f"{directory} is no model folder, as it has no {CONFIG}: {advice}")
-    return cache.read_bytes(path, _MOST_CONFIG_BYTES)
 
 
 def _verify(directory: Path, name: str, expected: str) -> None:

@@ -5,9 +5,9 @@ plug-in's, declares its options beside its recipe.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
 from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, one_of, section_name
@@ -23,9 +23,6 @@ TARGETS = {
     "query_value": ("query", "value"),
 }
 """Roles of the linear layers that each value of ``lora.targets`` adapts."""
-
-WEIGHTS = ("float32", "nf4")
-"""Values of ``lora.weights``."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ class LoraConfig(Config):
     """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
     ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
     queries, keys and values together, it is adapted as a whole."""
-    weights: Annotated[str, partial(one_of, WEIGHTS)] = "float32"
+    weights: Annotated[str, partial(one_of, ("float32", "nf4"))] = "float32"
     """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
     for each 64 values."""
 
@@ -140,29 +137,18 @@ class BoostingConfig(Config):
     """Penalty on the squares of the leaves' outputs."""
 
 
-SHARED: Mapping[str, type[Any]] = {
-    "data": DataConfig,
-    "decoder": DecoderConfig,
-    "embedder": EmbedderConfig,
-    "head": HeadConfig,
-    "align": AlignConfig,
-    "refine": RefineConfig,
-}
-"""Sections that every method may use."""
-
-
 @dataclass(frozen=True)
 class Hyperparameters:
     """All hyper-parameters of a trial, by section; `hyperparameters.from_flat` makes them."""
 
     of_methods: Mapping[str, Any]
     """Sections that methods declare (`Recipe.options`)."""
-    data: DataConfig = field(default_factory=DataConfig)
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    embedder: EmbedderConfig = field(default_factory=EmbedderConfig)
-    head: HeadConfig = field(default_factory=HeadConfig)
-    align: AlignConfig = field(default_factory=AlignConfig)
-    refine: RefineConfig = field(default_factory=RefineConfig)
+    data: DataConfig
+    decoder: DecoderConfig
+    embedder: EmbedderConfig
+    head: HeadConfig
+    align: AlignConfig
+    refine: RefineConfig
 
     def of(self, config: type[_Config]) -> _Config:
         """Return the section of a class that a method declares in its ``options``."""
@@ -178,3 +164,9 @@ class Hyperparameters:
             for name, section in sections.items()
             for option in fields(section)
         }
+
+
+SHARED: Mapping[str, type[Any]] = {
+    name: kind for name, kind in get_type_hints(Hyperparameters).items() if name != "of_methods"
+}
+"""Sections that every method may use."""

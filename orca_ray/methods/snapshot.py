@@ -2,29 +2,27 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from orca_ray.data.prepared import PreparedData
+from orca_ray.alignment.tensor_cache import tensor_bytes
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
 from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
-from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.recipe import NO_BODY, Recipe
 from orca_ray.methods.registry import get_method
-from orca_ray.methods.stages.trial import network_request
+from orca_ray.methods.reports import Outcome
+from orca_ray.methods.stages.trial import Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
 from orca_ray.models.weights import BodyArchitecture, describe_body
-from orca_ray.tasks.task import Task
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
 
@@ -47,33 +45,24 @@ def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
     return [name for name in names if name not in frozen]
 
 
-def take_snapshot(
-    model: CrossModalModel,
-    names: Iterable[str],
-    *,
-    recipe: Recipe,
-    task: Task,
-    data: PreparedData,
-    body: str,
-    options: Hyperparameters,
-    seed: int,
-    protocol: str,
-) -> Snapshot:
-    """Return the present weights ``names`` of ``model`` with their description.
+def take_snapshot(trial: Trial, names: Iterable[str], outcome: Outcome, protocol: str) -> Snapshot:
+    """Return the present weights ``names`` of a trial's model with their description, which has the scores so far.
 
     Raises UserError if the configuration of the body can no longer be read.
     """
-    state = model.state_dict()
-    weights = {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names}
-    return Snapshot(
-        ModelConfig(
-            task=TaskSummary.of(task, protocol, data.fingerprint), method=recipe.name,
-            body=_describe(recipe, model, body), hyperparameters=relevant(options, recipe.name), seed=seed,
-            input_mean=_stored(model.input_mean), input_deviation=_stored(model.input_deviation),
-            y_mean=_stored(data.y_mean), y_std=_stored(data.y_std), versions=_versions(),
-        ),
-        weights,
+    model, data = trial.model, trial.data
+    state, versions = model.state_dict(), {}
+    for name in _LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    config = ModelConfig(
+        task=TaskSummary.of(trial.task, protocol, data.fingerprint), method=trial.method, body=_describe(trial),
+        hyperparameters=relevant(trial.hyperparameters, trial.method), seed=trial.seed,
+        input_mean=_stored(model.input_mean), input_deviation=_stored(model.input_deviation),
+        y_mean=_stored(data.y_mean), y_std=_stored(data.y_std), versions=versions,
+        validation_score=outcome.validation_score, test_score=outcome.test_score,
     )  # fmt: skip
+    return Snapshot(config, {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names})
 
 
 def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
@@ -89,7 +78,7 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     if config.input_mean is not None and config.input_deviation is not None:
         mean, deviation = (torch.from_numpy(each.array()) for each in (config.input_mean, config.input_deviation))
         statistics = mean, deviation
-    options, task = resolve(config.method, config.scalars()), config.task.declaration()
+    options, task = resolve(config.method, config.hyperparameters), config.task.declaration()
     whole = config.body.weights_sha256 is None
     body = BodyArchitecture(config.body.name, config.body.values, config.body.attention)
     request = network_request(
@@ -102,7 +91,13 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
         if whole:
             raise
         raise UserError(f"this model holds no weights of its body, as {config.method} leaves them: {error}") from error
-    _check_body(recipe, model, config.body)
+    if not whole:
+        found = _hash(_frozen(recipe, model))
+        if not recipe.names_body or found != config.body.weights_sha256:
+            raise UserError(
+                f"the body {config.body.name!r} on this machine is not the one that the model was trained with (sha256 "
+                f"of its weights: {found}, expected {config.body.weights_sha256}): get the same release of it"
+            )
     _load(model, weights, set(weight_names(recipe, model)))
     return model.eval().requires_grad_(False)
 
@@ -120,7 +115,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
-    state, resized = model.state_dict(), set(_resized(model))
+    state = model.state_dict()
+    # Weights whose size follows from training, such as the text of trees.
+    resized = {f"{name}.{own}" for name, part in model.named_modules() for own in getattr(part, "resized", ())}
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
     wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]
     for name in sorted(expected & weights.keys()):
@@ -137,44 +134,21 @@ def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[s
     model.load_state_dict(dict(weights), strict=False)
 
 
-def _resized(model: CrossModalModel) -> Iterator[str]:
-    """Yield the names of the weights whose size follows from training, such as the text of trees."""
-    for name, module in model.named_modules():
-        yield from (f"{name}.{weight}" for weight in getattr(module, "resized", ()))
-
-
 def _stored(array: Tensor | Array | None) -> StoredArray | None:
     if array is None:
         return None
     return StoredArray.of(array.cpu() if isinstance(array, Tensor) else array)
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _describe(recipe: Recipe, model: CrossModalModel, body: str) -> BodySummary:
+def _describe(trial: Trial) -> BodySummary:
+    recipe, body = get_method(trial.method), trial.body
     if not recipe.uses_body or body == NO_BODY:
         return BodySummary(name=NO_BODY)
     described, listed = describe_body(body), listed_body(body)
     return BodySummary(
         name=body, values=described.values, attention=described.attention, licence=listed.licence if listed else "",
-        weights_sha256=_hash(_frozen(recipe, model)) if recipe.names_body else None,
+        weights_sha256=_hash(_frozen(recipe, trial.model)) if recipe.names_body else None,
     )  # fmt: skip
-
-
-def _check_body(recipe: Recipe, model: CrossModalModel, body: BodySummary) -> None:
-    if body.weights_sha256 is None:
-        return
-    if not recipe.names_body or (found := _hash(_frozen(recipe, model))) != body.weights_sha256:
-        raise UserError(
-            f"the body {body.name!r} on this machine is not the one that the model was trained with (sha256 of its "
-            f"weights: {found}, expected {body.weights_sha256}): get the same release of it"
-        )
 
 
 def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
@@ -191,9 +165,8 @@ def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
 def _hash(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes and values. Names are those without peft's wrappers."""
     found = hashlib.sha256()
-    named: dict[str, Any] = {name.replace(".base_layer", ""): value for name, value in weights.items()}
-    for name in sorted(named):
-        value = named[name].detach().cpu().contiguous()
+    named = {name.replace(".base_layer", ""): value for name, value in weights.items()}
+    for name, value in sorted(named.items()):
         found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(memoryview(value.flatten().view(torch.uint8).numpy()))
+        found.update(tensor_bytes(value))
     return found.hexdigest()

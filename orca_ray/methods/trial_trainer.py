@@ -9,10 +9,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
@@ -87,11 +85,12 @@ class TrialTrainer:
         """
         _check_data(task, data)
         check_unfit(method, task)
-        self._recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
-        data = _reduced(task, data, self._hyperparameters.data.fraction, seed)
+        recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        if (fraction := self._hyperparameters.data.fraction) != 1:
+            drawn = derive_seed(seed, "fraction") % 2**32
+            data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
         statistics = input_statistics(data.train.x, task.input_scale) if standardise else None
         data = with_target_statistics(task, data) if standardise else data
-        self._task, self._data, self._body, self._seed, self._test = task, data, body, seed, test
         self._device, self._threads, self._deterministic = torch.device(device), threads, deterministic
         if self._device.type == "cuda":
             torch.cuda.init()  # type: ignore[no-untyped-call]
@@ -99,25 +98,29 @@ class TrialTrainer:
         self._artefacts = ArtefactCollector(task, data)
         with self._computing():
             request = network_request(
-                task, self._hyperparameters, body, pretrained=self._recipe.pretrained, seed=seed, statistics=statistics
+                task, self._hyperparameters, body, pretrained=recipe.pretrained, seed=seed, statistics=statistics
             )
-            self._model: CrossModalModel | None = self._recipe.network(request).to(self._device)
-            self._weight_names = weight_names(self._recipe, self._model)  # stages may add modules for training
-            trial = Trial(
-                method=method, aligns=self._recipe.aligns, pretrained=self._recipe.pretrained,
-                trainable=self._recipe.trainable, task=task, data=data, body=body,
+            model = recipe.network(request).to(self._device)
+            self._weight_names = weight_names(recipe, model)  # stages may add modules for training
+            self._trial: Trial | None = Trial(
+                method=method, aligns=recipe.aligns, pretrained=recipe.pretrained,
+                trainable=recipe.trainable, task=task, data=data, body=body,
                 hyperparameters=self._hyperparameters, seed=seed, device=self._device,
                 objective=Objective(task.target, task.loss, task.metric, data.y_mean, data.y_std),
-                augmentation=get_augmentation(task.augmentation), model=self._model,
+                augmentation=get_augmentation(task.augmentation), model=model,
                 cache=AlignedCache(aligned) if reuse_aligned else None, test=test, artefacts=self._artefacts,
                 on_step=on_step, ranks=ranks,
             )  # fmt: skip
-            self._stages: list[Stage] = list(self._recipe.stages(trial))  # the current one and those after it
+            self._stages: list[Stage] = list(recipe.stages(self._trial))  # the current one and those after it
+        self._identity = {
+            "task": task.name, "data": data.fingerprint, "method": method, "body": body,
+            "hyperparameters": self._hyperparameters.to_flat(), "seed": seed, "test": test,
+        }  # fmt: skip
         self.stage: StageName = self._stages[0].name
         """The stage that the next `step` runs."""
         self._outcome = Outcome(
-            num_parameters=sum(map(num_values, self.model.parameters())),
-            num_trainable=sum(parameter.numel() for parameter in set(self._recipe.trainable(self.model))),
+            num_parameters=sum(map(num_values, model.parameters())),
+            num_trainable=sum(parameter.numel() for parameter in set(recipe.trainable(model))),
         )
 
     @property
@@ -131,10 +134,15 @@ class TrialTrainer:
         return not self.done and self._stages[0].parallel
 
     @property
+    def trial(self) -> Trial:
+        """Task, data, options and model, which the stages share."""
+        assert self._trial is not None, "this trainer is closed"
+        return self._trial
+
+    @property
     def model(self) -> CrossModalModel:
         """The model with its present weights; once `done`, with the weights of the best epoch."""
-        assert self._model is not None, "this trainer is closed"
-        return self._model
+        return self.trial.model
 
     def step(self) -> EpochProgress:
         """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
@@ -167,19 +175,17 @@ class TrialTrainer:
 
         ``protocol`` is only stored. Raises UserError if the configuration of the body can no longer be read.
         """
-        taken = take_snapshot(
-            self.model, self._weight_names, recipe=self._recipe, task=self._task, data=self._data, body=self._body,
-            options=self._hyperparameters, seed=self._seed, protocol=protocol,
-        )  # fmt: skip
-        scores = {name: getattr(self._outcome, name) for name in ("validation_score", "test_score")}
-        return replace(taken, config=replace(taken.config, **scores))
+        return take_snapshot(self.trial, self._weight_names, self._outcome, protocol)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
+        state = self.model.state_dict()
         checkpoint.save(path, {
-            "format": _FORMAT, "identity": self._identity(), "stages": len(self._stages),
-            "stage": self._stages[0].state_dict(), "weights": self._outside_the_body(),
-            "outcome": asdict(self._outcome), "artefacts": self._artefacts.state_dict(),
+            "format": _FORMAT, "identity": self._identity, "stages": len(self._stages),
+            "stage": self._stages[0].state_dict(), "outcome": asdict(self._outcome),
+            # Stages before refining may change the weights outside the body only.
+            "weights": {name: value for name, value in state.items() if not name.startswith("body.")},
+            "artefacts": self._artefacts.state_dict(),
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
@@ -187,7 +193,7 @@ class TrialTrainer:
         state = checkpoint.load(path)
         if state is None:
             return False
-        if state.get("format") != _FORMAT or state["identity"] != self._identity():
+        if state.get("format") != _FORMAT or state["identity"] != self._identity:
             _log.warning("checkpoint %s belongs to another trial or version; starting again", path)
             return False
         with self._computing():
@@ -202,7 +208,7 @@ class TrialTrainer:
 
     def close(self) -> None:
         """Free the memory of model, optimiser and caches, including CUDA memory; `result` remains available."""
-        self._stages, self._model = [], None
+        self._stages, self._trial = [], None
         # Only the garbage collector frees checkpointed layers and compiled networks; it takes 0.2 s.
         if self._device.type == "cuda" or self._hyperparameters.refine.gradient_checkpointing == "on":
             gc.collect()
@@ -212,26 +218,8 @@ class TrialTrainer:
     def _name_stage(self) -> None:
         self.stage = "done" if self._stages[0].done else self._stages[0].name
 
-    def _outside_the_body(self) -> dict[str, Tensor]:
-        """Return the weights that stages before refining may change."""
-        return {name: value for name, value in self.model.state_dict().items() if not name.startswith("body.")}
-
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "task": self._task.name, "data": self._data.fingerprint, "method": self._recipe.name, "body": self._body,
-            "hyperparameters": self._hyperparameters.to_flat(), "seed": self._seed, "test": self._test,
-        }  # fmt: skip
-
     def _computing(self) -> AbstractContextManager[None]:
         return torch_settings(self._threads, deterministic=self._deterministic)
-
-
-def _reduced(task: Task, data: PreparedData, fraction: float, seed: int) -> PreparedData:
-    """Return the data with the share ``fraction`` of the training samples, drawn by the trial's seed."""
-    if fraction == 1:
-        return data
-    drawn = derive_seed(seed, "fraction") % 2**32
-    return with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
 
 
 def _check_data(task: Task, data: PreparedData) -> None:

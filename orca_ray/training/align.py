@@ -5,14 +5,14 @@ Shapes: N training samples, n samples of one epoch, D features (the token width 
 
 import logging
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from orca_ray.alignment.cost import recomputed
-from orca_ray.alignment.distance import Diagnosis
+from orca_ray.alignment.distance import Distance
 from orca_ray.alignment.labels import ClassIndex, is_sketched, pseudo_labels
 from orca_ray.data.rows import Rows, Target
 from orca_ray.models.crossmodal import CrossModalModel
@@ -28,16 +28,6 @@ allocates and zeroes much larger tensors anew every time, which takes longer tha
 _STORED = ("epoch", "plateaued", "distance_before", "distance_after")
 """Names of the `AlignLoop` attributes that `state_dict` stores unchanged."""
 _log = logging.getLogger(__name__)
-
-
-class Measure(Protocol):
-    """The interface of a fitted `Distance` that `AlignLoop` uses."""
-
-    learning_rate: float
-    diagnosis: Diagnosis  # of the last call
-
-    def __call__(self, features: Tensor, labels: Tensor, shares: Tensor) -> Tensor:
-        """Return the differentiable distance of features [n, D] with class ids [n] from the source; see `Distance`."""
 
 
 class AlignLoop:
@@ -57,12 +47,12 @@ class AlignLoop:
         y: Rows,
         target: Target,
         config: AlignConfig,
-        distance: Measure,
+        distance: Distance,
         *,
         seed: int,
         device: torch.device,
     ) -> None:
-        """Prepare to minimise ``distance`` for the training inputs ``x`` [N, ...] with the targets ``y`` [N, ...]."""
+        """Prepare to minimise a fitted ``distance`` for training inputs ``x`` [N, ...] with targets ``y`` [N, ...]."""
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
         self._learning_rate = config.learning_rate or distance.learning_rate

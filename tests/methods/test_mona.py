@@ -103,7 +103,7 @@ def test_the_bilevel_gradient_through_a_body_is_that_of_autograd(bert: str) -> N
         model.zero_grad(set_to_none=True)
     found = parts[1] - parts[0]
 
-    train, trial = trainer._data.train, stage._trial
+    train, trial = trainer.trial.data.train, stage._trial
     with sdpa_kernel(SDPBackend.MATH):
         y = torch.from_numpy(np.asarray(train.y[indices]))
         loss = trial.objective.training_loss(train.y, trial.device)(model(torch.from_numpy(train.x[indices])), y)

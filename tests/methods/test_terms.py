@@ -47,7 +47,7 @@ def term_with_one_source_sample(trainer: TrialTrainer) -> MixTerm:
 
 
 def batch(trainer: TrialTrainer) -> tuple[Tensor, Tensor]:
-    train = trainer._data.train
+    train = trainer.trial.data.train
     return torch.from_numpy(train.x[:4]), torch.from_numpy(np.asarray(train.y[:4]))
 
 
@@ -132,8 +132,8 @@ def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: st
         x, y = batch(trainer)
         mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
         features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
-        objective = Objective(target, task.loss, task.metric, trainer._data.y_mean, trainer._data.y_std)
-        of_target = objective.training_loss(trainer._data.train.y, CPU)(model.head(features), y)
+        objective = Objective(target, task.loss, task.metric, trainer.trial.data.y_mean, trainer.trial.data.y_std)
+        of_target = objective.training_loss(trainer.trial.data.train.y, CPU)(model.head(features), y)
         logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
         of_source = functional.cross_entropy(logits, term._source.y.expand(4))
         # Half of 8 or 4 tokens.
@@ -157,7 +157,7 @@ def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
     for limit in (7, 30):
         settings = {**QUIET, "pare.drawn": 0.0, "pare.weight": 1.0}
         trainer = start(bert, "pare", hyperparameters=settings)
-        model, train, loss = trainer.model, trainer._data.train, nn.CrossEntropyLoss()
+        model, train, loss = trainer.model, trainer.trial.data.train, nn.CrossEntropyLoss()
         parameters, feed = list(model.parameters()), SplitInputs(train.x, model, Precision("float32", CPU))
         config, term = RefineConfig(batch_size=30), term_with_one_source_sample(trainer)
         accumulator = GradientAccumulator(model, parameters, feed, train.y, loss, config, seed=0, term=term)
@@ -185,8 +185,8 @@ def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
     assert embedder.training
     expected = fitted_distance("mmd", term._trial.source_features())
     embedder.eval()
-    features = trainer.model.features(torch.from_numpy(trainer._data.train.x[5:25]))
-    value = weight * expected(features, torch.from_numpy(trainer._data.train.y[5:25]))
+    features = trainer.model.features(torch.from_numpy(trainer.trial.data.train.x[5:25]))
+    value = weight * expected(features, torch.from_numpy(trainer.trial.data.train.y[5:25]))
     assert float(loss) == pytest.approx(float(value), rel=1e-6)
     (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
     torch.testing.assert_close(found["embedder.projection.weight"], gradient)

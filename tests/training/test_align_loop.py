@@ -1,6 +1,7 @@
 """The align loop: what it changes, how it samples, and exact resume."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align
-from orca_ray.training.align import AlignLoop, Measure
+from orca_ray.training.align import AlignLoop
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
@@ -74,10 +75,11 @@ class CountedRows:
         return rows
 
 
-def scripted_loop(config: AlignConfig, distance: Measure, y: np.ndarray | None = None) -> AlignLoop:
+def scripted_loop(config: AlignConfig, distance: Scripted, y: np.ndarray | None = None) -> AlignLoop:
     split = toy_split(90)
     y, target = split.y if y is None else y, CLASSES if y is None or y.ndim == 1 else Target("dense", shape=y.shape[1:])
-    return AlignLoop(toy_model(), split.x, y, target, config, distance, seed=0, device=CPU)
+    measure = cast(Distance, distance)
+    return AlignLoop(toy_model(), split.x, y, target, config, measure, seed=0, device=CPU)
 
 
 def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
