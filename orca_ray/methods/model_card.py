@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
@@ -10,7 +10,6 @@ from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
 from orca_ray.methods.registry import get_method
 from orca_ray.tasks.metrics import all_metrics
 
-_FRONT_MATTER = "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n"
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
 
 
@@ -37,8 +36,8 @@ class Score:
 def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
     """Return the model card in Markdown; ``board`` has the scores of all methods that ran on the task."""
     task = config.task
-    parts = [_FRONT_MATTER, f"# {task.title or task.name}, by {config.method}\n", _summary(config)]
-    parts.append(_table({
+    made = f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else ""
+    rows = {
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
         "target": _target(config, label_names),
@@ -49,12 +48,14 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
         "protocol": task.protocol,
         "trial": f"{config.trial} of {config.sweep}" if config.trial else "",
         "trained with": ", ".join(f"{name} {found}" for name, found in config.versions.items()),
-    }))  # fmt: skip
-    parts.append(_scores(config, board))
-    parts.append(_use(config))
-    parts.append(_licences(config))
-    parts.append(_LIMITS)
-    return "\n".join(parts)
+    }
+    return "\n".join([
+        "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n",
+        f"# {task.title or task.name}, by {config.method}\n",
+        f"A network that `orca-ray` adapted to the task {task.name} by the method `{config.method}`.{made}\n",
+        "| | |", "|---|---|", *(f"| {name} | {value.replace('|', ' ')} |" for name, value in rows.items() if value), "",
+        _scores(config, board), _use(config), _licences(config), _LIMITS,
+    ])  # fmt: skip
 
 
 def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
@@ -64,20 +65,10 @@ def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequenc
     return card, config_text(replace(config, files={**config.files, CARD: found}))
 
 
-def _summary(config: ModelConfig) -> str:
-    made = f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else ""
-    return f"A network that `orca-ray` adapted to the task {config.task.name} by the method `{config.method}`.{made}\n"
-
-
 def _target(config: ModelConfig, label_names: Sequence[str]) -> str:
     target = config.task.target
     text = _TARGETS.get(target.kind, "a field of shape {shape}").format(size=target.size, shape=target.shape)
     return text + (f": {', '.join(label_names)}" if label_names else "")
-
-
-def _table(rows: Mapping[str, str]) -> str:
-    lines = [f"| {name} | {value.replace('|', ' ')} |" for name, value in rows.items() if value]
-    return "\n".join(["| | |", "|---|---|", *lines, ""])
 
 
 def _scores(config: ModelConfig, board: Sequence[Score]) -> str:

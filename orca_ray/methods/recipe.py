@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.methods.options import Scalar
@@ -73,7 +72,7 @@ class Recipe:
     operations: "Callable[[Task, Mapping[str, Scalar]], float | None] | None" = None
     """Returns the floating-point operations of a forward pass on one sample, given all hyper-parameters, for cost
     estimates; None if the task's shape is not known yet. Default: those of the body."""
-    defaults: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
+    defaults: Mapping[str, Scalar] = field(default_factory=dict)
     """Defaults of this method, by dotted name, that override the defaults of the sections."""
     relative_cost: float = 1.0
     """Duration of refining, relative to ``nft`` with the same options; measured on the pocket tasks."""

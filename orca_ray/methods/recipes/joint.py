@@ -21,7 +21,6 @@ distance acts. Training embedder and head before the body may help without any d
 """
 
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orca_ray.methods.options import JointConfig
@@ -57,5 +56,5 @@ RECIPE = Recipe(
     options=(JointConfig,),
     stages=_stages,
     other_epochs=lambda values, num_train: FROZEN_BODY * float(values["joint.epochs"]),
-    defaults=MappingProxyType({"align.distance": "mmd", "align.epochs": 0}),
+    defaults={"align.distance": "mmd", "align.epochs": 0},
 )

@@ -28,10 +28,10 @@ Training embedder and head before the body may help without S (arXiv:2202.10054)
 only beside a trial with ``mona.source_weight: 0``.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from orca_ray.methods.options import MonaConfig, Scalar
+from orca_ray.methods.options import MonaConfig
 from orca_ray.methods.recipe import FROZEN_BODY, Recipe, new_parameters
 
 if TYPE_CHECKING:
@@ -39,28 +39,15 @@ if TYPE_CHECKING:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from dataclasses import replace
-
     from orca_ray.methods.stages.mona import BilevelStage
     from orca_ray.methods.stages.refine_stage import RefineStage
 
     options, refining = trial.hyperparameters.of(MonaConfig), trial.hyperparameters.refine
     stages: list[Stage] = []
     if options.warmup_epochs:
-        stages.append(
-            RefineStage(
-                trial,
-                name="warmup",
-                parameters=new_parameters,
-                config=replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant"),
-                final=False,
-            )
-        )
+        config = replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant")
+        stages = [RefineStage(trial, name="warmup", parameters=new_parameters, config=config, final=False)]
     return [*stages, *([BilevelStage(trial, options)] if options.epochs else []), RefineStage(trial)]
-
-
-def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
-    return FROZEN_BODY * float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"])
 
 
 RECIPE = Recipe(
@@ -71,5 +58,7 @@ RECIPE = Recipe(
     options=(MonaConfig,),
     stages=_stages,
     stage_names=("warmup", "bilevel", "refine"),
-    other_epochs=_epochs_before,
+    other_epochs=lambda values, num_train: (
+        FROZEN_BODY * float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"])
+    ),
 )

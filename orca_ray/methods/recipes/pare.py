@@ -28,7 +28,6 @@ Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
 Source tokens keep the position embeddings of their places in the source sample. Prefix tokens are the target's.
 """
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from orca_ray.methods.options import PareConfig
@@ -55,5 +54,5 @@ RECIPE = Recipe(
     options=(PareConfig,),
     stages=_stages,
     relative_cost=2.2,
-    defaults=MappingProxyType({"align.epochs": 0}),
+    defaults={"align.epochs": 0},
 )

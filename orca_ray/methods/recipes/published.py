@@ -6,7 +6,7 @@ embedder starts as that of ``nft``, so with its defaults from pretrained weights
 start random, and the body is frozen, with its norms. (The row "frozen random" of Lu et al. trains the norms.)
 """
 
-from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -14,18 +14,11 @@ from typing import TYPE_CHECKING
 from orca_ray.methods.recipe import Recipe, align_then_refine, head_parameters, new_parameters, norm_parameters
 
 if TYPE_CHECKING:
-    from torch.nn import Parameter
-
     from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
 
 _ORCA = "Shen et al., Cross-Modal Fine-Tuning: Align then Refine, ICML 2023, arXiv:2302.05738"
 _LU = "Lu et al., Pretrained Transformers as Universal Computation Engines, AAAI 2022, arXiv:2103.05247"
-_PROBES = "Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, arXiv:1610.01644"
-
-
-def _fpt_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
-    return chain(new_parameters(model), norm_parameters(model.body))
 
 
 def _attention(request: "NetworkRequest") -> "CrossModalModel":
@@ -35,6 +28,15 @@ def _attention(request: "NetworkRequest") -> "CrossModalModel":
     return request.build(substitute=lambda replaced: AttentionBody(replaced, dropout))
 
 
+_FPT = Recipe(
+    name="fpt",
+    title="refine norms, embedder and head only",
+    reference=_LU,
+    trainable=lambda model: chain(new_parameters(model), norm_parameters(model.body)),
+    relative_cost=0.7,
+    # The learning rate of the paper: few parameters are trained, and they must change a lot.
+    defaults={"refine.learning_rate": 1e-3},
+)
 RECIPES = (
     Recipe(name="orca", title="align, then refine everything", reference=_ORCA, aligns=True),
     Recipe(
@@ -45,34 +47,21 @@ RECIPES = (
         stages=partial(align_then_refine, guarded=True),
     ),
     Recipe(name="nft", title="refine everything, no align", reference=_ORCA),
-    Recipe(
-        name="scratch",
-        title="the same network from random initialisation",
-        reference=_ORCA,
-        pretrained=False,
-    ),
-    Recipe(
-        name="fpt",
-        title="refine norms, embedder and head only",
-        reference=_LU,
-        trainable=_fpt_parameters,
-        relative_cost=0.7,
-        # The learning rate of the paper: few parameters are trained, and they must change a lot.
-        defaults={"refine.learning_rate": 1e-3},
-    ),
-    Recipe(
+    Recipe(name="scratch", title="the same network from random initialisation", reference=_ORCA, pretrained=False),
+    _FPT,
+    replace(
+        _FPT,
         name="orca_fpt",
         title="align, then refine norms, embedder and head only",
         reference=f"{_ORCA}, finetune_method layernorm of its code",
         aligns=True,
-        trainable=_fpt_parameters,
-        relative_cost=0.7,
-        defaults={"refine.learning_rate": 1e-3},
+        stage_names=("align", "refine"),
     ),
     Recipe(
         name="linear_probe",
         title="refine the head only",
-        reference=_PROBES,
+        reference="Alain and Bengio, Understanding Intermediate Layers Using Linear Classifier Probes, "
+        "arXiv:1610.01644",
         trainable=head_parameters,
         relative_cost=0.1,
         # With a linear head on fixed features, training is a convex problem, so a high learning rate is safe.
