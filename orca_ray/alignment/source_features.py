@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,36 +33,38 @@ MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 """Limits of the cached terms of distances; beyond either, the least recently used files are removed."""
 
 
-def source_features(
-    name: str,
-    body: str,
-    *,
-    image_size: int,
-    num_tokens: int,
-    num_samples: int,
-    pretrained: bool = True,
-    seed: int = 0,
-) -> SourceFeatures:
-    """Return features and labels of ``num_samples`` samples (fewer if the source has fewer), on the CPU.
+@dataclass(frozen=True)
+class SourceChoice:
+    """Which samples of a source, embedded by the stem of which body."""
+
+    name: str
+    """Name of the source; empty: the body's `default_source`."""
+    body: str
+    """Name of the body; ``:layers=N`` is ignored."""
+    image_size: int
+    """Pixels per side, rounded to whole patches; ignored for sequence bodies."""
+    num_tokens: int
+    """Number of tokens T of a text, that of the embedder's `layout`; ignored for image bodies."""
+    num_samples: int
+    pretrained: bool = True
+    """Whether the stem has pretrained weights; False: random initialisation."""
+    seed: int = 0
+    """Seed of the sampling and of the random initialisation."""
+
+
+def source_features(choice: SourceChoice) -> SourceFeatures:
+    """Return features and labels of the chosen samples (fewer if the source has fewer), on the CPU.
 
     A sample's feature is the mean over its tokens, embedded by the body's stem, as in ``CrossModalModel.features``:
     x [N, D] float32, y [N] int64. Results are cached in the process and on disk, safely for concurrent processes.
     Raises UserError if the source is unknown or has another modality than the body.
-
-    Args:
-        name, body: names of the source ("": the body's `default_source`) and of the body (``:layers=N`` is ignored).
-        image_size: pixels per side, rounded to whole patches; ignored for sequence bodies.
-        num_tokens: number of tokens T of a text, that of the embedder's `layout`; ignored for image bodies.
-        pretrained: whether the stem has pretrained weights; False: random initialisation.
-        seed: seed of the sampling and of the random initialisation.
     """
-    where = _choose(name, body, image_size, num_tokens, num_samples)
-    return _features(cache.home(), *where, body, num_samples, pretrained, seed)
+    return _features(cache.home(), _source(choice), choice)
 
 
 @lru_cache(8)
-def _features(home: Path, source: Source, size: tuple[int, int], body: str, *how: Any) -> SourceFeatures:
-    return SourceFeatures(*_sample(source, size, body, *how, raw=False)[:2], source.name)
+def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeatures:
+    return SourceFeatures(*_sample(source, choice, raw=False)[:2], source.name)
 
 
 @dataclass(frozen=True)
@@ -94,45 +95,32 @@ class SourceTokens:
             return self.stem.embed_raw(self.inputs[indices])
 
 
-def source_tokens(
-    name: str,
-    body: str,
-    *,
-    image_size: int,
-    num_tokens: int,
-    num_samples: int,
-    pretrained: bool = True,
-    seed: int = 0,
-    device: torch.device,
-) -> SourceTokens:
-    """Return the samples of `source_features` before they are embedded, on ``device``; same arguments."""
-    where = _choose(name, body, image_size, num_tokens, num_samples)
-    return _tokens(cache.home(), *where, body, num_samples, pretrained, seed).to(device)
+def source_tokens(choice: SourceChoice, device: torch.device) -> SourceTokens:
+    """Return the samples of `source_features` before they are embedded, on ``device``."""
+    return _tokens(cache.home(), _source(choice), choice).to(device)
 
 
 @lru_cache(2)
-def _tokens(home: Path, source: Source, size: tuple[int, int], body: str, *how: Any) -> SourceTokens:
-    inputs, labels, stem = _sample(source, size, body, *how, raw=True)
+def _tokens(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
+    inputs, labels, stem = _sample(source, choice, raw=True)
     classes, ids = labels.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return SourceTokens(inputs, ids, len(classes), stem)
 
 
-def _choose(name: str, body: str, image_size: int, num_tokens: int, num_samples: int) -> tuple[Source, tuple[int, int]]:
-    """Return the source ``name`` (the default one if empty), and the image size and number of tokens of its samples."""
-    if num_samples < 1:
-        raise UserError(f"source features need at least 1 sample, got {num_samples}")
-    modality = body_modality(body)
-    source = get_source(name or default_source(modality))
+def _source(choice: SourceChoice) -> Source:
+    if choice.num_samples < 1:
+        raise UserError(f"source features need at least 1 sample, got {choice.num_samples}")
+    modality = body_modality(choice.body)
+    source = get_source(choice.name or default_source(modality))
     check_suitable(source.name, modality)
-    return source, get_modality(modality).source_size(image_size, num_tokens)
+    return source
 
 
-def _sample(
-    source: Source, size: tuple[int, int], body: str, num: int, pretrained: bool, seed: int, *, raw: bool
-) -> tuple[Tensor, Tensor, Stem]:
+def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor, Tensor, Stem]:
     """Return samples x, their labels y and the stem; x and y are read from the disk, or computed and written there."""
-    stem = load_body(body, pretrained=pretrained, seed=seed).stem
-    request = SampleRequest(stem, parse_body_name(body)[0], *size, num, seed, raw)
+    stem = load_body(choice.body, pretrained=choice.pretrained, seed=choice.seed).stem
+    size = get_modality(source.modality).source_size(choice.image_size, choice.num_tokens)
+    request = SampleRequest(stem, parse_body_name(choice.body)[0], *size, choice.num_samples, choice.seed, raw)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
     path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
 

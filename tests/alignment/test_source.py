@@ -22,7 +22,7 @@ from orca_ray.alignment import source_features as source_module
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import default_source, fetch_source, source_names
 from orca_ray.alignment.source import BRIEF, SampleRequest, Source
-from orca_ray.alignment.source_features import source_features, source_tokens
+from orca_ray.alignment.source_features import SourceChoice, source_features, source_tokens
 from orca_ray.alignment.sources import photographs, prose
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
@@ -113,12 +113,16 @@ def articles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prose, "_articles", lambda: texts)
 
 
+def features_of(name: str, body: str, **sizes: Any) -> SourceFeatures:
+    return source_features(SourceChoice(name, body, **sizes))
+
+
 def prose_features(**kwargs: Any) -> SourceFeatures:
-    return source_features("prose", "minilm-l6", image_size=56, **{"num_samples": 12, "num_tokens": 6, **kwargs})
+    return features_of("prose", "minilm-l6", **{"image_size": 56, "num_samples": 12, "num_tokens": 6, **kwargs})
 
 
 def image_features(name: str, num_samples: int, image_size: int = 32) -> SourceFeatures:
-    return source_features(name, "vit-s14", image_size=image_size, num_tokens=0, num_samples=num_samples)
+    return features_of(name, "vit-s14", image_size=image_size, num_tokens=0, num_samples=num_samples)
 
 
 def test_a_passage_has_the_number_of_tokens_asked_for(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +185,7 @@ def test_photographs_are_normalised_crops_labelled_by_class(
             pixels = (colour - stem.image_mean) / stem.image_std
             expected.append(stem.embed_images(pixels.expand(1, 3, 8, 8)).mean(1))  # 9 rounds to two patches of 4
         torch.testing.assert_close(features.x[features.y == label], torch.cat(expected))
-    tokens = source_tokens(
-        "photographs", "vit-s14", image_size=9, num_tokens=0, num_samples=54, device=torch.device("cpu")
-    )
+    tokens = source_tokens(SourceChoice("photographs", "vit-s14", 9, 0, 54), torch.device("cpu"))
     assert (len(tokens), tokens.num_classes) == (54, 9)
     chosen = torch.tensor([3, 0, 7])
     means = tokens.tokens(chosen).mean(1)
@@ -213,7 +215,7 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, m
     assert len(prose_features(num_samples=7).y) == 7
     assert len(list((home / "source").glob("*.safetensors"))) == 4
     assert {path.suffix for path in (home / "source").iterdir()} == {".safetensors", ".lock"}
-    shallow = source_features("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
+    shallow = features_of("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
     assert torch.equal(shallow.x, first.x)  # layers share features
     usual, loads.text = loads.text, text_stem(seed=1)
     source_module._features.cache_clear()
@@ -257,7 +259,7 @@ def test_conll2003(loads: Loads, home: Path, monkeypatch: pytest.MonkeyPatch) ->
     raw(home, "conll2003/train.txt").write_text(CONLL)
 
     def features(num_tokens: int) -> SourceFeatures:
-        return source_features("conll2003", "minilm-l6", image_size=0, num_tokens=num_tokens, num_samples=100)
+        return features_of("conll2003", "minilm-l6", image_size=0, num_tokens=num_tokens, num_samples=100)
 
     single = features(1)
     assert sorted(single.y.tolist()) == [0, 1, 2]  # none, PER, ORG
@@ -346,7 +348,7 @@ def test_a_bad_raw_file_is_refused(loads: Loads, home: Path, name: str, content:
     raw(home, name).write_bytes(content)
     body = "minilm-l6" if name.startswith("conll") else "vit-s14"
     with pytest.raises(UserError, match=message):
-        source_features(name.split("/")[0], body, image_size=32, num_tokens=4, num_samples=4)
+        features_of(name.split("/")[0], body, image_size=32, num_tokens=4, num_samples=4)
 
 
 @pytest.fixture
@@ -376,7 +378,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_user_errors(loads: Loads, offline: list[str], name: str, body: str, num_samples: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        source_features(name, body, image_size=56, num_tokens=8, num_samples=num_samples)
+        features_of(name, body, image_size=56, num_tokens=8, num_samples=num_samples)
 
 
 def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[str]) -> None:
@@ -417,7 +419,7 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeyp
         input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=EmbedderConfig(), seed=0
     )
     num_tokens = math.prod(model.embedder.layout)
-    features = source_features(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
+    features = features_of(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
     embedded = model.features(torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))).detach()
     assert embedded.shape[1] == features.x.shape[1]
     ratio = embedded.square().mean().sqrt() / features.x.square().mean().sqrt()

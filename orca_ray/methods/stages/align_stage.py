@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.registry import get_distance
 from orca_ray.alignment.source_features import fitted_distance
-from orca_ray.data.prepared import Split
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
@@ -135,13 +134,14 @@ class AlignStage:
 
     def add_to(self, outcome: Outcome) -> Outcome:
         """Return ``outcome`` with the results of this stage so far, and the last step's seconds."""
-        assert self._stage is not None
         stage = self._stage
+        assert stage is not None
+        chosen = self._guard.chosen if self._guard is not None and self.done else None
         return replace(
             outcome, distance_before=stage.distance_before, distance_after=stage.distance_after,
             align_epochs=stage.epoch, align_plateaued=stage.plateaued, align_reused=isinstance(stage, AlignReplay),
-            align_chosen=self._chosen, notes=joined(outcome.notes, stage.notes),
-            align_seconds=outcome.align_seconds + self._seconds,
+            align_chosen=stage.chosen if isinstance(stage, AlignReplay) else chosen,
+            notes=joined(outcome.notes, stage.notes), align_seconds=outcome.align_seconds + self._seconds,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any] | None:
@@ -158,12 +158,6 @@ class AlignStage:
             self._stage.load_state_dict(dict(state))
             if self._guard is not None:
                 self._guard.load_state_dict(state["guard"])
-
-    @property
-    def _chosen(self) -> int | None:
-        if isinstance(self._stage, AlignReplay):
-            return self._stage.chosen
-        return self._guard.chosen if self._guard is not None and self.done else None
 
     def _progress(self, report: AlignEpoch | ProbePoint) -> EpochProgress:
         epochs = self._config.epochs
@@ -197,14 +191,12 @@ class AlignStage:
     def _make_loop(self) -> AlignLoop:
         trial = self._trial
         if self._guarded:
-            probe = Probe(trial.model, self._probed(), trial.task.target, seed=trial.seed, device=trial.device)
+            train, validation = trial.data.splits["train"], trial.data.splits["validation"]
+            # Under protocol ``paper``, the validation split is the test split, and train contains all other samples.
+            splits = [train] if validation is trial.data.splits.get("test") else [train, validation]
+            probe = Probe(trial.model, splits, trial.task.target, seed=trial.seed, device=trial.device)
             self._guard = AlignGuard(trial.model.embedder, probe)
         return make_align_loop(trial, self._config)
-
-    def _probed(self) -> list[Split]:
-        train, validation = self._trial.data.splits["train"], self._trial.data.splits["validation"]
-        # Under protocol ``paper``, the validation split is the test split, and train contains all other samples.
-        return [train] if validation is self._trial.data.splits.get("test") else [train, validation]
 
     def _make_key(self, source: SourceFeatures) -> str:
         """Return the key of the alignment in the cache.

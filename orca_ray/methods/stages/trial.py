@@ -1,7 +1,8 @@
 """The stages of a trial, and the task, data and model that they share."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.source_features import SourceTokens, source_features, source_tokens
+from orca_ray.alignment.source_features import SourceChoice, SourceTokens, source_features, source_tokens
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.reports import EpochProgress, Outcome
@@ -42,30 +43,24 @@ class ArtefactCollector:
 
     def before_aligning(self, model: CrossModalModel, device: torch.device) -> None:
         """Compute the features of some training samples; call it with the embedder's initial weights."""
-
-        def compute() -> None:
+        with self._noting_failures():
             self._before = self._features(model, device)
-
-        self._attempt(compute)
 
     def after_aligning(self, model: CrossModalModel, device: torch.device, source: SourceFeatures) -> None:
         """Compute the artefacts that show what aligning changed."""
         if self._before is None:
             return
-        before, train = self._before, self._data.train
-
-        def compute() -> None:
-            chosen = evenly(len(source.x), NUM_POINTS)
+        with self._noting_failures():
+            chosen, train = evenly(len(source.x), NUM_POINTS), self._data.train
             classes = train.y[evenly(len(train), NUM_POINTS)] if self._task.target.kind == "classes" else None
             x, y = (tensor.cpu().numpy()[chosen] for tensor in (source.x, source.y))
-            self._add(Aligned(self._task, x, y, before, self._features(model, device), classes))
-
-        self._attempt(compute)
+            self._add(Aligned(self._task, x, y, self._before, self._features(model, device), classes))
 
     def after_test(self, predictions: np.ndarray) -> None:
         """Compute the artefacts of the predictions [N, *output_shape] for the test split."""
         test = self._data.test
-        self._attempt(lambda: self._add(Evaluated(self._task, *of_samples(predictions, test.y, test.group), test.x)))
+        with self._noting_failures():
+            self._add(Evaluated(self._task, *of_samples(predictions, test.y, test.group), test.x))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume."""
@@ -81,9 +76,10 @@ class ArtefactCollector:
         self.found = within_limits([*self.found, *found])
         self.notes += notes
 
-    def _attempt(self, compute: Callable[[], None]) -> None:
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
         try:
-            compute()
+            yield
         except Exception as error:  # a picture must not cost a trial that runs well
             self.notes.append(failure("of this trial", error))
 
@@ -94,13 +90,11 @@ class ArtefactCollector:
         model.embedder.eval()
         try:
             with torch.no_grad():
-                batches = (
-                    np.asarray(x[rows], np.float32)
+                parts = [
+                    model.features(torch.from_numpy(np.asarray(x[rows], np.float32)).to(device))
                     for rows in np.split(chosen, range(_BATCH_SIZE, len(chosen), _BATCH_SIZE))
-                )
-                return (
-                    torch.cat([model.features(torch.from_numpy(batch).to(device)) for batch in batches]).cpu().numpy()
-                )
+                ]
+                return torch.cat(parts).cpu().numpy()
         finally:
             model.embedder.train(training)
 
@@ -175,20 +169,18 @@ class Trial:
 
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""
-        return source_features(**self._source())
+        return source_features(self._source)
 
     def source_tokens(self) -> SourceTokens:
         """Return the samples of `source_features` as tokens; each has as many tokens as a sample of the task."""
-        return source_tokens(**self._source(), device=self.device)
+        return source_tokens(self._source, self.device)
 
-    def _source(self) -> dict[str, Any]:
-        config, pretrained = self.hyperparameters.align, self.pretrained
-        return {
-            "name": config.source, "body": self.body, "num_samples": config.source_samples,
-            "image_size": self.hyperparameters.embedder.image_size,
-            "num_tokens": math.prod(self.model.embedder.layout), "pretrained": pretrained,
-            "seed": 0 if pretrained else self.seed,  # a random stem depends on it
-        }  # fmt: skip
+    @property
+    def _source(self) -> SourceChoice:
+        options, num_tokens = self.hyperparameters, math.prod(self.model.embedder.layout)
+        seed = 0 if self.pretrained else self.seed  # a random stem depends on it
+        sizes = options.embedder.image_size, num_tokens, options.align.source_samples
+        return SourceChoice(options.align.source, self.body, *sizes, self.pretrained, seed)
 
 
 class Stage(Protocol):
