@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import relevant, resolve
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.tasks.registry import get_task

@@ -12,11 +12,10 @@ import torch
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
-from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
-from orca_ray.methods.registry import get_method
+from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.crossmodal import pooled
 from orca_ray.own_data.inference import Preprocessing

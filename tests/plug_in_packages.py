@@ -11,8 +11,8 @@ import pytest
 from orca_ray import discovery, errors
 from orca_ray.alignment.registry import all_sources
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.methods import hyperparameters
 from orca_ray.methods.registry import all_methods
+from orca_ray.methods.registry import names as option_names
 from orca_ray.models.family import all_families
 from orca_ray.sweep.trackers.base import all_trackers
 from orca_ray.tasks.augmentations import all_augmentations
@@ -23,7 +23,7 @@ from orca_ray.training.artefacts.base import all_artefacts
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin"
 _CACHES = (
-    discovery._entry_points, hyperparameters.names, all_sources, all_statistics, all_methods, all_families,
+    discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
     all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,
 )  # fmt: skip
 

@@ -139,7 +139,7 @@ class BoostingConfig(Config):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """All hyper-parameters of a trial, by section; `hyperparameters.from_flat` makes them."""
+    """All hyper-parameters of a trial, by section; `registry.from_flat` makes them."""
 
     of_methods: Mapping[str, Any]
     """Sections that methods declare (`Recipe.options`)."""

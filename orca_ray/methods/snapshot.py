@@ -14,10 +14,9 @@ from orca_ray.alignment.tensor_cache import tensor_bytes
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
-from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
 from orca_ray.methods.recipe import NO_BODY, Recipe
-from orca_ray.methods.registry import get_method
+from orca_ray.methods.registry import get_method, relevant, resolve
 from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.trial import Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel

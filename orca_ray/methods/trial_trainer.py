@@ -14,9 +14,8 @@ import torch
 
 from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.registry import check_unfit, get_method
+from orca_ray.methods.registry import check_unfit, get_method, resolve
 from orca_ray.methods.reports import EpochProgress, Outcome, StageName
 from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.hyperparameters import relevant, resolve
-from orca_ray.methods.registry import get_method
+from orca_ray.methods.registry import get_method, relevant, resolve
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import Suite, made_once, make_home, save_bert, save_vit
 from orca_ray.testing.trials import (

@@ -16,10 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
-from orca_ray.methods.registry import check_unfit, get_method
+from orca_ray.methods.registry import check_unfit, get_method, relevant, resolve
 from orca_ray.methods.stages.fitted import ridge
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models import crossmodal

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import relevant, resolve
 from orca_ray.methods.options import TARGETS, LoraConfig
+from orca_ray.methods.registry import relevant, resolve
 from orca_ray.methods.snapshot import rebuild
 from orca_ray.methods.stages.networks import insert_adapters, linear_layers
 from orca_ray.models.body import num_values, seeded

@@ -13,9 +13,8 @@ from transformers import SwinConfig, SwinModel
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import from_flat, names, relevant, resolve
 from orca_ray.methods.options import Scalar
-from orca_ray.methods.registry import FIELD, all_methods, expand, get_method
+from orca_ray.methods.registry import FIELD, all_methods, expand, from_flat, get_method, names, relevant, resolve
 from orca_ray.methods.stages.networks import AttentionBody
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start

@@ -9,8 +9,8 @@ import torch
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import RecraftConfig
+from orca_ray.methods.registry import resolve
 from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
 from orca_ray.methods.stages.trial import Trial

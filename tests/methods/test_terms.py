@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data.rows import Target
-from orca_ray.methods.hyperparameters import resolve
 from orca_ray.methods.options import JointConfig
+from orca_ray.methods.registry import resolve
 from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.terms import DistanceTerm, MixTerm, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer

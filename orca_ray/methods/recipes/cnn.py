@@ -82,7 +82,7 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     """Return the operations of the blocks' convolutions; stem, shortcuts and head add a tenth at most."""
-    from orca_ray.methods.hyperparameters import from_flat
+    from orca_ray.methods.registry import from_flat
 
     if task.input_shape is None:
         return None

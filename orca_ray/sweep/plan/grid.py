@@ -9,7 +9,7 @@ from itertools import product
 from typing import NamedTuple
 
 from orca_ray.errors import UserError, printable, shorten, unknown_name
-from orca_ray.methods.hyperparameters import names
+from orca_ray.methods.registry import names
 from orca_ray.models.names import listed_body
 from orca_ray.sweep.plan.schema import Levels, Scalar, SweepFile
 from orca_ray.sweep.plan.spec import SweepSpec

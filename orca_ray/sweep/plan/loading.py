@@ -237,7 +237,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 
     It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
     """
-    from orca_ray.methods.hyperparameters import from_flat, resolve
+    from orca_ray.methods.registry import from_flat, resolve
     from orca_ray.models.names import check_misspelt_body
 
     for task in spec.tasks:

@@ -128,7 +128,7 @@ class SweepSpec:
 
     def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
         """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
-        from orca_ray.methods.hyperparameters import relevant, resolve
+        from orca_ray.methods.registry import relevant, resolve
 
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
         return relevant(resolved, method, self.space(task, method))

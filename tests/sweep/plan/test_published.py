@@ -5,8 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from orca_ray.methods.hyperparameters import resolve
-from orca_ray.methods.registry import expand
+from orca_ray.methods.registry import expand, resolve
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.plan.spec import Overrides, published_settings, reference_row
