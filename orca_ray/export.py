@@ -57,7 +57,7 @@ def write_predictions(
         done = 0
         try:
             for outputs in model.stream(inputs):
-                names = inputs.names[done : done + len(outputs)]
+                names = inputs.data.names[done : done + len(outputs)]
                 batch = _table(model, outputs, list(names) or np.arange(done, done + len(outputs)))
                 writer = writer or WRITERS[target.suffix.lower()](scratch / target.name, batch.schema)
                 writer.write_table(batch)

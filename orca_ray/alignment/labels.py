@@ -9,27 +9,33 @@ from orca_ray.data.rows import Rows
 from orca_ray.errors import UserError
 
 NUM_CLASSES = 10
-"""Default number of pseudo-classes."""
+"""Largest number of pseudo-classes."""
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
 """Targets with more numbers are reduced by a random sketch before clustering, because k-means copies them."""
 SKETCH_WIDTH = 4096
 
 
-def pseudo_labels(y: Rows, num_classes: int = NUM_CLASSES, seed: int = 0) -> np.ndarray[Any, Any]:
+def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id per sample, [N] int64.
 
     If ``y`` is an integer vector [N], it contains class ids and is returned. Other targets [N, ...] are clustered by
-    k-means into at most ``num_classes`` classes. Raises UserError if ``y`` is empty or contains NaN or infinity.
+    k-means into at most `NUM_CLASSES` classes. Raises UserError if ``y`` is empty or contains NaN or infinity.
     """
-    if num_classes < 1:
-        raise UserError(f"pseudo-labels need at least 1 class, got {num_classes}")
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
     if not y.shape or 0 in y.shape:
         raise UserError(f"targets of shape {y.shape} contain no sample to make pseudo-labels of")
     if len(y.shape) == 1 and np.issubdtype(y.dtype, np.integer):
         return np.asarray(y).astype(np.int64)
-    flat = sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
-    return _cluster(flat, num_classes, seed)
+    y_ND = sketched(y, seed) if is_sketched(y) else np.asarray(y).reshape(len(y), -1).astype(np.float64)
+    if not np.isfinite(y_ND).all():
+        raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
+    y_ND = y_ND - y_ND.mean(axis=0)
+    y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
+    kind = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
+    labels: np.ndarray[Any, Any] = kind(_num_distinct(y_ND, NUM_CLASSES), n_init=3, random_state=seed).fit_predict(y_ND)
+    return labels.astype(np.int64)
 
 
 def is_sketched(y: Rows) -> bool:
@@ -48,18 +54,6 @@ def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     rows = max(1, 2**23 // num_columns)
     blocks = (y[start : start + rows].reshape(-1, num_columns) for start in range(0, len(y), rows))
     return np.concatenate([np.add.reduceat(block[:, order] * signs, starts, axis=1) for block in blocks])
-
-
-def _cluster(y_ND: np.ndarray[Any, Any], num_classes: int, seed: int) -> np.ndarray[Any, Any]:
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-
-    if not np.isfinite(y_ND).all():
-        raise UserError(f"targets of shape {y_ND.shape}: NaN or infinite values, no pseudo-labels can be made of them")
-    y_ND = y_ND - y_ND.mean(axis=0)
-    y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
-    kind = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
-    labels: np.ndarray[Any, Any] = kind(_num_distinct(y_ND, num_classes), n_init=3, random_state=seed).fit_predict(y_ND)
-    return labels.astype(np.int64)
 
 
 def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:

@@ -8,8 +8,6 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -126,23 +124,17 @@ def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor,
 
     def sample() -> dict[str, Tensor]:
         logger.info("sampling the source %s for %s", source.name, request.body)
-        with torch.no_grad(), _one_thread():
-            x, y = source.sample(request)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the last digits of cached features must not depend on the number of threads
+        try:
+            with torch.no_grad():
+                x, y = source.sample(request)
+        finally:
+            torch.set_num_threads(threads)
         return {"x": x if raw else x.float(), "y": y.long()}
 
     stored = cached_tensors(path, sample)
     return stored["x"], stored["y"], stem
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Use one thread in the block: the last digits of cached features must not depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _digest(source: Source, request: SampleRequest) -> str:

@@ -32,17 +32,20 @@ def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> d
     Concurrent processes compute them once. On a full disk, a warning is logged.
     """
     with cache.lock(path):
-        tensors = read_tensors(path)
+        tensors = _read(path)
         if tensors is None:
             tensors = dict(compute())
+            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
             try:
-                write_tensors(path, tensors)
+                with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
+                    save_file(plain, scratch / path.name, metadata={"sha256": _checksum(plain)})
+                    cache.replace_file(scratch / path.name, path)
             except UserError as error:
                 logger.warning("%s is not cached: %s", path, error)
         return tensors
 
 
-def read_tensors(path: Path) -> dict[str, Tensor] | None:
+def _read(path: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a file, by name; None if it does not exist, or, after a warning, if it is unreadable."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -59,14 +62,6 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
     with suppress(OSError):
         os.utime(path)  # marks it as used: pruning removes the least recently used files
     return tensors
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write the tensors to ``path`` atomically; raises UserError if the disk is full or read-only."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
-        save_file(plain, scratch / path.name, metadata={"sha256": _checksum(plain)})
-        cache.replace_file(scratch / path.name, path)
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:

@@ -59,7 +59,7 @@ def embed_passages(
     if request.raw:
         return ids_NT, passages
     batches = ids_NT.split(max(1, _BATCH_TOKENS // request.num_tokens))  # type: ignore[no-untyped-call]
-    return torch.cat([stem.embed_tokens(ids).mean(1) for ids in batches]), passages
+    return torch.cat([stem.embed_raw(ids).mean(1) for ids in batches]), passages
 
 
 def _passages(

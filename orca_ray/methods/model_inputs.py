@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -46,11 +46,6 @@ class ModelInputs:
 
     def __len__(self) -> int:
         return len(self.data)
-
-    @property
-    def names(self) -> Sequence[str]:
-        """Names of the samples, such as file names; empty if they have none."""
-        return self.data.names
 
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
         """Yield float32 inputs [n, *input_shape] in order: whole batches, but for the last part.

@@ -20,10 +20,6 @@ from orca_ray.models.body import Body, Stem
 Library = Literal["transformers", "timm"]
 
 
-def _depths(config: Any) -> list[int]:
-    return [config.num_hidden_layers]
-
-
 def _set_depths(config: Any, depths: list[int]) -> None:
     (config.num_hidden_layers,) = depths
     if getattr(config, "layer_types", None):
@@ -45,7 +41,7 @@ class Family:
     resembles: Callable[[Any], bool] = lambda specification: False
     """Returns whether a specification, whose model type no family lists, belongs to this family. Families of plug-ins
     come last, so that most of them must list their model types."""
-    depths: Callable[[Any], list[int]] = _depths
+    depths: Callable[[Any], list[int]] = lambda config: [config.num_hidden_layers]
     """Returns the number of layers in each stage of a specification; a model without stages counts as one stage."""
     set_depths: Callable[[Any, list[int]], None] = _set_depths
     """Reduces the layers of each stage of a specification, in place, to the given numbers."""

@@ -39,16 +39,14 @@ class SpectralConvolution(nn.Module):
         """Return the convolved field, of the same shape."""
         with torch.autocast(x.device.type, enabled=False):
             spectrum = torch.fft.rfft2(x.float())
-            kept = self._mixed_for_onnx(spectrum) if torch.compiler.is_exporting() else self._mixed(spectrum)
+            if torch.compiler.is_exporting():
+                kept = self._mixed_for_onnx(spectrum)
+            else:
+                kept, low = torch.zeros_like(spectrum), spectrum[:, :, self._rows, : self._columns]
+                mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
+                kept[:, :, self._rows, : self._columns] = mixed
             convolved: Tensor = torch.fft.irfft2(kept, s=self._size)
             return convolved
-
-    def _mixed(self, spectrum: Tensor) -> Tensor:
-        low = spectrum[:, :, self._rows, : self._columns]
-        kept = torch.zeros_like(spectrum)
-        mixed = torch.einsum("bihw,iohw->bohw", low, torch.view_as_complex(self.weight))
-        kept[:, :, self._rows, : self._columns] = mixed
-        return kept
 
     def _mixed_for_onnx(self, spectrum: Tensor) -> Tensor:
         """Return the mixed spectrum without complex products, which ONNX lacks; training takes up to 1.6 times as long.

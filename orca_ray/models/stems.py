@@ -32,16 +32,12 @@ class TextStem(Stem):
         stretched = F.interpolate(self.places.T[None], size=num_tokens, mode="linear", align_corners=True)
         return stretched[0].T
 
-    def embed_tokens(self, ids_BS: Tensor) -> Tensor:
-        """Embed token ids [B, S] as the pretrained encoder does, [B, S, D]."""
-        tokens = F.embedding(ids_BS, self.word_embeddings)
-        places = self.positions((ids_BS.shape[1],))
+    def embed_raw(self, inputs: Tensor) -> Tensor:
+        """Embed token ids [B, T] as the pretrained encoder does, [B, T, D]."""
+        tokens = F.embedding(inputs, self.word_embeddings)
+        places = self.positions((inputs.shape[1],))
         embedded: Tensor = self.norm(tokens if places is None else tokens + places)
         return embedded
-
-    def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Embed token ids [B, T], [B, T, D]."""
-        return self.embed_tokens(inputs)
 
     def token_rms(self) -> float:
         """Return the root mean square of the word embeddings, or of the position embeddings if that is smaller.

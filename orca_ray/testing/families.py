@@ -163,7 +163,7 @@ def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
 def features(loaded: LoadedBody, inputs: Tensor) -> Tensor:
     """Return the features [B, S, F] of inputs as `samples` returns them, embedded by the stem of the body."""
     if isinstance(loaded.stem, TextStem):
-        of_text: Tensor = loaded.body(loaded.stem.embed_tokens(inputs))
+        of_text: Tensor = loaded.body(loaded.stem.embed_raw(inputs))
         return of_text
     assert isinstance(loaded.stem, ImageStem)
     of_images: Tensor = loaded.body(loaded.stem.embed_images(inputs), grid_of(inputs, loaded.stem))

@@ -63,7 +63,7 @@ class AlignLoop:
         self._optimizer = optimisation.make_optimizer(
             config.optimizer, groups, self._learning_rate, config.weight_decay, config.momentum
         )
-        self._schedule = optimisation.make_align_schedule(config.schedule, config.epochs)
+        self._schedule = optimisation.ALIGN_SCHEDULES[config.schedule](config.epochs)
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Sentences about the fallbacks taken so far, one for each."""

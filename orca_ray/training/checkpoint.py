@@ -139,31 +139,17 @@ class AlignReplay:
         reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
         self._reports = sorted(reports, key=lambda report: report.epoch)  # a probe follows the epoch of its number
         self.notes, self.distance_before = alignment.notes, alignment.distance_before
+        self._publish()
 
-    @property
-    def epoch(self) -> int:
+    def _publish(self) -> None:
+        self.done = self._position >= len(self._reports)
+        """Whether everything has been replayed; until then, the other results are those of a loop that still runs."""
+        self.epoch = max((report.epoch for report in self._reports[: self._position]), default=0)
         """Number of epochs that have been replayed."""
-        return max((report.epoch for report in self._reports[: self._position]), default=0)
-
-    @property
-    def done(self) -> bool:
-        """Whether everything has been replayed."""
-        return self._position >= len(self._reports)
-
-    @property
-    def plateaued(self) -> bool:
-        """Whether a plateau of the distance ended the stored stage early; False until everything has been replayed."""
-        return self.done and self._alignment.plateaued
-
-    @property
-    def distance_after(self) -> float | None:
-        """Distance of one fixed sample after the last epoch; None until everything has been replayed."""
-        return self._alignment.distance_after if self.done else None
-
-    @property
-    def chosen(self) -> int | None:
-        """Align epoch that a guard chose; None without a guard, and until everything has been replayed."""
-        return self._alignment.chosen if self.done else None
+        self.plateaued = self.done and self._alignment.plateaued
+        self.distance_after = self._alignment.distance_after if self.done else None
+        self.chosen = self._alignment.chosen if self.done else None
+        """As in `Alignment`."""
 
     def step(self) -> AlignEpoch | ProbePoint:
         """Return the next stored report; the report of an epoch has the time that the replay took."""
@@ -173,6 +159,7 @@ class AlignReplay:
             self._embedder.eval()  # as after aligning
         stored = self._reports[self._position]
         self._position += 1
+        self._publish()
         return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:

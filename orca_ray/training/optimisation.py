@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # torch is imported inside functions: planning a sweep must n
 
 Schedule = Callable[[int], float]
 """Maps the number of an optimiser step (from 0) to the factor by which the base learning rate is multiplied."""
-_Groups = list[dict[str, object]]
 _BETAS = (0.9, 0.98)  # those of all published ORCA configurations
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 """Name of the class in `torch.optim`, by option value."""
@@ -33,6 +32,7 @@ ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
     "step": lambda epochs: lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1,
     "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
 }
+"""Makers of the align stage's schedules by name; each is called with the number of epochs."""
 
 
 class ParameterGroup(NamedTuple):
@@ -50,7 +50,7 @@ def make_optimizer(
     from torch import optim
 
     kind = getattr(optim, lookup("optimizer", name, OPTIMIZERS))
-    described: _Groups = [
+    described: list[dict[str, object]] = [
         {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
         for params, scale in groups
         if params
@@ -130,11 +130,6 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
         return decay(min(1.0, (step - warmup_steps) / span))
 
     return factor
-
-
-def make_align_schedule(name: str, epochs: int) -> Schedule:
-    """Return the schedule ``name`` of `ALIGN_SCHEDULES` for ``epochs`` epochs; raises UserError for an unknown name."""
-    return lookup("align schedule", name, ALIGN_SCHEDULES)(epochs)
 
 
 def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:

@@ -136,7 +136,7 @@ def test_a_passage_has_the_number_of_tokens_asked_for(loads: Loads, monkeypatch:
         (range(1, 3), [40, 41, 42, 43, 50]),  # too few follow the last sentence; the document of two is skipped
         (range(1, 3), [40, 41, 42, 43, 50]),
     ]
-    torch.testing.assert_close(features[0], stem.embed_tokens(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0])
+    torch.testing.assert_close(features[0], stem.embed_raw(torch.tensor([[30, 31, 32, 40, 41]])).mean(1)[0])
     with pytest.raises(UserError, match="no document of the alignment source has 10 tokens"):
         text_features.embed_passages(replace(request, num_tokens=10), documents, [(0, 0), (1, 0)])
 
@@ -263,11 +263,11 @@ def test_conll2003(loads: Loads, home: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     single = features(1)
     assert sorted(single.y.tolist()) == [0, 1, 2]  # none, PER, ORG
-    torch.testing.assert_close(single.x[single.y == 1], loads.text.embed_tokens(torch.tensor([[40]])).mean(1))
+    torch.testing.assert_close(single.x[single.y == 1], loads.text.embed_raw(torch.tensor([[40]])).mean(1))
     # Of five tokens, only the first document has enough. Two words are organisations, one is a person.
     joined = features(5)
     assert joined.y.tolist() == [2, 2]
-    expected = loads.text.embed_tokens(torch.tensor([[30, 31, 32, 33, 40]])).mean(1)
+    expected = loads.text.embed_raw(torch.tensor([[30, 31, 32, 33, 40]])).mean(1)
     torch.testing.assert_close(joined.x, expected.expand(2, -1))
 
 

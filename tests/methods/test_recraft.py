@@ -12,7 +12,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.options import RecraftConfig
 from orca_ray.methods.registry import resolve
 from orca_ray.methods.stages import recraft
-from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty, gradient_penalty_of_code
+from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import CLASSES, QUICK, make_task, run, start
@@ -25,9 +25,12 @@ def test_penalties_are_of_the_norm_of_a_sample_or_as_in_the_code_of_the_norm_ove
     gradients = torch.tensor([[[3.0, 0.0], [0.0, 4.0]], [[0.1, 0.0], [0.0, 0.0]]])
     assert gradient_penalty(gradients, 1.0).tolist() == [16.0, 0.0]  # (5 - 1)², and 0.1 is below the threshold
     gradients = torch.tensor([[[3.0, 1.0], [4.0, 0.0]], [[0.5, 2.0], [0.0, 0.0]]])
-    assert gradient_penalty_of_code(gradients, 1.0).tolist() == [16.0, 1.0]  # channels: 5 and 1, then 0.5 and 2
+    assert gradient_penalty(gradients, 1.0, by_channel=True).tolist() == [
+        16.0,
+        1.0,
+    ]  # 5 and 1, 0.5 and 2
     zero = torch.zeros(2, 3, 4, requires_grad=True)
-    (gradient_penalty(zero, 0.4) + gradient_penalty_of_code(zero, 0.4)).sum().backward()  # type: ignore[no-untyped-call]
+    (gradient_penalty(zero, 0.4) + gradient_penalty(zero, 0.4, by_channel=True)).sum().backward()  # type: ignore[no-untyped-call]
     assert zero.grad is not None
     assert not zero.grad.any()  # not NaN
 

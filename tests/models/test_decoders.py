@@ -23,7 +23,7 @@ IDS = torch.arange(5, 5 + 2 * 20).view(2, 20) * 7 % VOCABULARY
 
 def features(loaded: LoadedBody, ids: Tensor = IDS) -> Tensor:
     assert isinstance(loaded.stem, TextStem)
-    found: Tensor = loaded.body(loaded.stem.embed_tokens(ids))
+    found: Tensor = loaded.body(loaded.stem.embed_raw(ids))
     return found
 
 

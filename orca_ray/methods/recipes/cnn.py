@@ -18,11 +18,10 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.models.modality import patch_side
-from orca_ray.training.config import Config, Number, one_of
+from orca_ray.training.config import Config, Number, must, one_of
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import NetworkRequest
@@ -35,16 +34,11 @@ MAX_POSITIONS = 128**2
 """Limit to which the stride of the stem reduces the positions of larger images, unless the target is dense."""
 
 
-def _odd(option: str, value: int) -> None:
-    if value % 2 == 0:
-        raise UserError(f"{option} must be odd, got {value}")
-
-
 @dataclass(frozen=True)
 class CnnConfig(Config):
     """Options of the network of ``cnn``."""
 
-    kernel: Annotated[int, *Number.__metadata__, _odd] = 3
+    kernel: Annotated[int, *Number.__metadata__, partial(must, "odd", lambda value: value % 2 == 1)] = 3
     """Side of the kernels of all convolutions. Weights that would only see padding are left out."""
     dilation: Number = 1
     blocks: Number = 2

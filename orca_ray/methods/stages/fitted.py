@@ -70,7 +70,10 @@ class FittedStage(ABC):
             self._best_epoch, self._best_score, self._best = self._epoch, value, self._weights()
         seconds = perf_counter() - started
         if self.done:
-            self._finish()
+            self._trial.model.load_state_dict(self._best)
+            if self._trial.test:
+                self._test_score, predictions = self._evaluate(self._trial.data.test)
+                self._trial.artefacts.after_test(predictions)
         self._fit_seconds, self._evaluate_seconds = fitted - started, perf_counter() - fitted
         return EpochProgress(
             stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, validation_score=value,
@@ -110,12 +113,6 @@ class FittedStage(ABC):
         trial = self._trial
         predictions, _ = predict(SplitInputs(split.x, trial.model, self._precision), trial.objective, self.batch_size)
         return score(predictions, split.y, trial.objective, split.group), predictions
-
-    def _finish(self) -> None:
-        self._trial.model.load_state_dict(self._best)
-        if self._trial.test:
-            self._test_score, predictions = self._evaluate(self._trial.data.test)
-            self._trial.artefacts.after_test(predictions)
 
 
 def regressed(trial: Trial) -> Tensor:

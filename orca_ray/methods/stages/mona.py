@@ -12,8 +12,7 @@ from torch.nn import Parameter, functional
 
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.methods.options import MonaConfig
-from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
-from orca_ray.methods.stages.trial import Trial
+from orca_ray.methods.stages.trial import EpochStage, Trial, in_parts
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.evaluate import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator

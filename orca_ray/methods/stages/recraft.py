@@ -14,8 +14,7 @@ from orca_ray.alignment.labels import ClassIndex, pseudo_labels
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
 from orca_ray.methods.options import RecraftConfig
-from orca_ray.methods.stages.epoch_stage import EpochStage, in_parts
-from orca_ray.methods.stages.trial import Trial
+from orca_ray.methods.stages.trial import EpochStage, Trial, in_parts
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.numerics import derive_seed
@@ -149,9 +148,8 @@ class SourceHeadStage(_HeadStage):
         losses_n = self._losses(features_nF, rows)
         (gradients_nTD,) = torch.autograd.grad(losses_n.sum(), tokens_nTD, create_graph=True)
         if self._as_code:
-            penalties_n = gradient_penalty_of_code(gradients_nTD / step_size, self._config.threshold)
-        else:
-            penalties_n = gradient_penalty(gradients_nTD, self._config.threshold)
+            gradients_nTD = gradients_nTD / step_size
+        penalties_n = gradient_penalty(gradients_nTD, self._config.threshold, by_channel=self._as_code)
         return losses_n + self._config.penalty * penalties_n
 
     def _through_body(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,16 +221,14 @@ class DistortionStage(_HeadStage):
         return predictions
 
 
-def gradient_penalty(gradients_nTD: Tensor, threshold: float) -> Tensor:
-    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, whose norm is that of all its T·D numbers."""
-    norms_n: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=(1, 2))
-    return (norms_n - threshold).clamp_min(0).square()
+def gradient_penalty(gradients_nTD: Tensor, threshold: float, *, by_channel: bool = False) -> Tensor:
+    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, whose norm is that of all its T·D numbers.
 
-
-def gradient_penalty_of_code(gradients_nTD: Tensor, threshold: float) -> Tensor:
-    """Return Σ_d max(0, ‖g_d‖ − threshold)² [n], where g_d [T] is a sample's gradient in channel d of all tokens."""
-    norms_nD: Tensor = torch.linalg.vector_norm(gradients_nTD, dim=1)
-    return (norms_nD - threshold).clamp_min(0).square().sum(dim=1)
+    If ``by_channel``, return Σ_d max(0, ‖g_d‖ − threshold)², where g_d [T] is the gradient in channel d of all tokens.
+    """
+    norms = torch.linalg.vector_norm(gradients_nTD, dim=1 if by_channel else (1, 2))
+    penalties: Tensor = (norms - threshold).clamp_min(0).square()
+    return penalties.sum(dim=1) if by_channel else penalties
 
 
 def entropy_of_mean(probabilities_nK: Tensor) -> Tensor:

@@ -68,10 +68,10 @@ class DecoderStem(TextStem):
         nn.init.constant_(norm.weight, float(norms.mean()) / math.sqrt(width))
         super().__init__(word_embeddings, places, norm)
 
-    def embed_tokens(self, ids_BS: Tensor) -> Tensor:
-        """Embed token ids [B, S] as the pretrained decoder does, without the norm, [B, S, D]."""
-        tokens = F.embedding(ids_BS, self.word_embeddings)
-        places = self.positions((ids_BS.shape[1],))
+    def embed_raw(self, inputs: Tensor) -> Tensor:
+        """Embed token ids [B, T] as the pretrained decoder does, without the norm, [B, T, D]."""
+        tokens = F.embedding(inputs, self.word_embeddings)
+        places = self.positions((inputs.shape[1],))
         return tokens if places is None else tokens + places
 
 
