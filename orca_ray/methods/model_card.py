@@ -36,11 +36,13 @@ class Score:
 def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
     """Return the model card in Markdown; ``board`` has the scores of all methods that ran on the task."""
     task = config.task
+    target = _TARGETS.get(task.target.kind, "a field of shape {shape}")
+    target = target.format(size=task.target.size, shape=task.target.shape)
     made = f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else ""
     rows = {
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
-        "target": _target(config, label_names),
+        "target": target + (f": {', '.join(label_names)}" if label_names else ""),
         "method": config.method,
         "body": config.body.name,
         "training loss": task.loss,
@@ -63,12 +65,6 @@ def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequenc
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))
-
-
-def _target(config: ModelConfig, label_names: Sequence[str]) -> str:
-    target = config.task.target
-    text = _TARGETS.get(target.kind, "a field of shape {shape}").format(size=target.size, shape=target.shape)
-    return text + (f": {', '.join(label_names)}" if label_names else "")
 
 
 def _scores(config: ModelConfig, board: Sequence[Score]) -> str:

@@ -158,7 +158,15 @@ def read_config(directory: Path) -> ModelConfig:
     if WEIGHTS not in config.files:
         raise UserError(f"{path} lists no {WEIGHTS}; {_ADVICE}")
     for name, expected in config.files.items():
-        _verify(directory, name, expected)
+        file = directory / name
+        if not file.is_file() and name != CARD:
+            raise UserError(f"the model folder {directory} has no {name}, which its {CONFIG} lists; {_ADVICE}")
+        found = cache.sha256_file(file) if file.is_file() else "missing"
+        if found == expected:
+            continue
+        if name != CARD:
+            raise UserError(f"{file} was changed since it was written (sha256 {found}, expected {expected}); {_ADVICE}")
+        logger.warning("%s is not the model card that was written with the model", file)
     return config
 
 
@@ -187,19 +195,6 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     if strange := sorted(set(config.files) - {WEIGHTS, PREPROCESSING, CARD}):
         raise UserError(f"{path} lists files that a model folder does not have: {shorten(', '.join(strange))}")
     return config
-
-
-def _verify(directory: Path, name: str, expected: str) -> None:
-    path = directory / name
-    found = cache.sha256_file(path) if path.is_file() else "missing"
-    if found == expected:
-        return
-    if name == CARD:
-        logger.warning("%s is not the model card that was written with the model", path)
-    elif found == "missing":
-        raise UserError(f"the model folder {directory} has no {name}, which its {CONFIG} lists; {_ADVICE}")
-    else:
-        raise UserError(f"{path} was changed since it was written (sha256 {found}, expected {expected}); {_ADVICE}")
 
 
 def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] | None:

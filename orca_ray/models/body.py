@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -170,14 +171,11 @@ def checkpoint_layers(module: nn.Module) -> int:
     layers = repeated_layers(module)
     for layer in layers:
         if "forward" not in layer.__dict__:  # otherwise it is already wrapped
-            layer.forward = _recomputed(layer, layer.forward)
+            layer.forward = partial(_recomputed, layer, layer.forward)
     return len(layers)
 
 
-def _recomputed(layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-    def run(*given: Any, **named: Any) -> Any:
-        if layer.training and torch.is_grad_enabled():
-            return checkpoint(forward, *given, use_reentrant=False, **named)
-        return forward(*given, **named)
-
-    return run
+def _recomputed(layer: nn.Module, forward: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    if layer.training and torch.is_grad_enabled():
+        return checkpoint(forward, *given, use_reentrant=False, **named)
+    return forward(*given, **named)

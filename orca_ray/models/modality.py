@@ -4,8 +4,7 @@ This module imports neither torch nor the Hugging Face library, so that a sweep 
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Literal, get_args
@@ -73,11 +72,26 @@ def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False
     return side
 
 
-@dataclass(frozen=True)
-class Modality(ABC):
+def _sequence_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
+    """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
+    most = config.sequence_length
+    length = most if input_shape is None else math.prod(input_shape[1:])
+    if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
+        patches = (patch for patch in range(1, length + 1) if length % patch == 0 and length <= most * patch)
+        return length // next(patches)
+    return min(most, length)
+
+
+def _image_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
+    """Return the number of patches, which does not depend on the input's own size: inputs are resized."""
+    return (config.image_size / patch_size) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modality:
     """A kind of body, defined by its pretraining data (text or images), and everything that depends on it.
 
-    To add a modality, add a subclass to this module, an instance to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
+    To add a modality, add an instance to `_ALL`, and its embedder to `embedder.EMBEDDERS`.
     """
 
     name: ModalityName
@@ -86,64 +100,28 @@ class Modality(ABC):
     stand_in: str
     """Name of the alignment source that replaces the paper's where that cannot be fetched; it comes in Python
     packages."""
-
-    @abstractmethod
-    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
-        """Return the image size and the number of tokens of an alignment source's samples; 0 if they have none."""
-
-    @abstractmethod
-    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of tokens of one sample, for cost estimates, without prefix tokens and padding.
-
-        ``input_shape`` is (C, L) or (C, H, W), or None if not yet known; ``patch_size`` is that of a 2-D body.
-        """
-
-    @abstractmethod
-    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Return the fields of `EmbedderConfig` that reproduce the paper; ``max_tokens`` is its ``target_seq_len``."""
-
-
-class SequenceModality(Modality):
-    """Text bodies: inputs are cut into at most `EmbedderConfig.sequence_length` patches."""
-
-    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
-        """Return (0, ``num_tokens``): texts of an alignment source have as many tokens as the task's samples."""
-        return 0, num_tokens
-
-    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of patches, or for ``pad`` an upper bound; a 2-D input counts as a flattened series."""
-        most = config.sequence_length
-        length = most if input_shape is None else math.prod(input_shape[1:])
-        if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
-            patches = (patch for patch in range(1, length + 1) if length % patch == 0 and length <= most * patch)
-            return length // next(patches)
-        return min(most, length)
-
-    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Return fields that cut a series into at most ``max_tokens`` patches; their length divides the series."""
-        return {"sequence_length": max_tokens, "patching": "divide"}
-
-
-class ImageModality(Modality):
-    """Image bodies: inputs are resized to `EmbedderConfig.image_size` pixels a side and cut into the body's patches."""
-
-    def source_size(self, image_size: int, num_tokens: int) -> tuple[int, int]:
-        """Return (``image_size``, 0): images of an alignment source are resized to the same size as inputs."""
-        return image_size, 0
-
-    def num_tokens(self, input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-        """Return the number of patches, which does not depend on the input's own size."""
-        return (config.image_size / patch_size) ** 2
-
-    def paper_embedder(self, max_tokens: int) -> Mapping[str, int | str]:
-        """Return an image size of 224 pixels a side, whatever ``max_tokens`` is."""
-        return {"image_size": 224}
+    source_size: Callable[[int, int], tuple[int, int]]
+    """Returns, of an image size and a number of tokens, those that an alignment source's samples have; 0 replaces what
+    they do not have."""
+    num_tokens: Callable[..., float]
+    """Returns the number of tokens of one sample, for cost estimates, without prefix tokens and padding. Arguments:
+    input shape, (C, L), (C, H, W) or None if not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body."""
+    paper_embedder: Callable[[int], Mapping[str, int | str]]
+    """Returns the fields of `EmbedderConfig` that reproduce the paper, given its ``target_seq_len``."""
 
 
 _ALL = (
-    SequenceModality("sequence", "conll2003", "prose"),
-    ImageModality("image", "cifar10", "photographs"),
-)
+    Modality(
+        name="sequence", paper_source="conll2003", stand_in="prose",
+        source_size=lambda image_size, num_tokens: (0, num_tokens), num_tokens=_sequence_tokens,
+        paper_embedder=lambda max_tokens: {"sequence_length": max_tokens, "patching": "divide"},
+    ),
+    Modality(
+        name="image", paper_source="cifar10", stand_in="photographs",
+        source_size=lambda image_size, num_tokens: (image_size, 0), num_tokens=_image_tokens,
+        paper_embedder=lambda max_tokens: {"image_size": 224},
+    ),
+)  # fmt: skip
 MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _ALL}
 
 

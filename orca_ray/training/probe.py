@@ -45,7 +45,8 @@ class Probe:
     ) -> None:
         """Draw the samples, which all calls share, and read their targets; of a group, at most one row is drawn."""
         self._model, self._precision = model, Precision("float32", device)
-        rows = [_independent(split) for split in splits]
+        groups = [np.arange(len(split)) if split.group is None else split.group for split in splits]
+        rows = [np.unique(group, return_index=True)[1] for group in groups]
         pool = np.stack([np.repeat(np.arange(len(rows)), [len(each) for each in rows]), np.concatenate(rows)], axis=1)
         drawn = np.random.default_rng(derive_seed(seed, "probe")).permutation(pool)[:NUM_SAMPLES]
         chosen = [(split, np.sort(drawn[drawn[:, 0] == number, 1])) for number, split in enumerate(splits)]
@@ -59,11 +60,6 @@ class Probe:
         if not bool(torch.isfinite(features_nF).all()):
             raise NotFiniteError(f"the body's features {tuple(features_nF.shape)} of a probe are not finite")
         return ridge_errors(features_nF, self._targets_nC)
-
-
-def _independent(split: Split) -> Array:
-    """Return the indices of the rows that a probe may use: all rows, or the first one of each group."""
-    return np.arange(len(split)) if split.group is None else np.unique(split.group, return_index=True)[1]
 
 
 def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:

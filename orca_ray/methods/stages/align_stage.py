@@ -130,7 +130,10 @@ class AlignStage:
         if self.done:
             trial = self._trial
             trial.artefacts.after_aligning(trial.model, trial.device, trial.source_features())
-        return self._progress(report)
+        progress = EpochProgress(stage="align", epoch=report.epoch, epochs=self._config.epochs, seconds=self._seconds)
+        if isinstance(report, ProbePoint):
+            return replace(progress, stage="probe", loss=report.error)
+        return replace(progress, distance=report.distance, learning_rate=report.learning_rate)
 
     def add_to(self, outcome: Outcome) -> Outcome:
         """Return ``outcome`` with the results of this stage so far, and the last step's seconds."""
@@ -158,17 +161,6 @@ class AlignStage:
             self._stage.load_state_dict(dict(state))
             if self._guard is not None:
                 self._guard.load_state_dict(state["guard"])
-
-    def _progress(self, report: AlignEpoch | ProbePoint) -> EpochProgress:
-        epochs = self._config.epochs
-        if isinstance(report, ProbePoint):
-            return EpochProgress(
-                stage="probe", epoch=report.epoch, epochs=epochs, loss=report.error, seconds=self._seconds
-            )  # fmt: skip
-        return EpochProgress(
-            stage="align", epoch=report.epoch, epochs=epochs, distance=report.distance,
-            learning_rate=report.learning_rate, seconds=self._seconds,
-        )  # fmt: skip
 
     def _store(self, loop: AlignLoop) -> None:
         if self._guard is not None:

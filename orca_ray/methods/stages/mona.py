@@ -1,7 +1,6 @@
 """The bilevel stage of `mona`: the embedder is trained so that a virtual step of the body keeps source features."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -110,7 +109,8 @@ def bilevel_gradients(
         source: does the same for S, which depends on ``inner`` alone.
         weight, rate: λ and α.
     """
-    with _restored(inner) as before:
+    before = [parameter.detach().clone() for parameter in inner]
+    try:
         with requires_grad(inner, True):
             task_loss = task()
             task_gradients = _taken(outer)
@@ -126,6 +126,8 @@ def bilevel_gradients(
             _move(inner, before, directions, -scale)
             task()
             behind = _taken(outer)
+    finally:
+        _move(inner, before, before, 0.0)
     for parameter, gradient, plus, minus in zip(outer, task_gradients, ahead, behind, strict=True):
         parameter.grad = gradient - (weight * rate / (2 * scale)) * (plus - minus)
     return task_loss + weight * source_loss
@@ -174,13 +176,3 @@ def _move(parameters: Sequence[Parameter], before: Sequence[Tensor], directions:
     """Set ``parameters`` to ``before + by * directions``."""
     for parameter, value, direction in zip(parameters, before, directions, strict=True):
         parameter.copy_(value).add_(direction, alpha=by)
-
-
-@contextmanager
-def _restored(parameters: Sequence[Parameter]) -> Iterator[list[Tensor]]:
-    """Yield copies of ``parameters``; set these to the copies at the end of the block, even after an error."""
-    before = [parameter.detach().clone() for parameter in parameters]
-    try:
-        yield before
-    finally:
-        _move(parameters, before, before, 0.0)
