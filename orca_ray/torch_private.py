@@ -1,6 +1,6 @@
 """Private interfaces of torch 2.13 that orca-ray uses, each with the reason why no public one serves.
 
-`tests/training/test_torch_private.py` says what breaks when one of them changes.
+`tests/training/test_optimisation.py` says what breaks when one of them changes.
 """
 
 from collections.abc import Callable

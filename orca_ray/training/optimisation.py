@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from orca_ray.errors import UserError, lookup
+from orca_ray.errors import UserError
 
 if TYPE_CHECKING:  # torch is imported inside functions: planning a sweep must not import it
     from torch import Tensor, nn
@@ -46,10 +46,10 @@ class ParameterGroup(NamedTuple):
 def make_optimizer(
     name: str, groups: Iterable[ParameterGroup], learning_rate: float, weight_decay: float, momentum: float = 0.9
 ) -> "Optimizer":
-    """Return the optimiser ``name``; only ``sgd`` uses ``momentum``. Raises UserError for an unknown name."""
+    """Return the optimiser ``name``, one of `OPTIMIZERS`; only ``sgd`` uses ``momentum``."""
     from torch import optim
 
-    kind = getattr(optim, lookup("optimizer", name, OPTIMIZERS))
+    kind = getattr(optim, OPTIMIZERS[name])
     described: list[dict[str, object]] = [
         {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
         for params, scale in groups
@@ -119,9 +119,9 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
     """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
 
     The factor of warm-up step t is ``(t + 1) / warmup_steps``. In the ORCA reference it is ``t / warmup_steps``, so
-    that its first step has no effect. It is constant after ``total_steps``. Raises UserError for an unknown name.
+    that its first step has no effect. It is constant after ``total_steps``.
     """
-    decay = lookup("schedule", name, DECAYS)
+    decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
 
     def factor(step: int) -> float:

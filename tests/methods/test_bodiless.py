@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 from torch.utils.flop_counter import FlopCounterMode
 
-from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
@@ -154,17 +154,6 @@ def test_the_penalty_of_minirocket_is_the_best_one_on_validation(monkeypatch: py
     assert scores[0] == min(score for score in scores[1:] if score is not None)
 
 
-TABLE = make_task(Target("scalar"), (1, 2))
-ONE_SPLIT: dict[str, Scalar] = {
-    "refine.epochs": 1,
-    "boosting.rounds": 1,
-    "boosting.leaves": 2,
-    "boosting.learning_rate": 1.0,
-    "boosting.leaf_samples": 1,
-    "boosting.columns": 1.0,
-}
-
-
 def boost(task: Task = TASK, values: dict[str, Scalar] | None = None, data: PreparedData | None = None) -> TrialTrainer:
     trainer = start(NO_BODY, "gradient_boosting", task=task, data=data, hyperparameters=values or {})
     run(trainer)
@@ -176,17 +165,14 @@ def trees(trainer: TrialTrainer) -> TreeBody:
     return trainer.model.body
 
 
-def of_rows(x: np.ndarray, y: np.ndarray) -> PreparedData:
-    """Return data whose splits are all equal."""
-    split = Split(x.astype(np.float32), y)
-    data = make_data(TABLE)
-    return replace(data, splits={"train": split, "validation": split, "test": split}, y_mean=None, y_std=None)
-
-
 def test_one_split_by_hand() -> None:
     # The second feature decides: 3 where it is 0, and 7 and 9, so 8, where it is 1. The first one is noise.
-    x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]])
-    trainer = boost(TABLE, {**ONE_SPLIT, "boosting.leaf_samples": 2}, of_rows(x, np.array([3, 3, 7, 9], np.float32)))
+    x = np.array([[[0, 0]], [[1, 0]], [[0, 1]], [[1, 1]]], np.float32)
+    split, task = Split(x, np.array([3, 3, 7, 9], np.float32)), make_task(Target("scalar"), (1, 2))
+    equal: dict[SplitName, Split] = {"train": split, "validation": split, "test": split}
+    boosting = {"rounds": 1, "leaves": 2, "learning_rate": 1.0, "leaf_samples": 2, "columns": 1.0}
+    values: dict[str, Scalar] = {"refine.epochs": 1, **{f"boosting.{name}": value for name, value in boosting.items()}}
+    trainer = boost(task, values, replace(make_data(task), splits=equal, y_mean=None, y_std=None))
     assert trees(trainer).num_values == 3  # a threshold and two leaves
     assert trainer.result().test_score == pytest.approx(np.sqrt((0 + 0 + 1 + 1) / 4), abs=1e-5)  # RMSE
 

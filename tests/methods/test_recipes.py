@@ -1,7 +1,8 @@
-"""The methods: which parameters each trains, that the others stay bit-identical, and hyper-parameters by name."""
+"""The methods: their conformance, which parameters each trains, and hyper-parameters by name."""
 
 import json
 import re
+from collections.abc import Collection
 from itertools import cycle
 from pathlib import Path
 
@@ -17,7 +18,24 @@ from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import FIELD, all_methods, expand, from_flat, get_method, names, relevant, resolve
 from orca_ray.methods.stages.networks import AttentionBody
 from orca_ray.models.weights import load_body
+from orca_ray.testing import MethodSuite
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
+from tests.sampling import Sampled
+
+STAGES = {"gradient_boosting", "joint", "lora", "minirocket", "mona", "orca", "orca_guarded", "pare", "recraft"}
+"""Methods that together have all stages, whose states all have to survive an interruption."""
+
+
+@pytest.mark.slow
+class TestEveryMethod(Sampled, MethodSuite):
+    names = all_methods()
+    every = 7  # of pairs of a method and one of six kinds of tasks
+
+    def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
+        if "resume" in test:
+            return () if case[0] in STAGES else (pytest.mark.exhaustive,)
+        return super().marks(test, case, number)
+
 
 NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"
 ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
@@ -166,6 +184,8 @@ def test_round_trip_through_json_with_types() -> None:
         ("refine.optimizer", 3, "must be a name, got 3"),
         ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
         ("embedder.image_size", 0, "image_size"),
+        ("embedder.sequence_length", 0, r"embedder\.sequence_length must be at least 1 and finite, got 0"),
+        ("embedder.initialisation", "boddy", "Did you mean 'body'"),
         ("head.dense", "poled", "Did you mean 'pooled'"),
         ("align.distance", "ottd", "Did you mean 'otdd'"),
         ("refine.learning_rat", 0.1, r"Did you mean 'refine\.learning_rate'"),

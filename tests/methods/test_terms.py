@@ -17,10 +17,7 @@ from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.terms import DistanceTerm, MixTerm, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, run, start
-from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import Objective, SplitInputs
-from orca_ray.training.gradient_accumulation import GradientAccumulator
-from orca_ray.training.numerics import Precision
+from orca_ray.training.evaluate import Objective
 
 CPU = torch.device("cpu")
 Term = TypeVar("Term")
@@ -37,13 +34,6 @@ def term_of(trainer: TrialTrainer, kind: type[Term]) -> Term:
     stage = trainer._stages[0]
     assert isinstance(stage, RefineStage)
     return next(term for term in stage._terms if isinstance(term, kind))
-
-
-def term_with_one_source_sample(trainer: TrialTrainer) -> MixTerm:
-    """Return the term; nothing is random if the gates alone choose."""
-    term = term_of(trainer, MixTerm)
-    term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
-    return term
 
 
 def batch(trainer: TrialTrainer) -> tuple[Tensor, Tensor]:
@@ -128,7 +118,9 @@ def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: st
     for weight in (0.0, 2.0):
         settings = {**QUIET, "pare.drawn": 0.0, "pare.begin": 0.5, "pare.weight": weight}
         trainer = start(name, "pare", task=task, hyperparameters=settings)
-        term, model = term_with_one_source_sample(trainer), trainer.model
+        term, model = term_of(trainer, MixTerm), trainer.model
+        # One source sample: nothing is random if the gates alone choose.
+        term._source = replace(term._source, inputs=term._source.inputs[:1], y=term._source.y[:1])
         x, y = batch(trainer)
         mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
         features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
@@ -149,24 +141,6 @@ def test_prefix_tokens_stay(vit: str) -> None:
     mixed = term.mix(embedded, source)
     assert torch.equal(mixed[:, :1], embedded[:, :1])
     assert torch.equal(mixed[:, 1:], source[:, 1:])
-
-
-def test_a_micro_batched_step_is_the_whole_step(bert: str) -> None:
-    """With one source sample, nothing is drawn at random once the gates alone choose."""
-    gradients = []
-    for limit in (7, 30):
-        settings = {**QUIET, "pare.drawn": 0.0, "pare.weight": 1.0}
-        trainer = start(bert, "pare", hyperparameters=settings)
-        model, train, loss = trainer.model, trainer.trial.data.train, nn.CrossEntropyLoss()
-        parameters, feed = list(model.parameters()), SplitInputs(train.x, model, Precision("float32", CPU))
-        config, term = RefineConfig(batch_size=30), term_with_one_source_sample(trainer)
-        accumulator = GradientAccumulator(model, parameters, feed, train.y, loss, config, seed=0, term=term)
-        accumulator.limit = limit
-        next(accumulator.gradients([np.arange(30)]))
-        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys()
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradient, gradients[1][name], atol=1e-6, rtol=1e-4)
 
 
 SHORT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}

@@ -1,10 +1,15 @@
-"""Optimisers, schedules, and when a curve is flat."""
+"""Optimisers, schedules, flat curves, decoding, losses from training targets, seeds, shares of ranks, private torch."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.nn.functional import scaled_dot_product_attention
 
-from orca_ray.errors import UserError
+from orca_ray.data.rows import Target
+from orca_ray.torch_private import flop_counter, has_bfloat16_units
+from orca_ray.training.evaluate import Objective
+from orca_ray.training.numerics import derive_seed, isolated_rng, make_generator
 from orca_ray.training.optimisation import (
     ALIGN_SCHEDULES,
     ParameterGroup,
@@ -13,6 +18,7 @@ from orca_ray.training.optimisation import (
     make_schedule,
     set_learning_rate,
 )
+from orca_ray.training.ranks import Ranks
 
 
 def values(name: str, warmup: int, total: int, num: int) -> list[float]:
@@ -63,25 +69,12 @@ def test_align_schedules() -> None:
     )
 
 
-def test_misspelt_names() -> None:
-    with pytest.raises(UserError, match="Did you mean 'sgd'"):
-        make_optimizer("sgdd", [], learning_rate=1.0, weight_decay=0.0)
-    with pytest.raises(UserError, match="Did you mean 'cosine'"):
-        make_schedule("cosin", warmup_steps=0, total_steps=1)
-
-
-def first_flat(values: list[float], patience: int = 4, tolerance: float = 0.005) -> int | None:
-    """Number of values after which the curve is first called flat; None: never."""
-    plateau = Plateau(patience, tolerance)
-    return next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
-
-
 SLOW = [0.999**epoch for epoch in range(40)]
 """Falls by 0.4 % in 4 epochs."""
 
 
 @pytest.mark.parametrize(
-    ("values", "patience", "tolerance", "expected"),
+    ("values", "patience", "tolerance", "expected"),  # number of values after which the curve is first called flat
     [
         ([0.99**epoch for epoch in range(200)], 4, 0.005, None),
         ([10.0 - 0.05 * epoch for epoch in range(100)], 4, 0.005, None),
@@ -100,4 +93,87 @@ SLOW = [0.999**epoch for epoch in range(40)]
     ],
 )
 def test_when_a_curve_is_flat(values: list[float], patience: int, tolerance: float, expected: int | None) -> None:
-    assert first_flat(values, patience, tolerance) == expected
+    plateau = Plateau(patience, tolerance)
+    first = next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
+    assert first == expected
+
+
+CPU = torch.device("cpu")
+
+
+def test_dense_outputs_are_decoded_and_logits_are_not() -> None:
+    for mean in (np.array(2.0), np.full((4, 4), 2.0)):
+        objective = Objective(Target("dense", shape=(4, 4)), "mse", "rmse", mean, mean * 0 + 3.0)
+        decoded = objective.decoder(CPU)(torch.ones(5, 4, 4))
+        assert decoded.dtype == torch.float32
+        assert torch.equal(decoded, torch.full((5, 4, 4), 5.0))
+    objective = Objective(Target("classes", size=3), "cross_entropy", "error", np.array(2.0), np.array(3.0))
+    output = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(objective.decoder(CPU)(output), output)
+
+
+def test_decoded_scores_are_in_the_targets_units() -> None:
+    objective = Objective(Target("scalar"), "mse", "rmse", np.array(10.0), np.array(2.0))
+    outputs = torch.tensor([0.0, 1.0])
+    decoded = objective.decoder(CPU)(outputs).numpy()
+    y = np.array([10.0, 14.0], dtype=np.float32)
+    assert objective.score(decoded, y) == pytest.approx(np.sqrt(2.0))
+    assert float(objective.training_loss(y, CPU)(outputs, torch.from_numpy(y))) == pytest.approx(2.0)
+
+
+def test_class_weights_come_from_the_training_targets() -> None:
+    objective = Objective(Target("classes", size=2), "weighted_cross_entropy", "error")
+    loss = objective.training_loss(np.array([0, 0, 0, 1]), CPU)
+    each = [float(loss(torch.zeros(1, 2), torch.tensor([k]))) for k in (0, 1)]
+    assert each[1] / each[0] == pytest.approx(3)
+
+
+def test_seeds_are_fixed_for_all_time() -> None:
+    """A changed derivation would change every published score."""
+    assert derive_seed(0, "order", 1) == 8024286156118006313
+    places = [(0, ("a", 1)), (0, ("a", 2)), (0, ("b", 1)), (1, ("a", 1)), (11, ("a",)), (1, ("1", "a"))]
+    assert len({derive_seed(seed, *path) for seed, path in places}) == len(places)
+    assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
+
+
+def test_isolated_rng() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    with isolated_rng(8, CPU):
+        first = torch.rand(4)
+    assert torch.equal(torch.rand(2), expected)
+    with isolated_rng(8, CPU):
+        assert torch.equal(torch.rand(4), first)
+    assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), torch.rand(3, generator=make_generator(1, "x")))
+
+
+def test_shares_are_even_and_cover_everything_in_order() -> None:
+    for size, count in ((1, 7), (2, 64), (3, 64), (3, 7), (8, 7), (2, 0)):
+        shares = [range(count)[Ranks(rank, size).share(count)] for rank in range(size)]
+        assert [item for share in shares for item in share] == list(range(count))
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert len(shares[0]) == max(map(len, shares)), "the record's micro-batch is the first rank's"
+
+
+def test_ranks_draw_different_random_numbers() -> None:
+    drawn = []
+    with torch.random.fork_rng(devices=[]):
+        for rank in (1, 2, 1):
+            Ranks(rank, 3).seed(5, 7)
+            drawn.append(float(torch.rand(())))
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
+def test_fused_attention_on_a_cpu_is_counted() -> None:
+    query, key, value = (torch.ones(2, 3, 16, 8, requires_grad=True) for _ in range(3))
+    with flop_counter() as counter:
+        scaled_dot_product_attention(query, key, value).sum().backward()  # type: ignore[no-untyped-call]
+    product = 2 * 2 * 3 * 16 * 16 * 8
+    assert counter.get_total_flops() == 7 * product  # two forward; backward, the scores again and four gradients
+
+
+def test_the_units_of_a_cpu_are_asked_for() -> None:
+    assert torch.cpu._is_amx_tile_supported() in (True, False)
+    assert torch.cpu._is_avx512_bf16_supported() in (True, False)
+    assert not has_bfloat16_units(torch.device("mps"))

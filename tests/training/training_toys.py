@@ -1,10 +1,9 @@
-"""A network of the shape of CrossModalModel, small enough to train in milliseconds, and data for it."""
+"""A network, small enough to train in milliseconds, and data for it."""
 
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 import torch
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Rows, Target
-from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.body import Body, seeded
+from orca_ray.models.crossmodal import CrossModalModel, PooledHead, build_model
+from orca_ray.models.embedder import Embedder
 from orca_ray.models.modality import EmbedderConfig
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
@@ -39,59 +40,34 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class Transposed(nn.Module):
+class ToyEmbedder(Embedder):
+    layout = (4,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection, self.norm = nn.Conv1d(1, 6, kernel_size=2, stride=2), nn.LayerNorm(6)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(1, 2)
+        tokens: Tensor = self.norm(self.projection(x).transpose(1, 2))
+        return tokens
 
 
-class ToyBody(nn.Module):
-    pooling = "mean"
-
+class ToyBody(Body):
     def __init__(self, dropout: float) -> None:
         super().__init__()
         self.layer = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Dropout(dropout))
         self.norm = nn.LayerNorm(6)
         self.num_calls = 0
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         self.num_calls += 1
-        output: Tensor = self.norm(tokens + self.layer(tokens))
+        output: Tensor = self.norm(tokens_BTD + self.layer(tokens_BTD))
         return output
 
 
-class ToyHead(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(6, 3)
-
-    def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.linear(features.mean(1))
-        return logits
-
-
-class ToyModel(nn.Module):
-    def __init__(self, dropout: float) -> None:
-        super().__init__()
-        self.embedder = nn.Sequential(nn.Conv1d(1, 6, kernel_size=2, stride=2), Transposed(), nn.LayerNorm(6))
-        self.body = ToyBody(dropout)
-        self.head = ToyHead()
-
-    def embed(self, x: Tensor) -> Tensor:
-        tokens: Tensor = self.embedder(x)
-        return tokens
-
-    def features(self, x: Tensor) -> Tensor:
-        return self.embed(x).mean(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.body(self.embed(x)))
-        return logits
-
-
 def toy_model(dropout: float = 0.0, seed: int = 0) -> CrossModalModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return cast(CrossModalModel, ToyModel(dropout))
+    with seeded(seed):
+        return CrossModalModel(ToyEmbedder(), ToyBody(dropout), PooledHead(6, CLASSES))
 
 
 def toy_split(num_samples: int, seed: int = 0) -> Split:
