@@ -1,4 +1,4 @@
-"""Every distance, by its registered name, against the contract in `Distance`'s docstring."""
+"""Every distance against the contract in `Distance`; OTDD and its solver against POT; pseudo-classes of targets."""
 
 import numpy as np
 import ot
@@ -9,10 +9,16 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from orca_ray.alignment import distance as contract
+from orca_ray.alignment import labels as labels_module
+from orca_ray.alignment import transport as solver
+from orca_ray.alignment.cost import CostMatrix, Gaussians, half_squared_distances
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances.mmd import MMD
+from orca_ray.alignment.distances.otdd import OTDD
 from orca_ray.alignment.distances.sliced import Sliced, directions
+from orca_ray.alignment.labels import pseudo_labels
 from orca_ray.alignment.registry import distance_names, get_distance
+from orca_ray.alignment.transport import TOLERANCE, SolverReport, transport
 from orca_ray.errors import UserError
 from orca_ray.testing import DistanceSuite
 from orca_ray.testing.distances import cloud, source, value_and_gradient
@@ -150,3 +156,180 @@ def test_wasserstein_is_what_an_assignment_costs() -> None:
     value, gradient = value_and_gradient(get_distance("wasserstein").fit(src), x, y)
     assert value == pytest.approx(cost[rows, columns].mean(), rel=1e-9)
     torch.testing.assert_close(gradient, (x - src.x[columns]) / 20, rtol=1e-6, atol=1e-9)
+
+
+def transport_plan(cost: np.ndarray, epsilon: float) -> np.ndarray:
+    """The plan between uniform weights, from POT's plain Sinkhorn: nothing shared with the code but the problem."""
+    a, b = np.full(len(cost), 1 / len(cost)), np.full(cost.shape[1], 1 / cost.shape[1])
+    return np.asarray(ot.sinkhorn(a, b, cost, epsilon, method="sinkhorn", numItermax=3000, stopThr=1e-12, warn=False))
+
+
+def entropic(cost: np.ndarray, epsilon: float) -> float:
+    """<P, C> + eps KL(P | a b^T)."""
+    plan = transport_plan(cost, epsilon)
+    return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum())
+
+
+def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
+    """The docstring's formula, one explicit cost matrix at a time."""
+    sides = [(x.numpy(), y.numpy()), (sx.numpy(), sy.numpy())]
+
+    def cost(i: int, j: int) -> np.ndarray:
+        (a, classes_a), (b, classes_b) = sides[i], sides[j]
+        matrix = 0.5 * ot.dist(a, b)
+        for c in np.unique(classes_a) if name != "sinkhorn" else []:
+            for d in np.unique(classes_b):
+                rows, columns = classes_a == c, classes_b == d
+                matrix[np.ix_(rows, columns)] += 0.0 if i == j and c == d else 0.5 * bures(a[rows], b[columns])
+        return np.asarray(matrix)
+
+    epsilon = 0.05 * cost(1, 1).mean()
+    across, own, own_source = (entropic(cost(i, j), epsilon) for i, j in ((0, 1), (0, 0), (1, 1)))
+    return across - (own + own_source) / 2
+
+
+@pytest.mark.parametrize(("name", "d"), [("otdd", 6), ("sinkhorn", 4)])
+def test_value_equals_brute_force(name: str, d: int) -> None:
+    src, (x, y) = source(15, d=d), cloud(10, d=d, shift=0.5)
+    distance = get_distance(name).fit(src)
+    assert distance(x, y).item() == pytest.approx(brute_force(name, x, y, src.x, src.y), rel=1e-5)
+    assert distance.diagnosis.converged
+    assert 0 < distance.diagnosis.error <= TOLERANCE
+    assert distance.diagnosis.iterations > 0
+
+
+def test_distances_of_gaussians_equal_matrix_roots() -> None:
+    x, y = [cloud(n, d=5, seed=n)[0] for n in (9, 30, 3)], [cloud(n, d=5, seed=n)[0] for n in (12, 2)]
+    a = Gaussians.from_terms(Gaussians.of(x).terms(), x[0])
+    assert [len(factor) for factor in a.factors] == [5, 5, 3]
+    expected = torch.tensor([[bures(p.numpy(), q.numpy()) for q in y] for p in x], dtype=torch.float64)
+    torch.testing.assert_close(a.distances(Gaussians.of(y)), expected, rtol=1e-5, atol=1e-5)
+    within = a.own_distances()
+    torch.testing.assert_close(within, a.distances(a), rtol=1e-6, atol=1e-6)
+    assert torch.equal(within.diagonal(), torch.zeros(3, dtype=torch.float64))
+
+
+def test_costs_are_stored_within_the_limit() -> None:
+    x = cloud(12)[0]
+    itemsize = x.element_size()
+    for limit, stored in ((12 * 12 * itemsize, True), (12 * 12 * itemsize - 1, False)):
+        assert (CostMatrix(x).store(limit)._stored_nm is not None) is stored
+
+
+def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
+    x, y = (points.requires_grad_() for points in (cloud(12)[0], cloud(19, seed=4)[0]))
+    w = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)
+    rows, columns = torch.arange(12) % 2, torch.arange(19) % 3
+    cost = half_squared_distances(x, y) + 0.5 * w[rows][:, columns]
+    plan = torch.from_numpy(transport_plan(cost.detach().numpy(), 0.2))
+    expected = torch.autograd.grad((plan * cost).sum(), (x, y, w))
+    report = SolverReport()
+    value = transport(CostMatrix(x, y, w, (rows, columns)), 0.2, report)
+    assert value.item() == pytest.approx(entropic(cost.detach().numpy(), 0.2), rel=1e-8)
+    for ours, theirs in zip(torch.autograd.grad(value, (x, y, w)), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert report.error <= TOLERANCE
+
+
+@pytest.mark.parametrize(("n", "m"), [(30, 50), (50, 30)])
+def test_groups_that_hardly_see_each_other_are_solved(n: int, m: int) -> None:
+    """A fifth of the mass must cross a gap of 400 times eps: alternating updates alone would take millions."""
+    x, y = cloud(n, d=2)[0], cloud(m, d=2, seed=4)[0]
+    x[: n // 2, 0] += 20.0
+    y[: m * 3 // 10, 0] += 20.0
+    report = SolverReport()
+    value = transport(CostMatrix(x, y), 0.5, report).item()
+    assert report.error <= TOLERANCE
+    assert report.iterations < 260
+    assert report.notes == []
+    exact = ot.emd2([], [], half_squared_distances(x, y).numpy())
+    assert exact < value < exact + 0.5 * np.log(m)
+
+
+def test_what_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(solver, "_LARGEST_NEWTON", 10)
+    x, y = cloud(30, d=2)[0], cloud(50, d=2, seed=4)[0]
+    x[:15, 0] += 20.0
+    report = SolverReport()
+    transport(CostMatrix(x, y, what="target and source"), 0.01, report)
+    diagnosis = report.diagnosis()
+    assert not diagnosis.converged
+    assert diagnosis.error > TOLERANCE
+    (note,) = diagnosis.notes
+    assert "the transport between target and source did not converge" in note
+    # Source terms that did not converge are told at every call.
+    terms = OTDD().fit(source(15)).terms
+    assert 0 <= terms["error"].item() <= TOLERANCE
+    distance = OTDD().fit(source(15), {**terms, "error": torch.tensor(1e-3)})
+    for _ in range(2):
+        distance(*cloud(10))
+        (note,) = distance.diagnosis.notes
+        assert "the source's own terms did not converge" in note
+
+
+def test_many_classes_stay_within_the_memory_of_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors saved for the backward pass of all pairs of classes together, each pair being small."""
+    src, (x, y) = source(40, d=8, classes=4), cloud(100, d=8, classes=25)
+    value, gradient = value_and_gradient(get_distance("otdd").fit(src), x, y)
+    monkeypatch.setattr(contract, "MEMORY_BYTES", 200_000)
+    distance = get_distance("otdd").fit(src)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        value_b, gradient_b = value_and_gradient(distance, x, y)
+    assert sum(kept.values()) < contract.MEMORY_BYTES
+    assert value_b == pytest.approx(value, rel=1e-6)
+    torch.testing.assert_close(gradient_b, gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_classes_pass_through_and_equal_targets_share_a_class() -> None:
+    found = pseudo_labels(np.array([3, 0, 900, 3], dtype=np.int32))
+    assert (found.tolist(), found.dtype) == ([3, 0, 900, 3], np.int64)
+    found = pseudo_labels(np.array([0.0, 1.0, 0.0, 1.0, 1.0], dtype=np.float32))  # fewer targets than classes
+    assert found[0] == found[2] != found[1] == found[3] == found[4]
+    assert pseudo_labels(np.full((6, 3), 2.0)).tolist() == [0] * 6
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "mini_batch"), [((), 1e-9, 1000), ((5,), 1e9, 1000), ((4, 6), 1.0, 1000), ((), 1.0, 50)]
+)
+def test_separated_targets_are_found_again(
+    shape: tuple[int, ...], scale: float, mini_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labels_module, "_MINI_BATCH_ABOVE", mini_batch)
+    monkeypatch.setattr(labels_module, "NUM_CLASSES", 4)
+    random = np.random.RandomState(0)
+    groups = np.repeat(np.arange(4), 20)
+    y = scale * (groups.reshape(-1, *[1] * len(shape)) + 0.01 * random.randn(80, *shape))
+    found = pseudo_labels(y.astype(np.float32), seed=1)
+    assert found.shape == (80,)
+    assert len(set(zip(groups.tolist(), found.tolist(), strict=True))) == 4
+    assert np.array_equal(found, pseudo_labels(y.astype(np.float32), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [(np.array([[1.0, np.nan]]), r"shape \(1, 2\): NaN or infinite"), (np.zeros((0, 3)), "no sample")],
+)
+def test_bad_targets_are_refused(y: np.ndarray, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        pseudo_labels(y)
+
+
+def test_huge_targets_are_sketched_and_clustered_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    groups = np.repeat(np.arange(4), 6)
+    centres = np.random.default_rng(0).normal(size=(4, 20_000))
+    fields = centres[groups] + 0.5 * np.random.default_rng(1).normal(size=(24, 20_000))
+    monkeypatch.setattr(labels_module, "NUM_CLASSES", 4)
+    whole = pseudo_labels(fields.astype(np.float32))
+    monkeypatch.setattr(labels_module, "MOST_NUMBERS", 1)
+    sketched = pseudo_labels(fields.astype(np.float32))
+    assert len(set(zip(whole.tolist(), sketched.tolist(), strict=True))) == 4
+    gaps = np.square(labels_module.sketched(fields, 0)[:, None] - labels_module.sketched(fields, 0)).sum(-1)
+    exact = np.square(fields[:, None] - fields).sum(-1)
+    far = exact > 0
+    np.testing.assert_allclose(gaps[far], exact[far], rtol=0.15)

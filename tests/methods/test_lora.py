@@ -19,9 +19,8 @@ from orca_ray.methods.stages.networks import insert_adapters, linear_layers
 from orca_ray.models.body import num_values, seeded
 from orca_ray.models.weights import load_body
 from orca_ray.testing.trials import QUICK, changed, copy_of, run, scores, start
-from tests.models.conftest import TinyDirectory
+from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled, save_tiny
 from tests.models.conftest import tiny as tiny  # a fixture
-from tests.models.tiny import DECODERS, IMAGE, TEXT, save_tiny
 
 NF4 = {**QUICK, "refine.epochs": 2, "lora.weights": "nf4"}
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
@@ -42,11 +41,10 @@ def adapted(body: nn.Module) -> dict[str, Any]:
     return {name: part for name, part in body.named_modules() if hasattr(part, "lora_A")}
 
 
-SAMPLE = ("bert", "modernbert", "swin", "gpt2", "llama", TIMM[0])
-OTHERS = [kind for kind in (*TEXT, *IMAGE, *DECODERS, *TIMM) if kind not in SAMPLE]
+KINDS = sampled([*TEXT, *IMAGE, *DECODERS, *TIMM], "bert", "modernbert", "swin", "gpt2", "llama", TIMM[0])
 
 
-@pytest.mark.parametrize("kind", [*SAMPLE, *(pytest.param(kind, marks=pytest.mark.exhaustive) for kind in OTHERS)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_transformer_layer_of_every_family_is_adapted(kind: str, tiny: TinyDirectory) -> None:
     body = loaded(kind, tiny)
     num_layers = 6 if "swin" in kind else 3

@@ -25,8 +25,7 @@ from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, load_body
 from orca_ray.testing import FamilySuite
-from tests.models.conftest import TinyDirectory, sampled
-from tests.models.tiny import DECODERS, IMAGE, TEXT, VOCABULARY, save_tiny
+from tests.models.conftest import DECODERS, IMAGE, TEXT, VOCABULARY, TinyDirectory, sampled, save_tiny
 
 RandomTensor = Callable[..., Tensor]
 pytestmark = pytest.mark.usefixtures("untouched_random_state")

@@ -20,8 +20,7 @@ from orca_ray.models.body import Body
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
 from orca_ray.models.names import list_bodies, parse_body_name
 from orca_ray.models.weights import BodyArchitecture, body_modality, describe_body, load_body
-from tests.models.conftest import TinyDirectory, sampled
-from tests.models.tiny import DECODERS, IMAGE, TEXT
+from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodies")
 

@@ -27,7 +27,7 @@ from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
 from orca_ray.training.probe import NUM_SAMPLES, PENALTIES, Probe, encoded_targets, ridge_errors
 
-from .training_toys import CLASSES, CPU, toy_model, toy_split
+from .training_toys import CLASSES, CPU, Recording, toy_model, toy_split
 
 
 def fitted() -> Distance:
@@ -59,23 +59,6 @@ class Scripted:
         self.seen.append((labels, shares))
         self.diagnosis = next(self._diagnoses, Diagnosis())
         return self._factor * features.square().mean() + next(self._offsets, 0.0)
-
-
-class CountedRows:
-    """Rows of float64 that note how many are read at once."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self._values = values.astype(np.float64)
-        self.shape, self.dtype = values.shape, self._values.dtype
-        self.read: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __getitem__(self, selection: slice | np.ndarray) -> np.ndarray:
-        rows: np.ndarray = self._values[selection]
-        self.read.append(len(rows))
-        return rows
 
 
 def scripted_loop(config: AlignConfig, distance: Scripted, y: np.ndarray | None = None) -> AlignLoop:
@@ -171,7 +154,7 @@ def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(monk
     config = AlignConfig(epochs=3, learning_rate=1e-2, samples_per_class=20, clip=0.0, optimizer="sgd")
     split = toy_split(90)
     curves, models = [], []
-    for limit, x in ((10**6, split.x), (7 * 96, CountedRows(split.x[:]))):
+    for limit, x in ((10**6, split.x), (7 * 96, Recording(split.x[:].astype(np.float64)))):
         sizes: list[int] = []
         monkeypatch.setitem(align.CHUNK_BYTES, "cpu", limit)
         model = toy_model()
@@ -181,8 +164,8 @@ def test_chunks_change_neither_distance_nor_gradient_and_bound_what_is_read(monk
         curves.append([loop.step().distance for _ in range(3)])
         models.append(copy_of(model))
         assert max(sizes) == min(60, limit // 96)
-    assert isinstance(x, CountedRows)
-    assert max(x.read) == 7
+    assert isinstance(x, Recording)
+    assert max(map(len, x.read)) == 7
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     for name, value in models[0].items():
         torch.testing.assert_close(value, models[1][name], rtol=1e-4, atol=1e-6)

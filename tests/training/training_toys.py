@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import Rows, Target
+from orca_ray.data.rows import Array, RowIndex, Rows, Target
 from orca_ray.models.body import Body, seeded
 from orca_ray.models.crossmodal import CrossModalModel, PooledHead, build_model
 from orca_ray.models.embedder import Embedder
@@ -76,6 +76,21 @@ def toy_split(num_samples: int, seed: int = 0) -> Split:
     y = np.arange(num_samples, dtype=np.int64) % 3
     x = random.normal(size=(num_samples, 1, 8)) + 3.0 * np.sin(np.outer(y + 1, np.arange(8)))[:, None]
     return Split(x=x.astype(np.float32), y=y)
+
+
+class Recording:
+    """Rows that record which of them are read: one list of indices for each time."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows, self.shape, self.dtype = rows, rows.shape, rows.dtype
+        self.read: list[list[int]] = []
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        self.read.append(np.arange(len(self))[part].tolist())
+        return self._rows[part]
 
 
 @dataclass(frozen=True)
