@@ -20,8 +20,6 @@ from orca_ray.errors import UserError
 from orca_ray.models.names import PACKAGED, PackagedBody
 from orca_ray.models.stems import TextStem
 
-Document = Sequence[str]
-"""The sentences of a text, in their order."""
 _BATCH_TOKENS = 1 << 14
 
 
@@ -37,11 +35,11 @@ class Passage(NamedTuple):
 
 
 def embed_passages(
-    request: SampleRequest, documents: Sequence[Document], starts: Iterable[tuple[int, int]]
+    request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
 ) -> tuple[Tensor, list[Passage]]:
     """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if there are fewer in ``starts``.
 
-    If the request is ``raw``, return the token ids [N, T] instead of features.
+    ``documents`` are sequences of sentences. If the request is ``raw``, return the token ids [N, T] instead of features.
 
     A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
     it are joined until there are T tokens; if the document ends earlier, sentences before the first one are joined,
@@ -63,7 +61,7 @@ def embed_passages(
 
 
 def _passages(
-    request: SampleRequest, documents: Sequence[Document], starts: Iterable[tuple[int, int]]
+    request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
 ) -> Iterator[Passage]:
     encode = functools.cache(tokenizer(request.body))
     for document, start in starts:

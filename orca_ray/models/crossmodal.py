@@ -99,15 +99,13 @@ class DecodedHead(DenseHead):
     pretrained weights, which the checkpoints of ORCA's bodies lack. A 1-D field is folded as by `DenseHead`.
     """
 
-    _NUM_COLOURS = 3
-
     def __init__(
         self, feature_width: int, layout: Layout, shape: tuple[int, ...], space: Layout, image_size: int
     ) -> None:
         """Predict fields of ``shape``, whose last axes, of sizes ``space``, are spatial."""
         super().__init__(feature_width, layout, shape, space, patch=None, pooled=True)
         self.patch = tuple(math.ceil(image_size / side) for side in layout)
-        self.output = nn.Linear(feature_width, self._NUM_COLOURS * math.prod(self.patch))
+        self.output = nn.Linear(feature_width, 3 * math.prod(self.patch))  # three colours
         nn.init.normal_(self.output.weight, std=0.02)
         nn.init.zeros_(self.output.bias)
 

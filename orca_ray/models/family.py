@@ -86,13 +86,10 @@ def keep_layers(family: Family, specification: Any, body: str, layers: int | Non
     Each removed layer is the last one of the stage that has most layers at that moment. No stage disappears, so the
     features keep their width and resolution.
     """
-    if layers is not None:
-        family.set_depths(specification, shallower(body, family.depths(specification), layers))
-
-
-def shallower(body: str, depths: Sequence[int], layers: int) -> list[int]:
-    """Return the layers of each stage, reduced from ``depths`` to ``layers`` in total, as `keep_layers` does."""
-    depths, depth = list(depths), sum(depths)
+    if layers is None:
+        return
+    depths = list(family.depths(specification))
+    depth = sum(depths)
     if not len(depths) <= layers <= depth:
         stages = f" in {len(depths)} stages" if len(depths) > 1 else ""
         raise UserError(
@@ -100,4 +97,4 @@ def shallower(body: str, depths: Sequence[int], layers: int) -> list[int]:
         )
     for _ in range(depth - layers):
         depths[depths.index(max(depths))] -= 1
-    return depths
+    family.set_depths(specification, depths)

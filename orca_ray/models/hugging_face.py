@@ -38,7 +38,7 @@ def read_config(base: str) -> Any:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     check_misspelt_body(base)
     if Path(base).is_dir():
-        _check_code(base, read_json_file(base, Path(base) / "config.json", "configuration"))
+        read_json_file(base, Path(base) / "config.json", "configuration")  # names what is wrong with the file
     try:
         check_hub(base, "config.json")
         values, _ = PreTrainedConfig.get_config_dict(base)
@@ -57,7 +57,11 @@ def make_config(base: str, values: dict[str, Any]) -> Any:
     """
     from transformers import CONFIG_MAPPING
 
-    _check_code(base, values)
+    if values.get("auto_map"):
+        raise UserError(
+            f"body {base!r} comes with Python code of its own (auto_map in its config.json), which never runs: use a "
+            "body whose class is part of transformers; if this one's is, remove auto_map from a local copy"
+        )
     values = _bounded(base, values)
     config = CONFIG_MAPPING[str(values.get("model_type"))].from_dict(values)
     if (attention := attention_of(config)) not in _ATTENTION:
@@ -165,14 +169,6 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
         if bars:
             transformers_logging.enable_progress_bar()
-
-
-def _check_code(base: str, config: dict[str, Any]) -> None:
-    if config.get("auto_map"):
-        raise UserError(
-            f"body {base!r} comes with Python code of its own (auto_map in its config.json), which never runs: use a "
-            "body whose class is part of transformers; if this one's is, remove auto_map from a local copy"
-        )
 
 
 def _no_config(base: str, error: Exception) -> UserError:

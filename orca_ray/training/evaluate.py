@@ -27,7 +27,6 @@ _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
 """Default batch size of `predict`. It is independent of the training batch size, so that scores do not depend on the
 latter."""
-_CACHE_BATCH = 64
 CACHE_BYTES = 512 * 2**20
 """Maximum size of the cached features of one split."""
 RESIDENT_FRACTION = 0.25
@@ -45,12 +44,9 @@ class SplitInputs:
     network: nn.Module
     precision: Precision
 
-    def samples(self, y: Rows | None = None) -> "Samples":
-        """Return a reader of batches of the inputs and, if given, of the targets ``y`` [N, ...]."""
-        return self._inputs_only if y is None else make_samples([self.inputs, y], self.precision.device)
-
     @cached_property
-    def _inputs_only(self) -> "Samples":  # cached, because every validation uses them
+    def samples(self) -> "Samples":
+        """Reader of batches of the inputs; cached, because every validation uses it."""
         return make_samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
@@ -97,7 +93,7 @@ def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterat
     model.eval()
     try:
         with torch.no_grad(), precision.active():
-            for (inputs,) in feed.samples().batches(feed.slices(_CACHE_BATCH)):
+            for (inputs,) in feed.samples.batches(feed.slices(BATCH_SIZE)):
                 feed.outputs(inputs)
                 yield seen.pop()
     finally:
@@ -238,7 +234,7 @@ def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int
     try:
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
-            samples = feed.samples().batches(feed.slices(batch_size, rows))
+            samples = feed.samples.batches(feed.slices(batch_size, rows))
             parts = [decode(feed.outputs(inputs)) for (inputs,) in samples]
             return torch.cat(parts).cpu().numpy() if parts else np.empty((0, *objective.target.output_shape), "f4")
     except Exception as error:

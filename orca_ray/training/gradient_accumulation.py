@@ -15,7 +15,7 @@ from orca_ray.data.rows import Rows
 from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import SplitInputs, forward
+from orca_ray.training.evaluate import SplitInputs, forward, make_samples
 from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
@@ -81,8 +81,8 @@ class GradientAccumulator:
         """Measure the cost of a sample and choose the micro-batch size; ``parameters`` are trained."""
         self._term, self._ranks = term, ranks
         self._model, self._parameters, self._feed = model, parameters, feed
-        self._samples, self._num_samples = feed.samples(y), len(y)
         self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
+        self._samples, self._num_samples = make_samples([feed.inputs, y], self._device), len(y)
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []

@@ -81,10 +81,15 @@ def measure_cost(
 
     The difference is the memory per sample, without weights. If ``num_samples`` is 1, all memory at n = 1 counts.
     """
-    with _token_shapes(body) as shapes, flop_counter() as counter:
-        with _saved_tensors() as one:
-            value = loss(1)
-        torch.autograd.grad(value, parameters, allow_unused=True)
+    shapes: list[torch.Size] = []  # [b, T, D]
+    handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    try:
+        with flop_counter() as counter:
+            with _saved_tensors() as one:
+                value = loss(1)
+            torch.autograd.grad(value, parameters, allow_unused=True)
+    finally:
+        handle.remove()
     growth = list(one.values())
     if num_samples > 1:
         with _saved_tensors() as two:
@@ -110,17 +115,6 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield sizes
-
-
-@contextmanager
-def _token_shapes(body: nn.Module) -> Iterator[list[torch.Size]]:
-    """Yield a list that the block fills: the shape [b, T, D] of each input of ``body`` (T tokens of width D)."""
-    shapes: list[torch.Size] = []
-    handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
-    try:
-        yield shapes
-    finally:
-        handle.remove()
 
 
 _COLUMNS = ("bfloat16", "tf32", "float32")

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
-from orca_ray.models.family import family_of, keep_layers, shallower
+from orca_ray.models.family import family_of, keep_layers
 from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 
@@ -108,10 +109,12 @@ def test_a_named_model_without_pretraining_needs_no_hub() -> None:
         load_body("timm:resnet18", pretrained=False)
 
 
-def test_shallower() -> None:
-    assert shallower("swin", [2, 2, 18, 2], 12) == [2, 2, 6, 2]
-    assert shallower("swin", [2, 2, 6, 2], 4) == [1, 1, 1, 1]
-    assert shallower("swin", [2, 2, 6, 2], 12) == [2, 2, 6, 2]
+def test_layers_come_off_the_deepest_stage() -> None:
+    kept: list[list[int]] = []
+    family = replace(family_of(tiny_swin(), "timm"), depths=list, set_depths=lambda _, depths: kept.append(depths))
+    for depths, layers in (([2, 2, 18, 2], 12), ([2, 2, 6, 2], 4), ([2, 2, 6, 2], 12), ([2, 2, 6, 2], None)):
+        keep_layers(family, depths, "swin", layers)
+    assert kept == [[2, 2, 6, 2], [1, 1, 1, 1], [2, 2, 6, 2]]
     for layers in (3, 13):
         with pytest.raises(UserError, match="keep 4 to 12"):
-            shallower("swin", [2, 2, 6, 2], layers)
+            keep_layers(family, [2, 2, 6, 2], "swin", layers)

@@ -30,12 +30,6 @@ class FnoConfig(Config):
     layers: Number = 4
 
 
-def _problem(task: "Task") -> str | None:
-    if task.target.kind != "dense":
-        return f"it predicts fields, a dense target, not {task.target.kind}"
-    return None
-
-
 def _network(request: "NetworkRequest") -> "CrossModalModel":
     from orca_ray.models.fourier import build_fourier
 
@@ -65,7 +59,9 @@ RECIPE = Recipe(
     uses_body=False,
     sections=("data", "refine"),
     options=(FnoConfig,),
-    problem=_problem,
+    problem=lambda task: (
+        None if task.target.kind == "dense" else f"it predicts fields, a dense target, not {task.target.kind}"
+    ),
     network=_network,
     operations=_operations,
     variant=True,

@@ -60,7 +60,7 @@ class _HeadStage(EpochStage):
         self, trial: Trial, config: RecraftConfig, head: SourceHead, epochs: int, learning_rate: float
     ) -> None:
         super().__init__(trial, epochs, learning_rate)
-        self._config, self._head = config, head
+        self._config, self._head, self._as_code = config, head, config.form == "code"
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state for `load_state_dict`, which includes the source head even before the first step."""
@@ -71,10 +71,6 @@ class _HeadStage(EpochStage):
         self._head.linear.load_state_dict(state["head"])
         if state["stage"] is not None:
             super().load_state_dict(state["stage"])
-
-    @property
-    def _as_code(self) -> bool:
-        return self._config.form == "code"
 
     def _max_samples(self, loss: Callable[[int], Tensor], num_samples: int, graphs: int = 1) -> int:
         """Return how many samples fit in memory.

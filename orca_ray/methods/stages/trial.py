@@ -147,7 +147,6 @@ class Trial:
     """Task, data, options and model of one trial, which all its stages use."""
 
     method: str
-    """Name of the method."""
     aligns: bool
     """Whether the method uses the options ``align.*``."""
     pretrained: bool
@@ -157,7 +156,6 @@ class Trial:
     task: Task
     data: PreparedData
     body: str
-    """Name of the body."""
     hyperparameters: Hyperparameters
     seed: int
     device: torch.device

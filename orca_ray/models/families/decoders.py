@@ -79,8 +79,7 @@ class _NoPositions(nn.Module):
     """Replaces a table of positions, which the embedder has already added."""
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Return a zero that is added to each token."""
-        return torch.zeros((), device=positions.device)
+        return torch.zeros((), device=positions.device)  # is added to each token
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
