@@ -77,7 +77,6 @@ class SourceTokens:
     stem: Stem
 
     def __len__(self) -> int:
-        """Return the number of samples N."""
         return len(self.y)
 
     def to(self, device: torch.device) -> "SourceTokens":

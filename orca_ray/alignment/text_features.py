@@ -39,7 +39,7 @@ def embed_passages(
 ) -> tuple[Tensor, list[Passage]]:
     """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if there are fewer in ``starts``.
 
-    ``documents`` are sequences of sentences. If the request is ``raw``, return the token ids [N, T] instead of features.
+    A document is a sequence of sentences. If the request is ``raw``, return token ids [N, T] instead of features.
 
     A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
     it are joined until there are T tokens; if the document ends earlier, sentences before the first one are joined,

@@ -117,10 +117,9 @@ def build_convolutional(
     the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``stride`` is
     the stem's. ``seed`` and ``statistics`` as in `build_model`.
     """
-    dense = target.kind == "dense"
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)
-        body = ConvolutionalBody(embedder.layout, architecture, shrink=not dense)
+        body = ConvolutionalBody(embedder.layout, architecture, shrink=target.kind != "dense")
         layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
     return CrossModalModel(embedder, body, head, statistics)

@@ -35,7 +35,6 @@ class TreeBody(Body):
     text: Tensor
 
     def __init__(self, target: Target) -> None:
-        """Make a model without trees, which predicts 0."""
         super().__init__()
         self.feature_width = target.num_outputs
         binary = target.kind == "classes" and target.size == 2

@@ -71,7 +71,6 @@ class AlignConfig(Config):
     """Maximum gradient norm; 0 disables clipping."""
 
     def __post_init__(self) -> None:
-        """Check the options; raises UserError."""
         super().__post_init__()
         if self.steps == "absolute" and self.learning_rate == 0:
             raise UserError("align.learning_rate must be greater than 0 for align.steps absolute, got 0")

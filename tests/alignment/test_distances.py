@@ -81,8 +81,6 @@ def test_solvers_of_this_package_note_that_they_work_in_blocks(
 
 
 def test_user_errors() -> None:
-    with pytest.raises(UserError, match=r"unknown distance 'mmd_median'.*Allowed: bures, l2, mmd, "):
-        get_distance("mmd_median")
     with pytest.raises(UserError, match="source features 'images'"):
         SourceFeatures(torch.full((2, 3), float("nan")), torch.zeros(2, dtype=torch.int64), "images")
     with pytest.raises(UserError, match="source labels 'images': expected 2"):

@@ -154,12 +154,9 @@ def test_no_body_in_place_of_one_that_reduces_the_resolution(tmp_path: Path) -> 
     assert model.body.feature_width == 8
 
 
-def test_round_trip_of_the_defaults() -> None:
+def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
     assert from_flat(from_flat({}).to_flat()) == from_flat({})
     assert from_flat({}).to_flat().keys() == names().keys()
-
-
-def test_round_trip_through_json_with_types() -> None:
     values: dict[str, Scalar] = {
         "refine.epochs": 7, "align.learning_rate": 3e-5, "embedder.image_size": 96, "refine.optimizer": "sgd",
         "refine.learning_rate": 1,

@@ -19,7 +19,6 @@ from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, run, start
 from orca_ray.training.evaluate import Objective
 
-CPU = torch.device("cpu")
 Term = TypeVar("Term")
 QUIET = {**QUICK, "refine.dropout": 0.0}
 
@@ -125,7 +124,7 @@ def test_the_loss_of_a_batch(request: pytest.FixtureRequest, kind: str, body: st
         mixed = term.mix(model.embed(x), term._source.tokens(torch.zeros(4, dtype=torch.long)))
         features = model.body(mixed, model._grid)[:, model.body.num_prefix_tokens :]
         objective = Objective(target, task.loss, task.metric, trainer.trial.data.y_mean, trainer.trial.data.y_std)
-        of_target = objective.training_loss(trainer.trial.data.train.y, CPU)(model.head(features), y)
+        of_target = objective.training_loss(trainer.trial.data.train.y, trainer.trial.device)(model.head(features), y)
         logits = features.mean(1) @ term._source_head.output.weight.T + term._source_head.output.bias
         of_source = functional.cross_entropy(logits, term._source.y.expand(4))
         # Half of 8 or 4 tokens.

@@ -61,6 +61,7 @@ def save_tiny(kind: str, directory: Path, width: int = 24) -> None:
 
 
 TinyDirectory = Callable[[str], Path]
+RandomTensor = Callable[..., torch.Tensor]
 
 
 def sampled(names: Iterable[str], *default: str) -> list[Any]:
@@ -108,7 +109,7 @@ def no_pristine_bodies() -> Iterator[None]:
 
 
 @pytest.fixture
-def random_tensor() -> Callable[..., torch.Tensor]:
+def random_tensor() -> RandomTensor:
     """Draw normal tensors without touching the global generator."""
     generator = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(*shape, generator=generator)

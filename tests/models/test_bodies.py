@@ -2,7 +2,6 @@
 
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,9 +24,8 @@ from orca_ray.models.modality import EmbedderConfig
 from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, load_body
 from orca_ray.testing import FamilySuite
-from tests.models.conftest import DECODERS, IMAGE, TEXT, VOCABULARY, TinyDirectory, sampled, save_tiny
+from tests.models.conftest import DECODERS, IMAGE, TEXT, VOCABULARY, RandomTensor, TinyDirectory, sampled, save_tiny
 
-RandomTensor = Callable[..., Tensor]
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
 
@@ -216,7 +214,7 @@ def test_doubled_keeps_the_second_half_of_two_passages_and_flipped_averages_both
 
 
 @torch.no_grad()
-def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_tensor: Callable[..., Tensor]) -> None:
+def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
     x = random_tensor(4, 2, 30)
     for context in ("causal", "doubled", "flipped"):
         model = adapted(str(tiny("gpt2")), Target("classes", size=3), context).eval()
@@ -230,7 +228,7 @@ def test_the_last_feature_of_a_causal_body_predicts(tiny: TinyDirectory, random_
 
 
 @torch.no_grad()
-def test_new_tokens_have_the_norm_of_the_bodys_own(name: str, random_tensor: Callable[..., Tensor]) -> None:
+def test_new_tokens_have_the_norm_of_the_bodys_own(name: str, random_tensor: RandomTensor) -> None:
     stem = load_body(name).stem
     assert isinstance(stem, TextStem)
     own: Tensor = stem.word_embeddings

@@ -1,7 +1,6 @@
 """Embedded tokens have the body's own statistics; the initialisations ``paper`` and ``random`` are the reference's."""
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -14,9 +13,8 @@ from orca_ray.models.embedder import ImageEmbedder, SequenceEmbedder, fold_shape
 from orca_ray.models.modality import EmbedderConfig, Initialisation
 from orca_ray.models.stems import ImageStem, TextStem, natural_noise
 from orca_ray.models.weights import load_body
-from tests.models.conftest import TinyDirectory
+from tests.models.conftest import RandomTensor, TinyDirectory
 
-RandomTensor = Callable[..., Tensor]
 PAPER_OR_RANDOM: tuple[Initialisation, ...] = ("paper", "random")
 
 

@@ -9,15 +9,14 @@ import pytest
 import torch
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.family import family_of, keep_layers
 from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
+from tests.models.conftest import RandomTensor
 
-RandomTensor = Callable[..., Tensor]
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
 
@@ -28,15 +27,6 @@ def cut_timm(model: Any, layers: int | None) -> tuple[Body, ImageStem]:
     body, stem = family.cut(model)
     assert isinstance(stem, ImageStem)
     return body, stem
-
-
-VARIANTS: list[dict[str, Any]] = [
-    {},
-    {"reg_tokens": 2},
-    {"no_embed_class": True},
-    {"pre_norm": True},
-    {"class_token": False, "global_pool": "avg"},
-]
 
 
 def tiny(make: Callable[..., Any], **values: Any) -> Any:
@@ -59,7 +49,13 @@ def tiny_swin() -> Any:
     return tiny(SwinTransformer, **sizes)
 
 
-@pytest.mark.parametrize(("variant", "side"), zip(VARIANTS, [32, 16, 16, 32, 16], strict=True))
+@pytest.mark.parametrize(
+    ("variant", "side"),
+    [
+        ({}, 32), ({"reg_tokens": 2}, 16), ({"no_embed_class": True}, 16), ({"pre_norm": True}, 32),
+        ({"class_token": False, "global_pool": "avg"}, 16),
+    ],
+)  # fmt: skip
 @torch.no_grad()
 def test_vit_body_is_the_model(variant: dict[str, Any], side: int, random_tensor: RandomTensor) -> None:
     model = tiny_vit(**variant)

@@ -18,7 +18,6 @@ from orca_ray.alignment.registry import get_distance
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align
 from orca_ray.training.align import AlignLoop
@@ -35,11 +34,6 @@ def fitted() -> Distance:
     y = torch.arange(60) % 4
     x = 0.3 * torch.randn(60, 6, generator=generator) + torch.nn.functional.one_hot(y, 6) - 0.5
     return get_distance("mmd").fit(SourceFeatures(x=x, y=y, name="toy"))
-
-
-def make_loop(model: CrossModalModel, config: AlignConfig) -> AlignLoop:
-    split = toy_split(90)
-    return AlignLoop(model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
 
 
 class Scripted:
@@ -69,10 +63,11 @@ def scripted_loop(config: AlignConfig, distance: Scripted, y: np.ndarray | None 
 
 
 def test_aligning_reduces_the_distance_and_changes_the_embedder_only() -> None:
-    model = toy_model()
+    model, split = toy_model(), toy_split(90)
     model.embedder.requires_grad_(False)
     before = copy_of(model)
-    loop = make_loop(model, AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20))
+    config = AlignConfig(epochs=30, learning_rate=1e-2, samples_per_class=20)
+    loop = AlignLoop(model, split.x, split.y, CLASSES, config, fitted(), seed=0, device=CPU)
     while not loop.done:
         loop.step()
     assert loop.distance_before is not None

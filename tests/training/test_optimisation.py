@@ -20,6 +20,8 @@ from orca_ray.training.optimisation import (
 )
 from orca_ray.training.ranks import Ranks
 
+from .training_toys import CPU
+
 
 def values(name: str, warmup: int, total: int, num: int) -> list[float]:
     schedule = make_schedule(name, warmup_steps=warmup, total_steps=total)
@@ -96,9 +98,6 @@ def test_when_a_curve_is_flat(values: list[float], patience: int, tolerance: flo
     plateau = Plateau(patience, tolerance)
     first = next((number for number, value in enumerate(values, 1) if plateau.add(value, values[0])), None)
     assert first == expected
-
-
-CPU = torch.device("cpu")
 
 
 def test_dense_outputs_are_decoded_and_logits_are_not() -> None:

@@ -271,12 +271,6 @@ class Idle(Shift):
 SHIFT = Shift()
 
 
-def make_augmented(
-    model: CrossModalModel, config: RefineConfig, augmentation: Augmentation | None = SHIFT, **options: Any
-) -> RefineLoop:
-    return make_refine(model, config, validation=toy_split(30, 1), augmentation=augmentation, **options)
-
-
 def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
     """Collect the inputs that the embedder is given, by whether it is training."""
     seen: dict[bool, list[Tensor]] = {True: [], False: []}
@@ -287,7 +281,8 @@ def watch(model: CrossModalModel) -> dict[bool, list[Tensor]]:
 def test_every_epoch_draws_anew_and_only_training_sees_it() -> None:
     model = toy_model()
     train, validation = toy_split(75), toy_split(30, 1)
-    loop = make_augmented(model, RefineConfig(epochs=2, batch_size=75), train=train)
+    config = RefineConfig(epochs=2, batch_size=75)
+    loop = make_refine(model, config, train, validation, augmentation=SHIFT)
     _ = loop.micro_batch  # measuring the cost shows the model some samples
     seen = watch(model)
     loop.step()
@@ -309,7 +304,7 @@ def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memo
     inputs, weights = [], []
     for limit, most in ((3, 99), (32, 99), (16, 8)):
         model = toy_model()
-        loop = make_augmented(model, RefineConfig(epochs=1, batch_size=16, **PLAIN))
+        loop = make_refine(model, RefineConfig(epochs=1, batch_size=16, **PLAIN), augmentation=SHIFT)
         loop._accumulator.limit = limit
         with limited_memory(model, most, training=True):
             seen = watch(model)  # only micro-batches that fit reach this hook
@@ -324,7 +319,8 @@ def test_what_a_sample_looks_like_does_not_depend_on_the_micro_batch_nor_on_memo
 
 def test_augmented_inputs_follow_from_the_seed_and_leave_the_numbers_of_dropout() -> None:
     def losses(seed: int, augmentation: Augmentation | None = SHIFT) -> list[float]:
-        loop = make_augmented(toy_model(dropout=0.2), RefineConfig(epochs=2, dropout=0.2), augmentation, seed=seed)
+        config = RefineConfig(epochs=2, dropout=0.2)
+        loop = make_refine(toy_model(dropout=0.2), config, augmentation=augmentation, seed=seed)
         return [loop.step().loss for _ in range(2)]
 
     assert losses(0) == losses(0) != losses(1)
