@@ -127,7 +127,7 @@ def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor"
     import torch
     from torch.nn.functional import interpolate
 
-    from orca_ray.models.stems import ImageStem
+    from orca_ray.models.body import ImageStem
 
     stem = request.stem
     assert isinstance(stem, ImageStem), "image sources are for image bodies"

@@ -17,8 +17,8 @@ from torch import Tensor
 from orca_ray.alignment.source import SampleRequest
 from orca_ray.data import packages
 from orca_ray.errors import UserError
+from orca_ray.models.body import TextStem
 from orca_ray.models.names import PACKAGED, PackagedBody
-from orca_ray.models.stems import TextStem
 
 _BATCH_TOKENS = 1 << 14
 

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.data.rows import ModalityName
-from orca_ray.models.body import Layout, Stem
+from orca_ray.models.body import ImageStem, Layout, Stem, TextStem
 from orca_ray.models.modality import EmbedderConfig, patch_side
-from orca_ray.models.stems import ImageStem, TextStem
 
 
 class Embedder(nn.Module):

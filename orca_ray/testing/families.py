@@ -14,12 +14,11 @@ from torch import Tensor
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.body import set_dropout, switch_stochastic_depth_off
+from orca_ray.models.body import ImageStem, TextStem, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.family import family_of
 from orca_ray.models.hugging_face import read_config
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, body_modality, check_body, load_body
 from orca_ray.testing.suite import Suite, made_once
 

@@ -27,9 +27,9 @@ from orca_ray.alignment.sources import photographs, prose
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError
+from orca_ray.models.body import ImageStem, TextStem
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.testing.trials import CLASSES
 
 WORDS = 400

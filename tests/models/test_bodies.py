@@ -16,12 +16,11 @@ from orca_ray.alignment.source import SampleRequest, embed_images
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models import weights
-from orca_ray.models.body import has_stochastic_depth, set_dropout, switch_stochastic_depth_off
+from orca_ray.models.body import ImageStem, TextStem, has_stochastic_depth, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.families.vision import SwinBody
 from orca_ray.models.family import all_families
 from orca_ray.models.modality import EmbedderConfig
-from orca_ray.models.stems import ImageStem, TextStem
 from orca_ray.models.weights import LoadedBody, load_body
 from orca_ray.testing import FamilySuite
 from tests.models.conftest import DECODERS, IMAGE, TEXT, VOCABULARY, RandomTensor, TinyDirectory, sampled, save_tiny

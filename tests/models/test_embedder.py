@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.models import embedder
+from orca_ray.models.body import ImageStem, TextStem, natural_noise
 from orca_ray.models.embedder import ImageEmbedder, SequenceEmbedder, fold_shape
 from orca_ray.models.modality import EmbedderConfig, Initialisation
-from orca_ray.models.stems import ImageStem, TextStem, natural_noise
 from orca_ray.models.weights import load_body
 from tests.models.conftest import RandomTensor, TinyDirectory
 

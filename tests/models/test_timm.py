@@ -11,9 +11,8 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 
 from orca_ray.errors import UserError
-from orca_ray.models.body import Body
+from orca_ray.models.body import Body, ImageStem
 from orca_ray.models.family import family_of, keep_layers
-from orca_ray.models.stems import ImageStem
 from orca_ray.models.weights import load_body
 from tests.models.conftest import RandomTensor
 

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.errors import unknown_name
-from orca_ray.models.body import Body, EncoderBody, Pooling, Stem
+from orca_ray.models.body import Body, EncoderBody, Pooling, Stem, TextStem
 from orca_ray.models.family import Family
 from orca_ray.models.modality import ContextName
-from orca_ray.models.stems import TextStem
 
 
 class DecoderBody(EncoderBody):

@@ -7,9 +7,8 @@ from torch.nn import functional as F
 from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
 
 from orca_ray.errors import UserError
-from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem
+from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Stem, TextStem
 from orca_ray.models.family import Family
-from orca_ray.models.stems import TextStem
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:

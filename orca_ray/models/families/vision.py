@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from orca_ray.data.rows import IMAGENET_STATISTICS
 from orca_ray.errors import UserError
-from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, Layout, Stem
+from orca_ray.models.body import Body, EncoderBody, GivenEmbeddings, ImageStem, Layout, Stem, prefix_and_places
 from orca_ray.models.family import Family
-from orca_ray.models.stems import ImageStem, prefix_and_places
 
 _HALF = ((0.5,) * 3, (0.5,) * 3)
 
