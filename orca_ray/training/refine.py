@@ -261,11 +261,7 @@ class RefineLoop:
             if number % CHECK_EVERY.get(self._device.type, 64) == 0:
                 self._check(loss)
             learning_rate = self._config.learning_rate * self._schedule(self.epoch * len(steps) + number)
-            set_learning_rate(self._optimizer, learning_rate)
-            if self._config.clip > 0:
-                torch.nn.utils.clip_grad_norm_(self._trained.parameters, self._config.clip)
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+            self._update(learning_rate)
             total += loss * len(indices)
             if self._on_step is not None and number + 1 < len(steps):
                 self._partial = _PartialEpoch(number + 1, total, partial.seconds + perf_counter() - started)
@@ -275,6 +271,14 @@ class RefineLoop:
         seen = sum(map(len, steps))
         self._samples_seen += seen
         return float(total) / seen, learning_rate
+
+    def _update(self, learning_rate: float) -> None:
+        """Run one optimiser step with the present gradients, and clear them."""
+        set_learning_rate(self._optimizer, learning_rate)
+        if self._config.clip > 0:
+            torch.nn.utils.clip_grad_norm_(self._trained.parameters, self._config.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
 
     def _augment(self) -> Augment | None:
         """Return this epoch's augmentation; its random numbers are drawn here, for all training samples at once."""
