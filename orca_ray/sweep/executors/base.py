@@ -17,7 +17,8 @@ from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport, WorkerSettings
 from orca_ray.sweep.worker.runner import TrialRunner
-from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager, StagingRequest
+from orca_ray.sweep.worker.staging import InlineStager, Staged, Stager
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
-from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest
+from orca_ray.sweep.worker.staging import Staged, Stager
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 if TYPE_CHECKING:
     from orca_ray.sweep.executors.tune_adapter import TuneSearcher

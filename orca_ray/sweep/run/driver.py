@@ -32,7 +32,7 @@ from orca_ray.sweep.run.events import (
 )
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
 from orca_ray.sweep.worker.models import ModelKeeper
-from orca_ray.sweep.worker.staging import StagingRequest
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 logger = logging.getLogger(__name__)
 

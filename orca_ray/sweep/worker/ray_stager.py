@@ -11,7 +11,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orca_ray.sweep.run.messages import WorkerSettings
-from orca_ray.sweep.worker.staging import Staged, Stager, StagingRequest, staged
+from orca_ray.sweep.worker.staging import Staged, Stager, staged
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""

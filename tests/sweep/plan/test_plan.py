@@ -14,7 +14,7 @@ from orca_ray.sweep.plan.searches import SearchPlan, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.driver import run_sweep, staging_requests
 from orca_ray.sweep.search import Search
-from orca_ray.sweep.worker.staging import StagingRequest
+from orca_ray.sweep.worker.staging_items import StagingRequest
 
 SWIN = "microsoft/swin-base-patch4-window7-224-in22k"
 

@@ -11,7 +11,8 @@ ray = pytest.importorskip("ray")
 from orca_ray.sweep.run.messages import WorkerSettings  # noqa: E402
 from orca_ray.sweep.worker import ray_stager  # noqa: E402
 from orca_ray.sweep.worker.ray_stager import RayStager  # noqa: E402
-from orca_ray.sweep.worker.staging import Staged, StagingRequest  # noqa: E402
+from orca_ray.sweep.worker.staging import Staged  # noqa: E402
+from orca_ray.sweep.worker.staging_items import StagingRequest  # noqa: E402
 
 TASKS = ("b/one", "b/two", "b/three")
 

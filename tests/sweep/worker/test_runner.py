@@ -16,7 +16,8 @@ from orca_ray.sweep.run.retries import classify
 from orca_ray.sweep.worker import staging
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.runner import PAPER_NOTE, TrialRunner
-from orca_ray.sweep.worker.staging import StagingError, StagingRequest
+from orca_ray.sweep.worker.staging import StagingError
+from orca_ray.sweep.worker.staging_items import StagingRequest
 from orca_ray.tasks.registry import get_task
 from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.refine import RefineLoop

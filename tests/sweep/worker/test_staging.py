@@ -9,8 +9,9 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
-from orca_ray.sweep.worker.staging import InlineStager, StagingError, StagingRequest, stage, staged_data
-from orca_ray.sweep.worker.staging_items import DataItem, HubItem, SharedFolder
+from orca_ray.sweep.worker.shared_folder import SharedFolder
+from orca_ray.sweep.worker.staging import InlineStager, StagingError, stage, staged_data
+from orca_ray.sweep.worker.staging_items import Item, StagingRequest
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 
@@ -77,7 +78,7 @@ def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
     def refuse(*_: object, **__: object) -> None:
         raise OSError("read-only")
 
-    monkeypatch.setattr(DataItem, "publish", refuse)
+    monkeypatch.setattr(Item, "publish", refuse)
     messages: list[str] = []
     assert stage(REQUEST, (tmp_path / "shared").as_uri(), messages.append) == WDBC.fingerprint
     assert messages[-1].startswith("data of pocket/wdbc cannot be published in ")
@@ -103,7 +104,8 @@ def test_a_hub_body_is_published_and_copied(tmp_path: Path, monkeypatch: pytest.
     blob.parent.mkdir()
     blob.write_bytes(b"weights")
     (body / "snapshots" / "abc" / "model.safetensors").symlink_to(blob)
-    item, shared = HubItem("someone/body"), SharedFolder(str(tmp_path / "shared"))
+    request = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint="", bodies=("someone/body",))
+    (_, item), shared = request.items(), SharedFolder(str(tmp_path / "shared"))
     item.publish(shared, replace=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "other"))
     item.bring(shared, pytest.fail)
