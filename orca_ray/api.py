@@ -19,7 +19,7 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import joined_address
-from orca_ray.sweep.executors.processes import scratch_directory
+from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import run_sweep

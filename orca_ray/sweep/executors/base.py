@@ -113,10 +113,7 @@ class InlineExecutor(Executor):
     def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
         """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
         while (trial := self._next(controller)) is not None:
-            runner = TrialRunner(
-                trial, settings.store, staging=settings.staging, checkpoint_seconds=settings.checkpoint_seconds,
-                keep_model=settings.keep_models,
-            )  # fmt: skip
+            runner = TrialRunner(trial, settings)
             try:
                 self._run_trial(runner, controller)
             except KeyboardInterrupt:

@@ -21,9 +21,7 @@ from orca_ray.errors import UserError
 from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors import joined_address, ray_private
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
-from orca_ray.sweep.executors.liveness import Deadlines, Watchdog, lost_service, services
-from orca_ray.sweep.executors.processes import (
-    Background,
+from orca_ray.sweep.executors.cleanup import (
     descendants,
     kill_with_descendants,
     note_processes,
@@ -31,6 +29,7 @@ from orca_ray.sweep.executors.processes import (
     remove_abandoned,
     scratch_directory,
 )
+from orca_ray.sweep.executors.liveness import Background, Deadlines, Watchdog, lost_service, services
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json

@@ -9,8 +9,8 @@ from ray import tune
 
 from orca_ray.process import note_progress
 from orca_ray.results.record import Status
+from orca_ray.sweep.executors.cleanup import remove_abandoned
 from orca_ray.sweep.executors.liveness import HeartbeatThread
-from orca_ray.sweep.executors.processes import remove_abandoned
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.sweep.worker.staging import StagingError
@@ -30,20 +30,14 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
 
     def setup(self, config: dict[str, Any]) -> None:
         """Set up the trial in ``config``."""
-        trial, settings = trial_from_json(config["trial"]), self.settings
+        settings = self.settings
         settings.apply()
         if not hasattr(self, "_heartbeat"):
             remove_abandoned()  # of workers that were killed on this node
             self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
             self._heartbeat = HeartbeatThread(settings.time.heartbeat_interval, self._node)
         self._heartbeat.follow(self.trial_id)
-        self._runner = TrialRunner(
-            trial,
-            settings.store,
-            staging=settings.staging,
-            checkpoint_seconds=settings.checkpoint_seconds,
-            keep_model=settings.keep_models,
-        )
+        self._runner = TrialRunner(trial_from_json(config["trial"]), settings)
         self._staged = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -78,17 +78,17 @@ def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
 
     ``position`` returns the file and line of a location, for the message.
     """
-    crosses = _crosses(spec.file)
-    cells, seeds = sum(math.prod(map(len, cross.values())) for cross in crosses), len(spec.confirm_seeds)
+    blocks = _blocks(spec.file)
+    cells, seeds = sum(math.prod(map(len, block.values())) for block in blocks), len(spec.confirm_seeds)
     if cells * seeds > MAX_GRID_TRIALS:
         raise UserError(
             f"{position(['grid'])}: grid: {shorten(cells, 20)} cells x {seeds} seeds: remove levels or seeds, at most "
             f"{MAX_GRID_TRIALS} trials of one (task, method) are allowed"
         )
     known: dict[tuple[str, str], Mapping[str, Scalar]] = {}
-    for cross in crosses:
+    for block in blocks:
         setters: dict[str, str] = {}
-        for factor, levels in cross.items():
+        for factor, levels in block.items():
             place = levels[0].location[:-1]
             try:
                 _check_factor(factor, levels, setters)
@@ -123,23 +123,21 @@ def _shown(location: Location) -> str:
 
 def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
     """Yield the levels of each cell by factor."""
-    for cross in _crosses(file):
-        for levels in product(*cross.values()):
-            yield dict(zip(cross, levels, strict=True))
+    for block in _blocks(file):
+        for levels in product(*block.values()):
+            yield dict(zip(block, levels, strict=True))
 
 
 def _values(combination: Mapping[str, Level]) -> dict[str, Scalar]:
     return {name: value for level in combination.values() for name, value in level.settings.items()}
 
 
-def _crosses(file: SweepFile) -> list[dict[str, list[Level]]]:
+def _blocks(file: SweepFile) -> list[dict[str, list[Level]]]:
     """Return, for each block of the grid, the levels of each factor; all levels within a block are combined."""
     grid = file.grid or []
-    if isinstance(grid, dict):
-        return [{factor: _levels(["grid", factor], given) for factor, given in grid.items()}]
+    located = [(["grid"], grid)] if isinstance(grid, dict) else [(["grid", n], block) for n, block in enumerate(grid)]
     return [
-        {factor: _levels(["grid", index, factor], given) for factor, given in cross.items()}
-        for index, cross in enumerate(grid)
+        {factor: _levels([*location, factor], given) for factor, given in block.items()} for location, block in located
     ]
 
 

@@ -157,7 +157,7 @@ def _with_source(search: SearchPlan, ask_hub: bool) -> SearchPlan:
     paper = get_modality(modality).paper_source
     name = search.spec.file.sources.get(modality) or default_source(modality)
     substitutes = name != paper and modality not in search.spec.file.sources
-    return replace(search, source=name, stands_in_for=paper if substitutes else "")
+    return replace(search, source=name, replaced_source=paper if substitutes else "")
 
 
 def _sources(search: SearchPlan) -> set[str]:
@@ -212,7 +212,7 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
     bodies = sorted({parse_body_name(body)[0] for body in _bodies(searches)})
-    sources = sorted({name or each.stands_in_for or each.source for each in searches for name in _sources(each)} - {""})
+    sources = sorted({name or each.replaced_source or each.source for each in searches for name in _sources(each)} - {""})
     lacking = (
         ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
         ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),

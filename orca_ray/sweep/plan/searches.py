@@ -51,9 +51,8 @@ class TrialSpec:
     resources: Resources = field(default_factory=Resources)
     halvings: int = 0
     """How often the micro-batch is halved, because memory ran out in earlier attempts."""
-    stands_in_for: str = ""
-    """Name of the paper's alignment source if ``align.source`` replaces it, because it could not be fetched; else
-    ""."""
+    replaced_source: str = ""
+    """The paper's alignment source if ``align.source`` replaces it, because it could not be fetched; else ""."""
     deterministic: bool = False
     """Whether the trial must give the same scores on every run; see docs/decisions/0005-deterministic.md."""
 
@@ -127,7 +126,7 @@ class SearchPlan:
     confirm_seeds: tuple[int, ...]
     source: str = ""
     """Alignment source of the trials whose ``align.source`` is empty; see `plan.with_sources`."""
-    stands_in_for: str = ""
+    replaced_source: str = ""
     """Name of the paper's alignment source if ``source`` replaces it; else ""."""
     cells: tuple[Mapping[str, Scalar], ...] = ()
     """Hyper-parameters of each distinct cell of the sweep's grid; empty without a grid."""
@@ -162,12 +161,12 @@ class SearchPlan:
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
         """Build a trial: the hyper-parameters in ``values`` replace those of the first configuration."""
         hyperparameters = self._named({**self.first, **values})
-        substitute = self.stands_in_for and hyperparameters.get("align.source") == self.source
+        replaces = hyperparameters.get("align.source") == self.source
         return TrialSpec(
             task=self.task, method=self.method, body=self.body, hyperparameters=hyperparameters, seed=seed,
             protocol=self.spec.protocol, data_fingerprint=self.fingerprint, phase=phase, resources=self.resources,
             epochs=num_epochs(hyperparameters), deterministic=self.spec.deterministic,
-            stands_in_for=self.stands_in_for if substitute else "",
+            replaced_source=self.replaced_source if replaces else "",
         )  # fmt: skip
 
     def _named(self, values: Mapping[str, Scalar]) -> Mapping[str, Scalar]:

@@ -257,7 +257,8 @@ class SweepController:
         )
 
     def tidy(self) -> None:
-        """Delete the checkpoints of trials that have ended, then the checkpoint directory if it is empty."""
+        """Write all rows, compact the store, and delete the checkpoints of trials that have ended."""
+        self.close()
         self._recorder.tidy(record.trial_key for record in self.searches.records)
 
     def _live_state(self) -> LiveState:

@@ -30,8 +30,9 @@ from orca_ray.sweep.run.events import (
     SweepStarted,
     TrialFinished,
 )
-from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
+from orca_ray.sweep.run.messages import WorkerSettings
 from orca_ray.sweep.worker.models import ModelKeeper
+from orca_ray.sweep.worker.staging import Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
 
 logger = logging.getLogger(__name__)
@@ -98,8 +99,7 @@ def run_sweep(
 
     with make_executor(executor) as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
-        searches = plan_searches(spec, fingerprints(spec), gpus=gpus)
-        searches = resolve(searches, emit_message)
+        searches = resolve(plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
@@ -113,29 +113,32 @@ def run_sweep(
             retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
         )  # fmt: skip
         stack.enter_context(contextlib.closing(controller))
-        settings = WorkerSettings(
-            store.uri, shared, checkpoint_seconds, keep_models is not KeepModels.NONE, options.time,
-            passed_environment(),
-        )  # fmt: skip
+        settings = WorkerSettings(store.uri, shared, checkpoint_seconds, keep_models, options.time)
         requests = staging_requests(searches, controller.searches.unfinished_tasks)
         with contextlib.closing(engine.stager(requests, settings, emit_message)) as stager:
-            reasons = [staged.error for staged in engine.first_staged(stager)]
-            if reasons and all(reasons) and not controller.searches.finished_before:
-                more = f" (and {len(reasons) - 1} more tasks could not be staged)" if len(reasons) > 1 else ""
-                raise UserError(f"{reasons[0]}{more}")
-            controller.stager, controller.control.deadline = stager, deadline
-            emit(SweepStarted(spec.sweep_id, engine.where, controller.searches.rows()))
-            if controller.searches.reused and not controller.done:
-                emit_message(controller.searches.reused)
+            start(controller, engine, stager, emit)
+            controller.control.deadline = deadline
             interrupted = not controller.done and engine.run(controller, settings, options)
-        controller.close()
-        store.compact()
         controller.tidy()
         keeper.tidy(controller.searches)
-    summary = controller.summary(interrupted=interrupted)
-    summary = replace(summary, models=keeper.best, missing_models=keeper.missing)
+    summary = replace(controller.summary(interrupted=interrupted), models=keeper.best, missing_models=keeper.missing)
     emit(SweepFinished(summary))
     return summary
+
+
+def start(controller: SweepController, engine: Executor, stager: Stager, emit: Listener) -> None:
+    """Wait until a task is staged, and announce the sweep.
+
+    Raises UserError if no task can be staged and no trial has ended in an earlier run.
+    """
+    errors, searches = [task.error for task in engine.first_staged(stager)], controller.searches
+    if errors and all(errors) and not searches.finished_before:
+        more = f" (and {len(errors) - 1} more tasks could not be staged)" if len(errors) > 1 else ""
+        raise UserError(f"{errors[0]}{more}")
+    controller.stager = stager
+    emit(SweepStarted(controller.sweep, engine.where, searches.rows()))
+    if searches.reused and not controller.done:
+        emit(Message(searches.reused))
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:

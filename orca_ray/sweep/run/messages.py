@@ -5,13 +5,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 
 from orca_ray.data import cache as data_cache
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.options import KeepModels
 from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.executors.liveness import TimeLimits
@@ -22,6 +22,9 @@ _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerpri
 """Fields that `TrialSpec` and `Record` share."""
 
 
+_trial_adapter = TypeAdapter(TrialSpec)
+
+
 def trial_to_json(trial: TrialSpec) -> str:
     """Return a trial as JSON text, for its worker; what all workers get alike is in `WorkerSettings`."""
     return json.dumps(asdict(trial))
@@ -29,8 +32,7 @@ def trial_to_json(trial: TrialSpec) -> str:
 
 def trial_from_json(text: str) -> TrialSpec:
     """Return the trial that `trial_to_json` described."""
-    trial: TrialSpec = _adapter(TrialSpec).validate_json(text)
-    return trial
+    return _trial_adapter.validate_json(text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +73,7 @@ class TrialReport:
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
         """Return the report in the JSON text; raises ValueError if it is none."""
-        report: TrialReport = _adapter(TrialReport).validate_json(text)
-        return report
+        return _report_adapter.validate_json(text)
 
     @property
     def done(self) -> bool:
@@ -83,6 +84,8 @@ class TrialReport:
         """Return this report with the status of a trial that the driver stops early."""
         return replace(self, status=Status.STOPPED_EARLY, error=None)
 
+
+_report_adapter = TypeAdapter(TrialReport)
 
 _NAMES = (
     "HF_HOME", "HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE",
@@ -113,22 +116,16 @@ class WorkerSettings:
     """URI of the folder through which nodes share staged data; None: there is none."""
     checkpoint_seconds: float = 30.0
     """Minimum time between two checkpoints of a trial."""
-    keep_models: bool = False
-    """Whether confirm trials store their models."""
+    keep_models: KeepModels = KeepModels.NONE
+    """Unless it is ``none``, confirm trials store their models."""
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial, from which the interval of heartbeats and the limit of a worker's start follow."""
-    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Environment variables, see `passed_environment`."""
+    environment: Mapping[str, str] = field(default_factory=passed_environment, repr=False)
 
     def apply(self) -> None:
-        """Set the variables of ``environment`` that this process does not have; what a node sets itself is kept."""
+        """Set the environment variables that this process does not have; what a node sets itself is kept."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
-
-
-@cache
-def _adapter(kind: type) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
 
 
 def make_record(

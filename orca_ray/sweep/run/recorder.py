@@ -82,7 +82,7 @@ class Recorder:
 
     def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
         """Store the arguments; ``before`` is called before each write, and prevents it with an exception."""
-        self._sweep, self._writer = sweep, Writer(store, before=before)
+        self._store, self._sweep, self._writer = store, sweep, Writer(store, before=before)
         self._checkpoints = Checkpoints(store.uri)
         self._ended: list[str] = []
         self._thread = ThreadPoolExecutor(1, "orca-ray checkpoints")
@@ -132,7 +132,8 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str]) -> None:
-        """Delete the checkpoints of the trials ``keys``, which have ended, then their directory if it is empty."""
+        """Compact the store, and delete the checkpoints of the trials ``keys``, which have ended."""
+        self._store.compact()
         self._checkpoints.remove(*keys)
         self._checkpoints.remove_directory()
 

@@ -19,7 +19,7 @@ from orca_ray.results.record import Record, Status
 from orca_ray.results.status import only_trial
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import Resources, TrialSpec
-from orca_ray.sweep.run.messages import TrialReport, make_record
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, make_record
 from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 
@@ -28,7 +28,7 @@ ENVIRONMENT = ("version", "torch_version", "metric_version", "device", "processo
 WIDTH = 2 * math.sqrt(2)
 """Scores of a trial that is not deterministic agree within this many standard deviations of the scores of its seeds.
 The difference of two independent scores has √2 deviations; twice that holds for about 95 % of them."""
-_STAND_IN = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
+_REPLACED_SOURCE = re.compile(r"stands in for the paper's source: 'orca-sweep data fetch (\S+)'")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +98,13 @@ def make_trial(record: Record) -> TrialSpec:
         found = f"fingerprint {data.fingerprint} here, {record.data_fingerprint} in the record"
         raise UserError(f"the data of {task.name} are not those of the record ({found}): run {commands}")
     hyperparameters = json.loads(record.hyperparameters)
-    stand_in = _STAND_IN.search(record.notes or "")
+    replaced = _REPLACED_SOURCE.search(record.notes or "")
     trial = TrialSpec(
         task=record.task, method=record.method, body=record.body, hyperparameters=hyperparameters, seed=record.seed,
         protocol=record.protocol, data_fingerprint=record.data_fingerprint,
         phase="confirm" if record.phase == "confirm" else "search",
         epochs=int(hyperparameters.get("refine.epochs", record.epochs)), resources=_resources(record),
-        stands_in_for=stand_in[1] if stand_in else "", deterministic=bool(record.deterministic),
+        replaced_source=replaced[1] if replaced else "", deterministic=bool(record.deterministic),
     )  # fmt: skip
     if trial.key != record.trial_key:
         raise UserError(f"the record's configuration has the key {trial.key}, not {record.trial_key}: it was changed")
@@ -119,7 +119,7 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
     """
     started, curve = datetime.now(UTC), list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:
-        runner = TrialRunner(trial, Path(scratch), checkpoint_seconds=math.inf, reuse_aligned=False)
+        runner = TrialRunner(trial, WorkerSettings(scratch, checkpoint_seconds=math.inf), reuse_aligned=False)
         try:
             report = TrialReport()
             while not report.done:

@@ -16,7 +16,7 @@ from typing import Any
 
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder, LocalFolder, open_folder
-from orca_ray.sweep.executors.processes import scratch_directory
+from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.version import __version__
 

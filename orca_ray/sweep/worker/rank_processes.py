@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.processes import scratch_directory
+from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
 from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 

@@ -18,12 +18,13 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.options import KeepModels
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Status
-from orca_ray.sweep.executors.processes import scratch_directory
+from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.run.messages import TrialReport, Worker
+from orca_ray.sweep.run.messages import TrialReport, Worker, WorkerSettings
 from orca_ray.sweep.run.retries import bounded, classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import write_model
@@ -47,28 +48,13 @@ PAPER_NOTE = (
 class TrialRunner:
     """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
-    def __init__(
-        self,
-        trial: TrialSpec,
-        store: str | Path,
-        *,
-        staging: str | None = None,
-        checkpoint_seconds: float = 30.0,
-        reuse_aligned: bool = True,
-        keep_model: bool = False,
-    ) -> None:
+    def __init__(self, trial: TrialSpec, settings: WorkerSettings, *, reuse_aligned: bool = True) -> None:
         """Store the arguments; data and model are loaded by the first :meth:`step`.
 
-        ``store`` is the path or URI of the results store, in whose folder the trial has its checkpoints; ``staging`` is
-        the URI of staged data (see `staging.stage`). ``checkpoint_seconds`` is the minimum time between two
-        checkpoints. Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one
-        for them. With ``keep_model``, a confirm trial that completes stores its model.
+        Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one for them.
         """
-        self.trial = trial
-        self._reuse_aligned = reuse_aligned
-        self._store, self._keep_model = store, keep_model
-        self._checkpoints, self._staging = Checkpoints(store), staging
-        self._checkpoint_seconds = checkpoint_seconds
+        self.trial, self._settings, self._reuse_aligned = trial, settings, reuse_aligned
+        self._checkpoints = Checkpoints(settings.store)
         self._saved_at = time.monotonic()
         self._curve: list[EpochProgress] = []
         self._trainer: TrialTrainer | None = None
@@ -126,7 +112,7 @@ class TrialRunner:
             self._ranks = None
 
     def _stage(self) -> TrialReport:
-        staged_data(StagingRequest.of_trial(self.trial), self._staging)
+        staged_data(StagingRequest.of_trial(self.trial), self._settings.staging)
         return self._report([])
 
     def _step(self) -> TrialReport:
@@ -157,7 +143,7 @@ class TrialRunner:
         from orca_ray.training.ranks import ALONE
 
         build = partial(
-            build_trainer, trial=self.trial, staging=self._staging, device=device_for(self.trial),
+            build_trainer, trial=self.trial, staging=self._settings.staging, device=device_for(self.trial),
             reuse_aligned=self._reuse_aligned,
         )  # fmt: skip
         if (ranks := self.trial.resources.ranks) > 1:
@@ -175,7 +161,7 @@ class TrialRunner:
 
     def _save_in_time(self) -> None:
         """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long epochs."""
-        if self._trainer is not None and time.monotonic() - self._saved_at >= self._checkpoint_seconds:
+        if self._trainer is not None and time.monotonic() - self._saved_at >= self._settings.checkpoint_seconds:
             self._save()
 
     def _save(self) -> None:
@@ -193,11 +179,11 @@ class TrialRunner:
         assert self._trainer is not None
         self._end_ranks()
         report = replace(self._report(points, Status.COMPLETED), artefacts=self._trainer.artefacts())
-        if self._keep_model and self.trial.phase == "confirm":
+        if self._settings.keep_models is not KeepModels.NONE and self.trial.phase == "confirm":
             # Before the outcome, after which the trial is never run again.
             with self._best_effort("model"), scratch_directory() as scratch:
                 self.write_model(scratch / self.trial.key)
-                StoredModels(self._store).add(self.trial.key, scratch / self.trial.key)
+                StoredModels(self._settings.store).add(self.trial.key, scratch / self.trial.key)
         with self._best_effort():
             self._checkpoints.save_outcome(self.trial.key, replace(report, progress=tuple(self._curve)))
         self._last = report
@@ -229,7 +215,7 @@ class TrialRunner:
             return None
         outcome = self._trainer.result()
         notes = [outcome.notes]
-        if (absent := self.trial.stands_in_for) and outcome.align_epochs:
+        if (absent := self.trial.replaced_source) and outcome.align_epochs:
             name = self.trial.hyperparameters["align.source"]
             notes.append(f"aligned to {name}, which stands in for the paper's source: 'orca-sweep data fetch {absent}'")
         if halvings := self.trial.halvings:

@@ -13,7 +13,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import ExecutorOptions
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.run.events import Event, Message, Summary
-from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
+from orca_ray.sweep.run.messages import WorkerSettings
 from tests.sweep import fakes
 from tests.sweep.fakes import new_controller
 
@@ -73,7 +73,7 @@ def run(store: ResultsStore, text: str, hang_seconds: float, events: list[Event]
     controller, limits = new_controller(store, text=text, listener=events.append), TimeLimits(heartbeat=hang_seconds)
     with RayExecutor() as engine:
         engine.open("local")
-        settings = WorkerSettings(store.uri, time=limits, environment=passed_environment())
+        settings = WorkerSettings(store.uri, time=limits)
         engine.run(controller, settings, ExecutorOptions(limits))
     return controller.summary()
 

@@ -8,8 +8,7 @@ import time
 import pytest
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits, Watchdog, lost_service
-from orca_ray.sweep.executors.processes import Background
+from orca_ray.sweep.executors.liveness import Background, Deadlines, TimeLimits, Watchdog, lost_service
 
 
 class Watched:

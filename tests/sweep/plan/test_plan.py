@@ -92,7 +92,7 @@ def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
     assert (digits.task, digits.bodies, digits.sources) == ("pocket/digits", ("vit-s14:layers=4",), ("photographs",))
     trials = [each.trial({}, 1, "confirm") for each in asked]
     assert {each.hyperparameters.get("align.source") for each in trials} == {"photographs", "prose", None}
-    assert {each.stands_in_for for each in trials} == {""}
+    assert {each.replaced_source for each in trials} == {""}
     requests = [StagingRequest.of_trial(trial) for trial in trials if trial.task == "pocket/wdbc"]
     assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
 
@@ -117,22 +117,22 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orca_ray.models.packaged.fetch_body", lambda *_: None)
 
 
-def test_a_stand_in_is_named_in_key_and_notes_until_the_papers_source_is_here(tmp_path: Path, no_network: None) -> None:
+def test_a_substitute_is_in_key_and_notes_until_the_papers_source_is_here(tmp_path: Path, no_network: None) -> None:
     asked = Overrides(tasks=["ecg"], methods=["orca"], body="minilm-l6:layers=1", trials=1)
     messages: list[str] = []
-    (stand_in,) = resolve(searches("nasbench360", asked), messages.append)
+    (substitute,) = resolve(searches("nasbench360", asked), messages.append)
     assert messages == ["source conll2003 cannot be fetched: prose stands in for it"]
-    trial = stand_in.trial({}, 1, "confirm")
-    assert (trial.hyperparameters["align.source"], trial.stands_in_for) == ("prose", "conll2003")
-    assert stand_in.trial({"align.source": "imagenet200"}, 1, "confirm").stands_in_for == ""
-    assert [each.names for each in absent([stand_in])] == [("minilm-l6",), ("conll2003",)]
+    trial = substitute.trial({}, 1, "confirm")
+    assert (trial.hyperparameters["align.source"], trial.replaced_source) == ("prose", "conll2003")
+    assert substitute.trial({"align.source": "imagenet200"}, 1, "confirm").replaced_source == ""
+    assert [each.names for each in absent([substitute])] == [("minilm-l6",), ("conll2003",)]
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
     source.write_text("words")
     (paper,) = resolve(searches("nasbench360", asked), messages.append)
     assert len(messages) == 1
     again = paper.trial({}, 1, "confirm")
-    assert (again.hyperparameters["align.source"], again.stands_in_for) == ("conll2003", "")
+    assert (again.hyperparameters["align.source"], again.replaced_source) == ("conll2003", "")
     assert again.key != trial.key
 
 

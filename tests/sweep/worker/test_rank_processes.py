@@ -27,7 +27,6 @@ from orca_ray.sweep.run.retries import RankFailedError
 from orca_ray.sweep.worker import runner as trial_runner
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.rank_processes import Build, RankProcesses
-from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
@@ -36,7 +35,7 @@ from orca_ray.training.ranks import ALONE, RankLostError, Ranks
 from tests.session import folder
 from tests.sweep.rank_toys import build
 from tests.sweep.real import tiny_spec
-from tests.sweep.worker.test_runner import finish
+from tests.sweep.worker.test_runner import finish, runner_of
 
 pytestmark = pytest.mark.slow
 ALL = pytest.mark.exhaustive
@@ -164,7 +163,7 @@ def test_a_trial_whose_rank_dies_is_lost_with_a_checkpoint(
             time.sleep(1.0)  # the next checkpoint would be in time
 
     monkeypatch.setattr(Checkpoints, "save", save_and_kill)
-    _, failed = finish(TrialRunner(trial, tmp_path, checkpoint_seconds=0.0))
+    _, failed = finish(runner_of(trial, tmp_path, checkpoint_seconds=0.0))
     assert failed.status is Status.LOST
     assert failed.error == "RankFailedError: rank 1 of 2 ended by SIGKILL"
     assert multiprocessing.active_children() == []

@@ -43,6 +43,10 @@ def folder(path: Path) -> Path:
     return path
 
 
+def runner_of(trial: TrialSpec, store: Path, **settings: Any) -> TrialRunner:
+    return TrialRunner(trial, WorkerSettings(str(store), **settings))
+
+
 def finish(runner: TrialRunner) -> tuple[list[EpochProgress], TrialReport]:
     points: list[EpochProgress] = []
     while True:
@@ -70,7 +74,7 @@ def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]
 def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     plan = plans["orca"]
     for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
-        runner = TrialRunner(trial, folder(tmp_path / trial.phase))
+        runner = runner_of(trial, folder(tmp_path / trial.phase))
         reports = [runner.step() for _ in range(5)]
         assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
             ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
@@ -109,12 +113,12 @@ def test_the_first_report_of_an_actor_says_that_data_are_staged(
 
 def test_under_the_paper_protocol_epochs_are_selected_on_test(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     held_out = plans["nft"].trial({}, 1, "confirm")
-    _, report = finish(TrialRunner(dataclasses.replace(held_out, protocol="paper"), tmp_path))
+    _, report = finish(runner_of(dataclasses.replace(held_out, protocol="paper"), tmp_path))
     validation, test, _ = scores(report)
     assert validation == test
     assert PAPER_NOTE in str(outcome_of(report).notes)
     assert "; " not in PAPER_NOTE  # which parts the sentences of a record's notes
-    validation, test, _ = scores(finish(TrialRunner(held_out, tmp_path))[1])
+    validation, test, _ = scores(finish(runner_of(held_out, tmp_path))[1])
     assert validation != test
 
 
@@ -124,7 +128,7 @@ def whole(plans: dict[str, SearchPlan], tmp_path_factory: pytest.TempPathFactory
     trial = plans["orca"].trial({"refine.batch_size": 16}, 1, "confirm")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path_factory.mktemp("home"))))
-        points, report = finish(TrialRunner(trial, tmp_path_factory.mktemp("results")))
+        points, report = finish(runner_of(trial, tmp_path_factory.mktemp("results")))
     return trial, facts(points), scores(report)
 
 
@@ -134,11 +138,11 @@ def test_an_interrupted_trial_resumes_exactly(
     whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, after: int
 ) -> None:
     trial, *expected = whole
-    first = TrialRunner(trial, tmp_path)
+    first = runner_of(trial, tmp_path)
     for _ in range(after):
         first.step()
     first.interrupt()
-    points, report = finish(TrialRunner(trial, tmp_path))
+    points, report = finish(runner_of(trial, tmp_path))
     assert not outcome_of(report).align_reused
     assert [facts(points), scores(report)] == expected
 
@@ -164,13 +168,13 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
         steps.append(1)
         update(loop, learning_rate)
 
-    first = TrialRunner(trial, tmp_path, checkpoint_seconds=0.0)
+    first = runner_of(trial, tmp_path, checkpoint_seconds=0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "save", save_and_die)
         with pytest.raises(Killed):
             finish(first)
     monkeypatch.setattr(RefineLoop, "_update", count_steps)
-    points, report = finish(TrialRunner(trial, tmp_path))
+    points, report = finish(runner_of(trial, tmp_path))
     assert [facts(points), scores(report)] == expected
     whole_steps = trial.epochs * -(-len(get_task("pocket/wdbc").prepare().train) // 16)
     assert len(steps) == whole_steps - 7, "steps before the kill were repeated"
@@ -178,8 +182,8 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
 
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     trial = plans["nft"].trial({}, 1, "confirm")
-    points, report = finish(TrialRunner(trial, tmp_path))
-    again = TrialRunner(trial, tmp_path).step()
+    points, report = finish(runner_of(trial, tmp_path))
+    again = runner_of(trial, tmp_path).step()
     assert again.done
     assert facts(again.progress) == facts(points)
     assert again.outcome == report.outcome
@@ -209,20 +213,20 @@ def test_a_warm_actor_scores_like_a_fresh_one(
         assert warm.reset_config({"trial": trial_to_json(trial)})
         found.append(run(warm))
     enter_home(monkeypatch, tmp_path / "another")
-    assert found == [scores(finish(TrialRunner(trial, tmp_path))[1]) for trial in trials]
+    assert found == [scores(finish(runner_of(trial, tmp_path))[1]) for trial in trials]
 
 
 @pytest.mark.slow
 def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     good = plans["nft"].trial({}, 1, "search")
-    report = TrialRunner(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
+    report = runner_of(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
     assert report.status is Status.LOST  # the node's failure, not the trial's
     assert "data verify pocket/wdbc" in str(report.error)
     assert report.outcome is None
-    report = TrialRunner(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
+    report = runner_of(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
     assert report.status is Status.FAILED_USER
     diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
-    _, report = finish(TrialRunner(diverging, tmp_path))
+    _, report = finish(runner_of(diverging, tmp_path))
     assert report.status is Status.FAILED_NAN
     assert outcome_of(report).num_parameters > 0
 
@@ -240,5 +244,5 @@ def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
-    runner = TrialRunner(plans["nft"].trial({}, 1, "confirm"), blocked, checkpoint_seconds=0.0)
+    runner = runner_of(plans["nft"].trial({}, 1, "confirm"), blocked, checkpoint_seconds=0.0)
     scores(finish(runner)[1])

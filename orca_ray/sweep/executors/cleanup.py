@@ -1,4 +1,4 @@
-"""Cleans up after killed processes: processes of Ray and scratch directories; and work in a thread."""
+"""Cleanup after killed processes: the processes of Ray that they have started, and their scratch directories."""
 
 import contextlib
 import json
@@ -7,8 +7,7 @@ import platform
 import re
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
@@ -108,50 +107,3 @@ def _prefix() -> str:
     It contains the machine's name, because containers may share a directory, but process ids differ between them.
     """
     return f"orca-ray-{platform.node()}-"
-
-
-class Background:
-    """Runs a function in a daemon thread, and raises its exception in the thread that waits for it."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        """Store the function; :meth:`wait` starts it."""
-        self._work = work
-        self._ended = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="work", daemon=True)
-
-    def wait(self, interrupt: Callable[[], None]) -> None:
-        """Run the function and wait for its end; its exception, or that given to :meth:`abandon`, is raised here.
-
-        The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
-        KeyboardInterrupt.
-        """
-        self._thread.start()
-        interrupted = False
-        while not self._ended.is_set():
-            try:
-                self._ended.wait(0.5)  # with a timeout, so that Python handles signals
-            except KeyboardInterrupt:
-                if interrupted:
-                    raise
-                interrupted = True
-                interrupt()
-        if self._error is not None:
-            raise self._error
-
-    def abandon(self, error: Exception) -> None:
-        """Make :meth:`wait` raise ``error`` now, although the function may never return."""
-        self._error = error
-        self._ended.set()
-
-    def ends(self, seconds: float) -> bool:
-        """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self._error = self._error or error
-        self._ended.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orca_ray.sweep.executors.processes import (
+from orca_ray.sweep.executors.cleanup import (
     descendants,
     kill_with_descendants,
     note_processes,
@@ -21,7 +21,7 @@ from orca_ray.sweep.executors.processes import (
 
 DRIVER = """
 import subprocess, sys, time
-from orca_ray.sweep.executors.processes import descendants, note_processes
+from orca_ray.sweep.executors.cleanup import descendants, note_processes
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 note_processes(descendants())
 print(child.pid, flush=True)
@@ -101,7 +101,7 @@ def test_a_broken_note_is_dropped(content: str | None) -> None:
 
 CHILD = """\
 import os, signal
-from orca_ray.sweep.executors.processes import scratch_directory
+from orca_ray.sweep.executors.cleanup import scratch_directory
 with scratch_directory() as path:
     print(path, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
