@@ -18,8 +18,13 @@ _UNLIMITED_BYTES = 2**60
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
     """Return the number of CPU cores that this process may use: the cores of its affinity, at most its CPU quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = [*_quotas(_folders(root, own, "")), *_old_quotas(_folders(root, own, "cpu"))]
-    return max(1, min([cores, *(int(quota) for quota in quotas)]))
+    pairs = [_read(folder / "cpu.max") for folder in _folders(root, own, "")]  # quota and period
+    pairs += [
+        [*_read(folder / "cpu.cfs_quota_us"), *_read(folder / "cpu.cfs_period_us")]
+        for folder in _folders(root, own, "cpu")
+    ]
+    quotas = (int(pair[0]) // int(pair[1]) for pair in pairs if len(pair) == 2 and pair[0].isdecimal())
+    return max(1, min([cores, *quotas]))
 
 
 def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
@@ -39,20 +44,6 @@ def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
         if controller in controllers.split(","):
             parts = Path(path.lstrip("/")).parts
             yield from (base.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1) if ".." not in parts)
-
-
-def _quotas(folders: Iterator[Path]) -> Iterator[float]:
-    for folder in folders:
-        values = _read(folder / "cpu.max")
-        if len(values) == 2 and values[0].isdecimal():
-            yield int(values[0]) / int(values[1])
-
-
-def _old_quotas(folders: Iterator[Path]) -> Iterator[float]:
-    for folder in folders:
-        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
-        if quota and period and quota[0].isdecimal():
-            yield int(quota[0]) / int(period[0])
 
 
 def _read(path: Path) -> list[str]:

@@ -1,11 +1,10 @@
-"""Whether workers and cluster are alive: heartbeats and time limits of trials, the watchdog of Ray's services, and work
-in a thread that can be abandoned when a service is lost.
-"""
+"""Whether workers and cluster are alive: heartbeats, time limits of trials, and checks of Ray's services."""
 
 import contextlib
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,13 +37,13 @@ class HeartbeatThread:
     def _write(self) -> None:
         self._written = progress_count()
         with contextlib.suppress(Exception):  # Ray raises several types when the cluster is lost
-            ray_private.store_value(self._name, f"{self._node} {self._written}".encode())
+            ray_private.key_value_store("put", self._name, f"{self._node} {self._written}".encode())
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
     """Return the node's id and the last count under ``name``; ("", -1) if there is none."""
     with contextlib.suppress(Exception):
-        node, _, count = (ray_private.stored_value(name) or b"").decode().partition(" ")
+        node, _, count = (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
         return node, int(count)
     return "", -1
 
@@ -52,7 +51,7 @@ def read_heartbeat(name: str) -> tuple[str, int]:
 def delete_heartbeat(name: str) -> None:
     """Delete what is stored under ``name``."""
     with contextlib.suppress(Exception):
-        ray_private.delete_value(name)
+        ray_private.key_value_store("del", name)
 
 
 @dataclass(frozen=True)
@@ -132,35 +131,6 @@ MISSES = 3
 """Number of failed checks in a row after which a service counts as lost, so that a short pause of it is survived."""
 
 
-class Watchdog:
-    """Thread that checks every few seconds that GCS and the local raylet accept connections."""
-
-    def __init__(
-        self, services: Mapping[str, tuple[str, int]], on_lost: Callable[[ClusterLostError], None], *,
-        seconds: float = CHECK_SECONDS,
-    ) -> None:  # fmt: skip
-        """Store host and port of each service, by its name for users; ``on_lost`` is called once, in the thread."""
-        self._services, self._on_lost, self._seconds = dict(services), on_lost, seconds
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-
-    def __enter__(self) -> "Watchdog":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-
-    def _run(self) -> None:
-        misses = dict.fromkeys(self._services, 0)
-        while not self._ended.wait(self._seconds):
-            for name, address in self._services.items():
-                misses[name] = 0 if _answers(address, self._seconds) else misses[name] + 1
-                if misses[name] >= MISSES:
-                    self._on_lost(ClusterLostError(f"the {name} at {address[0]}:{address[1]} does not answer any more"))
-                    return
-
-
 def _answers(address: tuple[str, int], seconds: float) -> bool:
     try:
         socket.create_connection(address, timeout=max(seconds, 1.0)).close()
@@ -173,8 +143,11 @@ def lost_service(services: Mapping[str, tuple[str, int]], error: Exception) -> E
     """Return ClusterLostError if ``error`` has come from a service that does not answer any more, else ``error``."""
     if isinstance(error, ClusterLostError):
         return error
-    gone = [f"{name} at {host}:{port}" for name, (host, port) in services.items() if not _answers((host, port), 1.0)]
-    return ClusterLostError(f"the {gone[0]} does not answer any more") if gone else error
+    return next((_lost(name, address) for name, address in services.items() if not _answers(address, 1.0)), error)
+
+
+def _lost(name: str, address: tuple[str, int]) -> ClusterLostError:
+    return ClusterLostError(f"the {name} at {address[0]}:{address[1]} does not answer any more")
 
 
 def services() -> dict[str, tuple[str, int]]:
@@ -200,17 +173,24 @@ class Background:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="work", daemon=True)
 
-    def wait(self, interrupt: Callable[[], None]) -> None:
-        """Run the function and wait for its end; its exception, or that given to :meth:`abandon`, is raised here.
+    def wait(
+        self, interrupt: Callable[[], None], services: Mapping[str, tuple[str, int]], seconds: float = CHECK_SECONDS
+    ) -> None:
+        """Run the function and wait for its end; its exception is raised here.
 
         The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
-        KeyboardInterrupt.
+        KeyboardInterrupt. Every ``seconds`` seconds, host and port of all ``services`` must accept a connection:
+        raises ClusterLostError after `MISSES` failures in a row, although the function may never return.
         """
         self._thread.start()
-        interrupted = False
+        interrupted, misses = False, Counter[str]()
         while not self._ended.is_set():
             try:
-                self._ended.wait(0.5)  # with a timeout, so that Python handles signals
+                if not self._ended.wait(seconds):  # with a timeout, so that Python handles signals
+                    for name, address in services.items():
+                        misses[name] = 0 if _answers(address, seconds) else misses[name] + 1
+                        if misses[name] >= MISSES:
+                            raise _lost(name, address)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
@@ -218,11 +198,6 @@ class Background:
                 interrupt()
         if self._error is not None:
             raise self._error
-
-    def abandon(self, error: Exception) -> None:
-        """Make :meth:`wait` raise ``error`` now, although the function may never return."""
-        self._error = error
-        self._ended.set()
 
     def ends(self, seconds: float) -> bool:
         """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
@@ -233,5 +208,5 @@ class Background:
         try:
             self._work()
         except BaseException as error:
-            self._error = self._error or error
+            self._error = error
         self._ended.set()

@@ -29,7 +29,7 @@ from orca_ray.sweep.executors.cleanup import (
     remove_abandoned,
     scratch_directory,
 )
-from orca_ray.sweep.executors.liveness import Background, Deadlines, Watchdog, lost_service, services
+from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service, services
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
@@ -174,15 +174,14 @@ class RayExecutor(Executor):
         ``interrupt`` is called after Ctrl-C, and must make it end.
         """
         background, watched = Background(work), services()
-        with Watchdog(watched, background.abandon):
-            try:
-                background.wait(interrupt)
-            except BaseException as error:
-                interrupt()
-                self._abandoned = not background.ends(END_SECONDS)
-                if not isinstance(error, Exception):
-                    raise
-                raise lost_service(watched, error) from error
+        try:
+            background.wait(interrupt, watched)
+        except BaseException as error:
+            interrupt()
+            self._abandoned = not background.ends(END_SECONDS)
+            if not isinstance(error, Exception):
+                raise
+            raise lost_service(watched, error) from error
 
     def _placement(self, controller: SweepController, options: ExecutorOptions) -> ClusterPlacement:
         """Return the placement of a controller's trials, which knows the peak memory in the records."""

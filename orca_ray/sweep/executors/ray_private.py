@@ -3,10 +3,7 @@
 `tests/sweep/executors/test_ray_private.py` says what breaks when one of them changes.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-_NAMESPACE = b"orca-ray-heartbeats"
+from typing import Any, Literal
 
 
 def max_package_bytes() -> int:
@@ -21,20 +18,14 @@ def memory_option(num_bytes: int) -> dict[str, Any]:
     return {"_memory": num_bytes}
 
 
-def store_value(key: str, value: bytes) -> None:
-    """Store a value in the cluster's key-value store, which outlives workers; Ray has no public one."""
-    _internal_kv("put")(key.encode(), value, overwrite=True, namespace=_NAMESPACE)
+def key_value_store(operation: Literal["get", "put", "del"], key: str, *value: bytes) -> Any:
+    """Use the cluster's key-value store, which outlives workers; Ray has no public one.
 
+    ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores ``value``; ``del`` deletes it.
+    """
+    from ray.experimental import internal_kv
 
-def stored_value(key: str) -> bytes | None:
-    """Return a value that `store_value` has stored; None if there is none."""
-    value: bytes | None = _internal_kv("get")(key.encode(), namespace=_NAMESPACE)
-    return value
-
-
-def delete_value(key: str) -> None:
-    """Delete a value that `store_value` has stored, if there is one."""
-    _internal_kv("del")(key.encode(), namespace=_NAMESPACE)
+    return getattr(internal_kv, f"_internal_kv_{operation}")(key.encode(), *value, namespace=b"orca-ray-heartbeats")
 
 
 def actor_of(trial: Any) -> Any:
@@ -48,10 +39,3 @@ def forget_results(trial: Any) -> None:
     metadata.last_result = {"done": True}
     for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):
         kept.clear()
-
-
-def _internal_kv(operation: str) -> Callable[..., Any]:
-    from ray.experimental import internal_kv
-
-    function: Callable[..., Any] = getattr(internal_kv, f"_internal_kv_{operation}")
-    return function

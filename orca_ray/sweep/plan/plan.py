@@ -211,13 +211,13 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 
 def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
     """Return bodies and alignment sources of ``searches`` that are not on this machine; no model hub is contacted."""
-    bodies = sorted({parse_body_name(body)[0] for body in _bodies(searches)})
-    sources = sorted({name or each.replaced_source or each.source for each in searches for name in _sources(each)} - {""})
-    lacking = (
-        ("bodies", [name for name in bodies if not _has_body(name)], "orca-sweep bodies --fetch"),
-        ("alignment sources", [name for name in sources if not get_source(name).present()], "orca-sweep data fetch"),
-    )
-    return [Absent(what, tuple(names), " ".join((command, *names))) for what, names, command in lacking if names]
+    bodies = {parse_body_name(body)[0] for body in _bodies(searches)}
+    sources = {name or each.replaced_source or each.source for each in searches for name in _sources(each)} - {""}
+    lacking = {
+        ("bodies", "orca-sweep bodies --fetch"): [name for name in sorted(bodies) if not _has_body(name)],
+        ("alignment sources", "orca-sweep data fetch"): [n for n in sorted(sources) if not get_source(n).present()],
+    }
+    return [Absent(what, tuple(names), " ".join((do, *names))) for (what, do), names in lacking.items() if names]
 
 
 def _bodies(searches: Sequence[SearchPlan]) -> list[str]:

@@ -74,9 +74,9 @@ class Control:
             self._stop("the time is over")
         if self._lease is not None:
             self._lease.check()
-        for request in self._lease.requests() if self._lease is not None else ():
-            self.retries += [request] if request.kind == requests.RETRY else []
-            self._apply[request.kind](request.trial)
+            for request in self._lease.requests():
+                self.retries += [request] if request.kind == requests.RETRY else []
+                self._apply[request.kind](request.trial)
         state = self._state(now)
         if state.seconds_left is not None:
             self._emit(TimeLeft(state.seconds_left))

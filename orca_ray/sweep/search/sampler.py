@@ -214,9 +214,9 @@ class SuggestionSampler:
 
     def ask(self) -> Suggestion:
         """Make the suggestion with the lowest number that is missing."""
-        number = self._next
-        known = self._visible(number)
-        if (self._barrier(number) if self._generation else number) < NUM_STARTUP:
+        number, barrier = self._next, self._barrier(self._next)
+        known = range(barrier) if self._generation else sorted(self.answers)
+        if (barrier if self._generation else number) < NUM_STARTUP:
             values = self.draw(number)
         else:
             others = [self.suggestions[each] for each in sorted(self.suggestions)]
@@ -251,15 +251,8 @@ class SuggestionSampler:
             self._num_closed += 1
 
     def _barrier(self, number: int) -> int:
-        """Return the first number of a suggestion's generation; 0 without generations.
-
-        All suggestions with lower numbers must have answers before the suggestion is made.
-        """
+        """Return the first number of the generation of suggestion ``number``; 0 without generations."""
         return number // self._generation * self._generation if self._generation else 0
-
-    def _visible(self, number: int) -> Sequence[int]:
-        """Return the numbers whose answers the suggestion ``number`` may use, ascending."""
-        return range(self._barrier(number)) if self._generation else sorted(self.answers)
 
 
 def _ranges(numbers: Sequence[int]) -> list[list[int]]:

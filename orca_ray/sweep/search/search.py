@@ -54,7 +54,8 @@ class Search:
         """Keys of the trials that an executor has, or that wait for their next attempt."""
         self._confirm: list[str] | None = None
         self._num_confirmed = 0
-        stored = {(s.number, s.trial_key) for s in self._own_suggestions()}
+        journal = self._history.suggestions.get((plan.task, plan.method), ())
+        stored = {(entry.number, entry.trial_key) for entry in journal if entry.sweep == plan.spec.sweep_id}
         for suggestion in restored(plan, self._history, self.sampler):
             self.sampler.restore(suggestion)
             self._add(self.sampler.suggestions[suggestion.number], stored)
@@ -146,10 +147,6 @@ class Search:
             answer, key = self.sampler.answers.get(number), self._keys[number]
             if key != trial.key and not (answer and answer.failed):
                 yield self._scores.get(key, ())
-
-    def _own_suggestions(self) -> Iterator[SuggestionRow]:
-        entries = self._history.suggestions.get((self.plan.task, self.plan.method), ())
-        return (entry for entry in entries if entry.sweep == self.plan.spec.sweep_id)
 
     def _add(self, suggestion: Suggestion, stored: set[tuple[int, str]]) -> None:
         """Add a suggestion. Its trial has ended, or runs already (maybe for an equal suggestion), or must wait."""

@@ -54,10 +54,7 @@ class Checkpoints:
         a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
         """
         self._make_room()
-        with scratch_directory() as scratch:
-            payload = scratch / "payload"
-            write(payload)
-            self._write(f"{key}.state", key, report, payload)
+        self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
         """Return the report of a stored state whose file ``read`` accepts; None if there is no such state."""
@@ -108,13 +105,15 @@ class Checkpoints:
             except OSError as error:  # it does not exist, or holds another sweep's checkpoints
                 logger.debug("%s", error)
 
-    def _write(self, name: str, key: str, report: TrialReport, payload: Path | None = None) -> None:
+    def _write(self, name: str, key: str, report: TrialReport, write: Callable[[Path], None] | None = None) -> None:
         header = {**_stamp(key), "report": json.loads(report.to_json())}
         with scratch_directory() as scratch:
-            path = scratch / name
+            path, payload = scratch / name, scratch / "payload"
+            if write is not None:
+                write(payload)
             with path.open("wb") as stream:
                 stream.write(json.dumps(header).encode() + b"\n")
-                if payload is not None:
+                if write is not None:
                     with payload.open("rb") as content:
                         shutil.copyfileobj(content, stream, 2**20)
             self._folder.upload(path, f"{DIRECTORY}/{name}")

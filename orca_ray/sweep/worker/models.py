@@ -17,7 +17,9 @@ from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_con
 from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
+from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.search import Search
+from orca_ray.tasks.registry import get_task
 
 if TYPE_CHECKING:
     from orca_ray.methods.trial_trainer import TrialTrainer
@@ -25,14 +27,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def write_model(trainer: "TrialTrainer", directory: Path, *, trial: str, protocol: str, prepared: Path) -> None:
-    """Write the model of a trainer that is done; ``prepared`` is the directory of the task's prepared data.
-
-    Raises UserError if ``directory`` has other files, or cannot be written.
-    """
-    taken = trainer.snapshot(protocol)
-    config = replace(taken.config, trial=trial)
-    preprocessing = cache.read_json(prepared / PREPROCESSING) if (prepared / PREPROCESSING).is_file() else None
+def write_model(trainer: "TrialTrainer", directory: Path, trial: TrialSpec) -> None:
+    """Write the model of a trial whose trainer is done; UserError if ``directory`` has other files or fails."""
+    taken = trainer.snapshot(trial.protocol)
+    config = replace(taken.config, trial=trial.key)
+    path = get_task(trial.task).prepared_directory(trial.protocol) / PREPROCESSING
+    preprocessing = cache.read_json(path) if path.is_file() else None
     card = make_card(config, label_names=_label_names(preprocessing))
     write_folder(directory, config, taken.weights, card=card, preprocessing=preprocessing)
 

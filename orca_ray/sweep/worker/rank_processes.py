@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 Build = Callable[[Ranks], "TrialTrainer"]
 """Builds the trainer of a rank; it must be picklable."""
-_Failure = tuple[Status, str]
 _WAIT_SECONDS = 10.0
 """How long a process may take to end after its connections have failed."""
 
@@ -106,7 +105,7 @@ class RankProcesses:
             abort()
 
 
-def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> _Failure:
+def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> tuple[Status, str]:
     """Return why a rank that has ended did so."""
     process.join()
     try:

@@ -90,13 +90,8 @@ class TrialRunner:
 
     def write_model(self, directory: Path) -> None:
         """Write the model folder of a trial that has completed and is not closed; UserError if that fails."""
-        from orca_ray.tasks.registry import get_task
-
         assert self._trainer is not None
-        prepared = get_task(self.trial.task).prepared_directory(self.trial.protocol)
-        write_model(
-            self._trainer, directory, trial=self.trial.key, protocol=self.trial.protocol, prepared=prepared
-        )  # fmt: skip
+        write_model(self._trainer, directory, self.trial)
 
     def close(self) -> None:
         """Free the model, and end the processes of other ranks."""
@@ -116,23 +111,26 @@ class TrialRunner:
         return self._report([])
 
     def _step(self) -> TrialReport:
-        resumed: list[EpochProgress] = []
+        points: list[EpochProgress] = []
         if self._trainer is None:
             if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)
                 self._last = finished
                 return finished
             self._trainer = self._build()
-            resumed = self._resume(self._trainer)
+            if saved := self._checkpoints.restore(self.trial.key, self._trainer.restore):
+                logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
+                points += saved.progress
+                self._curve = list(points)
         if self._trainer.done:
-            return self._finish(resumed)
+            return self._finish(points)
         self._between_epochs = False
         if self._ranks is not None:
             self._ranks.join(self._trainer)
         progress = self._trainer.step()
         self._between_epochs = True
         self._curve.append(progress)
-        points = [*resumed, progress]
+        points.append(progress)
         if self._trainer.done:
             return self._finish(points)
         self._save_in_time()
@@ -149,15 +147,6 @@ class TrialRunner:
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
         return build(self._ranks.first if self._ranks else ALONE, on_step=self._save_in_time)
-
-    def _resume(self, trainer: "TrialTrainer") -> list[EpochProgress]:
-        """Restore the last checkpoint and return the epochs up to it; empty if there is no usable checkpoint."""
-        saved = self._checkpoints.restore(self.trial.key, trainer.restore)
-        if saved is None:
-            return []
-        logger.info("trial %s resumes after %d epochs", self.trial.key, len(saved.progress))
-        self._curve = list(saved.progress)
-        return list(saved.progress)
 
     def _save_in_time(self) -> None:
         """Save a checkpoint if the last one is old enough; called between epochs, and between steps of long epochs."""

@@ -67,20 +67,16 @@ def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
             with noting_progress():
                 stage(request, staging)
             _staged.add(known)
-        data = _prepared(request)
+        try:
+            data = get_task(request.task).prepared(request.protocol)
+        except UserError:
+            if not is_own(request.task):
+                raise
+            data = None  # the declaration of an own task was removed with its data
         if data is not None and data.fingerprint == request.fingerprint:
             return data
         _staged.discard(known)
     raise StagingError(f"{request.task} on node {platform.node()}: its data are removed or replaced again and again")
-
-
-def _prepared(request: StagingRequest) -> PreparedData | None:
-    try:
-        return get_task(request.task).prepared(request.protocol)
-    except UserError:
-        if is_own(request.task):  # its declaration was removed with its data
-            return None
-        raise
 
 
 def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], None]) -> None:

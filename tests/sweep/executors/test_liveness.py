@@ -1,4 +1,4 @@
-"""Deadlines, heartbeats, the watchdog, work in a thread, and causes from Ray's exceptions."""
+"""Deadlines, heartbeats, and work in a thread that ends when a service is lost."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from orca_ray.errors import ClusterLostError
-from orca_ray.sweep.executors.liveness import Background, Deadlines, TimeLimits, Watchdog, lost_service
+from orca_ray.sweep.executors.liveness import Background, Deadlines, TimeLimits, lost_service
 
 
 class Watched:
@@ -50,37 +50,27 @@ def test_a_trial_has_a_deadline() -> None:
     assert "limit of 2 minutes" in watched.advance(1, beats=True)[0]
 
 
-def test_the_watchdog_notices_a_service_that_is_gone() -> None:
-    server = socket.create_server(("127.0.0.1", 0))
-    address = ("127.0.0.1", server.getsockname()[1])
-    lost, noticed = list[ClusterLostError](), threading.Event()
-
-    def on_lost(error: ClusterLostError) -> None:
-        lost.append(error)
-        noticed.set()
-
-    with Watchdog({"head": address}, on_lost, seconds=0.02):
-        assert not noticed.wait(0.3)
-        server.close()
-        assert noticed.wait(5)
-    assert f"the head at 127.0.0.1:{address[1]} does not answer" in str(lost[0])
-    assert isinstance(lost_service({"head": address}, OSError("x")), ClusterLostError)
-
-
-def test_work_in_the_background() -> None:
+def test_work_in_the_background_is_abandoned_when_a_service_is_gone() -> None:
     done: list[int] = []
-    Background(lambda: done.append(1)).wait(lambda: None)
+    Background(lambda: done.append(1)).wait(pytest.fail, {})
     assert done == [1]
 
     def fails() -> None:
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        Background(fails).wait(lambda: None)
-    stuck = Background(lambda: time.sleep(60))
-    threading.Timer(0.1, lambda: stuck.abandon(ClusterLostError("gone"))).start()
-    with pytest.raises(ClusterLostError):
-        stuck.wait(lambda: None)
+        Background(fails).wait(pytest.fail, {})
+    server = socket.create_server(("127.0.0.1", 0))
+    services = {"head": server.getsockname()}
+    closing, stuck, started = threading.Timer(0.5, server.close), Background(lambda: time.sleep(60)), time.monotonic()
+    closing.start()
+    lost = f"^the head at 127.0.0.1:{services['head'][1]} does not answer any more$"
+    with pytest.raises(ClusterLostError, match=lost):
+        stuck.wait(pytest.fail, services, seconds=0.02)
+    assert time.monotonic() - started > 0.5
+    assert not stuck.ends(0.0)
+    with pytest.raises(ClusterLostError, match=lost):
+        raise lost_service(services, OSError("x"))
 
 
 def test_the_first_ctrl_c_is_passed_on() -> None:
@@ -91,5 +81,5 @@ def test_the_first_ctrl_c_is_passed_on() -> None:
 
     work = Background(ends_when_asked)
     threading.Timer(0.1, lambda: os.kill(os.getpid(), 2)).start()
-    work.wait(asked.set)
+    work.wait(asked.set, {})
     assert asked.is_set()

@@ -46,7 +46,7 @@ def test_the_driver_reads_heartbeats_of_workers_that_have_ended(ray_cluster: ses
 
     @ray.remote(num_cpus=0)  # type: ignore[untyped-decorator]  # ray is untyped
     def beat(count: int) -> None:
-        ray_private.store_value("trial", f"node {count}".encode())
+        ray_private.key_value_store("put", "trial", f"node {count}".encode())
 
     assert liveness.read_heartbeat("trial") == ("", -1)
     for count in (1, 2):
