@@ -1,6 +1,7 @@
 """Bodies and alignment sources that a machine lacks."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,11 +78,11 @@ def test_a_body_that_cannot_be_read_is_found_by_the_plan_and_before_anything_is_
     body.mkdir()
     (body / "config.json").write_text(config)
     spec = load_spec("pocket", overrides=Overrides(tasks=["wdbc"], methods=["nft"], body=str(body), trials=1))
-    with pytest.raises(UserError, match=re.escape(str(body))):
-        build_plan(spec, None)
     monkeypatch.setattr("orca_ray.tasks.task.Task.fetch", lambda *_, **__: pytest.fail("data were fetched"))
-    with pytest.raises(UserError, match=re.escape(str(body))):
-        run_sweep(spec, str(tmp_path / "results"), executor="inline")
+    results = str(tmp_path / "results")
+    for start in (partial(build_plan, spec, None), partial(run_sweep, spec, results, executor="inline")):
+        with pytest.raises(UserError, match=re.escape(str(body))):
+            start()
     assert not (tmp_path / "results").exists()
 
 
@@ -95,13 +96,9 @@ def test_a_request_names_all_that_the_trials_of_a_task_read() -> None:
     assert {each.replaced_source for each in trials} == {""}
     requests = [StagingRequest.of_trial(trial) for trial in trials if trial.task == "pocket/wdbc"]
     assert [(each.bodies, each.sources) for each in requests] == [(wdbc.bodies, ("prose",)), (wdbc.bodies, ())]
-
-
-def test_a_method_without_align_epochs_may_read_its_source() -> None:
-    (asked,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=["joint"])), pytest.fail)
-    trial = asked.trial({"align.epochs": 0}, 1, "confirm")
-    assert trial.hyperparameters["align.epochs"] == 0
-    assert StagingRequest.of_trial(trial).sources == ("prose",)
+    (joint,) = resolve(searches("pocket", Overrides(tasks=["wdbc"], methods=["joint"])), pytest.fail)
+    request = StagingRequest.of_trial(joint.trial({"align.epochs": 0}, 1, "confirm"))
+    assert request.sources == ("prose",), "a method without align epochs may read its source, too"
 
 
 @pytest.fixture

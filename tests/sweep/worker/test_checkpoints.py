@@ -42,16 +42,20 @@ def restored(store: Checkpoints, key: str = KEY) -> bytes | None:
     return found[0] if store.restore(key, read) == RUNNING else None
 
 
-def test_state_and_outcome_come_back(tmp_path: Path) -> None:
-    store = Checkpoints(tmp_path)
+@pytest.mark.parametrize("place", ["a directory", pytest.param("S3", marks=pytest.mark.slow)])
+def test_state_and_outcome_come_back(tmp_path: Path, place: str, request: pytest.FixtureRequest) -> None:
+    where = str(tmp_path) if place == "a directory" else request.getfixturevalue("uri")
+    store, state = Checkpoints(where), b"weights\n" * 3_000_000  # several parts of an upload
     assert restored(store) is None
     assert store.outcome(KEY) is None
-    store.save(KEY, RUNNING, writes(b"weights\nand more"))
+    store.save(KEY, RUNNING, writes(state))
     store.save_outcome(OTHER, ENDED)
-    again = Checkpoints(str(tmp_path))
-    assert restored(again) == b"weights\nand more"
+    again = Checkpoints(where)
+    assert restored(again) == state
     assert again.outcome(OTHER) == ENDED
     assert again.restore(KEY, lambda path: False) is None, "a state that is not accepted counts as missing"
+    again.remove(KEY)
+    assert open_folder(where).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]
 
 
 @pytest.mark.parametrize("change", ["version", "schema", "trial", "torn", "foreign"])
@@ -123,18 +127,3 @@ def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
     assert restored(store, keys[3]) == b"weights"
     store.save(keys[3], RUNNING, writes(b"new"))
     assert restored(store, keys[3]) == b"new"
-
-
-@pytest.mark.slow
-def test_checkpoints_on_s3_come_back_and_are_removed(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    store, state = Checkpoints(uri), b"weights" * 3_000_000  # several parts of an upload
-    assert restored(store) is None
-    store.save(KEY, RUNNING, writes(state))
-    store.save_outcome(OTHER, ENDED)
-    again = Checkpoints(uri)
-    assert restored(again) == state
-    assert again.outcome(OTHER) == ENDED
-    monkeypatch.setattr(checkpoints, "SCHEMA", 99)
-    assert restored(again) is None
-    again.remove(KEY)
-    assert open_folder(uri).names("checkpoints", hidden=True) == [f"{OTHER}.outcome"]
