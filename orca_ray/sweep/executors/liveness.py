@@ -18,7 +18,7 @@ class HeartbeatThread:
     """Thread of a worker that writes the heartbeats of its current trial."""
 
     def __init__(self, seconds: float, node: str) -> None:
-        """Start the thread; it writes every ``seconds`` seconds, on the node with the id ``node``."""
+        """Start the thread; it writes at most every ``seconds`` seconds, on the node with the id ``node``."""
         self._seconds, self._node = seconds, node
         self._name, self._written = "", -1
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
@@ -62,11 +62,6 @@ class TimeLimits:
     """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.stage`); None: no limit."""
     heartbeat: float = 1800.0
     """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
-
-    @property
-    def heartbeat_interval(self) -> float:
-        """Minimum time between two heartbeats of a worker."""
-        return min(self.heartbeat / 8, 30.0)
 
 
 @dataclass

@@ -19,16 +19,8 @@ import psutil
 
 from orca_ray.errors import UserError
 from orca_ray.process import allowed_cpus, allowed_memory
-from orca_ray.sweep.executors import joined_address, ray_private
+from orca_ray.sweep.executors import cleanup, joined_address, ray_private
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
-from orca_ray.sweep.executors.cleanup import (
-    descendants,
-    kill_with_descendants,
-    note_processes,
-    reap_orphans,
-    remove_abandoned,
-    scratch_directory,
-)
 from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_service, services
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
@@ -82,8 +74,8 @@ class RayExecutor(Executor):
         import ray
 
         address = joined_address(address) or "local"
-        reap_orphans()
-        remove_abandoned()
+        cleanup.reap_orphans()
+        cleanup.remove_abandoned()
         try:
             check_answer(address)
             self._init(address)
@@ -122,14 +114,14 @@ class RayExecutor(Executor):
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
-        before = descendants()
+        before = cleanup.descendants()
         with _own_handler_of_sigterm():
             ray.init(
                 address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
             )  # fmt: skip
         if address == "local":
-            self._started = descendants() - before
-            self._cleanup.callback(note_processes(self._started).unlink, missing_ok=True)
+            self._started = cleanup.descendants() - before
+            self._cleanup.callback(cleanup.note_processes(self._started).unlink, missing_ok=True)
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
 
@@ -202,7 +194,7 @@ class RayExecutor(Executor):
         hooks = TuneCallback(searcher, self.announce)
         tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
         trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
-        with scratch_directory() as scratch:
+        with cleanup.scratch_directory() as scratch:
             run_config = tune.RunConfig(
                 name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
                 failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
@@ -221,7 +213,7 @@ class RayExecutor(Executor):
         """Disconnect from the cluster, and end it if this executor started it."""
         if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
-            kill_with_descendants(self._started)
+            cleanup.kill_with_descendants(self._started)
             return
         if self._announced:
             self.announce({})

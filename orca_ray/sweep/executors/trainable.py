@@ -35,7 +35,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         if not hasattr(self, "_heartbeat"):
             remove_abandoned()  # of workers that were killed on this node
             self._node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
-            self._heartbeat = HeartbeatThread(settings.time.heartbeat_interval, self._node)
+            self._heartbeat = HeartbeatThread(min(settings.time.heartbeat / 8, 30.0), self._node)
         self._heartbeat.follow(self.trial_id)
         self._runner = TrialRunner(trial_from_json(config["trial"]), settings)
         self._staged = False

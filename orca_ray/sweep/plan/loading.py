@@ -11,16 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
 from orca_ray.paths import check_special, open_regular
+from orca_ray.sweep.plan import schema
 from orca_ray.sweep.plan.grid import check_cells, check_grid
-from orca_ray.sweep.plan.schema import (
-    Budget,
-    Dimension,
-    Layer,
-    ResourceRequest,
-    SuccessiveHalving,
-    SweepFile,
-    TaskLayer,
-)
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec, resolve_spec
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
@@ -29,12 +21,12 @@ MAX_MISTAKES = 5
 MAX_BASES = 8
 """Longest chain of files that extend each other."""
 _NESTED: Mapping[str, type[BaseModel]] = {
-    **dict.fromkeys(("per_method", "tasks"), Layer),
-    "per_task": TaskLayer,
-    "budgets": Budget,
-    "space": Dimension,
-    "resources": ResourceRequest,
-    "early_stopping": SuccessiveHalving,
+    **dict.fromkeys(("per_method", "tasks"), schema.Layer),
+    "per_task": schema.TaskLayer,
+    "budgets": schema.Budget,
+    "space": schema.Dimension,
+    "resources": schema.ResourceRequest,
+    "early_stopping": schema.SuccessiveHalving,
 }
 """Model of the mapping below a key; the top level is a `SweepFile`."""
 _PLAIN = {
@@ -76,7 +68,7 @@ def parse_spec(
     """Validate ``text``, the content of a sweep file called ``name`` in errors; otherwise like :func:`load_spec`."""
     document = _Document.parse(text, name)
     try:
-        file = SweepFile.model_validate(document.data)
+        file = schema.SweepFile.model_validate(document.data)
     except ValidationError as error:
         found = {(*_location(document, item), item["msg"]): item for item in _pertinent(error)}  # unions report twice
         shown = [_explain(document, item) for item in list(found.values())[:MAX_MISTAKES]]
@@ -220,7 +212,7 @@ def _explain(document: _Document, item: Mapping[str, Any]) -> str:
     message = _PLAIN.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "extra_forbidden":
         above = [str(part) for part in reversed(location[:-1])]
-        allowed = sorted(next((_NESTED[part] for part in above if part in _NESTED), SweepFile).model_fields)
+        allowed = sorted(next((_NESTED[part] for part in above if part in _NESTED), schema.SweepFile).model_fields)
         close = nearest(str(location[-1]), allowed)
         question = f" Did you mean {close!r}?" if close else ""
         message = f"unknown key {shorten(location[-1])!r}.{question} Allowed: {', '.join(allowed)}"

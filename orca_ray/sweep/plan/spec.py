@@ -174,7 +174,10 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     members = [task.name for task in get_benchmark(file.benchmark)]
     tasks = members if file.tasks == "all" else list(file.tasks)
     if overrides.tasks:
-        tasks = [_qualified(name, file.benchmark, known_tasks()) for name in overrides.tasks]
+        tasks = [name if "/" in name else f"{file.benchmark}/{name}" for name in overrides.tasks]
+        for given, name in zip(overrides.tasks, tasks, strict=True):
+            if name not in known_tasks():
+                raise unknown_name("task", given, known_tasks())
     for name in tasks:
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
@@ -195,13 +198,6 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     if file.seed in spec.confirm_seeds and overrides.trials != 1:
         raise UserError(f"seed {file.seed} is the search's own: remove it from confirm_seeds, or give another seed")
     return spec
-
-
-def _qualified(name: str, benchmark: str, known: Mapping[str, object]) -> str:
-    full = name if "/" in name else f"{benchmark}/{name}"
-    if full not in known:
-        raise unknown_name("task", name, known)
-    return full
 
 
 def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> dict[str, Scalar]:

@@ -278,7 +278,7 @@ class SweepController:
                 return item.trial
         blocked = {id(item.search) for item in waiting if not self.failures.of(item.trial.key).counts}
         for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
-            staged = self.stager is None or self.searches.is_staged(search)
+            staged = self.stager is None or search.plan.task in self.searches.tasks_staged
             if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
                 continue
             if (trial := search.take()) is None:

@@ -20,16 +20,8 @@ from orca_ray.sweep.plan.cost import trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
 from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, check_unplaceable, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
+from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.events import (
-    Event,
-    Listener,
-    Message,
-    Summary,
-    SweepFinished,
-    SweepStarted,
-    TrialFinished,
-)
 from orca_ray.sweep.run.messages import WorkerSettings
 from orca_ray.sweep.worker.models import ModelKeeper
 from orca_ray.sweep.worker.staging import Stager
@@ -56,7 +48,7 @@ def run_sweep(
     results: ResultsStore | str,
     *,
     executor: str = "ray",
-    listener: Listener | None = None,
+    listener: events.Listener | None = None,
     address: str | None = None,
     retry_failed: bool = False,
     checkpoint_seconds: float = 30.0,
@@ -67,7 +59,7 @@ def run_sweep(
     command: str = "",
     shortest_first: bool = False,
     deadline: float = math.inf,
-) -> Summary:
+) -> events.Summary:
     """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
 
     Args:
@@ -95,7 +87,7 @@ def run_sweep(
     shared = open_folder(staging).uri if staging else None
 
     def emit_message(text: str) -> None:
-        emit(Message(text))
+        emit(events.Message(text))
 
     with make_executor(executor) as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
@@ -103,9 +95,9 @@ def run_sweep(
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
-        def watch(event: Event) -> None:
+        def watch(event: events.Event) -> None:
             emit(event)
-            if isinstance(event, TrialFinished) and not event.remaining:
+            if isinstance(event, events.TrialFinished) and not event.remaining:
                 keeper.tidy(controller.searches)
 
         controller = SweepController(
@@ -122,11 +114,11 @@ def run_sweep(
         controller.tidy()
         keeper.tidy(controller.searches)
     summary = replace(controller.summary(interrupted=interrupted), models=keeper.best, missing_models=keeper.missing)
-    emit(SweepFinished(summary))
+    emit(events.SweepFinished(summary))
     return summary
 
 
-def start(controller: SweepController, engine: Executor, stager: Stager, emit: Listener) -> None:
+def start(controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener) -> None:
     """Wait until a task is staged, and announce the sweep.
 
     Raises UserError if no task can be staged and no trial has ended in an earlier run.
@@ -136,9 +128,9 @@ def start(controller: SweepController, engine: Executor, stager: Stager, emit: L
         more = f" (and {len(errors) - 1} more tasks could not be staged)" if len(errors) > 1 else ""
         raise UserError(f"{errors[0]}{more}")
     controller.stager = stager
-    emit(SweepStarted(controller.sweep, engine.where, searches.rows()))
+    emit(events.SweepStarted(controller.sweep, engine.where, searches.rows()))
     if searches.reused and not controller.done:
-        emit(Message(searches.reused))
+        emit(events.Message(searches.reused))
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
@@ -161,7 +153,7 @@ def wait_for_room(
     spec: SweepSpec,
     nodes: Sequence[NodeResources],
     seconds: float,
-    emit: Listener,
+    emit: events.Listener,
     *,
     needs_gpus: bool = False,
     sleep: Callable[[float], None] = time.sleep,
@@ -183,7 +175,7 @@ def wait_for_room(
             if not engine.grows or waited >= seconds:
                 raise
             if not announced:
-                emit(Message(f"waiting up to {seconds:g} s for a node that is large enough: {error}"))
+                emit(events.Message(f"waiting up to {seconds:g} s for a node that is large enough: {error}"))
                 engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
                 announced = True
         else:

@@ -35,7 +35,8 @@ class SweepSearches:
         self._rerun = dict(self._history.rerun)
         self._searches = [Search(plan, self._history) for plan in plans if plan.fingerprint]
         self._unopened = [plan for plan in plans if not plan.fingerprint]
-        self._tasks_staged: set[str] = set()
+        self.tasks_staged: set[str] = set()
+        """Tasks whose data were staged in this run."""
         self._errors: dict[str, str] = {}  # reason, by task that cannot be staged
         self.reused = self._reused()
         """Sentence about the trials of earlier runs that do not run again; "" if there is none."""
@@ -90,17 +91,13 @@ class SweepSearches:
         if staged.error:
             self._errors[staged.task] = staged.error
             return
-        self._tasks_staged.add(staged.task)
+        self.tasks_staged.add(staged.task)
         plans = [replace(plan, fingerprint=staged.fingerprint) for plan in self._unopened if plan.task == staged.task]
         self._unopened = [plan for plan in self._unopened if plan.task != staged.task]
         opened = [Search(plan, self._history) for plan in plans]
         self._adopt(opened)
         self._searches += opened
         self.finished_before += sum(search.num_finished for search in opened)
-
-    def is_staged(self, search: Search) -> bool:
-        """Return whether the data of a search were staged."""
-        return search.plan.task in self._tasks_staged
 
     def finish(self, search: Search, record: Record, scores: Sequence[float]) -> None:
         """Inform a search of the record of a trial that has ended, and of its validation scores."""

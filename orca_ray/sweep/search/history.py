@@ -54,7 +54,11 @@ class History:
         searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[SuggestionRow]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
-            again = {key: record for key, record in found.items() if _runs_again(record, retry)}
+            again = {
+                key: record
+                for key, record in found.items()
+                if record.status is Status.LOST or (record.status.failed and ("" in retry or key in retry))
+            }
             rerun = {key: record for key, record in again.items() if key not in records} | rerun
             records = {key: record for key, record in found.items() if key not in again} | records
             scores = _scores(store, sweep) | scores if found else scores
@@ -64,11 +68,6 @@ class History:
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
         return cls(records, scores, searched, rerun, suggestions)
-
-
-def _runs_again(record: Record, retry: Collection[str]) -> bool:
-    wanted = "" in retry or record.trial_key in retry
-    return record.status is Status.LOST or (record.status.failed and wanted)
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
