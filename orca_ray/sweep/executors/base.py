@@ -11,6 +11,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import psutil
+import torch
+
 from orca_ray.process import allowed_cpus, allowed_memory
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
@@ -92,9 +95,6 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
 def this_node() -> NodeResources:
     """Return the resources of this machine: CPU cores and memory that the process may use, and visible GPUs."""
-    import psutil
-    import torch
-
     memory = min(psutil.virtual_memory().total, allowed_memory() or math.inf) / 2**30
     return NodeResources(platform.node(), float(allowed_cpus()), float(torch.cuda.device_count()), memory)
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import missing
@@ -14,6 +16,8 @@ from orca_ray.models.names import listed_body, parse_body_name
 from orca_ray.sweep.plan.searches import SearchPlan, num_epochs
 from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
+from orca_ray.training.numerics import choose_precision
+from orca_ray.training.sample_cost import peak_flops, product_rate
 
 ASSUMED_UTILISATION = 1 / 3
 """Assumed ratio of operations per second in a transformer's training step to those in plain matrix products.
@@ -72,11 +76,6 @@ class TaskCost:
 
 def gpu_rate() -> Rate:
     """Measure the training speed of this machine's GPU; without a GPU, return the speed of `ASSUMED_DEVICE`."""
-    import torch
-
-    from orca_ray.training.numerics import choose_precision
-    from orca_ray.training.sample_cost import product_rate
-
     if not torch.cuda.is_available():
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
     precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
@@ -87,11 +86,6 @@ def gpu_rate() -> Rate:
 
 def cpu_rate() -> Rate:
     """Measure the training speed of the CPU cores that this process may use."""
-    import torch
-
-    from orca_ray.training.numerics import choose_precision
-    from orca_ray.training.sample_cost import peak_flops
-
     peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
     assert peak is not None  # CPUs are always measured
     return Rate(f"this machine, {torch.get_num_threads()} threads", ASSUMED_UTILISATION * peak)

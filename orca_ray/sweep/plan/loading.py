@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from orca_ray.errors import UserError, nearest, printable, shorten, unknown_name
+from orca_ray.methods.registry import from_flat, resolve
+from orca_ray.models.names import check_misspelt_body
 from orca_ray.paths import check_special, open_regular
 from orca_ray.sweep.plan import schema
 from orca_ray.sweep.plan.grid import check_cells, check_grid
@@ -229,9 +231,6 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 
     It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
     """
-    from orca_ray.methods.registry import from_flat, resolve
-    from orca_ray.models.names import check_misspelt_body
-
     for task in spec.tasks:
         for method in spec.methods:
             check_misspelt_body(spec.body(task, method))

@@ -10,6 +10,8 @@ from orca_ray.data.packages import is_cached
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import get_method
 from orca_ray.models.modality import get_modality
 from orca_ray.models.names import PACKAGED, listed_body, parse_body_name
 from orca_ray.results.store import ResultsStore
@@ -198,8 +200,6 @@ def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None
 
     With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
     """
-    from orca_ray.methods.registry import get_method
-
     pretrained = {search.body for search in searches if get_method(search.method).pretrained}
     for body in _bodies(searches):
         base, _ = parse_body_name(body)
@@ -221,8 +221,6 @@ def absent(searches: Sequence[SearchPlan]) -> list[Absent]:
 
 
 def _bodies(searches: Sequence[SearchPlan]) -> list[str]:
-    from orca_ray.methods.recipe import NO_BODY
-
     return sorted({search.body for search in searches} - {NO_BODY})
 
 

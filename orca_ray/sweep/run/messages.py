@@ -16,6 +16,8 @@ from orca_ray.results.artefacts import Artefact
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
+from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.registry import get_task
 from orca_ray.version import __version__
 
 _TRIAL = ("task", "method", "body", "phase", "protocol", "seed", "data_fingerprint", "deterministic")
@@ -135,9 +137,6 @@ def make_record(
 
     The keyword arguments ``run`` are the fields ``executor`` and ``attempts``. Unreported results become None.
     """
-    from orca_ray.tasks.metrics import get_metric
-    from orca_ray.tasks.registry import get_task
-
     assert report.status is not None
     task = get_task(trial.task)
     metric = task.under(trial.protocol).metric

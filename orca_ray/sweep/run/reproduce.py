@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+import torch
+
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError
 from orca_ray.methods.registry import get_method
@@ -138,8 +140,6 @@ def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Re
 
 
 def _resources(record: Record) -> Resources:
-    import torch
-
     gpus = 0 if record.device == "cpu" else min(max(1, int(record.gpus or 1)), torch.cuda.device_count())
     return Resources(cpus=record.cpus or 1.0, gpus=float(gpus))
 

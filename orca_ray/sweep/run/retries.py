@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
+from orca_ray.sweep.worker.staging import StagingError
+from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
+from orca_ray.training.ranks import RankLostError
 
 MAX_PAUSE_SECONDS = 8.0
 """Longest pause before a trial whose worker disappeared starts again: Ray needs a moment to notice a dead node."""
@@ -179,10 +182,6 @@ class RankFailedError(Exception):
 
 def classify(error: Exception) -> Status:
     """Return the failure status of a trial that ended with the exception ``error``."""
-    from orca_ray.sweep.worker.staging import StagingError
-    from orca_ray.training.numerics import NotFiniteError, is_out_of_memory  # imports torch
-    from orca_ray.training.ranks import RankLostError
-
     if isinstance(error, RankFailedError):
         return error.status
     if isinstance(error, StagingError | RankLostError):

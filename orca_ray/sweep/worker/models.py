@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_config, write_folder
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
@@ -21,13 +22,10 @@ from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.search import Search
 from orca_ray.tasks.registry import get_task
 
-if TYPE_CHECKING:
-    from orca_ray.methods.trial_trainer import TrialTrainer
-
 logger = logging.getLogger(__name__)
 
 
-def write_model(trainer: "TrialTrainer", directory: Path, trial: TrialSpec) -> None:
+def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
     """Write the model of a trial whose trainer is done; UserError if ``directory`` has other files or fails."""
     taken = trainer.snapshot(trial.protocol)
     config = replace(taken.config, trial=trial.key)

@@ -9,17 +9,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import torch
+
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
 from orca_ray.training.ranks import RankLostError, Ranks, abort, disconnect
 
-if TYPE_CHECKING:
-    from orca_ray.methods.trial_trainer import TrialTrainer
-
-Build = Callable[[Ranks], "TrialTrainer"]
+Build = Callable[[Ranks], TrialTrainer]
 """Builds the trainer of a rank; it must be picklable."""
 _WAIT_SECONDS = 10.0
 """How long a process may take to end after its connections have failed."""
@@ -51,7 +50,7 @@ class RankProcesses:
             self._processes.append(process)
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
-    def join(self, trainer: "TrialTrainer") -> None:
+    def join(self, trainer: TrialTrainer) -> None:
         """Make all ranks take part in the stage of the next step of ``trainer``, if that stage is parallel.
 
         Raises RankLostError, or RankFailedError if a rank could not build its trainer.
@@ -156,8 +155,6 @@ def _end_with_parent() -> None:
 
 def _own_gpu_first(rank: int) -> None:
     """Make ``cuda`` mean the rank's own of the visible GPUs, in all threads; CUDA must not have been used before."""
-    import torch
-
     names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
     visible = names.split(",")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank:] + visible[:rank])

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from orca_ray.data.prepared import PAPER
+import torch
+
+from orca_ray.alignment.tensor_cache import processor
+from orca_ray.data.prepared import PAPER, under_protocol
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.models import StoredModels
@@ -28,13 +31,12 @@ from orca_ray.sweep.run.messages import TrialReport, Worker, WorkerSettings
 from orca_ray.sweep.run.retries import bounded, classify
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import write_model
+from orca_ray.sweep.worker.rank_processes import RankProcesses
 from orca_ray.sweep.worker.staging import staged_data
 from orca_ray.sweep.worker.staging_items import StagingRequest
-
-if TYPE_CHECKING:
-    from orca_ray.methods.trial_trainer import TrialTrainer
-    from orca_ray.sweep.worker.rank_processes import RankProcesses
-    from orca_ray.training.ranks import Ranks
+from orca_ray.tasks.registry import get_task
+from orca_ray.training.memory_limits import MemoryLimits, limit_memory
+from orca_ray.training.ranks import ALONE, Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -136,10 +138,7 @@ class TrialRunner:
         self._save_in_time()
         return self._report(points)
 
-    def _build(self) -> "TrialTrainer":
-        from orca_ray.sweep.worker.rank_processes import RankProcesses
-        from orca_ray.training.ranks import ALONE
-
+    def _build(self) -> TrialTrainer:
         build = partial(
             build_trainer, trial=self.trial, staging=self._settings.staging, device=device_for(self.trial),
             reuse_aligned=self._reuse_aligned,
@@ -225,8 +224,6 @@ class TrialRunner:
 
 def _plug_ins(trial: TrialSpec) -> list[str]:
     """Return a sentence for each plug-in that the trial uses, with its version, for the notes of the record."""
-    from orca_ray.tasks.registry import get_task
-
     task = get_task(trial.task).under(trial.protocol)
     used = {"task": task.name, "method": trial.method, "metric": task.metric, "loss": task.loss}
     used |= {"augmentation": task.augmentation}
@@ -239,14 +236,10 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
 
 
 def build_trainer(
-    ranks: "Ranks", *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
+    ranks: Ranks, *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
-) -> "TrialTrainer":  # fmt: skip
+) -> TrialTrainer:  # fmt: skip
     """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
-    from orca_ray.data.prepared import under_protocol
-    from orca_ray.methods.trial_trainer import TrialTrainer
-    from orca_ray.tasks.registry import get_task
-
     _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), trial.halvings)
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
@@ -261,10 +254,6 @@ def build_trainer(
 
 
 def _limit_memory(device: str, share: float, halvings: int) -> None:
-    import torch
-
-    from orca_ray.training.memory_limits import MemoryLimits, limit_memory
-
     limit_memory(MemoryLimits(share, halvings), torch.device(device))
 
 
@@ -275,10 +264,6 @@ def device_for(trial: TrialSpec) -> str:
 
 def this_worker(device: str) -> Worker:
     """Return this machine's name, the names of its CPU and GPU (if ``device`` is ``cuda``), and PyTorch's version."""
-    import torch
-
-    from orca_ray.alignment.tensor_cache import processor
-
     name, memory = "cpu", None
     if device == "cuda" and torch.cuda.is_available():
         name = torch.cuda.get_device_name()

@@ -20,6 +20,7 @@ from orca_ray.data.layout import META
 from orca_ray.data.packages import Package
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
+from orca_ray.methods.registry import get_method
 from orca_ray.models.names import PACKAGED, parse_body_name
 from orca_ray.models.packaged import is_converted
 from orca_ray.sweep.plan.searches import TrialSpec
@@ -45,8 +46,6 @@ class StagingRequest:
     @classmethod
     def of_trial(cls, trial: TrialSpec) -> "StagingRequest":
         """Return the request for one trial."""
-        from orca_ray.methods.registry import get_method
-
         source = str(trial.hyperparameters.get("align.source") or "")
         return cls(
             task=trial.task,
