@@ -11,9 +11,8 @@ import os
 import signal
 import socket
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -28,9 +27,6 @@ from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
 from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
 from orca_ray.sweep.worker.staging import Staged, Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
-
-if TYPE_CHECKING:
-    from orca_ray.sweep.executors.tune_adapter import TuneSearcher
 
 _TUNE_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths keep their meaning
@@ -143,11 +139,14 @@ class RayExecutor(Executor):
 
         Tune runs in a thread, because its calls to a cluster that is lost do not return. Raises ClusterLostError.
         """
-        from orca_ray.sweep.executors.tune_adapter import TuneSearcher
+        from orca_ray.sweep.executors.tune_adapter import TuneSearcher, run_tune
 
         controller.placement = self._placement(controller, options)
         searcher = TuneSearcher(controller, Deadlines(options.time))
-        self._watched(lambda: self._tune(searcher, settings), lambda: setattr(searcher, "interrupted", True))
+        self._watched(
+            lambda: run_tune(searcher, settings, placement, self.announce),
+            lambda: setattr(searcher, "interrupted", True),
+        )
         if searcher.error is not None:
             raise searcher.error
         return not controller.done
@@ -183,31 +182,6 @@ class RayExecutor(Executor):
         for record in controller.searches.records:
             placement.learn_record(record)
         return placement
-
-    def _tune(self, searcher: "TuneSearcher", settings: WorkerSettings) -> None:
-        from ray import tune
-
-        from orca_ray.sweep.executors.trainable import make_trainable
-        from orca_ray.sweep.executors.tune_adapter import TuneCallback, TuneScheduler
-
-        scheduler = TuneScheduler(searcher)
-        hooks = TuneCallback(searcher, self.announce)
-        tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
-        trainable = tune.with_resources(make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings), placement)
-        with cleanup.scratch_directory() as scratch:
-            run_config = tune.RunConfig(
-                name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
-                failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
-                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-                callbacks=[hooks], stop=hooks,
-            )  # fmt: skip
-            tuner = tune.Tuner(trainable, tune_config=tune_config, run_config=run_config)
-            try:
-                tuner.fit()
-            except FileNotFoundError:
-                # At its end Tune lists its files relative to the working directory, and Ray may have deleted that.
-                if not (searcher.ending or searcher.controller.done):
-                    raise
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if this executor started it."""

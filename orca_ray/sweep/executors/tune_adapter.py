@@ -1,26 +1,29 @@
-"""Searcher, scheduler and callback for Ray Tune; they pass the calls of Tune on to the controller, which decides."""
+"""A run of Ray Tune: its searcher, scheduler and callback pass the calls of Tune to the controller, which decides."""
 
 import contextlib
 import logging
 import math
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import tune
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune import Callback, Stopper
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from orca_ray.sweep.executors import ray_private
+from orca_ray.sweep.executors import ray_private, trainable
+from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.executors.liveness import Deadlines, delete_heartbeat, read_heartbeat
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.messages import TrialReport, trial_to_json
+from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
 from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 logger = logging.getLogger(__name__)
@@ -229,6 +232,32 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
     def stop_all(self) -> bool:
         """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
         return self._searcher.ending
+
+
+def run_tune(
+    searcher: TuneSearcher,
+    settings: WorkerSettings,
+    placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
+    announce: Callable[[Mapping[Resources, int]], None],
+) -> None:
+    """Run Tune until the searcher has no trial; ``placement`` returns the resources of the trial in a config."""
+    scheduler, hooks = TuneScheduler(searcher), TuneCallback(searcher, announce)
+    tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
+    actor = trainable.make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings)
+    with scratch_directory() as scratch:
+        run_config = tune.RunConfig(
+            name=f"orca-{uuid.uuid4().hex[:12]}", storage_path=str(scratch), verbose=0, log_to_file=False,
+            failure_config=tune.FailureConfig(max_failures=0),  # the controller retries
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            callbacks=[hooks], stop=hooks,
+        )  # fmt: skip
+        tuner = tune.Tuner(tune.with_resources(actor, placement), tune_config=tune_config, run_config=run_config)
+        try:
+            tuner.fit()
+        except FileNotFoundError:
+            # At its end Tune lists its files relative to the working directory, and Ray may have deleted that.
+            if not (searcher.ending or searcher.controller.done):
+                raise
 
 
 _MEMORY_MONITOR = ("running low on memory", "OutOfMemoryError", "NODE_OUT_OF_MEMORY")

@@ -49,11 +49,6 @@ class _Node:
     tried: set[str] = field(default_factory=set)
     """Tasks that were given to this node."""
 
-    def give(self, request: StagingRequest) -> None:
-        """Append a task to those that wait, unless the node has it already."""
-        if all(each.task != request.task for each in (*self.waiting, *self.running.values())):
-            self.waiting.append(request)
-
 
 class RayStager(Stager):
     """Gives each task to one node first, different tasks to different nodes; when staged there, to all other nodes.
@@ -118,7 +113,8 @@ class RayStager(Stager):
                 untried[0].waiting.appendleft(request)
                 return []
         for node in others if not result.error else []:
-            node.give(replace(request, fingerprint=result.fingerprint))
+            if all(each.task != request.task for each in (*node.waiting, *node.running.values())):
+                node.waiting.append(replace(request, fingerprint=result.fingerprint))
         self._resolved.add(request.task)
         return [result]
 
