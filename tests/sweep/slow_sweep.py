@@ -16,7 +16,6 @@ from typing import Any
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results import lease
-from orca_ray.results.record import Status
 from orca_ray.sweep.executors import base
 from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
 from orca_ray.sweep.run import driver
@@ -77,7 +76,6 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
 
     patches: list[tuple[Any, str, Any]] = [
         (trial_runner.TrialRunner, "_build", build),
-        (trial_runner, "classify", lambda error: Status.FAILED_USER),  # does not import torch
         (trial_runner, "this_worker", lambda device: Worker(node="here")),
         (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
         (trial_runner, "_limit_memory", lambda device, share, halvings: None),

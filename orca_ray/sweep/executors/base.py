@@ -58,11 +58,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address``, or start one if it is None, and return its nodes.
-
-        Raises:
-            UserError: the cluster cannot be reached.
-        """
+        """Join the cluster at ``address``, or start one if it is None; return its nodes. UserError if that fails."""
 
     def nodes(self) -> list[NodeResources]:
         """Return the nodes that the cluster has now."""

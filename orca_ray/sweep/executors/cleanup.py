@@ -16,6 +16,9 @@ from orca_ray.data import cache
 
 logger = logging.getLogger(__name__)
 
+_PREFIX = f"orca-ray-{platform.node()}-"
+"""With the machine's name, because containers may share a directory, and each has process ids of its own."""
+
 
 def descendants() -> frozenset[psutil.Process]:
     """Return the living processes that this process or its descendants have started."""
@@ -23,10 +26,7 @@ def descendants() -> frozenset[psutil.Process]:
 
 
 def note_processes(started: Iterable[psutil.Process]) -> Path:
-    """Write the ids of this process and of those in ``started`` to a file; return its path.
-
-    The file must be deleted after a normal end.
-    """
+    """Write the ids of this process and of those in ``started`` to a file, to be deleted at the end; return it."""
     driver = psutil.Process()
     note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -85,25 +85,17 @@ def _living(pid: int, created: float) -> psutil.Process | None:
 def scratch_directory() -> Iterator[Path]:
     """Context manager that makes a temporary directory, whose name holds this process's id and time of creation."""
     process = psutil.Process()
-    prefix = f"{_prefix()}{process.pid}-{process.create_time():.2f}-"
+    prefix = f"{_PREFIX}{process.pid}-{process.create_time():.2f}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as path:
         yield Path(path)
 
 
 def remove_abandoned() -> None:
     """Delete the directories of `scratch_directory` that killed processes of this machine have left."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
-        found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_prefix()))
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_PREFIX))
         if found is None:  # of a machine whose name begins with the name of this one
             continue
         if not _living(int(found[1]), float(found[2])):
             logger.info("deleting %s, which a killed process has left", path)
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _prefix() -> str:
-    """Return the prefix of this machine's file names.
-
-    It contains the machine's name, because containers may share a directory, but process ids differ between them.
-    """
-    return f"orca-ray-{platform.node()}-"

@@ -266,10 +266,7 @@ OOM killer, as one of several possible reasons."""
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
-    """Return the failure that ended a trial on the node with the id ``node``.
-
-    ``error`` is Ray's exception, or None if only its ``text`` is known.
-    """
+    """Return the failure that ended a trial on ``node``; Ray's ``error`` is None if only its ``text`` is known."""
     text = text or str(error or "no message from Ray")
     return Failure(_cause(error, text), bounded(text.strip()), node)
 

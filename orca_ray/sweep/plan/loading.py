@@ -51,11 +51,9 @@ def shipped_sweeps() -> dict[str, Path]:
 def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None) -> SweepSpec:
     """Read and validate the sweep file ``source``: the name of a shipped sweep, or the path of a YAML file.
 
-    ``budget`` names one of its budgets (None: the default one); ``overrides`` replace values of the file.
-
-    Raises:
-        UserError: the name is unknown, the file is missing or not YAML, or it holds an unknown key, a value of the
-            wrong type, an empty range or a configuration that no trial can run.
+    ``budget`` names one of its budgets (None: the default one); ``overrides`` replace values of the file. Raises
+    UserError if the name is unknown, the file is missing or not YAML, or it holds an unknown key, a value of the wrong
+    type, an empty range or a configuration that no trial can run.
     """
     shipped = shipped_sweeps()
     path = shipped.get(str(source)) or Path(source)
@@ -112,11 +110,8 @@ class _Document:
     def parse(cls, text: str, name: str, below: tuple[str, ...] = ()) -> "_Document":
         """Parse the sweep file ``name`` with content ``text``, then recursively the file that it extends (its base).
 
-        ``below`` holds the paths of the files that extend this one, directly or through others.
-
-        Raises:
-            UserError: a file is not YAML, a base is missing, files extend each other in a circle, or there are more
-                than `MAX_BASES` of them.
+        ``below`` holds the paths of the files that extend this one, directly or through others. Raises UserError if a
+        file is not YAML, a base is missing, files extend each other in a circle, or are more than `MAX_BASES`.
         """
         file = PositionedYaml(text, name)
         if not isinstance(file.data, dict):

@@ -95,10 +95,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
     """Plan a sweep without running, downloading or writing anything.
 
     Trials with a record in ``store`` count as finished (None: none has one). ``nodes`` are those of the cluster (None:
-    this machine alone).
-
-    Raises:
-        UserError: the sweep has no task or no method, or a body in a local directory cannot be read.
+    this machine alone). UserError if the sweep has no task or no method, or a local body cannot be read.
     """
     nodes = [this_node()] if nodes is None else nodes
     has_gpu = any(node.gpus > 0 for node in nodes)
@@ -176,10 +173,7 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
     Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
     that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
-    one line of text per message.
-
-    Raises:
-        UserError: a body cannot be read, or a source does not suit its body or cannot be fetched.
+    one line of text per message. UserError if a body cannot be read, or a source cannot be fetched or does not suit it.
     """
     check_bodies(searches)
     searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded

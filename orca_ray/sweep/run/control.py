@@ -17,10 +17,7 @@ _RATE_SECONDS = 600.0
 
 
 class Control:
-    """Applies requests to a sweep and publishes its live state, in the driver's thread.
-
-    Without a lease (the exclusive right to run the sweep), there are no requests, and no state is published.
-    """
+    """Applies requests to a sweep and publishes its live state, in the driver's thread."""
 
     def __init__(
         self,
@@ -34,7 +31,7 @@ class Control:
         """Store what requests act on.
 
         Args:
-            lease: lease of the sweep, through which requests arrive and the state is published; None: without both.
+            lease: exclusive right to run the sweep, through which requests arrive and the state is published, or None.
             emit: called with every event.
             state: returns the live state, without what this class knows itself.
             retry: runs failed trials again ("": all) and returns how many there are.

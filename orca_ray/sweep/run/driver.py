@@ -161,10 +161,8 @@ def wait_for_room(
     """Wait until every trial of a sweep fits on a node of the cluster; return whether trials get GPUs.
 
     ``nodes`` are the present nodes. During the wait, an autoscaler is asked for room for one trial of each (task,
-    method), with its GPUs. Unless ``needs_gpus``, trials run without GPUs if no node has one.
-
-    Raises:
-        UserError: some trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
+    method), with its GPUs. Unless ``needs_gpus``, trials run without GPUs if no node has one. Raises UserError if some
+    trial fits on no node, after ``seconds`` seconds if the executor's cluster grows.
     """
     fingerprints, waited, announced = dict.fromkeys(spec.tasks, ""), 0.0, False
     while True:

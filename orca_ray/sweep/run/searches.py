@@ -15,10 +15,7 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """The searches of a sweep; iterates over the open searches, i.e. where the fingerprint of the data is known.
-
-    Not thread-safe.
-    """
+    """The searches of a sweep; iterates over the open searches, i.e. where the fingerprint of the data is known."""
 
     def __init__(self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = ()) -> None:
         """Rebuild the searches from what ``store`` holds.

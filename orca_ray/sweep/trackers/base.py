@@ -112,11 +112,7 @@ def all_trackers() -> Mapping[str, TrackerKind]:
 
 
 def open_tracker(option: str) -> Tracker:
-    """Return the tracker that ``NAME[:TARGET]`` names.
-
-    Raises:
-        UserError: no tracker has this name, its package is not installed, or the target cannot be used.
-    """
+    """Return the tracker that ``NAME[:TARGET]`` names; UserError if it, its package or its target is wrong."""
     name, colon, target = option.partition(":")
     kind = lookup("tracker", name, all_trackers())
     if colon and not target:

@@ -18,11 +18,7 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer.
-
-        Its first event makes TensorBoard drop the epochs of an interrupted attempt, because this attempt logs them
-        again.
-        """
+        """Open a writer; its first event makes TensorBoard drop the epochs of an interrupted attempt, logged again."""
         from tensorboardX import SummaryWriter
 
         if run.key in self._open:

@@ -57,10 +57,7 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return the prepared data of a trial, which are staged first unless this process has done so.
-
-    Raises StagingError as `stage` does.
-    """
+    """Return the prepared data of a trial, which `stage` stages first unless this process has done so."""
     known = (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:

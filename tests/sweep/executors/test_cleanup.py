@@ -10,14 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orca_ray.sweep.executors.cleanup import (
-    descendants,
-    kill_with_descendants,
-    note_processes,
-    reap_orphans,
-    remove_abandoned,
-    scratch_directory,
-)
+from orca_ray.sweep.executors import cleanup
+from orca_ray.sweep.executors.cleanup import note_processes, reap_orphans
 
 DRIVER = """
 import subprocess, sys, time
@@ -68,18 +62,18 @@ def test_what_was_there_before_is_neither_noted_nor_killed() -> None:
     """E.g. the process of a tracker, or one of a program that calls `run_sweep`."""
     code = "import subprocess; print(subprocess.Popen(['sleep', '60']).pid, flush=True); input()"
     with subprocess.Popen(["sleep", "60"]) as earlier:
-        before = descendants()
+        before = cleanup.descendants()
         service = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
             assert service.stdout is not None
             worker = psutil.Process(int(service.stdout.readline()))
-            started = descendants() - before
+            started = cleanup.descendants() - before
             noted = json.loads(note_processes(started).read_text())["started"]
             assert {pid for pid, _ in noted} == {service.pid, worker.pid}
-            kill_with_descendants([each for each in started if each.pid == service.pid])
+            cleanup.kill_with_descendants([each for each in started if each.pid == service.pid])
             assert service.wait(10) == -9
             assert psutil.wait_procs([worker], timeout=10)[1] == []
-            kill_with_descendants(started)
+            cleanup.kill_with_descendants(started)
             assert earlier.poll() is None
         finally:
             earlier.kill()
@@ -118,8 +112,8 @@ def test_only_directories_of_dead_processes_are_deleted(tmp_path: Path, monkeypa
     others = [f"orca-ray-{platform.node()}-a-1-2.00-x", "orca-ray-other"]  # a machine whose name begins as ours does
     for name in others:
         (tmp_path / name).mkdir()
-    with scratch_directory() as own:
-        remove_abandoned()
+    with cleanup.scratch_directory() as own:
+        cleanup.remove_abandoned()
         assert not left.exists()
         assert own.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

@@ -44,10 +44,8 @@ def cost_of(searches: list[SearchPlan], gpu: Rate = RATE) -> TaskCost:
     return cost
 
 
-def samples(task: str) -> tuple[int, int, int]:
-    found = get_task(task).num_samples
-    assert found is not None
-    return found
+ECG = get_task("nasbench360/ecg").num_samples or (0, 0, 0)
+"""Numbers of training, validation and test samples."""
 
 
 def test_a_transformers_operations_are_two_a_multiplication() -> None:
@@ -60,7 +58,7 @@ def test_a_transformers_operations_are_two_a_multiplication() -> None:
 
 def test_hours_are_operations_by_the_rate() -> None:
     (cost,) = task_costs(planned("nasbench360/ecg"), RATE, Rate("a CPU", 1e10))
-    train, validation, test = samples("nasbench360/ecg")
+    train, validation, test = ECG
     forward = forward_flops("roberta-base", 50)
     assert forward is not None
     seconds = (3 * 15 * (3 * train + validation) + 3 * test) * forward / 1e12  # three seeds of 15 epochs
@@ -79,7 +77,7 @@ def test_hours_are_operations_by_the_rate() -> None:
 def test_a_method_without_a_body_has_operations_of_its_own() -> None:
     """Two blocks of two convolutions in each of three stages, on 1000, 500 and 250 points, two a multiplication."""
     searches = planned("nasbench360/ecg", "cnn")
-    train, validation, test = samples("nasbench360/ecg")
+    train, validation, test = ECG
     forward = 2 * 4 * 3 * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
     seconds = (3 * 200 * (3 * train + validation) + 3 * test) * forward / 1e12
     assert cost_of(searches).gpu_hours == pytest.approx(seconds / 3600)
@@ -112,25 +110,21 @@ def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
     assert 0 < (cost.gpu_hours or 0) < 1e-3
 
 
-@pytest.mark.parametrize(
-    ("task", "expected"), [("nasbench360/ecg", 50), ("nasbench360/deepsea", 500), ("pdebench/cfd_1d", 128)]
-)
-def test_series_are_cut_into_patches_that_divide_them(task: str, expected: int) -> None:
-    assert tokens(get_task(task), planned(task)[0]) == expected
+def test_series_are_cut_into_patches_that_divide_them() -> None:
+    expected = {"nasbench360/ecg": 50, "nasbench360/deepsea": 500, "pdebench/cfd_1d": 128}
+    assert {task: tokens(get_task(task), planned(task)[0]) for task in expected} == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [
-        ("drug/gdsc", "orca-sweep data prepare drug/gdsc --raw DIR"),  # nobody but the user can bring them
-        ("pdebench_generated/darcy", "orca-sweep data generate pdebench/darcy --samples 1000"),
-        ("pocket/mnist", "orca-sweep data fetch pocket/mnist"),  # a package
-        ("nasbench360/ecg", "orca-sweep data fetch nasbench360/ecg"),
-    ],
-)
-def test_what_is_missing_comes_by_a_command(name: str, command: str) -> None:
-    cost = cost_of(planned(name))
-    assert (cost.state, cost.command) == ("missing", command)
+def test_what_is_missing_comes_by_a_command() -> None:
+    expected = {
+        "drug/gdsc": "orca-sweep data prepare drug/gdsc --raw DIR",  # nobody but the user can bring them
+        "pdebench_generated/darcy": "orca-sweep data generate pdebench/darcy --samples 1000",
+        "pocket/mnist": "orca-sweep data fetch pocket/mnist",  # a package
+        "nasbench360/ecg": "orca-sweep data fetch nasbench360/ecg",
+    }
+    costs = {name: cost_of(planned(name)) for name in expected}
+    assert {name: cost.command for name, cost in costs.items()} == expected
+    assert {cost.state for cost in costs.values()} == {"missing"}
 
 
 def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> None:

@@ -96,11 +96,7 @@ def test_mistakes_name_the_file_that_makes_them(folder: Path) -> None:
     assert refused(mine).startswith(f"{folder}/base.yaml:8: the first trial of pocket/digits")
     mine = write(folder, "extends: base.yaml\nname: mine\nbudgets:\n  full: {search_trial: 2}\n")
     assert refused(mine).startswith(f"{folder}/mine.yaml:4: budgets.full.search_trial: unknown key")
-
-
-def test_a_name_is_not_inherited(folder: Path) -> None:
-    message = refused(write(folder, "extends: base.yaml\n"))
-    assert message.startswith(f"{folder}/mine.yaml:1: name: Field required")
+    assert refused(write(folder, "extends: base.yaml\n")).startswith(f"{folder}/mine.yaml:1: name: Field required")
 
 
 @pytest.mark.parametrize(

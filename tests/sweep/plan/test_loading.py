@@ -1,3 +1,6 @@
+import time
+from typing import Any
+
 import pytest
 
 from orca_ray.errors import UserError
@@ -19,10 +22,16 @@ budgets:
 ORCA_ON_DIGITS = "pocket/digits:\n  per_method:\n   orca:\n    settings: {align.distance: otd}"
 
 
-def refused(text: str, **options: object) -> str:
+def refused(text: str, **options: Any) -> str:
+    """Return the message about a sweep file, which must come soon, be short, and have no control characters."""
+    started = time.monotonic()
     with pytest.raises(UserError) as caught:
-        parse_spec(text, "mine.yaml", **options)  # type: ignore[arg-type]
-    return str(caught.value)
+        parse_spec(text, "mine.yaml", **options)
+    assert time.monotonic() - started < 20  # a busy machine; each takes less than a second
+    message = str(caught.value)
+    assert len(message) < 2000
+    assert all(line.isprintable() for line in message.split("\n"))
+    return message
 
 
 def test_the_minimal_file_is_understood() -> None:

@@ -46,31 +46,35 @@ def measured(trial: TrialSpec, peak_mib: float, status: Status | None = None) ->
     return TrialReport(outcome=outcome, worker=Worker(device="card", device_memory_mib=16384.0), status=status)
 
 
+def gpus_of(placement: ClusterPlacement, trial: TrialSpec) -> float:
+    """Return the GPUs of the first attempt at a trial."""
+    return placement.resources(trial, FailuresOfTrial()).gpus
+
+
 def test_required_gpus_are_requested_before_a_node_has_any(trial: TrialSpec) -> None:
     for required, gpus in ((False, 0.0), (True, 0.5)):
         placement = Cluster(CPU_NODE).placement(GpuRequest(0.5, required=required))
-        assert placement.resources(trial, FailuresOfTrial()).gpus == gpus
+        assert gpus_of(placement, trial) == gpus
 
 
 def test_slots_of_a_node() -> None:
-    assert GPU_NODE.slots(Resources(1, 0.25)) == 8
-    assert GPU_NODE.slots(Resources(2, 1)) == 2
-    assert GPU_NODE.slots(Resources(1, 0.1)) == 8
+    wanted = [(1, 0.25), (2, 1), (1, 0.1), (1, 0, 20.0)]
+    assert [GPU_NODE.slots(Resources(*each)) for each in wanted] == [8, 2, 8, 3]
     assert NodeResources("n", 100, 2, 64.0).slots(Resources(1, 0.3)) == 6, "a share lies on one card"
-    assert GPU_NODE.slots(Resources(1, 0, 20.0)) == 3
     assert CPU_NODE.slots(Resources(1, 0.5)) == 0
+    assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]
 
 
 def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
     cluster = Cluster(CPU_NODE)
     placement = cluster.placement(GpuRequest(0.5))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.0
+    assert gpus_of(placement, trial) == 0.0
     cluster.nodes.append(GPU_NODE)
     cluster.now += 6
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5
+    assert gpus_of(placement, trial) == 0.5
     cluster.nodes.remove(GPU_NODE)
     cluster.now += 6
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.5, "it waits for the next one, not for days on a CPU"
+    assert gpus_of(placement, trial) == 0.5, "it waits for the next one, not for days on a CPU"
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:
@@ -115,19 +119,17 @@ def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
     placement = Cluster(GPU_NODE).placement(GpuRequest(1.0, measured=True))
     on_gpu = replace(trial, resources=Resources(1, 1.0))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 1.0, "nothing is known"
+    assert gpus_of(placement, trial) == 1.0, "nothing is known"
     placement.learn(on_gpu, measured(trial, 1000.0))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.125
+    assert gpus_of(placement, trial) == 0.125
     placement.learn(on_gpu, measured(trial, 2500.0))
-    assert placement.resources(trial, FailuresOfTrial()).gpus == 0.25, (
-        "1.2 times 2500 MiB and a context are more than 2 GiB"
-    )
+    assert gpus_of(placement, trial) == 0.25, "1.2 times 2500 MiB and a context are more than 2 GiB"
     other = replace(trial, hyperparameters={**trial.hyperparameters, "refine.batch_size": 4096})
-    assert placement.resources(other, FailuresOfTrial()).gpus == 1.0, "another batch size is another workload"
+    assert gpus_of(placement, other) == 1.0, "another batch size is another workload"
     fixed = Cluster(GPU_NODE).placement(GpuRequest(0.5))
     fixed.learn(on_gpu, measured(trial, 1000.0))
-    assert fixed.resources(trial, FailuresOfTrial()).gpus == 0.5
-    assert placement.resources(replace(trial, deterministic=True), FailuresOfTrial()).gpus == 1.0
+    assert gpus_of(fixed, trial) == 0.5
+    assert gpus_of(placement, replace(trial, deterministic=True)) == 1.0
 
 
 def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
@@ -135,7 +137,7 @@ def test_a_share_that_was_too_small_is_raised(trial: TrialSpec) -> None:
     for share, next_share in ((0.25, 0.5), (1.0, 1.0)):
         on_gpu = replace(trial, resources=Resources(1, share))
         placement.learn(on_gpu, measured(trial, 4096.0, Status.FAILED_OOM))
-        assert placement.resources(trial, FailuresOfTrial()).gpus == next_share
+        assert gpus_of(placement, trial) == next_share
 
 
 def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
@@ -149,13 +151,12 @@ def test_known_peaks_come_from_the_store(store: ResultsStore) -> None:
     controller.close()
     restarted.learn_record(store.load("fake/full")[ran.key])
     restarted.learn(ran, TrialReport(worker=Worker(device_memory_mib=16384.0)))
-    assert restarted.resources(ran, FailuresOfTrial()).gpus == 0.25
+    assert gpus_of(restarted, ran) == 0.25
 
 
 def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
     placement = Cluster(CPU_NODE).placement(GpuRequest(0.0))
-    once, twice = FailuresOfTrial(), FailuresOfTrial()
-    once.counts[Cause.MEMORY], twice.counts[Cause.MEMORY] = 1, 2
+    once, twice = (FailuresOfTrial(Counter({Cause.MEMORY: number})) for number in (1, 2))
     assert placement.resources(trial, once).memory_gib == 0.0
     assert placement.resources(trial, twice).memory_gib == 8.0
     reserved = replace(trial, resources=Resources(1, 0, 12.0))
@@ -237,4 +238,3 @@ def test_several_gpus_are_whole() -> None:
     with pytest.raises(UserError, match=r"1 CPUs, 2 GPUs, 0 GiB, more than any node has \(n: 8 CPUs, 1 GPUs"):
         check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
     check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
-    assert [NodeResources("n", 8, gpus, 8.0).slots(Resources(1, 2.0)) for gpus in (1, 2, 3, 8)] == [0, 1, 1, 4]

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import nextafter
 from pathlib import Path
 
 import pytest
@@ -52,8 +53,6 @@ def test_a_deterministic_record_is_reproduced_bit_for_bit(real: ResultsStore) ->
 
 
 def test_a_score_that_differs_in_the_last_bit_does_not_agree(real: ResultsStore, tmp_path: Path) -> None:
-    from math import nextafter
-
     record = record_of(real, "nft")
     assert record.test_score is not None
     other = replace(record, test_score=nextafter(record.test_score, 1), torch_version="1.0", node="elsewhere")
@@ -70,9 +69,7 @@ def test_otherwise_scores_agree_within_the_spread_of_seeds(
 ) -> None:
     """The deviation of 0.2, 0.3 and 0.4 is 0.1, so scores may differ by 0.283."""
     record = replace(record_of(real, "nft"), deterministic=False)
-    seeds = [
-        replace(record, trial_key=f"{number}", seed=number, test_score=0.2 + number / 10) for number in range(3)
-    ]  # fmt: skip
+    seeds = [replace(record, trial_key=f"{n}", seed=n, test_score=0.2 + n / 10) for n in range(3)]
     store, alone = changed(tmp_path, *seeds), changed(tmp_path / "alone", seeds[1])
     monkeypatch.setattr(module, "make_trial", lambda record: None)
     for shift, agrees in ((0.27, True), (0.30, False), (-0.30, False)):

@@ -233,10 +233,9 @@ def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tm
 
 def test_classification() -> None:
     allocator = RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
-    memory = [torch.OutOfMemoryError("cuda"), MemoryError(), allocator]
-    assert [classify(error) for error in memory] == [Status.FAILED_OOM] * 3
-    others = [NotFiniteError("loss"), UserError("x"), RuntimeError("x")]
-    assert [classify(error) for error in others] == [Status.FAILED_NAN, Status.FAILED_USER, Status.FAILED_CODE]
+    errors = [torch.OutOfMemoryError("cuda"), MemoryError(), allocator, NotFiniteError("loss"), UserError("x")]
+    expected = [*[Status.FAILED_OOM] * 3, Status.FAILED_NAN, Status.FAILED_USER, Status.FAILED_CODE]
+    assert [classify(error) for error in (*errors, RuntimeError("x"))] == expected
 
 
 def test_a_trial_whose_state_cannot_be_kept_completes_all_the_same(
