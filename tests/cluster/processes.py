@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,15 +102,6 @@ def interrupt(script: subprocess.Popen[bytes], number: signal.Signals, seconds: 
     code = script.wait(seconds)
     assert gone(members), [process for process in members if process.is_running()]
     return code
-
-
-def arguments(pid: int) -> set[str]:
-    """Return all arguments of the processes that the process started."""
-    found: set[str] = set()
-    for process in descendants(pid):
-        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-            found.update(process.cmdline())
-    return found
 
 
 def free_ports(count: int) -> list[int]:

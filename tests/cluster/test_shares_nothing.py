@@ -101,14 +101,12 @@ def apart(tmp_path_factory: pytest.TempPathFactory, whole: Path) -> Iterator[Clu
         head = str(urlsplit(started.dashboard).hostname)
         yield started
     assert f"{head.rpartition('.')[0]}.1/" not in subprocess.check_output(["ip", "address"], text=True)
-    assert not [process for process in psutil.process_iter() if head in " ".join(cmdline(process))]
+    assert not [process for process, arguments in processes() if head in " ".join(arguments)]
 
 
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+def processes() -> list[tuple[psutil.Process, list[str]]]:
+    """Return all processes of this machine, with their arguments."""
+    return [(process, process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
 
 
 @pytest.fixture
@@ -158,7 +156,7 @@ def test_a_node_without_data_one_with_damaged_data_and_one_that_dies(
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(1)
             third = f"--node_ip_address={network}.12"
-            [raylet] = [p for p in psutil.process_iter() if p.name() == "raylet" and third in cmdline(p)]
+            [raylet] = [each for each, arguments in processes() if third in arguments and each.name() == "raylet"]
             raylet.kill()
             code = driver.wait(WAIT_SECONDS)
         finally:

@@ -2,25 +2,15 @@
 
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orca_ray.results.store import ResultsStore
 
-from .processes import (
-    ROOT,
-    TOKEN,
-    arguments,
-    checkout,
-    descendants,
-    environment,
-    free_ports,
-    interrupt,
-    programs,
-    running,
-    wait_until,
-)  # fmt: skip
+from .processes import ROOT, TOKEN, checkout, environment, free_ports, interrupt, programs, running, wait_until
 
 SCRIPT = str(ROOT / "cluster" / "ssh.sh")
 SSH = """\
@@ -51,7 +41,9 @@ def test_a_sweep_runs_on_this_machine_and_a_host_and_ctrl_c_interrupts_it(tmp_pa
     seen: set[str] = set()
 
     def finished() -> bool:
-        seen.update(arguments(script.pid))
+        for process in psutil.Process(script.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                seen.update(process.cmdline())
         return (results / "records").exists() and len(ResultsStore(results).load("hosts/full")) > 0
 
     with running(command, settings(folder), log) as script:
@@ -74,7 +66,7 @@ def test_a_host_that_cannot_be_reached_ends_the_script(tmp_path: Path) -> None:
     programs(tmp_path / "bin", {"ssh": "echo 'no route to host' >&2; exit 255\n"})
     log = tmp_path / "log"
     with running(["bash", SCRIPT, "--head-cpus", "0", "nowhere"], env, log) as script:
-        wait_until(lambda: bool(descendants(script.pid)), script, 30, log)
+        wait_until(lambda: bool(psutil.Process(script.pid).children()), script, 30, log)
         assert script.wait(300) == 1
     assert "nowhere did not join" in log.read_text()
 

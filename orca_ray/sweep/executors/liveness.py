@@ -48,12 +48,6 @@ def read_heartbeat(name: str) -> tuple[str, int]:
     return "", -1
 
 
-def delete_heartbeat(name: str) -> None:
-    """Delete what is stored under ``name``."""
-    with contextlib.suppress(Exception):
-        ray_private.key_value_store("del", name)
-
-
 @dataclass(frozen=True)
 class TimeLimits:
     """How long a trial may take, in seconds."""

@@ -20,7 +20,7 @@ from ray.tune.search import Searcher
 
 from orca_ray.sweep.executors import ray_private, trainable
 from orca_ray.sweep.executors.cleanup import scratch_directory
-from orca_ray.sweep.executors.liveness import Deadlines, delete_heartbeat, read_heartbeat
+from orca_ray.sweep.executors.liveness import Deadlines, read_heartbeat
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
@@ -121,7 +121,8 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
     def _forget(self, trial_id: str) -> None:
         del self.keys[trial_id]
         self.deadlines.ended(trial_id)
-        delete_heartbeat(trial_id)
+        with contextlib.suppress(Exception):  # of several types, when the cluster is lost
+            ray_private.key_value_store("del", trial_id)
 
     @contextmanager
     def _own_errors(self) -> Iterator[None]:

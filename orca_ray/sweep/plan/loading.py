@@ -247,7 +247,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                         f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
                         f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
                     )
-                for value in dimension.corners():
+                for value in dimension.choice or dimension.bounds():
                     try:
                         from_flat({**first, name: value})
                     except ValueError as error:

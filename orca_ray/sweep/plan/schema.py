@@ -79,10 +79,6 @@ class Dimension(_Model):
         assert bounds is not None, "a choice has no bounds"
         return bounds
 
-    def corners(self) -> Sequence[Scalar]:
-        """Return all choices, or the lowest and highest value of a range."""
-        return self.choice or self.bounds()
-
     def contains(self, value: Scalar) -> bool:
         """Return whether ``value`` is one of the choices, or a number in the range (ends included)."""
         if self.choice is not None:

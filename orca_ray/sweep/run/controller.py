@@ -8,7 +8,7 @@ none of these calls the controller. docs/way-of-a-trial.md has a drawing.
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -239,6 +239,7 @@ class SweepController:
     def summary(self, *, interrupted: bool = False) -> events.Summary:
         """Return the summary of the sweep so far."""
         records = self.searches.records
+        notes = Counter(note for record in records for note in dict.fromkeys((record.notes or "").split("; ")) if note)
         return events.Summary(
             sweep=self.sweep,
             planned=sum(plan.num_trials for plan in self.searches.plans),
@@ -252,7 +253,7 @@ class SweepController:
             deterministic=self.searches.spec.deterministic,
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
-            notes=count_notes(records),
+            notes=dict(notes.most_common()),
             quarantined=self.quarantined,
         )
 
@@ -324,9 +325,3 @@ class SweepController:
             else:
                 self._emit(events.TaskStaged(self.searches.rows(staged.task)))
         return bool(found)
-
-
-def count_notes(records: Iterable[Record]) -> dict[str, int]:
-    """Return each distinct sentence in the records' ``notes`` with its number of records, most frequent first."""
-    sentences = Counter(sentence for record in records for sentence in dict.fromkeys((record.notes or "").split("; ")))
-    return {sentence: count for sentence, count in sentences.most_common() if sentence}

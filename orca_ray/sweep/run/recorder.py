@@ -97,9 +97,10 @@ class Recorder:
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
         """Store a trial that has ended: record, curve, artefacts and the rest of its log."""
         self._ended.append(record.trial_key)
+        points = [{name: value for name, value in asdict(each).items() if name != "epochs"} for each in item.curve]
         self._writer.add(
             records=[record],
-            curves=[self._curve_point(record.trial_key, point) for point in item.curve],
+            curves=[CurvePoint(sweep=self._sweep, trial_key=record.trial_key, **point) for point in points],
             artefacts=[ArtefactRow(self._sweep, record.trial_key, **asdict(each)) for each in report.artefacts],
             logs=self._log_rows([item], ended=True),
             then=self._remove_checkpoints,
@@ -146,8 +147,3 @@ class Recorder:
         texts = [(item, item.log.take(ended=ended)) for item in items]
         now = datetime.now(UTC)
         return [LogRow(self._sweep, item.trial.key, item.attempts, now, text) for item, text in texts if text]
-
-    def _curve_point(self, key: str, point: EpochProgress) -> CurvePoint:
-        values = asdict(point)
-        del values["epochs"]
-        return CurvePoint(sweep=self._sweep, trial_key=key, **values)

@@ -95,7 +95,8 @@ class FailureLedger:
     """Decides by `RULES` which trials run again, and which nodes get no more trials."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+        self.now = clock
+        """Returns the time that `FailuresOfTrial.not_before` refers to, in seconds."""
         self._histories: dict[str, FailuresOfTrial] = {}
         self._suspicions: dict[str, dict[str, str]] = {}
         self._works: set[str] = set()
@@ -105,10 +106,6 @@ class FailureLedger:
     def of(self, key: str) -> FailuresOfTrial:
         """Return the failures of the trial ``key`` so far."""
         return self._histories.get(key) or FailuresOfTrial()
-
-    def now(self) -> float:
-        """Return the time of the clock that `FailuresOfTrial.not_before` refers to, in seconds."""
-        return self._clock()
 
     def retries(self, key: str, failure: Failure) -> bool:
         """Add a failure of the trial ``key``, and return whether the trial runs again.
@@ -121,7 +118,7 @@ class FailureLedger:
         history.counts[failure.cause] += not known_bad
         count = history.counts[failure.cause]
         if rule.pauses:
-            history.not_before = self._clock() + min(2.0 ** (max(count, 1) - 1), MAX_PAUSE_SECONDS)
+            history.not_before = self.now() + min(2.0 ** (max(count, 1) - 1), MAX_PAUSE_SECONDS)
         if rule.shrinks:
             history.halvings += 1
         if rule.elsewhere and failure.node:

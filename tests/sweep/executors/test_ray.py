@@ -91,7 +91,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     def kill_a_worker(event: Event) -> None:
         events.append(event)
         if type(event).__name__ == "TrialProgress" and not killed:
-            busy = [p for p in psutil.Process().children(recursive=True) if "orca_" in title(p) and alive(p)]
+            busy = [p for p in psutil.Process().children(recursive=True) if alive(p) and "orca_" in p.name()]
             if busy:
                 killed.append(busy[0].pid)
                 busy[0].kill()
@@ -149,13 +149,6 @@ def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
     assert all(frame.loc[frame["status"] == "completed", "epochs"] == 6)
     assert len(ResultsStore(path).curves()) == 20 * 6
     assert not list((path / "checkpoints").glob("*.*"))
-
-
-def title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def test_resources_of_a_trial_become_a_placement_group() -> None:
