@@ -128,12 +128,7 @@ def test_options_of_the_command_line() -> None:
     [
         ("refine.learning_rate:", "refine.learning_rat:", 8, "Did you mean 'refine.learning_rate'"),
         ("refine.learning_rate:", "rate:", 8, "A factor of another name is a mapping"),
-        (
-            "{align.distance: l2}",
-            "{align.distance: l3}",
-            11,
-            "grid.aligning.l2: pocket/digits with orca: unknown align.",
-        ),
+        ("distance: l2}", "distance: l3}", 11, "grid.aligning.l2: pocket/digits with orca: unknown align."),
         ("{align.epochs: 0}", "{align.epochs: few}", 10, "align.epochs must be a whole number, got 'few'"),
         ("[1e-3, 1e-2]", "[1e-3, 0.0]", 8, "refine.learning_rate must be greater than 0"),
         ("refine.learning_rate: [1e-3, 1e-2]", STEPS, 9, "align.learning_rate must be greater than 0 for align.steps"),
@@ -141,12 +136,7 @@ def test_options_of_the_command_line() -> None:
         ("[1e-3, 1e-2]", "1e-3", 8, "grid.refine.learning_rate: give a list, such as [a, b]; got 0.001"),
         ("  aligning:", "  method:", 9, "list the methods in 'methods'"),
         ("[1e-3, 1e-2]", "{low: {refine.learning_rate: 1e-3}}", 8, "give a list of values"),
-        (
-            "  refine.learning_rate:",
-            "  align.distance: [l2]\n  refine.learning_rate:",
-            10,
-            "also set by 'align.distance'",
-        ),
+        ("grid:\n", "grid:\n  align.distance: [l2]\n", 10, "also set by 'align.distance'"),
         ("settings: {refine", "space: {refine.dropout: {uniform: [0, 1]}}\nsettings: {refine", 6, "space: all cells"),
         ("full: {", "full: {search_trials: 2, ", 15, "search_trials: all cells of a grid run, without a search"),
         (GRID, "  - {}\n", 8, "at least 1 item"),

@@ -16,16 +16,15 @@ from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
-from orca_ray.sweep.executors.base import InlineExecutor
 from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.run import control
+from orca_ray.sweep.run import control, driver
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message, TimeLeft
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
-from tests.sweep.fakes import end, fake_reports, fake_searches, new_controller, play, take, waiting_requests
+from tests.sweep.fakes import end, fake_reports, fake_searches, fake_spec, new_controller, play, take, waiting_requests
 
 SWEEP = "fake/full"
 
@@ -278,27 +277,18 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
 
 
 def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orca_ray.sweep.run import driver
-    from tests.sweep.fakes import fake_spec
+    def fail(controller: SweepController, *_: object) -> None:
+        monkeypatch.setattr(Writer, "flush_due", lambda self: None)
+        trial = started(controller)
+        controller.finish(trial.key, list(fake_reports(trial))[-1])
+        raise UserError("the cluster is gone")
 
-    class Broken(InlineExecutor):
-        def run(self, controller: SweepController, *_: object) -> bool:
-            controller.stager = None
-            monkeypatch.setattr(Writer, "flush_due", lambda self: None)
-            trial = started(controller)
-            controller.finish(trial.key, list(fake_reports(trial))[-1])
-            raise UserError("the cluster is gone")
-
-        def first_staged(self, _: Stager) -> list[Staged]:
-            return []
-
-    for name, value in {
-        "make_executor": lambda name: Broken(), "resolve": lambda given, _: given, "trial_seconds": lambda _: {},
-        "fingerprints": lambda spec: dict.fromkeys(spec.tasks, "0" * 16),
-    }.items():  # fmt: skip
+    patches = {"start": fail, "resolve": lambda given, _: given, "trial_seconds": lambda _: {}}
+    patches["fingerprints"] = lambda spec: dict.fromkeys(spec.tasks, "0" * 16)
+    for name, value in patches.items():
         monkeypatch.setattr(driver, name, value)
     with pytest.raises(UserError, match="the cluster is gone"):
-        driver.run_sweep(fake_spec(), store)
+        driver.run_sweep(fake_spec(), store, executor="inline")
     assert len(store.load(SWEEP)) == 1
     state = live.read(store.folder, SWEEP)
     assert state is not None

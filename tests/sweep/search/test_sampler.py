@@ -23,10 +23,6 @@ def answer(suggestion: Suggestion) -> TrialAnswer:
     return TrialAnswer(loss(suggestion), scores=[loss(suggestion)])
 
 
-def one(suggestion: Suggestion) -> TrialAnswer:
-    return TrialAnswer(1.0)
-
-
 def run(
     search: SuggestionSampler,
     *,
@@ -186,7 +182,7 @@ def test_all_methods_of_a_task_draw_the_same_suggestions() -> None:
     plans = {plan.method: plan for plan in plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)}
     drawn: dict[str, list[Mapping[str, Scalar]]] = {}
     for method in ("orca", "nft", "fpt"):
-        drawn[method] = [each.values for each in run(Search(plans[method]).sampler, answer=one)]
+        drawn[method] = [each.values for each in run(Search(plans[method]).sampler, answer=lambda _: TrialAnswer(1.0))]
     for orca, nft, fpt in zip(*drawn.values(), strict=True):
         assert nft == {name: value for name, value in orca.items() if not name.startswith("align.")}
         assert {n: v for n, v in fpt.items() if n != "refine.learning_rate"} == {

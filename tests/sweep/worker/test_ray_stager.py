@@ -54,19 +54,15 @@ class FakeCluster:
         self.killed.append(actor.node)
 
 
-Make = Callable[..., tuple[RayStager, FakeCluster, list[str]]]
-
-
-@pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Make:
-    def make(answer: Callable[[str, str], str], nodes: str = "abc") -> tuple[RayStager, FakeCluster, list[str]]:
-        cluster, messages = FakeCluster(answer), list[str]()
-        monkeypatch.setattr(ray_stager, "ray", cluster)
-        monkeypatch.setattr(RayStager, "_start", staticmethod(cluster.start))
-        requests = [StagingRequest(task=task, protocol="held-out", fingerprint="") for task in TASKS]
-        return RayStager(requests, WorkerSettings("results"), nodes, messages.append), cluster, messages
-
-    return make
+def new_stager(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[str, str], str]
+) -> tuple[RayStager, FakeCluster, list[str]]:
+    """Return a stager of three nodes, its cluster, and its messages; ``answer`` returns the error of (node, task)."""
+    cluster, messages = FakeCluster(answer), list[str]()
+    monkeypatch.setattr(ray_stager, "ray", cluster)
+    monkeypatch.setattr(RayStager, "_start", staticmethod(cluster.start))
+    requests = [StagingRequest(task=task, protocol="held-out", fingerprint="") for task in TASKS]
+    return RayStager(requests, WorkerSettings("results"), "abc", messages.append), cluster, messages
 
 
 def drain(stager: RayStager) -> dict[str, Staged]:
@@ -76,15 +72,15 @@ def drain(stager: RayStager) -> dict[str, Staged]:
     return {each.task: each for each in found}
 
 
-def test_each_task_has_one_first_node_and_then_all_others(make: Make) -> None:
-    stager, cluster, _ = make(lambda node, task: "")
+def test_each_task_has_one_first_node_and_then_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
     assert {task: each.fingerprint for task, each in drain(stager).items()} == dict.fromkeys(TASKS, "f" * 16)
     assert cluster.staged[:3] == [("a", "b/one"), ("b", "b/two"), ("c", "b/three")]
     assert sorted(cluster.staged) == sorted((node, task) for node in "abc" for task in TASKS)
     assert cluster.killed == ["a", "b", "c"], "the actors are ended when all is staged"
 
 
-def test_the_drivers_node_tries_what_another_cannot(make: Make) -> None:
+def test_the_drivers_node_tries_what_another_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
     prepared: set[str] = set()
 
     def answer(node: str, task: str) -> str:
@@ -92,27 +88,27 @@ def test_the_drivers_node_tries_what_another_cannot(make: Make) -> None:
             prepared.add(task)
         return "" if task in prepared else "no network"
 
-    stager, cluster, messages = make(answer)
+    stager, cluster, messages = new_stager(monkeypatch, answer)
     assert {each.error for each in drain(stager).values()} == {""}
     assert messages == ["no network; another node tries"] * 2
     assert sorted(cluster.staged) == sorted([(n, t) for n in "abc" for t in TASKS] + [("b", "b/two"), ("c", "b/three")])
 
 
-def test_one_dead_address_fails_one_task(make: Make) -> None:
-    stager, cluster, _ = make(lambda node, task: "no answer" if task == "b/two" else "")
+def test_one_dead_address_fails_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "no answer" if task == "b/two" else "")
     found = drain(stager)
     assert {task: each.error for task, each in found.items()} == {"b/one": "", "b/two": "no answer", "b/three": ""}
     assert [node for node, task in cluster.staged if task == "b/two"] == ["b", "a", "c"]
 
 
-def test_the_tasks_of_a_lost_node_go_to_others(make: Make) -> None:
-    stager, cluster, _ = make(lambda node, task: "")
+def test_the_tasks_of_a_lost_node_go_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
     cluster.lost.add("b")
     assert {each.error for each in drain(stager).values()} == {""}
     assert {node for node, _ in cluster.staged} == {"a", "c"}
 
 
-def test_without_any_node_all_tasks_fail(make: Make) -> None:
-    stager, cluster, _ = make(lambda node, task: "")
+def test_without_any_node_all_tasks_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    stager, cluster, _ = new_stager(monkeypatch, lambda node, task: "")
     cluster.lost |= set("abc")
     assert all("no node is left" in each.error for each in drain(stager).values())

@@ -32,11 +32,6 @@ def plans(module_home: Path) -> dict[str, SearchPlan]:
     return {plan.method: plan for plan in plan_searches(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
 
 
-def enter_home(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-    """From now on nothing that an earlier trial of the test aligned is taken over."""
-    monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(directory)))
-
-
 def folder(path: Path) -> Path:
     """Return a new directory for checkpoints, as a results store is one."""
     path.mkdir()
@@ -203,7 +198,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     usual = [plans["orca"].trial({}, 1, "confirm"), plans["nft"].trial({}, 2, "confirm")]
     earlier, *_ = usual = [dataclasses.replace(trial, resources=Resources(cpus=2.0)) for trial in usual]
     trials = [dataclasses.replace(trial, deterministic=True) for trial in usual]
-    enter_home(monkeypatch, tmp_path / "home")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path / "home")))
     warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
     warm._trial_info = None  # the attribute that its __init__ would set
     warm.setup({"trial": trial_to_json(earlier)})
@@ -212,7 +207,7 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     for trial in trials:
         assert warm.reset_config({"trial": trial_to_json(trial)})
         found.append(run(warm))
-    enter_home(monkeypatch, tmp_path / "another")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path / "another")))  # without these alignments
     assert found == [scores(finish(runner_of(trial, tmp_path))[1]) for trial in trials]
 
 
