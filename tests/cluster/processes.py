@@ -119,7 +119,6 @@ class Cluster:
     port: int
     dashboard: str
     environment: dict[str, str]
-    folder: Path
 
 
 @contextmanager
@@ -141,6 +140,6 @@ def local_cluster(folder: Path, *arguments: str, nodes: int, **variables: str) -
         wait_until(started, script, 400, log)
         [address] = re.findall(r"jobs at (\S+);", log.read_text())
         try:
-            yield Cluster(port, address, env, folder)
+            yield Cluster(port, address, env)
         finally:
             interrupt(script, signal.SIGTERM)

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -67,7 +65,3 @@ def facts(store: ResultsStore, sweep: str = "tiny/full") -> dict[str, dict[str, 
         key: {**record.reproducible(), "artefacts": artefacts[artefacts["trial_key"] == key].to_dict("list")}
         for key, record in store.load(sweep).items()
     }
-
-
-def alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from orca_ray.sweep.worker.models import best_of
 from tests import session
 from tests.session import new_home
 from tests.sweep.fakes import fake_searches
-from tests.sweep.real import alive, facts, tiny_spec
+from tests.sweep.real import facts, tiny_spec
 from tests.sweep.slow_sweep import slow_sweep
 
 
@@ -91,10 +92,11 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     def kill_a_worker(event: Event) -> None:
         events.append(event)
         if type(event).__name__ == "TrialProgress" and not killed:
-            busy = [p for p in psutil.Process().children(recursive=True) if alive(p) and "orca_" in p.name()]
-            if busy:
-                killed.append(busy[0].pid)
-                busy[0].kill()
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess):  # it has just ended
+                    if not killed and process.status() != psutil.STATUS_ZOMBIE and "orca_" in process.name():
+                        killed.append(process.pid)
+                        process.kill()
 
     spec = tiny_spec(session.folder())
     summary = run_sweep(

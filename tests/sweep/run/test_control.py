@@ -19,7 +19,7 @@ from orca_ray.results.writer import Writer
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run import control, driver
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.events import Event, Message, TimeLeft
+from orca_ray.sweep.run.events import Event, Listener, Message, TimeLeft
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from orca_ray.sweep.worker.checkpoints import Checkpoints
@@ -157,12 +157,16 @@ class LateStager(Stager):
         return found
 
 
+def unstaged(store: ResultsStore, listener: Listener | None = None) -> tuple[SweepController, LateStager]:
+    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
+    controller = SweepController(searches, store, executor="fake", listener=listener)
+    controller.stager = stager = LateStager([])
+    return controller, stager
+
+
 def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStore) -> None:
     failed = fail_two(store)
-    stager = LateStager([])
-    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
-    controller = SweepController(searches, store, executor="fake")
-    controller.stager = stager
+    controller, stager = unstaged(store)
     assert controller.retry() == 2
     assert controller.searches.retrying
     stager.staged = tuple(Staged(task, fake_searches()[0].fingerprint) for task in ("pocket/digits", "pocket/wdbc"))
@@ -171,10 +175,8 @@ def test_a_retry_also_holds_for_tasks_that_are_not_staged_yet(store: ResultsStor
 
 
 def test_a_task_that_cannot_be_staged_leaves_the_others(store: ResultsStore) -> None:
-    events, stager = list[Event](), LateStager([])
-    searches = [replace(plan, fingerprint="") for plan in fake_searches()]
-    controller = SweepController(searches, store, executor="fake", listener=events.append)
-    controller.stager = stager
+    events = list[Event]()
+    controller, stager = unstaged(store, events.append)
     stager.staged = (Staged("pocket/digits", error="no answer"), Staged("pocket/wdbc", fake_searches()[0].fingerprint))
     assert {trial.task for trial in play(controller)} == {"pocket/wdbc"}
     summary = controller.summary()
