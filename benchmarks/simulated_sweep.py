@@ -49,10 +49,6 @@ class SimulatedRunner:
     def __init__(self, trial: TrialSpec, *_: object, **__: object) -> None:
         self.trial = trial
 
-    def stage(self) -> TrialReport:
-        """Report that there is nothing to stage."""
-        return TrialReport()
-
     def step(self) -> TrialReport:
         """Run the only epoch."""
         time.sleep(self.seconds)

@@ -82,6 +82,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (driver, "resolve", lambda searches, say: searches),
         (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
         (staging, "stage", lambda request, shared, progress: request.fingerprint),
+        (trial_runner, "staged_data", lambda request, shared: None),
         (driver, "trial_seconds", lambda searches: {}),
         (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
     ]

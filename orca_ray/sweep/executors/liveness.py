@@ -53,7 +53,7 @@ class TimeLimits:
     """How long a trial may take, in seconds."""
 
     trial: float | None = None
-    """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.stage`); None: no limit."""
+    """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.step`); None: no limit."""
     heartbeat: float = 1800.0
     """Limit of the time without an epoch or any other progress, after which a trial counts as hung."""
 

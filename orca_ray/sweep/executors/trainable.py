@@ -38,7 +38,6 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
             self._heartbeat = HeartbeatThread(min(settings.time.heartbeat / 8, 30.0), self._node)
         self._heartbeat.follow(self.trial_id)
         self._runner = TrialRunner(trial_from_json(config["trial"]), settings)
-        self._staged = False
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
@@ -47,14 +46,9 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Stage the trial's data, or from the second call on run one epoch; return the report.
-
-        The report is JSON text, so that Tune does not flatten it. The time limit of a trial counts from the first
-        report on.
-        """
+        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it."""
         note_progress()
-        report = self._runner.step() if self._staged else self._runner.stage()
-        self._staged = True
+        report = self._runner.step()
         if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
             raise RuntimeError(report.error)  # Tune ends this process: its CUDA context is lost for later trials, too
         if report.status is Status.LOST:

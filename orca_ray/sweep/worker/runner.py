@@ -51,13 +51,14 @@ class TrialRunner:
     """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
     def __init__(self, trial: TrialSpec, settings: WorkerSettings, *, reuse_aligned: bool = True) -> None:
-        """Store the arguments; data and model are loaded by the first :meth:`step`.
+        """Store the arguments; data and model are loaded by :meth:`step`.
 
         Without ``reuse_aligned``, the trial neither takes an alignment from other trials nor stores one for them.
         """
         self.trial, self._settings, self._reuse_aligned = trial, settings, reuse_aligned
         self._checkpoints = Checkpoints(settings.store)
         self._saved_at = time.monotonic()
+        self._staged = False
         self._curve: list[EpochProgress] = []
         self._trainer: TrialTrainer | None = None
         self._ranks: RankProcesses | None = None  # of a trial on several GPUs
@@ -65,21 +66,14 @@ class TrialRunner:
         self._log = TrialLog()
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
-    def stage(self) -> TrialReport:
-        """Make the trial's data present on this node, and report that; an exception ends the trial as failed.
-
-        May be left out, since :meth:`step` does it too. A node that has just joined may need many minutes for it.
-        """
-        return self._reported(self._stage)
-
     def step(self) -> TrialReport:
-        """Run one epoch of the current stage (align or refine) and report it; an exception ends the trial as failed."""
-        return self._reported(self._step)
+        """Stage the trial's data on this node or, from the second call on, run one epoch (align or refine); report it.
 
-    def _reported(self, work: Callable[[], TrialReport]) -> TrialReport:
+        An exception ends the trial as failed. A node that has just joined may need many minutes for its data.
+        """
         with self._log.collecting():
             try:
-                report = work()
+                report = self._step()
             except Exception as error:
                 report = self._failure(error if self._ranks is None else self._ranks.cause(error))
         return replace(report, log=self._log.take())
@@ -108,12 +102,12 @@ class TrialRunner:
             self._ranks.close()
             self._ranks = None
 
-    def _stage(self) -> TrialReport:
-        staged_data(StagingRequest.of_trial(self.trial), self._settings.staging)
-        return self._report([])
-
     def _step(self) -> TrialReport:
         points: list[EpochProgress] = []
+        if not self._staged:
+            staged_data(StagingRequest.of_trial(self.trial), self._settings.staging)
+            self._staged = True
+            return self._report(points)
         if self._trainer is None:
             if self._last is None and (finished := self._checkpoints.outcome(self.trial.key)):
                 logger.info("trial %s had ended before its record was written", self.trial.key)

@@ -70,6 +70,7 @@ def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPl
     plan = plans["orca"]
     for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
         runner = runner_of(trial, folder(tmp_path / trial.phase))
+        assert runner.step().progress == (), "data are staged first"
         reports = [runner.step() for _ in range(5)]
         assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
             ("align", 1), ("align", 2), ("refine", 1), ("refine", 2), ("refine", 3)
@@ -134,7 +135,7 @@ def test_an_interrupted_trial_resumes_exactly(
 ) -> None:
     trial, *expected = whole
     first = runner_of(trial, tmp_path)
-    for _ in range(after):
+    for _ in range(1 + after):
         first.step()
     first.interrupt()
     points, report = finish(runner_of(trial, tmp_path))
@@ -178,10 +179,8 @@ def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
 def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     trial = plans["nft"].trial({}, 1, "confirm")
     points, report = finish(runner_of(trial, tmp_path))
-    again = runner_of(trial, tmp_path).step()
-    assert again.done
-    assert facts(again.progress) == facts(points)
-    assert again.outcome == report.outcome
+    again, last = finish(runner_of(trial, tmp_path))
+    assert (facts(again), last.outcome) == (facts(points), report.outcome)
 
 
 @pytest.mark.slow
@@ -218,7 +217,7 @@ def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tm
     assert report.status is Status.LOST  # the node's failure, not the trial's
     assert "data verify pocket/wdbc" in str(report.error)
     assert report.outcome is None
-    report = runner_of(dataclasses.replace(good, body="/no/such/body"), tmp_path).step()
+    _, report = finish(runner_of(dataclasses.replace(good, body="/no/such/body"), tmp_path))
     assert report.status is Status.FAILED_USER
     diverging = plans["nft"].trial({"refine.learning_rate": 1e30, "refine.clip": 0.0}, 1, "search")
     _, report = finish(runner_of(diverging, tmp_path))
