@@ -11,7 +11,7 @@ from orca_ray.sweep.plan.searches import NodeResources, TrialSpec
 from orca_ray.sweep.run import controller as conductor_module
 from orca_ray.sweep.run import messages
 from orca_ray.sweep.run.controller import SweepController
-from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.run.placement import GpuRequest, Placement
 from tests.sweep.fakes import fake_reports
 
 GPUS_PER_NODE = 8
@@ -38,7 +38,7 @@ class VirtualCluster:
     def run(self, controller: SweepController) -> None:
         """Run trials until the controller has none."""
         requests = {(plan.task, plan.method): GpuRequest(1.0) for plan in controller.searches.plans}
-        controller.placement = ClusterPlacement(lambda: self._nodes, requests)
+        controller.placement = Placement(lambda: self._nodes, requests)
         waiting: deque[TrialSpec] = deque()
         running: dict[str, TrialSpec] = {}
         ends: list[tuple[float, str]] = []

@@ -24,7 +24,7 @@ from orca_ray.sweep.executors.liveness import Background, Deadlines, lost_servic
 from orca_ray.sweep.plan.searches import NodeResources, Resources, SearchPlan
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings, trial_from_json
-from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.worker.staging import Staged, Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
 
@@ -35,7 +35,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_GLOBAL_CHECKPOINT_S": "31536000",  # once a year: sweeps resume from the results store
     "TUNE_RESULT_BUFFER_LENGTH": "1",  # stop decisions need every epoch
     "TUNE_WARN_THRESHOLD_S": "30",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # actors started at a time, instead of one; `ClusterPlacement` limits them
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # actors started at a time, instead of one; `Placement` limits them
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TQDM": "0",
     "RAY_DEDUP_LOGS": "0",
@@ -141,10 +141,14 @@ class RayExecutor(Executor):
         """
         from orca_ray.sweep.executors.tune_adapter import TuneSearcher, run_tune
 
-        controller.placement = self._placement(controller, options)
+        requests = {(p.task, p.method): _gpu_request(p, options.gpus_per_trial) for p in controller.searches.plans}
+        placement = Placement(self.nodes, requests, quarantined=controller.failures.quarantined)
+        for record in controller.searches.records:
+            placement.learn_record(record)
+        controller.placement = placement
         searcher = TuneSearcher(controller, Deadlines(options.time))
         self._watched(
-            lambda: run_tune(searcher, settings, placement, self.announce),
+            lambda: run_tune(searcher, settings, trial_bundle, self.announce),
             lambda: setattr(searcher, "interrupted", True),
         )
         if searcher.error is not None:
@@ -173,15 +177,6 @@ class RayExecutor(Executor):
             if not isinstance(error, Exception):
                 raise
             raise lost_service(watched, error) from error
-
-    def _placement(self, controller: SweepController, options: ExecutorOptions) -> ClusterPlacement:
-        """Return the placement of a controller's trials, which knows the peak memory in the records."""
-        given = options.gpus_per_trial
-        requests = {(plan.task, plan.method): _gpu_request(plan, given) for plan in controller.searches.plans}
-        placement = ClusterPlacement(self.nodes, requests, quarantined=controller.failures.quarantined)
-        for record in controller.searches.records:
-            placement.learn_record(record)
-        return placement
 
     def close(self) -> None:
         """Disconnect from the cluster, and end it if this executor started it."""
@@ -234,7 +229,7 @@ def check_answer(address: str) -> None:
             raise ConnectionError("another service than Ray answers there") from error
 
 
-def placement(config: dict[str, Any]) -> Any:
+def trial_bundle(config: dict[str, Any]) -> Any:
     """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node).
 
     The config's ``avoid`` lists the ids of nodes on which the group must not be placed.

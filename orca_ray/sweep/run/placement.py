@@ -35,39 +35,6 @@ PATIENCE_SECONDS = 300.0
 """How long trials with other needs may pass one that waits for resources."""
 
 
-class Placement:
-    """Every trial gets the resources that were planned, and may start at once."""
-
-    def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the resources of the next attempt at ``trial``."""
-        return trial.resources
-
-    def admits(
-        self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
-    ) -> bool:
-        """Return whether a trial with the resources ``wanted`` may be handed out now.
-
-        ``in_flight`` is the number of trials handed out, by their resources; ``overdue`` are the resources for which a
-        trial has waited for `PATIENCE_SECONDS`.
-        """
-        return True
-
-    def capacity(self, wanted: Resources) -> int:
-        """Return how many trials with the resources ``wanted`` run at a time, if no other trials run."""
-        return 1
-
-    def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of nodes on which a trial with the resources ``wanted`` must not start."""
-        return []
-
-    def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Learn the memory use in the report of a trial."""
-
-    def node_name(self, node: str) -> str:
-        """Return the name of the node with the id ``node``, for users."""
-        return node
-
-
 @dataclass(frozen=True)
 class GpuRequest:
     """GPUs that trials of one (task, method) request from when a node has had one: they then wait for another."""
@@ -79,22 +46,25 @@ class GpuRequest:
     """Whether the request stands while no node has a GPU, so that an autoscaler adds one."""
 
 
-class ClusterPlacement(Placement):
-    """Follows a cluster whose nodes come and go; hands out as many trials as fit at once, and a few to follow."""
+class Placement:
+    """Follows a cluster whose nodes come and go; hands out as many trials as fit at once, and a few to follow.
+
+    Without a cluster, every trial gets the resources that were planned, and may start at once.
+    """
 
     def __init__(
         self,
-        list_nodes: Callable[[], Sequence[NodeResources]],
-        requests: Mapping[tuple[str, str], GpuRequest],
+        list_nodes: Callable[[], Sequence[NodeResources]] | None = None,
+        requests: Mapping[tuple[str, str], GpuRequest] | None = None,
         *,
         quarantined: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Store the arguments and list the nodes.
+        """Store the arguments.
 
         Args:
-            list_nodes: returns the nodes that are alive.
-            requests: requested GPUs of each (task, method).
+            list_nodes: returns the nodes of the cluster that are alive; None: there is no cluster.
+            requests: requested GPUs of each (task, method); None: those that were planned.
             quarantined: ids of nodes that get no more trials; the caller may change it.
             clock: returns the time in seconds.
         """
@@ -111,7 +81,7 @@ class ClusterPlacement(Placement):
     @property
     def nodes(self) -> list[NodeResources]:
         """Nodes that get trials: those that are alive and not in quarantine, or all nodes if none are left."""
-        if self._clock() - self._listed_at >= REFRESH_SECONDS:
+        if self._list_nodes is not None and self._clock() - self._listed_at >= REFRESH_SECONDS:
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
             self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
             self._names.update({node.id: node.name for node in self._nodes})
@@ -126,16 +96,16 @@ class ClusterPlacement(Placement):
 
         Returns none if no other node has the resources ``wanted``.
         """
-        bad = {*self._quarantined, *history.avoid}
-        usable = [node for node in self.nodes if node.id not in bad and node.slots(wanted)]
-        if not usable:
-            bad = set(self._quarantined)
-            usable = [node for node in self.nodes if node.id not in bad and node.slots(wanted)]
-        alive = {node.id for node in self._nodes}
-        return sorted(bad & alive) if usable else []
+        nodes, alive = self.nodes, {node.id for node in self._nodes}
+        for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
+            if any(node.id not in bad and node.slots(wanted) for node in nodes):
+                return sorted(bad & alive)
+        return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
         """Return the planned CPUs, the share of a GPU that fits, and more memory after memory ran out twice."""
+        if self._requests is None:
+            return trial.resources
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
         gpus = 0.0
         if request.gpus and (request.required or self._has_gpus):
@@ -151,7 +121,13 @@ class ClusterPlacement(Placement):
     def admits(
         self, wanted: Resources, in_flight: Mapping[Resources, int], overdue: Collection[Resources] = ()
     ) -> bool:
-        """Return whether the trials in flight leave room; trials of other sizes don't count, Ray places all it can."""
+        """Return whether a trial with the resources ``wanted`` may be handed out now.
+
+        ``in_flight`` is the number of trials handed out, by their resources: trials of other sizes don't count, since
+        Ray places all it can. ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`.
+        """
+        if self._list_nodes is None:
+            return True
         capacity = self.capacity(wanted)
         if in_flight.get(wanted, 0) >= capacity + 1 + capacity // 8:  # Ray sees those that do not fit as waiting
             return False
@@ -192,5 +168,5 @@ class ClusterPlacement(Placement):
         self._peaks[kind] = max(peak_mib, self._peaks.get(kind, 0.0))
 
     def node_name(self, node: str) -> str:
-        """Return the host name of a node and the start of its id."""
-        return f"{self._names.get(node, 'unknown')} ({node[:8]})"
+        """Return the host name of a node and the start of its id; without a cluster, its id."""
+        return node if self._list_nodes is None else f"{self._names.get(node, 'unknown')} ({node[:8]})"

@@ -92,10 +92,7 @@ def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
 def _scores(store: ResultsStore, sweep: str) -> dict[str, Sequence[float]]:
     curves = store.curves(sweep=sweep)
     refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()].sort_values("epoch")
-    scores = defaultdict[str, list[float]](list)
-    for key, score in zip(refine["trial_key"].tolist(), refine["validation_score"].tolist(), strict=True):
-        scores[key].append(score)
-    return dict(scores)
+    return {str(key): scores for key, scores in refine.groupby("trial_key")["validation_score"].agg(list).items()}
 
 
 def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> list[Suggestion]:

@@ -18,7 +18,7 @@ from orca_ray.predictor import load
 from orca_ray.results import requests
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.executors.ray import placement
+from orca_ray.sweep.executors.ray import trial_bundle
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run import driver
 from orca_ray.sweep.run.driver import make_executor, run_sweep
@@ -155,7 +155,7 @@ def test_sigkill_then_ctrl_c_then_the_same_sweep_again(tmp_path: Path) -> None:
 
 def test_resources_of_a_trial_become_a_placement_group() -> None:
     trial = replace(next(iter(fake_searches())).trial({}, 1, "confirm"), resources=Resources(2.0, 0.25, 1.5))
-    group = placement({"trial": trial_to_json(trial)})
+    group = trial_bundle({"trial": trial_to_json(trial)})
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 

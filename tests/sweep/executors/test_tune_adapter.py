@@ -20,6 +20,7 @@ class Slots(Placement):
     """Room for some trials, whatever they need."""
 
     def __init__(self, count: int) -> None:
+        super().__init__()
         self._count = count
 
     def capacity(self, wanted: Resources) -> int:

@@ -16,7 +16,7 @@ from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport, Worker
-from orca_ray.sweep.run.placement import ClusterPlacement, GpuRequest
+from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
 from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, new_controller, take
 
@@ -30,9 +30,9 @@ class Cluster:
     def __init__(self, *nodes: NodeResources) -> None:
         self.nodes, self.now = list(nodes), 0.0
 
-    def placement(self, request: GpuRequest, quarantined: dict[str, str] | None = None) -> ClusterPlacement:
+    def placement(self, request: GpuRequest, quarantined: dict[str, str] | None = None) -> Placement:
         requests = dict.fromkeys(METHODS, request)
-        return ClusterPlacement(lambda: self.nodes, requests, quarantined=quarantined or {}, clock=lambda: self.now)
+        return Placement(lambda: self.nodes, requests, quarantined=quarantined or {}, clock=lambda: self.now)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def measured(trial: TrialSpec, peak_mib: float, status: Status | None = None) ->
     return TrialReport(outcome=outcome, worker=Worker(device="card", device_memory_mib=16384.0), status=status)
 
 
-def gpus_of(placement: ClusterPlacement, trial: TrialSpec) -> float:
+def gpus_of(placement: Placement, trial: TrialSpec) -> float:
     """Return the GPUs of the first attempt at a trial."""
     return placement.resources(trial, FailuresOfTrial()).gpus
 
@@ -92,7 +92,7 @@ def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> N
     searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
     controller = SweepController(searches, store, executor="fake")
     requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
-    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
+    controller.placement = Placement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
     shapes = Counter(trial.resources.gpus for trial in out)
     assert shapes[1.0] == 2, "one runs, one waits"
@@ -109,7 +109,7 @@ def test_a_deterministic_search_runs_one_trial_after_the_other() -> None:
 def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
     controller = new_controller(store)
     requests = dict.fromkeys(METHODS, GpuRequest(0.0))
-    controller.placement = ClusterPlacement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
+    controller.placement = Placement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]
     controller.close()
     assert len(out) == len(store.journal(controller.sweep)) == 3, "two run, one follows"
