@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-from orca_ray.errors import UserError
 from orca_ray.sweep.plan.grid import cell_values
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -217,10 +216,3 @@ def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> s
             return None
     largest = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB" for n in nodes) or "none"
     return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"
-
-
-def check_unplaceable(searches: Sequence[SearchPlan], nodes: Sequence[NodeResources]) -> None:
-    """Raise UserError if no node has the resources of some trial, which would otherwise wait for ever."""
-    for search in searches:
-        if problem := placement_problem(search.resources, nodes):
-            raise UserError(f"{search.task} with {search.method}: {problem}")

@@ -18,7 +18,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
 from orca_ray.sweep.plan.cost import trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
-from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, check_unplaceable, plan_searches
+from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
@@ -166,18 +166,18 @@ def wait_for_room(
     """
     fingerprints, waited, announced = dict.fromkeys(spec.tasks, ""), 0.0, False
     while True:
-        try:
-            gpus = needs_gpus or any(node.gpus for node in nodes)
-            check_unplaceable(plan_searches(spec, fingerprints, gpus=gpus), nodes)
-        except UserError as error:
-            if not engine.grows or waited >= seconds:
-                raise
-            if not announced:
-                emit(events.Message(f"waiting up to {seconds:g} s for a node that is large enough: {error}"))
-                engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
-                announced = True
-        else:
+        gpus = needs_gpus or any(node.gpus for node in nodes)
+        plans = plan_searches(spec, fingerprints, gpus=gpus)
+        found = ((plan, placement_problem(plan.resources, nodes)) for plan in plans)
+        problems = [f"{plan.task} with {plan.method}: {problem}" for plan, problem in found if problem]
+        if not problems:
             return gpus
+        if not engine.grows or waited >= seconds:
+            raise UserError(problems[0])
+        if not announced:
+            emit(events.Message(f"waiting up to {seconds:g} s for a node that is large enough: {problems[0]}"))
+            engine.announce(Counter(plan.resources for plan in plan_searches(spec, fingerprints, gpus=True)))
+            announced = True
         sleep(POLL_SECONDS)
         waited += POLL_SECONDS
         nodes = engine.nodes()

@@ -10,7 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import InlineExecutor
-from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, check_unplaceable, plan_searches
+from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
@@ -235,6 +235,8 @@ def test_several_gpus_are_whole() -> None:
     assert {(plan.resources.gpus, plan.resources.ranks) for plan in searches} == {(2.0, 2)}
     on_cpus = replace(searches[0], resources=Resources())
     assert searches[0].trial({}, 1, "search").key == on_cpus.trial({}, 1, "search").key
-    with pytest.raises(UserError, match=r"1 CPUs, 2 GPUs, 0 GiB, more than any node has \(n: 8 CPUs, 1 GPUs"):
-        check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0)])
-    check_unplaceable(searches, [NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)])
+    small, large = NodeResources("n", 8, 1, 8.0), NodeResources("m", 8, 2, 8.0)
+    problem = placement_problem(searches[0].resources, [small])
+    assert problem is not None
+    assert "1 CPUs, 2 GPUs, 0 GiB, more than any node has (n: 8 CPUs, 1 GPUs" in problem
+    assert placement_problem(searches[0].resources, [small, large]) is None
