@@ -11,8 +11,6 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_GROUPS = Path("/proc/self/cgroup")
-_UNLIMITED_BYTES = 2**60
-"""Version 1 states a huge number instead of no limit."""
 
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
@@ -32,7 +30,7 @@ def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
     values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
     values += [_read(folder / "memory.limit_in_bytes") for folder in _folders(root, own, "memory")]
     limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
-    return min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None)
+    return min((limit for limit in limits if limit < 2**60), default=None)  # version 1 has a huge number for no limit
 
 
 def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:

@@ -25,8 +25,6 @@ from orca_ray.sweep.worker.staging_items import StagingRequest
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 0.5
-
 
 @dataclass(frozen=True)
 class ExecutorOptions:
@@ -124,7 +122,7 @@ class InlineExecutor(Executor):
         """Return the next trial, after the end of a pause; None if there is none, or after Ctrl-C during a pause."""
         with contextlib.suppress(KeyboardInterrupt):
             while (trial := controller.next_trial()) is None and controller.pausing:
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(0.5)
             return trial
         return None
 

@@ -205,7 +205,11 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
             self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Kill the workers of trials that exceed a time limit; Tune then reports these trials as failed."""
+        """Do periodic work; Tune's loop makes about ten steps a second.
+
+        The workers of trials that exceed a time limit are killed; Tune then reports these trials as failed.
+        """
+        self._searcher.tick()
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
             self._announced_at = time.monotonic()
             self._announce(self._searcher.controller.demand())
@@ -215,10 +219,6 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
                 self._searcher.expired[trial.trial_id] = exceeded[trial.trial_id]
                 self._searcher.deadlines.ended(trial.trial_id)
                 ray.kill(actor)
-
-    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Let the controller do its periodic work; Tune's loop makes about ten steps a second."""
-        self._searcher.tick()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Free the results of an ended trial; see `ray_private.forget_results`."""

@@ -29,7 +29,6 @@ GPU_STEP_SECONDS = 0.02
 SWIN_SLOWNESS = 2.0
 """Time per operation of Swin relative to a plain transformer; Swin also copies windows. Measured on a CPU core: 1.3.
 For GPUs, whose memory is slower relative to their arithmetic, 2 is assumed."""
-_CALIBRATION_SECONDS = 0.5
 _PSEUDO_CLASSES, _USUAL_WIDTH = 10, 768
 _SWIN_FORWARD = {"swin-tiny": 9.0e9, "swin_tiny": 9.0e9, "swin-base": 30.8e9, "swin_base": 30.8e9}
 """Operations of a forward pass on 224 x 224 pixels: twice the multiply-adds in table 1 of arXiv:2103.14030."""
@@ -80,7 +79,7 @@ def gpu_rate() -> Rate:
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
     precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
     dtype = torch.bfloat16 if precision.name == "bfloat16" else torch.float32
-    rate = product_rate(torch.ones(16384, 768, dtype=dtype, device="cuda"), 3072, _CALIBRATION_SECONDS)
+    rate = product_rate(torch.ones(16384, 768, dtype=dtype, device="cuda"), 3072, seconds=0.5)
     return Rate(torch.cuda.get_device_name(), ASSUMED_UTILISATION * rate, GPU_STEP_SECONDS)
 
 

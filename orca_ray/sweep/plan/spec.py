@@ -15,6 +15,8 @@ from itertools import chain, islice, product
 
 from orca_ray.data.prepared import PAPER
 from orca_ray.errors import UserError, unknown_name
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.registry import check_unfit, expand, get_method, relevant, resolve
 from orca_ray.models.modality import get_modality, modality_of
 from orca_ray.results.record import PROTOCOLS
 from orca_ray.sweep.plan.schema import MAX_TRIALS, Budget, Dimension, Layer, ResourceRequest, Scalar, SweepFile
@@ -22,11 +24,9 @@ from orca_ray.tasks.registry import get_benchmark, get_task, known_tasks
 
 MAX_SEEDS = 9_999
 """Largest value of ``--seeds``, the number of confirm seeds."""
-_SOURCE_SAMPLES = 5000
 _MAX_TOKENS = {"PDE-Burgers": 512}
 """Largest number of tokens, where the reference's code does not use the configured one. For Burgers' equation 128
 tokens are configured for 256 points, i.e. patches of two; the code reads 1024 points, which makes 512 patches."""
-_ALIGN_FACTOR, _ALIGN_FACTOR_UP_TO = 10.0, 1e-3
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,6 @@ class SweepSpec:
 
     def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
         """Return all hyper-parameters of a trial of one (task, method): `settings`, overridden by ``values``."""
-        from orca_ray.methods.registry import relevant, resolve
-
         resolved = resolve(method, {**self.settings(task, method), **(values or {})})
         return relevant(resolved, method, self.space(task, method))
 
@@ -147,9 +145,6 @@ class SweepSpec:
         It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
         method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
         """
-        from orca_ray.methods.recipe import NO_BODY
-        from orca_ray.methods.registry import get_method
-
         if not get_method(method).uses_body:
             return NO_BODY
         if self.overrides.body is not None:
@@ -166,8 +161,6 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
     Raises UserError for an unknown budget, task, method or protocol, a method that cannot adapt to one of the tasks, a
     number out of range, a body name with control characters, or a confirm seed that equals the seed of the search.
     """
-    from orca_ray.methods.registry import check_unfit, expand
-
     chosen = file.default_budget if budget is None else budget
     if chosen not in file.budgets:
         raise unknown_name("budget", chosen, file.budgets)
@@ -217,8 +210,6 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
         return {}
     settings = _settings(task, row)
     if paper is not None:
-        from orca_ray.methods.registry import get_method
-
         method, body = paper
         settings["align.source"] = modality_of(body, get_task(task).modality).paper_source
         settings["embedder.initialisation"] = "paper" if get_method(method).aligns else "random"
@@ -251,11 +242,11 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
         "align.steps": "absolute",
         "align.schedule": "reference_step",
         "align.optimizer": optimizer,
-        "align.learning_rate": rate * (_ALIGN_FACTOR if rate <= _ALIGN_FACTOR_UP_TO else 1.0),
+        "align.learning_rate": rate * (10.0 if rate <= 1e-3 else 1.0),
         "align.weight_decay": decay,
         "align.momentum": float(row["momentum"]),
         "align.samples_per_class": (int(row["align_maxsamples"]) // batch + 1) * batch,
-        "align.source_samples": _SOURCE_SAMPLES,
+        "align.source_samples": 5000,
         "align.patience": 0,
         "align.clip": 0.0,
         "refine.epochs": int(row["refine_epochs"]),

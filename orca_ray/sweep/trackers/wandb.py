@@ -8,8 +8,6 @@ from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.record import Record
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values, final_values
 
-_NO_NETWORK = ("offline", "dryrun", "disabled", "shared")
-
 
 class WandbTracker(Tracker):
     """Writes several runs at a time from one process. The key of a trial is the id of its run."""
@@ -58,7 +56,8 @@ def _open(target: str) -> Tracker:
     import wandb
 
     # Without this check the first run would ask for a key on the terminal, under the table of progress.
-    if wandb.setup().settings.mode not in _NO_NETWORK and not wandb.login(prompt=False):
+    offline = wandb.setup().settings.mode in ("offline", "dryrun", "disabled", "shared")
+    if not (offline or wandb.login(prompt=False)):
         raise UserError(
             "--track wandb: no API key on this machine. Type `wandb login`, set WANDB_API_KEY, or set "
             "WANDB_MODE=offline to write runs to files for `wandb sync`"

@@ -18,7 +18,6 @@ AT_ONCE = 2
 """Tasks that a node stages at once: while one waits for a server that does not answer, another goes on."""
 MOST_NODES = 3
 """Nodes on which the first staging of a task is tried before the task counts as failed."""
-_MESSAGE_SECONDS = 1.0
 
 
 class NodeStager:
@@ -140,7 +139,7 @@ class RayStager(Stager):
 
     def _show_messages(self, node: _Node) -> None:
         if node.messages is None:
-            if node.running and time.monotonic() - node.asked_at >= _MESSAGE_SECONDS:
+            if node.running and time.monotonic() - node.asked_at >= 1.0:
                 node.messages, node.asked_at = node.actor.messages.remote(), time.monotonic()
         elif ray.wait([node.messages], timeout=0)[0]:
             for text in ray.get(node.messages):

@@ -160,7 +160,7 @@ class TrialRunner:
     def _finish(self, points: list[EpochProgress]) -> TrialReport:
         assert self._trainer is not None
         self._end_ranks()
-        report = replace(self._report(points, Status.COMPLETED), artefacts=self._trainer.artefacts())
+        report = replace(self._report(points), status=Status.COMPLETED, artefacts=self._trainer.artefacts())
         if self._settings.keep_models is not KeepModels.NONE and self.trial.phase == "confirm":
             # Before the outcome, after which the trial is never run again.
             with self._best_effort("model"), scratch_directory() as scratch:
@@ -178,19 +178,13 @@ class TrialRunner:
         status, detail = classify(error), f"{type(error).__name__}: {error}"[:2000]
         if status is Status.FAILED_CODE:
             detail = bounded("".join(traceback.format_exception(error)))
-        self._last = self._report(self._curve, status, detail)  # all epochs: resumed ones may be unreported
+        report = self._report(self._curve)  # all epochs: resumed ones may be unreported
+        self._last = replace(report, status=status, error=detail)
         return self._last
 
-    def _report(
-        self, progress: list[EpochProgress], status: Status | None = None, error: str | None = None
-    ) -> TrialReport:
-        return TrialReport(
-            progress=tuple(progress),
-            outcome=self._outcome(),
-            worker=this_worker(device_for(self.trial)),
-            status=status,
-            error=error,
-        )
+    def _report(self, progress: list[EpochProgress]) -> TrialReport:
+        worker = this_worker(device_for(self.trial))
+        return TrialReport(progress=tuple(progress), outcome=self._outcome(), worker=worker)
 
     def _outcome(self) -> Outcome | None:
         if self._trainer is None:

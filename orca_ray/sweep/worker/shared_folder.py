@@ -14,8 +14,6 @@ from orca_ray.results.folder import open_folder
 
 logger = logging.getLogger(__name__)
 
-_ATTEMPTS = 2
-
 
 class SharedFolder:
     """Copies of files and directories, each with a manifest ``<path>.manifest.json`` of its files' SHA-256 hashes.
@@ -40,7 +38,7 @@ class SharedFolder:
             return False
         target = root / path
         cache.make_directory(target.parent)
-        for _ in range(_ATTEMPTS):
+        for _ in range(2):  # a copy may be damaged on its way
             with cache.scratch_directory(target.parent) as scratch, cache.disk_errors(target.parent):
                 copy = scratch / target.name
                 wrong = self._copy(path, copy, hashes)

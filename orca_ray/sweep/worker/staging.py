@@ -96,9 +96,6 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
             progress(f"{item.name} cannot be published in {shared.name}: {error}")
 
 
-_PAUSE_SECONDS = 0.1
-
-
 class Staged(NamedTuple):
     """A task whose trials can start, or which cannot be staged."""
 
@@ -136,7 +133,7 @@ class Stager(ABC):
             self._unresolved -= {each.task for each in found}
             self._kept += found
             if not found:
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(0.1)
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
