@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import psutil
@@ -110,11 +110,10 @@ class RayExecutor(Executor):
             options = {"num_cpus": allowed_cpus(), "object_store_memory": 128 * 2**20, "include_dashboard": False}
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
-        before = cleanup.descendants()
-        with _own_handler_of_sigterm():
-            ray.init(
-                address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options
-            )  # fmt: skip
+        before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
             self._started = cleanup.descendants() - before
             self._cleanup.callback(cleanup.note_processes(self._started).unlink, missing_ok=True)
@@ -200,15 +199,6 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
     if isinstance(given, float):
         return GpuRequest(given, required=True)
     return GpuRequest(request.gpus, measured=given == "auto" or "gpus" not in request.model_fields_set)
-
-
-@contextlib.contextmanager
-def _own_handler_of_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM: Ray's handler would end the driver before running trials have saved a checkpoint."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
 
 
 def check_answer(address: str) -> None:

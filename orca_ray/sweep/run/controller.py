@@ -218,8 +218,9 @@ class SweepController:
         """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
         self._recorder.flush()
         if number := self.searches.retry(key, list(self.trials)):
+            rebuilt = {(search.plan.task, search.plan.method): search for search in self.searches}
             for item in self.trials.values():
-                item.search = self.searches.of(item.trial.task, item.trial.method)
+                item.search = rebuilt[item.trial.task, item.trial.method]
         return number
 
     def seconds_left(self) -> float | None:

@@ -115,10 +115,6 @@ class SweepSearches:
             self._searches = [Search(search.plan, history, running=running) for search in self._searches]
         return len(again)
 
-    def of(self, task: str, method: str) -> Search:
-        """Return the open search of a task and method."""
-        return next(s for s in self._searches if (s.plan.task, s.plan.method) == (task, method))
-
     def _reused(self) -> str:
         records = self.records
         if not records:
