@@ -6,17 +6,8 @@ from pathlib import Path
 import pytest
 
 from orca_ray.data.rows import Target
-from orca_ray.sweep.plan.cost import (
-    GPU_STEP_SECONDS,
-    SWIN_SLOWNESS,
-    Rate,
-    TaskCost,
-    align_flops,
-    forward_flops,
-    task_costs,
-    tokens,
-    trial_seconds,
-)
+from orca_ray.sweep.plan import cost as costs
+from orca_ray.sweep.plan.cost import GPU_STEP_SECONDS, SWIN_SLOWNESS, Rate, TaskCost, forward_flops, task_costs
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.plan import build_plan, fingerprints
 from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, plan_searches
@@ -81,7 +72,7 @@ def test_a_method_without_a_body_has_operations_of_its_own() -> None:
     forward = 2 * 4 * 3 * (64**2 * 1000 + 128**2 * 500 + 256**2 * 250)
     seconds = (3 * 200 * (3 * train + validation) + 3 * test) * forward / 1e12
     assert cost_of(searches).gpu_hours == pytest.approx(seconds / 3600)
-    assert trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
+    assert costs.trial_seconds(searches)["nasbench360/ecg", "cnn"] > 0
 
 
 @pytest.mark.parametrize(
@@ -112,7 +103,7 @@ def test_a_fit_in_closed_form_is_one_epoch_without_optimiser_steps() -> None:
 
 def test_series_are_cut_into_patches_that_divide_them() -> None:
     expected = {"nasbench360/ecg": 50, "nasbench360/deepsea": 500, "pdebench/cfd_1d": 128}
-    assert {task: tokens(get_task(task), planned(task)[0]) for task in expected} == expected
+    assert {task: costs.tokens(get_task(task), planned(task)[0]) for task in expected} == expected
 
 
 def test_what_is_missing_comes_by_a_command() -> None:
@@ -122,9 +113,9 @@ def test_what_is_missing_comes_by_a_command() -> None:
         "pocket/mnist": "orca-sweep data fetch pocket/mnist",  # a package
         "nasbench360/ecg": "orca-sweep data fetch nasbench360/ecg",
     }
-    costs = {name: cost_of(planned(name)) for name in expected}
-    assert {name: cost.command for name, cost in costs.items()} == expected
-    assert {cost.state for cost in costs.values()} == {"missing"}
+    found = {name: cost_of(planned(name)) for name in expected}
+    assert {name: cost.command for name, cost in found.items()} == expected
+    assert {cost.state for cost in found.values()} == {"missing"}
 
 
 def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_asked_for() -> None:
@@ -140,7 +131,7 @@ def test_raw_files_that_are_there_are_to_be_prepared_for_the_protocol_that_is_as
 def test_a_task_whose_size_only_the_data_tell_has_no_hours() -> None:
     cost = cost_of(planned("openml/61"))
     assert (cost.gpu_hours, cost.cpu_hours, cost.prepared_bytes) == (None, None, None)
-    assert trial_seconds(planned("openml/61")) == {}
+    assert costs.trial_seconds(planned("openml/61")) == {}
 
 
 def test_a_plan_fetches_and_prepares_nothing(tmp_path: Path) -> None:
@@ -157,12 +148,12 @@ def test_aligning_costs_by_its_draws() -> None:
     epochs, source = int(plan.first["align.epochs"]), int(plan.first["align.source_samples"])
     task = replace(get_task("openml/61"), target=Target("classes", size=3))
     drawn = min(120, 3 * int(plan.first["align.samples_per_class"]))
-    assert align_flops(task, plan, 120) == pytest.approx(epochs * (24 + 4 * 768) * drawn * source)
+    assert costs.align_flops(task, plan, 120) == pytest.approx(epochs * (24 + 4 * 768) * drawn * source)
 
 
 def test_expected_seconds_follow_samples_tokens_and_bodies() -> None:
     def seconds(method: str = "nft", **overrides: object) -> float:
-        return trial_seconds(planned("nasbench360/ecg", method, trials=1, **overrides))["nasbench360/ecg", method]
+        return costs.trial_seconds(planned("nasbench360/ecg", method, trials=1, **overrides))["nasbench360/ecg", method]
 
     assert seconds("orca") > seconds() == seconds("scratch") > 0
     assert seconds(body="minilm-l6:layers=1") < seconds()
