@@ -47,10 +47,13 @@ class SimulatedRunner:
     seconds: ClassVar[float] = 0.0
 
     def __init__(self, trial: TrialSpec, *_: object, **__: object) -> None:
-        self.trial = trial
+        self.trial, self._staged = trial, False
 
     def step(self) -> TrialReport:
-        """Run the only epoch."""
+        """Report that there is nothing to stage; in the second step, run the only epoch."""
+        if not self._staged:
+            self._staged = True
+            return TrialReport()
         time.sleep(self.seconds)
         (report,) = fake_reports(self.trial)
         return report

@@ -31,9 +31,11 @@ from tests.sweep.fakes import fake_searches
 from tests.sweep.real import facts, tiny_spec
 from tests.sweep.slow_sweep import slow_sweep
 
+Facts = dict[str, dict[str, Any]]
+
 
 @pytest.fixture(scope="module")
-def inline(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def inline(tmp_path_factory: pytest.TempPathFactory) -> Facts:
     """Records of the tiny sweep in one process, by trial key; its alignments are its own."""
     store = ResultsStore(tmp_path_factory.mktemp("inline") / "results", create=True)
     with pytest.MonkeyPatch.context() as patch:
@@ -51,13 +53,9 @@ def one_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_home")
 def test_a_request_stops_ray_and_the_sweep_goes_on(
-    inline: dict[str, dict[str, Any]],
-    ray_cluster: session.RayCluster,
-    own_home: Path,
-    tmp_path: Path,
-    store: ResultsStore,
-    monkeypatch: pytest.MonkeyPatch,
+    inline: Facts, ray_cluster: session.RayCluster, tmp_path: Path, store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile the working directory is deleted, as Ray may do with that of a submitted job."""
     spec, job = tiny_spec(session.folder()), tmp_path / "job"
@@ -83,7 +81,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
 @pytest.mark.ray
 @pytest.mark.slow
 def test_ray_gives_the_same_records_although_a_worker_is_lost(
-    inline: dict[str, dict[str, Any]], one_cpu: None, own_home: Path, store: ResultsStore
+    inline: Facts, one_cpu: None, own_home: Path, store: ResultsStore
 ) -> None:
     """The killed worker is replaced, and its trial goes on."""
     killed: list[int] = []

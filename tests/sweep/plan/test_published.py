@@ -106,8 +106,6 @@ def test_searches_begin_with_the_row_of_a_task_and_the_papers_recipe_is_the_row(
 @pytest.mark.slow
 def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     spec = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper"))
-    assert spec.settings("nasbench360/ecg", "orca")["align.source"] == "conll2003"
-    assert spec.settings("nasbench360/cifar100", "orca")["align.source"] == "cifar10"
     text = load_spec("nasbench360", overrides=Overrides(trials=1, protocol="paper", body="minilm-l6"))
     assert text.settings("nasbench360/cifar100", "orca")["align.source"] == "conll2003"
     starts = {name: spec.settings("nasbench360/ecg", name)["embedder.initialisation"] for name in expand(["field"])}
@@ -119,5 +117,4 @@ def test_the_papers_recipe_is_one_run_with_its_seed() -> None:
     held_out = load_spec("nasbench360").settings("nasbench360/ecg", "orca")
     assert held_out["embedder.initialisation"] == "body"
     assert "head.dense" not in held_out
-    assert (spec.confirm_seeds, spec.search_trials("nasbench360/ecg", "orca")) == ((0,), 0)
     assert load_spec("nasbench360", overrides=Overrides(trials=1)).confirm_seeds == (1,)
