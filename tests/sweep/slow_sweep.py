@@ -24,8 +24,6 @@ from orca_ray.sweep.worker import runner as trial_runner
 from orca_ray.sweep.worker import staging
 from tests.sweep.fakes import TEXT, fake_outcome, fake_reports, fake_spec
 
-RENEW_SECONDS = 0.2
-EXPIRY_SECONDS = 3.0
 FAILING_SEED = 2
 """Trials with this seed fail, unless the file ``mended`` lies beside the store."""
 
@@ -84,7 +82,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (staging, "stage", lambda request, shared, progress: request.fingerprint),
         (trial_runner, "staged_data", lambda request, shared: None),
         (driver, "trial_seconds", lambda searches: {}),
-        (driver, "Lease", partial(lease.Lease, renew_seconds=RENEW_SECONDS, expiry_seconds=EXPIRY_SECONDS)),
+        (driver, "Lease", partial(lease.Lease, renew_seconds=0.2, expiry_seconds=3.0)),
     ]
     for owner, attribute, value in patches:
         setattr(owner, attribute, value)

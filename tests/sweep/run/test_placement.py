@@ -67,14 +67,11 @@ def test_slots_of_a_node() -> None:
 
 def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
     cluster = Cluster(CPU_NODE)
-    placement = cluster.placement(GpuRequest(0.5))
-    assert gpus_of(placement, trial) == 0.0
-    cluster.nodes.append(GPU_NODE)
-    cluster.now += 6
-    assert gpus_of(placement, trial) == 0.5
-    cluster.nodes.remove(GPU_NODE)
-    cluster.now += 6
-    assert gpus_of(placement, trial) == 0.5, "it waits for the next one, not for days on a CPU"
+    placement, found = cluster.placement(GpuRequest(0.5)), list[float]()
+    for cluster.nodes in ([CPU_NODE], [CPU_NODE, GPU_NODE], [CPU_NODE]):
+        found.append(gpus_of(placement, trial))
+        cluster.now += 6
+    assert found == [0.0, 0.5, 0.5], "after the first GPU, it waits for the next one, not for days on a CPU"
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:
