@@ -150,7 +150,7 @@ def test_workers_get_listed_variables_and_nothing_shows_them(
     found = passed_environment()
     assert {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} <= found.keys()
     assert "SOME_PASSWORD" not in found
-    settings = WorkerSettings("s3://key:word@bucket/results", environment=found)
+    settings = WorkerSettings("s3://key:word@bucket/results", "s3://key:word@bucket/staged", environment=found)
     assert "word" not in repr(settings)
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("HF_TOKEN", "the node's own")
