@@ -2,7 +2,7 @@
 
 import pytest
 
-from orca_ray.results.record import Record, Status
+from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message
@@ -17,52 +17,39 @@ def controller(store: ResultsStore) -> SweepController:
     return new_controller(store)
 
 
-def fail_until_recorded(controller: SweepController, cause: Cause) -> tuple[Record, int]:
-    """Let the first trial fail with ``cause`` each time; return its record and the number of attempts."""
-    controller.failures = FailureLedger(clock := Clock())
-    trial = take(controller)
-    attempts = 1
-    while (record := controller.failed(trial.key, Failure(cause, "why"))) is None:
-        clock.now += 60
-        assert take(controller).key == trial.key, "a trial that failed comes before those that have not run"
-        attempts += 1
-    return record, attempts
-
-
 @pytest.mark.parametrize(
-    ("cause", "status", "attempts"),
+    ("cause", "status", "attempts", "elsewhere"),
     [
-        (Cause.USER, Status.FAILED_USER, 1),
-        (Cause.NOT_FINITE, Status.FAILED_NAN, 1),
-        (Cause.CODE, Status.FAILED_CODE, 2),
-        (Cause.TIME, Status.TIMED_OUT, 2),
-        (Cause.MEMORY, Status.FAILED_OOM, 4),
-        (Cause.LOST, Status.LOST, 6),
+        (Cause.USER, Status.FAILED_USER, 1, False),
+        (Cause.NOT_FINITE, Status.FAILED_NAN, 1, False),
+        (Cause.CODE, Status.FAILED_CODE, 2, True),
+        (Cause.TIME, Status.TIMED_OUT, 2, True),
+        (Cause.MEMORY, Status.FAILED_OOM, 4, False),
+        (Cause.LOST, Status.LOST, 6, True),
     ],
 )
-def test_each_cause_has_a_status_and_a_number_of_attempts(
-    controller: SweepController, cause: Cause, status: Status, attempts: int
+def test_each_cause_has_a_status_a_number_of_attempts_and_a_preference_for_another_node(
+    controller: SweepController, cause: Cause, status: Status, attempts: int, elsewhere: bool
 ) -> None:
-    record, started = fail_until_recorded(controller, cause)
+    controller.failures = FailureLedger(clock := Clock())
+    trial, started = take(controller), 1
+    while (record := controller.failed(trial.key, Failure(cause, "why", "a node"))) is None:
+        clock.now += 60
+        assert take(controller).key == trial.key, "a trial that failed comes before those that have not run"
+        started += 1
     assert (record.status, record.attempts, record.error) == (status, attempts, "why")
     assert started == attempts
-
-
-@pytest.mark.parametrize("cause", Cause)
-def test_another_node_is_preferred_where_the_node_may_be_the_reason(cause: Cause) -> None:
-    ledger = FailureLedger(Clock())
-    ledger.retries("trial", Failure(cause, "why", "a node"))
-    blamed = {Cause.CODE, Cause.LOST, Cause.TIME}
-    assert ledger.of("trial").avoid == ({"a node"} if cause in blamed else set())
+    assert controller.failures.of(trial.key).avoid == ({"a node"} if elsewhere else set())
 
 
 def test_preemption_never_counts(controller: SweepController) -> None:
     controller.failures = FailureLedger(clock := Clock())
     trial = take(controller)
     for _ in range(50):
-        assert controller.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance")) is None
+        assert controller.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance", "a node")) is None
         clock.now += 60
         assert controller.next_trial() == trial
+    assert not controller.failures.of(trial.key).avoid
     record = controller.ended(trial.key, list(fake_reports(trial))[-1])
     assert record is not None
     assert (record.status, record.attempts) == (Status.COMPLETED, 1)

@@ -93,17 +93,7 @@ def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> No
     assert not directory.exists()
 
 
-def test_a_disk_that_is_nearly_full_keeps_room_for_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = Checkpoints(tmp_path)
-    store.save(KEY, RUNNING, writes(b"weights"))
-    free = shutil.disk_usage(tmp_path)._replace(free=2**31 - 1)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    with pytest.raises(UserError, match=r"2\.0 GiB free, less than the 2 GiB that are kept for records"):
-        store.save(KEY, RUNNING, writes(b"new"))
-    assert restored(store) == b"weights"
-
-
-def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
+def test_a_disk_that_is_nearly_full_keeps_room_for_records_and_the_states_that_running_trials_need(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Checkpoints(tmp_path)
@@ -113,10 +103,9 @@ def test_a_disk_that_is_nearly_full_keeps_the_states_that_running_trials_need(
     store.save_outcome(keys[1], ENDED)
     directory = tmp_path / "checkpoints"
     os.utime(directory / f"{keys[2]}.state", (0, 0))
-    needed = iter([0, 0, 0])
-    free = shutil.disk_usage(tmp_path)._replace(free=2**40)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=next(needed, 2**40)))
-    with pytest.raises(UserError, match=r"0\.0 GiB free"):
+    usage, found = shutil.disk_usage(tmp_path), iter([2**31 - 1] * 3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=next(found, 2**40)))
+    with pytest.raises(UserError, match=r"2\.0 GiB free, less than the 2 GiB that are kept for records"):
         store.save(keys[3], RUNNING, writes(b"new"))
     assert sorted(path.name for path in directory.glob("*.state")) == [f"{keys[0]}.state", f"{keys[3]}.state"]
     assert restored(store, keys[3]) == b"weights"
