@@ -51,12 +51,6 @@ def gpus_of(placement: Placement, trial: TrialSpec) -> float:
     return placement.resources(trial, FailuresOfTrial()).gpus
 
 
-def test_required_gpus_are_requested_before_a_node_has_any(trial: TrialSpec) -> None:
-    for required, gpus in ((False, 0.0), (True, 0.5)):
-        placement = Cluster(CPU_NODE).placement(GpuRequest(0.5, required=required))
-        assert gpus_of(placement, trial) == gpus
-
-
 def test_slots_of_a_node() -> None:
     wanted = [(1, 0.25), (2, 1), (1, 0.1), (1, 0, 20.0)]
     assert [GPU_NODE.slots(Resources(*each)) for each in wanted] == [8, 2, 8, 3]
@@ -72,6 +66,7 @@ def test_gpus_that_join_later_are_used(trial: TrialSpec) -> None:
         found.append(gpus_of(placement, trial))
         cluster.now += 6
     assert found == [0.0, 0.5, 0.5], "after the first GPU, it waits for the next one, not for days on a CPU"
+    assert gpus_of(Cluster(CPU_NODE).placement(GpuRequest(0.5, required=True)), trial) == 0.5
 
 
 def test_as_many_trials_are_handed_out_as_fit() -> None:
