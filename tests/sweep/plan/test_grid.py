@@ -14,8 +14,7 @@ from orca_ray.sweep.plan.loading import load_spec, parse_spec
 from orca_ray.sweep.plan.plan import build_plan
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
-from orca_ray.sweep.run.controller import SweepController
-from tests.sweep.fakes import fake_searches, play
+from tests.sweep.fakes import fake_searches, new_controller, play
 from tests.sweep.plan.test_loading import refused
 
 TEXT = """\
@@ -65,11 +64,9 @@ def test_cells_are_the_full_cross_and_their_values_win() -> None:
 
 
 def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(store: ResultsStore) -> None:
-    searches = fake_searches(parse_spec(TEXT))
-    controller = SweepController(searches, store, executor="fake")
-    first = play(controller, most=7)  # the first seed of all cells, then one of the second
+    first = play(new_controller(store, text=TEXT), most=7)  # the first seed of all cells, then one of the second
     assert [trial.seed for trial in first] == [1] * 6 + [2]
-    rest = play(SweepController(searches, store, executor="fake"))
+    rest = play(new_controller(store, text=TEXT))
     trials = [*first, *rest]
     assert {trial.phase for trial in trials} == {"confirm"}
     ran = sorted((trial.seed, *(trial.hyperparameters[name] for name in VARIED)) for trial in trials)
@@ -77,7 +74,7 @@ def test_each_cell_runs_once_with_each_seed_and_is_never_stopped(store: ResultsS
     records = store.load("study/full").values()
     assert {record.status for record in records} == {Status.COMPLETED}
     assert all(record.test_score is not None for record in records)
-    assert SweepController(searches, store, executor="fake").summary().up_to_date
+    assert new_controller(store, text=TEXT).summary().up_to_date
 
 
 def test_cells_that_a_method_does_not_tell_apart_run_once() -> None:

@@ -10,12 +10,11 @@ from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.plan.spec import Overrides
-from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
 from tests.results.factories import files_of
-from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play, take
+from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, new_controller, play, take
 
 
 def test_a_whole_sweep(store: ResultsStore) -> None:
@@ -42,16 +41,15 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
 @pytest.mark.slow
 def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
     """A deterministic search does not depend on the number of workers."""
-    spec = fake_spec(TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n")
-    one = ResultsStore(tmp_path / "one", create=True)
-    play(SweepController(fake_searches(spec), one, executor="fake"))
-    many = ResultsStore(tmp_path / "many", create=True)
-    controller = SweepController(fake_searches(spec), many, executor="fake")
+    text = TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n"
+    one, many = (ResultsStore(tmp_path / name, create=True) for name in ("one", "many"))
+    play(new_controller(one, text=text))
+    controller = new_controller(many, text=text)
     out: list[TrialSpec] = []
     while not controller.done:
         out += iter(controller.next_trial, None)
         end(controller, out.pop())  # the youngest first: an order that no single worker would give
-    facts = [{key: each.reproducible() for key, each in s.load(spec.sweep_id).items()} for s in (one, many)]
+    facts = [{key: each.reproducible() for key, each in s.load(controller.sweep).items()} for s in (one, many)]
     assert facts[0] == facts[1]
     assert len(facts[0]) == 4 * (13 + 2)
 
@@ -93,8 +91,7 @@ def test_a_deterministic_sweep_is_one_of_its_own(store: ResultsStore) -> None:
     text = TEXT + "resources: {cpus: 2}\n"
     trials = []
     for deterministic in (False, True):
-        searches = fake_searches(fake_spec(text, Overrides(deterministic=deterministic)))
-        controller = SweepController(searches, store, executor="fake")
+        controller = new_controller(store, text=text, overrides=Overrides(deterministic=deterministic))
         trials += play(controller, most=1)
         assert (controller.searches.finished_before, controller.summary().deterministic) == (0, deterministic)
     assert [(trial.threads, trial.deterministic) for trial in trials] == [(2, False), (1, True)]
@@ -142,23 +139,18 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
 @pytest.mark.parametrize(("shortest_first", "task"), [(False, "pocket/wdbc"), (True, "pocket/digits")])
 def test_the_longest_or_the_shortest_search_starts_first(shortest_first: bool, task: str, store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
-    controller = SweepController(
-        fake_searches(), store, executor="fake", trial_seconds=seconds, shortest_first=shortest_first
-    )
-    first = take(controller)
-    assert first.task == task
+    assert take(new_controller(store, trial_seconds=seconds, shortest_first=shortest_first)).task == task
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
-    searches = fake_searches(fake_spec(overrides=Overrides(trials=1, methods=["nft"])))
-    ran = play(SweepController(searches, store, executor="fake"))
+    ran = play(new_controller(store, overrides=Overrides(trials=1, methods=["nft"])))
     assert [(trial.phase, trial.seed) for trial in ran] == [("confirm", 1), ("confirm", 1)]
     assert all(trial.hyperparameters["refine.learning_rate"] == 1e-3 for trial in ran)
 
 
 def test_repeated_suggestions_run_once(store: ResultsStore) -> None:
     text = TEXT.replace("{log_uniform: [1e-5, 1e-1]}", "{choice: [1e-3, 1e-2]}").replace("[nft, orca]", "[nft]")
-    controller = SweepController(fake_searches(fake_spec(text)), store, executor="fake")
+    controller = new_controller(store, text=text)
     ran = play(controller)
     assert len({trial.key for trial in ran}) == len(ran) < 12
     assert controller.done
@@ -168,10 +160,8 @@ def test_a_long_task_stays_ahead_of_short_ones_once_its_seconds_are_known(store:
     seconds = {(plan.task, plan.method): 1e5 if plan.task == "pocket/wdbc" else 1e4 for plan in fake_searches()}
     controller = new_controller(store, trial_seconds=seconds)
     assert {trial.task for trial in play(controller, most=2)} == {"pocket/wdbc"}
-    unknown = [controller.next_trial() for _ in range(2)]
-    assert {trial.task for trial in unknown if trial} == {"pocket/digits"}, "one trial of each search comes first"
-    following = take(controller)
-    assert following.task == "pocket/wdbc"
+    assert {take(controller).task for _ in range(2)} == {"pocket/digits"}, "one trial of each search comes first"
+    assert take(controller).task == "pocket/wdbc"
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import InlineExecutor
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
-from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.driver import wait_for_room
 from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport, Worker
@@ -81,8 +80,7 @@ def test_as_many_trials_are_handed_out_as_fit() -> None:
 
 
 def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> None:
-    searches = fake_searches(fake_spec(f"{TEXT}parallel: 1\n"))
-    controller = SweepController(searches, store, executor="fake")
+    controller = new_controller(store, text=f"{TEXT}parallel: 1\n")
     requests = {pair: GpuRequest(1.0 if pair[0] == "pocket/wdbc" else 0.0) for pair in METHODS}
     controller.placement = Placement(lambda: [NodeResources("n", 4, 1, 8.0, "n")], requests)
     out = [trial for _ in range(20) if (trial := controller.next_trial()) is not None]

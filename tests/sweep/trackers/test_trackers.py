@@ -20,10 +20,9 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import events
-from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.trackers import base as tracking
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
-from tests.sweep.fakes import TEXT, fake_searches, fake_spec, play, take
+from tests.sweep.fakes import new_controller, play, take
 
 Shown = dict[str, "ShownRun"]
 
@@ -44,18 +43,17 @@ class ShownRun:
 
 def sweep(store: Path, option: str, most: int | None = None) -> list[Record]:
     """Play a sweep of one task and one method, with a trial of which two epochs are reported before it is killed."""
-    spec = fake_spec(TEXT, Overrides(tasks=("pocket/digits",), methods=("nft",)))
+    chosen = Overrides(tasks=("pocket/digits",), methods=("nft",))
     with Tracking([option]) as listener:
-        opened = ResultsStore(store, create=True)
-        controller = SweepController(fake_searches(spec), opened, executor="inline", listener=listener)
-        listener(events.SweepStarted(spec.sweep_id, "here", controller.searches.rows()))
+        controller = new_controller(ResultsStore(store, create=True), overrides=chosen, listener=listener)
+        listener(events.SweepStarted(controller.sweep, "here", controller.searches.rows()))
         play(controller, most)
         if most is not None:
             trial = take(controller)
             controller.started(trial.key)
             points = [EpochProgress(stage="refine", epoch=epoch, epochs=6, validation_score=9.0) for epoch in (1, 2)]
             controller.report(trial.key, points)
-    return list(ResultsStore(store).load(spec.sweep_id).values())
+    return list(ResultsStore(store).load(controller.sweep).values())
 
 
 def of_tensorboard(place: Path) -> Shown:

@@ -32,12 +32,6 @@ def plans(module_home: Path) -> dict[str, SearchPlan]:
     return {plan.method: plan for plan in plan_searches(spec, {"pocket/wdbc": fingerprint}, gpus=False)}
 
 
-def folder(path: Path) -> Path:
-    """Return a new directory for checkpoints, as a results store is one."""
-    path.mkdir()
-    return path
-
-
 def runner_of(trial: TrialSpec, store: Path, **settings: Any) -> TrialRunner:
     return TrialRunner(trial, WorkerSettings(str(store), **settings))
 
@@ -69,7 +63,8 @@ def scores(report: TrialReport) -> tuple[float | None, float | None, int | None]
 def test_every_report_tells_what_the_trial_has_come_to(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
     plan = plans["orca"]
     for trial in (plan.trial({}, 1, "search"), plan.trial({}, 1, "confirm")):
-        runner = runner_of(trial, folder(tmp_path / trial.phase))
+        (tmp_path / trial.phase).mkdir()
+        runner = runner_of(trial, tmp_path / trial.phase)
         assert runner.step().progress == (), "data are staged first"
         reports = [runner.step() for _ in range(5)]
         assert [(p.stage, p.epoch) for each in reports for p in each.progress] == [
@@ -198,7 +193,8 @@ def test_a_warm_actor_scores_like_a_fresh_one(
     earlier, *_ = usual = [dataclasses.replace(trial, resources=Resources(cpus=2.0)) for trial in usual]
     trials = [dataclasses.replace(trial, deterministic=True) for trial in usual]
     monkeypatch.setenv("ORCA_RAY_HOME", str(session.new_home(tmp_path / "home")))
-    warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(folder(tmp_path / "warm")))))
+    (tmp_path / "warm").mkdir()
+    warm = TrialActor.__new__(make_trainable("Actor", WorkerSettings(str(tmp_path / "warm"))))
     warm._trial_info = None  # the attribute that its __init__ would set
     warm.setup({"trial": trial_to_json(earlier)})
     run(warm)
