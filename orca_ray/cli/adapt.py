@@ -21,6 +21,7 @@ from orca_ray.cli.options import (
     typed,
 )
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,7 +134,6 @@ def _print_inferred(data: str, inferred: "Inferred") -> None:
 def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:
     from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json

@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,21 +67,18 @@ for function in (results.check, results.import_, results.export):
 app.add_typer(results_app, name="results")
 
 
-@cache
-def _command() -> Any:
-    return typer.main.get_command(app)
+_command: Any = typer.main.get_command(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; no exception leaves this function."""
-    command = _command()
     try:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)
         remember(given)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
-        with command.make_context("orca-sweep", given) as context:
-            command.invoke(context)
+        with _command.make_context("orca-sweep", given) as context:
+            _command.invoke(context)
         sys.stdout.flush()  # a full disk is reported here, not when the interpreter exits
     except typer.Exit as error:
         return error.exit_code

@@ -8,6 +8,7 @@ from typer import Argument, Exit, Option
 
 from orca_ray.cli.options import JsonOption, ResultsOption, check_file, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
+from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
@@ -86,8 +87,6 @@ def export(
     if out is None:
         (say if sys.stdout.isatty() else print)(text.rstrip("\n"))
     else:
-        from orca_ray.data.cache import disk_errors, write_bytes
-
         with disk_errors(out.absolute().parent):
             write_bytes(out, text.encode())
         say(f"{out}: {len(board.scores)} score(s)")

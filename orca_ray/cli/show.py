@@ -9,6 +9,7 @@ from typer import Argument, Option
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, check_file
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
+from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 
@@ -108,7 +109,6 @@ def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | Non
     With None, an existing file is kept, and errors are printed instead of raised; the result is None in both cases.
     """
     from orca_ray.cli.picture import draw
-    from orca_ray.data.cache import disk_errors, write_bytes
 
     path = picture or Path(f"{task.short_name}.png")
     if picture is None and path.exists():

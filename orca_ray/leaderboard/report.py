@@ -17,8 +17,8 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
-from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers
 from orca_ray.paths import open_regular
 
 _DIGITS = 10

@@ -79,9 +79,8 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: FakeSweep, 
 
 def test_extend_is_for_sweeps_that_have_trials(command: Command, fake: FakeSweep, sweep_file: str) -> None:
     for _ in range(2):  # without a store, and with one that has none
-        ending = command("extend", sweep_file)
-        assert ending.code == 2
-        assert "no trials of mine/full to extend: start it with `orca-sweep benchmark`" in ending.err
+        message = "no trials of mine/full to extend: start it with `orca-sweep benchmark`"
+        assert message in command.refused("extend", sweep_file)
         store = ResultsStore("results", create=True)
     assert fake.spec is None
     store.append([make_record("a", sweep="mine/full")])
@@ -102,9 +101,7 @@ def test_a_sweep_that_cannot_start_leaves_no_store(
     command: Command, sweep_file: str, monkeypatch: pytest.MonkeyPatch, options: list[str], expected: str
 ) -> None:
     monkeypatch.setattr(driver, "resolve", Mock(side_effect=UserError("the body is nowhere")))
-    ending = command("run", sweep_file, *options)
-    assert ending.code == 2
-    assert expected in ending.err
+    assert expected in command.refused("run", sweep_file, *options)
     assert not Path("results").exists()
 
 
@@ -216,12 +213,11 @@ def test_what_cannot_be_placed_is_refused_before_anything_is_fetched(
 
     monkeypatch.setattr(driver, "resolve", Mock(side_effect=UserError("it came to fetching")))
     Path("big.yaml").write_text(SWEEP + "resources: {cpus: 4096}\n")
-    ending = command("run", "big.yaml", "--executor", "inline")
-    assert ending.code == 2
-    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in ending.err
+    arguments = ("run", "big.yaml", "--executor", "inline")
+    assert "pocket/digits with nft: a trial asks for 4096 CPUs" in command.refused(*arguments)
     # The nodes of the cluster count, not this machine.
     monkeypatch.setattr(driver, "make_executor", lambda _: Cluster())
-    assert "it came to fetching" in command("run", "big.yaml", "--executor", "inline").err
+    assert "it came to fetching" in command.refused(*arguments)
 
 
 def test_results_of_a_submitted_job_and_of_the_environment(

@@ -63,12 +63,6 @@ def test_no_name_is_broken_on_a_narrow_terminal(command: Command, monkeypatch: p
         assert {each["name"] for each in command(catalogue, "--json").json} <= set(command(catalogue).out.split())
 
 
-def test_data_are_prepared_and_verified(command: Command) -> None:
-    [row] = command("data", "prepare", "pocket/digits", "--json").json
-    assert row["samples"] == {"train": 200, "validation": 200, "test": 1000}
-    assert command("data", "verify", "pocket/digits").out == f"pocket/digits: {row['fingerprint']} intact\n"
-
-
 def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret")

@@ -61,17 +61,3 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
     done = shell("orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
-
-
-def test_the_traceback_of_a_defect_goes_to_the_log_alone(tmp_path: Path, own_cache: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import orca_ray.tasks.registry as registry\nregistry.all_tasks = lambda: 1 / 0\n"
-    )
-    done = shell("orca data prepare pocket", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
-    log = own_cache / "logs" / "orca-sweep.log"
-    assert done.returncode == 70
-    assert done.stderr.splitlines() == [
-        "error: unexpected ZeroDivisionError: division by zero",
-        f"This is a defect of orca-ray; the traceback is in {log}",
-    ]
-    assert "Traceback" in log.read_text()

@@ -135,8 +135,7 @@ def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std
     """Return the mean score of a method in the store as a row of kind `OWN`; a NaN ``std`` becomes None."""
     return PublishedRow(
         task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
-        published="", published_std="", published_metric=metric, direction="lower", protocol=protocol, setting="",
-        kind=OWN, flag="", source="this store", note="",
+        published_metric=metric, protocol=protocol, kind=OWN, source="this store",
     )  # fmt: skip
 
 

@@ -5,19 +5,13 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
 
-PRIMARY, DIGITISED, SECONDARY, SUBMITTED, IMPORTED = KINDS = (
-    "primary",
-    "digitised",
-    "secondary",
-    "submitted",
-    "imported",
-)
+PRIMARY, SUBMITTED, IMPORTED = "primary", "submitted", "imported"
+KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
 """Where a score was read: in a table, notebook or page of its authors; off the bars of their figure; in somebody
 else's transcription. ``submitted``: a row that came by pull request; ``imported``: by `orca-sweep results import`."""
 
@@ -44,7 +38,7 @@ CLAIM = "claim"
 """The ``setting`` of a statement about a whole benchmark: its ``task`` is the benchmark, and it has no score."""
 
 _FOLDER = Path(__file__).parent
-_OPTIONAL = {"score": float, "std": float, "n": int}
+_NUMBERS = {"score": float, "std": float, "n": int}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +58,24 @@ class PublishedRow:
     std: float | None
     n: int | None
     """Number of seeds, where stated."""
-    published: str
+    published: str = ""
     """The score with the digits of its source."""
-    published_std: str
+    published_std: str = ""
     published_metric: str
-    """Name and unit of the metric in the source."""
-    direction: str
+    """Name and unit of the metric in the source; if it ends with "(%)", ``score`` is a fraction."""
+    direction: str = "lower"
     """``lower`` or ``higher``: which published values are better."""
     protocol: str
     """A key of `PROTOCOLS`."""
-    setting: str
+    setting: str = ""
     """Rows of one task, quantity and setting were compared with each other in the literature, and are ranked."""
     kind: str
     """One of `KINDS`."""
-    flag: str
+    flag: str = ""
     """A key of `FLAGS`."""
     source: str
     """Key of `sources`, or for submitted and imported rows the source itself."""
-    note: str
-
-    PERCENT: ClassVar[str] = "(%)"
-    """Ending of ``published_metric`` if values are in percent; ``score`` is a fraction then."""
+    note: str = ""
 
     @property
     def benchmark(self) -> str:
@@ -101,7 +92,11 @@ def sources() -> dict[str, str]:
 @functools.cache
 def all_published() -> tuple[PublishedRow, ...]:
     """Return the published rows of all benchmarks, in the order of the tables that they come from."""
-    return tuple(_row_rows(row) for row in _read("results.csv"))
+    found = []
+    for row in _read("results.csv"):
+        numbers = {name: kind(row[name]) if row[name] else None for name, kind in _NUMBERS.items()}
+        found.append(PublishedRow(**{**row, **numbers}))  # type: ignore[arg-type]
+    return tuple(found)
 
 
 def published_rows(benchmark: str) -> list[PublishedRow]:
@@ -112,11 +107,6 @@ def published_rows(benchmark: str) -> list[PublishedRow]:
 def _read(name: str) -> list[dict[str, str]]:
     with (_FOLDER / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def _row_rows(cells: dict[str, str]) -> PublishedRow:
-    numbers = {name: kind(cells[name]) if cells[name] else None for name, kind in _OPTIONAL.items()}
-    return PublishedRow(**{**cells, **numbers})  # type: ignore[arg-type]
 
 
 FOLDER = Path(__file__).with_name("submitted")
@@ -146,7 +136,6 @@ def _row_submitted(kind: str, scores: list[SubmittedScore]) -> PublishedRow:
     return PublishedRow(
         task=first.task, method=first.method, metric=first.metric, quantity=first.metric,
         score=float(np.mean(values)), std=float(np.std(values, ddof=1)) if len(values) > 1 else first.std,
-        n=None if mean else len(values), published="", published_std="", published_metric=first.metric,
-        direction="lower", protocol=first.protocol, setting=f"{kind}, protocol {first.protocol}", kind=kind, flag="",
-        source=first.source, note="",
+        n=None if mean else len(values), published_metric=first.metric, protocol=first.protocol,
+        setting=f"{kind}, protocol {first.protocol}", kind=kind, source=first.source,
     )  # fmt: skip

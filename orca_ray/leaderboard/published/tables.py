@@ -11,7 +11,6 @@ from orca_ray.leaderboard.published.rows import KINDS, PRIMARY, PublishedRow, so
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
-_PERCENT = 100.0
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class Column:
         """Return a score in this column's unit, with the published digits if it was published in it, else with four."""
         if row.published and row.published_metric == self.unit:
             return row.published
-        return f"{(row.score or 0.0) * (_PERCENT if self.unit.endswith(PublishedRow.PERCENT) else 1.0):.4g}"
+        scale = 100.0 if self.unit.endswith("(%)") else 1.0
+        return f"{(row.score or 0.0) * scale:.4g}"
 
 
 @dataclass(frozen=True)
