@@ -78,7 +78,7 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
         if num > MAX_SEARCH_TRIALS:
             return None
         found.append(table.cast(schema))
-    trials = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
+    trials: pd.DataFrame = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
     rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
     rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
     rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())

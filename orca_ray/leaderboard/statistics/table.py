@@ -69,7 +69,7 @@ class ScoreTable:
     def common(self) -> "ScoreTable":
         """The part of the table with the tasks on which every method has a score."""
         complete_T = (self.num_seeds_TM > 0).all(axis=1)
-        tasks = tuple(task for task, complete in zip(self.tasks, complete_T, strict=True) if complete)
+        tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
         return self if complete_T.all() else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
 
     def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
