@@ -25,7 +25,7 @@ def check(
     ] = None,
 ) -> None:
     """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std)."""
-    from orca_ray.leaderboard.published.rows import FOLDER
+    from orca_ray.leaderboard.published.tables import FOLDER
     from orca_ray.results.submissions import merged, read_scores
 
     known, problems, parts = _known(), [], []

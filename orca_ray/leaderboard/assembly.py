@@ -41,20 +41,11 @@ def board_report(
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
-    """Return the report of some tasks and methods of a board; curves, trials and pictures are read when they are used.
+    """Return the report of some tasks and methods (None: all) of a board, without published scores of ``hide`` kinds.
 
-    Args:
-        board: the board of a sweep, or an empty one.
-        store: the store that the board is built from; None if there is no store.
-        scan: the snapshot of the store that the board is built from; None for an empty board.
-        tasks: names of the tasks that are shown; None shows all.
-        methods: names of the methods that are shown; None shows all.
-        hide: kinds of published scores that are left out.
-        read_about: returns `BoardReport.read_about` of the shown board.
-        reproduce: command that runs a trial again.
-
-    Raises:
-        UserError: the board does not have one of the tasks or methods.
+    Curves, trials and pictures are read when they are used, from the ``store`` and from the snapshot of the store that
+    the board is built from. ``read_about`` returns `BoardReport.read_about` of the shown board; ``reproduce`` is the
+    command that runs a trial again. Raises UserError for a task or method that the board does not have.
     """
     imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:

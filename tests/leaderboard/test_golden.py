@@ -12,7 +12,7 @@ import pandas as pd
 
 from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render
 from orca_ray.leaderboard.published.comparison import compare
-from orca_ray.leaderboard.published.rows import published_rows
+from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
 from orca_ray.leaderboard.statistics.questions import answers
 from orca_ray.leaderboard.trials import read_searches

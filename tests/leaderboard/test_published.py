@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from orca_ray.leaderboard.board import empty_board
 from orca_ray.leaderboard.published import KINDS, Published, PublishedRow, PublishedTable, published_for
 from orca_ray.leaderboard.published.comparison import compare, own_row, reason_apart
-from orca_ray.leaderboard.published.rows import (
+from orca_ray.leaderboard.published.tables import (
     CLAIM,
     FLAGS,
     FOLDER,

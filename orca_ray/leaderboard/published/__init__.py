@@ -1,7 +1,6 @@
 """Published results of the benchmarks, and the rule by which they stand beside own scores."""
 
 from orca_ray.leaderboard.published.comparison import published_for
-from orca_ray.leaderboard.published.rows import KINDS, PublishedRow
-from orca_ray.leaderboard.published.tables import OWN, Published, PublishedTable
+from orca_ray.leaderboard.published.tables import KINDS, OWN, Published, PublishedRow, PublishedTable
 
 __all__ = ["KINDS", "OWN", "Published", "PublishedRow", "PublishedTable", "published_for"]

@@ -7,19 +7,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.published.rows import (
+from orca_ray.leaderboard.published.tables import (
     CLAIM,
     FLAGS,
     IMPORTED,
+    OWN,
     PRIMARY,
     PROTOCOLS,
     SUBMITTED,
+    Column,
+    Published,
     PublishedRow,
+    PublishedTable,
     published_rows,
     rows_of_others,
     sources,
 )
-from orca_ray.leaderboard.published.tables import OWN, Column, Published, PublishedTable
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.submissions import SubmittedScore
 
@@ -62,10 +65,7 @@ def published_for(
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
     """Return why a row cannot stand beside own scores of its task; "" if it can.
 
-    Args:
-        row: a published, submitted or imported row.
-        metric: metric of the own scores of its task; None if there are none.
-        protocol: protocol of the own scores.
+    ``metric`` is that of the own scores; None if there are none.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"
@@ -91,13 +91,8 @@ def compare(
 ) -> Published:
     """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
-    Args:
-        rows: rows of the benchmark, such as `published_rows` returns.
-        benchmark: name of the benchmark.
-        own: the store's scores as rows of kind `OWN` (see `own_row`).
-        metrics: metric of the own scores by task.
-        protocol: protocol of the own scores, ``paper`` or ``held-out``.
-        hide: kinds whose rows are left out.
+    ``own`` are the store's scores (see `own_row`); ``metrics`` (by task) and ``protocol`` are theirs. Rows of a kind in
+    ``hide`` are left out.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
     ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
