@@ -17,6 +17,7 @@ from tests.plug_in_packages import EXAMPLE, forget
 
 Drop = Callable[[str, str, str], None]
 
+
 def example(name: str) -> str:
     """Return a file of the example package, which may as well be a file of this one."""
     return (EXAMPLE / "orca_ray_example" / f"{name}.py").read_text()

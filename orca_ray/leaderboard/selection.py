@@ -239,16 +239,16 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
         return BoardCell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
     rows = sorted(rows, key=itemgetter("seed"))
     scores = [row["test_score"] for row in rows]
-    shared = ("body", "hyperparameters", "data_fingerprint", "metric")
+    shared = {name: rows[0][name] for name in ("body", "hyperparameters", "data_fingerprint", "metric")}
+    distinct: dict[str, Any] = {
+        f"{name}s": tuple(sorted({row[name] for row in rows} - {None}))
+        for name in ("version", "torch_version", "device", "processor", "precision")
+    }
     provenance = Provenance(
         **trials,
-        **{name: rows[0][name] for name in shared},
+        **shared,
+        **distinct,
         metric_version=rows[0]["metric_version"] or 1,
-        versions=_distinct(rows, "version"),
-        torch_versions=_distinct(rows, "torch_version"),
-        devices=_distinct(rows, "device"),
-        processors=_distinct(rows, "processor"),
-        precisions=_distinct(rows, "precision"),
         deterministic=all(row["deterministic"] for row in rows),
         started_at=min(row["started_at"] for row in rows),
         finished_at=max(row["finished_at"] for row in rows),
@@ -256,10 +256,6 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
     )
     score = Score(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(rows) > 1 else math.nan, len(rows))
     return BoardCell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
-
-
-def _distinct(rows: list[dict[str, Any]], name: str) -> tuple[str, ...]:
-    return tuple(sorted({row[name] for row in rows if row[name] is not None}))
 
 
 def _cost(rows: list[dict[str, Any]]) -> TrialCost:

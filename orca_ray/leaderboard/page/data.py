@@ -56,9 +56,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     finished = [time for cell in board.cells.values() if (time := cell.provenance.finished_at)]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
-        "benchmark": board.benchmark,
-        "sweep": board.sweep,
-        "protocol": board.protocol,
+        **{name: getattr(board, name) for name in ("benchmark", "sweep", "protocol")},
         "updated": _time(max(finished, default=None)),
         "tasks": [
             {
