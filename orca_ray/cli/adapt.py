@@ -113,8 +113,10 @@ def adapt(
     samples = read(data, given)
     inferred = infer(samples, given)
     silent = options.quiet or options.json
-    if not silent:
-        _print_inferred(data, inferred)
+    if not silent:  # warnings have been logged
+        say(f"{data}: {inferred.task.name}")
+        rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
+        show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
     sweep = AdaptationSweep(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
@@ -122,13 +124,6 @@ def adapt(
         address=options.address, staging=options.staging, command=typed(),
     )  # fmt: skip
     _run(sweep, options, inferred)
-
-
-def _print_inferred(data: str, inferred: "Inferred") -> None:
-    """Print each inferred property, the reason, and the option that overrides it; warnings have been logged."""
-    say(f"{data}: {inferred.task.name}")
-    rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
-    show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
 
 
 def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:

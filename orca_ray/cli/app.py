@@ -97,7 +97,10 @@ def _failed(error: Exception) -> int:
         return fail(message, USER_ERROR) if message else USER_ERROR
     if type(error).__name__ == "Abort":
         return fail("interrupted", INTERRUPTED)
-    if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
+    message = str(error) if isinstance(error, UserError) else _refused(error)
+    if missing := missing_package(error, "sweep"):
+        message = f"this command {missing}\n(leaderboard, tasks, bodies and doctor work without it)"
+    if message:
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     if isinstance(error, ClusterLostError):
@@ -122,12 +125,6 @@ def _usage(error: Any) -> str:
         close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
         message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
     return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
-
-
-def _missing_package(error: Exception) -> str:
-    """Return the message for a package of an extra that is not installed; "" for any other error."""
-    message = missing_package(error, "sweep")
-    return message and f"this command {message}\n(leaderboard, tasks, bodies and doctor work without it)"
 
 
 def _refused(error: Exception) -> str:
