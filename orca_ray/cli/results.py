@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
@@ -131,22 +131,17 @@ def reproduce(
     if keep_model is not None and keep_model.is_dir() and not json:
         note(f"model: {keep_model}")
     if json:
-        emit_json(_summary(compared))
+        emit_json({
+            "trial_key": record.trial_key, "sweep": record.sweep, "task": record.task, "method": record.method,
+            "seed": record.seed, "metric": record.metric, "deterministic": bool(record.deterministic),
+            "agrees": compared.agrees, "rule": compared.rule, "scores": compared.scores,
+            "data_fingerprint": record.data_fingerprint, "differences": compared.differences,
+            "environment": compared.environment, "error": compared.again.error,
+        })  # fmt: skip
     else:
         _print(compared)
     if not compared.agrees:
         raise Exit(TRIALS_FAILED)
-
-
-def _summary(compared: "Comparison") -> dict[str, Any]:
-    record = compared.record
-    return {
-        "trial_key": record.trial_key, "sweep": record.sweep, "task": record.task, "method": record.method,
-        "seed": record.seed, "metric": record.metric, "deterministic": bool(record.deterministic),
-        "agrees": compared.agrees, "rule": compared.rule, "scores": compared.scores,
-        "data_fingerprint": record.data_fingerprint, "differences": compared.differences,
-        "environment": compared.environment, "error": compared.again.error,
-    }  # fmt: skip
 
 
 def _print(compared: "Comparison") -> None:

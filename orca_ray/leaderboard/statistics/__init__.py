@@ -1,4 +1,4 @@
-"""Statistics of a leaderboard, each a pure function of plain tables; one module declares one ``STATISTIC``.
+"""Statistics of a leaderboard, pure functions of plain tables; modules declare them as ``STATISTIC`` or ``STATISTICS``.
 
 Rules that all of them keep:
 
