@@ -100,7 +100,7 @@ class BoardReport:
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
-        """Return the statistic ``cost`` of a field of `Cost`, of all methods; NaN where it is unknown."""
+        """Return the statistic ``cost`` of a field of `TrialCost`, of all methods; NaN where it is unknown."""
         known = [
             (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
         ]

@@ -66,7 +66,7 @@ _COSTS = (
     ("peak MiB", "peak_memory_mib", "max", 0),
     ("trained parameters", "num_trainable", "mean", 0),
 )
-"""Title, field of `Cost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
+"""Title, field of `TrialCost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
 
 
 def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
@@ -194,10 +194,6 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-Section = tuple[str, list[list[str]], int]
-"""Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
-
-
 def _ratio(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
 
@@ -219,8 +215,11 @@ def _on_task(ratio: Ratio | None) -> str:
     return f"{mark}{_ratio(ratio.value)}{mark}"
 
 
-def effects_sections(effects: Effects, *, full: bool) -> Iterator[Section]:
-    """Yield the tables of effects; ``full`` adds ratios on single tasks, and effects given a combination of levels."""
+def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, list[list[str]], int]]:
+    """Yield the title, the cells (titles of columns first) and the number of columns of names of each table of effects.
+
+    ``full`` adds ratios on single tasks, and effects given a combination of levels.
+    """
     tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
     for factor, (baseline, *_) in effects.factors.items():
         rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]

@@ -65,7 +65,8 @@ def published_for(
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
     """Return why a row cannot stand beside own scores of its task; "" if it can.
 
-    ``metric`` is that of the own scores; None if there are none.
+    ``metric`` is the metric of own scores on the row's task, None without own scores; ``protocol`` is the protocol of
+    own scores.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"
@@ -91,8 +92,8 @@ def compare(
 ) -> Published:
     """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
-    ``own`` are the store's scores (see `own_row`); ``metrics`` (by task) and ``protocol`` are theirs. Rows of a kind in
-    ``hide`` are left out.
+    ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
+    protocol of own scores. Rows of a kind in ``hide`` are left out.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
     ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
@@ -122,7 +123,10 @@ def _groups(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
     for row in rows:
         known = quantities.setdefault((row.setting, row.task), [])
         known += [] if row.quantity in known else [row.quantity]
-        groups.setdefault(_title(row) + ", another metric" * known.index(row.quantity), []).append(row)
+        title = "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
+        if row.kind in _OTHERS:
+            title = f"scores of others: {row.setting}"
+        groups.setdefault(title + ", another metric" * known.index(row.quantity), []).append(row)
     return groups
 
 
@@ -132,12 +136,6 @@ def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std
         task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
         published_metric=metric, protocol=protocol, kind=OWN, source="this store",
     )  # fmt: skip
-
-
-def _title(row: PublishedRow) -> str:
-    if row.kind in _OTHERS:
-        return f"scores of others: {row.setting}"
-    return "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
 
 
 def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:
