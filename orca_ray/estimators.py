@@ -94,7 +94,9 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         }  # fmt: skip
         inferred = infer(data, make_options(type(self).__name__, given), test=False, warn=logger.debug)
         for warning in inferred.warnings:
-            _warn_once(f"{type(self).__name__}: {warning}")
+            if (text := f"{type(self).__name__}: {warning}") not in _warned:
+                warnings.warn(text, DataWarning, stacklevel=2)
+                _warned.add(text)
         self.adapted_ = self._train(inferred, data, options, seed)
         return self
 
@@ -172,12 +174,6 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = True
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _warn_once(text: str) -> None:
-    if text not in _warned:
-        warnings.warn(text, DataWarning, stacklevel=3)
-        _warned.add(text)
 
 
 class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]

@@ -201,16 +201,13 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
             rows.append((name, array, shape, split["samples"], *measured, found["of_samples"]))
     show_table(("split", "array", "shape", *numbers), rows, right=numbers)
     counts = {name: split["counts"] for name, split in prepared["splits"].items() if "counts" in split}
-    if counts:
-        say()
-        _print_counts(counts)
-
-
-def _print_counts(counts: dict[str, list[int]]) -> None:
-    """Print the number of samples of each class; with many classes, only their minimum, median and maximum."""
+    if not counts:
+        return
+    say()
     num = len(next(iter(counts.values())))
     if num <= MAX_CLASSES:
         show_table(("class", *counts), [(i, *(c[i] for c in counts.values())) for i in range(num)], right=tuple(counts))
-        return
-    rows = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]
-    show_table(("split", "classes", "fewest", "median", "most"), rows, right=("classes", "fewest", "median", "most"))
+    else:
+        columns = ("classes", "fewest", "median", "most")
+        extremes = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]
+        show_table(("split", *columns), extremes, right=columns)
