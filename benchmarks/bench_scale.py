@@ -97,7 +97,7 @@ class SimulatedActor(trainable.TrialActor):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Take a trial; sleep before the first one."""
-        if not hasattr(self, "_heart"):
+        if not hasattr(self, "_heartbeat"):
             time.sleep(self.setup_seconds)
         with mock.patch.object(trainable, "TrialRunner", self.runner):
             super().setup(config)

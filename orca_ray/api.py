@@ -41,30 +41,16 @@ SEEDS = (1, 2, 3)
 """Confirm seeds of the second round; the first round has only the first one."""
 MARGIN = 0.8
 """Share of the remaining time that the estimated duration of the second round may take."""
-BASELINES = {
-    "tabular": "gradient_boosting",
-    "time series": "minirocket",
-    "audio": "cnn",
-    "image": "cnn",
-    "field": "fno",
-}
-"""Method without pretraining that is usual for a domain; it shows whether the pretrained body earns its cost."""
+BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
+"""Method without pretraining that is usual for a domain; it shows whether the pretrained body earns its cost. For other
+domains, it is ``cnn``."""
 
 
-def methods_for(task: Task) -> tuple[str, ...]:
-    """Return the methods that `AdaptationSweep` compares by default: all that can adapt to ``task`` on this machine."""
-    return tuple(name for name in _usual_methods(task) if not get_method(name).problem(task))
-
-
-def left_out(task: Task) -> list[str]:
-    """Return a line with the reason, and what to install if that helps, for each method that `methods_for` omits."""
-    problems = {name: get_method(name).problem(task) for name in _usual_methods(task)}
-    return [f"{name} is not compared: {problem}" for name, problem in problems.items() if problem]
-
-
-def _usual_methods(task: Task) -> tuple[str, ...]:
+def usual_methods(task: Task) -> dict[str, str | None]:
+    """Return, for each usual method, why it cannot adapt to ``task`` on this machine; None if it can."""
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
-    return ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
+    names = ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
+    return {name: get_method(name).problem(task) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +61,7 @@ class AdaptationSweep:
     minutes: float = 20.0
     """Time for all trials together. Trials that run when it is over are interrupted, and continue next time."""
     methods: Sequence[str] = ()
-    """Names of methods; empty: `methods_for` the task."""
+    """Names of methods; empty: six usual ones, as far as they can adapt to the task on this machine."""
     body: str = ""
     """Name of the body; "": the task's."""
     results: str = "results"
@@ -93,14 +79,15 @@ class AdaptationSweep:
 
     def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:
         """Return the sweep, named like the task; raises UserError for an unknown method or body."""
-        methods = list(self.methods or methods_for(self.task))
+        methods = list(self.methods) or [name for name, why in usual_methods(self.task).items() if not why]
         spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
         budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
 
     def left_out(self) -> list[str]:
         """Return a line for each usual method that is not compared because it cannot adapt to the task here."""
-        return [] if self.methods else left_out(self.task)
+        problems = {} if self.methods else usual_methods(self.task)
+        return [f"{name} is not compared: {why}" for name, why in problems.items() if why]
 
     def run(self) -> Summary:
         """Run both rounds and return the summary of the last round. Ctrl-C ends the round that runs."""

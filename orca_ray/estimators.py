@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
@@ -93,7 +94,9 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         }  # fmt: skip
         inferred = infer(data, make_options(type(self).__name__, given), test=False, warn=logger.debug)
         for warning in inferred.warnings:
-            _warn_once(f"{type(self).__name__}: {warning}")
+            if (text := f"{type(self).__name__}: {warning}") not in _warned:
+                warnings.warn(text, DataWarning, stacklevel=2)
+                _warned.add(text)
         self.adapted_ = self._train(inferred, data, options, seed)
         return self
 
@@ -149,17 +152,15 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             x = validate_data(
                 self, X, reset=reset, allow_nd=True, ensure_all_finite="allow-nan", ensure_min_samples=1 + reset
             )
-        if x.ndim != 2 or not (reset or self._fitted_on_table):
+        if x.ndim != 2:
+            return x
+        preprocessing = None if reset else self.adapted_.preprocessing
+        if not reset and (preprocessing is None or preprocessing.encoder.form != "table"):
             return x
         names = [str(name) for name in getattr(self, "feature_names_in_", range(x.shape[1]))]
         if len(set(names)) < len(names):
             raise UserError("X has several columns of one name: rename them")
-        return _as_table(x, names)
-
-    @property
-    def _fitted_on_table(self) -> bool:
-        preprocessing = self.adapted_.preprocessing
-        return preprocessing is not None and preprocessing.encoder.form == "table"
+        return x.set_axis(names, axis=1) if hasattr(x, "iloc") else pd.DataFrame(x, columns=names)
 
     def _inputs(self, X: Any) -> UserData:
         x = self._read(X, reset=False)
@@ -173,18 +174,6 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         tags.input_tags.allow_nan = True
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _warn_once(text: str) -> None:
-    if text not in _warned:
-        warnings.warn(text, DataWarning, stacklevel=3)
-        _warned.add(text)
-
-
-def _as_table(x: Any, names: list[str]) -> Any:
-    import pandas as pd
-
-    return x.set_axis(names, axis=1) if hasattr(x, "iloc") else pd.DataFrame(x, columns=names)
 
 
 class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]

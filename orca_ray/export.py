@@ -107,7 +107,6 @@ METADATA = "orca_ray"
 """Key of the metadata of an ONNX file, and name of the extra file (with ``.json``) of a torch program."""
 TOLERANCE = 1e-4
 """Largest difference between outputs of an exported network and of the model, relative to the largest output."""
-_BATCHES = (1, 2, 5)
 _ONNX_MOST_BYTES = 2**31 - 2**24
 """Size of weights that one ONNX file can hold; larger ones go into a second file."""
 
@@ -239,7 +238,7 @@ def _inputs(num: int, shape: tuple[int, ...]) -> Tensor:
 def _difference(run: _Run, model: _Whole, shape: tuple[int, ...]) -> float:
     """Return the largest difference for random inputs of several batch sizes; raises UserError if it is too large."""
     largest = 0.0
-    for num in _BATCHES:
+    for num in (1, 2, 5):
         inputs = _inputs(num, shape)
         with torch.no_grad():
             expected = model(inputs).numpy()

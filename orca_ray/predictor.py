@@ -57,7 +57,8 @@ class Predictor:
         self.device = find_device(device)
         self.preprocessing_json = preprocessing
         """Content of ``preprocessing.json``; None: inputs are arrays."""
-        self._preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
+        self.preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
+        """How inputs are made of the user's data; None: inputs are arrays."""
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The network, a `torch.nn.Module`: standardised outputs [B, *output_shape] of inputs [B, *input_shape]."""
@@ -113,14 +114,9 @@ class Predictor:
         return self.config.task
 
     @property
-    def preprocessing(self) -> Preprocessing | None:
-        """How inputs are made of the user's data; None: inputs are arrays."""
-        return self._preprocessing
-
-    @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes or labels; empty if they have none."""
-        return () if self._preprocessing is None else tuple(self._preprocessing.label_names)
+        return () if self.preprocessing is None else tuple(self.preprocessing.label_names)
 
     @property
     def decides(self) -> bool:
@@ -167,7 +163,7 @@ class Predictor:
         Raises UserError if there are no targets, if they do not fit, or if the metric is not defined for them.
         """
         if y is None and isinstance(x, str | Path):
-            x = read_data(x, self._preprocessing, labelled=True)
+            x = read_data(x, self.preprocessing, labelled=True)
         inputs = self.inputs(x)
         targets = self._targets(inputs.data.y if y is None else y)
         if len(targets) != len(inputs):
@@ -184,7 +180,7 @@ class Predictor:
 
     def inputs(self, x: Any) -> ModelInputs:
         """Return the samples in ``x``, which are read in parts; raises UserError if they do not fit the model."""
-        return ModelInputs.of(x, self.task, self._preprocessing)
+        return ModelInputs.of(x, self.task, self.preprocessing)
 
     def stream(self, inputs: ModelInputs) -> Iterator[Array]:
         """Yield the `outputs` of consecutive samples; only one part of ``inputs`` is in memory at a time."""
@@ -219,26 +215,19 @@ class Predictor:
 
     def _as_given(self, values: Array) -> Array:
         """Return fields [N, *shape] with their axes in the order of the user's data; other values as they are."""
-        return values if self._preprocessing is None else self._preprocessing.target.decode(values)
+        return values if self.preprocessing is None else self.preprocessing.target.decode(values)
 
     def __repr__(self) -> str:
         return f"<Predictor {self.task.name} by {self.config.method} on {self.config.body.name}>"
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self._facts().items()
-        )
-        return f"<table><caption>orca-ray model</caption>{rows}</table>"
-
-    def _facts(self) -> dict[str, str]:
         config, task = self.config, self.task
         target = task.target
         kind = f"{target.size} {target.kind}" if target.kind in ("classes", "labels") else target.kind
         scores = {"validation": config.validation_score, "test": config.test_score}
         shown = ", ".join(f"{value:.4g} on {split}" for split, value in scores.items() if value is not None)
         count = sum(parameter.numel() for parameter in self.network.parameters())
-        return {
+        facts = {
             "task": f"{task.name} {task.title}".strip(),
             "inputs": f"{task.modality} {task.input_shape}".strip(),
             "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
@@ -247,6 +236,11 @@ class Predictor:
             f"score ({task.metric}, lower is better)": shown or "unknown",
             "device": str(self.device),
         }
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in facts.items()
+        )
+        return f"<table><caption>orca-ray model</caption>{rows}</table>"
 
     def _outputs(self, inputs: ModelInputs) -> Array:
         return np.concatenate(list(self.stream(inputs)))
@@ -255,8 +249,8 @@ class Predictor:
         if y is None:
             raise UserError("evaluate needs targets: give y, or the path of data that has them")
         given: Array = np.asarray(y)
-        if self._preprocessing is not None:
-            return np.asarray(self._preprocessing.targets(given))
+        if self.preprocessing is not None:
+            return np.asarray(self.preprocessing.targets(given))
         shape = () if self.task.target.kind == "classes" else self.task.target.output_shape
         if given.shape[1:] != shape or given.dtype.kind not in "biuf":
             found = f"shape {given.shape} and type {given.dtype}"

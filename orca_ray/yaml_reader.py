@@ -57,9 +57,12 @@ class _Loader(yaml.SafeLoader):
         self._check(self._num_nodes, self._depth, event)
         node = super().compose_node(parent, index)
         self._depth -= 1
-        children = list(_children(node))
+        children: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             _check_keys([key for key, _ in node.value])
+            children = [child for pair in node.value for child in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
         extents = [self._extents[id(child)] for child in children]
         extent = (1 + sum(size for size, _ in extents), 1 + max((depth for _, depth in extents), default=0))
         self._check(*extent, event)
@@ -141,12 +144,6 @@ class PositionedYaml:
             value = node.value[part]
             return value.start_mark.line + 1, value
         return None
-
-
-def _children(node: yaml.Node | None) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [child for pair in node.value for child in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
 
 
 def _check_keys(keys: Sequence[yaml.Node]) -> None:

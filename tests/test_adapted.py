@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import orca_ray
-from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
+from orca_ray.export import column_names
 from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.inference import infer
@@ -185,14 +185,14 @@ def test_wrong_targets_are_named(series: Predictor) -> None:
     data = make_data(SERIES).test
     unknown = np.where(np.arange(45) < 40, -1, data.y)
     assert series.evaluate(data.x, unknown) == series.evaluate(np.asarray(data.x)[40:], np.asarray(data.y)[40:])
-    with pytest.raises(UserError, match="every target is missing"):
-        series.evaluate(data.x, np.full(45, -1))
-    with pytest.raises(UserError, match="needs targets"):
-        series.evaluate(data.x)
-    with pytest.raises(UserError, match="45 inputs, but 44 targets"):
-        series.evaluate(data.x, data.y[1:])
-    with pytest.raises(UserError, match="expected numbers of shape"):
-        series.evaluate(data.x, np.array(["a"] * 45))
+    for targets, message in (
+        (np.full(45, -1), "every target is missing"),
+        (None, "needs targets"),
+        (data.y[1:], "45 inputs, but 44 targets"),
+        (np.array(["a"] * 45), "expected numbers of shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            series.evaluate(data.x, targets)
 
 
 def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, tmp_path: Path) -> None:
@@ -274,6 +274,9 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     for part in ("red, white", "nft on", "on validation", "parameters"):
         assert part in again._repr_html_()
     assert "red, white" in (folder / "README.md").read_text()
+    files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert column_names(model) == ["p_red", "p_white"]
 
 
 def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:
@@ -283,19 +286,6 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -
         model.predict(table.drop(columns="acid"))
     with pytest.raises(UserError, match="blue"):
         model.evaluate(table, table["kind"].replace("red", "blue"))
-
-
-def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_path: Path) -> None:
-    file, folder, model = own
-    out = tmp_path / "out.csv"
-    assert {path.name for path in folder.iterdir()} == {
-        "model.safetensors", "config.json", "preprocessing.json", "README.md",
-    }  # fmt: skip
-    assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
-    found = pd.read_csv(out)
-    assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
-    assert found["prediction"].tolist() == model.predict(file).tolist()
-    assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)
 
 
 def test_the_former_name_of_a_predictor_still_works() -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 import orca_ray
-from orca_ray.api import AdaptationSweep, left_out, methods_for
+from orca_ray.api import AdaptationSweep, usual_methods
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
@@ -45,23 +45,19 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_usual_baseline_is_compared(task: Task, baseline: str) -> None:
-    assert methods_for(task) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
-    assert left_out(task) == []
+    assert usual_methods(task) == dict.fromkeys(("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline))
 
 
 @pytest.mark.usefixtures("without_lightgbm")
 def test_a_baseline_whose_package_is_missing_is_left_out() -> None:
-    assert methods_for(TABLE) == ("orca_guarded", "orca", "nft", "linear_probe", "scratch")
-    assert AdaptationSweep(task=TABLE).left_out() == left_out(TABLE) == [INSTALL]
+    assert AdaptationSweep(task=TABLE).left_out() == [INSTALL]
     assert AdaptationSweep(task=TABLE, methods=["nft"]).left_out() == []
 
 
 def test_a_baseline_that_cannot_adapt_to_the_task_is_left_out() -> None:
-    short = replace(SERIES, input_shape=(2, 5))
-    assert "minirocket" not in methods_for(short)
-    assert left_out(short) == [
-        "minirocket is not compared: its kernels have 9 positions, and the series of this task have 5"
-    ]
+    why = "its kernels have 9 positions, and the series of this task have 5"
+    short = AdaptationSweep(task=replace(SERIES, input_shape=(2, 5)))
+    assert short.left_out() == [f"minirocket is not compared: {why}"]
 
 
 @pytest.mark.usefixtures("without_lightgbm")

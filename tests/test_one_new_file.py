@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,29 +16,6 @@ from orca_ray.tasks.registry import get_benchmark, get_task
 from tests.plug_in_packages import EXAMPLE, forget
 
 Drop = Callable[[str, str, str], None]
-
-TASK = '''
-"""A task of two classes that differ in their mean."""
-
-import numpy as np
-
-from orca_ray.data.rows import Target
-from orca_ray.tasks.task import Task
-
-
-def build(workspace):
-    x = np.linspace(-1, 1, 60, dtype=np.float32).reshape(20, 1, 3)
-    parts = {"train": slice(0, 20, 2), "validation": slice(1, 20, 4), "test": slice(3, 20, 4)}
-    y = (x.mean(axis=(1, 2)) > 0).astype(np.int64)
-    return {f"{split}_{axis}": array[part] for split, part in parts.items() for axis, array in (("x", x), ("y", y))}
-
-
-TASK = Task(
-    name="fresh/halves", title="Halves", domain="time series", input_shape=(1, 3), target=Target("classes", size=2),
-    loss="cross_entropy", metric="error", num_samples=(10, 5, 5), licence="CC0", citation="nobody",
-    reference="https://example.org", input_scale="standardised", build=build,
-)
-'''
 
 
 def example(name: str) -> str:
@@ -71,13 +47,12 @@ def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
     forget()
 
 
-def test_a_task(drop: Drop, tmp_path: Path) -> None:
+def test_a_task(drop: Drop) -> None:
     with pytest.raises(UserError, match="unknown task"):
-        get_task("fresh/halves")
-    drop("orca_ray.tasks", "fresh/halves.py", TASK)
-    assert [task.name for task in get_benchmark("fresh")] == ["fresh/halves"]
-    data = get_task("fresh/halves").prepare(out=tmp_path / "prepared")
-    assert np.bincount(data.train.y).tolist() == [5, 5]
+        get_task("example/tones")
+    drop("orca_ray.tasks", "example/tones.py", example("tones"))
+    assert [task.name for task in get_benchmark("example")] == ["example/tones"]
+    assert get_task("example/tones").num_samples == (60, 20, 20)
 
 
 def test_a_method_a_family_of_bodies_and_a_statistic(drop: Drop) -> None:

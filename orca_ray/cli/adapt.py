@@ -21,6 +21,7 @@ from orca_ray.cli.options import (
     typed,
 )
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ def adapt(
     samples = read(data, given)
     inferred = infer(samples, given)
     silent = options.quiet or options.json
-    if not silent:
-        _print_inferred(data, inferred)
+    if not silent:  # warnings have been logged
+        say(f"{data}: {inferred.task.name}")
+        rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
+        show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
     sweep = AdaptationSweep(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
@@ -123,17 +126,9 @@ def adapt(
     _run(sweep, options, inferred)
 
 
-def _print_inferred(data: str, inferred: "Inferred") -> None:
-    """Print each inferred property, the reason, and the option that overrides it; warnings have been logged."""
-    say(f"{data}: {inferred.task.name}")
-    rows = [(each.what, each.value, each.why, each.option) for each in inferred.findings]
-    show(("inferred", "value", "because", "change with --"), rows, wrap=("value", "because"))
-
-
 def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:
     from orca_ray.cli.boards import BoardOptions, load_board
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json

@@ -10,7 +10,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,21 +67,18 @@ for function in (results.check, results.import_, results.export):
 app.add_typer(results_app, name="results")
 
 
-@cache
-def _command() -> Any:
-    return typer.main.get_command(app)
+_command: Any = typer.main.get_command(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code; no exception leaves this function."""
-    command = _command()
     try:
         log.start(hidden=__name__)
         given = sys.argv[1:] if arguments is None else list(arguments)
         remember(given)
         # Not command.main(), which would turn Ctrl-C and a closed pipe into exit codes without a message.
-        with command.make_context("orca-sweep", given) as context:
-            command.invoke(context)
+        with _command.make_context("orca-sweep", given) as context:
+            _command.invoke(context)
         sys.stdout.flush()  # a full disk is reported here, not when the interpreter exits
     except typer.Exit as error:
         return error.exit_code
@@ -101,7 +97,10 @@ def _failed(error: Exception) -> int:
         return fail(message, USER_ERROR) if message else USER_ERROR
     if type(error).__name__ == "Abort":
         return fail("interrupted", INTERRUPTED)
-    if message := str(error) if isinstance(error, UserError) else _missing_package(error) or _refused(error):
+    message = str(error) if isinstance(error, UserError) else _refused(error)
+    if missing := missing_package(error, "sweep"):
+        message = f"this command {missing}\n(leaderboard, tasks, bodies and doctor work without it)"
+    if message:
         logger.debug("bad input", exc_info=error)
         return fail(message, USER_ERROR)
     if isinstance(error, ClusterLostError):
@@ -126,12 +125,6 @@ def _usage(error: Any) -> str:
         close = nearest(given, [name for each in context.command.params for name in each.opts] + ["--help"])
         message = f"No such option: {given}." + (f" Did you mean {close!r}?" if close else "")
     return f"{message}\nTry: {getattr(context, 'command_path', 'orca-sweep')} --help"
-
-
-def _missing_package(error: Exception) -> str:
-    """Return the message for a package of an extra that is not installed; "" for any other error."""
-    message = missing_package(error, "sweep")
-    return message and f"this command {message}\n(leaderboard, tasks, bodies and doctor work without it)"
 
 
 def _refused(error: Exception) -> str:

@@ -47,6 +47,7 @@ def load_board(name: str, options: BoardOptions) -> "BoardReport":
     """
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.assembly import published_only
+    from orca_ray.tasks.registry import known_tasks
 
     uri = results_uri(options.results)
     store = existing_store(uri)
@@ -62,20 +63,14 @@ def load_board(name: str, options: BoardOptions) -> "BoardReport":
         raise no_results(uri, f"run `orca-sweep {command} {name}` first, or give --results URI")
     sweep = f"{name}/{options.budget}" if options.sweep is None and options.budget else options.sweep
     protocol = options.protocol and options.protocol.value
+    declared = [task.name for task in known_tasks().values() if task.benchmark == name]
     try:
-        board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=_known_tasks(name))
+        board = build(scan, benchmark=name, sweep=sweep, protocol=protocol, known_tasks=declared or None)
     except UserError:
         for warning in scan.warnings:  # what is left out may be all that there is
             note(f"warning: {warning}")
         raise
     return _report(board, options, store, scan)
-
-
-def _known_tasks(benchmark: str) -> list[str] | None:
-    """Return the tasks of a benchmark that this installation declares; None for another benchmark."""
-    from orca_ray.tasks.registry import known_tasks
-
-    return [name for name, task in known_tasks().items() if task.benchmark == benchmark] or None
 
 
 def _report(

@@ -16,6 +16,7 @@ from typer import Argument, Exit, Option
 from orca_ray.cli.boards import BoardOptions, load_board
 from orca_ray.cli.options import JsonOption, ResultsOption, check_file, required_store, results_uri, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
+from orca_ray.data.cache import disk_errors, write_bytes, write_text
 from orca_ray.errors import UserError, lookup, printable
 from orca_ray.options import Protocol
 from orca_ray.paths import check_special, public_uri
@@ -34,7 +35,6 @@ def site(
     results: ResultsOption = None,
 ) -> None:
     """Write the leaderboards of all benchmarks in the store as a static site: an index, and one page each."""
-    from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
 
@@ -100,8 +100,6 @@ def leaderboard(
         return
     board = load_board(name, options)
     if options.out is not None:
-        from orca_ray.data.cache import disk_errors, write_bytes
-
         content = _file(board, form)
         with disk_errors(options.out.absolute().parent):
             write_bytes(options.out, content, durable=True)
@@ -112,7 +110,6 @@ def leaderboard(
 
 def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     """Write a page, and open it in the browser; with --watch, write it again while it changes, until Ctrl-C."""
-    from orca_ray.data.cache import write_text
     from orca_ray.leaderboard import render
 
     if form != "html":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from typer import Argument, BadParameter, Option
 
 from orca_ray.cli.output import note
+from orca_ray.data.cache import home
 from orca_ray.errors import UserError
 from orca_ray.options import KeepModels, Protocol
 from orca_ray.paths import check_special, public_uri, secrets_in, without
@@ -123,8 +124,6 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
         return given
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
         return "results"
-    from orca_ray.data.cache import home
-
     uri = str(home() / "results")
     if announce:
         note(f"results store: {uri} (the working directory of a submitted job is temporary)")

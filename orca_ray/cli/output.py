@@ -15,13 +15,17 @@ from enum import Enum
 from logging.handlers import RotatingFileHandler
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
 from orca_ray.data.cache import home
 from orca_ray.errors import printable, shorten
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.progress import Progress, TaskID
-
     from orca_ray.results.record import Record
 
 TRIALS_FAILED = OUT_OF_DATE = 1
@@ -75,10 +79,8 @@ def _plainer(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def console(min_width: int = 0) -> "Console":
+def console(min_width: int = 0) -> Console:
     """Return a Rich console for the current stdout, at least ``min_width`` characters wide."""
-    from rich.console import Console
-
     # A file or pipe has no width: 200 characters, so that lines are seldom broken.
     wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
     found = Console(width=wide, soft_wrap=False, highlight=False)
@@ -88,12 +90,8 @@ def console(min_width: int = 0) -> "Console":
 
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
-) -> "RenderableType":
+) -> RenderableType:
     """Return a plain Rich table; columns in ``right`` are right-aligned, and those in ``wrap`` may wrap at spaces."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     numbers, soft = set(right), set(wrap)
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
@@ -112,8 +110,6 @@ def show(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> None:
     """Print a `table`. Cells are never shortened; a narrow terminal wraps the lines."""
-    from rich.cells import cell_len
-
     cells = [[_cell(cell) for cell in row] for row in rows]
     soft = set(wrap)
     width = 2 * (len(columns) - 1)
@@ -170,9 +166,6 @@ class DataProgress(logging.Handler):
 
     def __enter__(self) -> Self:
         if not self._quiet and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
             self._bars = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=24),

@@ -1,17 +1,18 @@
 """Draws samples of a task with Pillow: photographs, curves, spectrograms, physical fields and contact maps."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from orca_ray.data.rows import Array
+
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData, Split
     from orca_ray.tasks.task import Task
 
-Array = npt.NDArray[Any]
 Pixels = npt.NDArray[np.uint8]
 
 NUM_SAMPLES = 9

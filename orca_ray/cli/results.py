@@ -2,12 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.options import JsonOption, ResultsOption, check_file, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
+from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
@@ -24,7 +25,7 @@ def check(
     ] = None,
 ) -> None:
     """Check CSV files of scores (method, task, metric, protocol, score, seed, source; optionally std)."""
-    from orca_ray.leaderboard.published.rows import FOLDER
+    from orca_ray.leaderboard.published.tables import FOLDER
     from orca_ray.results.submissions import merged, read_scores
 
     known, problems, parts = _known(), [], []
@@ -86,8 +87,6 @@ def export(
     if out is None:
         (say if sys.stdout.isatty() else print)(text.rstrip("\n"))
     else:
-        from orca_ray.data.cache import disk_errors, write_bytes
-
         with disk_errors(out.absolute().parent):
             write_bytes(out, text.encode())
         say(f"{out}: {len(board.scores)} score(s)")
@@ -132,22 +131,17 @@ def reproduce(
     if keep_model is not None and keep_model.is_dir() and not json:
         note(f"model: {keep_model}")
     if json:
-        emit_json(_summary(compared))
+        emit_json({
+            "trial_key": record.trial_key, "sweep": record.sweep, "task": record.task, "method": record.method,
+            "seed": record.seed, "metric": record.metric, "deterministic": bool(record.deterministic),
+            "agrees": compared.agrees, "rule": compared.rule, "scores": compared.scores,
+            "data_fingerprint": record.data_fingerprint, "differences": compared.differences,
+            "environment": compared.environment, "error": compared.again.error,
+        })  # fmt: skip
     else:
         _print(compared)
     if not compared.agrees:
         raise Exit(TRIALS_FAILED)
-
-
-def _summary(compared: "Comparison") -> dict[str, Any]:
-    record = compared.record
-    return {
-        "trial_key": record.trial_key, "sweep": record.sweep, "task": record.task, "method": record.method,
-        "seed": record.seed, "metric": record.metric, "deterministic": bool(record.deterministic),
-        "agrees": compared.agrees, "rule": compared.rule, "scores": compared.scores,
-        "data_fingerprint": record.data_fingerprint, "differences": compared.differences,
-        "environment": compared.environment, "error": compared.again.error,
-    }  # fmt: skip
 
 
 def _print(compared: "Comparison") -> None:

@@ -9,6 +9,7 @@ from typer import Argument, Option
 from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, check_file
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
+from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 
@@ -108,7 +109,6 @@ def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | Non
     With None, an existing file is kept, and errors are printed instead of raised; the result is None in both cases.
     """
     from orca_ray.cli.picture import draw
-    from orca_ray.data.cache import disk_errors, write_bytes
 
     path = picture or Path(f"{task.short_name}.png")
     if picture is None and path.exists():
@@ -201,16 +201,13 @@ def _print_prepared(prepared: dict[str, Any], width: int) -> None:
             rows.append((name, array, shape, split["samples"], *measured, found["of_samples"]))
     show_table(("split", "array", "shape", *numbers), rows, right=numbers)
     counts = {name: split["counts"] for name, split in prepared["splits"].items() if "counts" in split}
-    if counts:
-        say()
-        _print_counts(counts)
-
-
-def _print_counts(counts: dict[str, list[int]]) -> None:
-    """Print the number of samples of each class; with many classes, only their minimum, median and maximum."""
+    if not counts:
+        return
+    say()
     num = len(next(iter(counts.values())))
     if num <= MAX_CLASSES:
         show_table(("class", *counts), [(i, *(c[i] for c in counts.values())) for i in range(num)], right=tuple(counts))
-        return
-    rows = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]
-    show_table(("split", "classes", "fewest", "median", "most"), rows, right=("classes", "fewest", "median", "most"))
+    else:
+        columns = ("classes", "fewest", "median", "most")
+        extremes = [(split, num, min(each), sorted(each)[num // 2], max(each)) for split, each in counts.items()]
+        show_table(("split", *columns), extremes, right=columns)

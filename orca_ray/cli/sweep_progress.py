@@ -5,16 +5,16 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from orca_ray.cli.output import console, duration, note, say, score, table
 from orca_ray.errors import printable
 from orca_ray.results.record import lower
 from orca_ray.sweep.run import events
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.live import Live
 
 _OTHER_LINES = 7
 """Terminal lines reserved for other things than table rows: heading, rule, totals and message, if they are wrapped."""
@@ -105,11 +105,8 @@ class SweepState:
         return self.rows.setdefault((task, method), RowState(task, method, planned=0, done=0))
 
 
-def render(state: SweepState, height: int | None = None) -> "RenderableType":
+def render(state: SweepState, height: int | None = None) -> RenderableType:
     """Return a table of the rows, a line of totals and the last message, in ``height`` lines (None: no limit)."""
-    from rich.console import Group
-    from rich.text import Text
-
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
         rows = []
@@ -170,8 +167,6 @@ class SweepProgress:
     def __enter__(self) -> Self:
         screen = console()
         if not self._quiet and screen.is_terminal and sys.stdout.isatty():
-            from rich.live import Live
-
             self._live = Live(
                 console=screen, get_renderable=lambda: render(self.state, screen.height), refresh_per_second=2
             )

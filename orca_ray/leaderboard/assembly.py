@@ -5,7 +5,6 @@ What only a caller knows is an argument: names and texts of declared tasks and m
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,20 +13,21 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Board, empty_board
 from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
-from orca_ray.leaderboard.page import chosen_pictures, picture_keys
+from orca_ray.leaderboard.page import chosen_pictures
 from orca_ray.leaderboard.published import published_for
 from orca_ray.leaderboard.report import BoardReport, subset
 from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.submissions import SubmittedScore, imported_scores
+from orca_ray.results.submissions import imported_scores
 from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 
 
 def published_only(benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None) -> Board | None:
     """Return the empty board of a benchmark of which scores are published or imported; None if there are none."""
     board = empty_board(benchmark, scan.warnings if scan else ())
-    return None if published_for(board, imported=_imported(store)[0]) is None else board
+    imported = () if store is None else imported_scores(store.uri)[0]
+    return None if published_for(board, imported=imported) is None else board
 
 
 def board_report(
@@ -41,22 +41,13 @@ def board_report(
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
-    """Return the report of some tasks and methods of a board; curves, trials and pictures are read when they are used.
+    """Return the report of some tasks and methods (None: all) of a board, without published scores of ``hide`` kinds.
 
-    Args:
-        board: the board of a sweep, or an empty one.
-        store: the store that the board is built from; None if there is no store.
-        scan: the snapshot of the store that the board is built from; None for an empty board.
-        tasks: names of the tasks that are shown; None shows all.
-        methods: names of the methods that are shown; None shows all.
-        hide: kinds of published scores that are left out.
-        read_about: returns `BoardReport.read_about` of the shown board.
-        reproduce: command that runs a trial again.
-
-    Raises:
-        UserError: the board does not have one of the tasks or methods.
+    Curves, trials and pictures are read when they are used, from the ``store`` and from the snapshot of the store that
+    the board is built from. ``read_about`` returns `BoardReport.read_about` of the shown board; ``reproduce`` is the
+    command that runs a trial again. Raises UserError for a task or method that the board does not have.
     """
-    imported, warnings = _imported(store)
+    imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
         raise UserError(f"--methods {','.join(methods)}: nothing of {board.benchmark} ran here; leave the option out")
     shown, left_out = subset(board, tasks, methods) if board.tasks else (board, ())
@@ -68,7 +59,7 @@ def board_report(
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_searches=None if scan is None else lambda: read_searches(scan, shown),
-        read_artefacts=None if store is None or not keys else lambda: _pictures(store, shown),
+        read_artefacts=None if store is None or not keys else lambda: chosen_pictures(shown, store),
         read_about=lambda: read_about(shown),
         reproduce=reproduce,
         left_out=left_out,
@@ -88,11 +79,6 @@ def effects_report(
     return BoardReport(empty_board(benchmark), effects=replace(effects, notes=[*effects.notes, *warnings]))
 
 
-def _imported(store: ResultsStore | None) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of other people in a store, and warnings about those that cannot be read."""
-    return ([], []) if store is None else imported_scores(store.uri)
-
-
 def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
     """Return the records of the board's sweep, tasks and methods."""
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
@@ -103,8 +89,3 @@ def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
 def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
     """Return the sorted positions of the records that have ``wanted`` values."""
     return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
-
-
-def _pictures(store: ResultsStore, board: Board) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """Return the artefacts that the page shows; only these are read from the store."""
-    return chosen_pictures(board, store.artefacts(board.sweep, picture_keys(board)))

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +65,9 @@ def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataF
     old, new = (math.nan if rows is None else float(rows["score"].mean()) for rows in (before, after))
     if before is None or after is None:
         return Change(task, method, Kind.APPEARED if before is None else Kind.DISAPPEARED, old, new)
-    if reason := _reason(before.iloc[0], after.iloc[0]):
+    one, other = before.iloc[0], after.iloc[0]
+    changed = [name for name in _VERSION if one[name] != other[name]]
+    if reason := "; ".join(f"{name.replace('_', ' ')} {one[name]} → {other[name]}" for name in changed):
         return Change(task, method, Kind.INCOMPARABLE, old, new, reason=reason)
     pairs = before.merge(after, on="seed", suffixes=("_before", "_after"))
     if len(pairs) > 1 or (len(pairs) == 1 and min(len(before), len(after)) == 1):
@@ -77,11 +78,6 @@ def _change(task: str, method: str, before: pd.DataFrame | None, after: pd.DataF
         difference, seeds = new - old, 0
         error = math.sqrt(sum(rows["score"].var() / len(rows) for rows in (before, after)))
     return Change(task, method, _kind(difference, error), old, new, difference, error, seeds)
-
-
-def _reason(before: "pd.Series[Any]", after: "pd.Series[Any]") -> str:
-    changed = [name for name in _VERSION if before[name] != after[name]]
-    return "; ".join(f"{name.replace('_', ' ')} {before[name]} → {after[name]}" for name in changed)
 
 
 def _kind(difference: float, error: float) -> Kind:

@@ -17,8 +17,8 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
-from orca_ray.leaderboard.statistics.verdict import QuestionAnswer, answers
 from orca_ray.paths import open_regular
 
 _DIGITS = 10
@@ -100,7 +100,7 @@ class BoardReport:
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
-        """Return the statistic ``cost`` of a field of `Cost`, of all methods; NaN where it is unknown."""
+        """Return the statistic ``cost`` of a field of `TrialCost`, of all methods; NaN where it is unknown."""
         known = [
             (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
         ]

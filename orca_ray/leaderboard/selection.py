@@ -14,7 +14,7 @@ from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Scor
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.leaderboard.trials import tally
 from orca_ray.results.record import Status
-from orca_ray.results.scan import StoreSnapshot, encoded
+from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, invalid_rows
 
@@ -106,27 +106,19 @@ _RUN_FIRST = "run `orca-sweep benchmark NAME` first."
 
 
 def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tuple[pd.DataFrame, list[str]]:
-    """Return positions and the columns `_SCORED` of the ``wanted`` records, and warnings about omitted records.
-
-    Text columns are categories.
-    """
-    frames, left_out, example = [], 0, ""
-    for positions, table in scan.batches(_SCORED, wanted):
-        frame = pd.DataFrame({"position": positions})
-        for name in _SCORED:
-            if RECORDS.schema.field(name).type == pa.string():
-                codes, names = encoded(table[name])
-                frame[name] = np.array(names, dtype=object)[codes]
-            else:
-                frame[name] = table[name].to_pandas().to_numpy() if name != "finished_at" else table[name].to_pandas()
-        for _, _, value, _, mask in invalid_rows(table.select(["hyperparameters"]), RECORDS):
-            bad = mask.to_numpy()
-            frame, left_out, example = frame[~bad], left_out + int(bad.sum()), example or value
-        frames.append(frame)
-    if not frames:
-        return pd.DataFrame({name: pd.Series(dtype=object) for name in ["position", *_SCORED]}), []
+    """Return ``position`` and the columns `_SCORED` of valid ``wanted`` records, and a warning about invalid ones."""
+    schema = pa.schema([RECORDS.schema.field(name) for name in _SCORED])
+    tables, positions, left_out, example = [schema.empty_table()], [np.empty(0, np.int64)], 0, ""
+    for at, table in scan.batches(_SCORED, wanted):
+        valid = np.ones(len(at), dtype=bool)
+        for _, _, value, _, wrong in invalid_rows(table.select(["hyperparameters"]), RECORDS):
+            valid, example = ~wrong.to_numpy(), example or value
+        left_out += int((~valid).sum())
+        tables.append(table.filter(pa.array(valid)).cast(schema))
+        positions.append(at[valid])
     warning = f"{left_out} record(s) left out: hyperparameters {shorten(repr(example), 80)} are no JSON object"
-    return pd.concat(frames, ignore_index=True), [warning] if left_out else []
+    confirmed = pa.concat_tables(tables).to_pandas().assign(position=np.concatenate(positions))
+    return confirmed, [warning] if left_out else []
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
@@ -229,9 +221,7 @@ def _cells(scan: StoreSnapshot, groups: pd.DataFrame, scored: pd.DataFrame) -> d
     key = ["task", "label", "status", "device"]
     table = groups.groupby(key)[["count", "attempts", "microseconds"]].sum().reset_index()
     trials: dict[tuple[str, str], dict[str, Any]] = {}
-    for task, label, status, device, count, attempts, microseconds in zip(
-        *(table[name].tolist() for name in table), strict=True
-    ):
+    for task, label, status, device, count, attempts, microseconds in table.itertuples(index=False):
         if (task, label) not in trials:
             trials[task, label] = {"statuses": dict.fromkeys(Status, 0), "attempts": 0, "device_hours": {}}
         cell = trials[task, label]
@@ -249,16 +239,16 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
         return BoardCell(task, method, Score(math.nan, math.nan, 0), {}, Provenance(**trials))
     rows = sorted(rows, key=itemgetter("seed"))
     scores = [row["test_score"] for row in rows]
-    shared = ("body", "hyperparameters", "data_fingerprint", "metric")
+    shared = {name: rows[0][name] for name in ("body", "hyperparameters", "data_fingerprint", "metric")}
+    distinct: dict[str, Any] = {
+        f"{name}s": tuple(sorted({row[name] for row in rows} - {None}))
+        for name in ("version", "torch_version", "device", "processor", "precision")
+    }
     provenance = Provenance(
         **trials,
-        **{name: rows[0][name] for name in shared},
+        **shared,
+        **distinct,
         metric_version=rows[0]["metric_version"] or 1,
-        versions=_distinct(rows, "version"),
-        torch_versions=_distinct(rows, "torch_version"),
-        devices=_distinct(rows, "device"),
-        processors=_distinct(rows, "processor"),
-        precisions=_distinct(rows, "precision"),
         deterministic=all(row["deterministic"] for row in rows),
         started_at=min(row["started_at"] for row in rows),
         finished_at=max(row["finished_at"] for row in rows),
@@ -266,10 +256,6 @@ def _cell(task: str, method: str, rows: list[dict[str, Any]], trials: dict[str, 
     )
     score = Score(float(np.mean(scores)), float(np.std(scores, ddof=1)) if len(rows) > 1 else math.nan, len(rows))
     return BoardCell(task, method, score, {int(row["seed"]): row["trial_key"] for row in rows}, provenance, _cost(rows))
-
-
-def _distinct(rows: list[dict[str, Any]], name: str) -> tuple[str, ...]:
-    return tuple(sorted({row[name] for row in rows if row[name] is not None}))
 
 
 def _cost(rows: list[dict[str, Any]]) -> TrialCost:

@@ -11,10 +11,10 @@ from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import PublishedTable
 from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
-from orca_ray.leaderboard.statistics.critical_difference import smallest_p
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Levels, Ratio
 from orca_ray.leaderboard.statistics.verdict import describe
+from orca_ray.leaderboard.statistics.wilcoxon import smallest_p
 from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS
 from orca_ray.results.record import Status
 
@@ -66,7 +66,7 @@ _COSTS = (
     ("peak MiB", "peak_memory_mib", "max", 0),
     ("trained parameters", "num_trainable", "mean", 0),
 )
-"""Title, field of `Cost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
+"""Title, field of `TrialCost`, how tasks are combined, and number of decimals of each column of `cost_grid`."""
 
 
 def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
@@ -194,25 +194,6 @@ def wrapped(text: str, width: int = WIDTH) -> list[str]:
     return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-Section = tuple[str, list[list[str]], int]
-"""Title, cells (the first row holds the titles of columns), and number of columns that hold names."""
-_PAIRED = (
-    "Each ratio compares test scores that are paired by task, seed and the levels of all other factors; below 1 the "
-    "level is better. On one task, it is the ratio of means over seeds, averaged geometrically over the other factors' "
-    "levels. Over all tasks, it is the geometric mean, "
-)
-_OVER_TASKS = "with a 95% bootstrap interval over tasks."
-_OVER_SEEDS = "with a 95% interval of the noise over seeds, which holds for these few tasks only."
-_NOISE = (
-    "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed from "
-    "the task's deviation over seeds (of log scores, pooled over all cells)."
-)
-_PAIRS = (
-    "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as that."
-)
-_CHANCE = "There are {} intervals; if no factor had an effect, about one in twenty would exclude 1."
-
-
 def _ratio(value: float) -> str:
     return MISSING if math.isnan(value) else f"{value:.2f}" if 0.1 <= value < 100 else f"{value:.2g}"
 
@@ -234,8 +215,11 @@ def _on_task(ratio: Ratio | None) -> str:
     return f"{mark}{_ratio(ratio.value)}{mark}"
 
 
-def effects_sections(effects: Effects, *, full: bool) -> Iterator[Section]:
-    """Yield the tables of effects; ``full`` adds ratios on single tasks, and effects given a combination of levels."""
+def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, list[list[str]], int]]:
+    """Yield the title, the cells (titles of columns first) and the number of columns of names of each table of effects.
+
+    ``full`` adds ratios on single tasks, and effects given a combination of levels.
+    """
     tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
     for factor, (baseline, *_) in effects.factors.items():
         rows = [["level", "given", "ratio [95%]", "better", "worse", "pairs", *(tasks.values() if full else ())]]
@@ -280,11 +264,19 @@ def effects_footer(effects: Effects) -> list[str]:
     totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items() if count)
     missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
     counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
+    interval = "with a 95% interval of the noise over seeds, which holds for these few tasks only."
+    if len(effects.metrics) >= MIN_TASKS:
+        interval = "with a 95% bootstrap interval over tasks."
     return [
-        _PAIRED + (_OVER_TASKS if len(effects.metrics) >= MIN_TASKS else _OVER_SEEDS),
-        _NOISE,
-        _PAIRS,
-        _CHANCE.format(len(effects.comparisons)),
+        "Each ratio compares test scores that are paired by task, seed and the levels of all other factors; below 1 "
+        "the level is better. On one task, it is the ratio of means over seeds, averaged geometrically over the other "
+        f"factors' levels. Over all tasks, it is the geometric mean, {interval}",
+        "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed "
+        "from the task's deviation over seeds (of log scores, pooled over all cells).",
+        "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as "
+        "that.",
+        f"There are {len(effects.comparisons)} intervals; if no factor had an effect, about one in twenty would "
+        "exclude 1.",
         metrics_text(effects.metrics, effects.benchmark),
         counted,
         f"trials: {totals}",

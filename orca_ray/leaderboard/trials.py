@@ -17,7 +17,6 @@ KEYS = (
     "metric_version",
 )  # fmt: skip
 """Columns of records whose values a group shares; a metric's version is 1 in records from before it was stored."""
-_MOST_SECONDS = 1e9
 _TYPES = {name: RECORDS.schema.field(name).type for name in ("metric_version", "seed", "attempts", "finished_at")}
 _TYPES |= {"count": pa.int64(), "microseconds": pa.int64()}
 _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
@@ -47,7 +46,7 @@ def _groups(table: Any) -> Any:
         "seed": pc.if_else(confirm, table["seed"], -1),
         "count": np.ones(len(table), np.int64),
         # Whole microseconds have the same sum in any order of the files.
-        "microseconds": np.rint(np.clip(seconds, 0, _MOST_SECONDS) * 1e6).astype(np.int64),
+        "microseconds": np.rint(np.clip(seconds, 0, 1e9) * 1e6).astype(np.int64),
         "attempts": table["attempts"],
         "finished_at": table["finished_at"],
     }
@@ -63,13 +62,14 @@ def _grouped(table: Any) -> Any:
 
 MAX_SEARCH_TRIALS = 20_000
 """Number of search trials up to which they are read."""
-_COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_score"]
+_COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters"]
 
 
 def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
-    """Return ``task``, ``method``, ``number`` and ``score`` of each search trial of a board's sweep, tasks and methods.
+    """Return the search trials of a board's sweep, tasks and methods, in the order of their starts.
 
-    See `numbered`. Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
+    Columns are ``task``, ``method`` (as on the board), ``number`` (place in the search), ``score`` (on validation) and
+    ``hyperparameters`` (a JSON object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
     """
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
     schema, found, num = pa.schema([Record.SCHEMA.field(name) for name in _COLUMNS]), [], 0
@@ -78,16 +78,8 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
         if num > MAX_SEARCH_TRIALS:
             return None
         found.append(table.cast(schema))
-    rows = numbered(pa.concat_tables([schema.empty_table(), *found]).to_pandas(), board)
-    return rows[["task", "method", "number", "score"]]
-
-
-def numbered(trials: pd.DataFrame, board: Board) -> pd.DataFrame:
-    """Return the search trials of a board's tasks and methods in the order of their starts, with two more columns.
-
-    ``score`` is the validation score, and ``number`` the place in the search. ``method`` is that of the board.
-    """
+    trials: pd.DataFrame = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
     rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
-    rows = rows[rows["task"].isin(board.tasks) & rows["method"].isin(board.methods)]
-    rows = rows.sort_values(["started_at", "trial_key"], kind="stable")
-    return rows.assign(number=rows.groupby(["task", "method"]).cumcount())
+    rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
+    rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())
+    return rows[["task", "method", "number", "score", "hyperparameters"]]

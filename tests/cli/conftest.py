@@ -36,7 +36,25 @@ class Ending:
         return json.loads(self.out)
 
 
-Command = Callable[..., Ending]
+class Command:
+    """Runs command lines in this process, as the console script would."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: str) -> Ending:
+        self._capsys.readouterr()
+        code = run(arguments)
+        captured = self._capsys.readouterr()
+        return Ending(code, captured.out, captured.err)
+
+    def refused(self, *arguments: str) -> str:
+        """Return what a command prints to stderr that ends as one with bad input."""
+        ending = self(*arguments)
+        assert (ending.code, "Traceback" in ending.err) == (2, False), ending
+        return ending.err
+
+
 EndBy = Callable[[BaseException | Callable[..., Any]], Ending]
 
 
@@ -56,15 +74,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run one command line in this process, as the console script would."""
-
-    def invoke(*arguments: str) -> Ending:
-        capsys.readouterr()
-        code = run(arguments)
-        captured = capsys.readouterr()
-        return Ending(code, captured.out, captured.err)
-
-    return invoke
+    return Command(capsys)
 
 
 @pytest.fixture

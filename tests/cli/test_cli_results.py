@@ -24,34 +24,15 @@ def rows() -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("format", "store"),
-    [
-        ("table", "missing"), ("markdown", "empty"), ("latex", "missing"), ("csv", "missing"), ("json", "missing"),
-        ("html", "empty"), ("table", "other"),
-    ],
-)  # fmt: skip
-def test_an_empty_store_shows_the_row_of_orca_as_published(command: Command, format: str, store: str) -> None:
+@pytest.mark.parametrize("store", ["missing", "empty", "of another benchmark"])
+def test_without_own_scores_a_board_shows_the_published_ones(command: Command, store: str) -> None:
     if store != "missing":
-        ResultsStore("results", create=True).append([make_record()] if store == "other" else [])
-    ending = command("leaderboard", "nasbench360", "--format", format)
+        ResultsStore("results", create=True).append([] if store == "empty" else [make_record()])
+    ending = command("leaderboard", "nasbench360")
     assert ending.code == 0
-    found = ending.out.replace("{-}", "-")  # LaTeX
-    assert all(score in found for score in ORCA)
-    assert format in ("csv", "json", "html") or "nothing ran here yet" in ending.out
-    if format in ("table", "markdown"):
-        line = next(line for line in found.splitlines() if line.lstrip("| ").startswith("ORCA "))
-        assert [word.strip("*|") for word in line.split() if word.strip("*|")][1:8] == ORCA[:7]
-
-
-def test_published_scores_can_be_hidden(command: Command) -> None:
-    assert "MoNA (secondary)" in command("leaderboard", "nasbench360").out
-    ending = command("leaderboard", "nasbench360", "--hide", "digitised,secondary")
-    assert "MoNA" not in ending.out
-    assert "hidden published scores, out of all ranks: " in ending.out
-    wrong = command("leaderboard", "nasbench360", "--hide", "secondry")
-    assert wrong.code == 2
-    assert "Did you mean 'secondary'?" in wrong.err
+    assert "nothing ran here yet" in ending.out
+    line = next(line for line in ending.out.splitlines() if line.startswith("ORCA "))
+    assert [word.strip("*") for word in line.split()][1:8] == ORCA[:7]
 
 
 def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(command: Command, rows: Path) -> None:
@@ -69,7 +50,9 @@ def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(com
     assert [each["name"] for each in document["methods"]] == ["orca"]
     assert document["published"]["beside"]["methods"][0]["cells"]["pocket/digits"]["score"] == 0.1875
     assert len(store.records()) == 1
-    assert "theirs" not in command("leaderboard", "pocket", "--hide", "imported").out
+    text = command("leaderboard", "pocket", "--hide", "digitised,imported").out
+    assert "theirs" not in text
+    assert "hidden published scores, out of all ranks: 1 imported" in text
 
 
 def test_export_and_import_of_another_store(command: Command) -> None:
@@ -87,9 +70,8 @@ def test_export_and_import_of_another_store(command: Command) -> None:
     assert command("results", "import", "mine.csv", "--results", "elsewhere").code == 0
     document = command("leaderboard", "pocket", "--results", "elsewhere", "--json").json
     assert document["published"]["rows"][0]["score"] == pytest.approx((0.1 + 1 / 3) / 2)
-    ending = command("results", "export", "pocket", "-o", "missing/mine.csv")
-    assert ending.code == 2
-    assert "missing is no directory; give the path of a file in an existing directory" in ending.err
+    error = command.refused("results", "export", "pocket", "-o", "missing/mine.csv")
+    assert "missing is no directory; give the path of a file in an existing directory" in error
 
 
 def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> None:
@@ -101,11 +83,8 @@ def test_check_names_every_bad_file_and_line(command: Command, rows: Path) -> No
     assert "line 3: score 25: error is at most 1, not in percent" in ending.err
     assert "worse.csv: 1 problem" in ending.err
     assert "rows.csv: 2 score(s)" in ending.out
-    assert "Traceback" not in ending.err
     for name in ("bad.csv", "missing.csv", ".", "/dev/zero"):
-        ending = command("results", "import", name)
-        assert ending.code == 2
-        assert name in ending.err
+        assert name in command.refused("results", "import", name)
     assert not Path("results").exists()
     assert command("results", "check").code == 0, "the submitted rows of the project are valid"
 

@@ -14,23 +14,13 @@ from orca_ray.cli.app import app
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
-LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```([^\n]*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-PATH = re.compile(r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+")
-
-NAME = re.compile(r"\borca_ray(?:\.[A-Za-z]\w*)+")
 
 
 def name_of(page: Path) -> str:
     """Return the path of a page in the repository."""
     return str(page.relative_to(ROOT))
-
-
-def anchors(path: Path) -> set[str]:
-    """Return the anchors that GitHub makes of a page's headings."""
-    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text()), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def fenced_lines(text: str) -> Iterator[str]:
@@ -42,11 +32,6 @@ def fenced_lines(text: str) -> Iterator[str]:
 def code_lines(text: str) -> list[str]:
     """Return the lines of code blocks without comments."""
     return [found for line in fenced_lines(text) if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
-
-
-def code_spans(text: str) -> list[str]:
-    """Return the code inside paragraphs and tables."""
-    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
 
 
 def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:
@@ -68,9 +53,3 @@ def parse(arguments: list[str]) -> Any:
         name, command, rest = command.resolve_command(context, [*context._protected_args, *context.args])
         context = command.make_context(name, rest, parent=context)
     return context
-
-
-def all_options(command: Any) -> set[str]:
-    children = getattr(command, "commands", {}).values()
-    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    return own.union({"--help"}, *(all_options(child) for child in children))

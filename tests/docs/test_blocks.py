@@ -19,7 +19,7 @@ from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 ELSEWHERE: Mapping[str, str] = {
     "docs/plug-ins.md": "tests/test_plug_ins.py",
     "docs/own-data.md": "tests/examples/test_own_data.py",
-    "docs/serving.md": "tests/serving/test_page.py",
+    "docs/serving.md": "tests/serving/test_application.py",
 }
 """Pages whose blocks a test of their own runs."""
 

@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import pytest
 import typer
@@ -12,24 +13,23 @@ from orca_ray.cli.app import app
 from orca_ray.discovery import GROUPS
 from orca_ray.sweep.plan.loading import parse_spec
 
-from .pages import (
-    BLOCK,
-    FENCE,
-    LINK,
-    NAME,
-    PAGES,
-    PATH,
-    ROOT,
-    all_options,
-    anchors,
-    code_lines,
-    code_spans,
-    command_lines,
-    name_of,
-    parse,
-)
+from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of, parse
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?:orca_ray|tests|sweeps|cluster|docs|benchmarks|examples)/[\w./*{},-]+")
+NAME = re.compile(r"\borca_ray(?:\.[A-Za-z]\w*)+")
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors that GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def code_spans(text: str) -> list[str]:
+    """Return the code inside paragraphs and tables."""
+    return [re.sub(r"\s+", " ", span) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
 
 
 def links(page: Path, text: str) -> list[str]:
@@ -92,6 +92,12 @@ def test_what_a_page_names_exists(page: Path) -> None:
     for language, block in BLOCK.findall(text):
         if language == "yaml" and re.search(r"^name:", block, re.MULTILINE):
             parse_spec(block, str(page))
+
+
+def all_options(command: Any) -> set[str]:
+    children = getattr(command, "commands", {}).values()
+    own = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return own.union({"--help"}, *(all_options(child) for child in children))
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/usage.md", "docs/benchmarks.md", "docs/cluster.md"])

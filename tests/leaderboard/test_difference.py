@@ -71,10 +71,3 @@ def test_other_versions_are_not_compared() -> None:
     ):
         found = only(one, one.assign(**{column: value}))
         assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)
-
-
-def test_the_other_direction_has_the_opposite_sign() -> None:
-    one, two = board(orca=[0.9, 0.5, 0.2]), board(orca=[0.8, 0.4, 0.07])
-    there, back = only(one, two), only(two, one)
-    assert (there.difference, there.error) == pytest.approx((-back.difference, back.error))
-    assert (there.kind, back.kind) == (Kind.BETTER, Kind.WORSE)

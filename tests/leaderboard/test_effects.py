@@ -92,11 +92,8 @@ class TestRatios:
         assert list(aligning.tasks) == ["pocket/a"]
         num = 2 - l2.count(None)
         assert (aligning.pairs, aligning.planned) == (num, 8)
-        assert (found.scores["pocket/a", 1].n, found.scores["pocket/a", 3].n, found.scores["pocket/b", 0].n) == (
-            num,
-            0,
-            0,
-        )
+        cells = (("pocket/a", 1), ("pocket/a", 3), ("pocket/b", 0))
+        assert [found.scores[each].n for each in cells] == [num, 0, 0]
         assert found.statuses[Status.FAILED_OOM] == 2 - num
         text = render_effects(found)
         assert f"scores: {2 + num} found, {14 - num} missing" in text

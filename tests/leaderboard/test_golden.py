@@ -11,11 +11,13 @@ from typing import Any
 import pandas as pd
 
 from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render
-from orca_ray.leaderboard.published import compare, published_rows
+from orca_ray.leaderboard.published.comparison import compare
+from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.leaderboard.statistics.verdict import answers
-from orca_ray.leaderboard.trials import numbered
+from orca_ray.leaderboard.statistics.questions import answers
+from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import Status
+from orca_ray.results.scan import StoreSnapshot
 from orca_ray.testing.scores import random_table, table
 from tests.leaderboard.page.boards import data
 from tests.leaderboard.test_effects import effects, grid, render_effects, square
@@ -53,7 +55,7 @@ def report() -> BoardReport:
     board = build(records, benchmark="pocket", sweep="pocket/quick", protocol="held-out")
     points = [make_point(f"k{trial}", epoch, validation_score=0.6 / epoch) for trial in range(6) for epoch in (1, 2, 3)]
     curves = pd.DataFrame([point.to_row() for point in points])
-    searches = numbered(records[records["phase"] == "search"], board)
+    searches = read_searches(StoreSnapshot.of_frame(records), board)
     return BoardReport(board, read_curves=lambda: curves, read_searches=lambda: searches, left_out=("pocket/mnist",))
 
 

@@ -8,21 +8,18 @@ import pytest
 from scipy.stats import rankdata
 
 from orca_ray.leaderboard.board import empty_board
-from orca_ray.leaderboard.published import (
-    KINDS,
+from orca_ray.leaderboard.published import KINDS, Published, PublishedRow, PublishedTable, published_for
+from orca_ray.leaderboard.published.comparison import compare, own_row, reason_apart
+from orca_ray.leaderboard.published.tables import (
+    CLAIM,
+    FLAGS,
+    FOLDER,
     PROTOCOLS,
-    Published,
-    PublishedRow,
-    PublishedTable,
     all_published,
-    compare,
-    own_row,
-    published_for,
     published_rows,
-    reason_apart,
+    rows_of_others,
     sources,
 )
-from orca_ray.leaderboard.published.rows import CLAIM, FLAGS, FOLDER, rows_of_others
 from orca_ray.leaderboard.selection import build
 from orca_ray.results.submissions import SubmittedScore
 from orca_ray.tasks.metrics import all_metrics

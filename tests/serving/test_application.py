@@ -1,5 +1,6 @@
 """The application without a socket: what it takes, what it answers, and what it refuses."""
 
+import ast
 import asyncio
 import json
 import re
@@ -26,6 +27,7 @@ from orca_ray.serving import application
 from orca_ray.serving.application import MOST_REQUESTS, PREDICT, Application, Limits, ServedModel
 from orca_ray.serving.formats import ARROW, JSON, Formats
 from orca_ray.testing.suite import save_bert, save_vit
+from tests.docs.pages import BLOCK, ROOT
 from tests.serving.models import SERIES, every_model
 
 TOKEN = "0123456789abcdef"
@@ -333,6 +335,14 @@ def test_the_description_follows_the_model(models: dict[str, Predictor]) -> None
     schemas, properties = of(SimpleNamespace(task=task, preprocessing=own, label_names=(), decides=False))
     assert lengths(schemas["Predictions"]["properties"]["predictions"]) == [8, 8, 3]
     assert properties["samples"]["maxItems"] == 2
+
+
+def test_the_blocks_of_the_page() -> None:
+    blocks = [content for _, content in BLOCK.findall((ROOT / "docs" / "serving.md").read_text())]
+    (code,) = [block for block in blocks if block.startswith("import ")]
+    ast.parse(code)
+    (answer,) = [json.loads(block) for block in blocks if block.startswith("{")]
+    assert list(answer) == ["predictions", "probabilities", "labels", "warnings"]
 
 
 class FakeModel:

@@ -12,29 +12,16 @@ from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
 _COLUMNS = (
-    "section",
-    "task",
-    "metric",
-    "method",
-    "other",
-    "seed",
-    "value",
-    "std",
-    "low",
-    "high",
-    "n",
-    "kind",
-    "source",
-)
+    "benchmark", "sweep", "protocol", "section", "task", "metric", "method", "other", "seed", "value", "std", "low",
+    "high", "n", "kind", "source",
+)  # fmt: skip
 _PUBLISHED = ("published", "published_metric", "flag", "note")
 """Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
 
 
 def _render(report: BoardReport) -> str:
     board, stream = report.board, io.StringIO()
-    writer = csv.DictWriter(
-        stream, ("benchmark", "sweep", "protocol", *_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n"
-    )
+    writer = csv.DictWriter(stream, (*_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n")
     writer.writeheader()
 
     def write(section: str, **cells: object) -> None:

@@ -12,7 +12,7 @@ from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import KIND, VERSION, BoardReport, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.verdict import QuestionAnswer
+from orca_ray.leaderboard.statistics.questions import QuestionAnswer
 from orca_ray.results.record import Status
 
 

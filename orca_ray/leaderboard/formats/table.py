@@ -3,7 +3,12 @@
 import io
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.effects import Effects
@@ -24,9 +29,6 @@ from orca_ray.leaderboard.text import (
     wrapped,
 )
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 BEST = "*"
 BLOCKS = "▁▂▃▄▅▆▇█"
 MAX_CURVE = 12
@@ -34,13 +36,11 @@ MAX_CURVE = 12
 TextRows = Sequence[Sequence[str]]
 
 
-def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True) -> "Iterator[RenderableType]":
+def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True) -> Iterator[RenderableType]:
     """Yield a leaderboard as Rich text and tables of at most ``width`` columns, where one method fits into them.
 
     A table with too many methods is split. ``curves`` adds sparklines, which need a terminal with Unicode.
     """
-    from rich.text import Text
-
     board = report.board
     title, subtitle = titles(report)
     yield Text("\n".join([printable(title), *wrapped(subtitle, width)]), style="bold")
@@ -62,9 +62,7 @@ def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True)
         yield _sentences(lines, width)
 
 
-def _section(heading: str, grid: TextRows, width: int) -> "Iterator[RenderableType]":
-    from rich.text import Text
-
+def _section(heading: str, grid: TextRows, width: int) -> Iterator[RenderableType]:
     yield Text("\n".join(["", *wrapped(heading, width), ""]), style="bold")
     yield from _tables([[printable(cell) for cell in row] for row in grid], width)
 
@@ -97,16 +95,12 @@ def _level(value: float, low: float, high: float) -> int:
     return min(int(share * len(BLOCKS)), len(BLOCKS) - 1)
 
 
-def _sentences(texts: Sequence[str], width: int) -> "RenderableType":
-    from rich.text import Text
-
+def _sentences(texts: Sequence[str], width: int) -> RenderableType:
     return Text("\n".join(["", *(line for text in texts for line in wrapped(text, width))]))
 
 
-def _tables(grid: TextRows, width: int, rule: int = 0) -> "Iterator[RenderableType]":
+def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableType]:
     """Yield a grid as tables of at most ``width`` columns; each has the first column. ``rule`` rows precede a rule."""
-    from rich.cells import cell_len
-
     sizes = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*grid, strict=True)]
     start = 1
     while start < len(sizes):
@@ -118,10 +112,7 @@ def _tables(grid: TextRows, width: int, rule: int = 0) -> "Iterator[RenderableTy
         start = end
 
 
-def _table(grid: TextRows, rule: int) -> "RenderableType":
-    from rich import box
-    from rich.table import Table
-
+def _table(grid: TextRows, rule: int) -> RenderableType:
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for cell in grid[0]:
         result.add_column(_cell(cell), no_wrap=True)
@@ -130,17 +121,13 @@ def _table(grid: TextRows, rule: int) -> "RenderableType":
     return result
 
 
-def _cell(text: str) -> "RenderableType":
-    from rich.text import Text
-
+def _cell(text: str) -> RenderableType:
     score, *curve = text.split("\n")
     best = Text(score, style="bold green" if score.endswith(BEST) else "")
     return Text("\n").join([best, *(Text(line, style="cyan") for line in curve)])
 
 
 def _render(report: BoardReport) -> str:
-    from rich.console import Console
-
     stream = io.StringIO()
     console = Console(file=stream, width=10_000, color_system=None, highlight=False, markup=False, emoji=False)
     console.print(*renderables(report), sep="\n")

@@ -4,6 +4,7 @@
 """
 
 import base64
+import contextlib
 import hashlib
 import html
 import json
@@ -14,10 +15,13 @@ from typing import Any
 
 from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.page.data import page_data
-from orca_ray.leaderboard.page.pictures import chosen_pictures, picture_keys
+from orca_ray.results.artefacts import parse_payload
+from orca_ray.results.store import ResultsStore
 
-__all__ = ["chosen_pictures", "page_data", "picture_keys", "render", "render_index"]
+__all__ = ["chosen_pictures", "page_data", "render", "render_index"]
 
+MAX_PICTURE_CHARACTERS = 1_000_000
+"""Largest size of all artefacts of a page together, as JSON."""
 _FOLDER = Path(__file__).parent
 _ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
@@ -61,3 +65,27 @@ def render_index(boards: Mapping[str, Board]) -> str:
         style=(_FOLDER / "page.css").read_text(encoding="utf-8"),
         rows="\n".join(rows),
     )
+
+
+def chosen_pictures(board: Board, store: ResultsStore) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the artefacts that a page shows by trial key: those of each cell's first seed, as far as there is room.
+
+    Room goes to the first artefact of each cell, then to the second of each, and so on. An artefact with an invalid
+    payload is left out.
+    """
+    keys = [next(iter(cell.trial_keys.values())) for cell in board.cells.values() if cell.trial_keys]
+    artefacts = store.artefacts(board.sweep, keys).groupby("trial_key", sort=True)
+    payloads = {str(key): group["payload"].tolist() for key, group in artefacts}
+    keys = [key for key in keys if key in payloads]
+    room = MAX_PICTURE_CHARACTERS
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for place in range(max((len(payloads[key]) for key in keys), default=0)):
+        for key in keys:
+            for payload in payloads[key][place : place + 1]:
+                if len(payload) <= room:
+                    with contextlib.suppress(ValueError):
+                        picture = parse_payload(payload)
+                        json.dumps(picture, allow_nan=False)  # a page holds no NaN
+                        found.setdefault(key, []).append(picture)
+                        room -= len(payload)
+    return found

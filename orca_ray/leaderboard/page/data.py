@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from operator import itemgetter
@@ -17,9 +17,9 @@ from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Ratio
-from orca_ray.leaderboard.statistics.verdict import answers, gains
+from orca_ray.leaderboard.statistics.questions import answers, gains
+from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.leaderboard.text import effects_sections
-from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS, numbered
 from orca_ray.results.record import CurvePoint, Record, Status
 
 MAX_RECORDS = 1500
@@ -52,15 +52,20 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     methods = sorted(board.methods)
     rows, note = _chosen_records(board, records)
     tasks = {task: index for index, task in enumerate(board.tasks)}
-    searches = _search_trials(board, records)
+    searches = _search_trials(report)
     finished = [time for cell in board.cells.values() if (time := cell.provenance.finished_at)]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
-        "benchmark": board.benchmark,
-        "sweep": board.sweep,
-        "protocol": board.protocol,
+        **{name: getattr(board, name) for name in ("benchmark", "sweep", "protocol")},
         "updated": _time(max(finished, default=None)),
-        "tasks": [_task(board, task, about.get(task, {})) for task in board.tasks],
+        "tasks": [
+            {
+                **asdict(info),
+                "label": task.removeprefix(f"{board.benchmark}/"),
+                **{f"{name}_text": text for name, text in about.get(task, {}).items()},
+            }
+            for task, info in board.infos.items()
+        ],
         "methods": [{"name": method, **about.get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
@@ -72,7 +77,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "records": _records(board, rows),
         "records_note": note,
         "hyperparameters": _hyperparameters(rows["hyperparameters"]),
-        "curves": _curves(curves[curves["trial_key"].isin(scored) & (curves["sweep"] == board.sweep)]),
+        "curves": _curves(curves[curves["trial_key"].isin(scored)]),
         "artefacts": {key: list(artefacts[key]) for key in rows["trial_key"] if key in artefacts},
         "published": report.published and _published(report.published),
         "notes": list(board.notes),
@@ -97,15 +102,6 @@ def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
         place = places.get(cell.trial_keys.get(seed, ""), -1) if cell else -1
         found.append([tasks.index(task), methods.index(method), seed, score, place])
     return found
-
-
-def _task(board: Board, task: str, about: Mapping[str, str]) -> dict[str, Any]:
-    info = board.infos[task]
-    return {
-        **asdict(info),
-        "label": task.removeprefix(f"{board.benchmark}/"),
-        **{f"{name}_text": text for name, text in about.items()},
-    }
 
 
 def _statistics(report: BoardReport) -> list[dict[str, Any]]:
@@ -156,8 +152,7 @@ def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """Return the records that the page holds, sorted, and a sentence about which they are."""
-    rows = _of_sweep(board, records)
-    num = len(rows)
+    rows, num = records, len(records)
     note = f"All {num} trials of the sweep."
     if num > MAX_RECORDS:
         scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
@@ -183,18 +178,12 @@ def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
     return columns
 
 
-def _search_trials(board: Board, records: pd.DataFrame) -> pd.DataFrame:
-    """Return the search trials of the sweep, with the columns that statistics take as ``searches``.
-
-    No trials are returned if there are more than `MAX_SEARCH_TRIALS`.
-    """
-    rows = _of_sweep(board, records)
-    rows = numbered(rows[rows["phase"] == "search"], board)
-    rows = rows.iloc[: 0 if len(rows) > MAX_SEARCH_TRIALS else None]
+def _search_trials(report: BoardReport) -> pd.DataFrame:
+    """Return the search trials with the columns that statistics take as ``searches``; none if there are too many."""
+    rows = pd.DataFrame(columns=COLUMNS["searches"]) if report.searches is None else report.searches
     parsed = rows["hyperparameters"].map(lambda text: json.loads(text, parse_constant=str))
-    rows = rows.assign(hyperparameters=parsed.astype(object))
-    columns = ["task", "method", "number", "score", "hyperparameters"]
-    return rows[columns].sort_values(columns[:3], kind="stable").reset_index(drop=True)
+    rows = rows.assign(hyperparameters=parsed.astype(object), score=rows["score"].astype("float64"))
+    return rows.sort_values(["task", "method", "number"], kind="stable").reset_index(drop=True)
 
 
 def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
@@ -203,11 +192,6 @@ def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
     found = get_statistic("importance").compute(scored).reset_index() if len(scored) else pd.DataFrame()
     rows = [{str(name): _plain(value) for name, value in row.items()} for row in found.to_dict("records")]
     return sorted(rows, key=lambda row: (row["method"], -row["value"], row["hyperparameter"]))
-
-
-def _of_sweep(board: Board, records: pd.DataFrame) -> pd.DataFrame:
-    same = (records["benchmark"] == board.benchmark) & (records["sweep"] == board.sweep)
-    return records.loc[same & (records["protocol"] == board.protocol)]
 
 
 def _effects(effects: Effects) -> dict[str, Any]:

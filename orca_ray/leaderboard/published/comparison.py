@@ -7,19 +7,22 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.published.rows import (
+from orca_ray.leaderboard.published.tables import (
     CLAIM,
     FLAGS,
     IMPORTED,
+    OWN,
     PRIMARY,
     PROTOCOLS,
     SUBMITTED,
+    Column,
+    Published,
     PublishedRow,
+    PublishedTable,
     published_rows,
     rows_of_others,
     sources,
 )
-from orca_ray.leaderboard.published.tables import OWN, Column, Published, PublishedTable
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.submissions import SubmittedScore
 
@@ -62,10 +65,8 @@ def published_for(
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
     """Return why a row cannot stand beside own scores of its task; "" if it can.
 
-    Args:
-        row: a published, submitted or imported row.
-        metric: metric of the own scores of its task; None if there are none.
-        protocol: protocol of the own scores.
+    ``metric`` is the metric of own scores on the row's task, None without own scores; ``protocol`` is the protocol of
+    own scores.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"
@@ -91,13 +92,8 @@ def compare(
 ) -> Published:
     """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
-    Args:
-        rows: rows of the benchmark, such as `published_rows` returns.
-        benchmark: name of the benchmark.
-        own: the store's scores as rows of kind `OWN` (see `own_row`).
-        metrics: metric of the own scores by task.
-        protocol: protocol of the own scores, ``paper`` or ``held-out``.
-        hide: kinds whose rows are left out.
+    ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
+    protocol of own scores. Rows of a kind in ``hide`` are left out.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
     ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
@@ -127,7 +123,10 @@ def _groups(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
     for row in rows:
         known = quantities.setdefault((row.setting, row.task), [])
         known += [] if row.quantity in known else [row.quantity]
-        groups.setdefault(_title(row) + ", another metric" * known.index(row.quantity), []).append(row)
+        title = "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
+        if row.kind in _OTHERS:
+            title = f"scores of others: {row.setting}"
+        groups.setdefault(title + ", another metric" * known.index(row.quantity), []).append(row)
     return groups
 
 
@@ -135,15 +134,8 @@ def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std
     """Return the mean score of a method in the store as a row of kind `OWN`; a NaN ``std`` becomes None."""
     return PublishedRow(
         task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
-        published="", published_std="", published_metric=metric, direction="lower", protocol=protocol, setting="",
-        kind=OWN, flag="", source="this store", note="",
+        published_metric=metric, protocol=protocol, kind=OWN, source="this store",
     )  # fmt: skip
-
-
-def _title(row: PublishedRow) -> str:
-    if row.kind in _OTHERS:
-        return f"scores of others: {row.setting}"
-    return "published" if row.setting == row.benchmark else f"published in another setting ({row.setting})"
 
 
 def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:

@@ -1,4 +1,4 @@
-"""Statistics of a leaderboard, each a pure function of plain tables; one module declares one ``STATISTIC``.
+"""Statistics of a leaderboard, pure functions of plain tables; modules declare them as ``STATISTIC`` or ``STATISTICS``.
 
 Rules that all of them keep:
 
@@ -7,7 +7,7 @@ Rules that all of them keep:
 - A missing score is never filled in or averaged over. A statistic of all methods uses the tasks on which every method
   has a score, one of a pair the tasks on which both have one; ``num_tasks`` says how many these were. A method without
   any score is not in the table, and takes no task away from the others.
-- Intervals are 95 % intervals; `resampling` describes them. With fewer than five tasks they come from the noise over
+- Intervals are 95 % intervals; `intervals` computes them. With fewer than five tasks they come from the noise over
   seeds, and hold for these tasks only.
 """
 

@@ -92,21 +92,19 @@ def drawn_tasks(num: int) -> Floats:
     return np.bincount(drawn_RT.ravel(), minlength=NUM_RESAMPLES * num).reshape(-1, num).astype(np.float64)
 
 
-def resampled_means(table: ScoreTable) -> Floats:
-    """Return the mean scores of each cell over resampled seeds, [R, T, M]."""
-    drawn_RTMS = indices((NUM_RESAMPLES, *table.scores_TMS.shape), table.num_seeds_TM[..., None])
-    present_TMS = np.isfinite(table.scores_TMS)
-    scores_RTMS = np.take_along_axis(table.scores_TMS[None], drawn_RTMS, axis=-1)
-    return mean_over_seeds(np.where(present_TMS, scores_RTMS, np.nan))
-
-
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
-    """Return the mean over tasks of values per task, in each resample, [R, X]; NaN if no interval is possible."""
+    """Return the mean over tasks of values per task, in each resample, [R, X]; NaN if no interval is possible.
+
+    With fewer than `MIN_TASKS` tasks, the seeds of each task and method are resampled.
+    """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
     if table.num_seeds_TM.min(initial=2) < 2 or not table.tasks:
         return np.full((NUM_RESAMPLES, per_task(np.ones((1, len(table.methods)))).shape[-1]), np.nan)
-    values: Floats = per_task(resampled_means(table)).mean(axis=-2)
+    drawn_RTMS = indices((NUM_RESAMPLES, *table.scores_TMS.shape), table.num_seeds_TM[..., None])
+    scores_RTMS = np.take_along_axis(table.scores_TMS[None], drawn_RTMS, axis=-1)
+    means_RTM = mean_over_seeds(np.where(np.isfinite(table.scores_TMS), scores_RTMS, np.nan))
+    values: Floats = per_task(means_RTM).mean(axis=-2)
     return values
 
 

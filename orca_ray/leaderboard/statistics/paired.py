@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -40,7 +39,7 @@ class Comparison:
     In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
     """
     tasks: Mapping[str, Ratio]
-    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `seed_noise`."""
+    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `LogScores`."""
     pairs: int
     planned: int
     """Number of pairs if no trial were missing."""
@@ -76,26 +75,6 @@ def score_floor(scores_CS: Floats) -> float:
     return float(positive.min()) / 2 if len(positive) else 1.0
 
 
-def seed_squares(scores_CS: Floats) -> tuple[Floats, NDArray[np.int64]]:
-    """Return the sum of squares of a task's log scores over seeds, and its degrees of freedom, of each column, [C]."""
-    present_CS = np.isfinite(scores_CS)
-    logs_CS = np.log(np.maximum(np.where(present_CS, scores_CS, 1.0), score_floor(scores_CS)))
-    num_C = present_CS.sum(axis=1)
-    means_C = np.where(present_CS, logs_CS, 0.0).sum(axis=1) / np.maximum(num_C, 1)
-    squares_C: Floats = np.where(present_CS, (logs_CS - means_C[:, None]) ** 2, 0.0).sum(axis=1)
-    return squares_C, np.maximum(num_C - 1, 0)
-
-
-def seed_noise(scores_CS: Floats) -> tuple[float, int]:
-    """Return the standard deviation of a task's log scores over seeds, pooled over its columns; NaN for one seed.
-
-    The second value is the number of its degrees of freedom.
-    """
-    squares_C, freedom_C = seed_squares(scores_CS)
-    freedom = int(freedom_C.sum())
-    return (float(np.sqrt(squares_C.sum() / freedom)) if freedom else float("nan")), freedom
-
-
 def ratio_within(log: float, error: float) -> Ratio:
     """Return the ratio with the logarithm ``log`` and an interval of two standard errors of that on either side."""
     return Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
@@ -104,7 +83,7 @@ def ratio_within(log: float, error: float) -> Ratio:
 def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | Floats, *, bootstrap: bool) -> Ratio:
     """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % interval.
 
-    The bootstrap over tasks is that of `resampling`. Without ``bootstrap``, the interval comes from the standard errors
+    The bootstrap over tasks is that of `intervals`. Without ``bootstrap``, the interval comes from the standard errors
     of the logarithms, and has no part for the difference to other tasks.
     """
     num = len(logs)
@@ -129,25 +108,25 @@ class LogScores:
     floors_T: Floats
     """Floors [T, 1] that lower means are raised to; see `score_floor`."""
     noise_T: Floats
-    """Standard deviation of a log score over seeds, [T, 1]; see `seed_noise`."""
-    freedom_T: Sequence[int]
-    """Degrees of freedom of the noise."""
+    """Standard deviation of a log score over seeds, pooled over methods, [T, 1]; NaN if no method has several seeds."""
+    squares_TM: Floats
+    """Sum of the squared deviations of log scores over seeds."""
+    freedom_TM: NDArray[np.int64]
+    """Degrees of freedom of `squares_TM`."""
 
     @classmethod
     def of(cls, table: ScoreTable) -> "LogScores":
         """Take the logarithms of a table's mean scores, raised to `score_floor`."""
         floors_T = np.array([score_floor(scores_MS) for scores_MS in table.scores_TMS]).reshape(-1, 1)
-        noise = [seed_noise(scores_MS) for scores_MS in table.scores_TMS]
-        noise_T = np.array([deviation for deviation, _ in noise]).reshape(-1, 1)
-        errors_TM = noise_T / np.sqrt(np.maximum(table.num_seeds_TM, 1))
+        present_TMS, num_TM = np.isfinite(table.scores_TMS), np.maximum(table.num_seeds_TM, 1)
+        logs_TMS = np.log(np.maximum(np.where(present_TMS, table.scores_TMS, 1.0), floors_T[:, :, None]))
+        centres_TM = np.where(present_TMS, logs_TMS, 0.0).sum(axis=2) / num_TM
+        squares_TM = np.where(present_TMS, (logs_TMS - centres_TM[:, :, None]) ** 2, 0.0).sum(axis=2)
+        freedom_TM = np.maximum(table.num_seeds_TM - 1, 0)
+        squares_T, freedom_T = (each.sum(axis=1, keepdims=True) for each in (squares_TM, freedom_TM))
+        noise_T = np.sqrt(np.divide(squares_T, freedom_T, out=np.full(squares_T.shape, np.nan), where=freedom_T > 0))
         logs_TM = np.log(np.maximum(table.means_TM, floors_T))
-        return cls(table, logs_TM, errors_TM, floors_T, noise_T, [freedom for _, freedom in noise])
-
-    @cached_property
-    def seed_squares_2TM(self) -> Floats:
-        """Sum of squares over seeds, and its degrees of freedom, of each cell, [2, T, M]."""
-        found = [seed_squares(scores_MS) for scores_MS in self.table.scores_TMS]
-        return np.array(found, dtype=np.float64).reshape(-1, 2, len(self.table.methods)).swapaxes(0, 1)
+        return cls(table, logs_TM, noise_T / np.sqrt(num_TM), floors_T, noise_T, squares_TM, freedom_TM)
 
     def own_errors(self, tasks: Sequence[int], both: Sequence[int]) -> Floats:
         """Return the standard errors of the log ratios of two methods on tasks, from their own spread over seeds, [T].
@@ -155,7 +134,7 @@ class LogScores:
         Unlike `errors_TM` they do not depend on the other methods, but they have fewer degrees of freedom.
         """
         at = np.ix_(tasks, both)
-        squares_T, freedom_T = (each[at].sum(axis=1) for each in self.seed_squares_2TM)
+        squares_T, freedom_T = (each[at].sum(axis=1) for each in (self.squares_TM, self.freedom_TM))
         variance_T = np.divide(squares_T, freedom_T, out=np.full(len(tasks), np.nan), where=freedom_T > 0)
         errors_T: Floats = np.sqrt(variance_T * (1 / self.table.num_seeds_TM[at]).sum(axis=1))
         return errors_T

@@ -26,9 +26,6 @@ def win_rate(table: ScoreTable) -> pd.DataFrame:
     return table.by_pair(value=value, low=low, high=high, num_tasks=len(common.tasks))
 
 
-_WIN_RATE = Statistic("win_rate", "win rate", win_rate, shape="pair", better="higher")
-
-
 def ranks(means: Floats) -> Floats:
     """Return the ranks of the methods (last axis) from 1; equal scores get the average of their ranks."""
     places: Floats = 0.5 + (1 - beaten(means)).sum(axis=-1)
@@ -43,9 +40,6 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
     common = table.common
     value, low, high = mean_over_tasks(common, ranks)
     return table.by_method(value=value, low=low, high=high, num_tasks=len(common.tasks))
-
-
-_MEAN_RANK = Statistic("mean_rank", "mean rank", mean_rank, shape="method", better="lower", on_boards=True)
 
 
 def shared_wins(means: Floats) -> Floats:
@@ -69,9 +63,6 @@ def wins(table: ScoreTable) -> pd.DataFrame:
     shares_TM = shared_wins(common.means_TM)
     ties = ((shares_TM > 0) & (shares_TM < 1)).sum(axis=0)
     return table.by_method(value=value, low=low, high=high, num_tasks=num, ties=ties)
-
-
-_WINS = Statistic("wins", "wins", wins, shape="method", better="higher", on_boards=True)
 
 
 TOLERANCE = 1e-13
@@ -127,6 +118,9 @@ def strengths(wins_RMM: Floats) -> Floats:
     return 1000 + 400 * np.log10(strength.T)
 
 
-_BRADLEY_TERRY = Statistic("bradley_terry", "Elo", bradley_terry, shape="method", better="higher")
-
-STATISTICS = (_WIN_RATE, _MEAN_RANK, _WINS, _BRADLEY_TERRY)
+STATISTICS = (
+    Statistic("win_rate", "win rate", win_rate, shape="pair", better="higher"),
+    Statistic("mean_rank", "mean rank", mean_rank, shape="method", better="lower", on_boards=True),
+    Statistic("wins", "wins", wins, shape="method", better="higher", on_boards=True),
+    Statistic("bradley_terry", "Elo", bradley_terry, shape="method", better="higher"),
+)

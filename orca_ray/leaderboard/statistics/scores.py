@@ -31,9 +31,6 @@ def score(table: ScoreTable) -> pd.DataFrame:
     return pd.DataFrame(columns, index=index)
 
 
-_SCORE = Statistic("score", "score", score, shape="cell", better="lower")
-
-
 def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFrame:
     """Score relative to that of a baseline method: the geometric mean over tasks of the ratio; below 1 is better.
 
@@ -59,9 +56,6 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
     return table.by_method(value=value, low=low, high=high, num_tasks=num, baseline=baseline)
 
 
-_IMPROVEMENT = Statistic("improvement", "relative score", improvement, shape="method", better="lower")
-
-
 FACTORS: Sequence[float] = tuple(1 + k / 20 for k in range(181))
 """Default factors τ: from 1 to 10 in steps of 0.05."""
 
@@ -84,8 +78,8 @@ def performance_profile(table: ScoreTable, *, factors: Sequence[float] = FACTORS
     return pd.DataFrame({"value": share_MX.ravel(), "num_tasks": num}, index=index)
 
 
-_PERFORMANCE_PROFILE = Statistic(
-    "performance_profile", "performance profile", performance_profile, shape="curve", better="higher"
+STATISTICS = (
+    Statistic("score", "score", score, shape="cell", better="lower"),
+    Statistic("improvement", "relative score", improvement, shape="method", better="lower"),
+    Statistic("performance_profile", "performance profile", performance_profile, shape="curve", better="higher"),
 )
-
-STATISTICS = (_SCORE, _IMPROVEMENT, _PERFORMANCE_PROFILE)

@@ -69,11 +69,8 @@ class ScoreTable:
     def common(self) -> "ScoreTable":
         """The part of the table with the tasks on which every method has a score."""
         complete_T = (self.num_seeds_TM > 0).all(axis=1)
-        return self if complete_T.all() else self.choose(np.flatnonzero(complete_T))
-
-    def choose(self, tasks: NDArray[np.int64]) -> "ScoreTable":
-        """Return the part of the table with the tasks at the indices ``tasks``."""
-        return ScoreTable(tuple(self.tasks[t] for t in tasks), self.methods, self.scores_TMS[tasks])
+        tasks = tuple(self.tasks[t] for t in np.flatnonzero(complete_T))
+        return self if complete_T.all() else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
 
     def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
         """Return a frame with one row per method."""

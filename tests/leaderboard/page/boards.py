@@ -10,7 +10,9 @@ import pandas as pd
 from orca_ray.leaderboard.page import page_data
 from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.selection import build
+from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
 from tests.results.factories import make_record
 
@@ -79,4 +81,5 @@ def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
     """Return the data of the page of the pocket board of ``rows``."""
     frame, points = tables(rows)
     board = build(frame, benchmark="pocket")
+    options |= {"read_searches": lambda: read_searches(StoreSnapshot.of_frame(frame), board)}
     return page_data(BoardReport(board, read_records=lambda: frame, read_curves=lambda: points, **options))

@@ -13,7 +13,8 @@ import pytest
 
 from orca_ray.leaderboard import BoardReport, EffectGrid, build_effects, empty_board
 from orca_ray.leaderboard.page import page_data
-from orca_ray.leaderboard.published import compare, published_rows
+from orca_ray.leaderboard.published.comparison import compare
+from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.results.artefacts import Plot, Points
 from orca_ray.results.record import Record
 from tests.leaderboard.page.boards import TASKS, data, page_of, tables

@@ -7,23 +7,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
-from orca_ray.leaderboard.statistics import intervals as resampling
-from orca_ray.leaderboard.statistics.critical_difference import holm, signed_rank, smallest_p
 from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
 from orca_ray.leaderboard.statistics.intervals import (
     MIN_TASKS,
     chi_square_tail,
     drawn_tasks,
     indices,
+    interval,
     mean_over_tasks,
     student_quantile,
     student_tail,
+    tail,
 )
 from orca_ray.leaderboard.statistics.table import Floats
+from orca_ray.leaderboard.statistics.wilcoxon import holm, signed_rank, smallest_p
 from orca_ray.testing.scores import random_table, table
 
 BY_HAND = table(
@@ -59,14 +58,6 @@ def test_mean_rank_against_scipy() -> None:
     np.testing.assert_allclose(get_statistic("mean_rank").compute(scores)["value"], expected)
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.lists(st.lists(st.floats(0, 1, width=16), min_size=3, max_size=3), min_size=1, max_size=6))
-def test_identities(scores: list[list[float]]) -> None:
-    rows = table({f"t{number}": dict(zip("abc", row, strict=True)) for number, row in enumerate(scores)})
-    assert sum(values("wins", rows).values()) == pytest.approx(len(scores))
-    assert sum(values("mean_rank", rows).values()) == pytest.approx(6.0)
-
-
 def test_scores_are_packed_in_the_order_of_seeds() -> None:
     rows = pd.DataFrame([("t", "b", 7, 0.5), ("t", "a", 9, 0.2), ("t", "a", 3, 0.1)])
     found = ScoreTable.of(rows.set_axis(["task", "method", "seed", "score"], axis=1))
@@ -93,7 +84,7 @@ def test_intervals_without_width_and_without_data() -> None:
     _, low, high = mean_over_tasks(scores, lambda means: np.full_like(means, 3.0))
     assert low.tolist() == high.tolist() == [3, 3]
     expected = scipy.stats.norm.cdf(-scipy.stats.t.ppf(0.975, 4) * math.sqrt(5 / 4))
-    assert resampling.tail(5, 4) == pytest.approx(expected, rel=1e-12)
+    assert tail(5, 4) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.slow
@@ -108,7 +99,7 @@ def test_students_interval_covers_as_often_as_the_bootstrap(shape: str, tasks: i
         "skewed": lambda size: random.exponential(1, size) - 1,
     }
     values = draw[shape]((tasks, 1000))
-    low, high = resampling.interval(ScoreTable.of(random_table(tasks, 1, 1)), drawn_tasks(tasks) @ values / tasks)
+    low, high = interval(ScoreTable.of(random_table(tasks, 1, 1)), drawn_tasks(tasks) @ values / tasks)
     bootstrap = ((low <= 0) & (high >= 0)).mean()
     student = (scipy.stats.ttest_1samp(values, 0).pvalue > 0.05).mean()
     assert student >= max(bootstrap - 0.02, 0.85 if shape == "skewed" else 0.935)
