@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 
 ReportDownloaded = Callable[[int, int | None], None]
 """Called with the number of bytes received so far, and the length of the file (None if unknown)."""
-
 _READ_BYTES = 1 << 16
 _TEMPORARY = frozenset({408, 425, 429})
 _LONGEST_RETRY_AFTER = 300.0
@@ -47,11 +46,6 @@ class Patience:
     silence_seconds: float = 15.0
     """A connection counts as broken when no byte arrives for this many seconds."""
 
-    @property
-    def timeout(self) -> tuple[float, float]:
-        """The ``timeout`` argument of the requests library: (connect, read) in seconds."""
-        return self.connect_seconds, self.silence_seconds
-
 
 class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
@@ -65,6 +59,19 @@ class Failed(Exception):
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
+def content_length(url: str, patience: Patience) -> int:
+    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
+    import requests
+
+    try:
+        with requests.head(url, allow_redirects=True, timeout=patience.connect_seconds) as response:
+            known = response.ok and not _is_page(response.headers)
+            return (_length(response.headers) or 0) if known else 0
+    except requests.RequestException as error:
+        logger.debug("%s does not report its length: %s", url, error)
+        return 0
+
+
 def check_answer(url: str, patience: Patience) -> None:
     """Raise Failed if nothing answers at ``url``; call it before a client that would try for many minutes."""
     import requests
@@ -72,7 +79,7 @@ def check_answer(url: str, patience: Patience) -> None:
     host = urlsplit(url).hostname
     for attempt in range(patience.tries_to_reach):
         try:
-            requests.head(url, timeout=patience.timeout).close()
+            requests.head(url, timeout=(patience.connect_seconds, patience.silence_seconds)).close()
             return
         except requests.Timeout:
             reason = f"no answer came from {host} before the time-out"
@@ -181,8 +188,9 @@ class Download:
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
         if self.size and self._validator:
             headers["If-Range"] = self._validator
+        timeout = patience.connect_seconds, patience.silence_seconds
         try:
-            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
+            with session.get(self._url, headers=headers, stream=True, timeout=timeout) as response:
                 answered = True
                 self._check_status(response)
                 with cache.disk_errors(self.path.parent):

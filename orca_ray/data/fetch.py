@@ -15,8 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience
-from orca_ray.data.gzip_stream import DamagedFile
+from orca_ray.data.archives import DamagedFile
+from orca_ray.data.download import Download, Failed, Patience, content_length
 from orca_ray.data.packages import SayText
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
 from orca_ray.data.thread_pool import Stopped, ThreadPool
@@ -49,9 +49,15 @@ def fetch(
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
-    _check_manual(wanted, directory)
+    absent = missing(wanted, directory)
+    if manual := [path for file in absent if not file.urls and not (path := directory / file.path).is_file()]:
+        places = "".join(f"\n  {path}" for path in manual)
+        raise UserError(
+            f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
+            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
+        )
     cache.make_directory(directory)
-    _check_space(missing(wanted, directory), directory)
+    _check_space(absent, directory, workers, patience)
     pool = ThreadPool(progress)
     _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
 
@@ -245,25 +251,21 @@ class _ByteProgress:
         self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
 
 
-def _check_manual(files: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if a file is missing and has no URL."""
-    manual = [directory / file.path for file in missing(files, directory) if not file.urls]
-    if manual := [path for path in manual if not path.is_file()]:
-        places = "".join(f"\n  {path}" for path in manual)
-        raise UserError(
-            f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
-            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
-        )
+def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
+    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
+    existing = {file.path: _size(directory / file.path) for file in absent}
+    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
 
+    def ask(file: RawFile) -> None:
+        sizes[file.path] = content_length(file.urls[0], patience)
 
-def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if the disk is too small for the files ``absent``; unknown sizes count as 0."""
+    ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
     needed = 0
     for file in absent:
-        existing, target = _size(directory / file.path), directory / file.path
-        if not existing:
-            needed += max(0, file.num_bytes - _size(target.with_name(f"{target.name}.part")))
-        needed += (existing or file.num_bytes) * file.unpacked_factor
+        size, target = sizes[file.path], directory / file.path
+        if not existing[file.path]:
+            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
+        needed += size * file.unpacked_factor
     if needed:
         cache.check_space(directory, needed)
 

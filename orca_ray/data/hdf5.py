@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import archive_errors, check_growth, damaged
+from orca_ray.data.archives import archive_errors, check_growth, damaged
 from orca_ray.data.npy import from_stream, mapped
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten

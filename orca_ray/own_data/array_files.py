@@ -45,15 +45,9 @@ def _renamed(stem: str, name: str) -> str:
     )
 
 
-_NPY = Format("NumPy pair x.npy and y.npy", (".npy",), _read_npy)
-
-
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = Npz(path)
     return choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
-
-
-_NPZ = Format("NumPy archive", (".npz",), _read_npz)
 
 
 @dataclass(frozen=True)
@@ -100,9 +94,6 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
     return choose(str(path), shapes, rows, options, labelled)
 
 
-_HDF5 = Format("HDF5 file", (".h5", ".hdf5", ".hdf"), _read_hdf5)
-
-
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     shapes = {name: _column(shape) for name, shape in _shapes(path).items()}
 
@@ -128,9 +119,6 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape without axes of length 1 that MATLAB adds to vectors: [1, N] and [N, 1] are N values."""
     return (max(shape),) if len(shape) == 2 and min(shape) == 1 else shape
-
-
-_MAT = Format("MATLAB file", (".mat",), _read_mat)
 
 
 def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
@@ -163,9 +151,6 @@ def _array(path: Path, name: object, tensor: Any) -> Array:
     plain = tensor.detach()
     array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     return array
-
-
-_PT = Format("PyTorch tensors", (".pt", ".pth"), _read_pt)
 
 
 CODECS = frozenset(
@@ -236,6 +221,11 @@ def _codecs(value: Any, *, codec: bool = False) -> set[str]:
     return named | {name for inside, each in inner for name in _codecs(each, codec=inside)}
 
 
-_ZARR = Format("Zarr group", (".zarr",), _read_zarr, folder=True, markers=(".zgroup", "zarr.json"))
-
-FORMATS = (_NPY, _NPZ, _HDF5, _MAT, _PT, _ZARR)
+FORMATS = (
+    Format("NumPy pair x.npy and y.npy", (".npy",), _read_npy),
+    Format("NumPy archive", (".npz",), _read_npz),
+    Format("HDF5 file", (".h5", ".hdf5", ".hdf"), _read_hdf5),
+    Format("MATLAB file", (".mat",), _read_mat),
+    Format("PyTorch tensors", (".pt", ".pth"), _read_pt),
+    Format("Zarr group", (".zarr",), _read_zarr, folder=True, markers=(".zgroup", "zarr.json")),
+)

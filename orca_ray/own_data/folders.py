@@ -139,21 +139,19 @@ def _labels(table: Path, names: list[str], options: Options) -> Array:
         return labels
 
 
-_MOST_HEADERS = {"images": 1000, "audio": 100}  # files that are read to find the colours, or the sampling rate
-
-
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
-    modes = Counter(_mode(listing.paths[row]) for row in _spaced(listing, "images"))
+    modes = Counter(_mode(listing.paths[row]) for row in _spaced(listing, 1000))
     colour = options.colour or ("grey" if all(mode in GREY for mode in modes) else "rgb")
     listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
     notes = (f"images of several modes, {listed}, are all converted to {colour}",) if len(modes) > 1 else ()
     return _samples(path, listing, "images", partial(_decoded, colour=colour), notes=(*listing.notes, *notes))
 
 
-def _spaced(listing: Listing, kind: Kind) -> list[int]:
+def _spaced(listing: Listing, most: int) -> list[int]:
+    """Return the rows of at most ``most`` files, evenly spaced, that show the colours or the sampling rate."""
     count = len(listing.paths)
-    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, _MOST_HEADERS[kind]))})
+    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, most))})
 
 
 def _samples(path: Path, listing: Listing, kind: Kind, read: Callable[[Path], Array], **more: Any) -> UserData:
@@ -174,16 +172,13 @@ def _decoded(path: Path, colour: str) -> Array:
         return decode(stream, str(path), colour)
 
 
-_IMAGE_FOLDER = Format("folder of images", IMAGE_SUFFIXES, _read_image_folder, folder=True)
-
-
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _MOST_SAMPLES = 2**27
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
-    rates = Counter(_recording(listing.paths[row])[1] for row in _spaced(listing, "audio"))
+    rates = Counter(_recording(listing.paths[row])[1] for row in _spaced(listing, 100))
     rate = options.rate or float(rates.most_common(1)[0][0])
     listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
     notes = (f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
@@ -223,14 +218,13 @@ def _waveform(path: Path, rate: float) -> Array:
     return np.asarray(mono, dtype=np.float32)
 
 
-_AUDIO_FOLDER = Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folder, folder=True)
-
-
 def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:
     listing = list_folder(path, (".npy",), options, labelled)
     return _samples(path, listing, "array", lambda file: read_npy(file, kind="biuf"), rate=options.rate)
 
 
-_ARRAY_FOLDER = Format("folder of arrays", (".npy",), _read_array_folder, folder=True)
-
-FORMATS = (_IMAGE_FOLDER, _AUDIO_FOLDER, _ARRAY_FOLDER)
+FORMATS = (
+    Format("folder of images", IMAGE_SUFFIXES, _read_image_folder, folder=True),
+    Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folder, folder=True),
+    Format("folder of arrays", (".npy",), _read_array_folder, folder=True),
+)

@@ -14,7 +14,7 @@ from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import unknown_name
 from orca_ray.own_data import LazySamples, UserData, make_options
-from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.registry import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
 from orca_ray.tasks.task import Task

@@ -1,6 +1,7 @@
 """Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
-Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells of images or lists.
+Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells of images or lists. Dates in text are
+described in `dates`.
 """
 
 import io
@@ -64,9 +65,6 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
     return from_arrow(str(path), table, options, labelled)
 
 
-_CSV = Format("table of text", (".csv", ".tsv"), _read_csv)
-
-
 def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
     import pyarrow as pa
     from pyarrow import parquet
@@ -84,9 +82,6 @@ def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
             raise
         raise UserError(f"{path}: expected a Parquet table: {shorten(error)}") from error
     return from_arrow(str(path), table, options, labelled)
-
-
-_PARQUET = Format("Parquet table", (".parquet", ".pq"), _read_parquet)
 
 
 _DICT, _STATE = "dataset_dict.json", "state.json"
@@ -147,12 +142,12 @@ def _samples(path: Path, table: Any, features: Mapping[str, Any], options: Optio
     return from_arrow(str(path), table, options, labelled, images=images, label_names=labels)
 
 
-_SAVED_DATASET = Format(
-    "Hugging Face data set on disk", (".arrow",), _read_saved_dataset, folder=True, markers=(_DICT, _STATE)
+_SAVED = "Hugging Face data set on disk"
+FORMATS = (
+    Format("table of text", (".csv", ".tsv"), _read_csv),
+    Format("Parquet table", (".parquet", ".pq"), _read_parquet),
+    Format(_SAVED, (".arrow",), _read_saved_dataset, folder=True, markers=(_DICT, _STATE)),
 )
-
-FORMATS = (_CSV, _PARQUET, _SAVED_DATASET)
-
 
 _CELL_BYTES = 64.0
 

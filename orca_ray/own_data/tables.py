@@ -12,6 +12,7 @@ from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
 from orca_ray.own_data import Notes, Options, UserData
+from orca_ray.own_data.dates import DATE_PARTS, DatePart, date_part, parse_dates
 from orca_ray.own_data.targets import label_text
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 Warn = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
-DatePart = Literal["day", "month", "weekday", "hour"]
-DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
 MOST_TEXT_SHARE = 0.2
 """Share of text in a column of numbers up to which the text counts as missing."""
 STRONG_SHIFT = 20.0
@@ -71,7 +70,7 @@ class TableInputs(BaseModel):
             if column.kind == "category":
                 self._slots(x_NWL[:, :, place], column, texts(values), data, warn)
                 continue
-            numbers = as_dates(values, column.part, data) if column.part else as_floats(values, data, warn)
+            numbers = date_part(values, column.part, data) if column.part else as_floats(values, data, warn)
             scaled = (np.where(np.isnan(numbers), column.fill, numbers) - column.mean) / column.std
             if len(scaled) and np.median(np.abs(scaled)) > STRONG_SHIFT and column.kind == "number":
                 found = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
@@ -137,21 +136,6 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
 
 
-def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats:
-    """Return a part of dates as float64, NaN for missing ones; raises UserError for the first value that is no date."""
-    import pandas as pd
-
-    dates = pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
-    if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
-        found = f"column {quoted(values.name)}: expected a date such as 2024-05-31, found {quoted(values.iloc[bad[0]])}"
-        raise UserError(f"{data.place(int(bad[0]))}, {found}")
-    if part == "day":
-        days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
-        return np.where(np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64))
-    values = getattr(dates.dt, "day_of_week" if part == "weekday" else part)
-    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
 def texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; whole numbers have no decimals."""
     return [
@@ -207,8 +191,6 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
 
 def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tuple[ColumnKind, str]:
     """Return the kind of a column, and why it is left out or suspicious ("": it is neither)."""
-    import pandas as pd
-
     if given is not None:
         return given, ""
     known = values.dropna()
@@ -227,7 +209,7 @@ def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tupl
             f"{len(bad)} of {len(known)} values are text, such as {quoted(values.iloc[int(bad[0])]) if len(bad) else 0}"
         )
         return "number", f"{mixed} in row {int(bad[0]) + 1}; they count as missing" if len(bad) else ""
-    if pd.to_datetime(known, errors="coerce", utc=True, format="ISO8601").notna().all():
+    if parse_dates(known).notna().all():
         return "date", ""
     number = known.nunique()
     if number > 20 and number > 0.5 * len(known):
@@ -248,7 +230,7 @@ def _columns(
         missing = any(text is None for text in texts(values))
         return [Column(name=name, kind="category", categories=tuple(sorted(kept)))] if len(kept) + missing > 1 else []
     if kind == "date":
-        parts = ((part, as_dates(values, part, data)) for part in DATE_PARTS)
+        parts = ((part, date_part(values, part, data)) for part in DATE_PARTS)
         return [made for part, numbers in parts if (made := _measured(name, "date", numbers, part)) is not None]
     numbers, _ = parsed(values)
     measured = _measured(name, "number", numbers)

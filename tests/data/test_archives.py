@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orca_ray.data import gzip_stream
-from orca_ray.data.archives import unpack
-from orca_ray.data.gzip_stream import open_gzip
+from orca_ray.data import archives
+from orca_ray.data.archives import open_gzip, unpack
 from orca_ray.errors import UserError
 
 Files = dict[str, bytes]
@@ -197,7 +196,7 @@ REFUSED: list[tuple[Callable[[Path], object], str]] = [
 def test_what_is_refused_leaves_nothing(
     write: Callable[[Path], object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gzip_stream, "_ANY_RATIO_BYTES", 2**20)  # else 256 MB: too much to write in a test
+    monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**20)  # else 256 MB: too much to write in a test
     write(tmp_path / "archive")
     with pytest.raises(UserError, match=message):
         unpack(tmp_path / "archive", tmp_path / "raw")

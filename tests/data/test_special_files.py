@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from orca_ray.data import cache, gzip_stream, prepared, readers, safe_pickle
-from orca_ray.data.archives import read_whole, unpack
+from orca_ray.data import archives, cache, prepared, readers, safe_pickle
+from orca_ray.data.archives import open_gzip, read_whole, unpack
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch, hash_file
-from orca_ray.data.gzip_stream import open_gzip
 from orca_ray.data.hdf5 import open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.raw import PINS, Pin, Pins, RawFile, Workspace
@@ -121,7 +120,7 @@ def test_hdf5_that_declares_more_than_it_stores(
 
 
 def test_compressed_arrays_that_expand_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gzip_stream, "_ANY_RATIO_BYTES", 2**20)
+    monkeypatch.setattr(archives, "_ANY_RATIO_BYTES", 2**20)
     zeros = np.zeros((2, 2**19))
     np.savez_compressed(tmp_path / "d.npz", x=zeros)
     savemat(tmp_path / "d.mat", {"x": zeros}, do_compression=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Preprocessing, infer
+from orca_ray.own_data.infer_task import Preprocessing, infer
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3

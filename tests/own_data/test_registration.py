@@ -12,7 +12,7 @@ from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, registration
-from orca_ray.own_data.inference import Preprocessing, infer
+from orca_ray.own_data.infer_task import Preprocessing, infer
 from orca_ray.tasks import registry as own
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task

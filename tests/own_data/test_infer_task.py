@@ -8,7 +8,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.infer_task import Inferred, infer
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3

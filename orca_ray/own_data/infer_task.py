@@ -21,13 +21,7 @@ from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.tables import TableInputs, fit_table
-from orca_ray.own_data.targets import (
-    FittedTarget,
-    TargetCoding,
-    fit_target,
-    warn_absent,
-    without_absent,
-)
+from orca_ray.own_data.targets import FittedTarget, TargetCoding, fit_target, warn_absent, without_absent
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import BENCHMARK, gone
 from orca_ray.tasks.task import Task
@@ -94,8 +88,6 @@ class Preprocessing(BaseModel):
             field = ".".join(map(str, first["loc"]))
             raise UserError(f"{where}: no valid preprocessing of version 1: {field}: {first['msg']}") from error
 
-
-logger = logging.getLogger(__name__)
 
 PREPARATION = 1
 """Number to increase when the same data and options give other arrays, so that these get another name."""
@@ -217,7 +209,7 @@ def _warn_of_leaks(
                 f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
             )
     if data.groups is not None:
-        warnings += own_splits.crossing(data.groups, parts, "the groups")
+        warnings += own_splits.crossing(data.groups, parts)
     for warning in warnings:
         notes.warn(warning)
 
