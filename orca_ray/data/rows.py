@@ -1,11 +1,11 @@
-"""Terms of task declarations: modalities and their default bodies, targets, and rows, the samples of a split.
+"""Rows, the samples of a split; and what declarations of tasks say about them: targets, modalities, default bodies.
 
 Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when they are read, from arrays in
 files ``<name>.<part>.npy`` (their parts); ``meta.json`` has their ``kind``.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -175,6 +175,21 @@ class SelectedRows(_RowsOfOthers):
 
     def __getitem__(self, part: RowIndex) -> Array:
         return self._rows[self._indices[part]]
+
+
+@dataclass(frozen=True)
+class LazyRows:
+    """Rows of a file, which ``read`` reads when they are selected."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    read: Callable[[RowIndex], Array]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, part: RowIndex) -> Array:
+        return self.read(part)
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}

@@ -17,8 +17,7 @@ from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data.folders import decode
-from orca_ray.own_data.named_arrays import TARGET_NAMES
-from orca_ray.own_data.user_data import Format, Inputs, Kind, LazySamples, Options, UserData
+from orca_ray.own_data.user_data import TARGET_NAMES, Format, Inputs, Kind, LazySamples, Options, UserData
 
 if TYPE_CHECKING:
     import pandas as pd

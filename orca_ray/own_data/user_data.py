@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 TASK_FILE = "task.yaml"
 """Name of the file in a data folder with its options."""
+TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes", "output", "outputs")
+"""Usual names of targets, in small letters, by which a column or an array is found if no option names it."""
 
 
 def _listed(value: Any) -> Any:

@@ -146,18 +146,19 @@ class Folder:
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
         where = f"{self.name}/{path}" if path else self.name
+
+        def patient() -> bool:
+            return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
+
         with explained(verb, where, self._secrets):
             try:
-                result = faults.retried(action, where, self._patient)
+                result = faults.retried(action, where, patient)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
                     self._failed_at[self._place] = time.monotonic()
                 raise
         self._failed_at.pop(self._place, None)
         return result
-
-    def _patient(self) -> bool:
-        return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root

@@ -74,7 +74,14 @@ class Lease:
         self._thread = threading.Thread(target=self._run, name="orca-ray lease", daemon=True)
 
     def __enter__(self) -> Self:
-        self._acquire()
+        taken = False
+        while not taken:  # False: another driver took it at the same time, and is found alive next
+            before = self._dead()
+            # This process becomes the holder; what was known about the sweep stays.
+            known = live.decode(before) if before is not None else None
+            self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
+            self._sequence = self._state.sequence
+            taken = self._folder.exchange(self._path, before, self._next())
         # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
         self.retried = tuple(request for request in self._take() if request.kind == requests.RETRY)
         self._thread.start()
@@ -86,7 +93,10 @@ class Lease:
         if not self._lost:
             with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
                 self._delete_carried_out()
-                self._leave()
+                self._other_holder()
+                if not self._lost:
+                    self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
+                    self._folder.write(self._path, self._next(left=True))
 
     def publish(self, state: LiveState) -> None:
         """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
@@ -111,15 +121,11 @@ class Lease:
         if self._lost:
             raise UserError(self._lost)
 
-    def _acquire(self) -> None:
-        """Take the lease, or raise UserError if its holder is alive."""
-        taken = False
-        while not taken:  # False: another driver took it at the same time, and is found alive next
-            before = self._dead()
-            taken = self._folder.exchange(self._path, before, self._encoded(before))
-
     def _dead(self) -> Any | None:
-        """Return the content of the live state when it has no living holder; None if there is no such file."""
+        """Return the content of the live state when it has no living holder; None if there is no such file.
+
+        Raises UserError if the holder is alive.
+        """
         content, state = self._read()
         deadline = time.monotonic() + self._expiry_seconds
         while content is not None and (state is None or state.holder is not None):
@@ -148,13 +154,6 @@ class Lease:
             return None, None
         return content, live.decode(content)
 
-    def _encoded(self, before: Any | None) -> Any:
-        """Return the encoded live state with this process as the holder; what was known about the sweep stays."""
-        known = live.decode(before) if before is not None else None
-        self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
-        self._sequence = self._state.sequence
-        return self._next()
-
     def _next(self, *, left: bool = False) -> Any:
         self._sequence += 1
         holder = None if left else self._holder
@@ -164,7 +163,10 @@ class Lease:
         """Rewrite the live state until the block ends or another driver has the lease; errors are only logged."""
         while not self._ended.wait(self._renew_seconds) and not self._lost:
             try:
-                self._renew()
+                self._other_holder()
+                if not self._lost:
+                    self._folder.write(self._path, self._next())
+                    self._renewed = time.monotonic()
                 self._delete_carried_out()
                 for request in self._take():
                     self._requests.put(request)
@@ -181,12 +183,6 @@ class Lease:
             self._folder.delete(path)
             self._retries.discard(path)
 
-    def _renew(self) -> None:
-        self._other_holder()
-        if not self._lost:
-            self._folder.write(self._path, self._next())
-            self._renewed = time.monotonic()
-
     def _other_holder(self) -> None:
         """If another driver holds the lease now, set the message about it."""
         _, state = self._read()
@@ -198,12 +194,6 @@ class Lease:
             f"suspended, or the store unreachable?), and {other} has taken over: this one ends. Finished trials are "
             f"stored. Watch the other one with 'orca-sweep status {self._sweep}'."
         )
-
-    def _leave(self) -> None:
-        self._other_holder()
-        if not self._lost:
-            self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
-            self._folder.write(self._path, self._next(left=True))
 
 
 def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:

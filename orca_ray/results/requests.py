@@ -5,7 +5,6 @@ deleted only when the trial has run again, so that it survives the driver. The p
 that each driver of a store reads only requests for its sweep.
 """
 
-import functools
 import itertools
 import json
 import time
@@ -42,9 +41,7 @@ class Request:
     """Path of its file in the store; empty before it is written."""
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Request]:
-    return TypeAdapter(Request)
+_ADAPTER = TypeAdapter(Request)
 
 
 def write(folder: Folder, sweep: str, request: Request) -> None:
@@ -75,7 +72,7 @@ def _read(folder: Folder, sweep: str, known: Collection[str]) -> Iterator[Reques
         if path in known:
             continue
         try:
-            yield replace(_adapter().validate_json(folder.read(path).to_pybytes()), path=path)
+            yield replace(_ADAPTER.validate_json(folder.read(path).to_pybytes()), path=path)
         except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
             continue
         except ValueError:

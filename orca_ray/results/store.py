@@ -22,17 +22,7 @@ from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
-from orca_ray.results.tables import (
-    ARTEFACTS,
-    CURVES,
-    JOURNAL,
-    LOGS,
-    RECORDS,
-    MemoryPart,
-    ParquetPart,
-    Part,
-    Table,
-)  # fmt: skip
+from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, MemoryPart, ParquetPart, Part, Table
 
 logger = logging.getLogger(__name__)
 

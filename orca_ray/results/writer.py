@@ -78,13 +78,10 @@ class Writer:
         for call in then:
             call()
         if self._store.num_written >= MAX_NEW_FILES:
-            self._compact()
-
-    def _compact(self) -> None:
-        try:
-            self._store.compact_recent()
-        except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
-            logger.warning("the store cannot be compacted now: %s", error)
+            try:
+                self._store.compact_recent()
+            except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
+                logger.warning("the store cannot be compacted now: %s", error)
 
 
 def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
