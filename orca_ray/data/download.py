@@ -51,10 +51,7 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: trying again is useless; ``reached``: a server answered.
-
-        ``wait``: time in seconds for which the server asks to wait.
-        """
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
@@ -110,7 +107,11 @@ class Download:
         self._description = target.with_name(f"{target.name}.part.json")
         self._reset()
         self._check_link()
-        description = self._read_description()
+        description: dict[str, Any] = {}
+        with contextlib.suppress(UserError, OSError):
+            found = cache.read_json(self._description)
+            kinds = {"url": str, "validator": str, "bytes": int | None}
+            description = found if all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()) else {}
         validator = description.get("validator", "") if description.get("url") == url else ""
         if description and (validator or hash_known) and self.path.exists():
             size, total = cache.check_special(self.path), description["bytes"]
@@ -125,14 +126,6 @@ class Download:
     def _check_link(self) -> None:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
-
-    def _read_description(self) -> dict[str, Any]:
-        with contextlib.suppress(UserError, OSError):
-            found = cache.read_json(self._description)
-            kinds = {"url": str, "validator": str, "bytes": int | None}
-            if all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
-                return found
-        return {}
 
     def run(self, patience: Patience, stop: threading.Event, report: ReportDownloaded) -> None:
         """Download the rest of the file to ``<target>.part``.

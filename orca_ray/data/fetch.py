@@ -126,7 +126,7 @@ class _RawDirectory:
         if not target.is_file():
             if not file.urls or file.present(self._directory):
                 return
-            with cache.lock(file.lock(self._directory), file.path):
+            with cache.lock(self._directory / LOCKS / file.path.replace("/", "+"), file.path):
                 if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)

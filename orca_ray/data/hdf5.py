@@ -122,7 +122,14 @@ def read_mat(path: Path, name: str) -> LazyRows:
 
     cache.check_special(path)
     if not h5py.is_hdf5(path):
-        return _from_mat5(path, name)
+        variables = mat5_variables(path)
+        if name not in variables:
+            raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
+        variable = variables[name]
+        if not variable.is_numeric:
+            raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
+        load, dtype = functools.cache(lambda: read_mat5(path, variable)), np.dtype(variable.kind)
+        return LazyRows(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
 
     def read(rows: RowIndex) -> Array:
         with open_hdf5(path, (name,)) as file:
@@ -133,18 +140,6 @@ def read_mat(path: Path, name: str) -> LazyRows:
         if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
             raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
         return LazyRows(tuple(found.shape[::-1]), found.dtype, read)
-
-
-def _from_mat5(path: Path, name: str) -> LazyRows:
-    variables = mat5_variables(path)
-    if name not in variables:
-        raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
-    variable = variables[name]
-    if not variable.is_numeric:
-        raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
-    dtype = np.dtype(variable.kind)
-    load = functools.cache(lambda: read_mat5(path, variable))
-    return LazyRows(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
 
 
 class Variable(NamedTuple):

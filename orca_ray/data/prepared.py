@@ -132,8 +132,7 @@ def prepare(
     """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
 
     Args:
-        name: name of the task.
-        directory: directory of the prepared data, usually `directory_of` the task.
+        name, directory: the task, and the directory of its prepared data, usually `directory_of` the task.
         build: function that makes the arrays from the raw files.
         raw: directory of the raw files; None: ``raw`` in the cache directory.
         protocol: protocol that selects the splits; passed to ``build``.
@@ -251,8 +250,11 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     if protocol != PAPER:
         return data
     train, validation = data.train, data.validation
-    x, y = _joined(train.x, validation.x), _joined(train.y, validation.y)
-    joined = Split(x, cast(Array, y), _joined_groups(train.group, validation.group))
+    x, y, group = _joined(train.x, validation.x), _joined(train.y, validation.y), None
+    if train.group is not None and validation.group is not None:  # shifted, so that no id occurs in both
+        shifted = validation.group - validation.group.min() + train.group.max() + 1
+        group = np.concatenate([train.group, shifted])
+    joined = Split(x, cast(Array, y), group)
     return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
 
 
@@ -262,13 +264,6 @@ def _joined(first: Rows, second: Rows) -> Rows:
         joined: Rows = np.concatenate([first[:], second[:]])
         return joined
     return JoinedRows(first, second)
-
-
-def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
-    """Concatenate sample ids [N] and [M]; the second ids are shifted so that no id occurs in both."""
-    if first is None or second is None:
-        return None
-    return np.concatenate([first, second - second.min() + first.max() + 1])
 
 
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:

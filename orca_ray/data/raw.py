@@ -86,10 +86,6 @@ class RawFile:
         """Return the path of the stamp file, which exists during, and after interrupted, moves of `archives.unpack`."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
-    def lock(self, directory: Path) -> Path:
-        """Return the path to lock (`cache.lock`) during the download."""
-        return directory / LOCKS / self.path.replace("/", "+")
-
 
 def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
     """Return the files that are not present in the raw directory ``directory``."""

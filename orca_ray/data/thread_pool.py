@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from orca_ray.data.packages import SayText
@@ -67,20 +67,18 @@ class ThreadPool:
         try:
             for thread in threads:
                 thread.start()
-            failures = dict(self._failures(len(items)))
+            failures: dict[int, BaseException] = {}
+            num_running = len(items)
+            while num_running:
+                message = self._messages.get()
+                if not isinstance(message, str):
+                    num_running -= 1
+                    failures |= {} if message[1] is None else {message[0]: message[1]}
+                elif self._progress:
+                    self._progress(message)
             return [(items[index], failures[index]) for index in sorted(failures)]
         finally:
             self.stop.set()
             end = time.monotonic() + GRACE_SECONDS
             for thread in filter(threading.Thread.is_alive, threads):
                 thread.join(max(0.0, end - time.monotonic()))
-
-    def _failures(self, num_items: int) -> Iterator[tuple[int, BaseException]]:
-        while num_items:
-            message = self._messages.get()
-            if not isinstance(message, str):
-                num_items -= 1
-                if message[1] is not None:
-                    yield message[0], message[1]
-            elif self._progress:
-                self._progress(message)

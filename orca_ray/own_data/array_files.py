@@ -16,7 +16,7 @@ from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, JoinedRows, LazyRows, RowIndex
 from orca_ray.errors import UserError, printable, shorten, unknown_name
-from orca_ray.own_data.user_data import TARGET_NAMES, Format, Inputs, Options, UserData
+from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Options, UserData
 
 INPUT_NAMES = ("x", "inputs", "input", "data", "features", "images", "series", "signals")
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
@@ -51,10 +51,8 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
 
 def _renamed(stem: str, name: str) -> str:
     """Return the stem of the targets' file: x → y, x_train → y_train, data → labels."""
-    parts = stem.split("_")
-    return (
-        "_".join([name if part.lower() == "x" else part for part in parts]) if "x" in stem.lower().split("_") else name
-    )
+    parts = [name if part.lower() == "x" else part for part in stem.split("_")]
+    return "_".join(parts) if name in parts else name
 
 
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
@@ -158,8 +156,6 @@ CODECS = frozenset(
     }
 )  # fmt: skip
 """Names of the codecs that are allowed."""
-_CODEC_KEYS = ("compressor", "filters")
-_METADATA = (".zarray", ".zmetadata", "zarr.json")
 
 
 def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
@@ -190,7 +186,7 @@ def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
 
 def _check_codecs(path: Path) -> None:
     """Raise UserError for a codec that is not listed: one of numcodecs unpickles what it reads, whatever the type."""
-    for file in (found for name in _METADATA for found in path.rglob(name)):
+    for file in (found for name in (".zarray", ".zmetadata", "zarr.json") for found in path.rglob(name)):
         if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):
             raise UserError(f"{file}: expected compression by {', '.join(sorted(CODECS))}, found {unknown[0]!r}")
 
@@ -202,7 +198,7 @@ def _codecs(value: Any, *, codec: bool = False) -> set[str]:
     if not isinstance(value, dict):
         return set()
     named = {str(value.get("id", value.get("name", "")))} if codec else set()
-    inner = ((key in _CODEC_KEYS or key.endswith("codecs"), each) for key, each in value.items())
+    inner = ((key in ("compressor", "filters") or key.endswith("codecs"), each) for key, each in value.items())
     return named | {name for inside, each in inner for name in _codecs(each, codec=inside)}
 
 

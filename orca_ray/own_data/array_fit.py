@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 
@@ -12,9 +12,6 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Shape = tuple[int, ...]
 
@@ -46,7 +43,11 @@ def survey(data: UserData) -> Survey:
     import hashlib
 
     if hasattr(data.x, "columns"):
-        return Survey(_hashed_rows(data))
+        import pandas as pd
+
+        frame = cast(pd.DataFrame, data.x)
+        plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
+        return Survey(pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20"))
     hashes, found = np.empty(len(data), dtype="S16"), Survey(np.empty(0))
     samples = (sample for part in data.batches() for sample in cast(list[Array], part.x))
     for row, sample in enumerate(samples):
@@ -62,14 +63,6 @@ def survey(data: UserData) -> Survey:
         found.num_missing += array.dtype.kind == "f" and not bool(np.isfinite(array).all())
     found.hashes = hashes
     return found
-
-
-def _hashed_rows(data: UserData) -> Array:
-    import pandas as pd
-
-    frame = cast("pd.DataFrame", data.x)
-    plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
-    return pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20")
 
 
 def fit_array(

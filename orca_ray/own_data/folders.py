@@ -14,7 +14,7 @@ from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import read_csv, read_recording
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data.user_data import Format, Kind, LazySamples, Options, UserData
+from orca_ray.own_data import Format, Kind, LazySamples, Options, UserData
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -57,8 +57,8 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
         raise UserError(f"{where}: the image is damaged: {shorten(error)}") from error
 
 
-_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
-_SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
 _TABLES = ("labels.csv", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 

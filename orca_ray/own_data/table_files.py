@@ -16,8 +16,8 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
+from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Kind, LazySamples, Options, UserData
 from orca_ray.own_data.folders import decode
-from orca_ray.own_data.user_data import TARGET_NAMES, Format, Inputs, Kind, LazySamples, Options, UserData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,13 +84,7 @@ def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 _DICT, _STATE = "dataset_dict.json", "state.json"
-_SPLITS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
+_SPLITS = {"train": "train", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 
 
 def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserData:

@@ -63,7 +63,12 @@ class TableInputs(BaseModel):
         in training and values of another scale to ``warn``.
         """
         frame: pd.DataFrame = as_frame(data, self.names)
-        self._check_missing(data, frame)
+        found = list(map(str, frame.columns))
+        if missing := [name for name in self.names if name not in found]:
+            close = nearest(missing[0], found)
+            question = f"; is it {close!r}?" if close else ""
+            listed = shorten(", ".join(map(printable, found)))
+            raise UserError(f"{data.source}: column {quoted(missing[0])} is missing{question} Columns: {listed}")
         x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
         for place, column in enumerate(self.columns):
             values = frame[column.name]
@@ -73,8 +78,8 @@ class TableInputs(BaseModel):
             numbers = date_part(values, column.part, data) if column.part else as_floats(values, data, warn)
             scaled = (np.where(np.isnan(numbers), column.fill, numbers) - column.mean) / column.std
             if len(scaled) and np.median(np.abs(scaled)) > STRONG_SHIFT and column.kind == "number":
-                found = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
-                warn(f"{data.source}, column {quoted(column.name)}: {found}; are they in other units?")
+                scale = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
+                warn(f"{data.source}, column {quoted(column.name)}: {scale}; are they in other units?")
             x_NWL[:, 0, place] = np.clip(scaled, -1e6, 1e6)
         return x_NWL
 
@@ -82,14 +87,6 @@ class TableInputs(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Names of the table's columns that are read, each once."""
         return tuple(dict.fromkeys(column.name for column in self.columns))
-
-    def _check_missing(self, data: UserData, frame: "pd.DataFrame") -> None:
-        found = list(map(str, frame.columns))
-        if missing := [name for name in self.names if name not in found]:
-            close = nearest(missing[0], found)
-            question = f"; is it {close!r}?" if close else ""
-            listed = shorten(", ".join(map(printable, found)))
-            raise UserError(f"{data.source}: column {quoted(missing[0])} is missing{question} Columns: {listed}")
 
     @staticmethod
     def _slots(x_NW: Array, column: Column, values: list[str | None], data: UserData, warn: Warn) -> None:

@@ -40,12 +40,6 @@ class Lease:
     A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
     `publish`, `requests` and `check`.
 
-    Args:
-        store: the store of the sweep.
-        sweep: id of the sweep.
-        renew_seconds: see `RENEW_SECONDS`.
-        expiry_seconds: see `EXPIRY_SECONDS`.
-
     Entering the block raises UserError if another driver runs the sweep. After the death of the previous holder,
     entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine.
     """

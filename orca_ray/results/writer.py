@@ -30,10 +30,8 @@ class Writer:
     stores each record when its trial ends. An exception while rows are written keeps them for the next flush. The files
     of a store are compacted meanwhile. Not thread-safe.
 
-    Args:
-        store: store to write to.
-        before: called before each write; an exception in it prevents the write, and is raised.
-        clock: returns seconds that only increase.
+    ``before`` is called before each write; an exception in it prevents the write, and is raised. ``clock`` returns
+    seconds that only increase.
     """
 
     def __init__(

@@ -43,10 +43,6 @@ def uri(server: str) -> str:
     return f"s3://key:word@bucket/{uuid.uuid4().hex}/results?endpoint_override={server}&scheme=http&region=us-east-1"
 
 
-def names(store: ResultsStore, table: str) -> list[str]:
-    return store.folder.names(table)
-
-
 def test_append_load_compact(uri: str) -> None:
     with pytest.raises(UserError, match="no results at s3://bucket/"):
         ResultsStore(uri)
@@ -60,9 +56,9 @@ def test_append_load_compact(uri: str) -> None:
     again = ResultsStore(store.uri)
     assert again.load("pocket/quick") == records
     assert len(again.curves()) == 6
-    assert len(names(store, "records")) == 4
+    assert len(store.folder.names("records")) == 4
     assert again.compact() == 4 + 3
-    assert len(names(store, "records")) == len(names(store, "curves")) == 1
+    assert len(store.folder.names("records")) == len(store.folder.names("curves")) == 1
     assert store.load("pocket/quick") == records
     assert len(store.curves(trial_key="b")) == 2
     assert store.compact() == 0
