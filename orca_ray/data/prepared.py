@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
 COPIED_BYTES = 2**30
-"""Inputs or targets up to this total size are copied when they are joined or selected; larger ones become `JoinedRows`
-or `SelectedRows`."""
+"""Inputs or targets up to this size are copied when they are joined or selected; larger ones are read when needed."""
 
 
 @dataclass(frozen=True)

@@ -84,8 +84,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError if a column is not exactly once in the header, a row has another number of fields than the header,
-    or there are no rows.
+    Raises UserError unless each column is once in the header, rows have as many fields as the header, and one exists.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -172,8 +171,7 @@ def pad(series: list[Array], length: int) -> Array:
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    Raises UserError as `read_recording` does, and for a sample rate other than ``sample_rate`` (hertz) and several
-    channels.
+    Raises UserError as `read_recording` does, for another rate than ``sample_rate`` (hertz), and for several channels.
     """
     samples, rate = read_recording(path)
     if rate != sample_rate:

@@ -1,7 +1,6 @@
 """Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
-Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells of images or lists. Dates in text are
-described in `dates`.
+Each becomes an Arrow table, and that samples: a data frame, or cells of images or lists. For dates, see `dates`.
 """
 
 import io
@@ -179,8 +178,7 @@ def from_arrow(
 
     ``images`` are columns of encoded images, and ``label_names`` the classes of columns that hold their numbers.
 
-    Raises UserError for no rows, columns without a name or of the same name, columns that are missing, or of types that
-    cannot be used.
+    Raises UserError for no rows, columns without a name or of the same name, missing ones, and types without a use.
     """
     import pyarrow.types as types
 

@@ -62,8 +62,8 @@ def open_folder(uri: str | Path) -> "Folder":
 class Folder:
     """The folder of a results store, on any file system or object store that `pyarrow.fs` opens by URI.
 
-    Every method raises `UserError` if the file system fails (no space, no permission, no network). Threads and
-    processes may share an instance.
+    Every method raises `UserError` if the file system fails (space, permission, network). Threads and processes may
+    share an instance.
     """
 
     _failed_at: ClassVar[dict[str, float]] = {}

@@ -205,8 +205,7 @@ def driver_lives(
 ) -> bool:
     """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
 
-    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called with a sentence if the
-    wait is long.
+    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """
     if state.holder is None:
         return False

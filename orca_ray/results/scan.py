@@ -29,8 +29,7 @@ MAX_WARNINGS = 20
 class StoreSnapshot:
     """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
 
-    `ResultsStore.records` says which row of a trial is the current one. Rows have positions, which number all rows of
-    the store.
+    `ResultsStore.records` says which row of a trial is the current one. Positions number all rows of the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:

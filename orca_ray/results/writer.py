@@ -30,8 +30,7 @@ class Writer:
     stores each record when its trial ends. An exception while rows are written keeps them for the next flush. The files
     of a store are compacted meanwhile. Not thread-safe.
 
-    ``before`` is called before each write; an exception in it prevents the write, and is raised. ``clock`` returns
-    seconds that only increase.
+    ``before`` is called before each write, which an exception in it prevents. ``clock`` returns seconds.
     """
 
     def __init__(
