@@ -63,7 +63,8 @@ class ArrayInputs(BaseModel):
         mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
         form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
         with np.errstate(over="ignore"):
-            x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
+            scaled = (raw - mean.reshape(form)) / std.reshape(form)
+        x: Array = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
         if not self.mask:
             return x
         lengths = np.array([np.shape(sample)[self.axes.index("L")] for sample in samples_of(data)])

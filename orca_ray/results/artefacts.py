@@ -2,13 +2,13 @@
 
 An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name that is unique in its kind, and a
 payload, a JSON object. The payload's ``form`` says how it is drawn (`FORMS`), so a new kind with one of these forms
-needs no new drawing code. A payload has the fields of its form's class, nested classes as objects and tuples as arrays::
+needs no new drawing code. A payload has the fields of its form's class; nested classes are objects::
 
     {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
      "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}]}
 
 Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value, row-major, and a byte ``b`` means
-``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the colour scale or axis; compared panels share them.
+``low + (high - low) * b / 255``. ``low`` and ``high`` are the ends of the colour scale or axis, too, which panels share.
 """
 
 import base64

@@ -20,7 +20,7 @@ from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import decode, files_of, make_point, make_record
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
-OPTIONAL = [each.name for each in dataclasses.fields(Record) if "None" in str(each.type)]
+NOTHING: dict[str, Any] = {each.name: None for each in dataclasses.fields(Record) if "None" in str(each.type)}
 EXTREMES = [
     make_record(
         error="", notes="\0\r\n ü🙂", seed=-(2**63), num_parameters=2**63 - 1, wall_seconds=math.inf, phase="search",
@@ -28,7 +28,7 @@ EXTREMES = [
         started_at=datetime(1, 1, 1, tzinfo=UTC), finished_at=datetime(2200, 1, 1, 0, 0, 0, 1, tzinfo=INDIA),
         align_plateaued=True, align_reused=False, cpus=-0.0,
     ),
-    *(make_record(**dict.fromkeys(OPTIONAL), status=status) for status in Status),
+    *(make_record(status=status, **NOTHING) for status in Status),
 ]  # fmt: skip
 
 
