@@ -8,7 +8,7 @@ needs no new drawing code. A payload has the fields of its form's class; nested 
      "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}]}
 
 Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value, row-major, and a byte ``b`` means
-``low + (high - low) * b / 255``. ``low`` and ``high`` are the ends of the colour scale or axis, too, which panels share.
+``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the axis or colours, which panels share.
 """
 
 import base64
