@@ -5,7 +5,6 @@ import logging
 import os
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
-from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import ARTEFACTS, JOURNAL, RECORDS, Table, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
@@ -83,11 +81,6 @@ def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dic
     for read in readers[table.directory]:
         with pytest.raises(UserError, match=f"{path} is damaged: row 2 has {message}.*Move the file out of the"):
             read()
-
-
-def test_a_failed_trial_keeps_its_odd_score(store: ResultsStore) -> None:
-    _plant(store, _rows(status=Status.FAILED_NAN.value, test_score=float("nan")))
-    assert len(store.records()) == 2
 
 
 def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore) -> None:
@@ -160,13 +153,6 @@ def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) ->
 def test_system_paths_are_no_stores(uri: str) -> None:
     with pytest.raises(UserError, match=r"the results store .* is (inside|a) "):
         ResultsStore(uri, create=True)
-
-
-def test_records_that_are_written_are_valid(store: ResultsStore) -> None:
-    early, late = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-    store.append([make_record("early", started_at=early, finished_at=late)])
-    assert store.load("pocket/quick")["early"].finished_at == late
-    assert isinstance(store.load("pocket/quick")["good"], Record)
 
 
 PASSING = [

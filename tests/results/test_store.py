@@ -42,12 +42,6 @@ class TestAppendAndRead:
         assert again.curves(trial_key="a")["epoch"].tolist() == [1, 2]
         assert again.curves(sweep="pocket/full").empty
 
-    def test_curves_are_written_before_records(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        written: list[str] = []
-        monkeypatch.setattr(store.folder, "write", lambda path, content: written.append(path.split("/")[0]))
-        store.append([make_record()], [make_point()])
-        assert written == ["curves", "records"]
-
 
 class TestWhichRowCounts:
     @pytest.mark.parametrize("order", [1, -1])
