@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, Self, Union
+from typing import Annotated, Any, Literal, Protocol, Self
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orca_ray.data import cache
@@ -20,9 +21,6 @@ from orca_ray.data.rows import Array, RowIndex, TargetKind
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, quoted, unknown_name
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TASK_FILE = "task.yaml"
 """Name of the file in a data folder with its options."""
@@ -122,7 +120,7 @@ class Samples(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, part: RowIndex, /) -> "Array | list[Array]":
+    def __getitem__(self, part: RowIndex, /) -> Array | list[Array]:
         """Return the selected samples."""
 
 
@@ -142,7 +140,7 @@ class LazySamples:
         return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
 
 
-Inputs = Union[Array, Samples, list[Array], "pd.DataFrame"]
+Inputs = Array | Samples | list[Array] | pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)

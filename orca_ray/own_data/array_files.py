@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import h5py
 import numpy as np
 
 from orca_ray.data import cache
@@ -61,8 +62,6 @@ def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
-    import h5py
-
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, np.dtype[Any]] = {}
 
@@ -102,8 +101,6 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    import h5py
-
     cache.check_special(path)
     if not h5py.is_hdf5(path):
         return {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
@@ -132,21 +129,17 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
         content = {"x": content}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors or a pair (x, y), found a {type(content).__name__}")
-    arrays = {str(name): _array(path, name, value) for name, value in content.items() if torch.is_tensor(value)}
+    arrays: dict[str, Array] = {}
+    for name, value in content.items():
+        if not torch.is_tensor(value):
+            continue
+        if value.layout is not torch.strided or value.is_quantized:
+            found = f"found {value.layout}; call to_dense() before saving"
+            raise UserError(f"{path}, {name}: expected a dense tensor, {found}")
+        plain = value.detach()
+        arrays[str(name)] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     shapes = {name: array.shape for name, array in arrays.items()}
     return choose(str(path), shapes, arrays.__getitem__, options, labelled)
-
-
-def _array(path: Path, name: object, tensor: Any) -> Array:
-    import torch
-
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise UserError(
-            f"{path}, {name}: expected a dense tensor, found {tensor.layout}; call to_dense() before saving"
-        )
-    plain = tensor.detach()
-    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return array
 
 
 CODECS = frozenset(

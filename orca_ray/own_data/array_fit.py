@@ -1,10 +1,12 @@
 """Find the axes and sizes of arrays, and measure mean and deviation, for their encoder."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+import pandas as pd
 
 from orca_ray.data import splits
 from orca_ray.data.rows import Array
@@ -40,11 +42,7 @@ class Survey:
 
 def survey(data: UserData) -> Survey:
     """Read all samples once, batch by batch: hashes, shapes and missing values."""
-    import hashlib
-
     if hasattr(data.x, "columns"):
-        import pandas as pd
-
         frame = cast(pd.DataFrame, data.x)
         plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
         return Survey(pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20"))

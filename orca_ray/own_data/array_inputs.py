@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Literal, Self
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from orca_ray.data.rows import Array
@@ -173,8 +174,6 @@ def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:
 
 def resized(image: Array, size: tuple[int, ...]) -> Array:
     """Return an image [C, H, W] resized to ``size`` (H, W), float32, bilinear and antialiased."""
-    from PIL import Image
-
     if image.shape[1:] == size:
         return image
     height, width = size

@@ -6,16 +6,14 @@ as 2024-05-31 or 2024-05-31 12:30. A column that stays text, e.g. because zones 
 the numbers `DATE_PARTS`; by times, samples are split (`splits.draw`).
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted
 from orca_ray.own_data import UserData
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DatePart = Literal["day", "month", "weekday", "hour"]
 DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
@@ -23,8 +21,6 @@ DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
 
 def parse_dates(values: "pd.Series[Any]") -> "pd.Series[Any]":
     """Return time stamps, or text in ISO 8601, as time stamps in UTC; NaT for missing values and other text."""
-    import pandas as pd
-
     return pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
 
 
@@ -43,8 +39,6 @@ def date_part(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Array
 
 def as_times(data: UserData, times: Array) -> Array:
     """Return times [N] as float64 that grow with time; raises UserError for one that is neither a number nor a date."""
-    import pandas as pd
-
     if times.dtype.kind in "biuf":
         values = times.astype(np.float64)
         missing = np.isnan(values)

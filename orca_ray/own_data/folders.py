@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
@@ -25,8 +27,6 @@ _MOST_PIXELS = 2**27
 
 def opened(stream: BinaryIO, where: str) -> Any:
     """Return a Pillow image whose header is read; raises UserError for another format or more than 2^27 pixels."""
-    from PIL import Image
-
     try:
         image = Image.open(stream, formats=IMAGE_FORMATS)
     except Exception as error:  # Pillow's plug-ins raise many types for damaged headers
@@ -42,8 +42,6 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
 
     Transparent pixels are laid on white. Values of 16 bits are scaled to 8. Raises UserError for a damaged file.
     """
-    from PIL import Image
-
     image = opened(stream, where)
     try:
         if image.mode.startswith("I"):  # 16 bits: Pillow would cut values above 255
@@ -209,8 +207,6 @@ def _waveform(path: Path, rate: float) -> Array:
     samples, found = _recording(path)
     mono = samples.mean(axis=1)
     if found != rate:
-        from fractions import Fraction
-
         from scipy.signal import resample_poly
 
         ratio = Fraction(rate / found).limit_denominator(1000)

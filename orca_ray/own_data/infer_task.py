@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orca_ray.data.layout import SplitName
@@ -25,9 +26,6 @@ from orca_ray.own_data.targets import FittedTarget, TargetCoding, fit_target, wa
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import BENCHMARK, gone
 from orca_ray.tasks.task import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -187,11 +185,9 @@ def _reading(data: UserData, found: Survey, options: Options) -> Options:
 def _warn_of_leaks(
     data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, options: Options, notes: Notes
 ) -> None:
-    import pandas as pd
-
     frame: pd.DataFrame | None = None
     if hasattr(data.x, "columns"):
-        table = cast("pd.DataFrame", data.x)
+        table = cast(pd.DataFrame, data.x)
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
@@ -13,9 +14,6 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.dates import as_times
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Splits = Mapping[SplitName, Indices]
 
@@ -154,7 +152,7 @@ _GROUP_LIKE = re.compile(
 _CORRELATION = 0.99999
 
 
-def target_columns(frame: "pd.DataFrame", y: Array, *, classes: bool) -> list[str]:
+def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
     """Return warnings about columns that are equal to the target, or a one-to-one map of it.
 
     ``y`` [N] are class numbers (``classes``) or numbers, for which a linear map counts.
@@ -170,8 +168,6 @@ def target_columns(frame: "pd.DataFrame", y: Array, *, classes: bool) -> list[st
 
 
 def _maps(column: "pd.Series[Any]", y: Array) -> bool:
-    import pandas as pd
-
     codes, values = pd.factorize(column)
     number = len(np.unique(y))
     if len(values) != number or number < 2:
@@ -180,8 +176,6 @@ def _maps(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
-    import pandas as pd
-
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     both = np.isfinite(numbers) & np.isfinite(y)
     if both.sum() < max(3, len(y) // 2) or not np.ptp(numbers[both]) or not np.ptp(y[both]):
@@ -206,7 +200,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
     return [f"{text}, such as {shown[0]} and {shown[1]} ({split}): scores will be too good; remove the copies"]
 
 
-def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
+def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
     """Return warnings about columns that look like groups by name, and whose values are in several splits.
 
     A column counts if its values repeat: 2 rows a value or more on average, and more than one value.

@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from orca_ray.data.rows import Array
@@ -14,9 +15,6 @@ from orca_ray.errors import UserError, nearest, printable, quoted, shorten
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.dates import DATE_PARTS, DatePart, date_part, parse_dates
 from orca_ray.own_data.targets import label_text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Warn = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
@@ -98,10 +96,8 @@ class TableInputs(BaseModel):
             warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {listed}")
 
 
-def as_frame(data: UserData, names: tuple[str, ...] = ()) -> "pd.DataFrame":
+def as_frame(data: UserData, names: tuple[str, ...] = ()) -> pd.DataFrame:
     """Return the table; raises UserError if the samples are no table."""
-    import pandas as pd
-
     if isinstance(data.x, pd.DataFrame):
         return data.x
     if isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.shape[1] == len(names):
@@ -126,8 +122,6 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
     """Return a column as float64, and its rows of text. NaN replaces missing values, text and too large numbers."""
-    import pandas as pd
-
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
