@@ -17,8 +17,8 @@ from orca_ray.data import cache, layout
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.npy import read_npy
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, SelectedRows, num_bytes
-from orca_ray.data.splits import Indices, stratified_share
+from orca_ray.data.rows import KINDS, Array, LazyRows, Rows, joined_rows, num_bytes, selected_rows
+from orca_ray.data.splits import stratified_share
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 
@@ -40,7 +40,7 @@ class Split:
 
     x: Rows
     y: Array
-    """An array, or `JoinedRows` or `SelectedRows` if large targets were joined or selected."""
+    """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
 
@@ -249,7 +249,9 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     if protocol != PAPER:
         return data
     train, validation = data.train, data.validation
-    x, y, group = _joined(train.x, validation.x), _joined(train.y, validation.y), None
+    x = _in_memory(joined_rows(train.x, validation.x), train.x, validation.x)
+    y = _in_memory(joined_rows(train.y, validation.y), train.y, validation.y)
+    group = None
     if train.group is not None and validation.group is not None:  # shifted, so that no id occurs in both
         shifted = validation.group - validation.group.min() + train.group.max() + 1
         group = np.concatenate([train.group, shifted])
@@ -257,12 +259,10 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
 
 
-def _joined(first: Rows, second: Rows) -> Rows:
-    arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    if arrays and num_bytes(first) + num_bytes(second) <= COPIED_BYTES:
-        joined: Rows = np.concatenate([first[:], second[:]])
-        return joined
-    return JoinedRows(first, second)
+def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
+    """Return ``rows`` as an array if they are small and their ``sources`` are arrays."""
+    arrays = all(isinstance(source, np.ndarray) for source in sources)
+    return rows[:] if arrays and num_bytes(rows) <= COPIED_BYTES else rows
 
 
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
@@ -278,10 +278,5 @@ def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, class
     drawn = np.isin(samples, stratified_share(labels, fraction, seed))
     rows = np.flatnonzero(drawn)
     group = None if train.group is None else train.group[rows]
-    part = Split(_selected(train.x, rows), cast(Array, _selected(train.y, rows)), group)
-    return replace(data, splits={**data.splits, "train": part})
-
-
-def _selected(rows: Rows, indices: Indices) -> Rows:
-    selected = SelectedRows(rows, indices)
-    return selected[:] if isinstance(rows, np.ndarray) and num_bytes(selected) <= COPIED_BYTES else selected
+    x, y = (_in_memory(selected_rows(each, rows), each) for each in (train.x, train.y))
+    return replace(data, splits={**data.splits, "train": Split(x, cast(Array, y), group)})

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orca_ray.data import cache
-from orca_ray.data.rows import Array, RowIndex, TargetKind
+from orca_ray.data.rows import Array, RowIndex, Rows, TargetKind
 from orca_ray.discovery import declared, modules
 from orca_ray.errors import UserError, quoted, unknown_name
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
@@ -115,18 +115,9 @@ _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
 Kind = Literal["table", "array", "images", "audio"]
 
 
-class Samples(Protocol):
-    """N samples that are read when they are selected: as one array [b, ...], or a list of arrays of unequal shapes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, part: RowIndex, /) -> Array | list[Array]:
-        """Return the selected samples."""
-
-
 @dataclass(frozen=True)
 class LazySamples:
-    """N samples that are read one by one when they are selected."""
+    """N samples, maybe of unequal shapes, that are read one by one when they are selected."""
 
     num_samples: int
     read: Callable[[int], Array]
@@ -140,7 +131,7 @@ class LazySamples:
         return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
 
 
-Inputs = Array | Samples | list[Array] | pd.DataFrame
+Inputs = Rows | LazySamples | list[Array] | pd.DataFrame
 
 
 @dataclass(frozen=True, kw_only=True)

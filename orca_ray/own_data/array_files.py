@@ -15,7 +15,7 @@ import numpy as np
 from orca_ray.data import cache
 from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
-from orca_ray.data.rows import Array, JoinedRows, LazyRows, RowIndex
+from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
 from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Options, UserData
 
@@ -304,7 +304,7 @@ def _joined(
             raise UserError(f"{source}: the arrays of {names[0]} and {part} have different shapes: {_listed(shapes)}")
     x = xs[0]
     for each in xs[1:]:
-        x = cast(Array, JoinedRows(x, each.astype(x.dtype) if each.dtype != x.dtype else each))
+        x = cast(Array, joined_rows(x, each.astype(x.dtype) if each.dtype != x.dtype else each))
     splits = np.repeat(names, [len(each) for each in ys])
     return UserData(x=x, y=np.concatenate(ys), source=source, splits=splits, target_names=(parts["train"]["y"],))
 

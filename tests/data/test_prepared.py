@@ -17,7 +17,7 @@ import pytest
 from orca_ray.data import cache, layout, prepared
 from orca_ray.data.prepared import Arrays, under_protocol
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import JoinedRows, PairwiseRows
+from orca_ray.data.rows import LazyRows, PairwiseRows
 from orca_ray.errors import UserError
 from orca_ray.tasks.registry import get_task
 from tests.raw_files import writers
@@ -380,7 +380,7 @@ def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
     assert data.fingerprint == prepared.fingerprint(arrays)
     prepared.verify(data)
     joined = under_protocol(data, "paper").train.x
-    assert isinstance(joined, JoinedRows)
+    assert isinstance(joined, LazyRows)
     np.testing.assert_array_equal(joined[np.array([9, 0, 6])], np.stack([others_whole[3], whole[0], others_whole[0]]))
 
 
