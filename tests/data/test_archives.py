@@ -33,8 +33,7 @@ def write_tar(path: Path, files: Iterable[tuple[str, bytes]], mode: str = "w") -
             archive.addfile(member, io.BytesIO(content))
 
 
-def write_tar_gz(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    write_tar(path, files, "w:gz")
+write_tar_gz = partial(write_tar, mode="w:gz")
 
 
 def write_zip(path: Path, files: Iterable[tuple[str, bytes]]) -> None:

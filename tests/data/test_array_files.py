@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -357,11 +358,8 @@ def test_mat_has_the_axes_of_matlab(version: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_another_kind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
     with pytest.raises(UserError, match="cannot read"):
         read_mat(path.with_name("absent.mat"), "coeff")
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "open", mock.Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(UserError, match=r"cannot read .*d\.h5: Permission denied"), open_hdf5(path):
         pass

@@ -22,16 +22,10 @@ from orca_ray.data.raw import PINS, Pin, Pins, RawFile, Workspace
 from orca_ray.errors import UserError
 from tests.data.faulty_server import serving
 
-
-def _hdf5(path: Path) -> None:
-    with open_hdf5(path):
-        pass
-
-
 READERS: dict[str, Callable[[Path], Any]] = {
     "npy": read_npy,
     "npz": lambda path: Npz(path, ["x"]),
-    "hdf5": _hdf5,
+    "hdf5": lambda path: open_hdf5(path).__enter__(),
     "mat": lambda path: read_mat(path, "x"),
     "wav": lambda path: readers.read_wav(path, 22050),
     "csv": lambda path: readers.read_csv(path, ["x"]),

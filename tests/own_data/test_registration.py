@@ -84,14 +84,7 @@ def test_targets_of_regressions_are_scaled() -> None:
 
 
 def test_a_torch_dataset_is_read_item_by_item() -> None:
-    class Pairs:
-        def __len__(self) -> int:
-            return 60
-
-        def __getitem__(self, row: int) -> tuple[Array, int]:
-            return X[row], int(Y[row])
-
-    task = Task.from_dataset(Pairs(), name="waves")
+    task = Task.from_dataset(list(zip(X, Y, strict=True)), name="waves")
     np.testing.assert_array_equal(task.prepare().train.x[:], Task.from_arrays(X, Y).prepare().train.x[:])
 
 

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -183,33 +184,19 @@ def test_which_errors_may_pass() -> None:
     assert [may_pass(error) for error in (*PASSING, *LASTING)] == [True] * len(PASSING) + [False] * len(LASTING)
 
 
-class Flaky:
-    """Fails a number of times with one error, then returns 7."""
-
-    def __init__(self, failures: int, error: Exception) -> None:
-        self.calls, self._failures, self._error = 0, failures, error
-
-    def __call__(self) -> int:
-        self.calls += 1
-        if self.calls <= self._failures:
-            raise self._error
-        return 7
-
-
 def test_an_error_that_passes_is_not_seen() -> None:
-    flaky = Flaky(faults.ATTEMPTS - 1, PASSING[0])
+    flaky = mock.Mock(side_effect=[*PASSING[: faults.ATTEMPTS - 1], 7])
     assert retried(flaky, "s3://bucket") == 7
-    assert flaky.calls == faults.ATTEMPTS
+    assert flaky.call_count == faults.ATTEMPTS
 
 
 def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:
     first, second = (ResultsStore(tmp_path / "results", create=True).folder for _ in range(2))
-    with pytest.raises(UserError):
-        first._try("write", "one", Flaky(faults.ATTEMPTS, PASSING[0]))
-    flaky = Flaky(1, PASSING[0])
-    with pytest.raises(UserError):
-        second._try("write", "one", flaky)
-    assert flaky.calls == 1
+    broken = mock.Mock(side_effect=PASSING[0])
+    for each, calls in ((first, faults.ATTEMPTS), (second, faults.ATTEMPTS + 1)):
+        with pytest.raises(UserError):
+            each._try("write", "one", broken)
+        assert broken.call_count == calls
 
 
 SECRET = "pa55/w+rd"

@@ -1,8 +1,8 @@
 """Models in a results store: complete or absent, on a disk and on an object store."""
 
 import shutil
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,8 +87,7 @@ def test_an_interrupted_upload_is_no_model(
 
 
 def test_models_leave_room_for_records(models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**31))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**31))
     with pytest.raises(UserError, match="use --keep-models best or none"):
         models.add(KEY, folder(tmp_path / "first"))
     assert not models.has(KEY)

@@ -7,7 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -150,11 +150,7 @@ def test_a_write_that_fails_leaves_nothing_behind(
 ) -> None:
     store.append([make_record("a")])
     before = files_of(store)
-
-    def fails(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(number, os.strerror(number))))
     with pytest.raises(UserError, match=message):
         store.append([make_record("b")])
     assert files_of(store) == before
@@ -246,12 +242,8 @@ def test_what_depends_on_rows_follows_when_they_are_durable(store: ResultsStore,
 
 def test_rows_survive_a_store_that_fails(store: ResultsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     writer, removed = Writer(store, clock=clock), list[str]()
-
-    def full(path: str, content: Any) -> None:
-        raise UserError("no space")
-
     with monkeypatch.context() as patch:
-        patch.setattr(store.folder, "write", full)
+        patch.setattr(store.folder, "write", mock.Mock(side_effect=UserError("no space")))
         with pytest.raises(UserError, match="no space"):
             writer.add(records=[make_record("a")], then=lambda: removed.append("a"))
     assert not removed
@@ -261,10 +253,7 @@ def test_rows_survive_a_store_that_fails(store: ResultsStore, clock: Clock, monk
 
 
 def test_nothing_is_written_after_a_check_that_fails(store: ResultsStore, clock: Clock) -> None:
-    def taken_over() -> None:
-        raise UserError("another driver")
-
-    writer = Writer(store, before=taken_over, clock=clock)
+    writer = Writer(store, before=mock.Mock(side_effect=UserError("another driver")), clock=clock)
     with pytest.raises(UserError, match="another driver"):
         writer.add(records=[make_record("a")])
     assert not stored(store)
