@@ -76,10 +76,8 @@ def fit_array(
         raise UserError(f"{data.source}: samples have different numbers of axes, such as {shapes}; give them the same")
     shape = next(iter(found.shapes))
     axes = _axes(data, found, options, notes, dense=dense)
-    given = shape if len(found.shapes) == 1 else None
     size = _size(data, axes, found, options, notes)
-    if size is not None:
-        given = None
+    given = shape if len(found.shapes) == 1 and size is None else None
     spatial = size if size is not None else _spatial(shape, axes)
     channels = {shape[axes.index("C")] for shape in found.shapes} if "C" in axes else {1}
     if len(channels) > 1:

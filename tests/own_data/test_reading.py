@@ -150,9 +150,6 @@ TABLE = pd.DataFrame(
 KIND = Options(target=("kind",))
 
 
-NO_OPTIONS = Options()
-
-
 def frame(data: UserData) -> pd.DataFrame:
     assert isinstance(data.x, pd.DataFrame)
     return data.x
@@ -174,14 +171,14 @@ def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "expected"),
     [
-        ("a,b\n1,2\n3\n", NO_OPTIONS, "Expected 2 columns, got 1"),
-        ("a,b\n", NO_OPTIONS, "expected rows, found none"),
-        ("1.5,2\n3,4\n", NO_OPTIONS, "expected the columns' names in line 1"),
-        ("a,a\n1,2\n", NO_OPTIONS, "column 'a' has no name, or another has the same"),
-        ("a,,y\n1,2,3\n", NO_OPTIONS, "column '' has no name"),
-        ("a,b\n1,2\n", NO_OPTIONS, r"which column is the target\? Name it with --target; columns: a, b"),
-        ("y\n1\n", NO_OPTIONS, "no column is left to predict from"),
-        ("straße,y\nMünchen,1\nÄ,2\n", NO_OPTIONS, r"UTF-?8"),
+        ("a,b\n1,2\n3\n", Options(), "Expected 2 columns, got 1"),
+        ("a,b\n", Options(), "expected rows, found none"),
+        ("1.5,2\n3,4\n", Options(), "expected the columns' names in line 1"),
+        ("a,a\n1,2\n", Options(), "column 'a' has no name, or another has the same"),
+        ("a,,y\n1,2,3\n", Options(), "column '' has no name"),
+        ("a,b\n1,2\n", Options(), r"which column is the target\? Name it with --target; columns: a, b"),
+        ("y\n1\n", Options(), "no column is left to predict from"),
+        ("straße,y\nMünchen,1\nÄ,2\n", Options(), r"UTF-?8"),
         ("a,kind\n1,2\n", Options(target=("kimd",)), "unknown target column 'kimd'. Did you mean 'kind'"),
         ("age,y\n1,2\n", Options(columns={"ages": "drop"}), "unknown column 'ages'. Did you mean 'age'"),
     ],
