@@ -1,9 +1,9 @@
 """Dates in a user's tables: which text is a date, and the numbers that dates become.
 
-Arrow's reader of CSV files (`table_files`) makes a column of time stamps from text in ISO 8601 without time zones, such
-as 2024-05-31 or 2024-05-31 12:30. A column that stays text, e.g. because zones or years differ, is a column of dates if
-`parse_dates` understands all values; ``columns: {NAME: date}`` in a ``task.yaml`` declares one. As inputs, dates become
-the numbers `DATE_PARTS`; by times, samples are split (`splits.draw`).
+Arrow, which reads CSV files (`table_files`), makes time stamps in UTC of columns in ISO 8601, such as 2024-05-31 or
+2024-05-31T12:30+02:00. A column that stays text, such as 2024-05 or text of a Parquet file, is a column of dates if
+`parse_dates` understands all values; ``columns: {NAME: date}`` in a ``task.yaml`` declares one. Inputs are the numbers
+`DATE_PARTS` of a date.
 """
 
 from typing import Any, Literal
