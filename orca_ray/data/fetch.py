@@ -59,7 +59,7 @@ def fetch(
     cache.make_directory(directory)
     _check_space(absent, directory, workers, patience)
     pool = ThreadPool(progress)
-    _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
+    _raise_all(pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers))
 
 
 @dataclass
@@ -96,7 +96,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
             raw.pin(file, content)
         (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
 
-    _raise_all(error for _, error in pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
+    _raise_all(pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 

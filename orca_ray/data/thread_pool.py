@@ -40,10 +40,8 @@ class ThreadPool:
         logger.debug("%s", line)
         self._messages.put(line)
 
-    def map(
-        self, items: Sequence[Item], work: Callable[[Item], None], workers: int
-    ) -> list[tuple[Item, BaseException]]:
-        """Call ``work`` on every item in ``workers`` threads; return the failed items, in order, with their exceptions.
+    def map(self, items: Sequence[Item], work: Callable[[Item], None], workers: int) -> list[BaseException]:
+        """Call ``work`` on every item in ``workers`` threads; return its exceptions in the order of the items.
 
         After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
         threads have ended or `GRACE_SECONDS` have passed.
@@ -76,7 +74,7 @@ class ThreadPool:
                     failures |= {} if message[1] is None else {message[0]: message[1]}
                 elif self._progress:
                     self._progress(message)
-            return [(items[index], failures[index]) for index in sorted(failures)]
+            return [failures[index] for index in sorted(failures)]
         finally:
             self.stop.set()
             end = time.monotonic() + GRACE_SECONDS
