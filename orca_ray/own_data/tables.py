@@ -196,10 +196,10 @@ def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tupl
     _, bad = parsed(values)
     text_share = len(bad) / len(known)
     if text_share <= MOST_TEXT_SHARE:
-        mixed = (
-            f"{len(bad)} of {len(known)} values are text, such as {quoted(values.iloc[int(bad[0])]) if len(bad) else 0}"
-        )
-        return "number", f"{mixed} in row {int(bad[0]) + 1}; they count as missing" if len(bad) else ""
+        if not len(bad):
+            return "number", ""
+        example = f"{quoted(values.iloc[int(bad[0])])} in row {int(bad[0]) + 1}"
+        return "number", f"{len(bad)} of {len(known)} values are text, such as {example}; they count as missing"
     if parse_dates(known).notna().all():
         return "date", ""
     number = known.nunique()
