@@ -60,7 +60,13 @@ class TableInputs(BaseModel):
         Raises UserError for a column that is missing, or has text where numbers were; reports categories that were not
         in training and values of another scale to ``warn``.
         """
-        frame: pd.DataFrame = as_frame(data, self.names)
+        if isinstance(data.x, pd.DataFrame):
+            frame = data.x
+        elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.shape[1] == len(self.names):
+            frame = pd.DataFrame(data.x, columns=list(self.names))
+        else:
+            expected = f"expected a table with columns {shorten(', '.join(self.names))}"
+            raise UserError(f"{data.source}: {expected}, found something else")
         found = list(map(str, frame.columns))
         if missing := [name for name in self.names if name not in found]:
             close = nearest(missing[0], found)
@@ -94,15 +100,6 @@ class TableInputs(BaseModel):
         if unknown := {value for value in values if value is not None and value not in slot}:
             listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
             warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {listed}")
-
-
-def as_frame(data: UserData, names: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Return the table; raises UserError if the samples are no table."""
-    if isinstance(data.x, pd.DataFrame):
-        return data.x
-    if isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.shape[1] == len(names):
-        return pd.DataFrame(data.x, columns=list(names))
-    raise UserError(f"{data.source}: expected a table with columns {shorten(', '.join(names))}, found something else")
 
 
 def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
