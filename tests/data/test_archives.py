@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -75,16 +76,9 @@ def test_a_move_that_was_cut_short_leaves_its_stamp_and_can_be_repeated(
 ) -> None:
     raw, stamp = tmp_path / "raw", tmp_path / "raw" / ".locks" / "a.tar.unpacking"
     write_tar(tmp_path / "a.tar", [("a", b"1"), ("b", b"2"), ("c", b"3")])
-    replaced, replace = list[Path](), os.replace
-
-    def cut(source: Path, target: Path) -> None:
-        if len(replaced) == 2:
-            raise KeyboardInterrupt
-        replaced.append(target)
-        replace(source, target)
-
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", cut)
+        cut = [mock.DEFAULT, mock.DEFAULT, KeyboardInterrupt]
+        patch.setattr(os, "replace", mock.Mock(wraps=os.replace, side_effect=cut))
         with pytest.raises(KeyboardInterrupt):
             unpack(tmp_path / "a.tar", raw, stamp=stamp)
     assert contents(raw) == {"a": b"1", "b": b"2", ".locks/a.tar.unpacking": b""}

@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results.folder import Folder, open_folder
+from orca_ray.results.folder import open_folder
 from orca_ray.results.models import StoredModels
 
 from .test_s3 import server, uri  # noqa: F401 (fixtures)
@@ -72,15 +73,10 @@ def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
 def test_an_interrupted_upload_is_no_model(
     models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = Folder.upload
     models.add(KEY, folder(tmp_path / "first"))
-
-    def fails(self: Folder, source: Path, path: str) -> None:
-        if path.endswith("config.json"):
-            raise UserError("no network")
-        upload(self, source, path)
-
-    monkeypatch.setattr(Folder, "upload", fails)
+    before_the_configuration = [mock.DEFAULT, UserError("no network")]
+    upload = mock.Mock(wraps=models._folder.upload, side_effect=before_the_configuration)
+    monkeypatch.setattr(models._folder, "upload", upload)
     with pytest.raises(UserError, match="no network"):
         models.add(KEY, folder(tmp_path / "second"))
     assert not models.has(KEY), "a mixture of two models is none"

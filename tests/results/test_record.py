@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -171,16 +172,12 @@ def test_compaction_keeps_old_rows_and_writes_the_new_columns(old: Path, mixed: 
 def test_the_first_write_raises_the_version_before_any_file_is_there(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, written = ResultsStore(old), []
-    write = store.folder.write
-
-    def note(path: str, content: Any) -> None:
-        written.append(path.partition("/")[0])
-        write(path, content)
-
-    monkeypatch.setattr(store.folder, "write", note)
+    store = ResultsStore(old)
+    write = mock.Mock(wraps=store.folder.write)
+    monkeypatch.setattr(store.folder, "write", write)
     store.append([make_record("c")], [make_point("c")])
     store.append([make_record("d")])
+    written = [call.args[0].partition("/")[0] for call in write.call_args_list]
     assert written == [MARKER, "curves", "records", "records"]
     assert json.loads((old / MARKER).read_text())["created_by"] == "0.1.0"
     assert version(old) == SCHEMA_VERSION

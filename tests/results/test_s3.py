@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -75,24 +76,12 @@ def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCapt
 def test_a_large_upload_that_breaks_off_is_never_read(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder: Any = ResultsStore(uri, create=True).folder
     content = pa.py_buffer(bytes(12 * 2**20))
-
-    class Broken:
-        """A file system whose move, the last step of a write, is never reached."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(files, name)
-
-        def move(self, source: str, target: str) -> None:
-            raise OSError("connection broken")
-
-        def delete_file(self, path: str) -> None:
-            raise OSError("connection broken")
-
-    files = folder._files
-    monkeypatch.setattr(folder, "_files", Broken())
-    with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection broken"):
-        folder.write("records/large", content)
-    monkeypatch.setattr(folder, "_files", files)
+    broken = mock.Mock(wraps=folder._files)
+    broken.move.side_effect = broken.delete_file.side_effect = OSError("connection broken")
+    with monkeypatch.context() as patch:  # a move is the last step of a write
+        patch.setattr(folder, "_files", broken)
+        with pytest.raises(UserError, match=r"cannot write s3://bucket/.*connection broken"):
+            folder.write("records/large", content)
     assert folder.names("records") == []
     assert any(name.startswith(".tmp-") for name in folder.names("records", hidden=True))
     folder.sweep_temporary("records", -60)
