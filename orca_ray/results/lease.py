@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 import platform
-import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -61,9 +61,9 @@ class Lease:
         self._sequence = 0
         self._renewed = time.monotonic()
         self._lost = ""
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._requests: deque[Request] = deque()
         self._retries: set[str] = set()  # paths of retries that were read, and not carried out
-        self._carried_out: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._carried_out: deque[str] = deque()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orca-ray lease", daemon=True)
 
@@ -102,8 +102,7 @@ class Lease:
 
     def carried_out(self, retries: Iterable[Request]) -> None:
         """Delete requests of kind ``retry``, in the thread; their trials have ended, and the records are stored."""
-        for request in retries:
-            self._carried_out.put(request.path)
+        self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
         """Raise UserError if another driver has taken over the sweep.
@@ -162,8 +161,7 @@ class Lease:
                     self._folder.write(self._path, self._next())
                     self._renewed = time.monotonic()
                 self._delete_carried_out()
-                for request in self._take():
-                    self._requests.put(request)
+                self._requests.extend(self._take())
             except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
                 logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
 
@@ -190,10 +188,9 @@ class Lease:
         )
 
 
-def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield waiting.get_nowait()
+def _drained(waiting: deque[_Item]) -> Iterator[_Item]:
+    while waiting:
+        yield waiting.popleft()
 
 
 def driver_lives(
