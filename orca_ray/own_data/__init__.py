@@ -223,7 +223,7 @@ def _taken(x: Inputs, part: RowIndex) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file or folder of users. Modules of this package declare a format as ``FORMAT``."""
+    """One kind of file or folder of users. Modules of this package declare formats as ``FORMATS``."""
 
     name: str
     """Name for messages, such as "NumPy archive (.npz)"."""

@@ -47,7 +47,7 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = {name: read_npy(file) for name, file in files.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     keys = Options(inputs=(path.stem,), target=("target",) if "target" in files else ())
-    return choose(str(path), shapes, arrays.__getitem__, keys, labelled)
+    return _choose(str(path), shapes, arrays.__getitem__, keys, labelled)
 
 
 def _renamed(stem: str, name: str) -> str:
@@ -58,7 +58,7 @@ def _renamed(stem: str, name: str) -> str:
 
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = Npz(path)
-    return choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
+    return _choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
@@ -86,7 +86,7 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
         with open_hdf5(path) as file:
             return np.asarray(file[name].asstr()[:], dtype="U")
 
-    return choose(str(path), shapes, rows, options, labelled)
+    return _choose(str(path), shapes, rows, options, labelled)
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
@@ -97,7 +97,7 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
         cache.check_memory(float(np.prod(array.shape)) * 8, f"{path}, {name}", "store it as .npy or .h5")
         return array[slice(None)].reshape(shapes[name])
 
-    return choose(str(path), shapes, read, options, labelled)
+    return _choose(str(path), shapes, read, options, labelled)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -139,7 +139,7 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
         plain = value.detach()
         arrays[str(name)] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     shapes = {name: array.shape for name, array in arrays.items()}
-    return choose(str(path), shapes, arrays.__getitem__, options, labelled)
+    return _choose(str(path), shapes, arrays.__getitem__, options, labelled)
 
 
 CODECS = frozenset(
@@ -174,7 +174,7 @@ def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
     def rows(name: str) -> LazyRows:
         return LazyRows(shapes[name], np.dtype(arrays[name].dtype), partial(read, arrays[name]))
 
-    return choose(str(path), shapes, rows, options, labelled)
+    return _choose(str(path), shapes, rows, options, labelled)
 
 
 def _check_codecs(path: Path) -> None:
@@ -195,7 +195,7 @@ def _codecs(value: Any, *, codec: bool = False) -> set[str]:
     return named | {name for inside, each in inner for name in _codecs(each, codec=inside)}
 
 
-def choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
+def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
     """Return the samples of a file with named arrays; ``read`` returns the array of a name.
 
     Without options, inputs and targets are found by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or the inputs
@@ -220,8 +220,8 @@ def choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: 
         raise UserError(f"{source}: which array is the target? It has {_listed(shapes)}; name one with --target")
     groups, times, splits = (None if name is None else _flat(source, name, read(name)) for name in extra)
     return UserData(
-        x=numeric(source, x_name, read(x_name)),
-        y=target(source, y_name, read(y_name)) if y_name else None,
+        x=_numeric(source, x_name, read(x_name)),
+        y=_target(source, y_name, read(y_name)) if y_name else None,
         source=source,
         target_names=(y_name,) if y_name else (),
         groups=groups,
@@ -231,7 +231,7 @@ def choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: 
     )
 
 
-def numeric(source: str, name: str, x: Inputs) -> Inputs:
+def _numeric(source: str, name: str, x: Inputs) -> Inputs:
     """Return the inputs ``x``; raises UserError if they are no numbers, or a single number."""
     kind, shape = getattr(x, "dtype", np.dtype("f4")).kind, getattr(x, "shape", (1,))
     if kind not in _NUMBERS or not shape:
@@ -243,7 +243,7 @@ def numeric(source: str, name: str, x: Inputs) -> Inputs:
     return x
 
 
-def target(source: str, name: str, y: Inputs) -> Array:
+def _target(source: str, name: str, y: Inputs) -> Array:
     """Return the targets as an array, in memory unless memory-mapped; bytes become text."""
     cache.check_memory(float(np.prod(getattr(y, "shape", (1,)))) * 8, f"{source}, {name}", "give a smaller target")
     array = y if isinstance(y, np.ndarray) else np.asarray(cast(Array, y)[:])
@@ -255,7 +255,7 @@ def target(source: str, name: str, y: Inputs) -> Array:
 
 
 def _flat(source: str, name: str, values: Inputs) -> Array:
-    array = target(source, name, values)
+    array = _target(source, name, values)
     if array.ndim != 1:
         raise UserError(f"{source}, {printable(name)}: expected one value a sample, found shape {list(array.shape)}")
     return array
@@ -295,8 +295,8 @@ def _joined(
     if options.target or options.inputs:
         raise UserError(f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and 'inputs'")
     names = list(parts)
-    xs = [cast(Array, numeric(source, parts[part]["x"], read(parts[part]["x"]))) for part in names]
-    ys = [target(source, parts[part]["y"], read(parts[part]["y"])) for part in names]
+    xs = [cast(Array, _numeric(source, parts[part]["x"], read(parts[part]["x"]))) for part in names]
+    ys = [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names]
     for part, x, y in zip(names, xs, ys, strict=True):
         if len(x) != len(y):
             raise UserError(f"{source}: {parts[part]['x']} has {len(x)} samples and {parts[part]['y']} {len(y)}")
