@@ -24,17 +24,6 @@ from orca_ray.sweep.run.controller import SweepController
 from tests.sweep.fakes import fake_searches, fake_spec, play, waiting_requests
 
 SWEEP = "pocket/quick"
-RENEW = 0.05
-
-
-class Remote(Folder):
-    """A local directory that is used as an object store is: without a rename that only one process can do."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.fs as pafs
-
-        self.uri = self.name = self._root = self._place = str(path)
-        self._secrets, self._files, self._directories = frozenset(), pafs.LocalFileSystem(), set()
 
 
 BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
@@ -46,12 +35,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made.folder = Remote(tmp_path / "results")
+        made.folder = Folder((tmp_path / "results").as_uri())  # used as an object store is: without locks
     return made
 
 
 def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
-    return Lease(store, sweep, renew_seconds=RENEW, expiry_seconds=expiry)
+    return Lease(store, sweep, renew_seconds=0.05, expiry_seconds=expiry)
 
 
 def state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
