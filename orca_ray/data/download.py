@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orca_ray.data import cache
-from orca_ray.data.thread_pool import Stopped
 from orca_ray.errors import UserError
 from orca_ray.version import __version__
 
@@ -45,6 +44,10 @@ class Patience:
     """Time-out for the connection, including TLS and the tunnel through a proxy."""
     silence_seconds: float = 15.0
     """A connection counts as broken when no byte arrives for this many seconds."""
+
+
+class Stopped(Exception):
+    """Raised in a worker thread that ends early because it was told to stop."""
 
 
 class Failed(Exception):

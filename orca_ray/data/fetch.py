@@ -5,28 +5,33 @@ its published hash. Without a published SHA-256, it is compared with its pin: th
 file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end without an error.
 """
 
-import hashlib
 import logging
+import queue
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
 from orca_ray.data.archives import DamagedFile
-from orca_ray.data.download import Download, Failed, Patience, content_length
+from orca_ray.data.download import Download, Failed, Patience, Stopped, content_length
 from orca_ray.data.packages import SayText
-from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
-from orca_ray.data.thread_pool import Stopped, ThreadPool
+from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, hash_file, missing
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
 
 _WORKERS = 4
 _PATIENCE = Patience()
 _PROGRESS_SECONDS = 5.0
+GRACE_SECONDS = 2.0
+"""Seconds that worker threads get to clean up after an interruption."""
 _REPORTED_BYTES = 200 * 10**6
 """The hashing of files of at least this size is reported as progress."""
 
@@ -100,17 +105,64 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
-def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
-    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, which takes twice as long as SHA-256."""
-    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
-    num_bytes = 0
-    with cache.open_file(path) as stream, cache.read_errors(path):
-        while block := stream.read(1 << 20):
-            num_bytes += len(block)
-            for each in hashes:
-                each.update(block)
-    sha256, *md5 = [each.hexdigest() for each in hashes]
-    return Pin(sha256, num_bytes, "", *md5)
+class ThreadPool:
+    """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set.
+
+    ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
+    connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
+    """
+
+    def __init__(self, progress: SayText | None) -> None:
+        """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
+        self.stop = threading.Event()
+        self._progress = progress
+        self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
+
+    def report(self, line: str) -> None:
+        """Pass a line of progress from any thread to the thread that calls `map`."""
+        logger.debug("%s", line)
+        self._messages.put(line)
+
+    def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> list[BaseException]:
+        """Call ``work`` on every item in ``workers`` threads; return its exceptions in the order of the items.
+
+        After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
+        threads have ended or `GRACE_SECONDS` have passed.
+        """
+        waiting = deque(enumerate(items))
+
+        def run() -> None:
+            while not self.stop.is_set():
+                try:
+                    index, item = waiting.popleft()
+                except IndexError:
+                    return
+                error: BaseException | None = None
+                try:
+                    work(item)
+                except BaseException as caught:
+                    error = caught
+                self._messages.put((index, error))
+
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(workers, len(items))))]
+        try:
+            for thread in threads:
+                thread.start()
+            failures: dict[int, BaseException] = {}
+            num_running = len(items)
+            while num_running:
+                message = self._messages.get()
+                if not isinstance(message, str):
+                    num_running -= 1
+                    failures |= {} if message[1] is None else {message[0]: message[1]}
+                elif self._progress:
+                    self._progress(message)
+            return [failures[index] for index in sorted(failures)]
+        finally:
+            self.stop.set()
+            end = time.monotonic() + GRACE_SECONDS
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join(max(0.0, end - time.monotonic()))
 
 
 class _RawDirectory:

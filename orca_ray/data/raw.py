@@ -1,6 +1,7 @@
 """Raw files of a task: declaration, recorded hashes ("pins"), and access for a ``build`` that can be interrupted."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -127,6 +128,19 @@ class Pin(NamedTuple):
     """URL from which the file was downloaded; "" for a file that the user supplied."""
     md5: str = ""
     """MD5 in hexadecimal, "" if not computed. The lock file does not store it."""
+
+
+def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
+    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, which takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Pin(sha256, num_bytes, "", *md5)
 
 
 class Pins:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from orca_ray.data import thread_pool
+from orca_ray.data import fetch as fetching
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
@@ -319,7 +319,7 @@ def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> No
 def test_an_interruption_leaves_parts_and_no_waiting(
     server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_pool, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(fetching, "GRACE_SECONDS", 0.3)
     url = server.add("a", CONTENT, Fault(hold_after=HALF))
 
     def interrupt(_: str) -> None:
