@@ -28,11 +28,7 @@ TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes",
 """Usual names of targets, in small letters, by which a column or an array is found if no option names it."""
 
 
-def _listed(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """One or more names; one may be written without a list."""
 
 

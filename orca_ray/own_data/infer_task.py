@@ -137,8 +137,13 @@ def infer(
         fitted, parts = without_absent(fitted, parts, notes)
         complete = not warn_absent(fitted, parts, notes)
     found = survey(data)
-    encoder = _encoder(data, parts["train"], found, options, notes, dense=fitted.coding.kind == "dense")
-    coding = fitted.coding
+    coding, train = fitted.coding, parts["train"]
+    if data.kind_hint == "table":
+        encoder: Encoder = fit_table(data, train, options, notes)
+    elif data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
+        encoder = fit_audio(data, train, found, options, notes)
+    else:
+        encoder = fit_array(data, train, found, options, notes, dense=coding.kind == "dense")
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
         coding = _with_field_axes(coding, encoder)
     if found.num_missing:
@@ -160,14 +165,6 @@ def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding
         return coding
     axes = (len(shape) - 1, *range(len(shape) - 1))
     return coding.model_copy(update={"axes": axes, "shape": tuple(shape[axis] for axis in axes)})
-
-
-def _encoder(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool) -> Encoder:
-    if data.kind_hint == "table":
-        return fit_table(data, train, options, notes)
-    if data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
-        return fit_audio(data, train, found, options, notes)
-    return fit_array(data, train, found, options, notes, dense=dense)
 
 
 def _reading(data: UserData, found: Survey, options: Options) -> Options:

@@ -123,10 +123,6 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def version(path: Path) -> Any:
-    return json.loads((path / MARKER).read_text())["schema_version"]
-
-
 def test_an_old_store_is_read_with_nulls_and_left_as_it_is(old: Path) -> None:
     before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
     store = ResultsStore(old)
@@ -166,7 +162,7 @@ def test_compaction_keeps_old_rows_and_writes_the_new_columns(old: Path, mixed: 
     assert pq.read_schema(merged).names == Record.SCHEMA.names
     assert pq.read_metadata(merged).num_rows == len(before) == (3 if mixed else 2)
     assert ResultsStore(old).load("pocket/quick") == before
-    assert version(old) == SCHEMA_VERSION
+    assert json.loads((old / MARKER).read_text())["schema_version"] == SCHEMA_VERSION
 
 
 def test_the_first_write_raises_the_version_before_any_file_is_there(
@@ -179,8 +175,8 @@ def test_the_first_write_raises_the_version_before_any_file_is_there(
     store.append([make_record("d")])
     written = [call.args[0].partition("/")[0] for call in write.call_args_list]
     assert written == [MARKER, "curves", "records", "records"]
-    assert json.loads((old / MARKER).read_text())["created_by"] == "0.1.0"
-    assert version(old) == SCHEMA_VERSION
+    marker = json.loads((old / MARKER).read_text())
+    assert (marker["created_by"], marker["schema_version"]) == ("0.1.0", SCHEMA_VERSION)
 
 
 def row(key: str = "k0", kind: str = "field", name: str = "first", payload: str = "{}") -> ArtefactRow:

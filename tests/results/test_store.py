@@ -4,7 +4,6 @@ import contextlib
 import errno
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
@@ -155,12 +154,6 @@ def test_a_write_that_fails_leaves_nothing_behind(
         store.append([make_record("b")])
     assert files_of(store) == before
     assert set(store.load("pocket/quick")) == {"a"}
-
-
-def test_threads_may_share_a_store(store: ResultsStore) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda number: store.append([make_record(str(number))]), range(20)))
-    assert len(store.load("pocket/quick")) == 20
 
 
 def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:
