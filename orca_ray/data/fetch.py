@@ -11,7 +11,7 @@ import shutil
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -64,7 +64,7 @@ def fetch(
     cache.make_directory(directory)
     _check_space(absent, directory, workers, patience)
     pool = ThreadPool(progress)
-    _raise_all(pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers))
+    pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)
 
 
 @dataclass
@@ -101,7 +101,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
             raw.pin(file, content)
         (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
 
-    _raise_all(pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
+    pool.map(list({file.path: file for file in files}.values()), check, _WORKERS)
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
@@ -123,9 +123,10 @@ class ThreadPool:
         logger.debug("%s", line)
         self._messages.put(line)
 
-    def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> list[BaseException]:
-        """Call ``work`` on every item in ``workers`` threads; return its exceptions in the order of the items.
+    def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> None:
+        """Call ``work`` on every item in ``workers`` threads.
 
+        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with all their messages.
         After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
         threads have ended or `GRACE_SECONDS` have passed.
         """
@@ -157,7 +158,11 @@ class ThreadPool:
                     failures |= {} if message[1] is None else {message[0]: message[1]}
                 elif self._progress:
                     self._progress(message)
-            return [failures[index] for index in sorted(failures)]
+            errors = sorted(map(failures.__getitem__, sorted(failures)), key=lambda error: isinstance(error, UserError))
+            if len(errors) > 1 and isinstance(errors[0], UserError):
+                raise UserError("\n".join(dict.fromkeys(map(str, errors))))
+            if errors:
+                raise errors[0]
         finally:
             self.stop.set()
             end = time.monotonic() + GRACE_SECONDS
@@ -324,15 +329,6 @@ def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patie
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _raise_all(errors: Iterable[BaseException]) -> None:
-    """Raise the first error that is not a `UserError`, else one `UserError` with all messages; nothing if empty."""
-    found = sorted(errors, key=lambda error: isinstance(error, UserError))
-    if len(found) > 1 and isinstance(found[0], UserError):
-        raise UserError("\n".join(dict.fromkeys(map(str, found))))
-    if found:
-        raise found[0]
 
 
 def _readable(num_bytes: float) -> str:

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -161,7 +161,14 @@ class Pins:
             content = cache.read_json(self.path)
             if content["version"] != _PINS_VERSION:
                 raise ValueError(f"version {quoted(content['version'])}, expected {_PINS_VERSION}")
-            return {str(path): _pin(entry) for path, entry in content["files"].items()}
+            pins: dict[str, Pin] = {}
+            for path, entry in content["files"].items():
+                sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
+                hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+                if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
+                    raise ValueError(f"not an entry: {quoted(entry)}")
+                pins[str(path)] = Pin(sha256, num_bytes, url)
+            return pins
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now"
             found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
@@ -181,14 +188,6 @@ class Pins:
                     text = json.dumps({"version": _PINS_VERSION, "files": entries}, indent=2)
                     cache.write_text(self.path, text + "\n", durable=True)
             return pins[path]
-
-
-def _pin(entry: Any) -> Pin:
-    sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
-    hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-    if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
-        raise ValueError(f"not an entry: {quoted(entry)}")
-    return Pin(sha256, num_bytes, url)
 
 
 @dataclass

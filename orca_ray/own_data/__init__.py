@@ -109,6 +109,7 @@ _MOST_ROWS = 1024
 _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
 
 Kind = Literal["table", "array", "images", "audio"]
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True)

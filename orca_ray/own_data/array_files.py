@@ -90,7 +90,14 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
-    shapes = {name: _column(shape) for name, shape in _shapes(path).items()}
+    cache.check_special(path)
+    if h5py.is_hdf5(path):
+        with open_hdf5(path) as file:
+            items = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+            given = {name: tuple(item.shape[::-1]) for name, item in items.items() if item.dtype.kind in "biuf"}
+    else:
+        given = {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
+    shapes = {name: _column(shape) for name, shape in given.items()}
 
     def read(name: str) -> Array:
         array = read_mat(path, name)
@@ -98,15 +105,6 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
         return array[slice(None)].reshape(shapes[name])
 
     return _choose(str(path), shapes, read, options, labelled)
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    cache.check_special(path)
-    if not h5py.is_hdf5(path):
-        return {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
-    with open_hdf5(path) as file:
-        found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        return {name: tuple(item.shape[::-1]) for name, item in found.items() if item.dtype.kind in "biuf"}
 
 
 def _column(shape: tuple[int, ...]) -> tuple[int, ...]:

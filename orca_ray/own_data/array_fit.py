@@ -46,7 +46,7 @@ def survey(data: UserData) -> Survey:
         frame = cast(pd.DataFrame, data.x)
         plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
         return Survey(pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20"))
-    hashes, found = np.empty(len(data), dtype="S16"), Survey(np.empty(0))
+    found = Survey(np.empty(len(data), dtype="S16"))
     samples = (sample for part in data.batches() for sample in cast(list[Array], part.x))
     for row, sample in enumerate(samples):
         array = np.asarray(sample)
@@ -55,11 +55,10 @@ def survey(data: UserData) -> Survey:
         header = f"{array.dtype.str} {array.shape}".encode()
         digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
         digest.update(header)
-        hashes[row] = digest.hexdigest().encode()
+        found.hashes[row] = digest.hexdigest().encode()
         found.shapes[array.shape] += 1
         found.first.setdefault(array.shape, row)
         found.num_missing += array.dtype.kind == "f" and not bool(np.isfinite(array).all())
-    found.hashes = hashes
     return found
 
 

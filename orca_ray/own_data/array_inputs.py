@@ -3,7 +3,6 @@
 Letters of axes: C channels, L steps, H rows, W columns, F features. An encoded sample is [C, L] or [C, H, W].
 """
 
-from collections.abc import Callable
 from typing import Literal, Self
 
 import numpy as np
@@ -12,10 +11,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import UserData
+from orca_ray.own_data import UserData, Warn
 from orca_ray.tasks.arrays import log_mel
 
-Warn = Callable[[str], None]
 _PIXEL = 255.0
 STRONG_SHIFT = 20.0
 

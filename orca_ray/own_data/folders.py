@@ -56,7 +56,6 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
 
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
-_TABLES = ("labels.csv", "metadata.csv")
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 
 
@@ -73,9 +72,11 @@ def list_folder(
     data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():
         return [folder], [], partial(data, names=[folder.name])
-    every = sorted(file for file in folder.rglob("*") if _visible(file.relative_to(folder)) and file.is_file())
+    every = sorted(file for file in folder.rglob("*") if file.is_file())
+    hidden = (".", "__MACOSX")
+    every = [file for file in every if not any(p.startswith(hidden) for p in file.relative_to(folder).parts)]
     paths = [file for file in every if file.suffix.lower() in suffixes]
-    table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    table = next((folder / name for name in ("labels.csv", "metadata.csv") if (folder / name).is_file()), None)
     chosen = {*paths, table}
     skipped = [file.name for file in every if file not in chosen and file.suffix != ".yaml"]
     notes = [f"{len(skipped)} files of other types are left out, such as {printable(skipped[0])}"] if skipped else []
@@ -103,10 +104,6 @@ def list_folder(
         raise UserError(f"{folder}: no labels: put the files of each class in a sub-folder, or add labels.csv")
     names = [file.relative_to(folder).as_posix() for file in paths]
     return paths, notes, partial(data, y=y, splits=splits, names=names)
-
-
-def _visible(path: Path) -> bool:
-    return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
 
 
 def _labels(table: Path, names: list[str], options: Options) -> Array:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
@@ -17,7 +17,7 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import PACKAGED_BODIES, Array, ModalityName, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
-from orca_ray.own_data import Finding, Notes, Options, UserData, read
+from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, read
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
@@ -57,7 +57,7 @@ class Preprocessing(BaseModel):
         """Read a file or folder as the training data were read; without ``labelled``, targets may be missing."""
         return read(path, self.reading, labelled=labelled)
 
-    def inputs(self, data: UserData, warn: Callable[[str], None] = logger.warning) -> Array:
+    def inputs(self, data: UserData, warn: Warn = logger.warning) -> Array:
         """Return model inputs, float32 [N, *input_shape], of samples that fit into memory (see `UserData.batches`).
 
         Raises UserError, with the column, row or file, for data of another kind, shape, type or scale than those of
@@ -113,7 +113,7 @@ def infer(
     options: Options | None = None,
     *,
     test: bool = True,
-    warn: Callable[[str], None] = logger.warning,
+    warn: Warn = logger.warning,
 ) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 

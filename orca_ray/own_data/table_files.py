@@ -257,8 +257,7 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
 
 
 def _values(table: pa.Table, name: str) -> Array:
-    column = to_frame(table.select([name]))[name]
-    return np.asarray(column)
+    return np.asarray(to_frame(table.select([name]))[name])
 
 
 def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array | None:

@@ -1,7 +1,6 @@
 """Inputs from the columns of a table: which columns, and their coding. Letters: N rows, W slots, L columns."""
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,11 +11,10 @@ from pydantic import BaseModel, ConfigDict
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
-from orca_ray.own_data import Notes, Options, UserData
+from orca_ray.own_data import Notes, Options, UserData, Warn
 from orca_ray.own_data.dates import DATE_PARTS, DatePart, date_part, parse_dates
 from orca_ray.own_data.targets import label_text
 
-Warn = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
 MOST_TEXT_SHARE = 0.2
 """Share of text in a column of numbers up to which the text counts as missing."""

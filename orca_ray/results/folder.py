@@ -62,8 +62,7 @@ def open_folder(uri: str | Path) -> "Folder":
 class Folder:
     """The folder of a results store, on any file system or object store that `pyarrow.fs` opens by URI.
 
-    Every method raises `UserError` if the file system fails (space, permission, network). Threads and processes may
-    share an instance.
+    Methods raise `UserError` if the file system fails (space, permission, network). Threads and processes may share it.
     """
 
     _failed_at: ClassVar[dict[str, float]] = {}

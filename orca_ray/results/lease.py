@@ -37,8 +37,7 @@ EXPIRY_SECONDS = 30.0
 class Lease:
     """Holds the lease of a sweep, i.e. the exclusive right to run it, while the ``with`` block runs.
 
-    A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
-    `publish`, `requests` and `check`.
+    A thread rewrites the live state and reads requests. The driver's thread calls `publish`, `requests` and `check`.
 
     Entering the block raises UserError if another driver runs the sweep. After the death of the previous holder,
     entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine.
