@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 
 ReportDownloaded = Callable[[int, int | None], None]
 """Called with the number of bytes received so far, and the length of the file (None if unknown)."""
-_READ_BYTES = 1 << 16
 _TEMPORARY = frozenset({408, 425, 429})
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -243,7 +242,7 @@ class Download:
         self._check_link()
         with self.path.open("ab") as stream:
             # The body is stored as it is sent: a server may label an archive as compressed content.
-            for block in response.raw.stream(_READ_BYTES, decode_content=False):
+            for block in response.raw.stream(1 << 16, decode_content=False):
                 if stop.is_set():
                     raise Stopped
                 stream.write(block)

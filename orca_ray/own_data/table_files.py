@@ -23,7 +23,6 @@ from orca_ray.own_data.folders import decode
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
-_START_BYTES = 2**16
 _GROWTH = 8.0  # memory of a table over the bytes of its text
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
@@ -32,7 +31,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
     size = cache.check_special(path)
     cache.check_memory(_GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it")
     with cache.open_file(path) as stream:
-        start = stream.read(_START_BYTES)
+        start = stream.read(2**16)
     if b"\0" in start:
         raise UserError(f"{path}: expected text, found a zero byte: it is no table of text")
     text = start.decode("utf-8-sig", "replace")

@@ -31,7 +31,6 @@ MAX_FILE_BYTES = 2**30
 """Largest file that is read; the store's own files are far smaller."""
 MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
-_CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 _FAILED_SECONDS = 60.0
@@ -213,7 +212,7 @@ class Folder:
 
     def _download(self, path: str, target: Path) -> None:
         with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
-            shutil.copyfileobj(stream, copy, _CHUNK_BYTES)
+            shutil.copyfileobj(stream, copy, 8 * 2**20)
 
     def _holds(self, path: str, content: Any | None) -> bool:
         try:
