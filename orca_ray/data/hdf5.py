@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from orca_ray.data import cache
@@ -52,6 +51,8 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
     Raises UserError for a file that is not HDF5 or ends early, a missing key, any soft or external link, any data set
     with data in another file or that declares more than 200 times its stored bytes, and a chunk that cannot be read.
     """
+    import h5py
+
     cache.open_file(path).close()  # h5py would report a file without read permission as not HDF5
     try:
         if not h5py.is_hdf5(path):
@@ -75,12 +76,16 @@ def open_hdf5(path: Path, required: Sequence[str] = ()) -> Iterator[Any]:
 
 def _not_hard(name: str, link: Any) -> str | None:
     """Return the error for a soft or external link; h5py's visitor of links cannot pass an exception on."""
+    import h5py
+
     if isinstance(link, h5py.HardLink):
         return None
     return f"{shorten(name)}: expected data in the file itself, found a link ({type(link).__name__})"
 
 
 def _check_growth(path: Path, name: str, found: Any) -> None:
+    import h5py
+
     if not isinstance(found, h5py.Dataset):
         return
     if found.external or found.is_virtual:
@@ -91,6 +96,8 @@ def _check_growth(path: Path, name: str, found: Any) -> None:
 
 
 def _check_key(path: Path, file: Any, key: str) -> None:
+    import h5py
+
     names = key.strip("/").split("/")
     found = file
     for depth, name in enumerate(names):
@@ -111,6 +118,8 @@ def read_mat(path: Path, name: str) -> LazyRows:
 
     Raises UserError for a damaged file, for a file of another kind, and if ``name`` is missing or not numeric.
     """
+    import h5py
+
     cache.check_special(path)
     if not h5py.is_hdf5(path):
         variables = mat5_variables(path)
