@@ -35,7 +35,7 @@ import psutil
 from sklearn.datasets import load_wine
 
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Preprocessing
+from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.own_data.tables import Column, TableInputs
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor

@@ -204,7 +204,7 @@ def as_task(data: Any, options: Mapping[str, Any]) -> Task:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")
         return data
     from orca_ray.own_data import UserData, make_options, read
-    from orca_ray.own_data.inference import infer
+    from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
 
     if isinstance(data, tuple) and len(data) == 2:

@@ -23,7 +23,7 @@ from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.own_data import UserData, make_options
-from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.registration import in_memory
 from orca_ray.own_data.targets import label_texts
 from orca_ray.predictor import Predictor

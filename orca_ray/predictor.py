@@ -18,7 +18,7 @@ from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
 from orca_ray.models.crossmodal import pooled
-from orca_ray.own_data.inference import Preprocessing
+from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.evaluate import Objective, SplitInputs, predict, score
 from orca_ray.training.numerics import NotFiniteError, choose_precision, find_device

@@ -19,7 +19,7 @@ from orca_ray.errors import UserError
 from orca_ray.export import column_names
 from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.own_data import Options, UserData, read
-from orca_ray.own_data.inference import infer
+from orca_ray.own_data.infer_task import infer
 from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task

@@ -27,7 +27,7 @@ from orca_ray.errors import UserError
 if TYPE_CHECKING:
     from orca_ray.api import AdaptationSweep
     from orca_ray.own_data import Options
-    from orca_ray.own_data.inference import Inferred
+    from orca_ray.own_data.infer_task import Inferred
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,7 @@ def adapt(
     from orca_ray.api import AdaptationSweep
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
-    from orca_ray.own_data.inference import infer
+    from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
 
     given = options.data_options()

@@ -13,7 +13,7 @@ from orca_ray.cli.options import JsonOption, QuietOption, SplitsOption, director
 from orca_ray.cli.output import DataProgress, duration, emit_json, note, say, size
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.options import Protocol
-from orca_ray.paths import check_directory
+from orca_ray.paths import check_directory, new_directories_removed
 
 if TYPE_CHECKING:
     from orca_ray.data.rows import ModalityName
@@ -275,11 +275,11 @@ def generate(
     from orca_ray.simulation import run
 
     begin = time.monotonic()
-    run.target(task, out)  # raises for a misspelt task, before anything is created
+    target = run.target(task, out)  # raises for a misspelt task, before anything is created
     if out is not None:
         check_directory(out, "--out")
     try:
-        with DataProgress(quiet=quiet) as progress:
+        with new_directories_removed(target.parent), DataProgress(quiet=quiet) as progress:
 
             def count(done: int, total: int) -> None:
                 progress(f"{task}: {done} of {total} samples")

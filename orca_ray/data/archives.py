@@ -1,12 +1,15 @@
-"""Unpacking of archives from untrusted sources; members are first written to a scratch directory inside the target.
+"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits of what data expand to.
 
-``tarfile`` and ``zipfile`` read the members. This module refuses more than tarfile's data filter does: all links, names
-that are unsafe on any operating system, and contents larger than the free disk space or 200 times the archive.
+``tarfile`` and ``zipfile`` read the members of archives, which are first written to a scratch directory inside the
+target. This module refuses more than tarfile's data filter does: all links, names that are unsafe on any operating
+system, and contents larger than the free disk space or 200 times the archive.
 """
 
 import contextlib
 import errno
 import filecmp
+import gzip
+import io
 import os
 import shutil
 import stat
@@ -14,23 +17,21 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, cast
+from typing import IO, Any, Protocol, cast
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import DamagedFile, archive_errors, check_growth, drain, max_bytes, open_gzip, swollen
 from orca_ray.data.raw import LOCKS, PINS
-from orca_ray.errors import UserError, quoted
+from orca_ray.errors import UserError, quoted, shorten
 
+_MAX_RATIO = 200
+"""Maximum ratio of unpacked to stored bytes. Our benchmarks' data reach 10; a decompression bomb exceeds 1000."""
+_ANY_RATIO_BYTES = 256 * 2**20
+"""Data of up to this unpacked size may have any ratio."""
 SCRATCH = ".unpack-"
 """Prefix of the scratch directories."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
 """Prefixes of the files that orca-ray itself writes to a raw directory; no member may have such a name."""
-_EXPECTED = "archive (.tar, .tar.gz, .zip)"
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
-
-ReportUnpacked = Callable[[int, int], None]
-"""Called with the number of archive bytes read so far, and the size of the archive in bytes."""
-
 _HEADERS = frozenset(
     {tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE}
 )
@@ -38,16 +39,114 @@ _HEADERS = frozenset(
 _MAX_HEADER_BYTES = 2**20
 _KINDS = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.FIFOTYPE: "pipe"}
 _KINDS |= dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "device")
-_BLOCK_BYTES = 2**20
+_COPY_BYTES = 2**20
+_Report = Callable[[int, int], None]
 _Member = tuple[str, int, IO[bytes] | None]
 """Name, size and content of a member; the content of a directory is None."""
 
 
+class Readable(Protocol):
+    """A stream that is read from start to end."""
+
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+
+
+class DamagedFile(UserError):
+    """Raised for a compressed file that cannot be read to its end, and for an archive without an expected path."""
+
+
+class _BoundedGzip(io.RawIOBase):
+    """Decompressed content of a gzip file; raises UserError when it exceeds `max_bytes` of the file's size."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path, self._left = path, max_bytes(cache.check_special(path))
+        self._packed = cache.open_file(path)
+        self._content = gzip.GzipFile(fileobj=self._packed)
+        self.packed_bytes = self._packed.tell
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        with archive_errors(self._path, "gzip file"):
+            # At most _COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
+            found = self._content.read(min(len(view), _COPY_BYTES))
+        view[: len(found)] = found
+        self._left -= len(found)
+        if self._left < 0:
+            raise swollen(self._path)
+        return len(found)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._content.close()
+            self._packed.close()
+        super().close()
+
+
+def open_gzip(path: Path) -> io.BufferedReader:
+    """Return the decompressed content of a ``.gz`` file as a stream that cannot seek; the caller closes it.
+
+    Raises UserError, here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or
+    decompresses to more than 200 times its size and more than 256 MiB.
+    """
+    with cache.open_file(path) as stream:
+        magic = stream.read(2)
+    if magic != _GZIP:
+        raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
+    return io.BufferedReader(_BoundedGzip(path), _COPY_BYTES)
+
+
+def max_bytes(size: int) -> int:
+    """Return how many bytes ``size`` stored bytes may decompress to: 200 times as many, at least 256 MiB."""
+    return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
+
+
+def check_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
+    """Raise UserError if ``declared`` bytes exceed `max_bytes` of ``stored`` bytes; the message adds ``where``."""
+    if declared > max_bytes(stored):
+        raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
+
+
+def drain(stream: Readable) -> None:
+    """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
+    while stream.read(_COPY_BYTES):
+        pass
+
+
+def swollen(path: Path, where: str = "") -> UserError:
+    """Return the error for a file that decompresses to more than `max_bytes`; ``where`` is added to its message."""
+    return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
+
+
+@contextlib.contextmanager
+def archive_errors(path: Path, expected: str) -> Iterator[None]:
+    """Turn what readers raise for damaged files, of a dozen undocumented types, into a `UserError`."""
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        # bz2 raises OSError without a number; EINVAL: a zip file points to a position before its start.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        raise damaged(path, f"a whole {expected}", error) from error
+
+
+def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
+    """Build the error for a file that a reader fails on."""
+    found = f"found it damaged or another file ({type(error).__name__}: {shorten(str(error))})"
+    return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
+
+
 def unpack(
-    archive: Path, into: Path, progress: ReportUnpacked | None = None, *, stamp: Path | None = None, required: str = ""
+    archive: Path, into: Path, progress: _Report | None = None, *, stamp: Path | None = None, required: str = ""
 ) -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
 
+    ``progress`` is called with the number of archive bytes read so far, and the size of the archive in bytes.
     The format is detected from the content. Members are moved to ``into`` after the whole archive was read. The file
     ``stamp`` exists while they are moved; if it exists later, the move was interrupted: unpack the archive again.
     ``required`` is a path below ``into`` that must exist in the end; "": none.
@@ -60,7 +159,7 @@ def unpack(
     report = progress or (lambda done, total: None)
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
         unpacked, most, free = 0, max_bytes(size), shutil.disk_usage(scratch).free
-        with archive_errors(archive, _EXPECTED), _opened(archive) as (members, position):
+        with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"), _opened(archive) as (members, position):
             for name, num_bytes, content in members:
                 unpacked += max(0, num_bytes)
                 if num_bytes < 0 or unpacked > most:
@@ -201,7 +300,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
     if stream is None or content is None:
         return
     with stream:
-        while block := content.read(_BLOCK_BYTES):
+        while block := content.read(_COPY_BYTES):
             stream.write(block)
             yield
         if stream.tell() != size:

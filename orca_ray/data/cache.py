@@ -68,8 +68,11 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise UserError(f"no space left on the disk of {path}. {make_room(path)}") from error
         if error.errno not in (*_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST):
             raise
-        if isinstance(error.filename, str) and _elsewhere(Path(error.filename), path):
-            raise UserError(f"cannot open {error.filename}: {error.strerror}") from error
+        if isinstance(error.filename, str):
+            file = Path(error.filename)
+            pairs = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
+            if not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs):
+                raise UserError(f"cannot open {error.filename}: {error.strerror}") from error
         if error.errno in _NOT_WRITABLE:
             raise UserError(f"cannot write to {path} ({error.strerror}): {_another(path)} that is writable") from error
         raise UserError(f"{path} cannot be a directory: a file is in the way. Move it, or {_another(path)}") from error
@@ -146,12 +149,6 @@ def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-
-
-def _elsewhere(file: Path, path: Path) -> bool:
-    """Return whether ``file`` is neither ``path``, nor below it, nor one of its parent directories."""
-    pairs = ((file.absolute(), path.absolute()), (file.resolve(), path.resolve()))
-    return not any(one.is_relative_to(other) or other.is_relative_to(one) for one, other in pairs)
 
 
 def _another(path: Path) -> str:

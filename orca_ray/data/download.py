@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from orca_ray.data import cache
-from orca_ray.data.thread_pool import Stopped
 from orca_ray.errors import UserError
 from orca_ray.version import __version__
 
@@ -25,8 +24,6 @@ logger = logging.getLogger(__name__)
 
 ReportDownloaded = Callable[[int, int | None], None]
 """Called with the number of bytes received so far, and the length of the file (None if unknown)."""
-
-_READ_BYTES = 1 << 16
 _TEMPORARY = frozenset({408, 425, 429})
 _LONGEST_RETRY_AFTER = 300.0
 
@@ -47,22 +44,31 @@ class Patience:
     silence_seconds: float = 15.0
     """A connection counts as broken when no byte arrives for this many seconds."""
 
-    @property
-    def timeout(self) -> tuple[float, float]:
-        """The ``timeout`` argument of the requests library: (connect, read) in seconds."""
-        return self.connect_seconds, self.silence_seconds
+
+class Stopped(Exception):
+    """Raised in a worker thread that ends early because it was told to stop."""
 
 
 class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: trying again is useless; ``reached``: a server answered.
-
-        ``wait``: time in seconds for which the server asks to wait.
-        """
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
+
+
+def content_length(url: str, patience: Patience) -> int:
+    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
+    import requests
+
+    try:
+        with requests.head(url, allow_redirects=True, timeout=patience.connect_seconds) as response:
+            known = response.ok and not _is_page(response.headers)
+            return (_length(response.headers) or 0) if known else 0
+    except requests.RequestException as error:
+        logger.debug("%s does not report its length: %s", url, error)
+        return 0
 
 
 def check_answer(url: str, patience: Patience) -> None:
@@ -72,7 +78,7 @@ def check_answer(url: str, patience: Patience) -> None:
     host = urlsplit(url).hostname
     for attempt in range(patience.tries_to_reach):
         try:
-            requests.head(url, timeout=patience.timeout).close()
+            requests.head(url, timeout=(patience.connect_seconds, patience.silence_seconds)).close()
             return
         except requests.Timeout:
             reason = f"no answer came from {host} before the time-out"
@@ -103,7 +109,11 @@ class Download:
         self._description = target.with_name(f"{target.name}.part.json")
         self._reset()
         self._check_link()
-        description = self._read_description()
+        description: dict[str, Any] = {}
+        with contextlib.suppress(UserError, OSError):
+            found = cache.read_json(self._description)
+            kinds = {"url": str, "validator": str, "bytes": int | None}
+            description = found if all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()) else {}
         validator = description.get("validator", "") if description.get("url") == url else ""
         if description and (validator or hash_known) and self.path.exists():
             size, total = cache.check_special(self.path), description["bytes"]
@@ -118,14 +128,6 @@ class Download:
     def _check_link(self) -> None:
         if self.path.is_symlink():
             raise UserError(f"{self.path} is a symbolic link, and no file is written through it: remove it")
-
-    def _read_description(self) -> dict[str, Any]:
-        with contextlib.suppress(UserError, OSError):
-            found = cache.read_json(self._description)
-            kinds = {"url": str, "validator": str, "bytes": int | None}
-            if all(isinstance(found.get(key, ...), kind) for key, kind in kinds.items()):
-                return found
-        return {}
 
     def run(self, patience: Patience, stop: threading.Event, report: ReportDownloaded) -> None:
         """Download the rest of the file to ``<target>.part``.
@@ -181,8 +183,9 @@ class Download:
         headers = {"Range": f"bytes={self.size}-"} if self.size else {}
         if self.size and self._validator:
             headers["If-Range"] = self._validator
+        timeout = patience.connect_seconds, patience.silence_seconds
         try:
-            with session.get(self._url, headers=headers, stream=True, timeout=patience.timeout) as response:
+            with session.get(self._url, headers=headers, stream=True, timeout=timeout) as response:
                 answered = True
                 self._check_status(response)
                 with cache.disk_errors(self.path.parent):
@@ -239,7 +242,7 @@ class Download:
         self._check_link()
         with self.path.open("ab") as stream:
             # The body is stored as it is sent: a server may label an archive as compressed content.
-            for block in response.raw.stream(_READ_BYTES, decode_content=False):
+            for block in response.raw.stream(1 << 16, decode_content=False):
                 if stop.is_set():
                     raise Stopped
                 stream.write(block)

@@ -5,28 +5,33 @@ its published hash. Without a published SHA-256, it is compared with its pin: th
 file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to its end without an error.
 """
 
-import hashlib
 import logging
+import queue
 import shutil
+import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
-from orca_ray.data.download import Download, Failed, Patience
-from orca_ray.data.gzip_stream import DamagedFile
+from orca_ray.data.archives import DamagedFile
+from orca_ray.data.download import Download, Failed, Patience, Stopped, content_length
 from orca_ray.data.packages import SayText
-from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, missing
-from orca_ray.data.thread_pool import Stopped, ThreadPool
+from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, hash_file, missing
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
+_Item = TypeVar("_Item")
 
 _WORKERS = 4
 _PATIENCE = Patience()
 _PROGRESS_SECONDS = 5.0
+GRACE_SECONDS = 2.0
+"""Seconds that worker threads get to clean up after an interruption."""
 _REPORTED_BYTES = 200 * 10**6
 """The hashing of files of at least this size is reported as progress."""
 
@@ -49,11 +54,17 @@ def fetch(
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
     """
     wanted = list({file.path: file for file in files}.values())
-    _check_manual(wanted, directory)
+    absent = missing(wanted, directory)
+    if manual := [path for file in absent if not file.urls and not (path := directory / file.path).is_file()]:
+        places = "".join(f"\n  {path}" for path in manual)
+        raise UserError(
+            f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
+            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
+        )
     cache.make_directory(directory)
-    _check_space(missing(wanted, directory), directory)
+    _check_space(absent, directory, workers, patience)
     pool = ThreadPool(progress)
-    _raise_all([error for _, error in pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)])
+    pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)
 
 
 @dataclass
@@ -90,21 +101,73 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
             raw.pin(file, content)
         (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
 
-    _raise_all(error for _, error in pool.map(list({file.path: file for file in files}.values()), check, _WORKERS))
+    pool.map(list({file.path: file for file in files}.values()), check, _WORKERS)
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
-def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
-    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, which takes twice as long as SHA-256."""
-    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
-    num_bytes = 0
-    with cache.open_file(path) as stream, cache.read_errors(path):
-        while block := stream.read(1 << 20):
-            num_bytes += len(block)
-            for each in hashes:
-                each.update(block)
-    sha256, *md5 = [each.hexdigest() for each in hashes]
-    return Pin(sha256, num_bytes, "", *md5)
+class ThreadPool:
+    """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set.
+
+    ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
+    connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
+    """
+
+    def __init__(self, progress: SayText | None) -> None:
+        """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
+        self.stop = threading.Event()
+        self._progress = progress
+        self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
+
+    def report(self, line: str) -> None:
+        """Pass a line of progress from any thread to the thread that calls `map`."""
+        logger.debug("%s", line)
+        self._messages.put(line)
+
+    def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> None:
+        """Call ``work`` on every item in ``workers`` threads.
+
+        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with all their messages.
+        After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
+        threads have ended or `GRACE_SECONDS` have passed.
+        """
+        waiting = deque(enumerate(items))
+
+        def run() -> None:
+            while not self.stop.is_set():
+                try:
+                    index, item = waiting.popleft()
+                except IndexError:
+                    return
+                error: BaseException | None = None
+                try:
+                    work(item)
+                except BaseException as caught:
+                    error = caught
+                self._messages.put((index, error))
+
+        threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(workers, len(items))))]
+        try:
+            for thread in threads:
+                thread.start()
+            failures: dict[int, BaseException] = {}
+            num_running = len(items)
+            while num_running:
+                message = self._messages.get()
+                if not isinstance(message, str):
+                    num_running -= 1
+                    failures |= {} if message[1] is None else {message[0]: message[1]}
+                elif self._progress:
+                    self._progress(message)
+            errors = sorted(map(failures.__getitem__, sorted(failures)), key=lambda error: isinstance(error, UserError))
+            if len(errors) > 1 and isinstance(errors[0], UserError):
+                raise UserError("\n".join(dict.fromkeys(map(str, errors))))
+            if errors:
+                raise errors[0]
+        finally:
+            self.stop.set()
+            end = time.monotonic() + GRACE_SECONDS
+            for thread in filter(threading.Thread.is_alive, threads):
+                thread.join(max(0.0, end - time.monotonic()))
 
 
 class _RawDirectory:
@@ -120,7 +183,7 @@ class _RawDirectory:
         if not target.is_file():
             if not file.urls or file.present(self._directory):
                 return
-            with cache.lock(file.lock(self._directory), file.path):
+            with cache.lock(self._directory / LOCKS / file.path.replace("/", "+"), file.path):
                 if not target.is_file():  # else another process has downloaded it
                     content = self._download(file, target)
         content = content or self.check(file)
@@ -245,40 +308,27 @@ class _ByteProgress:
         self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
 
 
-def _check_manual(files: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if a file is missing and has no URL."""
-    manual = [directory / file.path for file in missing(files, directory) if not file.urls]
-    if manual := [path for path in manual if not path.is_file()]:
-        places = "".join(f"\n  {path}" for path in manual)
-        raise UserError(
-            f"no address is known for {len(manual)} of the files; get them from the data set's own page and put "
-            f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
-        )
+def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
+    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
+    existing = {file.path: _size(directory / file.path) for file in absent}
+    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
 
+    def ask(file: RawFile) -> None:
+        sizes[file.path] = content_length(file.urls[0], patience)
 
-def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if the disk is too small for the files ``absent``; unknown sizes count as 0."""
+    ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
     needed = 0
     for file in absent:
-        existing, target = _size(directory / file.path), directory / file.path
-        if not existing:
-            needed += max(0, file.num_bytes - _size(target.with_name(f"{target.name}.part")))
-        needed += (existing or file.num_bytes) * file.unpacked_factor
+        size, target = sizes[file.path], directory / file.path
+        if not existing[file.path]:
+            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
+        needed += size * file.unpacked_factor
     if needed:
         cache.check_space(directory, needed)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _raise_all(errors: Iterable[BaseException]) -> None:
-    """Raise the first error that is not a `UserError`, else one `UserError` with all messages; nothing if empty."""
-    found = sorted(errors, key=lambda error: isinstance(error, UserError))
-    if len(found) > 1 and isinstance(found[0], UserError):
-        raise UserError("\n".join(dict.fromkeys(map(str, found))))
-    if found:
-        raise found[0]
 
 
 def _readable(num_bytes: float) -> str:

@@ -12,17 +12,16 @@ import math
 import struct
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import archive_errors, check_growth, damaged
+from orca_ray.data.archives import archive_errors, check_growth, damaged
 from orca_ray.data.npy import from_stream, mapped
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, LazyRows, RowIndex
 from orca_ray.errors import UserError, shorten
 
 logger = logging.getLogger(__name__)
@@ -111,27 +110,11 @@ def _check_key(path: Path, file: Any, key: str) -> None:
         raise UserError(f"{path}, {key}: expected data, found {type(found).__name__}")
 
 
-@dataclass(frozen=True)
-class MatArray:
-    """An array of a MATLAB file, with its axes in the order in which MATLAB shows them.
+def read_mat(path: Path, name: str) -> LazyRows:
+    """Return the numeric array ``name`` of a MATLAB file, with its axes in the order in which MATLAB shows them.
 
     A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice may read the whole variable: use
     large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
-    """
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    read: Callable[[slice], Array]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> Array:
-        return self.read(rows)
-
-
-def read_mat(path: Path, name: str) -> MatArray:
-    """Return the numeric array ``name`` of a MATLAB file; its values are loaded when it is sliced.
 
     Raises UserError for a damaged file, for a file of another kind, and if ``name`` is missing or not numeric.
     """
@@ -139,9 +122,16 @@ def read_mat(path: Path, name: str) -> MatArray:
 
     cache.check_special(path)
     if not h5py.is_hdf5(path):
-        return _from_mat5(path, name)
+        variables = mat5_variables(path)
+        if name not in variables:
+            raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
+        variable = variables[name]
+        if not variable.is_numeric:
+            raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
+        load, dtype = functools.cache(lambda: read_mat5(path, variable)), np.dtype(variable.kind)
+        return LazyRows(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
 
-    def read(rows: slice) -> Array:
+    def read(rows: RowIndex) -> Array:
         with open_hdf5(path, (name,)) as file:
             return np.asarray(file[name][..., rows]).T
 
@@ -149,19 +139,7 @@ def read_mat(path: Path, name: str) -> MatArray:
         found = file[name]
         if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "biuf" or not found.shape:
             raise UserError(f"{path}, {name}: expected a numeric array, found {found!r}")
-        return MatArray(tuple(found.shape[::-1]), found.dtype, read)
-
-
-def _from_mat5(path: Path, name: str) -> MatArray:
-    variables = mat5_variables(path)
-    if name not in variables:
-        raise UserError(f"{path}: expected an array {name!r}, found {shorten(', '.join(variables)) or 'none'}")
-    variable = variables[name]
-    if not variable.is_numeric:
-        raise UserError(f"{path}, {name}: expected a numeric array, found MATLAB's {variable.kind!r}")
-    dtype = np.dtype(variable.kind)
-    load = functools.cache(lambda: read_mat5(path, variable))
-    return MatArray(variable.shape, dtype, lambda rows: load()[rows].astype(dtype))
+        return LazyRows(tuple(found.shape[::-1]), found.dtype, read)
 
 
 class Variable(NamedTuple):

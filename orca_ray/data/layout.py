@@ -166,8 +166,11 @@ def finish(
         path = directory / f"{key}.npy"
         if isinstance(array, np.memmap) and key in inside:
             array.flush()
-        else:
-            _save(path, array)
+        else:  # by way of a second file, because the array may be a memory map of the file that it replaces
+            fresh = path.with_name(f".{path.name}")
+            fresh.unlink(missing_ok=True)
+            np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
+            os.replace(fresh, path)
         entries[key] = {"dtype": array.dtype.str, "shape": list(array.shape)}
         entries[key] |= {"bytes": path.stat().st_size, "sha256": cache.sha256_file(path)}
     kinds = {key: str(getattr(array, "kind", "")) for key, array in arrays.items() if not isinstance(array, np.ndarray)}
@@ -180,14 +183,6 @@ def finish(
     meta |= {"documents": hashes} if hashes else {}
     cache.write_text(directory / META, json.dumps(meta, indent=2))
     return found
-
-
-def _save(path: Path, array: Array) -> None:
-    """Write an array by way of a second file, because it may be a memory map of the file ``path`` that it replaces."""
-    fresh = path.with_name(f".{path.name}")
-    fresh.unlink(missing_ok=True)
-    np.save(fresh, np.asarray(array, order="C"), allow_pickle=False)
-    os.replace(fresh, path)
 
 
 def _is_file(array: Array, path: Path) -> bool:

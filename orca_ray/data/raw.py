@@ -1,6 +1,7 @@
 """Raw files of a task: declaration, recorded hashes ("pins"), and access for a ``build`` that can be interrupted."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -8,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,10 +87,6 @@ class RawFile:
         """Return the path of the stamp file, which exists during, and after interrupted, moves of `archives.unpack`."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
-    def lock(self, directory: Path) -> Path:
-        """Return the path to lock (`cache.lock`) during the download."""
-        return directory / LOCKS / self.path.replace("/", "+")
-
 
 def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:
     """Return the files that are not present in the raw directory ``directory``."""
@@ -133,6 +130,19 @@ class Pin(NamedTuple):
     """MD5 in hexadecimal, "" if not computed. The lock file does not store it."""
 
 
+def hash_file(path: Path, *, with_md5: bool = False) -> Pin:
+    """Return SHA-256 and size of a regular file; ``with_md5`` adds the MD5, which takes twice as long as SHA-256."""
+    hashes = [hashlib.sha256(), *([hashlib.md5(usedforsecurity=False)] if with_md5 else [])]
+    num_bytes = 0
+    with cache.open_file(path) as stream, cache.read_errors(path):
+        while block := stream.read(1 << 20):
+            num_bytes += len(block)
+            for each in hashes:
+                each.update(block)
+    sha256, *md5 = [each.hexdigest() for each in hashes]
+    return Pin(sha256, num_bytes, "", *md5)
+
+
 class Pins:
     """The recorded hashes ("pins") of one raw directory, in ``orca-data.lock.json``.
 
@@ -151,7 +161,14 @@ class Pins:
             content = cache.read_json(self.path)
             if content["version"] != _PINS_VERSION:
                 raise ValueError(f"version {quoted(content['version'])}, expected {_PINS_VERSION}")
-            return {str(path): _pin(entry) for path, entry in content["files"].items()}
+            pins: dict[str, Pin] = {}
+            for path, entry in content["files"].items():
+                sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
+                hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
+                if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
+                    raise ValueError(f"not an entry: {quoted(entry)}")
+                pins[str(path)] = Pin(sha256, num_bytes, url)
+            return pins
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             remedy = f"or remove it: then the files of {self.path.parent} are trusted, and pinned, as they are now"
             found = f"no lock file of orca-sweep ({type(error).__name__}: {error})"
@@ -171,14 +188,6 @@ class Pins:
                     text = json.dumps({"version": _PINS_VERSION, "files": entries}, indent=2)
                     cache.write_text(self.path, text + "\n", durable=True)
             return pins[path]
-
-
-def _pin(entry: Any) -> Pin:
-    sha256, num_bytes, url = entry["sha256"], entry["bytes"], entry.get("url", "")
-    hexadecimal = isinstance(sha256, str) and len(sha256) == 64 and set(sha256) <= set("0123456789abcdef")
-    if not hexadecimal or type(num_bytes) is not int or num_bytes < 0 or not isinstance(url, str):
-        raise ValueError(f"not an entry: {quoted(entry)}")
-    return Pin(sha256, num_bytes, url)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import io
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,8 +84,7 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError if a column is not exactly once in the header, a row has another number of fields than the header,
-    or there are no rows.
+    Raises UserError unless each column is once in the header, rows have as many fields as the header, and one exists.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
@@ -172,15 +171,14 @@ def pad(series: list[Array], length: int) -> Array:
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:
     """Return the samples [n] of a mono recording as float32; PCM samples are scaled to [-1, 1).
 
-    Raises UserError as `read_recording` does, and for a sample rate other than ``sample_rate`` (hertz) and several
-    channels.
+    Raises UserError as `read_recording` does, for another rate than ``sample_rate`` (hertz), and for several channels.
     """
-    recording = _wav(path)
-    if recording.rate != sample_rate:
-        raise UserError(f"{path}: expected {sample_rate} samples a second, found {recording.rate}; resample it")
-    if recording.channels != 1:
-        raise UserError(f"{path}: expected one channel, found {recording.channels}; mix them into one")
-    return _wav_samples(path, recording)[:, 0]
+    samples, rate = read_recording(path)
+    if rate != sample_rate:
+        raise UserError(f"{path}: expected {sample_rate} samples a second, found {rate}; resample it")
+    if samples.shape[1] != 1:
+        raise UserError(f"{path}: expected one channel, found {samples.shape[1]}; mix them into one")
+    return samples[:, 0]
 
 
 def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
@@ -189,21 +187,6 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     PCM of 8 to 32 bits and floating point are supported. Raises UserError for other encodings, no samples, NaN or
     infinity, and a file that ends early.
     """
-    recording = _wav(path)
-    if not recording.channels or not recording.rate:
-        raise UserError(f"{path}: expected channels and a rate, found {recording.channels} and {recording.rate}")
-    return _wav_samples(path, recording), recording.rate
-
-
-class _Wav(NamedTuple):
-    encoding: int
-    channels: int
-    rate: int
-    bits: int
-    data: bytes
-
-
-def _wav(path: Path) -> _Wav:
     chunks = _chunks(path, cache.read_bytes(path))
     if missing := [name for name in (b"fmt ", b"data") if name not in chunks]:
         raise UserError(f"{path}: expected a chunk {missing[0].decode()!r}, found {quoted(list(chunks))}")
@@ -213,11 +196,8 @@ def _wav(path: Path) -> _Wav:
     encoding, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", header)
     if encoding == _EXTENSIBLE and len(header) >= 26:
         (encoding,) = struct.unpack_from("<H", header, 24)
-    return _Wav(encoding, channels, rate, bits, data)
-
-
-def _wav_samples(path: Path, wav: _Wav) -> npt.NDArray[np.float32]:
-    encoding, channels, _, bits, data = wav
+    if not channels or not rate:
+        raise UserError(f"{path}: expected channels and a rate, found {channels} and {rate}")
     if (encoding, bits) not in _ENCODINGS:
         found = f"encoding {encoding} of {bits} bits"
         raise UserError(f"{path}: expected PCM of 8 to 32 bits or floating point, found {found}; convert it")
@@ -228,7 +208,7 @@ def _wav_samples(path: Path, wav: _Wav) -> npt.NDArray[np.float32]:
     if not len(samples):
         raise UserError(f"{path}: expected samples, found none")
     check_not_finite(path, "samples", samples)
-    return samples.astype(np.float32).reshape(-1, channels)
+    return samples.astype(np.float32).reshape(-1, channels), rate
 
 
 def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:

@@ -1,11 +1,11 @@
-"""Terms of task declarations: modalities and their default bodies, targets, and rows, the samples of a split.
+"""Rows, the samples of a split; and what declarations of tasks say about them: targets, modalities, default bodies.
 
 Rows are an array, maybe memory-mapped, or composite. Composite rows are computed when they are read, from arrays in
 files ``<name>.<part>.npy`` (their parts); ``meta.json`` has their ``kind``.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -126,55 +126,48 @@ class PairwiseRows:
         return rows
 
 
-class _RowsOfOthers:
-    """Base of rows that join or select the rows of other `Rows`, and copy them only when they are read."""
+@dataclass(frozen=True)
+class LazyRows:
+    """Rows that ``read`` reads from a file, or from other rows, when they are selected."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    read: Callable[[RowIndex], Array]
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, part: RowIndex) -> Array:
-        raise NotImplementedError
+        return self.read(part)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         """Return all rows as an array in memory, for ``np.asarray``; raises ValueError if ``copy`` is False."""
         if copy is False:
-            raise ValueError("rows that are read from other rows cannot be one array without a copy")
+            raise ValueError("rows that are read when they are selected cannot be one array without a copy")
         return self[:].astype(dtype or self.dtype, copy=False)
 
 
-class JoinedRows(_RowsOfOthers):
-    """The concatenation of two `Rows`, with the rows of the first one first."""
+def joined_rows(first: Rows, second: Rows) -> LazyRows:
+    """Return the concatenation of two `Rows`, whose rows are copied when they are selected."""
+    if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
+        one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
+        raise ValueError(f"rows of {one} and {other} do not join")
+    num_first, total = len(first), len(first) + len(second)
 
-    def __init__(self, first: Rows, second: Rows) -> None:
-        if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
-            one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
-            raise ValueError(f"rows of {one} and {other} do not join")
-        self._first, self._second = first, second
-        self.shape = (len(first) + len(second), *first.shape[1:])
-        self.dtype = first.dtype
-
-    def __getitem__(self, part: RowIndex) -> Array:
-        indices = np.arange(len(self))[part]
-        ahead = indices < len(self._first)
-        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        rows[ahead] = self._first[indices[ahead]]
-        rows[~ahead] = self._second[indices[~ahead] - len(self._first)]
+    def read(part: RowIndex) -> Array:
+        indices = np.arange(total)[part]
+        ahead = indices < num_first
+        rows = np.empty((len(indices), *first.shape[1:]), first.dtype)
+        rows[ahead] = first[indices[ahead]]
+        rows[~ahead] = second[indices[~ahead] - num_first]
         return rows
 
+    return LazyRows((total, *first.shape[1:]), first.dtype, read)
 
-class SelectedRows(_RowsOfOthers):
-    """The rows at ``indices`` [N] of another `Rows`."""
 
-    def __init__(self, rows: Rows, indices: npt.NDArray[np.int64]) -> None:
-        self._rows, self._indices = rows, indices
-        self.shape = (len(indices), *rows.shape[1:])
-        self.dtype = rows.dtype
-
-    def __getitem__(self, part: RowIndex) -> Array:
-        return self._rows[self._indices[part]]
+def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
+    """Return the rows at ``indices`` [N] of other `Rows`, which are copied when they are selected."""
+    return LazyRows((len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]])
 
 
 KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}

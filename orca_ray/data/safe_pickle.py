@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.gzip_stream import damaged
+from orca_ray.data.archives import damaged
 from orca_ray.data.pickled import ALLOWED, LEAVES, Global, NotPlain, PickledArray, PickledType, StandIns, cheap_keys
 from orca_ray.errors import UserError
 

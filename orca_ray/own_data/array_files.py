@@ -1,18 +1,31 @@
-"""Files of named arrays: NumPy, HDF5, MATLAB, PyTorch and Zarr. Large ones are read as rows are selected."""
+"""Files of named arrays (NumPy, HDF5, MATLAB, PyTorch, Zarr), and the choice of inputs and targets among the arrays.
 
-from dataclasses import dataclass
+Large arrays are read as rows are selected.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import h5py
 import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
-from orca_ray.data.rows import Array, RowIndex
-from orca_ray.errors import UserError, shorten
-from orca_ray.own_data.named_arrays import TARGET_NAMES, choose
-from orca_ray.own_data.user_data import Format, Options, UserData
+from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
+from orca_ray.errors import UserError, printable, shorten, unknown_name
+from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Options, UserData
+
+INPUT_NAMES = ("x", "inputs", "input", "data", "features", "images", "series", "signals")
+_SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+_PART = re.compile(rf"^(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.+?)(?:_(?P<after>{'|'.join(_SPLITS)}))?$", re.I)
+_NUMBERS, _TARGETS = "biuf", "biufUS"
+
+Shapes = Mapping[str, tuple[int, ...]]
+Read = Callable[[str], Inputs]
 
 
 def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
@@ -34,53 +47,21 @@ def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = {name: read_npy(file) for name, file in files.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
     keys = Options(inputs=(path.stem,), target=("target",) if "target" in files else ())
-    return choose(str(path), shapes, arrays.__getitem__, keys, labelled)
+    return _choose(str(path), shapes, arrays.__getitem__, keys, labelled)
 
 
 def _renamed(stem: str, name: str) -> str:
     """Return the stem of the targets' file: x → y, x_train → y_train, data → labels."""
-    parts = stem.split("_")
-    return (
-        "_".join([name if part.lower() == "x" else part for part in parts]) if "x" in stem.lower().split("_") else name
-    )
-
-
-_NPY = Format("NumPy pair x.npy and y.npy", (".npy",), _read_npy)
+    parts = [name if part.lower() == "x" else part for part in stem.split("_")]
+    return "_".join(parts) if name in parts else name
 
 
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = Npz(path)
-    return choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
-
-
-_NPZ = Format("NumPy archive", (".npz",), _read_npz)
-
-
-@dataclass(frozen=True)
-class Hdf5Rows:
-    """The rows of one data set, read from the file when they are selected."""
-
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: RowIndex) -> Array:
-        """Return the selected rows; h5py requires ascending indices, each once."""
-        rows, place = np.unique(np.arange(len(self))[part], return_inverse=True)
-        if not len(rows):
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        dense = len(rows) == rows[-1] - rows[0] + 1
-        with open_hdf5(self.path) as file:
-            return np.asarray(file[self.key][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
+    return _choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
-    import h5py
-
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, np.dtype[Any]] = {}
 
@@ -91,46 +72,44 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
     with open_hdf5(path) as file:
         file.visititems(visit)
 
+    def read(name: str, part: RowIndex) -> Array:
+        rows, place = np.unique(np.arange(shapes[name][0])[part], return_inverse=True)
+        if not len(rows):
+            return np.empty((0, *shapes[name][1:]), types[name])
+        dense = len(rows) == rows[-1] - rows[0] + 1  # h5py requires ascending indices, each once
+        with open_hdf5(path) as file:
+            return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
+
     def rows(name: str) -> Any:
         if h5py.check_string_dtype(types[name]) is None:
-            return Hdf5Rows(path, name, shapes[name], types[name])
+            return LazyRows(shapes[name], types[name], partial(read, name))
         with open_hdf5(path) as file:
             return np.asarray(file[name].asstr()[:], dtype="U")
 
-    return choose(str(path), shapes, rows, options, labelled)
-
-
-_HDF5 = Format("HDF5 file", (".h5", ".hdf5", ".hdf"), _read_hdf5)
+    return _choose(str(path), shapes, rows, options, labelled)
 
 
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
-    shapes = {name: _column(shape) for name, shape in _shapes(path).items()}
+    cache.check_special(path)
+    if h5py.is_hdf5(path):
+        with open_hdf5(path) as file:
+            items = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+            given = {name: tuple(item.shape[::-1]) for name, item in items.items() if item.dtype.kind in "biuf"}
+    else:
+        given = {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
+    shapes = {name: _column(shape) for name, shape in given.items()}
 
     def read(name: str) -> Array:
         array = read_mat(path, name)
         cache.check_memory(float(np.prod(array.shape)) * 8, f"{path}, {name}", "store it as .npy or .h5")
         return array[slice(None)].reshape(shapes[name])
 
-    return choose(str(path), shapes, read, options, labelled)
-
-
-def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    import h5py
-
-    cache.check_special(path)
-    if not h5py.is_hdf5(path):
-        return {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
-    with open_hdf5(path) as file:
-        found = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
-        return {name: tuple(item.shape[::-1]) for name, item in found.items() if item.dtype.kind in "biuf"}
+    return _choose(str(path), shapes, read, options, labelled)
 
 
 def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape without axes of length 1 that MATLAB adds to vectors: [1, N] and [N, 1] are N values."""
     return (max(shape),) if len(shape) == 2 and min(shape) == 1 else shape
-
-
-_MAT = Format("MATLAB file", (".mat",), _read_mat)
 
 
 def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
@@ -148,24 +127,17 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
         content = {"x": content}
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a dict of tensors or a pair (x, y), found a {type(content).__name__}")
-    arrays = {str(name): _array(path, name, value) for name, value in content.items() if torch.is_tensor(value)}
+    arrays: dict[str, Array] = {}
+    for name, value in content.items():
+        if not torch.is_tensor(value):
+            continue
+        if value.layout is not torch.strided or value.is_quantized:
+            found = f"found {value.layout}; call to_dense() before saving"
+            raise UserError(f"{path}, {name}: expected a dense tensor, {found}")
+        plain = value.detach()
+        arrays[str(name)] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     shapes = {name: array.shape for name, array in arrays.items()}
-    return choose(str(path), shapes, arrays.__getitem__, options, labelled)
-
-
-def _array(path: Path, name: object, tensor: Any) -> Array:
-    import torch
-
-    if tensor.layout is not torch.strided or tensor.is_quantized:
-        raise UserError(
-            f"{path}, {name}: expected a dense tensor, found {tensor.layout}; call to_dense() before saving"
-        )
-    plain = tensor.detach()
-    array: Array = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
-    return array
-
-
-_PT = Format("PyTorch tensors", (".pt", ".pth"), _read_pt)
+    return _choose(str(path), shapes, arrays.__getitem__, options, labelled)
 
 
 CODECS = frozenset(
@@ -175,24 +147,6 @@ CODECS = frozenset(
     }
 )  # fmt: skip
 """Names of the codecs that are allowed."""
-_CODEC_KEYS = ("compressor", "filters")
-_METADATA = (".zarray", ".zmetadata", "zarr.json")
-
-
-@dataclass(frozen=True)
-class ZarrRows:
-    """The rows of one array of a group."""
-
-    array: Any
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, part: RowIndex) -> Array:
-        """Return the selected rows."""
-        return np.asarray(self.array[part] if isinstance(part, slice) else self.array.oindex[part])
 
 
 def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
@@ -212,15 +166,18 @@ def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
         )
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
 
-    def rows(name: str) -> ZarrRows:
-        return ZarrRows(arrays[name], shapes[name], np.dtype(arrays[name].dtype))
+    def read(array: Any, part: RowIndex) -> Array:
+        return np.asarray(array[part] if isinstance(part, slice) else array.oindex[part])
 
-    return choose(str(path), shapes, rows, options, labelled)
+    def rows(name: str) -> LazyRows:
+        return LazyRows(shapes[name], np.dtype(arrays[name].dtype), partial(read, arrays[name]))
+
+    return _choose(str(path), shapes, rows, options, labelled)
 
 
 def _check_codecs(path: Path) -> None:
     """Raise UserError for a codec that is not listed: one of numcodecs unpickles what it reads, whatever the type."""
-    for file in (found for name in _METADATA for found in path.rglob(name)):
+    for file in (found for name in (".zarray", ".zmetadata", "zarr.json") for found in path.rglob(name)):
         if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):
             raise UserError(f"{file}: expected compression by {', '.join(sorted(CODECS))}, found {unknown[0]!r}")
 
@@ -232,10 +189,129 @@ def _codecs(value: Any, *, codec: bool = False) -> set[str]:
     if not isinstance(value, dict):
         return set()
     named = {str(value.get("id", value.get("name", "")))} if codec else set()
-    inner = ((key in _CODEC_KEYS or key.endswith("codecs"), each) for key, each in value.items())
+    inner = ((key in ("compressor", "filters") or key.endswith("codecs"), each) for key, each in value.items())
     return named | {name for inside, each in inner for name in _codecs(each, codec=inside)}
 
 
-_ZARR = Format("Zarr group", (".zarr",), _read_zarr, folder=True, markers=(".zgroup", "zarr.json"))
+def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
+    """Return the samples of a file with named arrays; ``read`` returns the array of a name.
 
-FORMATS = (_NPY, _NPZ, _HDF5, _MAT, _PT, _ZARR)
+    Without options, inputs and targets are found by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or the inputs
+    are the only array besides the targets. Arrays named x_train, x_test and so on become samples with declared splits.
+    """
+    parts = _parts(shapes)
+    if parts:
+        return _joined(source, shapes, parts, read, options)
+    x_name = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
+    y_name = _key(source, shapes, options.target, TARGET_NAMES, "target")
+    given = {"group": options.group, "time": options.time, "split": options.split}
+    extra = [_key(source, shapes, (name,) if name else (), (), what) for what, name in given.items()]
+    left = [name for name in shapes if shapes[name] and name not in (x_name, y_name, *extra)]
+    if x_name is None and len(left) > 1:
+        num = shapes[y_name][:1] if y_name else None
+        left = [name for name in left if num in (None, shapes[name][:1])]
+    if x_name is None and len(left) == 1:
+        x_name = left.pop()
+    if x_name is None:
+        raise UserError(f"{source}: which array are the inputs? It has {_listed(shapes)}; name one with 'inputs'")
+    if y_name is None and labelled:
+        raise UserError(f"{source}: which array is the target? It has {_listed(shapes)}; name one with --target")
+    groups, times, splits = (None if name is None else _flat(source, name, read(name)) for name in extra)
+    return UserData(
+        x=_numeric(source, x_name, read(x_name)),
+        y=_target(source, y_name, read(y_name)) if y_name else None,
+        source=source,
+        target_names=(y_name,) if y_name else (),
+        groups=groups,
+        times=times,
+        splits=splits,
+        notes=(f"not used: {', '.join(map(printable, left))}",) if left and labelled else (),
+    )
+
+
+def _numeric(source: str, name: str, x: Inputs) -> Inputs:
+    """Return the inputs ``x``; raises UserError if they are no numbers, or a single number."""
+    kind, shape = getattr(x, "dtype", np.dtype("f4")).kind, getattr(x, "shape", (1,))
+    if kind not in _NUMBERS or not shape:
+        raise UserError(
+            f"{source}, {printable(name)}: expected inputs [N, ...] of real numbers, found {kind!r} {shape}"
+        )
+    if not len(x):
+        raise UserError(f"{source}, {printable(name)}: expected samples, found none")
+    return x
+
+
+def _target(source: str, name: str, y: Inputs) -> Array:
+    """Return the targets as an array, in memory unless memory-mapped; bytes become text."""
+    cache.check_memory(float(np.prod(getattr(y, "shape", (1,)))) * 8, f"{source}, {name}", "give a smaller target")
+    array = y if isinstance(y, np.ndarray) else np.asarray(cast(Array, y)[:])
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "replace")
+    if array.dtype.kind not in _TARGETS or not array.ndim:
+        raise UserError(f"{source}, {printable(name)}: expected targets as numbers or text, found {array.dtype}")
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _flat(source: str, name: str, values: Inputs) -> Array:
+    array = _target(source, name, values)
+    if array.ndim != 1:
+        raise UserError(f"{source}, {printable(name)}: expected one value a sample, found shape {list(array.shape)}")
+    return array
+
+
+def _key(source: str, shapes: Shapes, given: Sequence[str], usual: Sequence[str], what: str) -> str | None:
+    if len(given) > 1:
+        raise UserError(f"{source}: expected one array for {what}, got {', '.join(given)}")
+    if given:
+        if given[0] not in shapes:
+            raise UserError(f"{source}: {unknown_name(f'{what} array', given[0], shapes)}")
+        return given[0]
+    return next((name for want in usual for name in shapes if name.lower() == want), None)
+
+
+def _listed(shapes: Shapes) -> str:
+    return ", ".join(f"{printable(name)} {list(shape)}" for name, shape in list(shapes.items())[:20]) or "none"
+
+
+def _parts(shapes: Shapes) -> dict[str, dict[str, str]]:
+    """Return the names of inputs ("x") and targets ("y") by split, if arrays are named x_train, y_train and so on."""
+    found: dict[str, dict[str, str]] = {}
+    for name in shapes:
+        match = _PART.match(name)
+        assert match is not None
+        part = _SPLITS.get((match["before"] or match["after"] or "").lower())
+        base = match["name"].lower()
+        axis = "x" if base in INPUT_NAMES else "y" if base in TARGET_NAMES else ""
+        if part and axis:
+            found.setdefault(part, {})[axis] = name
+    return found if {"train", "test"} <= found.keys() and all(len(each) == 2 for each in found.values()) else {}
+
+
+def _joined(
+    source: str, shapes: Shapes, parts: Mapping[str, Mapping[str, str]], read: Read, options: Options
+) -> UserData:
+    if options.target or options.inputs:
+        raise UserError(f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and 'inputs'")
+    names = list(parts)
+    xs = [cast(Array, _numeric(source, parts[part]["x"], read(parts[part]["x"]))) for part in names]
+    ys = [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names]
+    for part, x, y in zip(names, xs, ys, strict=True):
+        if len(x) != len(y):
+            raise UserError(f"{source}: {parts[part]['x']} has {len(x)} samples and {parts[part]['y']} {len(y)}")
+        if x.shape[1:] != xs[0].shape[1:] or y.shape[1:] != ys[0].shape[1:]:
+            raise UserError(f"{source}: the arrays of {names[0]} and {part} have different shapes: {_listed(shapes)}")
+    x = xs[0]
+    for each in xs[1:]:
+        x = cast(Array, joined_rows(x, each.astype(x.dtype) if each.dtype != x.dtype else each))
+    splits = np.repeat(names, [len(each) for each in ys])
+    return UserData(x=x, y=np.concatenate(ys), source=source, splits=splits, target_names=(parts["train"]["y"],))
+
+
+FORMATS = (
+    Format("NumPy pair x.npy and y.npy", (".npy",), _read_npy),
+    Format("NumPy archive", (".npz",), _read_npz),
+    Format("HDF5 file", (".h5", ".hdf5", ".hdf"), _read_hdf5),
+    Format("MATLAB file", (".mat",), _read_mat),
+    Format("PyTorch tensors", (".pt", ".pth"), _read_pt),
+    Format("Zarr group", (".zarr",), _read_zarr, folder=True, markers=(".zgroup", "zarr.json")),
+)

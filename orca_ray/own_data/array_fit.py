@@ -1,10 +1,12 @@
 """Find the axes and sizes of arrays, and measure mean and deviation, for their encoder."""
 
+import hashlib
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+import pandas as pd
 
 from orca_ray.data import splits
 from orca_ray.data.rows import Array
@@ -12,9 +14,6 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Shape = tuple[int, ...]
 
@@ -43,11 +42,11 @@ class Survey:
 
 def survey(data: UserData) -> Survey:
     """Read all samples once, batch by batch: hashes, shapes and missing values."""
-    import hashlib
-
     if hasattr(data.x, "columns"):
-        return Survey(_hashed_rows(data))
-    hashes, found = np.empty(len(data), dtype="S16"), Survey(np.empty(0))
+        frame = cast(pd.DataFrame, data.x)
+        plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
+        return Survey(pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20"))
+    found = Survey(np.empty(len(data), dtype="S16"))
     samples = (sample for part in data.batches() for sample in cast(list[Array], part.x))
     for row, sample in enumerate(samples):
         array = np.asarray(sample)
@@ -56,20 +55,11 @@ def survey(data: UserData) -> Survey:
         header = f"{array.dtype.str} {array.shape}".encode()
         digest = hashlib.blake2b(array.tobytes(), digest_size=8, person=b"orca")
         digest.update(header)
-        hashes[row] = digest.hexdigest().encode()
+        found.hashes[row] = digest.hexdigest().encode()
         found.shapes[array.shape] += 1
         found.first.setdefault(array.shape, row)
         found.num_missing += array.dtype.kind == "f" and not bool(np.isfinite(array).all())
-    found.hashes = hashes
     return found
-
-
-def _hashed_rows(data: UserData) -> Array:
-    import pandas as pd
-
-    frame = cast("pd.DataFrame", data.x)
-    plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
-    return pd.util.hash_pandas_object(plain, index=False).to_numpy().astype("S20")
 
 
 def fit_array(
@@ -85,10 +75,8 @@ def fit_array(
         raise UserError(f"{data.source}: samples have different numbers of axes, such as {shapes}; give them the same")
     shape = next(iter(found.shapes))
     axes = _axes(data, found, options, notes, dense=dense)
-    given = shape if len(found.shapes) == 1 else None
     size = _size(data, axes, found, options, notes)
-    if size is not None:
-        given = None
+    given = shape if len(found.shapes) == 1 and size is None else None
     spatial = size if size is not None else _spatial(shape, axes)
     channels = {shape[axes.index("C")] for shape in found.shapes} if "C" in axes else {1}
     if len(channels) > 1:

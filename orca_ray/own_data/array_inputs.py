@@ -3,18 +3,17 @@
 Letters of axes: C channels, L steps, H rows, W columns, F features. An encoded sample is [C, L] or [C, H, W].
 """
 
-from collections.abc import Callable
 from typing import Literal, Self
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import UserData
+from orca_ray.own_data import UserData, Warn
 from orca_ray.tasks.arrays import log_mel
 
-Warn = Callable[[str], None]
 _PIXEL = 255.0
 STRONG_SHIFT = 20.0
 
@@ -63,15 +62,17 @@ class ArrayInputs(BaseModel):
         mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
         form = (1, 1, -1) if self.per_feature else (1, -1, *[1] * (raw.ndim - 2))
         with np.errstate(over="ignore"):
-            x = np.nan_to_num((raw - mean.reshape(form)) / std.reshape(form), nan=0.0, posinf=0.0, neginf=0.0)
-        return np.concatenate([x, self._given_steps(data)], axis=1) if self.mask else x
+            scaled = (raw - mean.reshape(form)) / std.reshape(form)
+        x: Array = np.nan_to_num(scaled, nan=0.0, posinf=0.0, neginf=0.0)
+        if not self.mask:
+            return x
+        lengths = np.array([np.shape(sample)[self.axes.index("L")] for sample in samples_of(data)])
+        given = (np.arange(self.shape[1]) < lengths[:, None])[:, None]
+        return np.concatenate([x, given.astype(np.float32)], axis=1)
 
+    @np.errstate(over="ignore", invalid="ignore")  # values too large for float32 count as missing
     def raw(self, data: UserData, warn: Warn) -> Array:
         """Return the samples padded or resized, but not standardised, float32; padded and missing values are NaN."""
-        with np.errstate(over="ignore", invalid="ignore"):  # values too large for float32 count as missing
-            return self._raw(data, warn)
-
-    def _raw(self, data: UserData, warn: Warn) -> Array:
         samples = samples_of(data)
         if isinstance(samples, np.ndarray) and samples.shape[1:] == self.given and samples.dtype.kind in "biuf":
             raw = np.array(channels_first(samples, self.axes, batch=True), dtype=np.float32)
@@ -82,14 +83,11 @@ class ArrayInputs(BaseModel):
         raw[~np.isfinite(raw)] = np.nan
         return raw
 
-    def _given_steps(self, data: UserData) -> Array:
-        axis = self.axes.index("L")
-        lengths = np.array([np.shape(sample)[axis] for sample in samples_of(data)])
-        return (np.arange(self.shape[1]) < lengths[:, None])[:, None].astype(np.float32)
-
     def _place(self, into: Array, sample: Array, data: UserData, row: int, warn: Warn) -> None:
         if self.given is not None and sample.shape != self.given:
-            raise UserError(f"{data.place(row)}: {_other_shape(sample.shape, self.given, self.axes)}")
+            swapped = "; the order of the axes seems to differ" * (sorted(sample.shape) == sorted(self.given))
+            expected = f"expected shape {list(self.given)} (axes {self.axes})"
+            raise UserError(f"{data.place(row)}: {expected}, found {list(sample.shape)}{swapped}")
         if sample.ndim != len(self.axes) or sample.dtype.kind not in "biuf":
             expected = f"expected numbers with axes {self.axes}"
             raise UserError(f"{data.place(row)}: {expected}, found {sample.dtype} of shape {list(sample.shape)}")
@@ -174,15 +172,8 @@ def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:
 
 def resized(image: Array, size: tuple[int, ...]) -> Array:
     """Return an image [C, H, W] resized to ``size`` (H, W), float32, bilinear and antialiased."""
-    from PIL import Image
-
     if image.shape[1:] == size:
         return image
     height, width = size
     planes = [Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)) for plane in image]
     return np.stack([np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR)) for plane in planes])
-
-
-def _other_shape(found: tuple[int, ...], expected: tuple[int, ...], axes: str) -> str:
-    swapped = "; the order of the axes seems to differ" if sorted(found) == sorted(expected) else ""
-    return f"expected shape {list(expected)} (axes {axes}), found {list(found)}{swapped}"

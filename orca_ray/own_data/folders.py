@@ -1,20 +1,21 @@
 """Folders with one file a sample: images, recordings or arrays; one sub-folder a class, or a table of labels."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import read_csv, read_recording
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten
-from orca_ray.own_data.user_data import Format, Kind, LazySamples, Options, UserData
+from orca_ray.own_data import Format, Kind, LazySamples, Options, UserData
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
@@ -25,8 +26,6 @@ _MOST_PIXELS = 2**27
 
 def opened(stream: BinaryIO, where: str) -> Any:
     """Return a Pillow image whose header is read; raises UserError for another format or more than 2^27 pixels."""
-    from PIL import Image
-
     try:
         image = Image.open(stream, formats=IMAGE_FORMATS)
     except Exception as error:  # Pillow's plug-ins raise many types for damaged headers
@@ -42,8 +41,6 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
 
     Transparent pixels are laid on white. Values of 16 bits are scaled to 8. Raises UserError for a damaged file.
     """
-    from PIL import Image
-
     image = opened(stream, where)
     try:
         if image.mode.startswith("I"):  # 16 bits: Pillow would cut values above 255
@@ -57,37 +54,29 @@ def decode(stream: BinaryIO, where: str, colour: str) -> Array:
         raise UserError(f"{where}: the image is damaged: {shorten(error)}") from error
 
 
-_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation"}
-_SPLITS |= {"validation": "validation", "test": "test", "testing": "test"}
-_TABLES = ("labels.csv", "metadata.csv")
+_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "validation")
 _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The N files of a folder in the order of their names."""
-
-    paths: list[Path]
-    names: list[str]
-    """Paths relative to the folder."""
-    y: Array | None
-    splits: Array | None
-    notes: tuple[str, ...]
-
-
-def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelled: bool) -> Listing:
-    """Return the files with these suffixes, and their classes.
+def list_folder(
+    folder: Path, kind: Kind, suffixes: Sequence[str], options: Options, labelled: bool
+) -> tuple[list[Path], list[str], partial[UserData]]:
+    """Return the files with these suffixes, notes on the choice, and `UserData` that lack the inputs and the notes.
 
     A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
     sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv
     (or metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises
     UserError if labels are required (``labelled``) and there are none.
     """
+    data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():
-        return Listing([folder], [folder.name], None, None, ())
-    every = sorted(file for file in folder.rglob("*") if _visible(file.relative_to(folder)) and file.is_file())
+        return [folder], [], partial(data, names=[folder.name])
+    every = sorted(file for file in folder.rglob("*") if file.is_file())
+    hidden = (".", "__MACOSX")
+    every = [file for file in every if not any(p.startswith(hidden) for p in file.relative_to(folder).parts)]
     paths = [file for file in every if file.suffix.lower() in suffixes]
-    table = next((folder / name for name in _TABLES if (folder / name).is_file()), None)
+    table = next((folder / name for name in ("labels.csv", "metadata.csv") if (folder / name).is_file()), None)
     chosen = {*paths, table}
     skipped = [file.name for file in every if file not in chosen and file.suffix != ".yaml"]
     notes = [f"{len(skipped)} files of other types are left out, such as {printable(skipped[0])}"] if skipped else []
@@ -113,11 +102,8 @@ def list_folder(folder: Path, suffixes: Sequence[str], options: Options, labelle
         y = _labels(table, [file.name for file in paths], options)
     elif labelled:
         raise UserError(f"{folder}: no labels: put the files of each class in a sub-folder, or add labels.csv")
-    return Listing(paths, [file.relative_to(folder).as_posix() for file in paths], y, splits, tuple(notes))
-
-
-def _visible(path: Path) -> bool:
-    return not any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    names = [file.relative_to(folder).as_posix() for file in paths]
+    return paths, notes, partial(data, y=y, splits=splits, names=names)
 
 
 def _labels(table: Path, names: list[str], options: Options) -> Array:
@@ -139,29 +125,19 @@ def _labels(table: Path, names: list[str], options: Options) -> Array:
         return labels
 
 
-_MOST_HEADERS = {"images": 1000, "audio": 100}  # files that are read to find the colours, or the sampling rate
-
-
 def _read_image_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    listing = list_folder(path, IMAGE_SUFFIXES, options, labelled)
-    modes = Counter(_mode(listing.paths[row]) for row in _spaced(listing, "images"))
+    paths, notes, data = list_folder(path, "images", IMAGE_SUFFIXES, options, labelled)
+    modes = Counter(_mode(file) for file in _spaced(paths, 1000))
     colour = options.colour or ("grey" if all(mode in GREY for mode in modes) else "rgb")
     listed = ", ".join(f"{mode} ({count})" for mode, count in modes.most_common())
-    notes = (f"images of several modes, {listed}, are all converted to {colour}",) if len(modes) > 1 else ()
-    return _samples(path, listing, "images", partial(_decoded, colour=colour), notes=(*listing.notes, *notes))
+    notes += [f"images of several modes, {listed}, are all converted to {colour}"] if len(modes) > 1 else []
+    return data(x=LazySamples(len(paths), lambda row: _decoded(paths[row], colour)), notes=tuple(notes))
 
 
-def _spaced(listing: Listing, kind: Kind) -> list[int]:
-    count = len(listing.paths)
-    return sorted({int(row) for row in np.linspace(0, count - 1, min(count, _MOST_HEADERS[kind]))})
-
-
-def _samples(path: Path, listing: Listing, kind: Kind, read: Callable[[Path], Array], **more: Any) -> UserData:
-    x = LazySamples(len(listing.paths), lambda row: read(listing.paths[row]))
-    return UserData(
-        x=x, y=listing.y, splits=listing.splits, kind_hint=kind, source=str(path),
-        names=listing.names, target_names=("sub-folder",), **{"notes": listing.notes, **more},
-    )  # fmt: skip
+def _spaced(paths: list[Path], most: int) -> list[Path]:
+    """Return at most ``most`` files, evenly spaced, that show the colours or the sampling rate."""
+    rows = {int(row) for row in np.linspace(0, len(paths) - 1, min(len(paths), most))}
+    return [paths[row] for row in sorted(rows)]
 
 
 def _mode(path: Path) -> str:
@@ -174,21 +150,17 @@ def _decoded(path: Path, colour: str) -> Array:
         return decode(stream, str(path), colour)
 
 
-_IMAGE_FOLDER = Format("folder of images", IMAGE_SUFFIXES, _read_image_folder, folder=True)
-
-
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _MOST_SAMPLES = 2**27
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    listing = list_folder(path, AUDIO_SUFFIXES, options, labelled)
-    rates = Counter(_recording(listing.paths[row])[1] for row in _spaced(listing, "audio"))
+    paths, notes, data = list_folder(path, "audio", AUDIO_SUFFIXES, options, labelled)
+    rates = Counter(_recording(file)[1] for file in _spaced(paths, 100))
     rate = options.rate or float(rates.most_common(1)[0][0])
     listed = ", ".join(f"{each} Hz ({count})" for each, count in rates.most_common())
-    notes = (f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz",) * (len(rates) > 1)
-    notes = (*listing.notes, *notes)
-    return _samples(path, listing, "audio", partial(_waveform, rate=rate), rate=rate, notes=notes)
+    notes += [f"recordings of several sampling rates, {listed}, are all converted to {rate:g} Hz"] * (len(rates) > 1)
+    return data(x=LazySamples(len(paths), lambda row: _waveform(paths[row], rate)), rate=rate, notes=tuple(notes))
 
 
 def _recording(path: Path) -> tuple[Array, int]:
@@ -214,8 +186,6 @@ def _waveform(path: Path, rate: float) -> Array:
     samples, found = _recording(path)
     mono = samples.mean(axis=1)
     if found != rate:
-        from fractions import Fraction
-
         from scipy.signal import resample_poly
 
         ratio = Fraction(rate / found).limit_denominator(1000)
@@ -223,14 +193,14 @@ def _waveform(path: Path, rate: float) -> Array:
     return np.asarray(mono, dtype=np.float32)
 
 
-_AUDIO_FOLDER = Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folder, folder=True)
-
-
 def _read_array_folder(path: Path, options: Options, labelled: bool) -> UserData:
-    listing = list_folder(path, (".npy",), options, labelled)
-    return _samples(path, listing, "array", lambda file: read_npy(file, kind="biuf"), rate=options.rate)
+    paths, notes, data = list_folder(path, "array", (".npy",), options, labelled)
+    x = LazySamples(len(paths), lambda row: read_npy(paths[row], kind="biuf"))
+    return data(x=x, rate=options.rate, notes=tuple(notes))
 
 
-_ARRAY_FOLDER = Format("folder of arrays", (".npy",), _read_array_folder, folder=True)
-
-FORMATS = (_IMAGE_FOLDER, _AUDIO_FOLDER, _ARRAY_FOLDER)
+FORMATS = (
+    Format("folder of images", IMAGE_SUFFIXES, _read_image_folder, folder=True),
+    Format("folder of recordings", AUDIO_SUFFIXES, _read_audio_folder, folder=True),
+    Format("folder of arrays", (".npy",), _read_array_folder, folder=True),
+)

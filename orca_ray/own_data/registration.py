@@ -14,7 +14,7 @@ from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import unknown_name
 from orca_ray.own_data import LazySamples, UserData, make_options
-from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.tasks.arrays import filled
 from orca_ray.tasks.registry import DECLARATION, PREPROCESSING, get_own_task, own_directory, task_to_json
 from orca_ray.tasks.task import Task
@@ -87,7 +87,11 @@ def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Arra
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
     """See :meth:`orca_ray.tasks.task.Task.from_arrays`."""
-    return _registered(_samples(x), y, name, groups, times, options)
+    if hasattr(x, "columns"):
+        x = x.set_axis([str(column) for column in x.columns], axis=1)
+    else:
+        x = stacked(x) if isinstance(x, list | tuple) else np.asarray(x)
+    return _registered(x, y, name, groups, times, options)
 
 
 def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
@@ -116,9 +120,3 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
         groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
     )  # fmt: skip
     return register(infer(data, options), data)
-
-
-def _samples(x: Any) -> Any:
-    if hasattr(x, "columns"):
-        return x.set_axis([str(name) for name in x.columns], axis=1)
-    return stacked(x) if isinstance(x, list | tuple) else np.asarray(x)

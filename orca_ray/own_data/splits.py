@@ -3,18 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.own_data import Notes, Options, UserData
-
-if TYPE_CHECKING:
-    import pandas as pd
+from orca_ray.own_data.dates import as_times
 
 Splits = Mapping[SplitName, Indices]
 
@@ -85,9 +84,10 @@ def _share(rows: Indices, labels: Array, fraction: float, drawer: np.random.Rand
 
 def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) -> dict[SplitName, Indices]:
     assert data.groups is not None
-    numbers, values = _numbered(data.groups[rows])
+    # As text, None and NaN are one group each.
+    values, numbers = np.unique([str(group) for group in data.groups[rows].tolist()], return_inverse=True)
     if len(values) < 3:
-        listed = shorten(", ".join(map(str, values)))
+        listed = shorten(", ".join(values))
         raise UserError(f"{data.source}: a split by group needs 3 groups or more, found {len(values)}: {listed}")
     sizes = np.bincount(numbers)
     best: dict[SplitName, Indices] = {}
@@ -115,7 +115,7 @@ def _by_group(data: UserData, rows: Indices, labels: Array, options: Options) ->
 
 def _by_time(data: UserData, rows: Indices, options: Options) -> dict[SplitName, Indices]:
     assert data.times is not None
-    times = _comparable(data, data.times)[rows]
+    times = as_times(data, data.times)[rows]
     order = rows[np.argsort(times, kind="stable")]
     ordered = np.sort(times, kind="stable")
     shares = (1 - sum(options.fractions), 1 - options.fractions[1])
@@ -125,28 +125,6 @@ def _by_time(data: UserData, rows: Indices, options: Options) -> dict[SplitName,
         found = f"{len(np.unique(ordered))} different times in {len(rows)} samples"
         raise UserError(f"{data.source}: a split by time needs different times, found {found}")
     return {"train": order[:first], "validation": order[first:second], "test": order[second:]}
-
-
-def _comparable(data: UserData, times: Array) -> Array:
-    import pandas as pd
-
-    if times.dtype.kind in "biuf":
-        values = times.astype(np.float64)
-        missing = np.isnan(values)
-    else:
-        dates = pd.to_datetime(pd.Series(times), errors="coerce", utc=True, format="ISO8601")
-        missing, values = dates.isna().to_numpy(), dates.to_numpy(dtype="datetime64[us]").astype(np.float64)
-    if missing.any():
-        row = int(np.flatnonzero(missing)[0])
-        raise UserError(f"{data.place(row)}: expected a number or a date as time, found {quoted(str(times[row]))}")
-    return np.asarray(values)
-
-
-def _numbered(values: Array) -> tuple[Array, list[Any]]:
-    """Return the number of each value [N], and the values in their order as text; None and NaN are one group each."""
-    texts = np.array([str(value) for value in values.tolist()])
-    known, numbers = np.unique(texts, return_inverse=True)
-    return numbers, known.tolist()
 
 
 def _declared(data: UserData, rows: Indices, labels: Array, options: Options, notes: Notes) -> dict[SplitName, Indices]:
@@ -174,7 +152,7 @@ _GROUP_LIKE = re.compile(
 _CORRELATION = 0.99999
 
 
-def target_columns(frame: "pd.DataFrame", y: Array, *, classes: bool) -> list[str]:
+def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
     """Return warnings about columns that are equal to the target, or a one-to-one map of it.
 
     ``y`` [N] are class numbers (``classes``) or numbers, for which a linear map counts.
@@ -190,8 +168,6 @@ def target_columns(frame: "pd.DataFrame", y: Array, *, classes: bool) -> list[st
 
 
 def _maps(column: "pd.Series[Any]", y: Array) -> bool:
-    import pandas as pd
-
     codes, values = pd.factorize(column)
     number = len(np.unique(y))
     if len(values) != number or number < 2:
@@ -200,8 +176,6 @@ def _maps(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
-    import pandas as pd
-
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     both = np.isfinite(numbers) & np.isfinite(y)
     if both.sum() < max(3, len(y) // 2) or not np.ptp(numbers[both]) or not np.ptp(y[both]):
@@ -226,7 +200,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
     return [f"{text}, such as {shown[0]} and {shown[1]} ({split}): scores will be too good; remove the copies"]
 
 
-def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
+def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
     """Return warnings about columns that look like groups by name, and whose values are in several splits.
 
     A column counts if its values repeat: 2 rows a value or more on average, and more than one value.
@@ -243,8 +217,8 @@ def group_columns(frame: "pd.DataFrame", splits: Mapping[SplitName, Indices], ca
     return found
 
 
-def crossing(values: Array, splits: Mapping[SplitName, Indices], what: str) -> list[str]:
-    """Return a warning if a group (``values`` [N]) is in several splits."""
-    kinds = [{str(value) for value in values[rows].tolist()} for rows in splits.values()]
+def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
+    """Return a warning if one of the ``groups`` [N] is in several splits."""
+    kinds = [{str(group) for group in groups[rows].tolist()} for rows in splits.values()]
     found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
-    return [f"{len(found)} values of {what} are in several splits, such as {min(found)!r}"] if found else []
+    return [f"{len(found)} values of the groups are in several splits, such as {min(found)!r}"] if found else []

@@ -1,6 +1,6 @@
 """Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
-Each becomes an Arrow table, and the Arrow table samples: a data frame, or cells of images or lists.
+Each becomes an Arrow table, and that samples: a data frame, or cells of images or lists. For dates, see `dates`.
 """
 
 import io
@@ -8,36 +8,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv, parquet, types
 
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
+from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Kind, LazySamples, Options, UserData
 from orca_ray.own_data.folders import decode
-from orca_ray.own_data.named_arrays import TARGET_NAMES
-from orca_ray.own_data.user_data import Format, Inputs, Kind, LazySamples, Options, UserData
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
-_START_BYTES = 2**16
 _GROWTH = 8.0  # memory of a table over the bytes of its text
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
 
 def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
-    import pyarrow as pa
-    from pyarrow import csv
-
     size = cache.check_special(path)
     cache.check_memory(_GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it")
     with cache.open_file(path) as stream:
-        start = stream.read(_START_BYTES)
+        start = stream.read(2**16)
     if b"\0" in start:
         raise UserError(f"{path}: expected text, found a zero byte: it is no table of text")
     text = start.decode("utf-8-sig", "replace")
@@ -64,13 +58,7 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
     return from_arrow(str(path), table, options, labelled)
 
 
-_CSV = Format("table of text", (".csv", ".tsv"), _read_csv)
-
-
 def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
-    import pyarrow as pa
-    from pyarrow import parquet
-
     cache.check_special(path)
     try:
         with parquet.ParquetFile(path) as file:
@@ -86,22 +74,11 @@ def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
     return from_arrow(str(path), table, options, labelled)
 
 
-_PARQUET = Format("Parquet table", (".parquet", ".pq"), _read_parquet)
-
-
 _DICT, _STATE = "dataset_dict.json", "state.json"
-_SPLITS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-}
+_SPLITS = {"train": "train", **dict.fromkeys(("validation", "valid", "val", "dev"), "validation")}
 
 
 def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserData:
-    import pyarrow as pa
-
     if not (path / _DICT).is_file():
         table, features = _part(path)
         return _samples(path, table, features, options, labelled)
@@ -120,9 +97,7 @@ def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserDat
     return replace(data, splits=kinds)
 
 
-def _part(folder: Path) -> "tuple[Any, Mapping[str, Any]]":
-    import pyarrow as pa
-
+def _part(folder: Path) -> tuple[Any, Mapping[str, Any]]:
     state, info = cache.read_json(folder / _STATE), cache.read_json(folder / "dataset_info.json")
     files = [folder / Path(str(entry.get("filename", ""))).name for entry in state.get("_data_files", [])]
     tables = []
@@ -147,12 +122,12 @@ def _samples(path: Path, table: Any, features: Mapping[str, Any], options: Optio
     return from_arrow(str(path), table, options, labelled, images=images, label_names=labels)
 
 
-_SAVED_DATASET = Format(
-    "Hugging Face data set on disk", (".arrow",), _read_saved_dataset, folder=True, markers=(_DICT, _STATE)
+_SAVED = "Hugging Face data set on disk"
+FORMATS = (
+    Format("table of text", (".csv", ".tsv"), _read_csv),
+    Format("Parquet table", (".parquet", ".pq"), _read_parquet),
+    Format(_SAVED, (".arrow",), _read_saved_dataset, folder=True, markers=(_DICT, _STATE)),
 )
-
-FORMATS = (_CSV, _PARQUET, _SAVED_DATASET)
-
 
 _CELL_BYTES = 64.0
 
@@ -180,7 +155,7 @@ def _cells(column: Any, source: str, colour: str, *, images: bool) -> LazySample
 
 def from_arrow(
     source: str,
-    table: "pa.Table",
+    table: pa.Table,
     options: Options,
     labelled: bool,
     *,
@@ -191,11 +166,8 @@ def from_arrow(
 
     ``images`` are columns of encoded images, and ``label_names`` the classes of columns that hold their numbers.
 
-    Raises UserError for no rows, columns without a name or of the same name, columns that are missing, or of types that
-    cannot be used.
+    Raises UserError for no rows, columns without a name or of the same name, missing ones, and types without a use.
     """
-    import pyarrow.types as types
-
     _check_unusable(source, table)
     names = table.column_names
     target = _target(source, names, options, labelled)
@@ -217,9 +189,7 @@ def from_arrow(
     )  # fmt: skip
 
 
-def _check_unusable(source: str, table: "pa.Table") -> None:
-    import pyarrow.types as types
-
+def _check_unusable(source: str, table: pa.Table) -> None:
     names = table.column_names
     if bad := [name for name in names if not name.strip() or names.count(name) > 1]:
         raise UserError(f"{source}: column {quoted(bad[0])} has no name, or another has the same; name each column")
@@ -249,8 +219,8 @@ def _target(source: str, names: list[str], options: Options, labelled: bool) -> 
 
 
 def _inputs(
-    source: str, table: "pa.Table", inputs: list[str], cells: list[str], images: tuple[str, ...], options: Options
-) -> "tuple[Inputs, Kind, tuple[str, ...]]":
+    source: str, table: pa.Table, inputs: list[str], cells: list[str], images: tuple[str, ...], options: Options
+) -> tuple[Inputs, Kind, tuple[str, ...]]:
     if not inputs:
         raise UserError(f"{source}: no column is left to predict from besides target, group and time")
     if not cells:
@@ -265,10 +235,8 @@ def _inputs(
     return x, "images" if image else "array", notes
 
 
-def to_frame(table: "pa.Table") -> "pd.DataFrame":
+def to_frame(table: pa.Table) -> pd.DataFrame:
     """Return a data frame with columns of numbers, truth values, times, or text (objects, None where missing)."""
-    import pandas as pd
-    import pyarrow.types as types
 
     columns: dict[str, Any] = {}
     for field in table.schema:
@@ -287,14 +255,11 @@ def to_frame(table: "pa.Table") -> "pd.DataFrame":
     return pd.DataFrame(columns)
 
 
-def _values(table: "pa.Table", name: str) -> Array:
-    column = to_frame(table.select([name]))[name]
-    return np.asarray(column)
+def _values(table: pa.Table, name: str) -> Array:
+    return np.asarray(to_frame(table.select([name]))[name])
 
 
-def _targets(source: str, table: "pa.Table", names: tuple[str, ...]) -> Array | None:
-    import pyarrow.types as types
-
+def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array | None:
     if not names:
         return None
     if len(names) == 1 and types.is_nested(table.schema.field(names[0]).type):

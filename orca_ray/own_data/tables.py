@@ -1,26 +1,21 @@
 """Inputs from the columns of a table: which columns, and their coding. Letters: N rows, W slots, L columns."""
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from pydantic import BaseModel, ConfigDict
 
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
-from orca_ray.own_data import Notes, Options, UserData
+from orca_ray.own_data import Notes, Options, UserData, Warn
+from orca_ray.own_data.dates import DATE_PARTS, DatePart, date_part, parse_dates
 from orca_ray.own_data.targets import label_text
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Warn = Callable[[str], None]
 Floats = npt.NDArray[np.float64]
-DatePart = Literal["day", "month", "weekday", "hour"]
-DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
 MOST_TEXT_SHARE = 0.2
 """Share of text in a column of numbers up to which the text counts as missing."""
 STRONG_SHIFT = 20.0
@@ -63,19 +58,30 @@ class TableInputs(BaseModel):
         Raises UserError for a column that is missing, or has text where numbers were; reports categories that were not
         in training and values of another scale to ``warn``.
         """
-        frame: pd.DataFrame = as_frame(data, self.names)
-        self._check_missing(data, frame)
+        if isinstance(data.x, pd.DataFrame):
+            frame = data.x
+        elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.shape[1] == len(self.names):
+            frame = pd.DataFrame(data.x, columns=list(self.names))
+        else:
+            expected = f"expected a table with columns {shorten(', '.join(self.names))}"
+            raise UserError(f"{data.source}: {expected}, found something else")
+        found = list(map(str, frame.columns))
+        if missing := [name for name in self.names if name not in found]:
+            close = nearest(missing[0], found)
+            question = f"; is it {close!r}?" if close else ""
+            listed = shorten(", ".join(map(printable, found)))
+            raise UserError(f"{data.source}: column {quoted(missing[0])} is missing{question} Columns: {listed}")
         x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
         for place, column in enumerate(self.columns):
             values = frame[column.name]
             if column.kind == "category":
                 self._slots(x_NWL[:, :, place], column, texts(values), data, warn)
                 continue
-            numbers = as_dates(values, column.part, data) if column.part else as_floats(values, data, warn)
+            numbers = date_part(values, column.part, data) if column.part else as_floats(values, data, warn)
             scaled = (np.where(np.isnan(numbers), column.fill, numbers) - column.mean) / column.std
             if len(scaled) and np.median(np.abs(scaled)) > STRONG_SHIFT and column.kind == "number":
-                found = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
-                warn(f"{data.source}, column {quoted(column.name)}: {found}; are they in other units?")
+                scale = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
+                warn(f"{data.source}, column {quoted(column.name)}: {scale}; are they in other units?")
             x_NWL[:, 0, place] = np.clip(scaled, -1e6, 1e6)
         return x_NWL
 
@@ -83,14 +89,6 @@ class TableInputs(BaseModel):
     def names(self) -> tuple[str, ...]:
         """Names of the table's columns that are read, each once."""
         return tuple(dict.fromkeys(column.name for column in self.columns))
-
-    def _check_missing(self, data: UserData, frame: "pd.DataFrame") -> None:
-        found = list(map(str, frame.columns))
-        if missing := [name for name in self.names if name not in found]:
-            close = nearest(missing[0], found)
-            question = f"; is it {close!r}?" if close else ""
-            listed = shorten(", ".join(map(printable, found)))
-            raise UserError(f"{data.source}: column {quoted(missing[0])} is missing{question} Columns: {listed}")
 
     @staticmethod
     def _slots(x_NW: Array, column: Column, values: list[str | None], data: UserData, warn: Warn) -> None:
@@ -100,17 +98,6 @@ class TableInputs(BaseModel):
         if unknown := {value for value in values if value is not None and value not in slot}:
             listed = shorten(", ".join(map(printable, sorted(unknown)[:5])))
             warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {listed}")
-
-
-def as_frame(data: UserData, names: tuple[str, ...] = ()) -> "pd.DataFrame":
-    """Return the table; raises UserError if the samples are no table."""
-    import pandas as pd
-
-    if isinstance(data.x, pd.DataFrame):
-        return data.x
-    if isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.shape[1] == len(names):
-        return pd.DataFrame(data.x, columns=list(names))
-    raise UserError(f"{data.source}: expected a table with columns {shorten(', '.join(names))}, found something else")
 
 
 def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
@@ -130,26 +117,9 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
     """Return a column as float64, and its rows of text. NaN replaces missing values, text and too large numbers."""
-    import pandas as pd
-
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
-
-
-def as_dates(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Floats:
-    """Return a part of dates as float64, NaN for missing ones; raises UserError for the first value that is no date."""
-    import pandas as pd
-
-    dates = pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
-    if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
-        found = f"column {quoted(values.name)}: expected a date such as 2024-05-31, found {quoted(values.iloc[bad[0]])}"
-        raise UserError(f"{data.place(int(bad[0]))}, {found}")
-    if part == "day":
-        days = dates.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
-        return np.where(np.isnat(days), np.nan, days.astype(np.int64).astype(np.float64))
-    values = getattr(dates.dt, "day_of_week" if part == "weekday" else part)
-    return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:
@@ -207,8 +177,6 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
 
 def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tuple[ColumnKind, str]:
     """Return the kind of a column, and why it is left out or suspicious ("": it is neither)."""
-    import pandas as pd
-
     if given is not None:
         return given, ""
     known = values.dropna()
@@ -223,11 +191,11 @@ def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tupl
     _, bad = parsed(values)
     text_share = len(bad) / len(known)
     if text_share <= MOST_TEXT_SHARE:
-        mixed = (
-            f"{len(bad)} of {len(known)} values are text, such as {quoted(values.iloc[int(bad[0])]) if len(bad) else 0}"
-        )
-        return "number", f"{mixed} in row {int(bad[0]) + 1}; they count as missing" if len(bad) else ""
-    if pd.to_datetime(known, errors="coerce", utc=True, format="ISO8601").notna().all():
+        if not len(bad):
+            return "number", ""
+        example = f"{quoted(values.iloc[int(bad[0])])} in row {int(bad[0]) + 1}"
+        return "number", f"{len(bad)} of {len(known)} values are text, such as {example}; they count as missing"
+    if parse_dates(known).notna().all():
         return "date", ""
     number = known.nunique()
     if number > 20 and number > 0.5 * len(known):
@@ -248,7 +216,7 @@ def _columns(
         missing = any(text is None for text in texts(values))
         return [Column(name=name, kind="category", categories=tuple(sorted(kept)))] if len(kept) + missing > 1 else []
     if kind == "date":
-        parts = ((part, as_dates(values, part, data)) for part in DATE_PARTS)
+        parts = ((part, date_part(values, part, data)) for part in DATE_PARTS)
         return [made for part, numbers in parts if (made := _measured(name, "date", numbers, part)) is not None]
     numbers, _ = parsed(values)
     measured = _measured(name, "number", numbers)

@@ -1,27 +1,14 @@
 """Artefacts: small pictures of what a trained model does, stored as numbers; and the format of their payloads.
 
 An artefact belongs to one trial. It has a kind such as ``confusion_matrix``, a name that is unique in its kind, and a
-payload, a JSON object. The payload's ``form`` says how it is drawn, so a new kind with one of these forms needs no new
-drawing code:
-
-======== =========================================================================
-form     fields and drawing
-======== =========================================================================
-images   `Images`: arrays of pixels, side by side
-lines    `Lines`: series over the same positions, in one plot
-points   `Points`: scatter plots with the same axes, side by side
-matrix   `Matrix`: a table of counts, as a heat map
-bars     `Bars`: one or more values of each of several items, such as labels
-======== =========================================================================
-
-A payload has the fields of its form's class; nested classes are objects, and tuples are arrays. For example::
+payload, a JSON object. The payload's ``form`` says how it is drawn (`FORMS`), so a new kind with one of these forms
+needs no new drawing code. A payload has the fields of its form's class; nested classes are objects::
 
     {"form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
      "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}]}
 
 Large arrays are `Quantised` to 8 bits: ``data`` is the base64 of one byte a value, row-major, and a byte ``b`` means
-``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the colour scale or axis: panels to be
-compared have the same ones.
+``low + (high - low) * b / 255``. ``low`` and ``high`` are also the ends of the axis or colours, which panels share.
 """
 
 import base64
@@ -146,7 +133,7 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Picture):
-    """Scatter plots side by side."""
+    """Scatter plots with the same axes, side by side."""
 
     x: str
     y: str
@@ -159,7 +146,7 @@ class Points(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(Picture):
-    """A table of counts; rows and columns are numbered from 0."""
+    """A table of counts, drawn as a heat map; rows and columns are numbered from 0."""
 
     rows: str
     columns: str
@@ -178,7 +165,7 @@ class BarSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars(Picture):
-    """Values of items that are numbered from 0."""
+    """One or more values of each of several items, such as labels, which are numbered from 0."""
 
     x: str
     """What the items are, e.g. "label"."""

@@ -31,7 +31,6 @@ MAX_FILE_BYTES = 2**30
 """Largest file that is read; the store's own files are far smaller."""
 MAX_JSON_BYTES = 2**20
 """Largest JSON file that is read, such as the store's marker."""
-_CHUNK_BYTES = 8 * 2**20
 _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 _FAILED_SECONDS = 60.0
@@ -62,8 +61,7 @@ def open_folder(uri: str | Path) -> "Folder":
 class Folder:
     """The folder of a results store, on any file system or object store that `pyarrow.fs` opens by URI.
 
-    Every method raises `UserError` if the file system fails (no space, no permission, no network). Threads and
-    processes may share an instance.
+    Methods raise `UserError` if the file system fails (space, permission, network). Threads and processes may share it.
     """
 
     _failed_at: ClassVar[dict[str, float]] = {}
@@ -146,18 +144,19 @@ class Folder:
 
     def _try(self, verb: str, path: str, action: Callable[[], _Result]) -> _Result:
         where = f"{self.name}/{path}" if path else self.name
+
+        def patient() -> bool:
+            return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
+
         with explained(verb, where, self._secrets):
             try:
-                result = faults.retried(action, where, self._patient)
+                result = faults.retried(action, where, patient)
             except (OSError, pa.ArrowException) as error:
                 if faults.may_pass(error):
                     self._failed_at[self._place] = time.monotonic()
                 raise
         self._failed_at.pop(self._place, None)
         return result
-
-    def _patient(self) -> bool:
-        return time.monotonic() - self._failed_at.get(self._place, -math.inf) > _FAILED_SECONDS
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else self._root
@@ -213,7 +212,7 @@ class Folder:
 
     def _download(self, path: str, target: Path) -> None:
         with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
-            shutil.copyfileobj(stream, copy, _CHUNK_BYTES)
+            shutil.copyfileobj(stream, copy, 8 * 2**20)
 
     def _holds(self, path: str, content: Any | None) -> bool:
         try:

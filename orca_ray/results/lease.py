@@ -8,10 +8,10 @@ import contextlib
 import logging
 import os
 import platform
-import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,14 +37,7 @@ EXPIRY_SECONDS = 30.0
 class Lease:
     """Holds the lease of a sweep, i.e. the exclusive right to run it, while the ``with`` block runs.
 
-    A thread rewrites the live state and reads requests; it touches no other file. The thread of the driver calls
-    `publish`, `requests` and `check`.
-
-    Args:
-        store: the store of the sweep.
-        sweep: id of the sweep.
-        renew_seconds: see `RENEW_SECONDS`.
-        expiry_seconds: see `EXPIRY_SECONDS`.
+    A thread rewrites the live state and reads requests. The driver's thread calls `publish`, `requests` and `check`.
 
     Entering the block raises UserError if another driver runs the sweep. After the death of the previous holder,
     entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine.
@@ -67,14 +60,21 @@ class Lease:
         self._sequence = 0
         self._renewed = time.monotonic()
         self._lost = ""
-        self._requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        self._requests: deque[Request] = deque()
         self._retries: set[str] = set()  # paths of retries that were read, and not carried out
-        self._carried_out: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._carried_out: deque[str] = deque()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="orca-ray lease", daemon=True)
 
     def __enter__(self) -> Self:
-        self._acquire()
+        taken = False
+        while not taken:  # False: another driver took it at the same time, and is found alive next
+            before = self._dead()
+            # This process becomes the holder; what was known about the sweep stays.
+            known = live.decode(before) if before is not None else None
+            self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
+            self._sequence = self._state.sequence
+            taken = self._folder.exchange(self._path, before, self._next())
         # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
         self.retried = tuple(request for request in self._take() if request.kind == requests.RETRY)
         self._thread.start()
@@ -86,7 +86,10 @@ class Lease:
         if not self._lost:
             with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
                 self._delete_carried_out()
-                self._leave()
+                self._other_holder()
+                if not self._lost:
+                    self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
+                    self._folder.write(self._path, self._next(left=True))
 
     def publish(self, state: LiveState) -> None:
         """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
@@ -98,8 +101,7 @@ class Lease:
 
     def carried_out(self, retries: Iterable[Request]) -> None:
         """Delete requests of kind ``retry``, in the thread; their trials have ended, and the records are stored."""
-        for request in retries:
-            self._carried_out.put(request.path)
+        self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
         """Raise UserError if another driver has taken over the sweep.
@@ -111,15 +113,11 @@ class Lease:
         if self._lost:
             raise UserError(self._lost)
 
-    def _acquire(self) -> None:
-        """Take the lease, or raise UserError if its holder is alive."""
-        taken = False
-        while not taken:  # False: another driver took it at the same time, and is found alive next
-            before = self._dead()
-            taken = self._folder.exchange(self._path, before, self._encoded(before))
-
     def _dead(self) -> Any | None:
-        """Return the content of the live state when it has no living holder; None if there is no such file."""
+        """Return the content of the live state when it has no living holder; None if there is no such file.
+
+        Raises UserError if the holder is alive.
+        """
         content, state = self._read()
         deadline = time.monotonic() + self._expiry_seconds
         while content is not None and (state is None or state.holder is not None):
@@ -148,13 +146,6 @@ class Lease:
             return None, None
         return content, live.decode(content)
 
-    def _encoded(self, before: Any | None) -> Any:
-        """Return the encoded live state with this process as the holder; what was known about the sweep stays."""
-        known = live.decode(before) if before is not None else None
-        self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
-        self._sequence = self._state.sequence
-        return self._next()
-
     def _next(self, *, left: bool = False) -> Any:
         self._sequence += 1
         holder = None if left else self._holder
@@ -164,10 +155,12 @@ class Lease:
         """Rewrite the live state until the block ends or another driver has the lease; errors are only logged."""
         while not self._ended.wait(self._renew_seconds) and not self._lost:
             try:
-                self._renew()
+                self._other_holder()
+                if not self._lost:
+                    self._folder.write(self._path, self._next())
+                    self._renewed = time.monotonic()
                 self._delete_carried_out()
-                for request in self._take():
-                    self._requests.put(request)
+                self._requests.extend(self._take())
             except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
                 logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
 
@@ -181,12 +174,6 @@ class Lease:
             self._folder.delete(path)
             self._retries.discard(path)
 
-    def _renew(self) -> None:
-        self._other_holder()
-        if not self._lost:
-            self._folder.write(self._path, self._next())
-            self._renewed = time.monotonic()
-
     def _other_holder(self) -> None:
         """If another driver holds the lease now, set the message about it."""
         _, state = self._read()
@@ -199,17 +186,10 @@ class Lease:
             f"stored. Watch the other one with 'orca-sweep status {self._sweep}'."
         )
 
-    def _leave(self) -> None:
-        self._other_holder()
-        if not self._lost:
-            self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
-            self._folder.write(self._path, self._next(left=True))
 
-
-def _drained(waiting: "queue.SimpleQueue[_Item]") -> Iterator[_Item]:
-    with contextlib.suppress(queue.Empty):
-        while True:
-            yield waiting.get_nowait()
+def _drained(waiting: deque[_Item]) -> Iterator[_Item]:
+    while waiting:
+        yield waiting.popleft()
 
 
 def driver_lives(
@@ -221,8 +201,7 @@ def driver_lives(
 ) -> bool:
     """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
 
-    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called with a sentence if the
-    wait is long.
+    If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """
     if state.holder is None:
         return False

@@ -4,7 +4,6 @@ The file names the driver that holds the sweep and the trials that run. `lease` 
 it, without Ray. Numbers of trials that have ended also follow from the records.
 """
 
-import functools
 import hashlib
 import json
 import re
@@ -102,15 +101,13 @@ class LiveState:
         return pa.py_buffer(json.dumps(asdict(self), indent=1).encode())
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[LiveState]:
-    return TypeAdapter(LiveState)
+_ADAPTER = TypeAdapter(LiveState)
 
 
 def decode(content: Any) -> LiveState | None:
     """Return the state in a file; None if the file is damaged, e.g. by a driver that was killed as it created it."""
     try:
-        return _adapter().validate_json(content.to_pybytes())
+        return _ADAPTER.validate_json(content.to_pybytes())
     except ValueError:
         return None
 

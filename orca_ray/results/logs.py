@@ -26,9 +26,6 @@ class LogRow(StoredRow):
 LogRow.SCHEMA = schema_of(LogRow)
 
 
-LOGGER = logging.getLogger("orca_ray")
-
-
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
     """Return the last whole lines of ``text``, at most ``limit`` bytes, after a line that says how much is missing."""
     content = text.encode("utf-8", "replace")
@@ -81,11 +78,12 @@ class TrialLog(logging.Handler):
     @contextmanager
     def collecting(self) -> Iterator[None]:
         """Context manager: collect what is logged in its block, by any thread of this process."""
-        level = LOGGER.level
-        LOGGER.addHandler(self)
-        LOGGER.setLevel(min(level or logging.INFO, logging.INFO))
+        logger = logging.getLogger("orca_ray")
+        level = logger.level
+        logger.addHandler(self)
+        logger.setLevel(min(level or logging.INFO, logging.INFO))
         try:
             yield
         finally:
-            LOGGER.setLevel(level)
-            LOGGER.removeHandler(self)
+            logger.setLevel(level)
+            logger.removeHandler(self)

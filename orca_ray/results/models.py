@@ -48,7 +48,12 @@ class StoredModels:
         Raises UserError if it would leave less than 2 GiB on the disk of a local store.
         """
         files = sorted(path for path in directory.iterdir() if path.is_file())
-        self._check_room(sum(path.stat().st_size for path in files))
+        if isinstance(self._folder, LocalFolder):
+            num_bytes, free = sum(path.stat().st_size for path in files), shutil.disk_usage(self._folder.path).free
+            if free - num_bytes < _FLOOR_BYTES:
+                needed = f"a model of {num_bytes / 2**30:.1f} GiB and {_FLOOR_BYTES / 2**30:.0f} GiB for records"
+                found = f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little for {needed}"
+                raise UserError(f"{found}: free some, or use --keep-models best or none")
         self.remove(key)
         for path in sorted(files, key=lambda path: path.name == _CONFIG):
             self._folder.upload(path, f"{DIRECTORY}/{key}/{path.name}")
@@ -83,12 +88,3 @@ class StoredModels:
         if names and isinstance(self._folder, LocalFolder):
             with contextlib.suppress(OSError):  # a user may have put a directory there
                 (self._folder.path / DIRECTORY / key).rmdir()
-
-    def _check_room(self, num_bytes: int) -> None:
-        if not isinstance(self._folder, LocalFolder):
-            return
-        free = shutil.disk_usage(self._folder.path).free
-        if free - num_bytes < _FLOOR_BYTES:
-            needed = f"a model of {num_bytes / 2**30:.1f} GiB and {_FLOOR_BYTES / 2**30:.0f} GiB for records"
-            found = f"{self._folder.name} has {free / 2**30:.1f} GiB free, too little for {needed}"
-            raise UserError(f"{found}: free some, or use --keep-models best or none")

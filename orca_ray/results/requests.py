@@ -5,12 +5,10 @@ deleted only when the trial has run again, so that it survives the driver. The p
 that each driver of a store reads only requests for its sweep.
 """
 
-import functools
-import itertools
 import json
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
@@ -42,9 +40,7 @@ class Request:
     """Path of its file in the store; empty before it is written."""
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Request]:
-    return TypeAdapter(Request)
+_ADAPTER = TypeAdapter(Request)
 
 
 def write(folder: Folder, sweep: str, request: Request) -> None:
@@ -58,7 +54,17 @@ def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Reques
 
     Requests with a path in ``known`` are left out. Damaged files and unknown kinds are only deleted.
     """
-    found = list(itertools.islice(_read(folder, sweep, known), MAX_TAKEN))
+    found: list[Request] = []
+    for name in folder.names(_place(sweep)):
+        path = f"{_place(sweep)}/{name}"
+        if path in known or len(found) == MAX_TAKEN:
+            continue
+        try:
+            found.append(replace(_ADAPTER.validate_json(folder.read(path).to_pybytes()), path=path))
+        except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
+            continue
+        except ValueError:
+            found.append(Request("", path=path))
     for request in found:
         if request.kind != RETRY:
             folder.delete(request.path)
@@ -67,16 +73,3 @@ def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Reques
 
 def _place(sweep: str) -> str:
     return f"{DIRECTORY}/{file_name(sweep)}"
-
-
-def _read(folder: Folder, sweep: str, known: Collection[str]) -> Iterator[Request]:
-    for name in folder.names(_place(sweep)):
-        path = f"{_place(sweep)}/{name}"
-        if path in known:
-            continue
-        try:
-            yield replace(_adapter().validate_json(folder.read(path).to_pybytes()), path=path)
-        except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
-            continue
-        except ValueError:
-            yield Request("", path=path)

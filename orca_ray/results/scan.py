@@ -29,8 +29,7 @@ MAX_WARNINGS = 20
 class StoreSnapshot:
     """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
 
-    `ResultsStore.records` says which row of a trial is the current one. Rows have positions, which number all rows of
-    the store.
+    `ResultsStore.records` says which row of a trial is the current one. Positions number all rows of the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
@@ -200,23 +199,19 @@ def _hashed(array: Any) -> NDArray[np.uint64]:
     result = _SEEDS ^ lengths.astype(np.uint64)
     for length in np.unique(lengths[lengths > 0]).tolist():  # keys of trials have one length
         rows = slice(None) if (lengths == length).all() else np.flatnonzero(lengths == length)
-        for word in _words(data, offsets[:-1][rows], length):
+        starts = offsets[:-1][rows]
+        dense = length >= 8 and starts[-1] - starts[0] == length * (len(starts) - 1)
+        for place in range(0, length, 8):  # words of 8 bytes, of which the last two may overlap
+            place, width = max(0, min(place, length - 8)), min(8, length)
+            if dense:  # a view without a copy
+                word = np.ndarray(len(starts), np.uint64, data, int(starts[0]) + place, (length,))
+            else:
+                words = np.zeros((len(starts), 8), np.uint8)
+                words[:, :width] = data[starts[:, None] + np.arange(place, place + width)]
+                word = words.view(np.uint64)[:, 0]
             mixed = result[:, rows]  # for all rows, this is a view
             mixed ^= word
             mixed *= _MULTIPLIER
             mixed ^= mixed >> np.uint64(32)
             result[:, rows] = mixed
     return result
-
-
-def _words(data: NDArray[np.uint8], starts: NDArray[np.int64], length: int) -> Iterator[NDArray[np.uint64]]:
-    """Yield words of 8 bytes that cover the texts of ``length`` bytes at ``starts``; the last two may overlap."""
-    dense = starts[-1] - starts[0] == length * (len(starts) - 1)
-    for place in range(0, length, 8):
-        place, width = max(0, min(place, length - 8)), min(8, length)
-        if dense and width == 8:  # a view without a copy
-            yield np.ndarray(len(starts), np.uint64, data, int(starts[0]) + place, (length,))
-            continue
-        words = np.zeros((len(starts), 8), np.uint8)
-        words[:, :width] = data[starts[:, None] + np.arange(place, place + width)]
-        yield words.view(np.uint64)[:, 0]

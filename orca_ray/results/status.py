@@ -81,8 +81,7 @@ def find_trial(store: ResultsStore, prefix: str, sweep: str | None = None) -> tu
     Raises UserError unless it is one trial of one sweep.
     """
     found = {(record.sweep, record.trial_key) for record in store.select({}, key_prefix=prefix)}
-    found |= running_keys(store)
-    return only_trial(found, prefix, sweep)
+    return only_trial(found | running_keys(store), prefix, sweep)
 
 
 def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
@@ -120,9 +119,14 @@ def sweep_status(store: ResultsStore, sweep: str, emit: Callable[[str], None] = 
     planned = [row for row in rows if row.planned is not None]  # the others are of earlier commands
     total = sum(row.planned or 0 for row in planned) if planned else None
     done = sum(min(row.done, row.planned or 0) for row in planned) if planned else sum(row.done for row in rows)
+    if alive:
+        name = "stopping" if state.stopping else "paused" if state.paused else "running"
+    else:
+        finished = total is not None and done >= total
+        name = "finished" if finished else "dead" if state.holder is not None else "stopped"
     return SweepStatus(
         sweep=sweep,
-        state=_state(state, alive, finished=total is not None and done >= total),
+        state=name,
         holder=state.holder,
         rows=rows,
         running=running,
@@ -137,12 +141,6 @@ def sweep_status(store: ResultsStore, sweep: str, emit: Callable[[str], None] = 
         renewed_at=state.renewed_at,
         quarantined=list(state.quarantined) if alive else [],
     )
-
-
-def _state(state: LiveState, alive: bool, *, finished: bool) -> str:
-    if not alive:
-        return "finished" if finished else "dead" if state.holder is not None else "stopped"
-    return "stopping" if state.stopping else "paused" if state.paused else "running"
 
 
 def _rows(store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial]) -> list[SearchStatus]:

@@ -22,17 +22,7 @@ from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
-from orca_ray.results.tables import (
-    ARTEFACTS,
-    CURVES,
-    JOURNAL,
-    LOGS,
-    RECORDS,
-    MemoryPart,
-    ParquetPart,
-    Part,
-    Table,
-)  # fmt: skip
+from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, MemoryPart, ParquetPart, Part, Table
 
 logger = logging.getLogger(__name__)
 
@@ -116,8 +106,7 @@ class ResultsStore:
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
         """Return the current records whose text columns have ``wanted`` values and whose key starts with a prefix.
 
-        It reads a few columns of all records, and the other columns of the selected records only. As in `scan`, damaged
-        files and rows are left out.
+        Most columns are read of the selected records only. As in `scan`, damaged files and rows are left out.
         """
         scan = self.scan()
         found = [np.empty(0, np.int64)]
@@ -130,8 +119,7 @@ class ResultsStore:
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the learning curves, sorted by sweep, trial, stage and epoch; of rows of one epoch, the last appended.
 
-        ``trial_key`` is one key or several. Of compacted files, only the parts that may hold curves of these trials are
-        read.
+        ``trial_key`` is one key or several. Of compacted files, only parts that may hold these trials are read.
         """
         return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
@@ -271,8 +259,7 @@ class ResultsStore:
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each file of a table, by default oldest first.
 
-        ``known`` holds the files that are already read. The content of a damaged file is the error, unless ``strict``:
-        then it is raised.
+        ``known`` holds files that are read already. The error of a damaged file is raised if ``strict``, else yielded.
         """
         for name in sorted(self.folder.names(table.directory), reverse=newest_first):
             path = f"{table.directory}/{name}"

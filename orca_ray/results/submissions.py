@@ -103,8 +103,7 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     """Check a file and copy it into the store at ``uri``, which is created if missing; return its number of rows.
 
     The store's own records do not change. Importing the same file again changes nothing; deleting the copy undoes it.
-    Raises UserError as `read_scores` does, and if another imported file has scores of the same method, task, metric,
-    protocol and source.
+    Raises UserError as `read_scores` does, and if another imported file has scores of the same `SubmittedScore.group`.
     """
     content = _content(path)
     scores = parse_scores(content, str(path), known)
@@ -231,9 +230,11 @@ def _score(
     before = len(problems)
     for text in _wrong_names(given, known):
         problems.add(line, text)
-    numbers = {name: _number(given.get(name, "")) for name in ("score", "std")}
-    for name, number in numbers.items():
-        if (name == "score" or given.get(name)) and (number is None or number < 0):
+    numbers: dict[str, float | None] = {}
+    for name in ("score", "std"):
+        number = float(given[name]) if _NUMBER.fullmatch(given.get(name, "")) else math.nan
+        numbers[name] = number if math.isfinite(number) else None
+        if (name == "score" or given.get(name)) and not 0 <= number < math.inf:
             problems.add(line, f"{name} {quoted(given[name], 40)} is not a finite number of 0 or more; lower is better")
     largest = known.largest.get(given["metric"], math.inf) if known else math.inf
     if (score := numbers["score"]) is not None and score > largest:
@@ -246,11 +247,6 @@ def _score(
         return None
     texts = {name: given[name] for name in ("method", "task", "metric", "protocol", "source")}
     return SubmittedScore(**texts, score=score, seed=int(given["seed"]) if given["seed"] else None, std=numbers["std"])
-
-
-def _number(text: str) -> float | None:
-    number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return number if math.isfinite(number) else None
 
 
 def _wrong_names(given: Mapping[str, str], known: Known | None) -> Iterator[str]:

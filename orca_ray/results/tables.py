@@ -232,8 +232,7 @@ class MemoryPart:
 class ParquetPart:
     """A Parquet file that holds rows of a table. Its row groups and columns are read as needed.
 
-    Raises UserError (``where`` is the file's name in the message) if the file is truncated or damaged, or does not have
-    the columns of ``kind``.
+    Raises UserError, which names the file ``where``, if it is damaged or does not have the columns of ``kind``.
     """
 
     def __init__(self, source: Any, kind: Table, where: str) -> None:

@@ -30,10 +30,7 @@ class Writer:
     stores each record when its trial ends. An exception while rows are written keeps them for the next flush. The files
     of a store are compacted meanwhile. Not thread-safe.
 
-    Args:
-        store: store to write to.
-        before: called before each write; an exception in it prevents the write, and is raised.
-        clock: returns seconds that only increase.
+    ``before`` is called before each write, which an exception in it prevents. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -78,13 +75,10 @@ class Writer:
         for call in then:
             call()
         if self._store.num_written >= MAX_NEW_FILES:
-            self._compact()
-
-    def _compact(self) -> None:
-        try:
-            self._store.compact_recent()
-        except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
-            logger.warning("the store cannot be compacted now: %s", error)
+            try:
+                self._store.compact_recent()
+            except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
+                logger.warning("the store cannot be compacted now: %s", error)
 
 
 def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:

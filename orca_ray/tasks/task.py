@@ -197,7 +197,7 @@ class Task:
             name: name of the data; the task is named ``own/NAME-HASH``.
             options: ``groups`` and ``times`` [N], and fields of :class:`orca_ray.own_data.Options`, such as ``kind``.
 
-        Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.own_data.inference.infer`).
+        Raises UserError for data that cannot be used. Warnings are logged (:func:`orca_ray.own_data.infer_task.infer`).
         """
         task: Task = resolve_name(f"{_REGISTRATION}:from_arrays")(x, y, name=name, **options)
         return task

@@ -3,7 +3,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,27 +18,21 @@ import pytest
 from orca_ray.data import cache, layout, prepared
 from orca_ray.data.prepared import Arrays, under_protocol
 from orca_ray.data.raw import Workspace
-from orca_ray.data.rows import JoinedRows, PairwiseRows
+from orca_ray.data.rows import LazyRows, PairwiseRows
 from orca_ray.errors import UserError
+from orca_ray.tasks.registry import get_task
+from tests.raw_files import writers
 
 Array = npt.NDArray[Any]
 
 
-class Builder:
-    """Counts how often it builds."""
-
-    def __init__(self, **changes: Array | None) -> None:
-        arrays: dict[str, Array | None] = {}
-        for number, split in enumerate(prepared.SPLITS):
-            arrays[f"{split}_x"] = np.arange(24, dtype=np.float32).reshape(4, 2, 3) + number
-            arrays[f"{split}_y"] = np.arange(4, dtype=np.int64)
-        arrays |= changes
-        self.arrays = {name: array for name, array in arrays.items() if array is not None}
-        self.count = 0
-
-    def __call__(self, _: Workspace) -> Mapping[str, Array]:
-        self.count += 1
-        return self.arrays
+def builder(**changes: Array | None) -> mock.Mock:
+    """Return a build that counts its calls."""
+    arrays: dict[str, Array | None] = {}
+    for number, split in enumerate(prepared.SPLITS):
+        arrays[f"{split}_x"] = np.arange(24, dtype=np.float32).reshape(4, 2, 3) + number
+        arrays[f"{split}_y"] = np.arange(4, dtype=np.int64)
+    return mock.Mock(return_value={name: array for name, array in (arrays | changes).items() if array is not None})
 
 
 def prepare(version: int, build: prepared.Build, *, expected: str | None = None) -> prepared.PreparedData:
@@ -47,30 +41,30 @@ def prepare(version: int, build: prepared.Build, *, expected: str | None = None)
 
 
 def test_arrays_come_back_memory_mapped_and_read_only() -> None:
-    build = Builder(y_mean=np.ones(1, np.float32), y_std=np.array(2, np.float32))
+    build = builder(y_mean=np.ones(1, np.float32), y_std=np.array(2, np.float32))
     data = prepare(1, build)
     assert isinstance(data.train.x, np.memmap)
     assert not data.train.x.flags.writeable
     for name, split in data.splits.items():
-        np.testing.assert_array_equal(split.x, build.arrays[f"{name}_x"])
-        np.testing.assert_array_equal(split.y, build.arrays[f"{name}_y"])
+        np.testing.assert_array_equal(split.x, build.return_value[f"{name}_x"])
+        np.testing.assert_array_equal(split.y, build.return_value[f"{name}_y"])
         assert len(split) == 4
     assert data.y_mean is not None
     assert data.y_std is not None
     assert (data.y_mean.tolist(), data.y_std.shape, float(data.y_std)) == ([1], (), 2)
-    assert data.fingerprint == prepared.fingerprint(build.arrays)
+    assert data.fingerprint == prepared.fingerprint(build.return_value)
     prepared.verify(data)
 
 
 def test_data_is_built_once_per_version_fingerprint_and_task() -> None:
-    build, new = Builder(), Builder(train_y=np.array([3, 2, 1, 0]))
+    build, new = builder(), builder(train_y=np.array([3, 2, 1, 0]))
     first = prepare(1, build)
     assert prepare(1, build).fingerprint == first.fingerprint
-    assert build.count == 1
+    assert build.call_count == 1
     prepare(2, build)
-    assert build.count == 2
-    data = prepare(1, new, expected=prepared.fingerprint(new.arrays))
-    assert (new.count, data.train.y[0]) == (1, 3)
+    assert build.call_count == 2
+    data = prepare(1, new, expected=prepared.fingerprint(new.return_value))
+    assert (new.call_count, data.train.y[0]) == (1, 3)
     assert prepared.opened("pocket/other", data.directory) is None
     assert prepared.prepare("pocket/other", data.directory, build).train.y[0] == 0
 
@@ -95,7 +89,7 @@ DAMAGES: list[Callable[[Path], object]] = [
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
-    build = Builder()
+    build = builder()
     first = prepare(1, build)
     damage(first.directory)
     if damage is _truncate_meta:
@@ -104,10 +98,10 @@ def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], capl
     again = prepare(1, build)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "damaged" in warning.message
-    np.testing.assert_array_equal(again.validation.x, build.arrays["validation_x"])
+    np.testing.assert_array_equal(again.validation.x, build.return_value["validation_x"])
     prepared.verify(again)
     prepare(1, build)
-    assert build.count == 2
+    assert build.call_count == 2
 
 
 @pytest.mark.parametrize(
@@ -118,13 +112,13 @@ def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], capl
     ],
 )  # fmt: skip
 def test_a_description_of_other_types_counts_as_damaged(changes: dict[str, object]) -> None:
-    path = prepare(1, Builder()).directory / "meta.json"
+    path = prepare(1, builder()).directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert prepared.opened("pocket/toy", path.parent) is None
 
 
 def test_verify_names_the_file_that_changed() -> None:
-    data = prepare(1, Builder())
+    data = prepare(1, builder())
     path = data.directory / "test_x.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(UserError, match=r"test_x\.npy changed since it was prepared: expected sha256 \w{64}, got \w"):
@@ -146,13 +140,13 @@ EMPTY = {"validation_x": np.zeros((0, 2, 3), np.float32), "validation_y": np.zer
 )
 def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str, Array | None], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(1, Builder(**changes))
+        prepare(1, builder(**changes))
     assert not prepared.directory_of("pocket/toy", 1).exists()
 
 
 def test_another_fingerprint_than_declared_is_refused() -> None:
-    build = Builder()
-    old = prepare(1, Builder(train_y=np.array([3, 2, 1, 0])))
+    build = builder()
+    old = prepare(1, builder(train_y=np.array([3, 2, 1, 0])))
     with pytest.raises(UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"):
         prepare(1, build, expected="0123456789abcdef")
     assert prepared.opened("pocket/toy", old.directory, expected=old.fingerprint) is not None
@@ -160,10 +154,10 @@ def test_another_fingerprint_than_declared_is_refused() -> None:
 
 
 def test_data_of_other_raw_files_are_built_again_where_they_are_held(caplog: pytest.LogCaptureFixture) -> None:
-    build, directory = Builder(), prepared.directory_of("pocket/toy", 1)
+    build, directory = builder(), prepared.directory_of("pocket/toy", 1)
     for identity, held, count in (("a", True, 1), ("a", True, 1), ("b", False, 1), ("b", True, 2)):
         prepared.prepare("pocket/toy", directory, build, identity=identity, held=held)
-        assert build.count == count
+        assert build.call_count == count
     told = [record for record in caplog.records if "other raw files" in record.message]
     # Once more as DEBUG, where that is listened to: the first look is without the lock.
     assert [record.levelname for record in told if record.levelname != "DEBUG"] == ["WARNING"]
@@ -181,22 +175,22 @@ def users(directory: Path, build: prepared.Build) -> prepared.PreparedData:
 
 def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    users(out, Builder())
+    users(out, builder())
     assert sorted(os.listdir(tmp_path)) == ["home", "out"]  # no lock next to it
     (out / "notes.txt").write_text("years of work")
-    assert len(users(out, Builder()).train) == 4  # nothing is replaced
+    assert len(users(out, builder()).train) == 4  # nothing is replaced
     _truncate(out)
     with pytest.raises(UserError, match=r"also holds notes\.txt, which would be removed"):
-        users(out, Builder())
+        users(out, builder())
     assert (out / "notes.txt").read_text() == "years of work"
     (out / "notes.txt").unlink()
-    prepared.verify(users(out, Builder()))
+    prepared.verify(users(out, builder()))
 
 
 def test_the_working_directory_mount_points_and_files_that_came_during_the_build_are_not_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, here = Builder(), tmp_path / "here"
+    build, here = builder(), tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
     with pytest.raises(UserError, match="is the working directory, which cannot be replaced"):
@@ -205,12 +199,12 @@ def test_the_working_directory_mount_points_and_files_that_came_during_the_build
     monkeypatch.setattr(os.path, "ismount", lambda path: path == here)
     with pytest.raises(UserError, match="is a mount point, which cannot be replaced"):
         users(here, build)
-    assert build.count == 0
+    assert build.call_count == 0
 
-    def meanwhile(_: Workspace) -> Mapping[str, Array]:
+    def meanwhile(_: Workspace) -> Any:
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "thesis").write_text("one")
-        return Builder().arrays
+        return builder().return_value
 
     with pytest.raises(UserError, match="is not empty and holds no prepared data"):
         users(tmp_path / "out", meanwhile)
@@ -379,7 +373,7 @@ def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
     assert data.fingerprint == prepared.fingerprint(arrays)
     prepared.verify(data)
     joined = under_protocol(data, "paper").train.x
-    assert isinstance(joined, JoinedRows)
+    assert isinstance(joined, LazyRows)
     np.testing.assert_array_equal(joined[np.array([9, 0, 6])], np.stack([others_whole[3], whole[0], others_whole[0]]))
 
 
@@ -391,3 +385,41 @@ def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
     np.testing.assert_array_equal(under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5])
     without = replace(data, splits={**data.splits, "validation": data.test})
     assert under_protocol(without, "paper").train.group is None
+
+
+TASKS = sorted(name for name in writers() if not name.startswith(("openml/", "pdebench_generated/")))
+SAMPLED = ("drug/ctrp", "nasbench360/ecg", "pdebench/shallow_water")
+MOST_RUNS = 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in SAMPLED else pytest.mark.exhaustive) for name in TASKS]
+)
+def test_a_build_interrupted_after_every_batch_ends_the_same(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, task = tmp_path / "raw", get_task(name)
+    raw.mkdir()
+    writers()[name](raw)
+    whole = task.prepare(raw=raw, out=tmp_path / "whole")
+    batches, write = Workspace.batches, Workspace._write_progress
+
+    def small(workspace: Workspace, stage: str, num_items: int, _: int, *arrays: Array) -> Iterator[slice]:
+        return batches(workspace, stage, num_items, max(1, num_items // 3), *arrays)
+
+    def interrupted(workspace: Workspace) -> None:
+        write(workspace)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Workspace, "batches", small)
+    monkeypatch.setattr(Workspace, "_write_progress", interrupted)
+    for _ in range(MOST_RUNS):
+        try:
+            data = task.prepare(raw=raw, out=tmp_path / "resumed")
+        except KeyboardInterrupt:
+            continue
+        assert data.fingerprint == whole.fingerprint
+        prepared.verify(data)
+        return
+    pytest.fail(f"not done after {MOST_RUNS} interruptions: something is begun anew each time")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.gzip_stream import open_gzip
+from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)

@@ -1,11 +1,3 @@
-from pathlib import Path
+from tests.data.conftest import cache_home
 
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache directory of the test's own."""
-    home = tmp_path / "home"
-    monkeypatch.setenv("ORCA_RAY_HOME", str(home))
-    return home
+__all__ = ["cache_home"]

@@ -1,17 +1,14 @@
-"""New data are encoded as training data were, survive JSON, and are checked."""
+"""New data are encoded as training data were, and are checked."""
 
-import json
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Preprocessing, infer
+from orca_ray.own_data.infer_task import Preprocessing, infer
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
@@ -144,26 +141,6 @@ def test_targets_and_back() -> None:
         preprocessing.targets(np.array([7]))
     with pytest.raises(UserError, match=r"expected one label a sample"):
         preprocessing.targets(np.zeros((2, 2)))
-
-
-@settings(max_examples=20, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
-@given(st.data())
-def test_any_preprocessing_survives_json(data: st.DataObject) -> None:
-    number = st.floats(-1e6, 1e6, width=32)
-    columns = data.draw(st.lists(st.sampled_from(["number", "text", "date"]), min_size=1, max_size=4))
-    made = {
-        "number": st.lists(number | st.none(), min_size=12, max_size=12),
-        "text": st.lists(st.text(max_size=2) | st.none(), min_size=12, max_size=12),
-        "date": st.lists(st.datetimes().map(lambda d: d.isoformat()) | st.none(), min_size=12, max_size=12),
-    }
-    table = pd.DataFrame({f"c{k}": pd.Series(data.draw(made[kind]), dtype=object) for k, kind in enumerate(columns)})
-    table["fixed"] = np.arange(12.0) ** 2
-    preprocessing = fitted(table)
-    again = Preprocessing.from_json(json.loads(json.dumps(preprocessing.to_json())))
-    assert again == preprocessing
-    x = again.inputs(new(table))
-    assert np.isfinite(x).all()
-    np.testing.assert_array_equal(x, preprocessing.inputs(new(table)))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from orca_ray.data import cache, prepared
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, registration
-from orca_ray.own_data.inference import Preprocessing, infer
+from orca_ray.own_data.infer_task import Preprocessing, infer
 from orca_ray.tasks import registry as own
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task, known_tasks
 from orca_ray.tasks.task import Task
@@ -84,14 +84,7 @@ def test_targets_of_regressions_are_scaled() -> None:
 
 
 def test_a_torch_dataset_is_read_item_by_item() -> None:
-    class Pairs:
-        def __len__(self) -> int:
-            return 60
-
-        def __getitem__(self, row: int) -> tuple[Array, int]:
-            return X[row], int(Y[row])
-
-    task = Task.from_dataset(Pairs(), name="waves")
+    task = Task.from_dataset(list(zip(X, Y, strict=True)), name="waves")
     np.testing.assert_array_equal(task.prepare().train.x[:], Task.from_arrays(X, Y).prepare().train.x[:])
 
 

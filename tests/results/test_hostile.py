@@ -1,21 +1,25 @@
-"""Damaged and hostile stores: a message that names file and row, never a traceback or a wrong leaderboard."""
+"""Damaged and hostile stores, and file systems that fail: messages that name file and row, but no credential."""
 
+import errno
+import logging
 import os
+import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import tables
+from orca_ray.paths import public_uri, secrets_in
+from orca_ray.results import faults, tables
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
+from orca_ray.results.faults import explained, may_pass, retried
 from orca_ray.results.folder import open_folder
 from orca_ray.results.marker import MARKER
-from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import ARTEFACTS, JOURNAL, RECORDS, Table, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
@@ -78,11 +82,6 @@ def test_an_invalid_row_is_named(store: ResultsStore, table: Table, changes: dic
     for read in readers[table.directory]:
         with pytest.raises(UserError, match=f"{path} is damaged: row 2 has {message}.*Move the file out of the"):
             read()
-
-
-def test_a_failed_trial_keeps_its_odd_score(store: ResultsStore) -> None:
-    _plant(store, _rows(status=Status.FAILED_NAN.value, test_score=float("nan")))
-    assert len(store.records()) == 2
 
 
 def test_a_time_that_python_cannot_hold_is_named(store: ResultsStore) -> None:
@@ -157,8 +156,91 @@ def test_system_paths_are_no_stores(uri: str) -> None:
         ResultsStore(uri, create=True)
 
 
-def test_records_that_are_written_are_valid(store: ResultsStore) -> None:
-    early, late = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
-    store.append([make_record("early", started_at=early, finished_at=late)])
-    assert store.load("pocket/quick")["early"].finished_at == late
-    assert isinstance(store.load("pocket/quick")["good"], Record)
+PASSING = [
+    OSError("When uploading part: AWS Error NETWORK_CONNECTION during PutObject: curlCode: 28, Timeout was reached"),
+    OSError("AWS Error SLOW_DOWN during GetObject operation: Please reduce your request rate."),
+    OSError("AWS Error UNKNOWN (HTTP status 503) during ListObjectsV2 operation: No response body."),
+    OSError("AWS Error INTERNAL_FAILURE during PutObject operation: We encountered an internal error"),
+    OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    OSError(errno.ETIMEDOUT, "Connection timed out"),
+]
+LASTING = [
+    OSError("AWS Error ACCESS_DENIED during PutObject operation: Access Denied."),
+    OSError("AWS Error NO_SUCH_BUCKET during PutObject operation: The specified bucket does not exist (HTTP 404)"),
+    OSError("AWS Error INVALID_ACCESS_KEY_ID during HeadObject: connection closed"),
+    OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation: No response body."),
+    OSError(errno.ENOSPC, "No space left on device"),
+    FileNotFoundError("gone"),
+]
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "FIRST_PAUSE_SECONDS", 0.0001)
+
+
+def test_which_errors_may_pass() -> None:
+    assert [may_pass(error) for error in (*PASSING, *LASTING)] == [True] * len(PASSING) + [False] * len(LASTING)
+
+
+def test_an_error_that_passes_is_not_seen() -> None:
+    flaky = mock.Mock(side_effect=[*PASSING[: faults.ATTEMPTS - 1], 7])
+    assert retried(flaky, "s3://bucket") == 7
+    assert flaky.call_count == faults.ATTEMPTS
+
+
+def test_a_failure_of_one_folder_makes_others_of_its_place_impatient(tmp_path: Path) -> None:
+    first, second = (ResultsStore(tmp_path / "results", create=True).folder for _ in range(2))
+    broken = mock.Mock(side_effect=PASSING[0])
+    for each, calls in ((first, faults.ATTEMPTS), (second, faults.ATTEMPTS + 1)):
+        with pytest.raises(UserError):
+            each._try("write", "one", broken)
+        assert broken.call_count == calls
+
+
+SECRET = "pa55/w+rd"
+URIS = [
+    f"s3://AKIA:{SECRET}@bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http",
+    "s3://AKIA:pa55%2Fw%2Brd@bucket/run?region=eu-west-1",
+    f"s3://bucket/run?access_key=AKIA&secret_key={SECRET}&session_token={SECRET}&region=eu-west-1",
+    "s3://bucket/run?secret_key=pa55%2Fw%2Brd",
+    f"hdfs://someone:{SECRET}@bucket:8020/run",
+    f"gs://AKIA:{SECRET}@bucket/run?endpoint_override=http://AKIA:{SECRET}@127.0.0.1:1",
+]
+
+
+def test_options_of_a_printed_uri_stay() -> None:
+    assert public_uri(URIS[0]) == "s3://bucket/run?region=eu-west-1&endpoint_override=127.0.0.1:9000&scheme=http"
+    assert public_uri("/some/where") == "/some/where"
+    assert public_uri("s3://bucket/a@b") == "s3://bucket/a@b"
+
+
+@pytest.mark.parametrize("uri", URIS)
+def test_the_text_of_an_error_holds_no_credential_nor_does_its_traceback(uri: str) -> None:
+    with pytest.raises(UserError) as caught, explained("open", public_uri(uri), secrets_in(uri)):
+        raise OSError(f"Cannot parse URI: '{uri}'")
+    text = "".join(traceback.format_exception(caught.value))
+    assert "cannot open" in text
+    assert "pa55" not in text
+    for shown in (public_uri(uri), public_uri(uri, options=False)):
+        assert not any(secret in shown for secret in ("pa55", "AKIA"))
+        assert "bucket" in shown
+        assert "/run" in shown
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        f"s3://AKIA:{SECRET}@bucket/run?no_such_option=1",
+        f"s3://bucket/run?access_key=AKIA&no_such_option={SECRET}",
+        f"s4://AKIA:{SECRET}@bucket/run",
+        f"file://someone:{SECRET}@host/run",
+    ],
+)
+def test_a_uri_that_cannot_be_opened_is_named_without_credentials(uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(UserError) as caught:
+        open_folder(uri)
+    assert "pa55" not in "".join(traceback.format_exception(caught.value)).replace(f"open_folder({uri!r})", "")
+    assert "pa55" not in caplog.text

@@ -1,4 +1,4 @@
-"""The lease of a sweep: one driver at a time, named to others, and free again soon after its death."""
+"""The lease of a sweep: one driver at a time, named to others, and free soon after its death; the state of a sweep."""
 
 import re
 import threading
@@ -17,21 +17,14 @@ from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, RunningTrial
 from orca_ray.results.requests import Request
+from orca_ray.results.status import only_trial, sweep_status
 from orca_ray.results.store import ResultsStore
-from tests.sweep.fakes import waiting_requests
+from orca_ray.sweep.plan.spec import Overrides
+from orca_ray.sweep.run import control
+from orca_ray.sweep.run.controller import SweepController
+from tests.sweep.fakes import fake_searches, fake_spec, play, waiting_requests
 
 SWEEP = "pocket/quick"
-RENEW = 0.05
-
-
-class Remote(Folder):
-    """A local directory that is used as an object store is: without a rename that only one process can do."""
-
-    def __init__(self, path: Path) -> None:
-        import pyarrow.fs as pafs
-
-        self.uri = self.name = self._root = self._place = str(path)
-        self._secrets, self._files, self._directories = frozenset(), pafs.LocalFileSystem(), set()
 
 
 BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
@@ -43,12 +36,12 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
-        made.folder = Remote(tmp_path / "results")
+        made.folder = Folder((tmp_path / "results").as_uri())  # used as an object store is: without locks
     return made
 
 
 def lease(store: ResultsStore, sweep: str = SWEEP, expiry: float = 1.0) -> Lease:
-    return Lease(store, sweep, renew_seconds=RENEW, expiry_seconds=expiry)
+    return Lease(store, sweep, renew_seconds=0.05, expiry_seconds=expiry)
 
 
 def state(store: ResultsStore, sweep: str = SWEEP) -> LiveState:
@@ -228,3 +221,30 @@ def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(store: Resu
     begin = time.monotonic()
     with lease(store, expiry=10):
         assert time.monotonic() - begin < 5
+
+
+def test_records_of_an_earlier_command_are_no_progress_of_this_one(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "_TICK_SECONDS", 0.0)
+    nft, orca = (fake_searches(fake_spec(overrides=Overrides(methods=[name]))) for name in ("nft", "orca"))
+    first = SweepController(nft, store, executor="fake")
+    play(first)
+    first.close()
+    with Lease(store, "fake/full") as held:
+        second = SweepController(orca, store, executor="fake", lease=held)
+        play(second, most=2)
+        second.tick()
+        second.close()
+    found = sweep_status(store, "fake/full")
+    assert (found.done, found.planned, found.state) == (2, 12, "stopped")
+    assert {(row.method, row.done) for row in found.rows if row.task == "pocket/wdbc"} >= {("nft", 6)}
+
+
+def test_a_trial_of_two_sweeps_counts_once_among_those_with_the_same_beginning() -> None:
+    trials = {("a/full", "k1"), ("b/full", "k1"), ("a/full", "k2")}
+    with pytest.raises(UserError, match="2 trials in this store have a key that starts with 'k': k1, k2;"):
+        only_trial(trials, "k", None)
+    with pytest.raises(UserError, match="k1 belongs to 2 sweeps: give --sweep, one of a/full, b/full"):
+        only_trial(trials, "k1", None)
+    assert only_trial(trials, "k1", "b/full") == ("b/full", "k1")

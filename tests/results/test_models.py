@@ -1,13 +1,14 @@
 """Models in a results store: complete or absent, on a disk and on an object store."""
 
 import shutil
-from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results.folder import Folder, open_folder
+from orca_ray.results.folder import open_folder
 from orca_ray.results.models import StoredModels
 
 from .test_s3 import server, uri  # noqa: F401 (fixtures)
@@ -72,23 +73,17 @@ def test_an_object_store(uri: str, tmp_path: Path) -> None:  # noqa: F811
 def test_an_interrupted_upload_is_no_model(
     models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = Folder.upload
     models.add(KEY, folder(tmp_path / "first"))
-
-    def fails(self: Folder, source: Path, path: str) -> None:
-        if path.endswith("config.json"):
-            raise UserError("no network")
-        upload(self, source, path)
-
-    monkeypatch.setattr(Folder, "upload", fails)
+    before_the_configuration = [mock.DEFAULT, UserError("no network")]
+    upload = mock.Mock(wraps=models._folder.upload, side_effect=before_the_configuration)
+    monkeypatch.setattr(models._folder, "upload", upload)
     with pytest.raises(UserError, match="no network"):
         models.add(KEY, folder(tmp_path / "second"))
     assert not models.has(KEY), "a mixture of two models is none"
 
 
 def test_models_leave_room_for_records(models: StoredModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(0, 0, 2**31))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**31))
     with pytest.raises(UserError, match="use --keep-models best or none"):
         models.add(KEY, folder(tmp_path / "first"))
     assert not models.has(KEY)

@@ -1,56 +1,60 @@
+"""Records, artefacts and their columns; stores of older versions: read as they are, raised by the first write."""
+
+import base64
 import dataclasses
 import json
+import math
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import pyarrow as pa
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from orca_ray.results import store as store_module
+from orca_ray.results.artefacts import (
+    MAX_BYTES,
+    MAX_TRIAL_BYTES,
+    Artefact,
+    ArtefactRow,
+    Image,
+    Images,
+    Quantised,
+    parse_payload,
+    rounded,
+    within_limits,
+)
+from orca_ray.results.marker import MARKER, SCHEMA_VERSION
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, encode, from_rows
-from tests.results.factories import decode, make_record
+from orca_ray.results.store import ResultsStore
+from orca_ray.results.tables import ARTEFACTS, MAX_TABLE_BYTES, RECORDS, encode, from_rows
+from tests.results.factories import decode, files_of, make_point, make_record
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-INTEGER = st.integers(-(2**63), 2**63 - 1)
-REAL = st.floats(allow_nan=False)
-SCORE = st.none() | st.floats(allow_nan=False, allow_infinity=False)
-TIME = st.datetimes(timezones=st.just(UTC)) | st.datetimes(
-    datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(timezone(timedelta(hours=5, minutes=30)))
-)
-BY_FIELD: dict[str, st.SearchStrategy[Any]] = {
-    "phase": st.sampled_from(["search", "confirm"]),
-    "protocol": st.sampled_from(["held-out", "paper"]),
-    "validation_score": SCORE,
-    "test_score": SCORE,
-    "hyperparameters": st.dictionaries(TEXT, SCORE | TEXT, max_size=3).map(json.dumps),
-}
-BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
-    str: TEXT,
-    str | None: st.none() | TEXT,
-    int: INTEGER,
-    int | None: st.none() | INTEGER,
-    bool | None: st.none() | st.booleans(),
-    float: REAL,
-    float | None: st.none() | REAL,
-    datetime: TIME,
-    Status: st.sampled_from(list(Status)),
-}
+INDIA = timezone(timedelta(hours=5, minutes=30))
+NOTHING: dict[str, Any] = {each.name: None for each in dataclasses.fields(Record) if "None" in str(each.type)}
+EXTREMES = [
+    make_record(
+        error="", notes="\0\r\n ü🙂", seed=-(2**63), num_parameters=2**63 - 1, wall_seconds=math.inf, phase="search",
+        protocol="paper", validation_score=5e-324, test_score=-1.7e308, hyperparameters='{"ü": [null, 1e400]}',
+        started_at=datetime(1, 1, 1, tzinfo=UTC), finished_at=datetime(2200, 1, 1, 0, 0, 0, 1, tzinfo=INDIA),
+        align_plateaued=True, align_reused=False, cpus=-0.0,
+    ),
+    make_record(status=Status.FAILED_NAN, validation_score=math.inf, finished_at=datetime(9999, 12, 30, tzinfo=UTC)),
+    *(make_record(status=status, **NOTHING) for status in Status),
+]  # fmt: skip
 
 
-RECORDS_OF_ANY_VALUES = st.builds(
-    Record, **{each.name: BY_FIELD.get(each.name, BY_TYPE[each.type]) for each in dataclasses.fields(Record)}
-)
-
-
-@pytest.mark.slow
-@settings(max_examples=25)
-@given(records=st.lists(RECORDS_OF_ANY_VALUES, max_size=4))
-def test_records_come_back_equal_from_parquet(records: list[Record]) -> None:
-    table = decode(encode(from_rows((r.to_row() for r in records), RECORDS)), RECORDS)
-    assert [Record.from_row(row) for row in table.to_pylist()] == records
-    assert all(Record.from_row(row).started_at.tzinfo is UTC for row in table.to_pylist())
+def test_records_come_back_equal_from_parquet() -> None:
+    table = decode(encode(from_rows((record.to_row() for record in EXTREMES), RECORDS)), RECORDS)
+    found = [Record.from_row(row) for row in table.to_pylist()]
+    assert found == EXTREMES
+    assert {each.finished_at.tzinfo for each in found} == {UTC}
+    assert [status for status in Status if not status.failed] == [Status.COMPLETED, Status.STOPPED_EARLY]
 
 
 @given(text=st.text())
@@ -90,12 +94,150 @@ def test_impossible_records_are_refused(changes: dict[str, Any], message: str) -
         make_record(**changes)
 
 
-def test_a_failed_trial_may_have_any_score() -> None:
-    assert [status for status in Status if not status.failed] == [Status.COMPLETED, Status.STOPPED_EARLY]
-    assert make_record(status=Status.FAILED_NAN, validation_score=float("inf")).validation_score == float("inf")
+NEW = sorted(frozenset.union(*Record.LATER.values()))
+FACTS: dict[str, Any] = {
+    "align_epochs": 4, "align_plateaued": True, "align_reused": False, "notes": "a class was left out",
+    "precision": "bfloat16", "micro_batch": 16, "samples_per_second": 120.5, "tokens_per_second": 3856.0,
+    "model_flop_utilisation": 0.25, "deterministic": True, "align_chosen": 15,
+    "metric_version": 2, "processor": "a processor", "cpus": 1.0, "gpus": 0.5,
+}  # fmt: skip
 
 
-def test_none_in_a_required_column_is_refused() -> None:
-    row = make_record().to_row() | {"task": None}
-    with pytest.raises((pa.ArrowException, ValueError)):
-        encode(from_rows([row], RECORDS))
+def write_version(number: int, path: Path, *records: Record) -> None:
+    """Write a file of records as an older version of the schema had them."""
+    later = [name for version, names in Record.LATER.items() if version > number for name in names]
+    table = from_rows((record.to_row() for record in records), RECORDS).drop_columns(later)
+    assert table.num_columns == {1: 35, 2: 45}[number]
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(encode(table))
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A store of version 1 with a completed and a failed trial."""
+    path = tmp_path / "results"
+    ResultsStore(path, create=True).append([], [make_point("a")])
+    (path / MARKER).write_text('{"format": "orca-ray results", "schema_version": 1, "created_by": "0.1.0"}')
+    failed = make_record("b", status=Status.FAILED_OOM, test_score=None, error="no memory", minutes=2)
+    write_version(1, path / "records" / f"{1:020d}-one.parquet", make_record("a"), failed)
+    return path
+
+
+def test_an_old_store_is_read_with_nulls_and_left_as_it_is(old: Path) -> None:
+    before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
+    store = ResultsStore(old)
+    assert store.load("pocket/quick")["a"] == make_record("a")
+    frame = store.records()
+    assert list(frame.columns) == Record.SCHEMA.names
+    assert frame[NEW].isna().all(axis=None)
+    assert len(store.curves()) == 1
+    assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
+
+
+def test_old_and_new_files_are_read_together(old: Path) -> None:
+    store = ResultsStore(old)
+    store.append([make_record("c", minutes=3, **FACTS)])
+    frame = ResultsStore(old).records().set_index("trial_key")
+    assert frame.loc["c", NEW].to_dict() == FACTS
+    assert frame.loc[["a", "b"], NEW].isna().all(axis=None)
+    assert [str(frame[name].dtype) for name in ("align_epochs", "align_reused")] == ["Int64", "boolean"]
+    # A process of the older version that still runs may add a file of its own.
+    write_version(1, old / "records" / f"{2:020d}-two.parquet", make_record("d", minutes=4))
+    write_version(2, old / "records" / f"{3:020d}-three.parquet", make_record("e", minutes=5, align_epochs=4))
+    loaded = store.load("pocket/quick")
+    assert set(loaded) == {"a", "b", "c", "d", "e"}
+    assert (loaded["e"].align_epochs, loaded["e"].align_chosen) == (4, None)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+def test_compaction_keeps_old_rows_and_writes_the_new_columns(old: Path, mixed: bool) -> None:
+    store = ResultsStore(old)
+    if mixed:
+        store.append([make_record("c", minutes=3, **FACTS)])
+    again = make_record("a")
+    write_version(1, old / "records" / f"{2:020d}-two.parquet", again)  # the same row twice counts once
+    before = store.load("pocket/quick")
+    assert store.compact() > 0
+    (merged,) = files_of(store)
+    assert pq.read_schema(merged).names == Record.SCHEMA.names
+    assert pq.read_metadata(merged).num_rows == len(before) == (3 if mixed else 2)
+    assert ResultsStore(old).load("pocket/quick") == before
+    assert json.loads((old / MARKER).read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_the_first_write_raises_the_version_before_any_file_is_there(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ResultsStore(old)
+    write = mock.Mock(wraps=store.folder.write)
+    monkeypatch.setattr(store.folder, "write", write)
+    store.append([make_record("c")], [make_point("c")])
+    store.append([make_record("d")])
+    written = [call.args[0].partition("/")[0] for call in write.call_args_list]
+    assert written == [MARKER, "curves", "records", "records"]
+    marker = json.loads((old / MARKER).read_text())
+    assert (marker["created_by"], marker["schema_version"]) == ("0.1.0", SCHEMA_VERSION)
+
+
+def row(key: str = "k0", kind: str = "field", name: str = "first", payload: str = "{}") -> ArtefactRow:
+    return ArtefactRow("pocket/quick", key, kind, name, payload)
+
+
+def test_the_payload_in_the_documentation() -> None:
+    values = Quantised.encode([[0.0, 1 / 3], [2 / 3, 1.0]])
+    payload = json.loads(Images(title="Test sample 0", panels=(Image("true", values),)).to_json())
+    assert payload == {
+        "form": "images", "title": "Test sample 0", "caption": "", "panels": [{"title": "true", "scale": "sequential",
+        "values": {"shape": [2, 2], "low": 0.0, "high": 1.0, "data": "AFWq/w=="}}],
+    }  # fmt: skip
+    assert list(base64.b64decode("AFWq/w==")) == [0, 85, 170, 255]
+
+
+def test_quantised_values_are_right_to_half_a_step() -> None:
+    values = np.random.default_rng(0).normal(size=(7, 5))
+    step = (values.max() - values.min()) / 255
+    np.testing.assert_allclose(Quantised.encode(values).decode(), values, atol=step / 2 + 1e-12)
+    np.testing.assert_allclose(Quantised.encode([-1.0, 0.5, 9.0], 0.0, 1.0).decode(), [0, 128 / 255, 1])
+    np.testing.assert_array_equal(Quantised.encode([3.0, 3.0]).decode(), [3.0, 3.0])
+    for nothing in ([], [1.0, np.nan], [np.inf]):
+        with pytest.raises(ValueError, match="finite"):
+            Quantised.encode(nothing)
+
+
+def test_limits() -> None:
+    assert [rounded(value) for value in (0.123456, 12345.6, float("nan"))] == [0.1235, 12350.0, None]
+    with pytest.raises(ValueError, match=f"more than {MAX_BYTES}"):
+        Artefact("field", "first", "x" * (MAX_BYTES + 1))
+    full = [Artefact("field", str(number), "x" * MAX_BYTES) for number in range(6)]
+    assert within_limits(full) == full[: MAX_TRIAL_BYTES // MAX_BYTES]
+    assert within_limits([]) == []
+
+
+@pytest.mark.parametrize("payload", ["[]", "{", '{"form":"song"}', "[" * 100_000])
+def test_a_foreign_payload_is_refused(payload: str) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_payload(payload)
+
+
+def test_artefacts_are_stored_with_their_record(store: ResultsStore) -> None:
+    store.append([make_record("a")], (), [row("a"), row("a", "confusion_matrix", "test", '{"form":"matrix"}')])
+    store.append([make_record("b")], (), [row("b")])
+    found = store.artefacts(trial_key="a")
+    assert [tuple(values) for values in found.to_numpy()] == [
+        ("pocket/quick", "a", "confusion_matrix", "test", '{"form":"matrix"}'),
+        ("pocket/quick", "a", "field", "first", "{}"),
+    ]
+    assert list(store.artefacts(sweep="pocket/quick")["trial_key"]) == ["a", "a", "b"]
+    assert store.artefacts(sweep="other").empty
+
+
+def test_compaction_keeps_files_of_artefacts_small(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A merged file never exceeds what a file of a store may take in memory."""
+    small = [replace(table, file_rows=2) if table == ARTEFACTS else table for table in store_module._TABLES]
+    monkeypatch.setattr(store_module, "_TABLES", small)
+    for number in range(5):
+        store.append([make_record(str(number))], (), [row(str(number), payload=f'"{number}"')])
+    store.compact()
+    assert len(list((Path(store.uri) / "artefacts").glob("*.parquet"))) == 3
+    assert list(store.artefacts(trial_key=["3", "1"])["payload"]) == ['"1"', '"3"']
+    assert ARTEFACTS.file_rows * MAX_BYTES < MAX_TABLE_BYTES

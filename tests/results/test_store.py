@@ -1,9 +1,12 @@
+"""The store: what is appended is read; and the writer: few files, rows durable before their checkpoints go."""
+
 import contextlib
 import errno
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -11,7 +14,8 @@ from orca_ray.errors import UserError
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from tests.results.factories import files_of, make_point, make_record
+from orca_ray.results.writer import MAX_RECORDS, Writer, copy_trials
+from tests.results.factories import Clock, files_of, make_point, make_record, make_suggestion
 
 
 class TestAppendAndRead:
@@ -36,12 +40,6 @@ class TestAppendAndRead:
         assert again.records(benchmark="nasbench360").empty
         assert again.curves(trial_key="a")["epoch"].tolist() == [1, 2]
         assert again.curves(sweep="pocket/full").empty
-
-    def test_curves_are_written_before_records(self, store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        written: list[str] = []
-        monkeypatch.setattr(store.folder, "write", lambda path, content: written.append(path.split("/")[0]))
-        store.append([make_record()], [make_point()])
-        assert written == ["curves", "records"]
 
 
 class TestWhichRowCounts:
@@ -151,18 +149,126 @@ def test_a_write_that_fails_leaves_nothing_behind(
 ) -> None:
     store.append([make_record("a")])
     before = files_of(store)
-
-    def fails(descriptor: int) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", fails)
+    monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=OSError(number, os.strerror(number))))
     with pytest.raises(UserError, match=message):
         store.append([make_record("b")])
     assert files_of(store) == before
     assert set(store.load("pocket/quick")) == {"a"}
 
 
-def test_threads_may_share_a_store(store: ResultsStore) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(lambda number: store.append([make_record(str(number))]), range(20)))
-    assert len(store.load("pocket/quick")) == 20
+def test_suggestions_come_back_by_method_and_number(store: ResultsStore) -> None:
+    assert store.journal("pocket/quick") == []
+    given = [make_suggestion(number, known=known) for number, known in ((2, None), (0, "[]"), (1, "[[0,0],[5,7]]"))]
+    store.append(suggestions=given)
+    store.append(suggestions=[make_suggestion(sweep="other"), make_suggestion(method="nft")])
+    expected = [make_suggestion(method="nft"), given[1], given[2], given[0]]
+    for _ in range(2):
+        assert ResultsStore(store.uri).journal("pocket/quick") == expected
+        store.compact()
+    assert len(files_of(store, "journal")) == 1
+    assert len(store.records()) == 0
+
+
+def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(store: ResultsStore) -> None:
+    store.append(suggestions=[make_suggestion()])
+    store.append(suggestions=[make_suggestion(values="{}"), make_suggestion(trial_key="z")])
+    assert [(each.trial_key, each.values) for each in store.journal("pocket/quick")] == [
+        ("k0", "{}"), ("z", '{"a":1.5}')
+    ]  # fmt: skip
+
+
+def test_trials_are_copied_with_curves(store: ResultsStore) -> None:
+    records = [make_record("a"), make_record("b", sweep="pocket/full"), make_record("c")]
+    store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
+    copy_trials(store, records[:2], "new")
+    copied = store.load("new")
+    assert copied == {record.trial_key: replace(record, sweep="new") for record in records[:2]}
+    curves = store.curves("new")
+    assert curves.drop(columns="sweep").equals(store.curves("pocket/quick").drop(columns="sweep"))
+    assert set(store.load("pocket/quick")) == {"a", "c"}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def stored(store: ResultsStore) -> set[str]:
+    return set(ResultsStore(store.uri).load("pocket/quick"))
+
+
+def test_a_record_after_a_quiet_time_is_written_at_once_and_the_next_ones_together(
+    store: ResultsStore, clock: Clock
+) -> None:
+    writer = Writer(store, clock=clock)
+    writer.add(records=[make_record("a")], curves=[make_point("a")])
+    assert stored(store) == {"a"}
+    for key in "bcd":
+        clock.now += 0.5
+        writer.add(records=[make_record(key)])
+        writer.flush_due()
+    assert stored(store) == {"a"}
+    clock.now += 0.5
+    writer.flush_due()
+    assert stored(store) == set("abcd")
+    assert len(files_of(store)) == 2
+    assert len(store.curves()) == 1
+
+
+def test_many_records_do_not_wait(store: ResultsStore, clock: Clock) -> None:
+    writer = Writer(store, clock=clock)
+    for number in range(MAX_RECORDS + 1):  # the first one is written at once
+        writer.add(records=[make_record(str(number))])
+    assert len(stored(store)) == MAX_RECORDS + 1
+    assert len(files_of(store)) == 2
+
+
+def test_what_depends_on_rows_follows_when_they_are_durable(store: ResultsStore, clock: Clock) -> None:
+    writer, removed = Writer(store, clock=clock), list[str]()
+    writer.add(records=[make_record("a")])
+    writer.add(records=[make_record("b")], then=lambda: removed.append("b" if "b" in stored(store) else "too early"))
+    assert not removed
+    writer.flush()
+    writer.flush()
+    assert removed == ["b"]
+
+
+def test_rows_survive_a_store_that_fails(store: ResultsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, removed = Writer(store, clock=clock), list[str]()
+    with monkeypatch.context() as patch:
+        patch.setattr(store.folder, "write", mock.Mock(side_effect=UserError("no space")))
+        with pytest.raises(UserError, match="no space"):
+            writer.add(records=[make_record("a")], then=lambda: removed.append("a"))
+    assert not removed
+    writer.flush()
+    assert stored(store) == {"a"}
+    assert removed == ["a"]
+
+
+def test_nothing_is_written_after_a_check_that_fails(store: ResultsStore, clock: Clock) -> None:
+    writer = Writer(store, before=mock.Mock(side_effect=UserError("another driver")), clock=clock)
+    with pytest.raises(UserError, match="another driver"):
+        writer.add(records=[make_record("a")])
+    assert not stored(store)
+
+
+def test_compaction_of_recent_files_leaves_a_large_old_one(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.results.store.MAX_FILES", 2)
+    monkeypatch.setattr("orca_ray.results.store._RECENT_ROWS", 3)
+    store.append([make_record(f"old-{number}") for number in range(20)])
+    [large] = files_of(store)
+    for key in "abc":
+        store.append([make_record(key)])
+    again = make_record("a", minutes=1, test_score=0.25)  # of equal rows, the last appended counts, merged or not
+    store.append([again])
+    assert store.compact_recent() == 4
+    assert large in files_of(store)
+    assert len(files_of(store)) == 2
+    assert len(stored(store)) == 23
+    assert store.load("pocket/quick")["a"] == again
+    for number in range(12):
+        store.append([make_record(f"new-{number}")])
+    assert store.compact_recent() > 10
+    assert len(stored(store)) == 35

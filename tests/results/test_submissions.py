@@ -28,7 +28,7 @@ GOOD = "theirs,pocket/digits,error,held-out,0.125,0,https://example.org/paper"
 
 
 def parse(*lines: str) -> list[SubmittedScore]:
-    return parse_scores("\n".join(lines).encode(), "rows.csv", KNOWN)
+    return parse_scores("\n".join(lines).encode("utf-8", "surrogateescape"), "rows.csv", KNOWN)
 
 
 def problems(*lines: str) -> str:
@@ -46,23 +46,13 @@ def test_columns_may_have_any_order_a_byte_order_mark_and_windows_line_ends() ->
     ]
 
 
-SCORES = st.builds(
-    SubmittedScore,
-    method=st.text("ab \"',;=", min_size=1, max_size=9).map(str.strip).filter(bool),
-    task=st.sampled_from(sorted(KNOWN.metrics)),
-    metric=st.just(""),
-    protocol=st.sampled_from(["held-out", "paper"]),
-    score=st.floats(0, 1),
-    seed=st.integers(0, 10**17),
-    source=st.just("here"),
-    std=st.none(),
-)
-
-
-@settings(max_examples=40)
-@given(st.lists(SCORES, min_size=1, max_size=9, unique_by=lambda s: (s.method, s.task, s.protocol, s.seed)))
-def test_written_scores_are_read_back(scores: list[SubmittedScore]) -> None:
-    scores = [replace(score, metric=KNOWN.metrics[score.task][0]) for score in scores]
+def test_written_scores_are_read_back() -> None:
+    given = enumerate(['a"b', "a,b", ";", "=1+1", "'", "a  b"])
+    scores = [
+        SubmittedScore(method, "pocket/digits", "error", "paper", 0.1 / (seed + 1), 10**17 + seed, "here")
+        for seed, method in given
+    ]
+    scores.append(replace(scores[0], protocol="held-out", score=5e-324, seed=None, std=1 / 3))
     assert parse_scores(write_scores(scores).encode(), "rows.csv", KNOWN) == scores
 
 
@@ -113,17 +103,13 @@ def test_a_bad_row_is_refused_with_its_line(change: tuple[str, str], message: st
         ([f"{HEADER},colour", f"{GOOD},red"], ["names 'colour'"]),
         ([HEADER], ["the file has no rows"]),
         ([HEADER, "x" * 200_000], ["not CSV: field larger than"]),
+        ([HEADER, "PAR1\udcff\udcfe"], ["line 2: the text is not UTF-8"]),
     ],
 )
 def test_a_bad_file_is_refused_with_its_problems(lines: list[str], messages: list[str]) -> None:
     found = problems(*lines)
     assert [message for message in messages if message not in found] == []
     assert found.count("\n") <= submissions.MAX_PROBLEMS
-
-
-def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(UserError, match="line 1: the text is not UTF-8"):
-        parse_scores(b"PAR1\xff\xfe", "rows.csv", KNOWN)
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

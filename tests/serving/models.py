@@ -3,7 +3,7 @@
 from orca_ray.data.rows import Target
 from orca_ray.own_data import Options
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
-from orca_ray.own_data.inference import Encoder, Preprocessing
+from orca_ray.own_data.infer_task import Encoder, Preprocessing
 from orca_ray.own_data.tables import Column, TableInputs
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor

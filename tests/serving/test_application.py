@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Preprocessing
+from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor
 from orca_ray.serving import application

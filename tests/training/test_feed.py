@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from orca_ray.data.rows import JoinedRows, RowIndex, row_slices
+from orca_ray.data.rows import RowIndex, joined_rows, row_slices
 from orca_ray.models.body import repeated_layers
 from orca_ray.training.evaluate import Samples, SplitInputs, predict, to_tensor
 from orca_ray.training.numerics import Precision, choose_precision, torch_settings
@@ -67,7 +67,7 @@ def test_predictions_do_not_depend_on_the_batch(bert: str, precision: str) -> No
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_composite_rows_become_a_tensor_in_blocks(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (np.random.RandomState(seed).normal(size=(7, 2, 3)).astype(np.float32) for seed in (0, 1))
-    joined = JoinedRows(first, second)
+    joined = joined_rows(first, second)
     monkeypatch.setattr("orca_ray.training.evaluate.row_slices", lambda rows: row_slices(rows, 4 * first[0].nbytes))
     together = to_tensor(joined, torch.device(device))
     assert together.device.type == device

@@ -126,6 +126,6 @@ def board_of(confirmed: Sequence[Record]) -> list[Score]:
 def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:
     if preprocessing is None:
         return ()
-    from orca_ray.own_data.inference import Preprocessing
+    from orca_ray.own_data.infer_task import Preprocessing
 
     return Preprocessing.from_json(preprocessing).label_names

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.gzip_stream import open_gzip
+from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
 from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits, task

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import cache
+from orca_ray.data.archives import check_growth
 from orca_ray.data.cache import read_json
 from orca_ray.data.download import Patience
 from orca_ray.data.fetch import fetch as fetch_files
-from orca_ray.data.gzip_stream import check_growth
 from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.rows import Array

@@ -4,36 +4,28 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import PACKAGED_BODIES, Array, ModalityName, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
-from orca_ray.own_data import Finding, Notes, Options, UserData, read
+from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, read
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.tables import TableInputs, fit_table
-from orca_ray.own_data.targets import (
-    FittedTarget,
-    TargetCoding,
-    fit_target,
-    warn_absent,
-    without_absent,
-)
+from orca_ray.own_data.targets import FittedTarget, TargetCoding, fit_target, warn_absent, without_absent
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import BENCHMARK, gone
 from orca_ray.tasks.task import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +57,7 @@ class Preprocessing(BaseModel):
         """Read a file or folder as the training data were read; without ``labelled``, targets may be missing."""
         return read(path, self.reading, labelled=labelled)
 
-    def inputs(self, data: UserData, warn: Callable[[str], None] = logger.warning) -> Array:
+    def inputs(self, data: UserData, warn: Warn = logger.warning) -> Array:
         """Return model inputs, float32 [N, *input_shape], of samples that fit into memory (see `UserData.batches`).
 
         Raises UserError, with the column, row or file, for data of another kind, shape, type or scale than those of
@@ -95,8 +87,6 @@ class Preprocessing(BaseModel):
             raise UserError(f"{where}: no valid preprocessing of version 1: {field}: {first['msg']}") from error
 
 
-logger = logging.getLogger(__name__)
-
 PREPARATION = 1
 """Number to increase when the same data and options give other arrays, so that these get another name."""
 _LAYERS = 4  # of the default body: as on the pocket tasks
@@ -123,7 +113,7 @@ def infer(
     options: Options | None = None,
     *,
     test: bool = True,
-    warn: Callable[[str], None] = logger.warning,
+    warn: Warn = logger.warning,
 ) -> Inferred:
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
@@ -147,8 +137,13 @@ def infer(
         fitted, parts = without_absent(fitted, parts, notes)
         complete = not warn_absent(fitted, parts, notes)
     found = survey(data)
-    encoder = _encoder(data, parts["train"], found, options, notes, dense=fitted.coding.kind == "dense")
-    coding = fitted.coding
+    coding, train = fitted.coding, parts["train"]
+    if data.kind_hint == "table":
+        encoder: Encoder = fit_table(data, train, options, notes)
+    elif data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
+        encoder = fit_audio(data, train, found, options, notes)
+    else:
+        encoder = fit_array(data, train, found, options, notes, dense=coding.kind == "dense")
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
         coding = _with_field_axes(coding, encoder)
     if found.num_missing:
@@ -172,14 +167,6 @@ def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding
     return coding.model_copy(update={"axes": axes, "shape": tuple(shape[axis] for axis in axes)})
 
 
-def _encoder(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool) -> Encoder:
-    if data.kind_hint == "table":
-        return fit_table(data, train, options, notes)
-    if data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
-        return fit_audio(data, train, found, options, notes)
-    return fit_array(data, train, found, options, notes, dense=dense)
-
-
 def _reading(data: UserData, found: Survey, options: Options) -> Options:
     """Return the options with which more files of this kind are read in the same way."""
     values = {name: getattr(options, name) for name in _READING if name in options.model_fields_set}
@@ -195,11 +182,9 @@ def _reading(data: UserData, found: Survey, options: Options) -> Options:
 def _warn_of_leaks(
     data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, options: Options, notes: Notes
 ) -> None:
-    import pandas as pd
-
     frame: pd.DataFrame | None = None
     if hasattr(data.x, "columns"):
-        table = cast("pd.DataFrame", data.x)
+        table = cast(pd.DataFrame, data.x)
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
@@ -217,7 +202,7 @@ def _warn_of_leaks(
                 f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
             )
     if data.groups is not None:
-        warnings += own_splits.crossing(data.groups, parts, "the groups")
+        warnings += own_splits.crossing(data.groups, parts)
     for warning in warnings:
         notes.warn(warning)
 

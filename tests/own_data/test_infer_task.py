@@ -1,5 +1,6 @@
 """What is inferred from own data, and what bad data give: a clear error or a warning."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
-from orca_ray.own_data.inference import Inferred, infer
+from orca_ray.own_data.infer_task import Inferred, Preprocessing, infer
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
@@ -263,14 +264,14 @@ def test_the_name_follows_content_and_options() -> None:
 
 
 @pytest.mark.filterwarnings("error")
-def test_columns_of_every_type_of_pandas() -> None:
+def test_columns_of_every_type_of_pandas_survive_json() -> None:
     table = pd.DataFrame(
         {
             "truth": pd.Series([True, False, None] * 20, dtype=object),
             "boolean": pd.array([True, False, None] * 20, dtype="boolean"),
             "Int64": pd.array([1, None, 3] * 20, dtype="Int64"),
             "category": pd.Categorical(RNG.choice(["a", "b"], 60)),
-            "string": pd.Series(RNG.choice(["p", "q"], 60), dtype="string"),
+            "string": pd.Series(RNG.choice(['p"\\\0', "ü\n🙂", " ", "nan"], 60), dtype="string"),
             "zone": pd.date_range("2024-01-01", periods=60, tz="Europe/Zurich"),
             "far": ["0001-01-01", "9999-12-31"] * 30,
             "time": pd.to_timedelta(np.arange(60), unit="h"),
@@ -284,6 +285,9 @@ def test_columns_of_every_type_of_pandas() -> None:
     assert {name for name, kind in kinds.items() if kind == "date"} == {"zone", "far"}
     assert set(kinds) == set(table.columns)
     x = result.preprocessing.inputs(UserData(x=table))
+    again = Preprocessing.from_json(json.loads(json.dumps(result.preprocessing.to_json())))
+    assert again == result.preprocessing
+    np.testing.assert_array_equal(again.inputs(UserData(x=table)), x)
     assert np.isfinite(x).all()
     assert np.abs(x).max() < 20
     large = SERIES.copy()

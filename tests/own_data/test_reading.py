@@ -1,0 +1,387 @@
+"""Reading: every format gives the same samples or columns, and what is wrong an error that names it."""
+
+import contextlib
+import json
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orca_ray.data.rows import Array
+from orca_ray.errors import UserError
+from orca_ray.own_data import Options, UserData, options_of, read, read_options
+
+from .writers import ARRAYS, TABLES, arrow_folder, image, tone
+
+X = np.random.default_rng(0).normal(size=(20, 3, 7)).astype(np.float32)
+Y = np.arange(20) % 3
+
+
+def arrays(data: UserData) -> Array:
+    return np.asarray(cast(Array, data.select(slice(None)).x))
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_every_format_gives_the_same_samples(name: str, tmp_path: Path) -> None:
+    if name == "data.zarr":
+        pytest.importorskip("zarr")
+    ARRAYS[name](tmp_path / name, X, Y)
+    data = read(tmp_path / name)
+    assert len(data) == 20
+    np.testing.assert_array_equal(arrays(data), X)
+    np.testing.assert_array_equal(cast(Array, data.y), Y)
+    np.testing.assert_array_equal(np.asarray(data.select(np.array([5, 1, 5])).x), X[[5, 1, 5]])
+    assert [len(part) for part in data.batches(8)] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "npy", "h5", "hdf5", "mat", "pt", "parquet", "csv"])
+def test_wrong_content_is_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"data.{suffix}"
+    for content in (b"", b"PK\x03\x04 nothing", b"\x89HDF\r\n\x1a\n" + bytes(50), b"\0" * 200):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"data.{suffix}"):
+            read(path, Options(target=("y",)))
+
+
+def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+    import torch
+
+    np.savez(tmp_path / "data.npz", x=np.array([{"a": 1}], dtype=object), y=Y[:1])
+    with pytest.raises(UserError, match=r"data.npz, x: expected an array of .*, found object"):
+        read(tmp_path / "data.npz")
+    torch.save({"x": torch.zeros(3), "y": pytest.raises}, tmp_path / "data.pt")
+    with pytest.raises(UserError, match=r"expected tensors"):
+        read(tmp_path / "data.pt")
+
+
+def test_unknown_types(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "data.foo").write_text("x")
+    for name, expected in (
+        ("data.foo", "unknown type of file '.foo'.*NumPy archive"), ("missing.csv", "no such file"),
+        ("empty", "no files"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=expected):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("given", "target", "message"),
+    [
+        ({"recording": X, "kind": Y}, ("knd",), r"unknown target array 'knd'. Did you mean 'kind'"),
+        ({"one": X, "two": X, "y": Y}, (), r"which array are the inputs\? It has one \[20, 3, 7\], two"),
+        ({"x": X, "z": Y}, (), r"which array is the target\? It has x \[20, 3, 7\], z \[20\]"),
+        ({"x": X, "y": Y[:19]}, (), "data.npz: 20 samples but 19 targets"),
+        ({"x_train": X[:12], "y_train": Y[:11], "x_test": X, "y_test": Y}, (), "x_train has 12 samples and y_train 11"),
+    ],
+)
+def test_keys_that_leave_a_question(
+    given: dict[str, Array], target: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "data.npz", **given)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "data.npz", Options(target=target))
+
+
+def test_keys_by_option_and_by_elimination(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", recording=X, kind=Y, other=np.zeros(3))
+    data = read(tmp_path / "a.npz", Options(target=("kind",)))
+    assert data.target_names == ("kind",)
+    np.testing.assert_array_equal(arrays(data), X)
+    assert data.notes == ("not used: other",) or not data.notes
+    np.savez(tmp_path / "c.npz", x=X, z=Y)
+    assert read(tmp_path / "c.npz", labelled=False).y is None
+
+
+def test_groups_and_declared_splits(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=X, y=Y, patient=Y * 2)
+    data = read(tmp_path / "a.npz", Options(group="patient"))
+    np.testing.assert_array_equal(cast(Array, data.groups), Y * 2)
+    np.savez(tmp_path / "b.npz", x_train=X[:12], y_train=Y[:12], x_test=X[12:], y_test=Y[12:])
+    data = read(tmp_path / "b.npz")
+    assert cast(Array, data.splits).tolist() == ["train"] * 12 + ["test"] * 8
+    np.testing.assert_array_equal(arrays(data), X)
+
+
+def test_a_pair_of_files(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    ARRAYS["x.npy"](path, X, Y)
+    assert isinstance(read(path).x, np.memmap)
+    (tmp_path / "y.npy").rename(tmp_path / "kinds.npy")
+    with pytest.raises(UserError, match=r"no targets"):
+        read(path)
+    data = read(path, Options(target=("kinds.npy",)))
+    assert data.y is not None
+    with pytest.raises(UserError, match=r"the target's file .*none.npy does not exist"):
+        read(path, Options(target=("none.npy",)))
+    assert read(path, Options(target=("none.npy",)), labelled=False).y is None
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("x/.zarray", {"filters": [{"id": "pickle"}], "compressor": None}),
+        ("x/.zarray", {"filters": None, "compressor": {"id": "pickle"}}),
+        (".zmetadata", {"metadata": {"x/.zarray": {"filters": [{"id": "pickle"}]}}}),
+        ("x/zarr.json", {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}),
+    ],
+)
+def test_no_codec_of_zarr_that_unpickles(file: str, content: object, tmp_path: Path) -> None:
+    folder = tmp_path / "a.zarr"
+    (folder / "x").mkdir(parents=True)
+    (folder / ".zgroup").write_text('{"zarr_format": 2}')
+    (folder / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"expected compression by .*, found 'pickle'"):
+        read(folder)
+
+
+TABLE = pd.DataFrame(
+    {
+        "age": [31.5, 22.25, np.nan, 40.5],
+        "city": ["Bern", None, "Oslo, N", "Rom"],
+        "when": pd.to_datetime(["2024-01-31", "2024-02-01", "2024-02-02", "2024-02-03"]),
+        "kind": ["a", "b", "a", "b"],
+    }
+)
+KIND = Options(target=("kind",))
+
+
+def frame(data: UserData) -> pd.DataFrame:
+    assert isinstance(data.x, pd.DataFrame)
+    return data.x
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_format_gives_the_same_columns(name: str, tmp_path: Path) -> None:
+    TABLES[name](tmp_path / name, TABLE)
+    data = read(tmp_path / name, KIND)
+    found = frame(data)
+    assert list(found.columns) == ["age", "city", "when"]
+    np.testing.assert_array_equal(found["age"], TABLE["age"])
+    assert found["city"].tolist() == ["Bern", None, "Oslo, N", "Rom"]
+    assert found["when"].dt.strftime("%Y-%m-%d").tolist()[0] == "2024-01-31"
+    assert cast(np.ndarray, data.y).tolist() == ["a", "b", "a", "b"]
+    assert frame(data.select(np.array([2]))).iloc[0]["city"] == "Oslo, N"
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("a,b\n1,2\n3\n", Options(), "Expected 2 columns, got 1"),
+        ("a,b\n", Options(), "expected rows, found none"),
+        ("1.5,2\n3,4\n", Options(), "expected the columns' names in line 1"),
+        ("a,a\n1,2\n", Options(), "column 'a' has no name, or another has the same"),
+        ("a,,y\n1,2,3\n", Options(), "column '' has no name"),
+        ("a,b\n1,2\n", Options(), r"which column is the target\? Name it with --target; columns: a, b"),
+        ("y\n1\n", Options(), "no column is left to predict from"),
+        ("straße,y\nMünchen,1\nÄ,2\n", Options(), r"UTF-?8"),
+        ("a,kind\n1,2\n", Options(target=("kimd",)), "unknown target column 'kimd'. Did you mean 'kind'"),
+        ("age,y\n1,2\n", Options(columns={"ages": "drop"}), "unknown column 'ages'. Did you mean 'age'"),
+    ],
+)
+def test_bad_text(text: str, options: Options, expected: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(text.encode("latin1"))
+    with pytest.raises(UserError, match=expected) as error:
+        read(tmp_path / "t.csv", options)
+    assert "t.csv" in str(error.value)
+    if options.target:
+        assert read(tmp_path / "t.csv", options, labelled=False).y is None
+
+
+def test_several_targets(tmp_path: Path) -> None:
+    table = pd.DataFrame({"x": [1.0, 2, 3], "one": [0, 1, 1], "two": [True, False, True]})
+    table.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet", Options(target=("one", "two")))
+    assert np.array_equal(cast(np.ndarray, data.y), [[0, 1], [1, 0], [1, 1]])
+    assert data.target_names == ("one", "two")
+
+
+@given(
+    rows=st.lists(
+        st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.text("ab;,\"' \n", min_size=1)), min_size=2
+    )
+)
+def test_any_table_is_read_back(rows: list[tuple[float, str]], tmp_path_factory: pytest.TempPathFactory) -> None:
+    table = pd.DataFrame({"number": [row[0] for row in rows], "text": [f"<{row[1]}>" for row in rows]})
+    path = tmp_path_factory.mktemp("csv") / "t.csv"
+    table.to_csv(path, index=False)
+    data = read(path, Options(target=("text",)))
+    np.testing.assert_array_equal(frame(data)["number"], table["number"])
+    assert cast(np.ndarray, data.y).tolist() == table["text"].tolist()
+
+
+@given(content=st.binary(max_size=300), suffix=st.sampled_from(["csv", "tsv", "parquet", "npz", "npy", "h5", "mat"]))
+def test_any_bytes_are_samples_or_a_user_error(
+    content: bytes, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("any") / f"t.{suffix}"
+    path.write_bytes(content)
+    with contextlib.suppress(UserError):  # any other exception fails the test
+        read(path, labelled=False)
+
+
+def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
+    def cell(value: int) -> dict[str, bytes]:
+        image(tmp_path / "i.png", np.full((4, 5, 3), value, np.uint8))
+        return {"bytes": (tmp_path / "i.png").read_bytes()}
+
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    for split, number in (("train", 3), ("test", 2)):
+        table = pd.DataFrame({"image": [cell(20 * k) for k in range(number)], "label": [k % 2 for k in range(number)]})
+        arrow_folder(tmp_path / "saved" / split, table, features)
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    data = read(tmp_path / "saved")
+    assert cast(np.ndarray, data.y).tolist() == ["cat", "dog", "cat", "cat", "dog"]
+    assert cast(np.ndarray, data.splits).tolist() == ["train"] * 3 + ["test"] * 2
+    pixels = cast(list[np.ndarray], data.select(np.array([2])).x)[0]
+    assert pixels.shape == (4, 5, 3)
+    assert (pixels == 40).all()
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    assert read(tmp_path / "saved").splits is None, "one part is no division"
+
+
+def test_lists_in_a_column_are_series(tmp_path: Path) -> None:
+    table = pd.DataFrame({"signal": [[1.0, 2, 3], [4.0, 5]], "y": [0, 1], "note": ["a", "b"]})
+    table.to_parquet(tmp_path / "t.parquet")
+    data = read(tmp_path / "t.parquet")
+    assert [each.tolist() for each in cast(list[np.ndarray], data.select(slice(None)).x)] == [[1, 2, 3], [4, 5]]
+    assert data.notes == ("columns not used beside signal: note",)
+
+
+def test_missing_marks_and_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("﻿a,y\n?,1\nNA,2\n3,\n")
+    found = read(tmp_path / "t.csv")
+    assert np.isnan(frame(found)["a"]).tolist() == [True, True, False]
+    assert np.isnan(cast(np.ndarray, found.y)).tolist() == [False, False, True]
+
+
+def test_a_task_file_names_the_data_and_options(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", signal=np.zeros((5, 3)), kind=np.arange(5))
+    (tmp_path / "task.yaml").write_text("data: a.npz\ntarget: kind\ninputs: signal\naxes: NL\n")
+    data = read(tmp_path / "task.yaml")
+    assert data.target_names == ("kind",)
+    _, options = options_of(tmp_path / "task.yaml", Options(axes="NF"))
+    assert (options.axes, options.target) == ("NF", ("kind",)), "what is given goes first"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tarjet: x", "unknown option 'tarjet'. Did you mean 'target'"),
+        ("axes: XYZ", "axes: .*got 'XYZ'"),
+        ("target: !!python/object:os.system x", "tag"),
+        ("- a", "expected 'option: value'"),
+        ("a: [", "not valid YAML"),
+        ("kind: colour", "kind: "),
+        ("target: x", "expected the line 'data: PATH'"),
+    ],
+)
+def test_bad_task_files(text: str, expected: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=expected) as error:
+        read(path)
+    assert "task.yaml" in str(error.value)
+
+
+def test_options_are_plain(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text("columns: {id: drop}\nfractions: [0.2, 0.1]\n")
+    assert read_options(tmp_path / "t.yaml") == Options(columns={"id": "drop"}, fractions=(0.2, 0.1))
+
+
+def samples(data: UserData) -> list[Array]:
+    return cast(list[Array], data.select(slice(None)).x)
+
+
+def labels(data: UserData) -> list[object]:
+    return cast(list[object], cast(Array, data.y).tolist())
+
+
+def test_images_of_many_modes_become_one(tmp_path: Path) -> None:
+    pixels = np.full((6, 5), 100, np.uint8)
+    image(tmp_path / "a" / "grey.png", pixels)
+    image(tmp_path / "a" / "one.png", pixels, "1")
+    image(tmp_path / "b" / "palette.gif", pixels, "P")
+    image(tmp_path / "b" / "clear.png", np.zeros((6, 5, 4), np.uint8))
+    image(tmp_path / "b" / "deep.png", np.full((6, 5), 100 * 256, np.uint16))
+    data = read(tmp_path)
+    assert data.kind_hint == "images"
+    assert labels(data) == ["a", "a", "b", "b", "b"]
+    assert "images of several modes" in data.notes[0]
+    found = dict(zip(data.names, samples(data), strict=True))
+    assert {each.shape for each in found.values()} == {(6, 5, 3)}
+    expected = (("a/grey.png", 100), ("b/deep.png", 100), ("b/clear.png", 255))  # transparent pixels are white
+    assert all((found[name] == value).all() for name, value in expected)
+    assert {each.shape for each in samples(read(tmp_path, Options(colour="grey")))} == {(6, 5)}
+    (alone,) = samples(single := read(tmp_path / "a" / "grey.png", labelled=False))
+    assert (len(single), single.names, single.y, alone.shape) == (1, ["grey.png"], None, (6, 5))
+
+
+def test_a_damaged_image_is_named_when_it_is_read(tmp_path: Path) -> None:
+    image(tmp_path / "a" / "good.png", np.zeros((50, 50), np.uint8))
+    content = (tmp_path / "a" / "good.png").read_bytes()
+    (tmp_path / "a" / "half.png").write_bytes(content[: len(content) // 2])
+    data = read(tmp_path)
+    with pytest.raises(UserError, match=r"half.png: the image is damaged"):
+        samples(data)
+    (tmp_path / "a" / "text.png").write_text("no image")
+    with pytest.raises(UserError, match=r"text.png: expected an image"):
+        read(tmp_path)
+
+
+def test_splits_by_folder_and_files_that_are_left_out(tmp_path: Path) -> None:
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
+        np.save(tmp_path / name / "1.npy", np.zeros((2, 5 if name == "train/b" else 3)))
+    (tmp_path / "readme.txt").write_text("about")
+    (tmp_path / ".DS_Store").write_text("")
+    data = read(tmp_path)
+    splits = cast(Array, data.splits).tolist()
+    assert sorted(zip(splits, labels(data), (each.shape[1] for each in samples(data)), strict=True)) == [
+        ("test", "a", 3), ("test", "b", 3), ("train", "a", 3), ("train", "b", 5),
+    ]  # fmt: skip
+    assert data.notes == ("1 files of other types are left out, such as readme.txt",)
+
+
+def test_a_flat_folder_needs_labels_only_for_training(tmp_path: Path) -> None:
+    for k in range(3):
+        image(tmp_path / f"{k}.png", np.zeros((4, 4), np.uint8))
+    with pytest.raises(UserError, match=r"no labels: put the files of each class in a sub-folder, or add labels.csv"):
+        read(tmp_path)
+    assert read(tmp_path, labelled=False).y is None
+    (tmp_path / "labels.csv").write_text("file_name,age\n0.png,1.5\n1.png,2\n2.png,3\n")
+    assert labels(read(tmp_path)) == [1.5, 2, 3]
+    (tmp_path / "labels.csv").write_text("file_name,age\n0.png,1.5\n1.png,2\n")
+    with pytest.raises(UserError, match=r"labels.csv, column file_name: no row for the file '2.png'"):
+        read(tmp_path)
+
+
+def test_recordings_get_one_rate_and_one_channel(tmp_path: Path) -> None:
+    tone(tmp_path / "low" / "1.wav", 200)
+    tone(tmp_path / "low" / "2.wav", 200, channels=2)
+    tone(tmp_path / "high" / "3.wav", 800, rate=16000, num_samples=8000)
+    data = read(tmp_path)
+    assert (data.kind_hint, data.rate) == ("audio", 8000)
+    assert "recordings of several sampling rates, 8000 Hz (2), 16000 Hz (1)" in data.notes[0]
+    high, low, two = samples(data)
+    assert high.shape == low.shape == two.shape == (4000,)
+    np.testing.assert_array_equal(low, two)
+    strongest = np.abs(np.fft.rfft(high)).argmax() * 8000 / 4000
+    assert strongest == 800
+    (tmp_path / "low" / "bad.wav").write_bytes(b"RIFF....WAVE")
+    with pytest.raises(UserError, match=r"bad.wav"):
+        read(tmp_path)
+
+
+def test_other_recordings_than_wav(tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    (tmp_path / "a").mkdir()
+    soundfile.write(tmp_path / "a" / "1.flac", np.zeros(100), 8000)
+    assert samples(read(tmp_path))[0].shape == (100,)
+    (tmp_path / "a" / "1.flac").write_bytes(b"fLaC" + bytes(30))
+    with pytest.raises(UserError, match=r"1.flac: expected a recording"):
+        read(tmp_path)
