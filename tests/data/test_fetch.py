@@ -20,7 +20,7 @@ import pytest
 import requests
 
 from orca_ray.data import fetch as fetching
-from orca_ray.data.download import Download, Failed, Patience
+from orca_ray.data.download import Download, Failed, Patience, check_answer
 from orca_ray.data.fetch import _ByteProgress, fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.errors import UserError
@@ -280,6 +280,17 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
             fetch(wanted, raw, patience=FAST)
     assert (sorted(server.heads), server.log) == (["a", "b"], [])
     fetch(files[:1], raw, patience=FAST)
+    monkeypatch.setattr("orca_ray.data.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=size - 1))
+    with pytest.raises(UserError, match="no space"):  # nobody has asked for its size before
+        Download(raw / "c", server.add("c", CONTENT), hash_known=True).run(FAST, threading.Event(), lambda *_: None)
+
+
+def test_a_host_is_asked_as_often_as_patience_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("requests.head", Mock(side_effect=requests.ConnectionError))
+    monkeypatch.setattr("time.sleep", waits := Mock())
+    with pytest.raises(Failed, match=r"files\.example cannot be reached \(3 tries\)"):
+        check_answer("https://files.example/a", Patience(tries_to_reach=3, first_wait=0.5))
+    assert waits.call_args_list == [((0.5,),)] * 2
 
 
 def test_a_file_without_an_address_must_be_put_there(server: Server, raw: Path) -> None:

@@ -16,7 +16,7 @@ from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods.options import RecraftConfig
-from orca_ray.methods.registry import resolve
+from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.stages import recraft
 from orca_ray.methods.stages.mona import BilevelStage, alignment_and_uniformity, bilevel_gradients, positive_pairs
 from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty
@@ -161,6 +161,11 @@ def test_features_are_aligned_by_the_wasserstein_distance_whatever_the_option(be
     distance = start(bert, "recraft", hyperparameters=values).step().distance
     values = {**SHORT, "align.distance": "wasserstein", "align.samples_per_class": 20}  # of each of three classes
     assert distance == start(bert, "orca", hyperparameters=values).step().distance
+
+
+def test_an_epoch_of_mona_costs_three_of_refining() -> None:
+    estimate = get_method("mona").other_epochs
+    assert estimate({"mona.warmup_epochs": 4, "mona.epochs": 2}, 100) == pytest.approx(0.7 * 4 + 3 * 2)
 
 
 MONA = {**QUICK, "mona.source_batch": 8, "mona.epochs": 1, "refine.epochs": 1}

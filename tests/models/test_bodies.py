@@ -92,6 +92,8 @@ def test_layers_of_swin_come_off_the_deepest_stage(tiny: TinyDirectory, random_t
     torch.testing.assert_close(loaded.body(*embedded(loaded, pixels)), expected, atol=1e-5, rtol=1e-5)
     with pytest.raises(UserError, match="2 stages"):
         load_body(f"{tiny('swin')}:layers=1")
+    with pytest.raises(UserError, match=r"has 3 layers, 4 were asked for: keep 1 to 3 of them"):
+        load_body(f"{tiny('bert')}:layers=4")
 
 
 @torch.no_grad()

@@ -229,8 +229,10 @@ def test_columns_and_their_warnings() -> None:
     ):
         assert expected in warnings, expected
     assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
-    kept = Options(columns={"name": "category", "code": "drop", "id": "number"})
-    warnings = " | ".join(inferred(TABLE, Y, kept).warnings)
+    kept = Options(columns={"name": "category", "age": "drop", "code": "drop", "id": "number"})
+    result = inferred(TABLE, Y, kept)
+    assert found(result, "columns") == "3 of numbers, 3 of categories, 1 of dates"
+    warnings = " | ".join(result.warnings)
     assert "'code'" not in warnings
     assert "'id'" not in warnings
 
@@ -245,8 +247,12 @@ def test_a_number_that_is_the_target_in_other_units() -> None:
 def test_equal_samples_in_several_splits() -> None:
     x = SERIES.copy()
     x[30:] = x[:30]
-    (warning,) = [each for each in inferred(x, Y).warnings if "have the inputs of a sample of another split" in each]
-    assert "such as row" in warning
+    table = pd.DataFrame({"a": np.arange(60) % 20, "b": [f"v{k % 20}" for k in range(60)]})
+    for given in (x, table):
+        warnings = [
+            each for each in inferred(given, Y).warnings if "have the inputs of a sample of another split" in each
+        ]
+        assert "such as row" in warnings[0]
     assert not [each for each in inferred(SERIES, Y).warnings if "have the inputs" in each]
 
 

@@ -215,6 +215,14 @@ def test_a_record_after_a_quiet_time_is_written_at_once_and_the_next_ones_togeth
     assert len(store.curves()) == 1
 
 
+def test_new_files_are_counted_until_compaction(store: ResultsStore) -> None:
+    for count in (1, 2):
+        store.append([make_record(trial_key=str(count))])
+        assert store.num_written == count
+    store.compact_recent()
+    assert store.num_written == 0
+
+
 def test_many_records_do_not_wait(store: ResultsStore, clock: Clock) -> None:
     writer = Writer(store, clock=clock)
     for number in range(MAX_RECORDS + 1):  # the first one is written at once

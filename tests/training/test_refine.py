@@ -206,6 +206,14 @@ def test_validation_in_groups_and_in_evaluation_mode() -> None:
     np.testing.assert_array_equal(loop.predict(validation), predictions)
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_samples() -> None:
+    data, model = toy_split(20), toy_model()
+    logits = torch.from_numpy(predictions_of(model.eval(), data.x))
+    losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(data.y))
+    loop = make_refine(model, RefineConfig(epochs=1, learning_rate=1e-12, batch_size=7, dropout=0.0), train=data)
+    assert loop.step().loss == pytest.approx(float(losses), rel=1e-4)
+
+
 def test_what_is_not_finite_ends_the_trial() -> None:
     objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[float("nan")])
     with pytest.raises(NotFiniteError, match="score"):

@@ -29,7 +29,7 @@ def laughs(levels: int) -> str:
     ("extra", "line", "part"),
     [
         ("name2: &a [*a]", 5, "contains itself"),
-        ("seed: !!python/object/apply:os.system ['true']", 5, "tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
+        ("seed: !!python/object/apply:os.system ['true']", 5, "python/object/apply:os.system' is not allowed"),
         ("seed: 2026-01-01", 5, "got '2026-01-01'"),
         ("seed: " + "9" * 5000, 5, "at most 64 bits"),
         ("seed: -1", 5, "greater than or equal to 0"),

@@ -10,6 +10,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.base import InlineExecutor
+from orca_ray.sweep.executors.ray import _gpu_request
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.driver import wait_for_room
@@ -88,6 +89,12 @@ def test_trials_start_together_and_pass_one_that_waits(store: ResultsStore) -> N
     assert shapes[1.0] == 2, "one runs, one waits"
     assert shapes[0.0] == 2, "the searches of the other task go on"
     assert controller.demand()[Resources(1, 1.0)] > 0
+
+
+def test_gpus_of_the_command_line_are_required_and_those_of_a_file_measured() -> None:
+    (search, *_) = fake_searches()
+    found = [_gpu_request(search, given) for given in (0.5, "auto", None)]
+    assert (found[0], [each.measured for each in found]) == (GpuRequest(0.5, required=True), [False, True, True])
 
 
 def test_a_deterministic_search_runs_one_trial_after_the_other() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -22,6 +23,7 @@ from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import events
 from orca_ray.sweep.trackers import base as tracking
 from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, Tracking, all_trackers, open_tracker
+from orca_ray.sweep.trackers.mlflow import MLflowTracker
 from tests.sweep.fakes import new_controller, play, take
 
 Shown = dict[str, "ShownRun"]
@@ -185,6 +187,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
         with pytest.raises(BlockingIOError):  # nobody has connected
             proxy.accept()
     assert [each for each in threading.enumerate() if each.name.startswith("track-")] == []
+
+
+def test_runs_that_are_open_at_the_end_are_killed_in_mlflow(tmp_path: Path) -> None:
+    tracker = MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db")
+    tracker._client, tracker._open = Mock(), {"key": "identity"}
+    tracker.close()
+    tracker._client.set_terminated.assert_called_once_with("identity", "KILLED")
 
 
 @pytest.mark.slow
