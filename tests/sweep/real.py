@@ -8,27 +8,7 @@ from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.testing.suite import save_tokenizer
 
-TEXT = """\
-name: tiny
-benchmark: pocket
-methods: [orca, nft]
-tasks: [pocket/wdbc]
-sources: {sequence: prose, image: photographs}
-early_stopping: {eta: 2, min_epochs: 1}
-parallel: 1
-settings:
-  embedder.sequence_length: 8
-  align.epochs: 2
-  align.samples_per_class: 16
-  align.source_samples: 32
-  align.distance: l2
-  refine.epochs: 3
-  refine.warmup_epochs: 1
-  refine.dropout: 0.1
-space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
-budgets:
-  full: {search_trials: 3, confirm_seeds: [1, 2]}
-"""
+TEXT = Path(__file__).with_name("tiny.yaml").read_text()
 
 
 def tiny_body(directory: Path) -> str:

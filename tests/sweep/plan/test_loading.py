@@ -132,19 +132,7 @@ def test_layers_later_ones_win() -> None:
     assert epochs == {"orca": 6, "nft": 7}
 
 
-BASE = """\
-name: base
-benchmark: pocket
-methods: [nft, orca]
-tasks: [pocket/digits]
-settings: {refine.epochs: 3, refine.batch_size: 8}
-space:
-  refine.batch_size: {choice: [8, 16]}
-  refine.epochs: {integer: [1, 5]}
-early_stopping: {eta: 3, min_epochs: 2}
-budgets:
-  full: {search_trials: 2}
-"""
+BASE = Path(__file__).with_name("base.yaml").read_text()
 
 FROZEN = {
     "aligning": "252701856a2c4b02",
