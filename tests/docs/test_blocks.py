@@ -18,7 +18,6 @@ from orca_ray.cli.app import run
 from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of
 
 TABLES = tomllib.loads(Path(__file__).with_name("blocks.toml").read_text())
-ELSEWHERE, PARSED_ONLY, APPENDED, DROPPED, REPLACED, REFUSED, PROGRAMS, LANGUAGES = TABLES.values()
 
 
 def has(arguments: Sequence[str], words: str) -> bool:
@@ -34,17 +33,17 @@ def entry(arguments: Sequence[str], table: Mapping[str, str]) -> str:
 
 def altered(arguments: Sequence[str]) -> list[str]:
     """Return the command line that runs in place of ``arguments``."""
-    kept = [REPLACED.get(word, word) for word in arguments]
-    for option in DROPPED:
+    kept = [TABLES["replaced"].get(word, word) for word in arguments]
+    for option in TABLES["dropped"]:
         name, *value = shlex.split(option)
         if name in kept:
             place = kept.index(name)
             del kept[place : place + 1 + len(value)]
-    added = APPENDED.get(kept[0], [])
+    added = TABLES["appended"].get(kept[0], [])
     return kept if set(added) <= set(kept) else [*kept, *added]
 
 
-TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in ELSEWHERE}
+TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in TABLES["elsewhere"]}
 WITH_BLOCKS = [
     pytest.param(name, marks=[] if name == "README.md" else pytest.mark.exhaustive)
     for name, text in TEXTS.items()
@@ -72,13 +71,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line of ``orca-sweep`` as the tables say, and check how it ends."""
 
     def call(arguments: list[str]) -> None:
-        if entry(arguments, PARSED_ONLY):
+        if entry(arguments, TABLES["parsed_only"]):
             return
         instead = altered(arguments)
         capsys.readouterr()
         code = run(instead)
         errors = capsys.readouterr().err
-        refused = entry(arguments, REFUSED)
+        refused = entry(arguments, TABLES["refused"])
         as_said = code == 2 and refused in errors if refused else code == 0
         assert as_said, f"orca-sweep {shlex.join(instead)}: {errors}"
 
@@ -110,7 +109,7 @@ def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, command: Ru
 def test_every_block_is_of_a_known_kind() -> None:
     for language, content in (block for text in TEXTS.values() for block in BLOCK.findall(text)):
         language = language.split(" ")[0]
-        assert language in LANGUAGES, f"say in blocks.toml how a block of {language} is tested"
+        assert language in TABLES["languages"], f"say in blocks.toml how a block of {language} is tested"
         for line in code_lines(f"```\n{content}```") if language == "" else ():
             program = line.split()[0]
-            assert program in {"orca-sweep", *PROGRAMS}, f"say in blocks.toml how {line} is tested"
+            assert program in {"orca-sweep", *TABLES["programs"]}, f"say in blocks.toml how {line} is tested"
