@@ -7,11 +7,13 @@ Another package adds an object by an entry point of a group in `GROUPS`, whose v
 import importlib
 import logging
 import pkgutil
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import resources
 from types import MappingProxyType, ModuleType
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from orca_ray.errors import UNUSABLE, UserError
 
@@ -93,6 +95,19 @@ def module_names(package: ModuleType, *, only_packages: bool = False) -> list[st
 def modules(package: ModuleType, *, only_packages: bool = False) -> Iterator[ModuleType]:
     """Import and yield the modules whose names `module_names` returns for the same arguments."""
     return map(importlib.import_module, module_names(package, only_packages=only_packages))
+
+
+def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
+    """Return the tables of a TOML file of a package, such as declarations of tasks; arrays become tuples."""
+
+    def frozen(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: frozen(each) for key, each in value.items()}
+        return tuple(value) if isinstance(value, list) else value
+
+    text = (resources.files(package) / file).read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = frozen(tomllib.loads(text))
+    return found
 
 
 def declared(

@@ -1,12 +1,13 @@
 """The floors of the house: which room may import which, and which rooms must stay light.
 
-The table is the design's. Imports inside functions and under ``TYPE_CHECKING`` count, because an arrow that points
-upwards is wrong wherever it starts.
+The tables of ``floors.toml`` are the design's. Imports inside functions and under ``TYPE_CHECKING`` count, because an
+arrow that points upwards is wrong wherever it starts.
 """
 
 import ast
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -17,50 +18,14 @@ import orca_ray
 
 PACKAGE = Path(orca_ray.__file__).parent
 
-FLOORS = {
-    "results": 0,
-    "leaderboard": 0,
-    "data": 1,
-    "simulation": 2,
-    "models": 2,
-    "tasks": 2,
-    "own_data": 2,
-    "alignment": 3,
-    "training": 4,
-    "methods": 5,
-    "sweep": 6,
-    "serving": 7,
-    "cli": 7,
-    "testing": 7,
-}
-INTERFACE = {"predictor": 7, "api": 7, "estimators": 7, "export": 7}
-"""Modules at the top of the package that are the Python interface; ``orca_ray`` itself names them, lazily."""
-SIDEWAYS = {
-    ("leaderboard", "results"), ("own_data", "tasks"),
-    ("cli", "serving"), ("serving", "predictor"), ("cli", "predictor"), ("cli", "api"),
-    ("cli", "export"), ("export", "predictor"), ("api", "predictor"),
-    ("estimators", "predictor"),
-}  # fmt: skip
-"""Arrows within a floor: a board is built from records, commands use the Python interface. There is none back."""
-
-HEAVY = frozenset({"torch", "ray", "transformers", "sklearn", "timm", "optuna", "ot", "torchvision"})
+TABLES = tomllib.loads(Path(__file__).with_name("floors.toml").read_text())
+FLOORS, INTERFACE = TABLES["floors"], TABLES["interface"]
+SIDEWAYS = {(importer, imported) for importer, rooms in TABLES["sideways"].items() for imported in rooms}
+HEAVY = frozenset(TABLES["heavy"])
 FORBIDDEN = {
-    "results": HEAVY | {"safetensors", "scipy", "onnx"},
-    "leaderboard": HEAVY | {"safetensors", "scipy", "onnx"},
-    "data": frozenset({"ray", "transformers", "timm", "torchvision"}),
-    "simulation": HEAVY,
-    "models": frozenset({"ray"}),
-    "tasks": frozenset({"ray", "transformers", "timm"}),
-    "own_data": frozenset({"ray", "transformers", "timm"}),
-    "alignment": frozenset({"ray"}),
-    "training": frozenset({"ray"}),
-    "methods": frozenset({"ray"}),
-    "errors": HEAVY,
-    "options": HEAVY,
-    "discovery": HEAVY,
-    "": HEAVY,
+    room: {package for name in names for package in (HEAVY if name == "heavy" else [name])}
+    for room, names in TABLES["forbidden"].items()
 }
-"""Other people's packages a room never imports, not even inside a function. The empty name is ``orca_ray`` itself."""
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:

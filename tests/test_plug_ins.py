@@ -18,24 +18,7 @@ from tests.plug_in_packages import EXAMPLE
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "plug-ins.md"
-SWEEP = """\
-name: example
-benchmark: example
-methods: [l2sp, orca]
-tasks: [example/tones]
-bodies: {{sequence: "{body}"}}
-settings:
-  embedder.sequence_length: 16
-  align.distance: coral
-  align.source: recipes
-  align.epochs: 2
-  align.samples_per_class: 8
-  align.source_samples: 24
-  refine.epochs: 2
-  refine.batch_size: 20
-space: {{l2sp.strength: {{log_uniform: [1.0e-4, 1.0]}}}}
-budgets: {{full: {{search_trials: 1, confirm_seeds: [1]}}}}
-"""
+SWEEP = Path(__file__).with_name("example.yaml").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +66,8 @@ def save_gpt_neo(directory: Path) -> str:
 def test_all_that_it_brings_becomes_a_leaderboard(site: Path, tmp_path: Path) -> None:
     home, results, tracked = make_home(tmp_path / "home"), tmp_path / "results", tmp_path / "trials.jsonl"
     sweep = tmp_path / "example.yaml"
-    sweep.write_text(SWEEP.format(body=save_gpt_neo(tmp_path / "gpt-neo")))
+    body = save_gpt_neo(tmp_path / "gpt-neo")
+    sweep.write_text(f'{SWEEP}bodies: {{sequence: "{body}"}}\n')
     raw = home / "raw" / "example"
     raw.mkdir(parents=True)
     environment = beside(site, ORCA_RAY_HOME=str(home))

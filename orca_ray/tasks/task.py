@@ -2,10 +2,8 @@
 
 import functools
 import logging
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, Literal, Self
@@ -46,19 +44,6 @@ def _with_old_name(cls: Any) -> Any:
 
     cls.__init__ = __init__
     return cls
-
-
-def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
-    """Return the tables of a TOML file of a package, in which tasks are declared; arrays become tuples."""
-
-    def frozen(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: frozen(each) for key, each in value.items()}
-        return tuple(value) if isinstance(value, list) else value
-
-    text = (resources.files(package) / file).read_text(encoding="utf-8")
-    found: dict[str, dict[str, Any]] = frozen(tomllib.loads(text))
-    return found
 
 
 @_with_old_name

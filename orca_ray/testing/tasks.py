@@ -4,7 +4,9 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any, ClassVar
 
 import numpy as np
@@ -98,31 +100,7 @@ def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array
 LEAST_CORRUPTIONS = 6
 """Number of corruptions that `RawFilesSuite` requires for each module that reads raw files."""
 Bodies = dict[str, Path]
-_SWEEP = """\
-name: raw_files
-benchmark: {benchmark}
-methods: [orca]
-tasks: [{task}]
-bodies: {{sequence: "{sequence}", image: "{image}"}}
-sources: {{sequence: prose, image: photographs}}
-published: {published}
-settings:
-  embedder.sequence_length: 16
-per_task:
-  {task}:
-    settings:
-      embedder.image_size: 28
-      align.distance: l2
-      align.source: ""
-      align.epochs: 1
-      align.samples_per_class: 1
-      align.source_samples: 16
-      refine.epochs: 1
-      refine.batch_size: {batch}
-      refine.accumulation: 1
-      refine.warmup_epochs: 0
-budgets: {{full: {{search_trials: 0, confirm_seeds: [1]}}}}
-"""
+_SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
 
 
 class TaskSuite(Suite):
@@ -209,7 +187,7 @@ class RawFilesSuite(Suite):
         store = ResultsStore(tmp_path / "results", create=True)
         batch, published = -(-len(task.prepare().train) // 2), str(self.published).lower()  # two optimiser steps
         values = {"benchmark": task.benchmark, "task": name, "batch": batch, "published": published}
-        spec = parse_spec(_SWEEP.format(**values, **bodies))
+        spec = parse_spec(_SWEEP.substitute(**values, **bodies))
         summary = run_sweep(spec, store, executor="inline")
         (record,) = store.load(spec.sweep_id).values()
         assert record.status == Status.COMPLETED, record.error

@@ -151,17 +151,7 @@ def test_prose_is_labelled_by_topic(loads: Loads, articles: None) -> None:
     assert prose_features(num_samples=3).y.sort().values.tolist() == [0, 1, 2]
 
 
-ARTICLE = """\
-'''Ants''' are [[insect]]s{{cite|{{nested}}}} of the [[family (biology)|family]] Formicidae.<ref name="x">No.</ref> \
-They form colonies&nbsp;of up to [http://example.org millions]. "Some" live in trees (e.g. [[Weaver ant|these]])!
-[[File:ant.jpg|thumb|A picture of an [[ant]], described in a caption of more than a hundred characters. It is.]]
-== A heading that is longer than a hundred characters, as headings in this encyclopedia sometimes happen to be ==
-* An item of a list that is longer than a hundred characters, as items in this encyclopedia often happen to be.
-{| class="wikitable"
-| A cell of a table that is longer than a hundred characters, as cells in this encyclopedia sometimes happen to be
-|}
-A short line.
-"""
+ARTICLE = Path(__file__).with_name("ants.wiki").read_text()
 
 
 def test_sentences_of_an_article() -> None:
@@ -229,21 +219,7 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, m
     assert torch.equal(again.y, first.y)
 
 
-CONLL = """-DOCSTART- -X- -X- O
-
-EU NNP B-NP B-ORG
-rejects VBZ B-VP O
-German JJ B-NP B-MISC
-ORG NNP I-NP I-ORG
-
-Peter NNP B-NP B-PER
-
--DOCSTART- -X- -X- O
-
-nothing NN B-NP O
-here RB B-ADVP O
-
-"""
+CONLL = Path(__file__).with_name("conll2003.txt").read_text()
 
 
 def raw(home: Path, name: str) -> Path:

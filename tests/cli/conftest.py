@@ -12,15 +12,7 @@ import pytest
 from orca_ray.cli.app import run
 from orca_ray.sweep.plan import loading
 
-SWEEP = """\
-name: mine
-benchmark: pocket
-methods: [nft]
-tasks: [pocket/digits, pocket/wdbc]
-settings: {refine.epochs: 3}
-budgets:
-  full: {search_trials: 2, confirm_seeds: [1, 2]}
-"""
+SWEEP = Path(__file__).with_name("sweep.yaml").read_text()
 
 
 @dataclass(frozen=True)

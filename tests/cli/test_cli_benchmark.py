@@ -319,6 +319,7 @@ def test_a_plan_says_what_each_task_costs_and_what_brings_its_data(command: Comm
     assert after == "  orca-sweep data fetch nasbench360/ecg"  # not of the whole benchmark
     (cost,) = command("plan", "nasbench360", "--tasks", "ecg", "--methods", "nft", "--json").json["costs"]
     assert cost["gpu_hours"] < cost["cpu_hours"]
+    assert float(row[4]) == pytest.approx(cost["cpu_hours"], rel=0.05)
 
 
 def test_each_command_that_brings_data_is_named_once() -> None:

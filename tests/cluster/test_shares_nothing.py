@@ -27,29 +27,7 @@ moto = pytest.importorskip(
 )
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(1200)]
 
-SWEEP = """\
-name: apart
-benchmark: pocket
-methods: [orca, nft]
-tasks: [pocket/digits, pocket/wdbc]
-bodies: {sequence: "minilm-l6:layers=1", image: "vit-s14:layers=1"}
-sources: {sequence: prose, image: photographs}
-resources: {cpus: 1, gpus: 0}
-deterministic: true
-early_stopping: {eta: 2, min_epochs: 1}
-settings:
-  embedder.sequence_length: 8
-  embedder.image_size: 28
-  align.epochs: 2
-  align.samples_per_class: 16
-  align.source_samples: 32
-  align.distance: l2
-  refine.epochs: 2
-  refine.warmup_epochs: 1
-space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
-budgets:
-  full: {search_trials: 3, confirm_seeds: [1, 2]}
-"""
+SWEEP = Path(__file__).with_name("apart.yaml").read_text()
 START = """\
 export AWS_ACCESS_KEY_ID=key AWS_SECRET_ACCESS_KEY=hidden
 orca-sweep run sweep.yaml --results "s3://bucket/results?{where}" --staging "s3://bucket/staged?{where}"

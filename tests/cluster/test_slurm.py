@@ -13,19 +13,7 @@ from orca_ray.results.store import ResultsStore
 from .processes import ROOT, checkout, descendants, environment, gone, interrupt, programs, running, wait_until
 
 SCRIPT = ROOT / "cluster" / "slurm.sbatch"
-FAKES = {
-    "srun": """\
-echo "srun $*" >>"$CALLS"
-while [[ $1 == --* ]]; do [[ $1 == --ntasks=* ]] && tasks=${1#*=}; shift; done
-pids=()
-trap 'kill "${pids[@]}"' TERM # as the real one, it passes the signal on, and waits
-for ((task = 0; task < tasks; task++)); do "$@" & pids+=($!); done
-for pid in "${pids[@]}"; do while kill -0 "$pid" 2>/dev/null; do wait "$pid"; done; done
-""",
-    "scontrol": """\
-if [[ "$1 $2" == "show hostnames" ]]; then printf '%s\\n' node1 node2; else echo "scontrol $*" >>"$CALLS"; fi
-""",
-}
+FAKES = {name: (Path(__file__).parent / "fakes" / f"{name}.sh").read_text() for name in ("srun", "scontrol")}
 
 
 def job(folder: Path, number: int, nodes: int) -> dict[str, str]:

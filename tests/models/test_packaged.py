@@ -13,10 +13,12 @@ from safetensors.torch import load_file
 from orca_ray.data import cache, packages
 from orca_ray.errors import UserError
 from orca_ray.models.body import ImageStem
-from orca_ray.models.names import MINILM, MPNET, PACKAGED, VIT_S14, list_bodies
+from orca_ray.models.names import PACKAGED, list_bodies
 from orca_ray.models.packaged import NUM_TENSORS, WEIGHTS, body_directory, read_dinov2
 from orca_ray.models.weights import load_body
 from orca_ray.testing.suite import make_home
+
+MINILM, VIT_S14, MPNET = (PACKAGED[name] for name in ("minilm-l6", "vit-s14", "mpnet-base"))
 
 
 @pytest.fixture

@@ -1,11 +1,3 @@
-from pathlib import Path
+from tests.results.conftest import store
 
-import pytest
-
-from orca_ray.results.store import ResultsStore
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> ResultsStore:
-    """An empty results store."""
-    return ResultsStore(tmp_path / "results", create=True)
+__all__ = ["store"]

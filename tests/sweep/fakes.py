@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from orca_ray.methods.reports import EpochProgress, Outcome
@@ -15,17 +16,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport
 
-TEXT = """\
-name: fake
-benchmark: pocket
-methods: [nft, orca]
-tasks: [pocket/digits, pocket/wdbc]
-early_stopping: {eta: 2, min_epochs: 2}
-settings: {refine.learning_rate: 1e-3, refine.epochs: 6, align.epochs: 2}
-space: {refine.learning_rate: {log_uniform: [1e-5, 1e-1]}}
-budgets:
-  full: {search_trials: 4, confirm_seeds: [1, 2]}
-"""
+TEXT = Path(__file__).with_name("fake.yaml").read_text()
 
 
 def fake_spec(text: str = TEXT, overrides: Overrides | None = None) -> SweepSpec:

@@ -6,52 +6,17 @@ from typing import Any
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.loading import parse_spec
 from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.testing.suite import save_tokenizer
+from orca_ray.testing.suite import save_bert
 
-TEXT = """\
-name: tiny
-benchmark: pocket
-methods: [orca, nft]
-tasks: [pocket/wdbc]
-sources: {sequence: prose, image: photographs}
-early_stopping: {eta: 2, min_epochs: 1}
-parallel: 1
-settings:
-  embedder.sequence_length: 8
-  align.epochs: 2
-  align.samples_per_class: 16
-  align.source_samples: 32
-  align.distance: l2
-  refine.epochs: 3
-  refine.warmup_epochs: 1
-  refine.dropout: 0.1
-space: {refine.learning_rate: {log_uniform: [1e-5, 1e-2]}}
-budgets:
-  full: {search_trials: 3, confirm_seeds: [1, 2]}
-"""
-
-
-def tiny_body(directory: Path) -> str:
-    """Save a random two-layer BERT and return its path, which is its name."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    path = directory / "tiny-bert"
-    if not path.exists():
-        config = BertConfig(
-            vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-            max_position_embeddings=64,
-        )  # fmt: skip
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            BertModel(config).save_pretrained(path)
-        save_tokenizer(path)
-    return str(path)
+TEXT = Path(__file__).with_name("tiny.yaml").read_text()
 
 
 def tiny_text(directory: Path, text: str = TEXT) -> str:
     """Return the sweep file of a tiny sweep whose body lies in ``directory``."""
-    return text + f"bodies: {{sequence: {tiny_body(directory)}}}\n"
+    body = directory / "tiny-bert"
+    if not body.exists():
+        save_bert(body)
+    return text + f"bodies: {{sequence: {body}}}\n"
 
 
 def tiny_spec(directory: Path, text: str = TEXT) -> SweepSpec:

@@ -9,43 +9,14 @@ import numpy as np
 from orca_ray.alignment.source import SampleRequest, Samples, Source, embed_images, read_photograph
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
+from orca_ray.discovery import tables
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# scikit-image's data module states the origin of each photograph: CC0, or public domain (NASA's astronaut, SpaceX's
-# rocket, the Brooklyn Museum's coins). Those of foolbox are examples of ImageNet's classes.
-SCIKIT_IMAGE = Package(
-    "scikit-image",
-    "0.25.2",
-    "24cc986e1f4187a12aa319f777b36008764e856e5013666a4a83f8df083c2641",
-    "BSD-3-Clause; the images CC0 or public domain",
-    15,
-    wheel_tag="cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64",
-)
-FOOLBOX = Package(
-    "foolbox",
-    "3.3.4",
-    "11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-    "MIT (package); the images are of ImageNet, for research",
-    2,
-)
-CLASSES: Mapping[str, tuple[str, ...]] = {
-    "birds": ("imagenet_14_129.jpg", "imagenet_15_99.jpg", "imagenet_17_22.jpg"),
-    "buildings": ("imagenet_05_853.jpg", "imagenet_08_915.jpg", "imagenet_12_741.jpg"),
-    "fruit": ("imagenet_03_990.jpg", "imagenet_04_949.jpg"),
-    "ground": ("brick.png", "grass.png", "gravel.png"),
-    "household": (
-        "coffee.png", "coins.png", "imagenet_01_559.jpg", "imagenet_02_438.jpg", "imagenet_09_455.jpg",
-        "imagenet_10_541.jpg", "imagenet_11_630.jpg",
-    ),
-    "insects": ("imagenet_18_317.jpg", "imagenet_19_305.jpg"),
-    "machines": (
-        "imagenet_06_609.jpg", "imagenet_07_609.jpg", "imagenet_13_471.jpg", "motorcycle_left.png", "rocket.jpg",
-    ),
-    "people": ("astronaut.png", "camera.png"),
-    "pets": ("chelsea.png", "imagenet_00_243.jpg", "imagenet_16_251.jpg"),
-}  # fmt: skip
+_LISTED = tables("orca_ray.alignment.sources", "photographs.toml")
+SCIKIT_IMAGE, FOOLBOX = (Package(**_LISTED[name]) for name in ("scikit_image", "foolbox"))
+CLASSES: Mapping[str, tuple[str, ...]] = _LISTED["classes"]
 """Photographs of each class; the label of a crop is the index of its class."""
 
 

@@ -9,35 +9,13 @@ from collections.abc import Mapping
 from orca_ray.alignment.source import SampleRequest, Samples, Source, balanced_order
 from orca_ray.data import packages
 from orca_ray.data.packages import Package
+from orca_ray.discovery import tables
 
-PACKAGE = Package(
-    "gensim",
-    "4.4.0",
-    "91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
-    "LGPL-2.1 (package); the articles CC BY-SA",
-    28,
-    wheel_tag="cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64",
-)
+_LISTED = tables("orca_ray.alignment.sources", "prose.toml")
+PACKAGE = Package(**_LISTED["package"])
 MEMBER = "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 """A piece of a dump of Wikipedia: the first articles by number, whose titles begin with A."""
-TOPICS: Mapping[str, tuple[str, ...]] = {
-    "arts": ("Academy Awards", "An American in Paris", "Animal Farm", "Animation", "Art", "A Modest Proposal"),
-    "computing": ("ASCII", "Abacus", "Algorithm", "Analysis of variance", "Arithmetic mean", "Assistive technology"),
-    "language": ("A", "Afroasiatic languages", "Alphabet", "Ambiguity", "Austroasiatic languages"),
-    "life": ("Aardvark", "Aardwolf", "Agriculture", "Algae", "Amphibian", "Anatomy"),
-    "matter": ("Acid", "Albedo", "Alkali metal", "Alkane", "Ampere", "Asphalt", "Atomic number"),
-    "people": (
-        "Abraham Lincoln", "Albert Einstein", "Albert Sidney Johnston", "Aldous Huxley", "Andre Agassi",
-        "Andrei Tarkovsky", "Ayn Rand",
-    ),
-    "philosophy": ("Altruism", "Anarchism", "Aristotle", "Arthur Schopenhauer"),
-    "places": (
-        "Afghanistan", "Alabama", "Alaska", "Albania", "Alberta", "Algeria", "Andorra", "Angola", "Aruba", "Asia",
-        "Atlantic Ocean", "Azerbaijan",
-    ),
-    "religion": ("Achilles", "Allah", "Apollo"),
-    "space": ("Amateur astronomy", "Apollo 11", "Apollo 8", "Astronaut"),
-}  # fmt: skip
+TOPICS: Mapping[str, tuple[str, ...]] = _LISTED["topics"]
 """Articles of each topic; the label of a passage is the index of its topic."""
 
 _SHORTEST_PARAGRAPH = 100

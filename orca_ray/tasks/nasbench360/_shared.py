@@ -12,9 +12,10 @@ from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.readers import check_labels, check_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, tables
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,11 @@ from typing import Any
 from orca_ray.data.cache import parse_json
 from orca_ray.data.hdf5 import open_hdf5
 from orca_ray.data.raw import MARK, PDEBENCH_FILES, RawFile, check_missing
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench._reading import Hdf5, Reading, Seeds, Stacked, Steady, by_frame, by_inputs
-from orca_ray.tasks.task import Arrays, Target, Task, Workspace, tables
+from orca_ray.tasks.task import Arrays, Target, Task, Workspace
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"

@@ -14,9 +14,10 @@ import numpy as np
 
 from orca_ray.data import packages, readers, splits
 from orca_ray.data.rows import PACKAGED_BODIES, Array
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task, tables
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task
 
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""

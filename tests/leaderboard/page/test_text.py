@@ -22,19 +22,7 @@ from tests.leaderboard.page.conftest import Open
 from tests.results.factories import make_record
 
 FILE = Path(__file__).with_name("texts.json")
-TEXTS = """() => {
-  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
-  const found = [];
-  while (walker.nextNode()) found.push(walker.currentNode);
-  const shown = found.filter((node) => node.parentNode.localName !== "style");
-  return shown.map((node) => node.textContent.trim()).filter(Boolean).join(" | ");
-}"""
-
-GO = """place => new Promise((done) => {
-  if (location.hash === place) done();
-  addEventListener("hashchange", () => setTimeout(done), { once: true });
-  location.hash = place;
-})"""
+TEXTS, GO = (Path(__file__).with_name(name).read_text() for name in ("texts.js", "go.js"))
 
 
 def odd() -> dict[str, Any]:

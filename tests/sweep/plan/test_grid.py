@@ -17,23 +17,7 @@ from orca_ray.sweep.plan.spec import Overrides
 from tests.sweep.fakes import fake_searches, new_controller, play
 from tests.sweep.plan.test_loading import refused
 
-TEXT = """\
-name: study
-benchmark: pocket
-methods: [orca]
-tasks: [pocket/digits]
-early_stopping: {eta: 2, min_epochs: 1}
-settings: {refine.epochs: 6, align.epochs: 4}
-grid:
-  refine.learning_rate: [1e-3, 1e-2]
-  aligning:
-    none: {align.epochs: 0}
-    l2: {align.distance: l2}
-    mmd: {align.distance: mmd, refine.epochs: 3}
-per_task: {pocket/digits: {settings: {refine.epochs: 5}}}
-budgets:
-  full: {confirm_seeds: [1, 2], settings: {align.epochs: 7}}
-"""
+TEXT = Path(__file__).with_name("study.yaml").read_text()
 VARIED = ("refine.learning_rate", "align.epochs", "align.distance", "refine.epochs")
 GRID = TEXT[TEXT.index("  refine.learning") : TEXT.index("per_task")]
 STEPS = "align.steps: [absolute]\n  align.learning_rate: [0.1, 0.0]"

@@ -132,31 +132,9 @@ def test_layers_later_ones_win() -> None:
     assert epochs == {"orca": 6, "nft": 7}
 
 
-BASE = """\
-name: base
-benchmark: pocket
-methods: [nft, orca]
-tasks: [pocket/digits]
-settings: {refine.epochs: 3, refine.batch_size: 8}
-space:
-  refine.batch_size: {choice: [8, 16]}
-  refine.epochs: {integer: [1, 5]}
-early_stopping: {eta: 3, min_epochs: 2}
-budgets:
-  full: {search_trials: 2}
-"""
+BASE = Path(__file__).with_name("base.yaml").read_text()
 
-FROZEN = {
-    "aligning": "252701856a2c4b02",
-    "field": "3b482f8d7b55ee16",
-    "domainnet": "64ef489cb0bd542e",
-    "drug": "5e9ee326de786ff0",
-    "nasbench360": "d268c97b22c6ecd2",
-    "openml": "dbf4d5f0632ffe6b",
-    "pdebench": "9399b0ba588f6077",
-    "pdebench_generated": "0f47d75a513b94c5",
-    "pocket": "a7b97118df8a23d9",
-}
+FROZEN = json.loads(Path(__file__).with_name("frozen.json").read_text())
 """Digests of the trial keys of all budgets of the shipped sweeps: records of earlier versions stay theirs."""
 
 
