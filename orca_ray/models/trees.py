@@ -64,7 +64,7 @@ class TreeBody(Body):
     def boosters(self) -> list[Any]:
         """The boosters; raises UserError if LightGBM is missing or a tree is damaged."""
         if self._boosters is None:
-            self._boosters = [_booster(trees, self._num_features, self._turns) for trees in self._trees()]
+            self._boosters = [_booster(trees, self._turns) for trees in self._trees()]
         return self._boosters
 
     def _trees(self) -> list[list["_Tree"]]:
@@ -92,7 +92,9 @@ class TreeBody(Body):
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
         threads = torch.get_num_threads()
-        outputs = [each.predict(rows, raw_score=True, num_threads=threads) for each in self.boosters]
+        outputs = [
+            each.predict(rows[:, : each.num_feature()], raw_score=True, num_threads=threads) for each in self.boosters
+        ]
         raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
@@ -212,6 +214,11 @@ class _Tree:
             raise ValueError("its leaves are linear models")
 
     @property
+    def num_features(self) -> int:
+        """Number of features up to the last one that splits, at least 1."""
+        return int(self._feature.max(initial=0)) + 1
+
+    @property
     def depth(self) -> int:
         """Number of splits on the longest path to a leaf."""
         depths = np.ones(self.num_leaves, np.int64)
@@ -251,8 +258,9 @@ def _parsed(text: str, num_features: int) -> list[_Tree]:
     return found
 
 
-def _written(trees: Sequence[_Tree], num_features: int, turns: int) -> str:
+def _written(trees: Sequence[_Tree], turns: int) -> str:
     """Return checked trees in LightGBM's text format; ``turns`` outputs have a tree each in turn."""
+    num_features = max(tree.num_features for tree in trees)
     lines = [
         "tree", "version=v4", f"num_class={turns}", f"num_tree_per_iteration={turns}", "label_index=0",
         f"max_feature_idx={num_features - 1}", "objective=regression",
@@ -270,12 +278,12 @@ def in_order(tokens_BTD: Tensor) -> Tensor:
     return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
-def _booster(trees: Sequence[_Tree], num_features: int, turns: int) -> Any:
+def _booster(trees: Sequence[_Tree], turns: int) -> Any:
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise UserError(f"these trees need the package {error.name!r}: pip install 'orca-ray[trees]'") from error
-    return lightgbm.Booster(model_str=_written(trees, num_features, turns))
+    return lightgbm.Booster(model_str=_written(trees, turns))
 
 
 class _Outputs(nn.Module):
