@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orca_ray.cli.output import emit_json, note, say, show
+from orca_ray.data import cache
 from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import check_directory, check_special, open_regular
 from orca_ray.results.store import ResultsStore
@@ -189,6 +190,41 @@ def test_special_files_are_refused_before_they_are_opened(command: Command, plac
     assert place in ending.err
     assert sorted(path.name for path in Path().iterdir()) == ["link", "pipe"]
     assert not list(own_cache.rglob("*.npy"))
+
+
+def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
+    store = ResultsStore("store", create=True)
+    store.append([make_record(benchmark="odd", task="odd/x", sweep="odd/s")])
+    Path("model").mkdir()
+    Path("data.csv").write_text("x\n1\n")
+    os.mkfifo("pipe")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for given, out, message in (
+        ("leaderboard odd --results store", "store/new.md", "it lies in store, which is read by this command"),
+        ("results export odd --results store", "store/new.csv", "it lies in store, which is read by this command"),
+        ("predict model data.csv", "data.csv", "it is read by this command"),
+        ("predict model data.csv", "model/p.csv", "it lies in model, which is read by this command"),
+        ("predict model data.csv", "no/where.csv", "is no directory"),
+        ("export model --to onnx", "model/model.safetensors", "it lies in model, which is read by this command"),
+        ("export model --to onnx", "pipe", "pipe is a named pipe"),
+        ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
+    ):
+        ending = command(*given.split(), "--out", out)
+        assert ending.code == 2, message
+        assert message in ending.err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "new").write_text("new")
+    for name in ("pipe", "link"):
+        for write in (cache.write_bytes, lambda path, _: cache.replace_file(tmp_path / "new", path)):
+            with pytest.raises(UserError, match=f"{name} is a named pipe"):
+                write(tmp_path / name, b"")
+    assert {path.name for path in tmp_path.iterdir()} >= {"link", "new", "pipe"}
+    assert (tmp_path / "pipe").is_fifo()
 
 
 ODD = "a\x1b[2Jb\x9bc\u202ed\udcff"
