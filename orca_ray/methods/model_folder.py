@@ -13,6 +13,7 @@ No file is a pickle, and no code comes from them. ``config.json`` is written las
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -46,6 +47,12 @@ class StoredArray:
     shape: tuple[int, ...]
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.values) != math.prod(self.shape) or min(self.shape, default=1) < 1:
+            raise ValueError(f"{len(self.values)} values are no array of shape {self.shape}")
+        if not all(abs(value) <= _LARGEST for value in self.values):
+            raise ValueError("values must be finite")
+
     @classmethod
     def of(cls, array: Any) -> "StoredArray":
         """Return the JSON form of a NumPy array or a tensor on the CPU."""
@@ -53,8 +60,12 @@ class StoredArray:
         return cls(values.shape, tuple(values.ravel().tolist()))
 
     def array(self) -> Array:
-        """Return the array; raises ValueError if the number of values is not that of the shape."""
+        """Return the array."""
         return np.array(self.values, dtype=np.float32).reshape(self.shape)
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST_VALUES = 2**31  # of an input or an output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +86,12 @@ class TaskSummary:
     reference: str
     protocol: str
     data_fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.declaration()
+        for name, shape in (("input", self.input_shape), ("output", self.target.output_shape)):
+            if min(shape, default=1) < 1 or math.prod(shape) > _MOST_VALUES:
+                raise ValueError(f"the {name} has shape {shape}, with 1 to {_MOST_VALUES:,} values")
 
     @classmethod
     def of(cls, task: Task, protocol: str, data_fingerprint: str) -> "TaskSummary":
@@ -139,6 +156,27 @@ class ModelConfig:
     """Versions of the libraries that trained the model."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every other file, by name."""
+
+    def __post_init__(self) -> None:
+        channels, *rest = self.task.input_shape
+        of_inputs = (channels, *(1 for _ in rest))
+        if any(each is not None and each.shape != of_inputs for each in (self.input_mean, self.input_deviation)):
+            raise ValueError(f"the statistics of inputs do not have shape {of_inputs}")
+        outputs = self.task.target.output_shape
+        for each in (self.y_mean, self.y_std):
+            shape = () if each is None else each.shape
+            if len(shape) > len(outputs) or any(
+                size not in (1, whole) for size, whole in zip(shape[::-1], outputs[::-1], strict=False)
+            ):
+                raise ValueError(f"statistics of shape {shape} are none of outputs of shape {outputs}")
+        if any((mean is None) != (spread is None) for mean, spread in self._statistics):
+            raise ValueError("a mean without a deviation, or the reverse")
+        if any(spread is not None and min(spread.values) <= 0 for _, spread in self._statistics):
+            raise ValueError("a deviation must be above zero")
+
+    @property
+    def _statistics(self) -> tuple[tuple[StoredArray | None, StoredArray | None], ...]:
+        return (self.input_mean, self.input_deviation), (self.y_mean, self.y_std)
 
 
 def read_config(directory: Path) -> ModelConfig:
