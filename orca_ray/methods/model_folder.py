@@ -222,7 +222,7 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
             f"{path} has format {quoted(found)}, of orca-ray {quoted(written)}; orca-ray {__version__} reads "
             f"format {FORMAT}: install the version that wrote it, or make the model again with this one"
         )
-    if values.pop(_SELF, None) != _hash({"orca_ray": written, "format": found, **values}):
+    if values.pop(_SELF, None) != signature({"orca_ray": written, "format": found, **values}):
         raise UserError(f"{path} was changed since it was written; {_ADVICE}")
     try:
         config = TypeAdapter(ModelConfig).validate_python(values)
@@ -244,7 +244,7 @@ def config_text(config: ModelConfig) -> str:
     """Return the content of ``config.json``."""
     values = {"orca_ray": __version__, "format": FORMAT, **asdict(config)}
     values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
-    return json.dumps({**values, _SELF: _hash(values)}, indent=1) + "\n"
+    return json.dumps({**values, _SELF: signature(values)}, indent=1) + "\n"
 
 
 def write_folder(
@@ -295,6 +295,7 @@ def check_other(directory: Path) -> None:
         raise UserError(f"{directory} has files and is no model folder: name a new or empty directory for the model")
 
 
-def _hash(values: Mapping[str, Any]) -> str:
+def signature(values: Mapping[str, Any]) -> str:
+    """Return the hash that ``config.json`` has of all its other values."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

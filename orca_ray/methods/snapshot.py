@@ -99,14 +99,21 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     except Exception as error:  # constructors raise many types for sizes that do not fit together
         raise UserError(f"config.json describes a network that cannot be built: {shorten(error)}") from error
     if not whole:
-        found = _hash(_frozen(recipe, model))
-        if not recipe.names_body or found != config.body.weights_sha256:
+        body_hash = _hash(_frozen(recipe, model))
+        if not recipe.names_body or body_hash != config.body.weights_sha256:
             raise UserError(
                 f"the body {config.body.name!r} on this machine is not the one that the model was trained with (sha256 "
-                f"of its weights: {found}, expected {config.body.weights_sha256}): get the same release of it"
+                f"of its weights: {body_hash}, expected {config.body.weights_sha256}): get the same release of it"
             )
     _load(model, weights, set(weight_names(recipe, model)))
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    try:
+        found = tuple(model(torch.zeros(1, *config.task.input_shape)).shape[1:])
+    except Exception as error:  # a forward pass raises many types for values that do not fit together
+        raise UserError(f"config.json describes a network that cannot predict: {shorten(error)}") from error
+    if found != config.task.target.output_shape:
+        raise UserError(f"config.json describes outputs of shape {config.task.target.output_shape}, not {found}")
+    return model
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool
     change(values)
     if sign:
         del values["sha256"]
-        values["sha256"] = model_folder._hash(values)
+        values["sha256"] = model_folder.signature(values)
     path.write_text(json.dumps(values))
 
 
@@ -137,7 +137,7 @@ def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder
         ({"model_type": "nonsense"}, "cannot build body"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "comes with Python code of its own"),
         ({"num_hidden_layers": 10**6}, "declares 1000000 layers"),
-        ({"hidden_size": 10**7, "num_attention_heads": 1}, "parameters"),
+        ({"hidden_size": 10**7, "num_attention_heads": 1}, "larger than the weights"),
         ({"hidden_size": 17}, "cannot build body"),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message
     config = json.loads(config_text(snapshot.config))
     config["body"]["values"].update(values)
     del config["sha256"]
-    text = json.dumps({**config, "sha256": model_folder._hash(config)}).encode()
+    text = json.dumps({**config, "sha256": model_folder.signature(config)}).encode()
     with pytest.raises(UserError, match=message):
         rebuild(model_folder.parse_config(text, "config.json"), snapshot.weights)
 
