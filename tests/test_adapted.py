@@ -23,6 +23,7 @@ from orca_ray.own_data.infer_task import infer
 from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
+from orca_ray.testing.model_folders import check_forgeries
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
@@ -277,6 +278,12 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert column_names(model) == ["p_red", "p_white"]
+
+
+@pytest.mark.slow
+def test_a_forged_folder_of_own_data_is_refused_or_predicts(own: tuple[Path, Path, Predictor]) -> None:
+    file, folder, _ = own
+    check_forgeries(folder, file, 60)
 
 
 def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:
