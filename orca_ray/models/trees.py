@@ -167,9 +167,8 @@ class TreeArrays(Body):
 
 
 _NODE = ("left", "right", "value", "feature", "threshold", "missing_right")
-_SPLITS = {"split_feature": np.int64, "threshold": np.float64, "decision_type": np.int64,
-           "left_child": np.int64, "right_child": np.int64}  # fmt: skip
-"""Numbers that a tree in LightGBM's format has for each split, and their type here."""
+_INTEGERS = ("split_feature", "decision_type", "left_child", "right_child")
+"""Numbers that a tree in LightGBM's format has for each split, beside ``threshold``."""
 _NUMBERS = re.compile(r"[-+.e0-9 ]*")
 _DAMAGED = "the trees of this model are damaged"
 _DEFAULT_LEFT, _MISSING_IS_ZERO, _MISSING_IS_NAN = 2, 4, 8  # bits of a decision type; bit 1 is a split by categories
@@ -184,18 +183,19 @@ class _Tree:
         A split has a larger number than its parent, so that paths end. A child below zero is the leaf ``-child - 1``.
         """
         lines = dict(line.partition("=")[::2] for line in text.splitlines())
-        self.fields = {name: lines.get(name, "") for name in (*_SPLITS, "leaf_value")}
+        self.fields = {name: lines.get(name, "") for name in (*_INTEGERS, "threshold", "leaf_value")}
         for name, field in self.fields.items():
             if not _NUMBERS.fullmatch(field):
                 raise ValueError(f"{name} are not numbers")
         self._leaves = np.array(self.fields["leaf_value"].split(), np.float64)
-        splits = {name: np.array(self.fields[name].split(), kind) for name, kind in _SPLITS.items()}
+        self._threshold = np.array(self.fields["threshold"].split(), np.float64)
+        integers = [np.array(self.fields[name].split(), np.int64) for name in _INTEGERS]
         self.num_leaves = len(self._leaves)
         if lines.get("num_leaves") != str(self.num_leaves) or not self.num_leaves:
             raise ValueError(f"{self.num_leaves} values for {lines.get('num_leaves', 'no')} leaves")
-        if any(len(numbers) != self.num_leaves - 1 for numbers in splits.values()):
+        if any(len(numbers) != self.num_leaves - 1 for numbers in (*integers, self._threshold)):
             raise ValueError(f"{self.num_leaves} leaves and not one split less")
-        self._feature, self._threshold, self._decision, self._left, self._right = splits.values()
+        self._feature, self._decision, self._left, self._right = integers
         if not np.isfinite(self._leaves).all() or not np.isfinite(self._threshold).all():
             raise ValueError("values are not finite")
         if ((self._feature < 0) | (self._feature >= num_features)).any():
