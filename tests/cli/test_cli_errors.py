@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import requests
 
 from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.data import cache
@@ -171,6 +173,29 @@ def test_the_credentials_of_a_store_are_not_printed(command: Command) -> None:
     ending = command("status", "pocket", "--results", "s3://AKIA:pa55@bucket/run?no_such_option=1&secret_key=pa55word")
     assert ending.code == 2
     assert "s3://bucket/run" in ending.err
+    assert "pa55" not in ending.err + ending.out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "predict hub:https://me:pa55@host/x data.csv -o o.csv",
+        "plan pocket --address ray://me:pa55@host:1",
+        "benchmark pocket --body https://me:pa55@host/x",
+        "adapt https://me:pa55@host/x.csv",
+        "adapt https://host/x.csv?api_key=pa55&x=1",
+        "data fetch https://pa55@host/y",
+        "leaderboard https://me:pa55@host/y",
+        "plan https://me:pa55@host/y.yaml",
+    ],
+)
+def test_a_password_is_not_echoed_wherever_it_is_given(
+    command: Command, given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("requests.head", mock.Mock(side_effect=requests.Timeout))
+    ending = command(*given.split())
+    assert ending.code == 2
+    assert "***" in ending.err
     assert "pa55" not in ending.err + ending.out
 
 
