@@ -208,7 +208,7 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
     first, second = started(controller), started(controller)
     assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
     for_resources = take(controller)
-    work_until(lambda: sweep_status(store, SWEEP).waiting, controller)
+    work_until(lambda: len(sweep_status(store, SWEEP).waiting) == 2, controller)
     found = sweep_status(store, SWEEP)
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}
