@@ -1,4 +1,4 @@
-"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits of what data expand to.
+"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits on decompressed sizes.
 
 ``tarfile`` and ``zipfile`` read the members of archives, which are first written to a scratch directory inside the
 target. This module refuses more than tarfile's data filter does: all links, names that are unsafe on any operating

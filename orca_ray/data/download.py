@@ -30,12 +30,13 @@ _LONGEST_RETRY_AFTER = 300.0
 
 @dataclass(frozen=True)
 class Patience:
-    """Number of tries, waiting times and time-outs of a download."""
+    """Settings of a download: number of tries, waiting times and time-outs."""
 
     tries: int = 6
     """The download fails after this many consecutive tries in which no new byte arrived."""
     tries_to_reach: int = 2
-    """The same number while no byte has arrived, for a server or proxy that cannot be reached or does not answer."""
+    """Used instead of ``tries`` while no byte has arrived and the server or proxy cannot be reached or does not
+    answer."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further try up to ``longest_wait``, then varied by ±25 %."""
     longest_wait: float = 60.0
@@ -59,7 +60,7 @@ class Failed(Exception):
 
 
 def content_length(url: str, patience: Patience) -> int:
-    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
+    """Return the length in bytes of the file at ``url``; 0 if it is unknown, also if no server answers."""
     import requests
 
     try:

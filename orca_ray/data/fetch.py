@@ -69,7 +69,7 @@ def fetch(
 
 @dataclass
 class Verified:
-    """Result of `verify`: three lists of file paths relative to the raw directory."""
+    """Result of `verify`: three sorted lists of file paths relative to the raw directory."""
 
     intact: list[str] = field(default_factory=list)
     """Files that match a published or recorded hash."""
@@ -106,7 +106,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
 
 
 class ThreadPool:
-    """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set.
+    """Runs a function on each item of a list in threads; the function may call `report` and must end soon after `stop`.
 
     ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
     connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.

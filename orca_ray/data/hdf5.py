@@ -163,7 +163,7 @@ class Variable(NamedTuple):
 
 
 def mat5_variables(path: Path) -> dict[str, Variable]:
-    """Return all variables of a file by name; only their headers are read. Raises UserError for a damaged file."""
+    """Return all variables of a MATLAB 5 to 7 file by name; only headers are read. UserError for a damaged file."""
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         found, size = {}, path.stat().st_size
         header = file.read(_HEADER_BYTES)

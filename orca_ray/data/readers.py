@@ -84,7 +84,8 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError unless each column is once in the header, rows have as many fields as the header, and one exists.
+    Raises UserError unless each column is once in the header, all rows have as many fields as the header, and there is
+    a row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:

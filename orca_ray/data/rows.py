@@ -148,7 +148,7 @@ class LazyRows:
 
 
 def joined_rows(first: Rows, second: Rows) -> LazyRows:
-    """Return the concatenation of two `Rows`, whose rows are copied when they are selected."""
+    """Return two `Rows` as one, copied when rows are selected; ValueError if their shapes or types differ."""
     if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
         one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
         raise ValueError(f"rows of {one} and {other} do not join")
@@ -175,7 +175,7 @@ KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
 
 
 def num_bytes(rows: Rows) -> int:
-    """Return how many bytes of memory all rows take."""
+    """Return how many bytes all rows take as one array."""
     return int(np.prod(rows.shape, dtype=np.int64)) * rows.dtype.itemsize
 
 
