@@ -19,7 +19,7 @@ COURANT = 0.8
 
 
 class Water:
-    """Shallow water over a flat bed; primitive fields are (depth, velocities), conserved fields (depth, momenta)."""
+    """Shallow water over a flat bed, a `System`; primitive fields: depth, velocities; conserved: depth, momenta."""
 
     positive: tuple[int, ...] = (0,)
 

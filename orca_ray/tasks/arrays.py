@@ -54,7 +54,7 @@ def filled(
 ) -> Array:
     """Return the array ``name`` [N, *shape] float32 of a workspace, filled by ``rows(indices[b])`` for each batch b.
 
-    A batch has 64 MiB at most, and ``most`` of the N indices.
+    A batch has at most 64 MiB, and at most ``most`` of the N indices (None: any number).
     """
     array = workspace.array(name, (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))

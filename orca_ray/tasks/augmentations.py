@@ -46,7 +46,7 @@ class Augmentation(ABC):
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Pad an image, crop a random window of its original size, and flip it horizontally with probability ½."""
+    """Pads an image, crops a random window of its original size, and flips it horizontally with probability ½."""
 
     padding: tuple[float, ...]
     """Value of the padding in each channel, or one value for all channels: that of a black pixel in the prepared

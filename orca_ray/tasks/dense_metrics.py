@@ -54,7 +54,7 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 
     Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`.
     The prediction for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are
-    left out.
+    left out; raises UserError if no protein has one.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)

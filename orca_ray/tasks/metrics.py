@@ -29,7 +29,7 @@ class Metric:
     source: str
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
-    """Returns the metric of float64 predictions and of targets."""
+    """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns the metric."""
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     version: int = 1

@@ -52,7 +52,7 @@ class _Chunks:
 
 
 Backgrounds = Callable[[np.random.RandomState], Array]
-"""Function that returns the spectrogram [96, frames] of a random background recording."""
+"""Function that takes a random generator and returns the spectrogram [96, frames] of a random background recording."""
 
 
 def _build(workspace: Workspace) -> Arrays:

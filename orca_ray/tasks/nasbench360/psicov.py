@@ -31,7 +31,8 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SIDE = 512
 NUM_FEATURES = 27
-"""Features of a residue: 3 of secondary structure, 22 position-specific scores, solvent accessibility, entropy."""
+"""Number of features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility,
+entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
 
 _LARGEST_FEATURE = 100.0
