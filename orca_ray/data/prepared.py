@@ -42,7 +42,8 @@ class Split:
     y: Array
     """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
-    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
+    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean output of these
+    rows."""
 
     def __len__(self) -> int:
         return len(self.x)

@@ -26,7 +26,7 @@ _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLO
 def check_not_finite(path: Path, field: str, array: Array) -> None:
     """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
 
-    Data are prepared as float32; a number beyond its range counts as infinite. Large arrays are read
+    Data are prepared as float32; a number beyond the range of float32 counts as infinite. Large arrays are read
     slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":

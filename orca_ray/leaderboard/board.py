@@ -167,7 +167,7 @@ class Board:
         return pd.DataFrame.from_dict(counts, orient="index", columns=columns, dtype="int64")
 
     def score(self, task: str, method: str) -> Score:
-        """Return the score of a method on a task; n is 0 and mean and std are NaN if it has none."""
+        """Return the score of a method on a task; without a score, n is 0, and mean and std are NaN."""
         cell = self.cells.get((task, method))
         return cell.score if cell else Score(math.nan, math.nan, 0)
 

@@ -33,7 +33,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 
 class Options(BaseModel):
-    """Properties of own data that the user gives. Every field is optional; "" or None: it is inferred."""
+    """Properties of own data that the user gives. Every field is optional; a field that is "" or None is inferred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -155,7 +155,7 @@ class UserData:
     groups: Array | None = None
     """Group of each sample [N]; samples of one group must not be in different splits."""
     times: Array | None = None
-    """Times of the samples [N], by which they are split."""
+    """Times of the samples [N], by which the samples are split."""
     splits: Array | None = None
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()

@@ -185,7 +185,7 @@ def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return a warning if samples with equal inputs, given by ``hashes`` [N], are in different splits."""
+    """Return [warning] if samples with equal inputs, i.e. ``hashes`` [N], are in different splits, else []."""
     first: dict[Any, tuple[SplitName, int]] = {}
     crossing: list[tuple[int, int, SplitName]] = []
     for split, rows in splits.items():
@@ -202,7 +202,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
 
 
 def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
-    """Return warnings about ``candidates``, columns, whose names suggest groups and whose values are in several splits.
+    """Return warnings about columns in ``candidates`` with names that suggest groups and values in several splits.
 
     A column counts if its values repeat: 2 rows a value or more on average, and more than one value.
     """
@@ -219,7 +219,7 @@ def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], cand
 
 
 def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return a warning if one of the ``groups`` [N] is in several splits."""
+    """Return [warning] if one of the ``groups`` [N] is in several splits, else []."""
     kinds = [{str(group) for group in groups[rows].tolist()} for rows in splits.values()]
     found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
     return [f"{len(found)} values of the groups are in several splits, such as {min(found)!r}"] if found else []

@@ -28,7 +28,7 @@ class TargetCoding(BaseModel):
     one_hot: tuple[str, ...] = ()
     """Names of the K columns, if classes are given as [N, K] with a single 1 in each row."""
     axes: tuple[int, ...] = ()
-    """For a field: permutation of its given axes to the model's; (): unchanged."""
+    """For a field: permutation from the given order of its axes to the model's order; (): unchanged."""
     shape: tuple[int, ...] = ()
     """Shape of a field in the model's order."""
 

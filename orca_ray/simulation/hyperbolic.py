@@ -135,7 +135,8 @@ class Gas:
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux between primitive fields by the HLLC Riemann solver (Toro, chapter 10); Davis' wave speeds.
 
-        Only the side from which the contact wave moves away is computed; in supersonic flow its outer speed becomes 0.
+        Only the side from which the contact wave moves away is computed; in supersonic flow, the outer wave speed of
+        this side becomes 0.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)

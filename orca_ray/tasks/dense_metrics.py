@@ -28,7 +28,7 @@ _FLOOR = 0.01
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` has their shape and holds 0, 1 and `IGNORED`."""
+    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` [N, ...] holds 0, 1 and `IGNORED`."""
     check_other_shape(logits, y)
     return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
 

@@ -33,7 +33,7 @@ class Metric:
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     version: int = 1
-    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
+    """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.

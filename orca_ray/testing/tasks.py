@@ -166,7 +166,7 @@ class RawFilesSuite(Suite):
     unlike: ClassVar[Collection[str]] = ()
     """Names of tasks whose declared scales of inputs or targets do not hold for the small written files."""
     published: ClassVar[bool] = False
-    """Whether trials take hyper-parameters that the suite does not set from the published ones of their task."""
+    """Whether hyper-parameters that the suite does not set are the published ones of the task."""
 
     def __init_subclass__(cls) -> None:
         """Accept the former names ``twins`` and ``damages`` of `writers` and `corruptions`."""

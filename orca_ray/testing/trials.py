@@ -35,7 +35,7 @@ class NoTest(dict[SplitName, Split]):
     """Splits whose test split fails an assertion when it is read."""
 
     def __getitem__(self, name: SplitName) -> Split:
-        """Return a split other than test."""
+        """Return a split; AssertionError for test."""
         assert name != "test", "the test split was read"
         return super().__getitem__(name)
 
@@ -122,7 +122,7 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a new `TrialTrainer` with ``options``; alignments are reused only from the directory ``aligned``."""
+    """Return a new `TrialTrainer` with ``options``; it loads and stores alignments only in ``aligned``, if given."""
     return TrialTrainer(
         task, data or make_data(task), method, body, hyperparameters, seed,
         test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,

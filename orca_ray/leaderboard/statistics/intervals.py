@@ -128,7 +128,7 @@ def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:
 
 
 def mean_over_tasks(table: ScoreTable, per_task: PerTask) -> tuple[Floats, Floats, Floats]:
-    """Return the mean over tasks of values per task, and the ends of its 95 % interval, [X] each."""
+    """Return the means over tasks of the values of ``per_task``, and the ends of their 95 % intervals, [X] each."""
     values_TX = per_task(table.means_TM)
     value = values_TX.mean(axis=0) if len(table.tasks) else np.full(values_TX.shape[1], np.nan)
     return value, *interval(table, resample(table, per_task))

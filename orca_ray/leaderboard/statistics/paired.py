@@ -39,7 +39,7 @@ class Comparison:
     In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
     """
     tasks: Mapping[str, Ratio]
-    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `LogScores`."""
+    """Ratio on each task that has a pair. The interval is two standard errors wide on either side; see `LogScores`."""
     pairs: int
     planned: int
     """Number of pairs if no trial were missing."""
@@ -99,7 +99,7 @@ def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | F
 
 @dataclass(frozen=True)
 class LogScores:
-    """Logarithms of a board's mean scores, for ratios of its methods."""
+    """Table of the logarithms of a board's mean scores, from which ratios of methods are computed."""
 
     table: ScoreTable
     means_TM: Floats
@@ -132,8 +132,8 @@ class LogScores:
     def own_errors(self, tasks: Sequence[int], both: Sequence[int]) -> Floats:
         """Return the standard errors [T] of two methods' log ratios on ``tasks``, from the two methods' seeds alone.
 
-        ``tasks`` and ``both`` are indices. Unlike `errors_TM`, the result does not depend on other methods, but it has
-        fewer degrees of freedom.
+        ``tasks`` are indices of tasks, and ``both`` of the two methods. Unlike `errors_TM`, the result does not depend
+        on other methods, but it has fewer degrees of freedom.
         """
         at = np.ix_(tasks, both)
         squares_T, freedom_T = (each[at].sum(axis=1) for each in (self.squares_TM, self.freedom_TM))

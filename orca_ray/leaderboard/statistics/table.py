@@ -87,7 +87,7 @@ class ScoreTable:
 def mean_over_seeds(scores: Floats) -> Floats:
     """Return the mean over the last axis, which may hold NaN behind the scores; NaN where there is no score.
 
-    Scores are added in their order, so that another language gets the same bits.
+    Scores are added in the order of the axis, so that a program in another language can compute the same bits.
     """
     present = np.isfinite(scores)
     total = np.zeros(scores.shape[:-1])
