@@ -83,7 +83,7 @@ class Rows(Protocol):
 
 
 class PairwiseRows:
-    """Feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for predicting contact maps.
+    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for contact maps.
 
     They are computed from the parts ``positions`` [N, F, S] (features of single positions) and ``pairs`` [N, P, S, S].
     At map element (i, j), channels 0 to F − 1 are the features of position i, channels F to 2 F − 1 those of position

@@ -81,7 +81,7 @@ class Effects:
     notes: Sequence[str]
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
-        """Return the comparison of ``levels`` with ``reference``; None if `comparisons` has none."""
+        """Return the comparison of ``levels`` with ``reference``; None if `comparisons` does not have it."""
         return next((c for c in self.comparisons if (c.levels, c.reference) == (levels, reference)), None)
 
 

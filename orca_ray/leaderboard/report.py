@@ -118,7 +118,7 @@ class BoardReport:
         return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return, by method with a curve on a task, the validation scores by refine epoch, averaged over seeds."""
+        """Return each method's validation scores on a task by refine epoch, averaged over seeds, if it has a curve."""
         found = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))

@@ -9,7 +9,7 @@ to test::
     class TestDistances(DistanceSuite):
         names = ("energy",)
 
-It needs ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
+The suites need ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
 """
 
 import pytest

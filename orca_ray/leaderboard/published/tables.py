@@ -57,7 +57,7 @@ class PublishedRow:
     method: str
     """The method as its source calls it. Its hyper-parameters and body are not those of a recipe of the same name."""
     metric: str
-    """Name of the equal metric of this project; "": none is known to be equal."""
+    """Name of the metric of orca-ray that is equal to the published one; "": none is known to be equal."""
     quantity: str
     """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
     score: float | None

@@ -10,7 +10,7 @@ from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 Over = Literal["sum", "mean", "max"]
-"""How the costs of tasks are combined."""
+"""How a method's costs on single tasks are combined."""
 SAME_COST = 0.05
 """Two costs count as equal if the lower one is less than this share below the other; times vary as much by chance."""
 

@@ -85,7 +85,7 @@ class ScoreTable:
 
 
 def mean_over_seeds(scores: Floats) -> Floats:
-    """Return the mean over the last axis, which may hold NaN behind the scores; NaN where there is no score.
+    """Return the mean over the last axis, which may hold NaN after the scores; NaN where there is no score.
 
     Scores are added in the order of the axis, so that a program in another language can compute the same bits.
     """

@@ -9,7 +9,7 @@ those of PSICOV. Decisions where this task could differ from ORCA's code:
   rows and of columns are drawn independently, as in ORCA's code. In validation and test they are equal, because the
   metric computes the sequence separation of two residues from their row and column.
 - ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
-  validation, on which that protocol trains, is held out of DeepCov.
+  validation, on which ``paper`` trains, is held out of DeepCov.
 """
 
 import re

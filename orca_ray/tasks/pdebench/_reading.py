@@ -36,7 +36,7 @@ Hdf5 = Any
 
 
 class Simulations(ABC):
-    """The simulations in one open file; there is a subclass for each layout of files.
+    """Abstract base class of the simulations in an open file; each layout of files has a subclass.
 
     The constructor raises UserError if the file lacks data sets of the layout or has another grid.
     """
