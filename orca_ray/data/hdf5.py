@@ -1,8 +1,8 @@
 """Readers of HDF5 files from untrusted sources, and of MATLAB files, which are HDF5 from version 7.3 on.
 
-MATLAB versions 5 to 7 write level 5. SciPy's ``loadmat`` is not used for it, because it fails our tests with damaged
-files: one wrong byte in an uncompressed file ends the process with a segmentation fault (SciPy 1.17). It also loads
-whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
+MATLAB versions 5 to 7 write the format "level 5". SciPy's ``loadmat`` is not used for level 5, because it fails our
+tests with damaged files: one wrong byte in an uncompressed file ends the process with a segmentation fault (SciPy
+1.17). It also loads whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
 """
 
 import contextlib

@@ -66,7 +66,7 @@ class Target:
 
 
 class Rows(Protocol):
-    """N rows of equal shape and type, which are read by a slice or by an array of indices."""
+    """Interface of N rows of equal shape and type, which are read by a slice or by an array of indices."""
 
     @property
     def shape(self) -> tuple[int, ...]:

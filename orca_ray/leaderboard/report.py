@@ -46,7 +46,7 @@ class BoardReport:
     reproduce: str = "orca-sweep reproduce KEY"
     """Command that runs a trial again, for the page."""
     refresh_seconds: int = 0
-    """Time after which the page loads itself again; 0: never."""
+    """Number of seconds after which the page reloads itself; 0: never."""
     left_out: tuple[str, ...] = ()
     """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
 

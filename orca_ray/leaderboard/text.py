@@ -162,13 +162,13 @@ def _verdict(report: BoardReport) -> Iterator[str]:
 
 
 def published_tables(report: BoardReport) -> list[PublishedTable]:
-    """Return the tables of published results: beside own scores first, then as published."""
+    """Return the tables of published results: `Published.beside` first, if there is one, then `Published.tables`."""
     published = report.published
     return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables."""
+    """Return the sentences below the published tables: why rows are not beside own scores, what is hidden, notes."""
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []

@@ -54,7 +54,8 @@ class Options(BaseModel):
     columns: dict[str, Literal["number", "category", "date", "drop"]] = {}
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
-    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or NHWC"""
+    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or
+    NHWC."""
     colour: Literal["", "grey", "rgb"] = ""
     """Colours that images are converted to."""
     size: int | None = Field(default=None, ge=1, le=2**16)
@@ -124,7 +125,7 @@ class LazySamples:
         return self.num_samples
 
     def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the selected samples."""
+        """Return the selected samples as a list of arrays."""
         return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
 
 
@@ -177,7 +178,7 @@ class UserData:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return the selected samples in memory."""
+        """Return a copy with only the selected samples, which are read into memory."""
         rows = np.arange(len(self))[part]
 
         def taken(values: Array | None) -> Array | None:

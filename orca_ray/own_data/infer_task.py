@@ -97,7 +97,7 @@ _MOST_CHECKED = 5_000_000  # values of an array whose columns are compared with 
 
 @dataclass(frozen=True)
 class Inferred:
-    """A task of own data that is inferred but not prepared."""
+    """Record of a task of own data that is inferred but not prepared."""
 
     task: Task
     """The declaration; `orca_ray.own_data.registration.register` prepares its arrays."""

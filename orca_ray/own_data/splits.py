@@ -185,7 +185,7 @@ def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return [warning] if samples with equal inputs, i.e. ``hashes`` [N], are in different splits, else []."""
+    """Return [warning] if samples with equal inputs (equal ``hashes`` [N]) are in different splits, else []."""
     first: dict[Any, tuple[SplitName, int]] = {}
     crossing: list[tuple[int, int, SplitName]] = []
     for split, rows in splits.items():

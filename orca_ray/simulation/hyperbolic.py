@@ -23,7 +23,7 @@ _LONGEST = 300.0
 
 
 class System(Protocol):
-    """A system of conservation laws."""
+    """Interface of a system of conservation laws, which `sweep` solves."""
 
     positive: tuple[int, ...]
     """Indices of the primitive fields that must stay positive."""

@@ -4,7 +4,7 @@ Every epoch, parameters are drawn for all samples of the split, in order of thei
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
 align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add an entry to `_ALL`, or an entry point to another package.
+To add an augmentation, add an entry to `_ALL`, or declare an entry point in another package.
 
 Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """

@@ -116,7 +116,7 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
 
 
 def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
-    """Raise ValueError if shapes differ, because broadcasting would give a wrong score or loss."""
+    """Raise ValueError if ``predictions`` and ``y`` differ in shape: broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 

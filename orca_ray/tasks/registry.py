@@ -80,7 +80,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
+    """Return the task of a `task_to_json` declaration; it cannot be built. UserError, with ``where``, if invalid."""
     values = dict(content)
     try:
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})

@@ -55,7 +55,7 @@ class MethodSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Use a cache directory of the suite's own."""
+        """Set the cache directory to one that only the suite uses."""
         monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
     @pytest.fixture

@@ -31,7 +31,8 @@ Array = npt.NDArray[Any]
 Writer = Callable[[Path], None]
 """Takes a directory, and writes the raw files of one task below it or corrupts those that are there."""
 Corruption = tuple[str, Writer, str]
-"""Name of the corruption, function that corrupts good files, and regular expression that the error must match."""
+"""Name of the corruption, function that corrupts good files, and regular expression that the error message must
+match."""
 
 
 class Hostile:

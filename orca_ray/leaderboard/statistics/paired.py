@@ -11,7 +11,7 @@ from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, drawn_tasks, ta
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 Levels = Mapping[str, str]
-"""Name of the level by factor."""
+"""Mapping from the name of a factor to the name of its level."""
 
 
 class Ratio(NamedTuple):

@@ -35,7 +35,7 @@ METHODS = (
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """The answer to one question."""
+    """The answer to one question of `METHODS`, or to the question whether searching helped."""
 
     name: str
     question: str

@@ -71,7 +71,7 @@ class Description:
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Read the description at ``path``, which must be that of the data set ``dataset_id``.
+    """Return the description in the file ``path``, which must describe the data set ``dataset_id``.
 
     Raises UserError if the file is not JSON, is an error message of the server, belongs to another data set, lacks a
     field, or describes a table that is not ARFF.
