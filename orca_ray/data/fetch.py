@@ -106,7 +106,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
 
 
 class ThreadPool:
-    """Runs a function on all items of a list in threads; which may call `report` and must end soon when `stop` is set.
+    """Runs a function, which may call `report` and must end soon once `stop` is set, on all items of a list in threads.
 
     ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
     connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
