@@ -84,7 +84,7 @@ def export(
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
 MIN_TOKEN_LENGTH = 16
 END_SECONDS = 5
-"""How long requests in progress may take after Ctrl-C."""
+"""Seconds that requests in progress may still take after Ctrl-C."""
 
 
 def serve(
@@ -132,7 +132,7 @@ def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any]
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in a file, or else in the environment; None: there is none. Raises UserError for a weak one."""
+    """Return the token in a file or (None) in the environment, None if it is not set; UserError if missing or weak."""
     if path is not None and not path.is_file():
         raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")
     token = os.environ.get(TOKEN, "") if path is None else path.read_text(encoding="utf-8", errors="replace")
