@@ -44,7 +44,7 @@ _ONE_REQUEST_BYTES = 8 * 2**20
 
 
 def open_folder(uri: str | Path) -> "Folder":
-    """Return the folder at a path or URI. Raises `UserError` if `pyarrow.fs` has no file system for the URI."""
+    """Return the folder at a path or URI; `UserError` for a URI that `pyarrow.fs` lacks, or a file URI with a host."""
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
@@ -226,7 +226,7 @@ class Folder:
 
 
 def check_size(name: str, num_bytes: int) -> None:
-    """Raise UserError if a file is too large to be read; ``name`` is its name in the message."""
+    """Raise UserError if the file ``name`` is too large to be read; the limit of ``.json`` files is lower."""
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
@@ -235,7 +235,7 @@ def check_size(name: str, num_bytes: int) -> None:
 
 
 class S3Folder(Folder):
-    """A folder in a bucket.
+    """A folder in an S3 bucket.
 
     A small file is written in one request, which is atomic, instead of the seven of `Folder`: an object store takes
     10 to 100 ms for each, and a busy one more. A bucket needs no directories.

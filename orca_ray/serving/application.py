@@ -86,7 +86,7 @@ class ServedModel:
 
 
 class Application:
-    """ASGI application that answers requests for predictions of one model; its errors are answers too."""
+    """ASGI application that answers requests for predictions of one model; exceptions become answers, too."""
 
     def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
         """Start the thread of the model; ``token`` is what requests must send, None: nothing."""
