@@ -217,7 +217,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
         return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities [N, K] of ``classes_``, float32; ValueError for samples unlike those of fit."""
+        """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples of another form than in fit."""
         check_is_fitted(self)
         probabilities = self.adapted_.predict_proba(self._inputs(X))
         names = self.adapted_.label_names

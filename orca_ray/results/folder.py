@@ -89,7 +89,7 @@ class Folder:
         self._try("create", "", self._create)
 
     def names(self, directory: str = "", *, hidden: bool = False) -> list[str]:
-        """Return the sorted names in a directory; empty if it does not exist. ``hidden``: also those that start "."."""
+        """Return the sorted names in a directory; empty if it does not exist; with ``hidden``, also names like ".x"."""
         names = (info.base_name for info in self._infos(directory))
         return sorted(name for name in names if hidden or not name.startswith("."))
 

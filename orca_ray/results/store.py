@@ -104,7 +104,7 @@ class ResultsStore:
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
-        """Return the current records whose text columns have ``wanted`` values and whose key starts with a prefix.
+        """Return the current records with ``wanted`` values, by text column, and a key that starts with ``key_prefix``.
 
         Most columns are read only for the selected records. As in `scan`, damaged files and rows are left out.
         """

@@ -102,7 +102,7 @@ def write_scores(scores: Iterable[SubmittedScore]) -> str:
 def import_scores(uri: str, path: Path, known: Known) -> int:
     """Check a file and copy it into the store at ``uri``, which is created if missing; return its number of rows.
 
-    The store's own records do not change. Importing the same file again changes nothing; deleting the copy undoes it.
+    The store's own records do not change. Importing a file again changes nothing; deleting the copy undoes the import.
     Raises UserError as `read_scores` does, and if another imported file has scores of the same `SubmittedScore.group`.
     """
     content = _content(path)

@@ -46,7 +46,7 @@ class ServedModel:
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return the outputs of encoded samples, float32 [n, *input_shape], and the number of samples of the batch."""
+        """Return a future: outputs for encoded samples [n, *input_shape], and the number of samples in their batch."""
         self._jobs.put((x, future := Future[tuple[Array, int]]()))
         return future
 

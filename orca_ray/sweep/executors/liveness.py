@@ -15,7 +15,7 @@ from orca_ray.sweep.executors import ray_private
 
 
 class HeartbeatThread:
-    """Thread of a worker that writes the heartbeats of its current trial."""
+    """Writer of the heartbeats of a worker's current trial, with a thread of its own."""
 
     def __init__(self, seconds: float, node: str) -> None:
         """Start the thread; it writes at most every ``seconds`` seconds, on the node with the id ``node``."""
@@ -41,7 +41,7 @@ class HeartbeatThread:
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
-    """Return the node's id and the last count under ``name``; ("", -1) if there is none."""
+    """Return node id and progress count of the last heartbeat under ``name``; ("", -1) if none can be read."""
     with contextlib.suppress(Exception):
         node, _, count = (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
         return node, int(count)
@@ -129,7 +129,7 @@ def _answers(address: tuple[str, int], seconds: float) -> bool:
 
 
 def lost_service(services: Mapping[str, tuple[str, int]], error: Exception) -> Exception:
-    """Return ClusterLostError if ``error`` has come from a service that does not answer any more, else ``error``."""
+    """Return ClusterLostError if one of ``services`` (host and port by name) does not answer now, else ``error``."""
     if isinstance(error, ClusterLostError):
         return error
     return next((_lost(name, address) for name, address in services.items() if not _answers(address, 1.0)), error)

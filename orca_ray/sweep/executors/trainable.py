@@ -46,7 +46,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it."""
+        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it.
+
+        Raises RuntimeError after a CUDA error, and StagingError if this node cannot stage the trial's data.
+        """
         note_progress()
         report = self._runner.step()
         if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):

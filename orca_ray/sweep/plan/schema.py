@@ -106,7 +106,7 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Round a float to four significant digits, because trial keys hash it and must be equal on every machine."""
+    """Round a float to four significant digits, so that trial keys, which hash it, are equal on every machine."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -225,7 +225,7 @@ class SuccessiveHalving(_Model):
 
 
 class Layer(_Model):
-    """Values for some trials; `SweepSpec.layers` gives the precedence."""
+    """Values that a sweep file sets for some of its trials; `SweepSpec.layers` gives the precedence."""
 
     settings: Settings = {}
     space: Space = {}

@@ -202,7 +202,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
     Otherwise pass None: these hyper-parameters then have their defaults.
 
-    Gradients are averaged here and summed in the reference, whence the factors of learning rate and weight decay.
+    Gradients are averaged here and summed in the reference, hence the factors of learning rate and weight decay.
     ``docs/decisions/0008-published-configurations.md`` lists all conversions and the remaining differences.
     """
     row = reference_row(task)

@@ -37,7 +37,7 @@ class History:
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal, by ascending number; the sweep's own suggestions are the first."""
+    """The journal: suggestions of the sweep itself, then of its variants, each by ascending number."""
 
     @classmethod
     def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
