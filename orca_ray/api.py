@@ -38,7 +38,7 @@ SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 SEARCHES = (32, 16, 8, 4, 2, 0)
 """Numbers of search trials per method; the second round takes the largest that fits the time. 0: only more seeds."""
 SEEDS = (1, 2, 3)
-"""Confirm seeds of the second round; the first round has only the first one."""
+"""Confirm seeds of the second round; the first round has only the first of these seeds."""
 MARGIN = 0.8
 """Share of the remaining time that the estimated duration of the second round may take."""
 BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
@@ -59,7 +59,7 @@ class AdaptationSweep:
 
     task: Task
     minutes: float = 20.0
-    """Time for all trials together. Trials that run when the time is over are interrupted; the next `run` continues."""
+    """Time for all trials together. Trials that run when it is over are interrupted; the next `run` resumes them."""
     methods: Sequence[str] = ()
     """Names of methods; empty: those of `usual_methods` that can adapt to the task on this machine."""
     body: str = ""
@@ -74,7 +74,7 @@ class AdaptationSweep:
     cluster that is joined, ``staged`` in the results store if the store is a URI; else no folder, and nodes must
     share the cache directory."""
     command: str = ""
-    """The command, for the model's card."""
+    """Command line that runs the sweep, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
 
     def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:

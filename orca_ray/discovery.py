@@ -1,7 +1,8 @@
 """Find tasks, methods and other registered objects: in modules of orca-ray, and in other packages (plug-ins).
 
-Another package adds an object by an entry point of a group in `GROUPS`, which names the object or a tuple of objects
-(docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a UserError.
+Another package adds objects by an entry point in a group of `GROUPS`; the entry point names an object or a tuple of
+objects (docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a
+UserError.
 """
 
 import importlib

@@ -26,7 +26,7 @@ from orca_ray.results.record import StoredRow, schema_of
 MAX_BYTES = 64 * 2**10
 """Largest size of a payload in bytes."""
 MAX_TRIAL_BYTES = 256 * 2**10
-"""Largest total size of the payloads of one trial."""
+"""Largest total size of the payloads of one trial in bytes."""
 
 Scale = Literal["sequential", "diverging", "grey", "colour"]
 """Colours of an image. ``diverging``: 0 is the middle. ``colour``: values [H, W, 3] are red, green and blue."""
@@ -118,7 +118,7 @@ class Group:
     title: str
     x: Quantised
     y: Quantised
-    """[n] each."""
+    """``x`` and ``y`` have shape [n], for n points."""
     classes: tuple[int, ...] | None = None
     """Class of each point, which may be shown by colour; None: the points have no classes."""
 
@@ -137,7 +137,7 @@ class Points(Picture):
 
     x: str
     y: str
-    """Titles of the axes."""
+    """``x`` and ``y`` are the titles of the axes."""
     panels: tuple[Plot, ...]
     diagonal: bool = False
     """Whether the line x = y is drawn, and both axes have the same range."""

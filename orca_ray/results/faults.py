@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 ATTEMPTS = 5
 """Largest number of attempts at an operation, the first one included."""
 PATIENCE_SECONDS = 12.0
-"""Time from the first attempt on in which a failed attempt is repeated; each may wait long for a server's answer."""
+"""Seconds after the first attempt in which a failed attempt is repeated; an attempt may wait long for an answer."""
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
 

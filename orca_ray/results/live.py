@@ -1,4 +1,4 @@
-"""The live state of a sweep: one small JSON file a sweep in its store, rewritten every few seconds while it runs.
+"""The live state of a sweep: one small JSON file per sweep in its store, rewritten every few seconds while it runs.
 
 The file names the driver that holds the sweep and the trials that run. `lease` writes it; ``orca-sweep status`` reads
 the file, without Ray. Numbers of trials that have ended also follow from the records.

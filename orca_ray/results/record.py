@@ -173,7 +173,7 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 class CurvePoint(StoredRow):
     """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before the embedder is probed, ``loss`` the error.
+    In the stage ``probe``, ``epoch`` is the number of align epochs before the probe, ``loss`` the error of the probe.
     """
 
     sweep: str

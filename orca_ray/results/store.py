@@ -1,4 +1,4 @@
-"""The results store: Parquet files of what trials gave and searches suggested, never changed after they are written."""
+"""The results store: Parquet files of results of trials and suggestions of searches, which are never changed."""
 
 import json
 import logging
@@ -104,7 +104,7 @@ class ResultsStore:
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
-        """Return the current records with ``wanted`` values, by text column, and a key that starts with ``key_prefix``.
+        """Return the current records with ``wanted`` values in text columns, and a key that starts with ``key_prefix``.
 
         Most columns are read only for the selected records. As in `scan`, damaged files and rows are left out.
         """
@@ -180,7 +180,7 @@ class ResultsStore:
         """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
 
         An older file is merged only if the newer ones have half as many rows, so that the time per row that a sweep
-        spends on merging grows with the logarithm of its number of rows. It is as safe as `compact`.
+        spends on merging grows with the logarithm of its number of rows. Merging is as safe as in `compact`.
         """
         self.num_written = 0
         many = [table for table in _TABLES if len(self.folder.names(table.directory)) > MAX_FILES]

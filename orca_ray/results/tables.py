@@ -147,7 +147,7 @@ LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14,
 def encode(table: Any, group_rows: int = 2**17) -> Any:
     """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read.
 
-    Row groups are small, so that a reader can skip those without the rows that it wants; `ParquetPart.read` does.
+    Row groups have ``group_rows`` rows, so that readers can skip groups without wanted rows (`ParquetPart`).
     Columns of nearly distinct values are not dictionary-encoded, because a reader would expand them.
     """
     sink = pa.BufferOutputStream()

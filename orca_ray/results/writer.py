@@ -16,7 +16,7 @@ from orca_ray.results.store import ResultsStore
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 50
-"""Number of waiting records that are written without further delay."""
+"""Number of waiting records from which on all rows are written at once."""
 MAX_SECONDS = 2.0
 """Longest time that rows wait, if `Writer.flush_due` is called often enough."""
 MAX_NEW_FILES = 40
@@ -24,7 +24,7 @@ MAX_NEW_FILES = 40
 
 
 class Writer:
-    """Writes rows to a store at most every few seconds: thousands of short trials share a few files.
+    """Buffer of rows, written to a store at most every few seconds: thousands of short trials share a few files.
 
     Rows that are added later than `MAX_SECONDS` after the last write are written at once, so a sweep of long trials
     stores each record when its trial ends. An exception while rows are written keeps them for the next flush. Small

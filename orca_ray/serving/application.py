@@ -37,7 +37,7 @@ class Limits(NamedTuple):
 
 
 class ServedModel:
-    """Predicts in one daemon thread, because a `Predictor` is not thread-safe, and because a call may never return."""
+    """Model that predicts in one daemon thread: a `Predictor` is not thread-safe, and a call may never return."""
 
     def __init__(self, model: Predictor, seconds: float) -> None:
         """Start the thread; a batch that takes more than ``seconds`` makes the model unready."""

@@ -1,4 +1,4 @@
-"""Reads requests and writes answers as JSON and as Arrow IPC streams. Strangers write requests: all is checked."""
+"""Reads requests and writes answers as JSON and as Arrow IPC streams. Strangers send requests, so all is checked."""
 
 import math
 from collections.abc import Sequence

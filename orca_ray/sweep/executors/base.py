@@ -43,7 +43,7 @@ class ExecutorOptions:
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Runs the trials that a `SweepController` chooses, and reports their progress to it.
+    """Base class of executors, which run the trials that a `SweepController` chooses, and report progress to it.
 
     Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
     processes that the executor started, even after an exception or Ctrl-C.
@@ -94,7 +94,7 @@ def this_node() -> NodeResources:
 
 
 class InlineExecutor(Executor):
-    """Runs trials one after another in the calling process, for tests, debugging and machines without Ray."""
+    """Executor that runs trials one by one in the calling process, for tests, debugging and machines without Ray."""
 
     where = "this process"
 

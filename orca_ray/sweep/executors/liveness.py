@@ -50,7 +50,7 @@ def read_heartbeat(name: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How long a trial may take, in seconds."""
+    """Time limits of a trial, in seconds."""
 
     trial: float | None = None
     """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.step`); None: no limit."""
@@ -68,7 +68,7 @@ class _Watch:
 
 
 class Deadlines:
-    """Finds running trials that exceed their `TimeLimits`."""
+    """Watch over running trials: finds those that exceed the `TimeLimits`."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ def services() -> dict[str, tuple[str, int]]:
 
 
 class Background:
-    """Runs a function in a daemon thread, and raises its exception in the thread that waits for it."""
+    """Daemon thread that runs a function; the function's exception is raised in the thread that waits for its end."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Store the function; :meth:`wait` starts it."""

@@ -54,7 +54,7 @@ ANSWER_SECONDS = 10.0
 
 
 class RayExecutor(Executor):
-    """Runs trials on a Ray cluster that it joins, or that it starts on this machine."""
+    """Executor that runs trials on a Ray cluster, which it joins, or starts on this machine."""
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()

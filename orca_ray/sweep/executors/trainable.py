@@ -17,7 +17,7 @@ from orca_ray.sweep.worker.staging import StagingError
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
-    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
+    """Trainable of Tune that runs trials; a step is one epoch. The pretrained body stays in memory between trials."""
 
     settings: ClassVar[WorkerSettings]
 
@@ -59,7 +59,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return {"report": report.to_json(), "done": report.done, "node": self._node}
 
     def cleanup(self) -> None:
-        """Save a checkpoint of a trial that has not ended."""
+        """Save a checkpoint of the trial if it has not ended, and free the model."""
         self._runner.interrupt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -1,7 +1,7 @@
 """Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
 
 Threads of the driver: one thread calls the controller, the loop of Tune (`executors.ray`) or, inline, the main thread.
-The main thread waits for its end and for Ctrl-C, and checks the services of Ray. The thread of the lease
+The main thread waits for the end of Tune and for Ctrl-C, and checks the services of Ray. The thread of the lease
 (`results.lease`) exchanges live state and requests with the store, and a thread of the recorder deletes checkpoints;
 none of these calls the controller. docs/way-of-a-trial.md has a drawing.
 """
@@ -30,7 +30,7 @@ from orca_ray.sweep.worker.staging import Stager
 
 
 class SweepController:
-    """Chooses the trials of a sweep one at a time, and writes a record for each that ends."""
+    """Controller of a sweep: chooses trials one at a time, and writes a record for each trial that ends."""
 
     def __init__(
         self,
@@ -166,7 +166,7 @@ class SweepController:
             self.failures.works(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
-        """Store and return the record of a trial that ended on ``node``; None if it failed and runs again (`RULES`)."""
+        """Store and return the record of a trial that ended on ``node``; None if it runs again (`retries.RULES`)."""
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
             return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)

@@ -74,14 +74,14 @@ class TrialState:
 
 
 class Recorder:
-    """Writes rows to the results store in batches, and deletes the checkpoints of trials whose records are durable.
+    """Writer of rows to the results store in batches, which deletes checkpoints of trials whose records are durable.
 
     Checkpoints are deleted in a thread: an object store may take seconds for a batch, in which no other trial could
     start. Every method may raise UserError: the store fails.
     """
 
     def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
-        """Store the arguments; ``before`` is called before each write, and prevents it with an exception."""
+        """Store the arguments; ``before`` is called before each write; if it raises, nothing is written."""
         self._store, self._sweep, self._writer = store, sweep, Writer(store, before=before)
         self._checkpoints = Checkpoints(store.uri)
         self._ended: list[str] = []

@@ -45,7 +45,7 @@ class Comparison:
     differences: dict[str, tuple[Any, Any]]
     """Results that differ, by column: the value in the record and the value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
-    """As ``differences``, of the columns in `ENVIRONMENT`."""
+    """As ``differences``, but of the columns in `ENVIRONMENT`."""
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
@@ -60,7 +60,7 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
 
 
 def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
-    """Run the trial of ``record`` in this process and compare the results; its alignment is computed, not reused.
+    """Run the trial of ``record`` in this process and compare the results; the alignment is computed, not reused.
 
     Scores agree if they are equal bit for bit or, unless the trial is deterministic, if they differ by at most `WIDTH`
     standard deviations of the scores of its seeds in ``store``. ``model``: directory that the model is written to.
@@ -116,8 +116,8 @@ def make_trial(record: Record) -> TrialSpec:
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
     """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
 
-    If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
-    because something is missing or wrong here.
+    If the trial completes and ``model`` is given, the trained model is written to that directory. Raises UserError if
+    the trial fails because something is missing or wrong here.
     """
     started, curve = datetime.now(UTC), list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:

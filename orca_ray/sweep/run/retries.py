@@ -45,7 +45,7 @@ class Rule:
     counts: bool = True
     """Whether the failure counts as an attempt of the trial."""
     shrinks: bool = False
-    """Whether the next attempt runs with half the micro-batch, and later with more memory, if without GPU."""
+    """Whether the next attempt gets half the micro-batch and, without a GPU, more memory after the second failure."""
     blames_node: bool = False
     """Whether the node may be the reason, so that the failure counts towards its quarantine."""
     elsewhere: bool = False
@@ -92,7 +92,7 @@ class FailuresOfTrial:
 
 
 class FailureLedger:
-    """Decides by `RULES` which trials run again, and which nodes get no more trials."""
+    """Ledger of failed trials: decides by `RULES` which trials run again, and which nodes get no more trials."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.now = clock

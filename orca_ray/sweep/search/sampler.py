@@ -45,7 +45,7 @@ class TrialAnswer(NamedTuple):
 
 
 class Study:
-    """Suggests values with TPE, from suggestions and their answers.
+    """Optuna study that suggests values with TPE, from earlier suggestions and their answers.
 
     The Optuna study is in memory and is filled when `suggest` is called, so restoring a search that needs no further
     suggestion costs nothing. Equal suggestions and answers give equal suggestions, whether they were added at once or
@@ -149,7 +149,7 @@ NUM_STARTUP = 10
 
 
 class SuggestionSampler:
-    """Makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
+    """Sampler that makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
 
     Without generations, a suggestion uses all answers that are known when it is made. With generations, suggestions are
     made in groups: a group follows when all answers to the earlier groups are known, and uses only these answers. Then
@@ -232,7 +232,7 @@ class SuggestionSampler:
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the suggestions with whose trials early stopping compares that of ``number``."""
+        """Return the numbers of the suggestions whose trials early stopping compares with the trial of ``number``."""
         return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
     def winner(self) -> Suggestion | None:

@@ -13,7 +13,7 @@ from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAn
 
 
 class Search:
-    """Decides which trial of one (task, method) runs next, given the records of the trials that have ended.
+    """Search of one (task, method): decides which trial runs next, given the records of the trials that have ended.
 
     A trial that already has a record does not run again. Without search trials, the confirm trials run the first
     configuration or, if the sweep has a grid, all of its cells.
@@ -73,7 +73,7 @@ class Search:
 
     @property
     def num_running(self) -> int:
-        """Number of trials that run now."""
+        """Number of trials that an executor has, or that wait for their next attempt."""
         return len(self._running)
 
     @property

@@ -47,10 +47,10 @@ class Run:
 
 
 class Tracker(ABC):
-    """Writer of runs to one place. `Tracking` calls all methods in one thread, which may wait for a network.
+    """Base class of trackers, which write runs to one place. `Tracking` calls all methods in one thread.
 
-    ``start`` is called first for each run, and again if the trial starts again; ``finish`` at most once. After any
-    exception no method but ``close`` is called.
+    Methods may wait for a network. ``start`` is called first for each run, and again if the trial starts again;
+    ``finish`` is called at most once. After any exception no method but ``close`` is called.
     """
 
     @abstractmethod
@@ -82,7 +82,7 @@ class TrackerKind:
     open: Callable[[str], Tracker]
     """Return a tracker for a target, "" for the default one; raises UserError if the target cannot be used.
 
-    It reads the environment and the working directory, which later methods must not: Ray may delete the working
+    ``open`` reads the environment and the working directory, which later methods must not: Ray may delete the working
     directory of a submitted job. It does not wait for a network.
     """
 

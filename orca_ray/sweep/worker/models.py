@@ -36,7 +36,7 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
 
 
 class ModelKeeper:
-    """Keeper of stored models: when a task has ended, it deletes models that are not kept, and completes other cards.
+    """Keeper of stored models: when a task has ended, it deletes its models except those to keep, and completes cards.
 
     The best model of a task is that of the method, body and hyper-parameters whose confirm trials have the lowest mean
     validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest

@@ -52,10 +52,10 @@ class _Node:
 class RayStager(Stager):
     """Stager that gives each task to one node first, and to all other nodes when the first one has staged the task.
 
-    So the nodes prepare different tasks at the same time, and copy what another node has published in the shared
-    folder. A task that the first node cannot stage is given to the driver's node: often only that node has the data, or
-    a network. A trial may start where its task is not staged yet: its worker stages it then, or waits for the node's
-    actor.
+    First nodes take turns, so nodes prepare different tasks at the same time, and copy what another node has published
+    in the shared folder. A task that the first node cannot stage is given to the driver's node: often only that node
+    has the data, or a network. A trial may start where its task is not staged yet: its worker then stages the task, or
+    waits for the node's actor.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class SharedFolder:
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of what is published in a directory."""
+        """Return the names of the files and directories that are published in ``directory``."""
         suffix = ".manifest.json"
         return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
 

@@ -71,7 +71,7 @@ class StagingRequest:
 
 
 class Item(ABC):
-    """One thing to stage; all methods but `present` are called under a lock that only one process of the node has."""
+    """Base class of things to stage. All methods but `present` run under a lock that one process of the node has."""
 
     name: str
     """Name for users."""
