@@ -261,7 +261,7 @@ class SweepFile(_Model):
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
-    """Names of methods; ``field`` stands for all methods that are not variants of others."""
+    """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is False."""
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""

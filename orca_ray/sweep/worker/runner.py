@@ -227,7 +227,7 @@ def build_trainer(
     ranks: Ranks, *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:  # fmt: skip
-    """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
+    """Return the trainer of a trial in one of its ``ranks``, with data and model; see `TrialRunner`, `TrialTrainer`."""
     _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), trial.halvings)
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
