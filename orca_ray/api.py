@@ -42,8 +42,7 @@ SEEDS = (1, 2, 3)
 MARGIN = 0.8
 """Share of the remaining time that the estimated duration of the second round may take."""
 BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
-"""Method without pretraining that is usual for a domain; it shows whether the pretrained body earns its cost. For other
-domains, it is ``cnn``."""
+"""Usual method without pretraining, by domain (for others ``cnn``), to show whether pretraining is worth its cost."""
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:

@@ -13,14 +13,14 @@ from orca_ray.errors import UserError, unknown_name
 
 
 class Protocol(StrEnum):
-    """Which split selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
+    """Split that selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
 
     HELD_OUT = "held-out"
     PAPER = "paper"
 
 
 class KeepModels(StrEnum):
-    """Which models of confirm trials stay in the results store: none, all, or the best of each task.
+    """Choice of the models of confirm trials to keep in the results store: none, all, or the best of each task.
 
     The default is none: a benchmark of ten tasks and sixteen methods would leave hundreds of models of up to 350 MB.
     """

@@ -162,7 +162,7 @@ def is_path(source: str) -> bool:
 
 
 class Executor(StrEnum):
-    """Where trials run: on a Ray cluster, or in the calling process."""
+    """Kind of executor: it runs trials on a Ray cluster, or in the calling process."""
 
     RAY = "ray"
     INLINE = "inline"

@@ -13,7 +13,7 @@ from orca_ray.options import Protocol
 
 
 class Status(StrEnum):
-    """How a trial ended.
+    """Status of an ended trial: ``completed``, ``stopped_early`` (by early stopping), or how it failed.
 
     ``failed_user``: bad data or configuration; ``failed_oom``: out of memory; ``failed_nan``: a value that is not
     finite; ``failed_code``: another exception, with its traceback in ``error``; ``lost``: its worker or node is gone;

@@ -165,7 +165,7 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
 
 
 def encoded(column: Any) -> tuple[NDArray[np.int32], list[Any]]:
-    """Return a column as codes and the list of values that they index; a null has the value None."""
+    """Return a column as codes and the list of values that the codes index; a null has the value None."""
     array = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)

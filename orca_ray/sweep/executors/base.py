@@ -52,7 +52,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     where: str = ""
     """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
     grows: bool = False
-    """Whether more nodes may join while it runs; ``open`` sets it."""
+    """Whether more nodes may join while the sweep runs; ``open`` sets it."""
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:

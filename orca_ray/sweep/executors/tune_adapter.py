@@ -188,7 +188,7 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class TuneCallback(Callback, Stopper):  # type: ignore[misc]
-    """Callback and stopper of Tune: reports starts of trials to the controller, and ends Tune's run after a failure."""
+    """Callback and stopper of Tune: reports starts of trials to the controller, and ends Tune's run if it must end."""
 
     def __init__(self, searcher: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
         """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""

@@ -76,7 +76,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended. Counts include trials of earlier runs of the same sweep, except ``ran``."""
+    """Summary of an ended sweep. Counts include trials of earlier runs of the same sweep, except ``ran``."""
 
     sweep: str
     planned: int
