@@ -94,7 +94,7 @@ def _directory(given: str) -> Path:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Raise UserError if ``path``, the value of ``option``, is no path of a regular file in an existing directory."""
+    """Raise UserError if ``path``, the value of ``option``, cannot be a regular file in an existing directory."""
     check_special(path, option)
     folder = path.absolute().parent
     if path.is_dir() or not folder.is_dir():

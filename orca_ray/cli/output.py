@@ -65,7 +65,7 @@ def emit_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with dataclasses as dicts, sets as lists, enums by value, NaN as None, other objects as text."""
+    """Return ``value`` with dataclasses as dicts, sets as lists, enums by value, NaN/inf as None, others as text."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 

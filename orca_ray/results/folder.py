@@ -44,7 +44,7 @@ _ONE_REQUEST_BYTES = 8 * 2**20
 
 
 def open_folder(uri: str | Path) -> "Folder":
-    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it, or for a file URI of a host."""
+    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it, or if a file URI names a host."""
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)

@@ -90,7 +90,7 @@ def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
 
 
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
-    """Return the pair (sweep, key) whose key starts with ``prefix``; raise UserError unless there is exactly one."""
+    """Return the pair (sweep, key) with ``sweep`` (None: any) and a key that starts with ``prefix``; else UserError."""
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
     keys = sorted({key for _, key in found})
     if not found or not prefix:

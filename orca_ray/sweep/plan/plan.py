@@ -173,7 +173,7 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
     Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
     that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
-    one line of text per message. UserError if a body cannot be read, a source cannot be fetched or they do not fit.
+    one line of text per message. UserError if a body cannot be read, a source cannot be fetched or does not fit.
     """
     check_bodies(searches)
     searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded

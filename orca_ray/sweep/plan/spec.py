@@ -142,8 +142,9 @@ class SweepSpec:
     def body(self, task: str, method: str) -> str:
         """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
 
-        It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
-        method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
+        ``--body`` comes first if given. Else the body is the first that is set of: the body for the task in the budget,
+        for the method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's
+        default.
         """
         if not get_method(method).uses_body:
             return NO_BODY
