@@ -39,7 +39,7 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``; autograd recomputes it in the backward pass. It must use no random numbers."""
+    """Return ``function(*args)``, which autograd recomputes in the backward pass: it must use no random numbers."""
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 

@@ -44,7 +44,7 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the iterative solvers in one call of a distance ended."""
+    """Record of how the iterative solvers in one call of a distance ended."""
 
     converged: bool = True
     """Whether every solver reached its tolerance; True for distances in closed form."""

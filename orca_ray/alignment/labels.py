@@ -81,7 +81,7 @@ class ClassIndex:
         """Indices of the samples of each class, in order of class id."""
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the shares in all labels, scaled to sum 1, of the classes of the samples ``indices``, by class id."""
+        """Return the relative sizes (sum 1), among all samples, of the classes that ``indices`` has, by class id."""
         counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares

@@ -92,7 +92,7 @@ def default_source(modality: ModalityName) -> str:
 def fetch_source(name: str, modality: ModalityName, progress: SayText | None = None) -> str:
     """Fetch the source ``name``; if ``name`` is empty, try the ORCA paper's source briefly, then `default_source`.
 
-    Returns the name of the source, which is then on this machine. Raises UserError if it cannot be fetched.
+    Returns the name of the source, which is then on this machine. Raises UserError if the source cannot be fetched.
     """
     paper = get_source(get_modality(modality).paper_source)
     if not name and not paper.present():

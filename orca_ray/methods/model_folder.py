@@ -104,7 +104,7 @@ class BodySummary:
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
-    """As `orca_ray.models.weights.BodyArchitecture.values`; also empty for methods without a body."""
+    """Values of the configuration, as in `BodyArchitecture`; empty for timm bodies and for methods without a body."""
     attention: str | None = None
     weights_sha256: str | None = None
     """Hash of the weights that the folder does not have; None: the folder has all weights."""
@@ -146,7 +146,7 @@ def read_config(directory: Path) -> ModelConfig:
     """Return the configuration of a model folder, and verify its files.
 
     Raises UserError if ``directory`` is no model folder, if its format has another version, or if a file is missing,
-    damaged or changed. For the model card there is only a warning in the log: predictions do not depend on it.
+    damaged or changed. If the model card is missing or changed, only a warning is logged: predictions do not use it.
     """
     path = directory / CONFIG
     advice = "give the folder that 'orca-sweep adapt --out' has written, or models/KEY of a results store"

@@ -27,7 +27,7 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class JointConfig(Config):
-    """Options of the first stage of `joint`; its other options are ``refine.*``."""
+    """Options of the first stage of `joint`; all other options of this stage are ``refine.*``."""
 
     epochs: Number = 10
     warmup: Fraction = 0.6
@@ -35,7 +35,7 @@ class JointConfig(Config):
     weight: Amount = 1.0
     """Weight w of the distance in the loss."""
     learning_rate: Positive = 1e-3
-    """Learning rate of this stage. Its optimiser is ``refine.optimizer``, but Adam instead of SGD."""
+    """Learning rate of the first stage, whose optimiser is ``refine.optimizer``, or Adam if that is SGD."""
     batch_size: Number = 64
     """Number of samples of an optimiser step; the distance is computed from these samples."""
 
@@ -46,7 +46,7 @@ class LoraConfig(Config):
 
     rank: Number = 8
     alpha: Positive = 16.0
-    """Updates are multiplied by ``alpha / rank``."""
+    """The low-rank updates are multiplied by ``alpha / rank``."""
     dropout: Fraction = 0.0
     """Probability of dropout at the input of the updates; ``refine.dropout`` applies to all other layers."""
     targets: Annotated[str, partial(one_of, TARGETS)] = "all"

@@ -22,7 +22,7 @@ FIELD = "field"
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` without duplicates, `FIELD` replaced by the methods in this group; UserError if unknown."""
+    """Return ``names`` without duplicates, `FIELD` replaced by its methods; UserError for an unknown name."""
     field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
     expanded = [each for name in names for each in (field if name == FIELD else [name])]
     for name in expanded:
@@ -106,12 +106,15 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return `from_flat` of the defaults of ``method``, overridden by ``values``; UserError if that is unknown, too."""
+    """Return the hyper-parameters with ``values`` by dotted name and, for all others, the defaults of ``method``.
+
+    Raises UserError for an unknown method, and as `from_flat` does.
+    """
     return from_flat({**get_method(method).defaults, **values})
 
 
 def relevant(options: Hyperparameters, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
-    """Return the values of the hyper-parameters that ``method`` uses, by dotted name; ``align.*`` if `Recipe.aligns`.
+    """Return the values of those hyper-parameters that ``method`` uses (see `Recipe.sections`), by dotted name.
 
     An option that older results stores lack is left out if it has the method's default and is not among the names
     ``searched``, so that trials keep the keys that they have in these stores.

@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class TrialTrainer:
-    """Runs a method's stages and, if ``test``, the test; each `step` runs one epoch or one probe of the embedder.
+    """Trainer of one trial: runs a method's stages and, if ``test``, the test; a `step` is one epoch or one probe.
 
     On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process before. Every call restores torch's
     global random generators, number of threads and determinism flag afterwards.
@@ -144,7 +144,7 @@ class TrialTrainer:
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe of the current stage (see the stage's `step`); once `done`, only report that."""
+        """Run one epoch or probe of the current stage; once `done`, do nothing and report the stage ``done``."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(

@@ -238,7 +238,7 @@ class ImageStem(Stem):
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         antialias: bool = False,
     ) -> None:
-        """Copy the parameters; raises UserError if the patches of the convolution ``projection`` overlap or have gaps.
+        """Take over the patch convolution ``projection``; UserError unless its patches are square and adjacent.
 
         ``prefix`` [P, D]: prefix tokens (CLS, registers) plus their positions. ``places`` [gh, gw, D]: position
         embeddings of the grid of patches; None: relative positions. ``statistics``: mean and standard deviation of each

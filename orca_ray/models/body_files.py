@@ -38,9 +38,9 @@ def local_file(base: str, name: str) -> Path | None:
 
 
 def check_hub(base: str, *names: str) -> None:
-    """Raise download.Failed if no file of ``names`` is on this machine and the hub does not answer; not if offline.
+    """Raise download.Failed if no file of ``names`` is on this machine and the hub does not answer.
 
-    The hub's own client tries for many minutes if a server or proxy never answers. Offline: ``HF_HUB_OFFLINE`` is set.
+    With ``HF_HUB_OFFLINE``, nothing is checked. The hub's own client waits for many minutes if a server never answers.
     """
     from huggingface_hub import constants
 
@@ -70,7 +70,7 @@ def weight_files(base: str) -> list[Path]:
 def check_weights(base: str) -> None:
     """Raise UserError if weights on this machine cannot be read. Only names and shapes of tensors are read, no values.
 
-    It accepts a hub name whose weights are not yet downloaded.
+    A hub name whose weights are not yet downloaded is accepted.
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():

@@ -138,8 +138,8 @@ def build_head(
 ) -> nn.Module:
     """Build the head of ``target``, given the features' layout and the input's spatial size.
 
-    ``patch`` and ``image_size`` are the embedder's, ``dense`` is that of `HeadConfig`, ``pooling`` that of `Body`. A
-    dense target with two axes is a field (height, width) if the input is 2-D, and (channels, length) if it is 1-D.
+    ``patch`` and ``image_size`` are the embedder's, ``dense`` is `HeadConfig.dense`, ``pooling`` is `Body.pooling`. A
+    dense target with two axes is a field (height, width) for a 2-D input, and (channels, length) for a 1-D input.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target, pooling)

@@ -42,7 +42,7 @@ def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
 
 
 class MiniRocketBody(Body):
-    """Body that maps series [B, L, C] to features [B, 1, F], by dilation, kernel and bias; only `fit` changes it."""
+    """Body that maps series [B, L, C] to features [B, 1, F], in order of dilation, kernel and bias. `fit` trains it."""
 
     modality = "sequence"
     biases: Tensor

@@ -110,7 +110,7 @@ class TreeArrays(Body):
     def __init__(self, boosters: Sequence[Any], num_outputs: int, num_trained: int) -> None:
         """Copy the trees of LightGBM's ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
 
-        Only the last ``num_trained`` outputs have trees. Raises UserError for splits of another kind than numbers.
+        Only the last ``num_trained`` outputs have trees. Raises UserError for splits by categories or zeros as missing.
         """
         super().__init__()
         self.feature_width = num_outputs

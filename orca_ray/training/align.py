@@ -131,7 +131,7 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result once `done`, else None; on a CPU, its tensors share the memory of the embedder.
+        """Return the result once `done`, else None; on a CPU, the result's tensors share the embedder's memory.
 
         Also None if this loop was resumed, because the stage may have started on another kind of machine.
         """

@@ -94,7 +94,7 @@ class AlignEpoch:
     """Report of one align epoch."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     distance: float
     """Distance of the epoch's random subset before the optimiser step."""
     learning_rate: float
@@ -163,7 +163,7 @@ class AlignReplay:
         return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `from_state`, with the alignment, because its file may be removed before a resume."""
+        """Return the state for `from_state`, with the alignment: the cache may have lost it when the trial resumes."""
         return {"replay": self._alignment.to_state(), "position": self._position}
 
     @classmethod

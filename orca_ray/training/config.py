@@ -109,7 +109,7 @@ class RefineConfig(Config):
     precision: Annotated[str, partial(one_of, PRECISIONS)] = "auto"
     """Precision of the matrix products in the body; see `choose_precision` for ``auto``."""
     memory_mib: Count = 0
-    """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the memory of a CUDA device."""
+    """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the trial's share of GPU memory."""
     gradient_checkpointing: Annotated[str, partial(one_of, ("off", "on"))] = "off"
     """``on``: store only the input of each layer of the body for the backward pass and recompute the rest. Scores are
     equal; training needs less memory and up to a third more time."""

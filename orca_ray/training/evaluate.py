@@ -25,7 +25,7 @@ from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
-"""Default batch size of `predict`; another one than in training, on whose batch size scores must not depend."""
+"""Default batch size of `predict`, whatever the batch size in training, so that scores do not depend on that."""
 CACHE_BYTES = 512 * 2**20
 """Maximum bytes of the cached features of one split."""
 RESIDENT_FRACTION = 0.25

@@ -22,7 +22,7 @@ _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate 
 
 
 class NotFiniteError(RuntimeError):
-    """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
+    """Error: a loss, feature, distance, prediction or score is NaN or infinite. Trial status: ``failed_nan``."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -127,7 +127,7 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
 
-    The number also holds for BLAS and OpenMP. With ``deterministic``, irreproducible operations raise RuntimeError.
+    ``threads`` also limits BLAS and OpenMP. With ``deterministic``, irreproducible operations raise RuntimeError.
     """
     threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()

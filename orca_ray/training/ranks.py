@@ -21,7 +21,7 @@ _TIMEOUT = timedelta(hours=1)
 
 
 class RankLostError(ConnectionError):
-    """Another process that trains the same model has ended."""
+    """Error: another process that trains the same model has ended."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def abort() -> None:
 
 
 def disconnect() -> None:
-    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; without it, do nothing."""
+    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; do nothing if not connected."""
     if dist.is_initialized():
         abort()
         dist.destroy_process_group()

@@ -32,7 +32,7 @@ class RefineEpoch:
     """Report of one refine epoch."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     loss: float
     """Mean training loss over the epoch's samples."""
     validation_score: float

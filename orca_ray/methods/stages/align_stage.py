@@ -28,7 +28,7 @@ MARGIN = 2.0
 
 
 class AlignGuard:
-    """Measures the error of the embedder at `POINTS` by a `Probe`, and keeps the weights of the chosen point.
+    """Guard of aligning: measures the embedder's error at `POINTS` by a `Probe`, and keeps the chosen point's weights.
 
     The first choice is the embedder before aligning. The embedder at a later point replaces the present choice if its
     mean error over the samples of the probe is lower by more than `MARGIN` standard errors of the difference, which
@@ -92,7 +92,7 @@ def _is_lower(errors_n: Tensor, than_n: Tensor) -> bool:
 
 
 class AlignStage:
-    """Stage that aligns the embedder. A `step` is one epoch or one probe; the first one loads the source features."""
+    """Stage that aligns the embedder. A `step` is one epoch or one probe; the first step loads the source features."""
 
     name, parallel = "align", False
 
@@ -154,7 +154,7 @@ class AlignStage:
         return self._stage.state_dict() | {"guard": None if self._guard is None else self._guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
+        """Continue where the stage that returned ``state`` was; the embedder's weights must already be restored."""
         self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
         if self._stage is None:
             self._stage = self._make_loop()

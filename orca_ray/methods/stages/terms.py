@@ -46,7 +46,7 @@ class MixTerm:
         self.start(0, trial.hyperparameters.refine.epochs)
 
     def start(self, epoch: int, epochs: int) -> None:
-        """For ``epoch`` (from 0) of ``epochs``, set the number of source tokens, and whether these are drawn."""
+        """For ``epoch`` (from 0) of ``epochs``, set how many tokens to replace, and whether to draw them at random."""
         share = self._config.begin + (self._config.end - self._config.begin) * epoch / epochs
         self.num_replaced = max(1, int(share * self._num_tokens))
         self.drawn = epoch < self._config.drawn * epochs
@@ -79,7 +79,10 @@ class MixTerm:
 def replace_lowest(
     target_BTD: Tensor, source_BTD: Tensor, target_keys_BT: Tensor, source_keys_BT: Tensor, k: int
 ) -> Tensor:
-    """Return the target tokens, the ``k`` of lowest key replaced by the ``k`` source tokens of highest, in order."""
+    """Return the target tokens, with the ``k`` of lowest key replaced by the ``k`` source tokens of highest key.
+
+    The source tokens keep their order.
+    """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
     chosen_Bk, chosen_BT = _highest(source_keys_BT, k)
     width = target_BTD.shape[2]

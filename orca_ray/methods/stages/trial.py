@@ -46,7 +46,7 @@ class ArtefactCollector:
         self._before: np.ndarray | None = None
         self.found: list[Artefact] = []
         self.notes: list[str] = []
-        """One sentence for each kind that failed."""
+        """One sentence for each kind of artefact that failed."""
 
     def before_aligning(self, model: CrossModalModel, device: torch.device) -> None:
         """Compute and keep the features of some training samples; call it with the embedder's initial weights."""

@@ -15,7 +15,10 @@ _HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 class SwinBody(Body):
-    """Body of Hugging Face's Swin: [B, gh * gw, D] -> [B, S, F]; stages but the last halve grid sides, double width."""
+    """Body of Hugging Face's Swin, [B, gh * gw, D] -> [B, S, F].
+
+    All stages but the last halve the sides of the grid and double the width.
+    """
 
     modality = "image"
 
@@ -158,7 +161,7 @@ class TimmSwinBody(Body):
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Set the grid of each stage. timm shrinks windows larger than it and interpolates their position biases."""
+        """Set the grid of each stage. timm shrinks windows that exceed the grid and interpolates their biases."""
         for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
             scale = 2 ** max(index - 1, 0)
             stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)

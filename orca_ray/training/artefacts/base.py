@@ -44,7 +44,7 @@ class Evaluated(Evidence):
 
 @dataclass(frozen=True)
 class Aligned(Evidence):
-    """Features before and after aligning."""
+    """Features of source samples, and of training samples before and after aligning."""
 
     source: Array
     """[m, D] features of source samples."""
