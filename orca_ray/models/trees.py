@@ -1,8 +1,8 @@
 """Gradient-boosted trees of LightGBM as a network, for the method ``gradient_boosting``.
 
 The trees are text, LightGBM's own format, in a buffer of bytes: they are saved and loaded with all other weights.
-For export they become operations of torch (`TreeArrays`), because LightGBM's own library cannot be exported. No library
-does that: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16 or older.
+For export the trees become operations of torch (`TreeArrays`), because LightGBM cannot be exported. No library converts
+them: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16 or older.
 """
 
 import math
@@ -24,7 +24,7 @@ _SEPARATOR = "\0"
 
 
 class TreeBody(Body):
-    """Maps tables [B, T, C] to the sums [B, 1, K] of the trees' outputs for K outputs, on the CPU.
+    """Body that maps tables [B, T, C] to the sums [B, 1, K] of leaf values for K outputs, by LightGBM on the CPU.
 
     With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
     """
@@ -39,7 +39,7 @@ class TreeBody(Body):
         self.feature_width = target.num_outputs
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
-        """Number of outputs that have trees; of two classes, only the second."""
+        """Number of outputs that have trees; of two classes, only the second has trees."""
         self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
         self._boosters: list[Any] | None = None
 
@@ -57,7 +57,7 @@ class TreeBody(Body):
 
     @property
     def boosters(self) -> list[Any]:
-        """The boosters; raises UserError if LightGBM is missing or cannot read them."""
+        """The boosters as objects of LightGBM; raises UserError if LightGBM is missing or cannot read their text."""
         if self._boosters is None:
             self._boosters = _parsed(self.models)
         return self._boosters
@@ -69,7 +69,7 @@ class TreeBody(Body):
         return sum(2 * int(number) - 1 for number in leaves)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the raw predictions; ``grid`` is not used."""
+        """Return the raw predictions, 0 without trees; ``grid`` is not used."""
         rows = in_order(tokens_BTD).cpu().numpy()
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
@@ -79,7 +79,7 @@ class TreeBody(Body):
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
     def exportable(self) -> Body:
-        """Return the trees as operations of torch."""
+        """Return a `TreeArrays` of the same trees."""
         return TreeArrays(self.boosters, self.feature_width, self.num_trained)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -91,7 +91,7 @@ class TreeBody(Body):
 
 
 class TreeArrays(Body):
-    """Sums the leaves that samples reach, [B, T, C] -> [B, 1, K], as `TreeBody` does.
+    """Body that sums the values of the leaves that samples reach, as `TreeBody` does, by torch: [B, T, C] -> [B, 1, K].
 
     After as many steps as the deepest tree has levels, every sample is at a leaf of each tree; a leaf is its own child.
     Splits are those of ``Tree::NumericalDecision`` in LightGBM's ``tree.h``.
@@ -110,7 +110,7 @@ class TreeArrays(Body):
     def __init__(self, boosters: Sequence[Any], num_outputs: int, num_trained: int) -> None:
         """Copy the trees of LightGBM's ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
 
-        Only the last ``num_trained`` outputs have trees. Raises UserError for splits of another kind than numbers.
+        Only the last ``num_trained`` outputs have trees. Raises UserError for splits by categories or zeros as missing.
         """
         super().__init__()
         self.feature_width = num_outputs
@@ -177,7 +177,7 @@ def _add_nodes(node: dict[str, Any], nodes: list[_Node]) -> int:
 
 
 def in_order(tokens_BTD: Tensor) -> Tensor:
-    """Return tokens as trees see them, [B, C * T]."""
+    """Return tokens [B, T, C] as float32 rows [B, C * T] for trees, channel by channel."""
     return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
@@ -206,7 +206,7 @@ class _Outputs(nn.Module):
 
 
 def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
-    """Return the features [B, C * T] of the inputs ``x`` [B, C, ...] as the trees see them."""
+    """Return the rows [B, C * T] on which trees are trained (`in_order`), for inputs ``x`` [B, C, ...]."""
     with torch.no_grad():
         return np.asarray(in_order(model.embed(x)).cpu())
 
