@@ -36,18 +36,17 @@ logger = logging.getLogger(__name__)
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 SEARCHES = (32, 16, 8, 4, 2, 0)
-"""Numbers of search trials of a method in the second round, the largest that fits first; 0: more seeds alone."""
+"""Numbers of search trials per method; the second round takes the largest that fits the time. 0: only more seeds."""
 SEEDS = (1, 2, 3)
-"""Confirm seeds of the second round; the first round has only the first one."""
+"""Confirm seeds of the second round; the first round has only the first of these seeds."""
 MARGIN = 0.8
 """Share of the remaining time that the estimated duration of the second round may take."""
 BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
-"""Method without pretraining that is usual for a domain; it shows whether the pretrained body earns its cost. For other
-domains, it is ``cnn``."""
+"""Usual method without pretraining, by domain (for others ``cnn``), to show whether pretraining is worth its cost."""
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return, for each usual method, why it cannot adapt to ``task`` on this machine; None if it can."""
+    """Return, for each method compared by default, why it cannot adapt to ``task`` on this machine; None if it can."""
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
     names = ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
     return {name: get_method(name).problem(task) for name in names}
@@ -55,15 +54,15 @@ def usual_methods(task: Task) -> dict[str, str | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationSweep:
-    """The sweep over one task. Running it again continues it; with more minutes, its search goes on."""
+    """The sweep of `adapt` over one task. Another `run` continues the sweep; with more minutes, its search goes on."""
 
     task: Task
     minutes: float = 20.0
-    """Time for all trials together. Trials that run when it is over are interrupted, and continue next time."""
+    """Time for all trials together. Trials that run when it is over are interrupted; the next `run` resumes them."""
     methods: Sequence[str] = ()
-    """Names of methods; empty: six usual ones, as far as they can adapt to the task on this machine."""
+    """Names of methods; empty: those of `usual_methods` that can adapt to the task on this machine."""
     body: str = ""
-    """Name of the body; "": the task's."""
+    """Name of the body; "": the default body of the task."""
     results: str = "results"
     """Path or URI of the results store."""
     executor: str = "ray"
@@ -71,26 +70,26 @@ class AdaptationSweep:
     """Ray cluster to join; None: the cluster that RAY_ADDRESS names, or a new one on this machine."""
     staging: str | None = None
     """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
-    cluster that is joined, ``staged`` in the results store if that is a URI; else no folder, and nodes must share the
-    cache directory."""
+    cluster that is joined, ``staged`` in the results store if the store is a URI; else no folder, and nodes must
+    share the cache directory."""
     command: str = ""
-    """The command, for the model's card."""
+    """Command line that runs the sweep, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
 
     def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:
-        """Return the sweep, named like the task; raises UserError for an unknown method or body."""
+        """Return the sweep of one round, named like the task; raises UserError for an unknown method or body."""
         methods = list(self.methods) or [name for name, why in usual_methods(self.task).items() if not why]
         spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
         budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
 
     def left_out(self) -> list[str]:
-        """Return a line for each usual method that is not compared because it cannot adapt to the task here."""
+        """Return a line for each of `usual_methods` that cannot adapt to the task here; none if ``methods`` is set."""
         problems = {} if self.methods else usual_methods(self.task)
         return [f"{name} is not compared: {why}" for name, why in problems.items() if why]
 
     def run(self) -> Summary:
-        """Run both rounds and return the summary of the last round. Ctrl-C ends the round that runs."""
+        """Run the first round and, if there is time, the second; return the summary of the last. Ctrl-C ends both."""
         deadline = time.monotonic() + 60 * self.minutes
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
@@ -102,7 +101,7 @@ class AdaptationSweep:
 
     @property
     def shared(self) -> str | None:
-        """The folder through which nodes get the prepared data; None: there is none (see ``staging``)."""
+        """Path or URI of the folder through which nodes get the prepared data; None: no folder (see `staging`)."""
         joins = self.executor == "ray" and joined_address(self.address) is not None
         if self.staging or not (joins and "://" in self.results):
             return self.staging
@@ -124,9 +123,9 @@ class AdaptationSweep:
         return found
 
     def save(self, out: str | Path) -> Record:
-        """Write the best model to the folder ``out``, delete all other models from the store, and return its record.
+        """Write the best model to the folder ``out``, delete the sweep's models from the store except the best one.
 
-        Raises UserError as `best`, and as `check_other` for ``out``.
+        Returns the record of the best trial. Raises UserError as `best` does, and as `check_other` does for ``out``.
         """
         best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
         check_other(folder)
@@ -178,7 +177,7 @@ def adapt(
     Args:
         task: the data: a task, a path, arrays ``(x, y)``, or samples that `orca_ray.own_data.read` returned.
         minutes, methods, body, results, executor, listener: see `AdaptationSweep`.
-        options: what is not to be inferred, such as ``target="label"``; the fields of `orca_ray.own_data.Options`.
+        options: settings not to infer from the data, e.g. ``target="label"``: fields of `orca_ray.own_data.Options`.
 
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
@@ -198,7 +197,7 @@ def adapt(
 
 
 def as_task(data: Any, options: Mapping[str, Any]) -> Task:
-    """Return the task for ``data`` as `adapt` accepts them; UserError for options beside a task, or unusable data."""
+    """Return the task for ``data`` that `adapt` accepts; UserError for unusable data, or a task with ``options``."""
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")

@@ -1,7 +1,8 @@
-"""Find the objects that can be added, such as tasks and methods: in modules of a package, and in other packages.
+"""Find tasks, methods and other registered objects: in modules of orca-ray, and in other packages (plug-ins).
 
-Another package adds an object by an entry point of a group in `GROUPS`, whose value is the object or a tuple of them
-(docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a UserError.
+Another package adds objects by an entry point in a group of `GROUPS`; the entry point names an object or a tuple of
+objects (docs/plug-ins.md). A plug-in that cannot be used is left out, with a warning; looking up its name raises a
+UserError.
 """
 
 import importlib
@@ -43,7 +44,7 @@ GROUPS: Mapping[str, str] = {
     "task": "orca_ray.tasks",
     "tracker": "orca_ray.trackers",
 }
-"""Group of the entry points of each kind of object; the kinds are the words that errors use."""
+"""Entry-point group of each kind of object; error messages name the kinds by the same words."""
 _origins: dict[str, dict[str, str]] = {}
 """Package and version that each object of a plug-in comes from, by kind and name."""
 
@@ -65,7 +66,7 @@ class PlugIn:
         )
 
     def load(self) -> object:
-        """Import and return the object that the entry point names; any exception of its package becomes a UserError."""
+        """Import and return the object that the entry point names; any exception of the import becomes a UserError."""
         try:
             return self.entry.load()
         except (Exception, SystemExit) as error:  # another package's code may raise anything
@@ -73,7 +74,7 @@ class PlugIn:
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the object, or all of a tuple or list; raises UserError as `load`, or if an object is no ``kind``."""
+        """Return the objects that the entry point names; raises UserError as `load`, or if one is no ``kind``."""
         loaded = self.load()
         found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
         for each in found:
@@ -156,8 +157,8 @@ def with_plug_ins(
 
     A plug-in that `PlugIn.objects` refuses is left out, with a warning in the log. So is a plug-in for which
     ``objection`` returns a reason, given one of its objects and the objects found so far. A name that two packages
-    declare is left out, too, because scores of one method must not be taken for those of another; looking it up raises
-    a UserError.
+    declare is left out, too, because scores of one method must not be taken for those of another. `lookup` of a name
+    that was left out raises a UserError.
     """
     found: dict[str, _Declared] = {}
     owners: dict[str, list[str]] = {name: ["orca-ray"] for name in own}
@@ -189,13 +190,13 @@ def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
 
 
 def origin(kind: str, name: str) -> str:
-    """Return the package and its version that an object comes from, e.g. ``orca-ray-example 0.1.0``; "": orca-ray."""
+    """Return package and version that an object comes from, e.g. ``orca-ray-example 0.1.0``; "" for orca-ray itself."""
     return _origins.get(kind, {}).get(name, "")
 
 
 def came_from(plug_in: PlugIn) -> None:
-    """Register the package of ``plug_in`` for `origin`: its object has the plug-in's name.
+    """Register the package of ``plug_in`` for `origin`; the object must have the name of the entry point.
 
-    Call this for plug-ins that are looked up without `with_plug_ins`, which registers those that it finds.
+    Call this for plug-ins that are looked up without `with_plug_ins`, which registers the plug-ins that it finds.
     """
     _origins.setdefault(plug_in.kind, {})[plug_in.name] = plug_in.package

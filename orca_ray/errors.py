@@ -12,18 +12,18 @@ UNUSABLE: dict[str, Mapping[str, str]] = {}
 
 
 class UserError(ValueError):
-    """Bad input, configuration or data. The message says what was given, what is allowed and what to do.
+    """Error for bad input, configuration or data. The message says what was given, what is allowed and what to do.
 
     The command line prints the message and exits with code 2. A trial that raises it ends with status ``failed_user``.
     """
 
 
 class DataWarning(UserWarning):
-    """Something in a user's data that training can live with, such as equal samples in different splits."""
+    """Warning about user data that can be trained on all the same, such as equal samples in different splits."""
 
 
 class ClusterLostError(RuntimeError):
-    """The Ray cluster of a running sweep is gone. The command line exits with code 75: the same command continues."""
+    """Error: the Ray cluster of a running sweep is lost. The command exits with code 75; the same command continues."""
 
 
 def quoted(value: object, limit: int = 200) -> str:
@@ -69,7 +69,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str | None:
 
 
 def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UserError:
-    """Return the error for an unknown ``kind`` of name, e.g. "task"; it suggests the most similar and lists all.
+    """Return the error for an unknown name of a ``kind``, e.g. "task"; it suggests the nearest name and lists all.
 
     If a plug-in of this name cannot be used, the error says why. Else it names the plug-ins that cannot be used, since
     one of them may declare the name.
@@ -84,7 +84,7 @@ def unknown_name(kind: str, given: str, allowed: Iterable[str], hint: str = "") 
 
 
 def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
-    """Return ``known[name]``; raises `unknown_name` for another name."""
+    """Return ``known[name]``; raises the UserError of `unknown_name` if there is no such name."""
     if name not in known:
         raise unknown_name(kind, name, known)
     return known[name]
@@ -99,7 +99,7 @@ HEAVY_PACKAGES = {
 
 
 def missing_package(error: BaseException, extra: str) -> str:
-    """Return a hint that ``extra`` installs the package that ``error`` says is missing; "" for any other error."""
+    """Return a hint to install ``extra`` if ``error`` says that one of `HEAVY_PACKAGES` is missing; else ""."""
     package = ((isinstance(error, ModuleNotFoundError) and error.name) or "").partition(".")[0]
     if package not in HEAVY_PACKAGES:
         return ""

@@ -72,10 +72,10 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         """Adapt the body to samples X with targets y [N], and return this estimator.
 
         A random share ``validation_fraction`` is held out; the epoch with the best score on it is kept. Unusual data
-        cause a `orca_ray.errors.DataWarning`, each one once in a process.
+        cause an `orca_ray.errors.DataWarning`; an equal warning is given once per process.
 
         Raises:
-            UserError (a ValueError): too few samples, targets of one value, or an unknown or unfit parameter.
+            UserError (a ValueError): too few samples, targets of one value, or an unknown or invalid parameter.
             ValueError, TypeError: X or y is not what scikit-learn's estimators take.
         """
         options = self._options()
@@ -177,7 +177,7 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
 
 
 class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
-    """Classifies samples by a pretrained transformer that is adapted to them.
+    """Classifier for scikit-learn: a pretrained transformer that `fit` adapts to the training samples.
 
     X is a table (an array [N, F], or a data frame, whose columns may also hold categories and dates), series
     [N, C, L], images [N, C, H, W], or a list of series of unequal length, [L] or [C, L]. NaN counts as missing.
@@ -195,7 +195,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
     Attributes:
         adapted_: the trained model, an `orca_ray.Predictor`; ``adapted_.save(folder)`` writes a model folder.
-        n_features_in_: number of columns or channels (the second axis of X); absent after a list of series.
+        n_features_in_: number of columns or channels (the second axis of X); absent after `fit` on a list of series.
         feature_names_in_: names of the columns [F], if X was a data frame whose columns have names.
         classes_: the classes [K], sorted.
 
@@ -212,12 +212,12 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
     _kind = "classes"
 
     def predict(self, X: Any) -> Array:
-        """Return the classes [N], of the type of y; raises ValueError for samples unlike those of fit."""
+        """Return the classes [N], of the type of y in `fit`; ValueError for samples of another form than in `fit`."""
         chosen = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities [N, K] of ``classes_``, float32; ValueError for samples unlike those of fit."""
+        """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples of another form than in fit."""
         check_is_fitted(self)
         probabilities = self.adapted_.predict_proba(self._inputs(X))
         names = self.adapted_.label_names
@@ -232,10 +232,9 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
 
 
 class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
-    """Predicts one number for each sample by a pretrained transformer that is adapted to them.
+    """Regressor for scikit-learn: a pretrained transformer that `fit` adapts to the training samples, one number each.
 
-    Samples, arguments and attributes, such as ``feature_names_in_``, are those of `CrossModalClassifier`, but for
-    ``classes_``.
+    Samples, arguments and attributes are those of `CrossModalClassifier`, except that there is no ``classes_``.
 
     Example:
         >>> from sklearn.datasets import load_diabetes
@@ -248,7 +247,7 @@ class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
     _kind = "scalar"
 
     def predict(self, X: Any) -> Array:
-        """Return the numbers [N], float32; raises ValueError for samples unlike those of fit."""
+        """Return the predicted numbers [N], float32; ValueError for samples of another form than in `fit`."""
         check_is_fitted(self)
         return self.adapted_.predict(self._inputs(X))
 

@@ -29,7 +29,7 @@ from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
 
 WRITERS: dict[str, Callable[..., Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
-"""Writers of `pyarrow` by suffix of the file."""
+"""Writer class of `pyarrow` for each suffix of a file."""
 
 
 def check_predictions(path: Path, model: Predictor) -> None:
@@ -44,7 +44,7 @@ def check_predictions(path: Path, model: Predictor) -> None:
 def write_predictions(
     model: Predictor, inputs: ModelInputs, path: Path, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Write a row for each sample to ``path``: ``id``, ``prediction``, and, of classes and labels, probabilities.
+    """Write a row for each sample to ``path``: ``id``, ``prediction`` and, unless numbers are predicted, probabilities.
 
     ``id`` is the name of the sample's file or, if it has none, its number from 0. Fields are nested lists. Columns of
     probabilities are called ``p_NAME`` by the class or label. ``progress`` is called with the number of rows so far.
@@ -81,7 +81,7 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
 
 
 def column_names(model: Predictor) -> list[str]:
-    """Return the names of the columns of probabilities; equal names get the number of their column appended."""
+    """Return the column ``p_NAME`` of each class or label; equal names get the number of their column appended."""
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
     found = [f"p_{name}" for name in names]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
@@ -113,13 +113,13 @@ _ONNX_MOST_BYTES = 2**31 - 2**24
 
 @dataclass(frozen=True)
 class Exported:
-    """A network that was written."""
+    """Description of an exported network that was written to a file."""
 
     path: Path
     difference: float | None
     """Largest difference from the model, relative to the largest output; None: the outputs were not compared."""
     note: str = ""
-    """Why the outputs were not compared."""
+    """Why the outputs were not compared; "" if they were."""
 
 
 class _Whole(nn.Module):
@@ -149,8 +149,8 @@ class _Whole(nn.Module):
 def export_model(model: Predictor, to: str, path: Path) -> Exported:
     """Write the network of ``model`` in a format of `FORMATS` to ``path``, and compare its outputs with the model's.
 
-    Raises UserError for another format, a path that cannot be written, a network that cannot be exported, a missing
-    library, or outputs that differ by more than `TOLERANCE`; nothing is written then.
+    Raises UserError, and writes nothing, for another format, a path that cannot be written, a network that cannot be
+    exported, a missing library, or outputs that differ by more than `TOLERANCE`.
     """
     write = lookup("export format", to, FORMATS)
     check_output(path, "the file")

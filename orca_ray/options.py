@@ -1,4 +1,4 @@
-"""Options: names of protocols, kept models and export formats; the base of classes of options, with rules for values.
+"""Enumerations of protocols, kept models and export formats; `Config`, the base class of options with checked values.
 
 The module imports nothing heavy, so that ``orca-sweep --help`` can list the names.
 """
@@ -13,14 +13,14 @@ from orca_ray.errors import UserError, unknown_name
 
 
 class Protocol(StrEnum):
-    """Which split selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
+    """Split that selects epochs and hyper-parameters: validation (``held-out``) or, as in ORCA, test (``paper``)."""
 
     HELD_OUT = "held-out"
     PAPER = "paper"
 
 
 class KeepModels(StrEnum):
-    """Which models of confirm trials stay in the results store: none, all, or the best of each task.
+    """Choice of the models of confirm trials to keep in the results store: none, all, or the best of each task.
 
     The default is none: a benchmark of ten tasks and sixteen methods would leave hundreds of models of up to 350 MB.
     """
@@ -31,32 +31,38 @@ class KeepModels(StrEnum):
 
 
 class ExportFormat(StrEnum):
-    """Formats of exported networks."""
+    """Format of an exported network."""
 
     ONNX = "onnx"
     TORCH = "torch"
 
 
 def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
-    """Raise UserError unless ``holds(value)``, which ``text`` says in words; annotations bind the first two."""
+    """Raise UserError unless ``holds(value)`` is true; the message says that ``option`` must be ``text``.
+
+    With ``text`` and ``holds`` bound by `functools.partial`, this function is a rule in an annotation of a `Config`.
+    """
     if not holds(value):
         raise UserError(f"{option} must be {text}, got {value!r}")
 
 
 def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
-    """Raise UserError if the ``value`` of ``option`` is not one of ``names``; annotations bind the first argument."""
+    """Raise UserError if the ``value`` of ``option`` is not in ``names``, or in ``names()`` if that is a function.
+
+    With ``names`` bound by `functools.partial`, this function is a rule in an annotation of a `Config`.
+    """
     allowed = list(names() if callable(names) else names)
     if value not in allowed:
         raise unknown_name(option, value, allowed)
 
 
 def section_name(config: type[Any]) -> str:
-    """Return the section of a class of options, e.g. ``refine`` for `RefineConfig`."""
+    """Return the name of the section that a subclass of `Config` describes, e.g. ``refine`` for `RefineConfig`."""
     return config.__name__.removesuffix("Config").lower()
 
 
 class Config:
-    """Base of a section of options, a frozen dataclass whose annotations hold the rules for values."""
+    """Base class of a section of options: a frozen dataclass; the annotation of an option holds rules for its value."""
 
     def __post_init__(self) -> None:
         """Check each option by the functions in its annotation, which raise UserError."""

@@ -154,7 +154,7 @@ def public_uri(uri: str, *, options: bool = True) -> str:
 
 
 def secrets_in(uri: str) -> frozenset[str]:
-    """Return the texts in a URI that must not be printed: user name, password, and values of secret parameters."""
+    """Return the texts of 3 or more characters in a URI that must not be printed: user, password, secret parameters."""
     if "://" not in uri:
         return frozenset()
     place, _, query = uri.split("://", 1)[1].partition("?")

@@ -29,9 +29,9 @@ HUB = "hub:"
 class Predictor:
     """A trained model with its preprocessing.
 
-    Inputs ``x`` of its methods are an array [N, *input_shape], and, if the model was made of a user's data, data of the
-    same form: a table, arrays of unequal lengths, or the path of a file or folder. They are read in parts, so they may
-    be larger than memory. Instances are not thread-safe.
+    Inputs ``x`` of the methods are an array [N, *input_shape] or, if the model was made of a user's data, data of the
+    same form: a table, arrays of unequal lengths, or the path of a file or folder. Inputs are read in parts, so they
+    may be larger than memory. Instances are not thread-safe.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Predictor:
         """Build the network of ``snapshot``.
 
         Args:
-            snapshot: description and weights.
+            snapshot: description and weights of the model.
             preprocessing: content of ``preprocessing.json``; None: inputs are arrays.
-            card: the model card; None: it is made of the description.
+            card: the model card; None: `save` makes one of the description.
             device: torch device; ``auto``: a GPU if there is one.
 
         Raises UserError as `rebuild` does, and for a device that this machine lacks.
@@ -65,7 +65,7 @@ class Predictor:
                 raise UserError(f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to different models")
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
-        """The network, a `torch.nn.Module`: standardised outputs [B, *output_shape] of inputs [B, *input_shape]."""
+        """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised outputs [B, *output_shape]."""
         config = snapshot.config
         statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]
         self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
@@ -74,10 +74,10 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Return the model in a folder, whose files are verified; ``hub:OWNER/NAME``: of a repository of the hub.
+        """Return the model in a folder, or in the Hugging Face repository ``hub:OWNER/NAME``; its files are verified.
 
-        Raises UserError if there is no model folder, if a file is missing or was changed, if its format is another
-        version's, or as `__init__` does.
+        Raises UserError if there is no model folder, if a file is missing or was changed, if the format is that of
+        another version, or as `__init__` does.
         """
         folder = _from_hub(path) if isinstance(path, str) and path.startswith(HUB) else Path(path).expanduser()
         config = model_folder.read_config(folder)
@@ -90,7 +90,7 @@ class Predictor:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the model to the folder ``path``, and return it; an existing model folder is replaced.
+        """Write the model to the folder ``path``, and return the folder's path; an existing model folder is replaced.
 
         Raises UserError if ``path`` has other files, or cannot be written.
         """
@@ -102,7 +102,7 @@ class Predictor:
         return folder
 
     def snapshot(self) -> Snapshot:
-        """Return description and weights, from which an equal model can be built."""
+        """Return the description and weights of this model, from which an equal model can be built."""
         state = self.network.state_dict()
         names = weight_names(get_method(self.config.method), self.network)
         return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
@@ -138,12 +138,12 @@ class Predictor:
     def predict_proba(self, x: Any) -> Array:
         """Return probabilities, float32: [N, K] of classes (with sum 1) or labels, [N, *shape] of masks.
 
-        Raises UserError if the model predicts numbers, and for inputs that it cannot take.
+        Raises UserError if the model predicts numbers, and for inputs that the model cannot take.
         """
         return self.probabilities(self.outputs(x))
 
     def embed(self, x: Any) -> Array:
-        """Return the features [N, F] of samples, float32, which the head of a classifier maps to its outputs."""
+        """Return the body's pooled features [N, F] of samples, float32; a classifier's head maps them to logits."""
         inputs, found = self.inputs(x), []
         with torch.no_grad(), self._precision.active():
             for chunk in inputs.chunks():
@@ -183,7 +183,7 @@ class Predictor:
         return self._outputs(self.inputs(x))
 
     def inputs(self, x: Any) -> ModelInputs:
-        """Return the samples in ``x``, which are read in parts; raises UserError if they do not fit the model."""
+        """Return the samples in ``x``, which are read in parts; UserError for samples that the model cannot take."""
         return ModelInputs.of(x, self.task, self.preprocessing)
 
     def stream(self, inputs: ModelInputs) -> Iterator[Array]:
@@ -193,7 +193,7 @@ class Predictor:
     def outputs_of(self, encoded: Array) -> Array:
         """Return the `outputs` of encoded samples, float32 [N, *input_shape], as `ModelInputs.chunks` yields them.
 
-        Raises UserError if they are not finite.
+        Raises UserError if an output is not finite.
         """
         try:
             return predict(SplitInputs(encoded, self.network, self._precision), self._objective, BATCH_SIZE)[0]
@@ -203,14 +203,14 @@ class Predictor:
             ) from error
 
     def decide(self, outputs: Array) -> Array:
-        """Return the predictions that follow from `outputs`; see `predict`."""
+        """Return the predictions for ``outputs``, which are the result of `outputs`; see `predict`."""
         if self.task.target.kind == "classes":
             chosen: Array = outputs.argmax(axis=1)
             return np.asarray(self.label_names)[chosen] if self.label_names else chosen
         return self._as_given(outputs > 0 if self.decides else outputs)
 
     def probabilities(self, outputs: Array) -> Array:
-        """Return the probabilities that follow from `outputs`; see `predict_proba`."""
+        """Return the probabilities for ``outputs``, which are the result of `outputs`; see `predict_proba`."""
         if not self.decides:
             raise UserError(f"{self.task.name} predicts numbers, which have no probabilities: use predict")
         logits = torch.from_numpy(outputs)
@@ -270,7 +270,7 @@ def _known(targets: Array) -> Array:
 
 
 def load(path: str | Path, device: str = "auto") -> Predictor:
-    """Return the model in a folder; see `Predictor.load`."""
+    """Return the model at ``path``, a folder or ``hub:OWNER/NAME``; see `Predictor.load`."""
     return Predictor.load(path, device)
 
 

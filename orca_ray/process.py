@@ -26,7 +26,7 @@ def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
 
 
 def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
-    """Return the memory limit in bytes of the groups that this process belongs to; None without a limit."""
+    """Return the lowest memory limit, in bytes, of the cgroups that this process belongs to; None without a limit."""
     values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
     values += [_read(folder / "memory.limit_in_bytes") for folder in _folders(root, own, "memory")]
     limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
@@ -62,7 +62,7 @@ def note_progress() -> None:
 
 @contextmanager
 def noting_progress(seconds: float = 5.0) -> Iterator[None]:
-    """Context manager for work that cannot call `note_progress`, but ends by itself, such as a download."""
+    """Context manager that calls `note_progress` at intervals, for work that ends by itself, such as a download."""
     ended = threading.Event()
 
     def run() -> None:

@@ -39,7 +39,7 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``; autograd recomputes it in the backward pass. It must use no random numbers."""
+    """Return ``function(*args)``, which autograd recomputes in the backward pass: it must use no random numbers."""
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 
@@ -73,14 +73,14 @@ class CostMatrix:
         self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "CostMatrix":
-        """Compute and store C if it fits in ``limit`` bytes and a quarter of `distance.MEMORY_BYTES`; return self."""
+        """Store C if it fits in ``limit`` bytes (None: any) and a quarter of `distance.MEMORY_BYTES`; return self."""
         limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
 
     def columns(self, columns: slice) -> "CostMatrix":
-        """Return the cost matrix of some columns; a stored C is not copied."""
+        """Return the cost matrix of the slice ``columns``, for W = 0 only; a stored C is not copied."""
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]
         part._squares_m = self._squares_m[columns]
@@ -94,7 +94,7 @@ class CostMatrix:
         return row_blocks(self.shape[0], self.x_nD.element_size() * self.shape[1], self.x_nD.device, what=self.what)
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
-        """Yield each block's slice of rows and its costs [r, m], which must not be modified: they may be stored."""
+        """Yield each block's slice of rows and costs [r, m]; do not modify these costs, as they may be stored."""
         for rows in self.blocks:
             yield rows, self.rows(rows) if self._stored_nm is None else self._stored_nm[rows]
 
@@ -138,7 +138,7 @@ class Gaussians:
         return {"means": self.means_KD, "factors": torch.cat(factors), "factor_rows": rows}
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return the squared distances [K, L] to the Gaussians ``other``; a pair of ranks r and r' takes O(r r' D)."""
+        """Return the squared 2-Wasserstein distances [K, L] to ``other``; factors of r and r' rows take O(r r' D)."""
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(self.means_KD - center_D, other.means_KD - center_D)
         traces_K, traces_L = (torch.stack([f.square().sum() for f in side.factors]) for side in (self, other))
@@ -149,7 +149,7 @@ class Gaussians:
         return gaps_KL + (traces_K[:, None] + traces_L - 2.0 * overlap_KL).clamp_min(0)
 
     def own_distances(self) -> Tensor:
-        """Return W [K, K] between all pairs of these Gaussians, exactly symmetric with zeros on the diagonal."""
+        """Return the `distances` [K, K] between these Gaussians, exactly symmetric with zeros on the diagonal."""
         w_KK = self.distances(self)
         return (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0)
 

@@ -16,12 +16,12 @@ from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
 MEMORY_BYTES = 2**30
-"""Memory that one call of a distance may use, in addition to its inputs and to what `Distance.fit` stored."""
+"""Bytes that one call of a distance may use, in addition to the inputs and to what `Distance.fit` stored."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Features and labels of the source, to which the target is aligned; raises UserError if they are invalid.
+    """Record of features and labels of the source, to which the target is aligned; UserError if they are invalid.
 
     Instances are compared by identity.
     """
@@ -44,7 +44,7 @@ class SourceFeatures:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How the iterative solvers in one call of a distance ended."""
+    """Record of how the iterative solvers in one call of a distance ended."""
 
     converged: bool = True
     """Whether every solver reached its tolerance; True for distances in closed form."""
@@ -57,7 +57,7 @@ class Diagnosis:
 
 
 class Distance(ABC):
-    """A differentiable distance between labelled target features and fitted source features.
+    """Base class: a differentiable distance between labelled target features and fitted source features.
 
     ``distance = get_distance("otdd").fit(source)`` does the work that depends on the source alone;
     ``distance(features, labels)`` then returns the distance of target features, once per align epoch.
@@ -84,7 +84,7 @@ class Distance(ABC):
 
     name: str
     version: int = 1
-    """Increase it when source terms, values or gradients change, to invalidate what is cached on disk."""
+    """Number to increase when source terms, values or gradients change: it invalidates what is cached on disk."""
     uses_labels: bool = False
     debiased: bool = True
     symmetric: bool = True
@@ -100,7 +100,7 @@ class Distance(ABC):
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Results of the last `fit` that depend on the source alone, by name; pass them to `fit` to skip that work."""
+        """Expensive results of the last `fit`, by name; pass them to another `fit` to the same source to save time."""
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
 
@@ -126,7 +126,7 @@ class Distance(ABC):
             features: target features [n, D], any floating type; the gradient flows into them.
             labels: class ids [n], any integers.
             shares: share of each class in the whole data set, [L], in ascending order of the class ids in ``labels``;
-                default: the shares in ``labels``. Only distances that are computed per class use it, as weights.
+                default: the shares in ``labels``. Only distances that are computed per class use them, as weights.
         """
         if self._source is None:
             raise RuntimeError(f"{type(self).__name__}: call fit(source) first")

@@ -1,4 +1,4 @@
-"""Labels of samples: pseudo-labels by clustering for tasks without classes, and class-balanced random samples."""
+"""Labels of samples: pseudo-labels by clustering for tasks without classes, and random samples of each class."""
 
 import math
 from typing import Any
@@ -12,15 +12,15 @@ NUM_CLASSES = 10
 """Largest number of pseudo-classes."""
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
-"""Targets with more numbers are reduced by a random sketch before clustering, because k-means copies them."""
+"""Wide targets of more numbers than this in all are sketched before clustering (`is_sketched`): k-means copies them."""
 SKETCH_WIDTH = 4096
 
 
 def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id per sample, [N] int64.
 
-    If ``y`` is an integer vector [N], it contains class ids and is returned. Other targets [N, ...] are clustered by
-    k-means into at most `NUM_CLASSES` classes. Raises UserError if ``y`` is empty or contains NaN or infinity.
+    If ``y`` is an integer vector [N], a copy is returned, as it contains class ids. Other targets [N, ...] are
+    clustered by k-means into at most `NUM_CLASSES` classes. Raises UserError if ``y`` is empty or has NaN or infinity.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -45,7 +45,7 @@ def is_sketched(y: Rows) -> bool:
 
 
 def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096]: adds each column, with random sign, to one of 4096 (arXiv:0902.2206)."""
+    """Return a count sketch [N, 4096] of targets [N, ...]: sums of columns with random signs (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
@@ -67,10 +67,10 @@ def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:
 
 
 class ClassIndex:
-    """Indices of the samples of each class. Computed once, so that drawing samples does not scan all labels."""
+    """Index from each class to its samples. Computed once, so that drawing samples does not scan all labels."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        """Index the class ids ``labels`` [N], any integers; raises UserError if there are none."""
+        """Index the class ids ``labels`` [N], any integers; raises UserError if ``labels`` is empty or no vector."""
         if labels.ndim != 1 or len(labels) == 0:
             raise UserError(
                 f"labels of shape {labels.shape}: the align stage needs one label per training sample and at least one "
@@ -81,13 +81,13 @@ class ClassIndex:
         """Indices of the samples of each class, in order of class id."""
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the training-set shares of the classes that occur in ``indices`` (sum 1), in order of class id."""
+        """Return the relative sizes (sum 1), among all samples, of the classes that ``indices`` has, by class id."""
         counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
 
     def sample(self, num_per_class: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw ``num_per_class`` distinct samples of every class (all of a smaller class); return sorted indices."""
+        """Draw ``num_per_class`` distinct samples of every class (all of a smaller class); return indices, sorted."""
         chosen = [
             members if num_per_class >= len(members) else generator.choice(members, num_per_class, replace=False)
             for members in self.members

@@ -1,6 +1,6 @@
 """Look up distances and alignment sources by name.
 
-A distance is a public module of `distances`, named alike; sources are declared as ``SOURCE`` by modules of `sources`.
+Each public module of `distances` defines the distance of its name; modules of `sources` declare a ``SOURCE`` each.
 Other packages add both by entry points (docs/plug-ins.md). Listing names and looking up a source do not import torch.
 """
 
@@ -32,7 +32,8 @@ def distance_names() -> list[str]:
 def get_distance(name: str) -> "Distance":
     """Return a new, unfitted distance.
 
-    Raises UserError with the nearest name for an unknown one, and for a plug-in that cannot be used.
+    Raises UserError for an unknown name, with the nearest one, for a name that two packages declare, and for a plug-in
+    that cannot be used.
     """
     others = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
     owners = [*(["orca-ray"] if name in _own_distances() else []), *map(str, others)]
@@ -59,12 +60,12 @@ def _own_distances() -> list[str]:
 
 @functools.cache
 def all_sources() -> Mapping[str, Source]:
-    """Return all sources by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
+    """Return all sources by name, those of plug-ins last; ValueError if two sources of orca-ray share a name."""
     return with_plug_ins("source", Source, declared(Source, "SOURCE", modules(sources)))
 
 
 def source_names(modality: ModalityName | None = None) -> list[str]:
-    """Return the sorted names of all sources; with ``modality``, of those for bodies of that modality."""
+    """Return the sorted names of all sources; with ``modality``, of the sources for bodies of that modality."""
     return sorted(name for name, source in all_sources().items() if modality in (None, source.modality))
 
 
@@ -82,16 +83,16 @@ def check_suitable(name: str, modality: ModalityName) -> None:
 def default_source(modality: ModalityName) -> str:
     """Return the name of the default source for bodies of ``modality``.
 
-    It is the source of the ORCA paper or, if that is not on this machine, the modality's substitute for it.
+    It is the source of the ORCA paper or, if that is not on this machine, its substitute (`Modality.stand_in`).
     """
     found = get_modality(modality)
     return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 
 
 def fetch_source(name: str, modality: ModalityName, progress: SayText | None = None) -> str:
-    """Fetch the source ``name``; if that is empty, try the ORCA paper's source briefly, then the `default_source`.
+    """Fetch the source ``name``; if ``name`` is empty, try the ORCA paper's source briefly, then `default_source`.
 
-    Returns the name of the source, which is then on this machine. Raises UserError if it cannot be fetched.
+    Returns the name of the source, which is then on this machine. Raises UserError if the source cannot be fetched.
     """
     paper = get_source(get_modality(modality).paper_source)
     if not name and not paper.present():

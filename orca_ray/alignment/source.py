@@ -1,4 +1,4 @@
-"""Definition of an alignment source: labelled samples of the modality that a body was pretrained on; its images.
+"""Definition of an alignment source, i.e. labelled samples of a body's pretraining modality, and helpers for images.
 
 Shapes: N images, C = 3 colours, H x W pixels, D features.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _USUAL = Patience()
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
-"""Patience with a server that a machine may be unable to reach: some ten seconds at most before the first byte."""
+"""Limits of waiting for a server that may be unreachable: some ten seconds at most before the first byte."""
 
 Samples = tuple["Tensor", "Tensor"]
 """Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and integer labels [N]."""
@@ -36,7 +36,7 @@ Samples = tuple["Tensor", "Tensor"]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Arguments of `Source.sample`. If the source has fewer than ``num_samples`` samples, it returns all of them."""
+    """Arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all samples."""
 
     stem: "Stem"
     body: str
@@ -44,7 +44,7 @@ class SampleRequest:
     image_size: int
     """Pixels per side of an image; text sources ignore it."""
     num_tokens: int
-    """Number of tokens T of a text, that of the task's own samples; image sources ignore it."""
+    """Number of tokens T of a text, as many as the task's own samples have; image sources ignore it."""
     num_samples: int
     seed: int
     raw: bool = False
@@ -53,12 +53,12 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Alignment source, declared as ``SOURCE`` in the module of `orca_ray.alignment.sources` with the same name."""
+    """Definition of a source, declared as ``SOURCE`` in the module of `orca_ray.alignment.sources` of the same name."""
 
     name: str
     modality: ModalityName
     sample: Callable[[SampleRequest], Samples]
-    """Returns features and labels of samples; equal requests give equal results."""
+    """Returns features (or raw inputs) and labels of samples; equal requests give equal results."""
     packages: tuple[Package, ...] = ()
     file: RawFile | None = None
     """File in `directory` that the samples are read from; downloaded, or put there by the user."""
@@ -83,7 +83,7 @@ class Source:
             fetch((self.file,), self.directory, progress, patience=patience)
 
     def path(self) -> Path:
-        """Return the path of the file, which is downloaded if this node lacks it; raises UserError if that fails."""
+        """Return the path of ``file``, which is downloaded if this node lacks it; UserError if the download fails."""
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():

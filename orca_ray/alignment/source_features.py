@@ -33,7 +33,7 @@ MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """Which samples of a source, embedded by the stem of which body."""
+    """Choice of samples of a source, and of the body whose stem embeds them."""
 
     name: str
     """Name of the source; empty: the body's `default_source`."""
@@ -42,7 +42,7 @@ class SourceChoice:
     image_size: int
     """Pixels per side, rounded to whole patches; ignored for sequence bodies."""
     num_tokens: int
-    """Number of tokens T of a text, that of the embedder's `layout`; ignored for image bodies."""
+    """Number of tokens T of a text, as many as `Embedder.layout` has; ignored for image bodies."""
     num_samples: int
     pretrained: bool = True
     """Whether the stem has pretrained weights; False: random initialisation."""
@@ -55,7 +55,7 @@ def source_features(choice: SourceChoice) -> SourceFeatures:
 
     A sample's feature is the mean over its tokens, embedded by the body's stem, as in ``CrossModalModel.features``:
     x [N, D] float32, y [N] int64. Results are cached in the process and on disk, safely for concurrent processes.
-    Raises UserError if the source is unknown or has another modality than the body.
+    Raises UserError if the source is unknown, is for another modality than the body's, or cannot be fetched.
     """
     return _features(cache.home(), _source(choice), choice)
 
@@ -67,7 +67,7 @@ def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeature
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """Labelled source samples, embedded as tokens when they are needed."""
+    """Labelled source samples before embedding; `tokens` embeds some of them."""
 
     inputs: Tensor
     """[N, ...]: inputs of the stem."""
@@ -80,7 +80,7 @@ class SourceTokens:
         return len(self.y)
 
     def to(self, device: torch.device) -> "SourceTokens":
-        """Return the same samples on ``device``."""
+        """Return the same samples and stem on ``device``; this instance does not change."""
         if self.y.device == device:
             return self
         stem = copy.deepcopy(self.stem).to(device)
@@ -93,7 +93,7 @@ class SourceTokens:
 
 
 def source_tokens(choice: SourceChoice, device: torch.device) -> SourceTokens:
-    """Return the samples of `source_features` before they are embedded, on ``device``."""
+    """Return the samples that `source_features` embeds, not yet embedded, on ``device``; raises the same errors."""
     return _tokens(cache.home(), _source(choice), choice).to(device)
 
 
@@ -153,7 +153,7 @@ def _digest(source: Source, request: SampleRequest) -> str:
 def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
     """Return the distance called ``name``, fitted to ``source`` and ready for calls on ``device``.
 
-    The process caches the two distances used last; their source-only terms are cached on disk, safely for concurrent
+    The process caches the two distances used last; `Distance.terms` are cached on disk, safely for concurrent
     processes. Raises UserError for an unknown name or a source that cannot be fitted.
     """
     device = torch.device(device)

@@ -1,4 +1,4 @@
-"""Read and write files of tensors with a checksum; describe the environment that the last digits depend on."""
+"""Cache files of tensors with a checksum, and the environment that the last digits of results depend on."""
 
 import hashlib
 import logging
@@ -29,7 +29,7 @@ _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
 def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a file, by name; if it is missing or damaged, compute the tensors and write the file.
 
-    Concurrent processes compute them once. On a full disk, a warning is logged.
+    Concurrent processes compute the tensors once. If the file cannot be written, a warning is logged.
     """
     with cache.lock(path):
         tensors = _read(path)
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor, for hashing."""
+    """Return the bytes of a tensor's values, for hashing."""
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
@@ -98,7 +98,7 @@ def _hardware(device: torch.device) -> str:
 
 @once
 def processor() -> str:
-    """Return the CPU's maker and model: libraries choose kernels by them, not by the instruction set alone."""
+    """Return the CPU's maker and model: libraries choose kernels by these, not by the instruction set alone."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

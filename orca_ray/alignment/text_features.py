@@ -24,7 +24,7 @@ _BATCH_TOKENS = 1 << 14
 
 
 class Passage(NamedTuple):
-    """Tokens of one document, and where they are from."""
+    """Consecutive tokens of one document, and their place in it."""
 
     document: int
     """Index of the document."""
@@ -37,13 +37,13 @@ class Passage(NamedTuple):
 def embed_passages(
     request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
 ) -> tuple[Tensor, list[Passage]]:
-    """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if there are fewer in ``starts``.
+    """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if ``starts`` has fewer.
 
     A document is a sequence of sentences. If the request is ``raw``, return token ids [N, T] instead of features.
 
-    A passage begins with the sentence that ``starts`` gives (indices of document and sentence). Sentences that follow
-    it are joined until there are T tokens; if the document ends earlier, sentences before the first one are joined,
-    too. Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
+    A passage begins with the sentence that ``starts`` gives (indices of document and sentence), and the sentences after
+    this one follow until there are T tokens. If the document ends earlier, the passage begins with earlier sentences.
+    Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
     """
     stem = request.stem
     assert isinstance(stem, TextStem), "text sources are for sequence bodies"

@@ -32,14 +32,14 @@ _COPIES = 6
 
 @dataclass
 class SolverReport:
-    """Collects how the transport problems in one call of a distance ended, for the call's `Diagnosis`."""
+    """Collector of how the transport problems in one call of a distance ended, for the call's `Diagnosis`."""
 
     iterations: int = 0
     error: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, iterations: int, error: float) -> None:
-        """Record the iterations and the error of one problem; ``what`` names its two point sets in messages."""
+        """Record iterations and error of one problem, and a note if the error exceeds `TOLERANCE`, naming ``what``."""
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
         if not error <= TOLERANCE:
@@ -49,7 +49,7 @@ class SolverReport:
             )
 
     def add_recomputed(self, cost: CostMatrix) -> None:
-        """Note that ``cost`` does not fit in memory, so that its problem is solved in blocks."""
+        """Note that ``cost`` does not fit in memory, so that its transport problem is solved in blocks."""
         n, m = cost.shape
         self.notes.append(
             f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "
@@ -69,7 +69,7 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
 
 
 def transport(cost: CostMatrix, epsilon: float, report: SolverReport, start_m: Tensor | None = None) -> Tensor:
-    """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns).
+    """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns), and add to ``report``.
 
     POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If they do not converge, Newton's
     method continues: with few points, or classes far apart, Sinkhorn would need more than 10 000 iterations. If the

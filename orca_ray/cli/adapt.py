@@ -74,7 +74,7 @@ class AdaptOptions:
     json: JsonOption = False
 
     def data_options(self) -> "Options":
-        """Return the options about the data that are given; raises UserError for a wrong one."""
+        """Return the given options about the data; raises UserError for an invalid one."""
         from orca_ray.own_data import Options, make_options
 
         given = {name: getattr(self, name, None) for name in Options.model_fields}

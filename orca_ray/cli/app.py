@@ -1,6 +1,7 @@
 """The commands of ``orca-sweep``, and one message and exit code for every error.
 
-Exit codes: 0 done; 1 some trials failed; 2 bad input; 70 an internal error; 130 interrupted.
+Exit codes: 0 done; 1 some trials failed, scores differ (``reproduce``) or files are out of date (``leaderboard
+--check``); 2 bad input; 70 an internal error; 75 the cluster is lost; 130 interrupted.
 Nothing heavy is imported: ``orca-sweep --help`` needs neither torch, ray, transformers nor pandas.
 """
 

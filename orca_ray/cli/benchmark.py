@@ -166,7 +166,7 @@ def plan(
 
 
 def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
-    """Print the plan, without starting a cluster; exit with code 2 if some trial fits on no node."""
+    """Print the plan (``quiet``: only trials that fit on no node), and exit with code 2 if a trial fits on no node."""
     from orca_ray.sweep.plan.plan import build_plan
     from orca_ray.sweep.run.driver import make_executor
 

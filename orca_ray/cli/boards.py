@@ -41,9 +41,9 @@ class BoardOptions:
 
 
 def load_board(name: str, options: BoardOptions) -> "BoardReport":
-    """Return the board of a benchmark, or of a sweep with a grid and the effects of its factors.
+    """Return the board of the benchmark ``name`` or, for a sweep with a grid, the effects of the grid's factors.
 
-    A benchmark without stored records has an empty board if results of it are published. Raises UserError otherwise.
+    A benchmark without stored records has an empty board if published results of it exist; else UserError is raised.
     """
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.assembly import published_only

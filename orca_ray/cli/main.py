@@ -8,11 +8,11 @@ import os
 import sys
 
 CLUSTER_LOST = 75
-"""Exit code if the cluster of a running sweep is lost, also in `orca_ray.cli.output`; importing that takes time."""
+"""Exit code if the cluster of a running sweep is lost. `orca_ray.cli.output`, whose import takes time, has it, too."""
 
 
 def entry() -> None:
-    """Run the process's command line and exit."""
+    """Run the command line of this process, and exit with the command's exit code."""
     try:
         _prepare()
         from orca_ray.cli.app import run

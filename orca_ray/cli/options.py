@@ -49,12 +49,12 @@ _arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 
 
 def remember(arguments: Sequence[str]) -> None:
-    """Store the arguments of the command line that runs, for `typed`."""
+    """Store the arguments of the running command line, which `typed` then returns."""
     _arguments.set(tuple(arguments))
 
 
 def typed() -> str:
-    """Return the command line that runs, without credentials in it."""
+    """Return the running command line as text for a shell, with credentials replaced by ``***``."""
     return shlex.join(["orca-sweep", *(without(each, secrets_in(each)) for each in _arguments.get())])
 
 
@@ -94,9 +94,9 @@ def _directory(given: str) -> Path:
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
-    """Return the names in an option that may be repeated, comma-separated, or both; None if it was not given.
+    """Return the names in an option that may be repeated, comma-separated, or both; None without the option.
 
-    Raises UserError if it was given without a name, e.g. by an unset shell variable: that must not mean "all".
+    Raises UserError if the option is given without a name, e.g. by an unset shell variable, which must not mean "all".
     """
     if not values:
         return None
@@ -109,7 +109,8 @@ def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
 def results_uri(given: str | None, *, announce: bool = False) -> str:
     """Return the path or URI of the results store: ``given``, or else ``results`` in the working directory.
 
-    Ray deletes a submitted job's working directory; its default is in the cache directory, and ``announce`` prints it.
+    Ray deletes the working directory of a submitted job. The default in a job is therefore ``results`` in the cache
+    directory, and is printed with ``announce``.
     """
     if given:
         return given
@@ -122,7 +123,7 @@ def results_uri(given: str | None, *, announce: bool = False) -> str:
 
 
 def existing_store(uri: str) -> "ResultsStore | None":
-    """Open the store at ``uri``; return None for nothing or an empty directory. Anything else there is a UserError."""
+    """Return the store at ``uri``; None if nothing or an empty directory is there; UserError for anything else."""
     from orca_ray.results.folder import open_folder
     from orca_ray.results.store import ResultsStore
 
@@ -134,7 +135,7 @@ def existing_store(uri: str) -> "ResultsStore | None":
 def required_store(
     uri: str, advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI"
 ) -> "ResultsStore":
-    """Open the store at ``uri``; raises the UserError of `no_results` if `existing_store` finds none."""
+    """Return the store at ``uri``; raises the UserError of `no_results` if `existing_store` finds none."""
     store = existing_store(uri)
     if store is None:
         raise no_results(uri, advice)
@@ -152,7 +153,7 @@ def is_path(source: str) -> bool:
 
 
 class Executor(StrEnum):
-    """Where trials run: on a Ray cluster, or in the calling process."""
+    """Kind of executor: it runs trials on a Ray cluster, or in the calling process."""
 
     RAY = "ray"
     INLINE = "inline"
@@ -198,7 +199,7 @@ StagingOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
+    """Options that `plan`, `benchmark`, `run` and `extend` share: what the sweep covers, and where it runs."""
 
     budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
     tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
@@ -226,7 +227,7 @@ class SweepOptions:
     json: JsonOption = False
 
     def spec(self, source: str) -> "SweepSpec":
-        """Load the benchmark or sweep file ``source``; options that are given replace values of the file."""
+        """Return the sweep of the benchmark or sweep file ``source``; given options replace values of the file."""
         from orca_ray.sweep.plan.loading import load_spec
         from orca_ray.sweep.plan.spec import Overrides
 
@@ -284,7 +285,7 @@ class RunCommandOptions(SweepOptions):
     quiet: QuietOption = False
 
     def run_options(self) -> "ExecutorOptions":
-        """Return the options of the executor."""
+        """Return the time limits and GPUs of trials as options of the executor."""
         from orca_ray.sweep.executors.base import ExecutorOptions
         from orca_ray.sweep.executors.liveness import TimeLimits
 

@@ -59,13 +59,13 @@ def reason(record: "Record") -> str:
 
 
 def emit_json(value: Any) -> None:
-    """Print ``value`` as JSON to stdout: dataclasses as objects, NaN as null, unprintable characters escaped."""
+    """Print ``value`` as JSON to stdout, converted by `plain`, with unprintable characters escaped."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False)
     print("".join(char if char == "\n" or char.isprintable() else json.dumps(char)[1:-1] for char in text))
 
 
 def plain(value: Any) -> Any:
-    """Convert dataclasses, enums, paths, times and sets to dicts, lists and strings, and NaN and infinities to None."""
+    """Return ``value`` with dataclasses as dicts, sets as lists, enums by value, NaN/inf as None, others as text."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 
@@ -91,7 +91,7 @@ def console(min_width: int = 0) -> Console:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> RenderableType:
-    """Return a plain Rich table; columns in ``right`` are right-aligned, and those in ``wrap`` may wrap at spaces."""
+    """Return a plain Rich table; columns named in ``right`` are right-aligned, those in ``wrap`` may wrap at spaces."""
     numbers, soft = set(right), set(wrap)
     result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
@@ -109,7 +109,7 @@ def _cell(value: object) -> str:
 def show(
     columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), wrap: Iterable[str] = ()
 ) -> None:
-    """Print a `table`. Cells are never shortened; a narrow terminal wraps the lines."""
+    """Print a `table` with the same arguments. Cells are never shortened; a narrow terminal wraps the lines."""
     cells = [[_cell(cell) for cell in row] for row in rows]
     soft = set(wrap)
     width = 2 * (len(columns) - 1)
@@ -151,10 +151,10 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Prints progress to stderr: the lines it is called with, and, in its ``with`` block, INFO messages of `_LOGGERS`.
+    """Log handler that prints lines it is called with to stderr and, in its ``with`` block, INFO messages on data.
 
-    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere one such line is printed every ten
-    seconds.
+    A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
+    same work is printed every ten seconds. With ``quiet``, nothing is printed.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -188,7 +188,7 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a log record of level INFO; another handler prints warnings and errors."""
+        """Print a log record of level INFO, and ignore others: another handler prints warnings and errors."""
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
@@ -254,7 +254,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings to stderr, but none of logger ``hidden``."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory; warnings also to stderr, but not of logger ``hidden``."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)
@@ -267,7 +267,7 @@ def start(hidden: str) -> None:
 
 
 def path() -> str | None:
-    """Return the path of the log file, or None if it does not exist, because it could not be written."""
+    """Return the path of the log file; None if there is no log file, e.g. because it could not be written."""
     for handler in logging.getLogger("orca_ray").handlers:
         if isinstance(handler, _LogFile) and os.path.exists(handler.baseFilename):
             return handler.baseFilename

@@ -30,10 +30,10 @@ _TARGET_INK = (190, 20, 40)
 def draw(task: "Task", data: "PreparedData") -> Image.Image:
     """Return a picture of some training samples with their targets.
 
-    Images with three channels are drawn in colour, images with one in grey. Of other 2-D inputs the last four channels
-    (at most) are drawn on a colour scale; spectrograms have low frequencies at the bottom. Sequences are drawn as
-    curves, or as a colour map if they are one-hot or have many channels. A dense target is drawn next to a 2-D input,
-    or as red curves in the plot of a sequence.
+    Images with three channels are drawn in colour, images with one channel in grey. Of other 2-D inputs, at most the
+    last four channels are drawn, on a colour scale; spectrograms have low frequencies at the bottom. Sequences are
+    drawn as curves or, if they are one-hot or have more than four channels and the target is not dense, as a colour
+    map. A dense target is drawn next to a 2-D input, or as red curves in the plot of a sequence.
     """
     split = data.train
     samples = [_sample(task, split, index) for index in _chosen(task, split)]

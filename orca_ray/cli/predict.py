@@ -85,7 +85,7 @@ def export(
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
 MIN_TOKEN_LENGTH = 16
 END_SECONDS = 5
-"""How long requests in progress may take after Ctrl-C."""
+"""Seconds that requests in progress may still take after Ctrl-C."""
 
 
 def serve(
@@ -133,7 +133,7 @@ def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any]
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in a file, or else in the environment; None: there is none. Raises UserError for a weak one."""
+    """Return the token in a file or, without ``path``, in the environment (None: not set); UserError if it is weak."""
     if path is not None and not path.is_file():
         raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")
     token = os.environ.get(TOKEN, "") if path is None else path.read_text(encoding="utf-8", errors="replace")
@@ -146,7 +146,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Return a listening socket; raises UserError for a port that is taken, and without a token for other machines."""
+    """Return a listening socket; UserError for a taken port, or without a token if others can reach ``host``."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if token is None and not ipaddress.ip_address(address[0]).is_loopback:

@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 from orca_ray.paths import public_uri
 
 WARN_BYTES = 50 * 2**20
-"""Size of a package from which on a warning is printed: every node downloads it."""
+"""Total size of a job's files above which a warning is printed, because every node downloads the files."""
 
 
 def submit(
@@ -78,7 +78,7 @@ def _shown(argument: str) -> str:
 
 
 def tracked_files(directory: Path) -> list[Path]:
-    """Return the files in ``directory`` that git tracks, relative to it; raise UserError outside of a checkout."""
+    """Return existing files that git tracks, relative to ``directory``; raise UserError outside of a git checkout."""
     command = ["git", "-C", str(directory), "ls-files", "-z"]
     try:
         done = subprocess.run(command, capture_output=True, check=True)
@@ -92,7 +92,7 @@ def tracked_files(directory: Path) -> list[Path]:
 
 
 def check_size(files: list[Path], limit: int) -> None:
-    """Print a warning if the files have more than `WARN_BYTES`; raise UserError above ``limit``, which Ray refuses."""
+    """Print a warning if the files have more than `WARN_BYTES`; raise UserError from ``limit`` bytes on."""
     sizes = {file: file.stat().st_size for file in files}
     total = sum(sizes.values())
     largest = ", ".join(f"{file} ({size(sizes[file])})" for file in sorted(sizes, key=lambda f: -sizes[f])[:3])

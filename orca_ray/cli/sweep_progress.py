@@ -48,7 +48,7 @@ class RowState:
 
 
 class SweepState:
-    """Progress of the whole sweep. One thread updates it by events, another one draws it, both under ``lock``."""
+    """Progress of the whole sweep. One thread updates it by events and another thread draws it, both under ``lock``."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.lock = threading.RLock()
@@ -56,7 +56,7 @@ class SweepState:
         self.title = ""
         self.last_message = ""
         self.seconds_left: float | None = None
-        """Estimate of the driver; None before a trial has completed."""
+        """Remaining time that the driver estimates; None before a trial has completed."""
         self.clock = clock
         self.started = clock()
 
@@ -106,7 +106,7 @@ class SweepState:
 
 
 def render(state: SweepState, height: int | None = None) -> RenderableType:
-    """Return a table of the rows, a line of totals and the last message, in ``height`` lines (None: no limit)."""
+    """Return a table of (task, method) rows, a line of totals and the last message, in ``height`` lines (None: any)."""
     with state.lock:
         shown = _fitting(list(state.rows.values()), None if height is None else height - _OTHER_LINES)
         rows = []
@@ -137,7 +137,7 @@ def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
 
 
 def trial_line(event: events.TrialFinished, state: SweepState) -> str:
-    """Describe a finished trial in one line."""
+    """Return one line about a finished trial, with the number of ended trials in ``state``."""
     record = event.record
     done, planned, _ = state.totals()
     facts = [f"validation {score(record.validation_score)}"]
@@ -157,7 +157,7 @@ def trial_line(event: events.TrialFinished, state: SweepState) -> str:
 
 
 class SweepProgress:
-    """Listener that prints the progress of a sweep; leaving its ``with`` block stops the live table."""
+    """Listener that prints the progress of a sweep, unless ``quiet``; the end of its block stops the live table."""
 
     def __init__(self, *, quiet: bool) -> None:
         self.state = SweepState()

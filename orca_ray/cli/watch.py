@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from orca_ray.results.store import ResultsStore
 
 WATCH_SECONDS = 3.0
-"""How often ``--watch`` and ``--follow`` read the store."""
+"""Seconds between two readings of the store by ``--watch`` and ``--follow``."""
 
 SweepArgument = Annotated[
     str, Argument(metavar="SWEEP", help="Sweep, e.g. pocket/full, or pocket if it has one sweep in this store.")

@@ -1,4 +1,4 @@
-"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits of what data expand to.
+"""Archives and compressed files from untrusted sources: gzip streams, unpacking, and limits on decompressed sizes.
 
 ``tarfile`` and ``zipfile`` read the members of archives, which are first written to a scratch directory inside the
 target. This module refuses more than tarfile's data filter does: all links, names that are unsafe on any operating
@@ -28,7 +28,7 @@ _MAX_RATIO = 200
 _ANY_RATIO_BYTES = 256 * 2**20
 """Data of up to this unpacked size may have any ratio."""
 SCRATCH = ".unpack-"
-"""Prefix of the scratch directories."""
+"""Prefix of the names of the scratch directories that `unpack` uses."""
 _OURS = (PINS, LOCKS, ".tmp-", SCRATCH)
 """Prefixes of the files that orca-ray itself writes to a raw directory; no member may have such a name."""
 _GZIP, _ZIP = b"\x1f\x8b", (b"PK\x03\x04", b"PK\x05\x06")
@@ -123,7 +123,7 @@ def swollen(path: Path, where: str = "") -> UserError:
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Turn what readers raise for damaged files, of a dozen undocumented types, into a `UserError`."""
+    """Convert the exceptions that readers raise for damaged files into a `UserError`; errors of the disk pass."""
     try:
         yield
     except (UserError, MemoryError):
@@ -136,7 +136,7 @@ def archive_errors(path: Path, expected: str) -> Iterator[None]:
 
 
 def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
-    """Build the error for a file that a reader fails on."""
+    """Return the error for a damaged file; ``error`` is the exception that the reader raised."""
     found = f"found it damaged or another file ({type(error).__name__}: {shorten(str(error))})"
     return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
 

@@ -103,7 +103,7 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file; UserError as of `open_file`, and above ``most_bytes``."""
+    """Return the content of a regular file; UserError as `open_file`, and for more than ``most_bytes``."""
     if (size := check_special(path)) > most_bytes:
         raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
     with open_file(path) as stream, read_errors(path):
@@ -133,7 +133,7 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write text like `write_bytes`."""
+    """Write text in UTF-8 with `write_bytes`."""
     write_bytes(path, text.encode(), durable=durable)
 
 
@@ -185,7 +185,7 @@ def _size(num_bytes: float) -> str:
 
 
 def lock_path(path: Path) -> Path:
-    """Return the path to `lock` for a directory of the user's, next to which no lock file shall be left."""
+    """Return the path that `lock` takes for a user's directory: in the cache, so that no lock file stays beside it."""
     return home() / "locks" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
@@ -263,8 +263,9 @@ def replace_file(source: Path, target: Path) -> None:
 def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
     """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of ``most_bytes`` in total, remain.
 
-    Age is the modification time. The last file may exceed ``most_bytes``. Also removes files and directories with
-    ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file operation fails.
+    Age is the modification time. The newest file is kept even if it exceeds ``most_bytes``. Also removes files and
+    directories with ``.tmp`` in the name that are over an hour old: their writers were killed. Raises OSError if a file
+    operation fails.
     """
     stated = []
     for path in directory.iterdir():

@@ -30,12 +30,13 @@ _LONGEST_RETRY_AFTER = 300.0
 
 @dataclass(frozen=True)
 class Patience:
-    """Number of tries, waiting times and time-outs of a download."""
+    """Settings of a download: number of tries, waiting times and time-outs."""
 
     tries: int = 6
     """The download fails after this many consecutive tries in which no new byte arrived."""
     tries_to_reach: int = 2
-    """The same number while no byte has arrived, for a server or proxy that cannot be reached or does not answer."""
+    """Used instead of ``tries`` while no byte has arrived and the server or proxy cannot be reached or does not
+    answer."""
     first_wait: float = 1.0
     """Seconds before the second try; doubled for each further try up to ``longest_wait``, then varied by ±25 %."""
     longest_wait: float = 60.0
@@ -46,20 +47,20 @@ class Patience:
 
 
 class Stopped(Exception):
-    """Raised in a worker thread that ends early because it was told to stop."""
+    """Raised in a worker thread that ends early because its ``stop`` event was set."""
 
 
 class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds it asks to wait."""
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds that it asks for."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
 def content_length(url: str, patience: Patience) -> int:
-    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or cannot be reached."""
+    """Return the length in bytes of the file at ``url``; 0 if it is unknown, also if no server answers."""
     import requests
 
     try:
@@ -161,13 +162,13 @@ class Download:
                     raise Stopped
 
     def discard(self) -> None:
-        """Remove the bytes received so far and their JSON file."""
+        """Remove the bytes received so far and the JSON file that describes them."""
         self.path.unlink(missing_ok=True)
         self._description.unlink(missing_ok=True)
         self._reset()
 
     def finish(self) -> None:
-        """Move the complete and verified file to its target."""
+        """Move the complete and verified file to its target, and remove the JSON file that describes it."""
         cache.replace_file(self.path, self._target)
         self._description.unlink(missing_ok=True)
 

@@ -69,7 +69,7 @@ def fetch(
 
 @dataclass
 class Verified:
-    """Result of `verify`: three lists of file paths relative to the raw directory."""
+    """Result of `verify`: three sorted lists of file paths relative to the raw directory."""
 
     intact: list[str] = field(default_factory=list)
     """Files that match a published or recorded hash."""
@@ -106,14 +106,14 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
 
 
 class ThreadPool:
-    """Runs a function on each item of a list in threads; it may call `report`, and must end soon if `stop` is set.
+    """Runs a function, which may call `report` and must end soon once `stop` is set, on all items of a list in threads.
 
     ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
     connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
     """
 
     def __init__(self, progress: SayText | None) -> None:
-        """Store ``progress``, which receives the progress lines; it is only called in the thread that calls `map`."""
+        """Store ``progress``, which is called with lines of progress, and only in the thread that calls `map`."""
         self.stop = threading.Event()
         self._progress = progress
         self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
@@ -126,9 +126,9 @@ class ThreadPool:
     def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> None:
         """Call ``work`` on every item in ``workers`` threads.
 
-        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with all their messages.
-        After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is raised once all
-        threads have ended or `GRACE_SECONDS` have passed.
+        Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
+        that were raised. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is
+        raised once all threads have ended or `GRACE_SECONDS` have passed.
         """
         waiting = deque(enumerate(items))
 

@@ -1,8 +1,8 @@
 """Readers of HDF5 files from untrusted sources, and of MATLAB files, which are HDF5 from version 7.3 on.
 
-MATLAB versions 5 to 7 write level 5. SciPy's ``loadmat`` is not used for it, because it fails our tests with damaged
-files: one wrong byte in an uncompressed file ends the process with a segmentation fault (SciPy 1.17). It also loads
-whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
+MATLAB versions 5 to 7 write the format "level 5". SciPy's ``loadmat`` is not used for level 5, because it fails our
+tests with damaged files: one wrong byte in an uncompressed file ends the process with a segmentation fault (SciPy
+1.17). It also loads whole arrays into memory. Format: "MAT-File Format", The MathWorks, chapter 1.
 """
 
 import contextlib
@@ -163,7 +163,7 @@ class Variable(NamedTuple):
 
 
 def mat5_variables(path: Path) -> dict[str, Variable]:
-    """Return all variables of a file by name; only their headers are read. Raises UserError for a damaged file."""
+    """Return all variables of a MATLAB 5 to 7 file by name; only headers are read. UserError for a damaged file."""
     with archive_errors(path, "MATLAB file"), cache.open_file(path) as file:
         found, size = {}, path.stat().st_size
         header = file.read(_HEADER_BYTES)

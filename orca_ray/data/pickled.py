@@ -27,7 +27,7 @@ _LAST_CHARACTER = 0x10FFFF
 
 
 class NotPlain(Exception):
-    """A pickle holds something that is not a plain value or not a possible array; the message describes it."""
+    """Raised if a pickle holds something other than plain values and possible arrays; the message says what."""
 
 
 class Global(NamedTuple):

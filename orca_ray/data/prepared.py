@@ -42,7 +42,8 @@ class Split:
     y: Array
     """An array, or `LazyRows` if large targets were joined or selected."""
     group: Array | None = None
-    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean of their outputs."""
+    """Sample ids [N] int64. Rows with the same id are parts of one sample; its score uses the mean output of these
+    rows."""
 
     def __len__(self) -> int:
         return len(self.x)
@@ -81,7 +82,7 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the directory of a task's prepared data; ``protocol`` matters for tasks with other splits per protocol."""
+    """Return the directory of a task's prepared data; its name ends in ``protocol``, unless that is held-out."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 

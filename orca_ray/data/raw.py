@@ -84,7 +84,7 @@ class RawFile:
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file, which exists during, and after interrupted, moves of `archives.unpack`."""
+        """Return the path of the stamp file: it exists while `archives.unpack` moves files, and after interruptions."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
 

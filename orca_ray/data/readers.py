@@ -26,7 +26,7 @@ _ENCODINGS = {(_PCM, 8), (_PCM, 16), (_PCM, 24), (_PCM, 32), (_FLOAT, 32), (_FLO
 def check_not_finite(path: Path, field: str, array: Array) -> None:
     """Raise UserError if an array holds a NaN or infinity; the message has ``path``, ``field`` ("": none) and index.
 
-    Data are prepared as float32; a number beyond its range counts as infinite. Large arrays are read
+    Data are prepared as float32; a number beyond the range of float32 counts as infinite. Large arrays are read
     slice by slice; integers and booleans always pass.
     """
     if array.dtype.kind not in "fc":
@@ -84,7 +84,8 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return the given columns of a comma-separated table with a header line; values are text.
 
-    Raises UserError unless each column is once in the header, rows have as many fields as the header, and one exists.
+    Raises UserError unless each column is once in the header, all rows have as many fields as the header, and there is
+    a row.
     """
     reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:

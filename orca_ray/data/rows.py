@@ -66,7 +66,7 @@ class Target:
 
 
 class Rows(Protocol):
-    """N rows of equal shape and type, which are read by a slice or by an array of indices."""
+    """Interface of N rows of equal shape and type, which are read by a slice or by an array of indices."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ class Rows(Protocol):
 
 
 class PairwiseRows:
-    """Feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for predicting contact maps.
+    """Composite rows: feature maps [N, 2 F + P, S, S] of pairs of positions in a sequence, e.g. for contact maps.
 
     They are computed from the parts ``positions`` [N, F, S] (features of single positions) and ``pairs`` [N, P, S, S].
     At map element (i, j), channels 0 to F − 1 are the features of position i, channels F to 2 F − 1 those of position
@@ -148,7 +148,7 @@ class LazyRows:
 
 
 def joined_rows(first: Rows, second: Rows) -> LazyRows:
-    """Return the concatenation of two `Rows`, whose rows are copied when they are selected."""
+    """Return two `Rows` as one, copied when rows are selected; ValueError if their shapes or types differ."""
     if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
         one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
         raise ValueError(f"rows of {one} and {other} do not join")
@@ -175,7 +175,7 @@ KINDS: Mapping[str, type[PairwiseRows]] = {PairwiseRows.kind: PairwiseRows}
 
 
 def num_bytes(rows: Rows) -> int:
-    """Return how many bytes of memory all rows take."""
+    """Return how many bytes all rows take as one array."""
     return int(np.prod(rows.shape, dtype=np.int64)) * rows.dtype.itemsize
 
 

@@ -1,6 +1,6 @@
-"""Assembles what formats show of a store: the report of a board, or the effects of a sweep's grid.
+"""Builds reports, which formats write, from a store: of a board, or of the effects of the factors of a sweep's grid.
 
-What only a caller knows is an argument: names and texts of declared tasks and methods, and the cells of a grid.
+Texts about declared tasks and methods, and the cells of a grid, are not in a store; they are arguments.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +24,7 @@ from orca_ray.results.tables import RECORDS, invalid_rows, to_frame
 
 
 def published_only(benchmark: str, store: ResultsStore | None, scan: StoreSnapshot | None) -> Board | None:
-    """Return the empty board of a benchmark of which scores are published or imported; None if there are none."""
+    """Return an empty board for a benchmark that has published, submitted or imported scores; None if it has none."""
     board = empty_board(benchmark, scan.warnings if scan else ())
     imported = () if store is None else imported_scores(store.uri)[0]
     return None if published_for(board, imported=imported) is None else board
@@ -41,11 +41,12 @@ def board_report(
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
-    """Return the report of some tasks and methods (None: all) of a board, without published scores of ``hide`` kinds.
+    """Return the report of some tasks and methods (None: all) of a board; ``hide`` are kinds of published rows.
 
-    Curves, trials and pictures are read when they are used, from the ``store`` and from the snapshot of the store that
-    the board is built from. ``read_about`` returns `BoardReport.read_about` of the shown board; ``reproduce`` is the
-    command that runs a trial again. Raises UserError for a task or method that the board does not have.
+    Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
+    the store that the board was built from. ``read_about`` takes the shown board and returns the texts of
+    `BoardReport.read_about`; ``reproduce`` is the command that runs a trial again. Raises UserError for a task or
+    method that the board does not have; an empty board accepts all tasks.
     """
     imported, warnings = ([], []) if store is None else imported_scores(store.uri)
     if methods and not board.tasks:
@@ -69,7 +70,7 @@ def board_report(
 def effects_report(
     scan: StoreSnapshot, grid: EffectGrid, *, benchmark: str, sweep: str, protocol: str | None
 ) -> BoardReport:
-    """Return the report of the effects of a grid; raises the errors of `build_effects`."""
+    """Return a report with the effects of a grid's factors and an empty board; raises the errors of `build_effects`."""
     found = scan.take(_positions(scan, {"benchmark": [benchmark]}), COLUMNS)
     records, warnings = to_frame(found), list(scan.warnings)
     for name, _, value, allowed, wrong in invalid_rows(found.select(["hyperparameters"]), RECORDS):

@@ -27,7 +27,7 @@ class Score(NamedTuple):
 
 
 class Other(NamedTuple):
-    """A sweep and protocol with records, and its number of completed confirm trials (``confirmed``)."""
+    """A (sweep, protocol) pair that has records, and its number of completed confirm trials, ``confirmed``."""
 
     sweep: str
     protocol: str
@@ -61,7 +61,7 @@ class Provenance:
     """Wall hours of all trials by device, such as ``cpu`` or the name of a GPU. A trial on half a GPU counts half."""
     body: str = ""
     hyperparameters: str = ""
-    """Configuration of the scored trials, a JSON object."""
+    """Hyper-parameters that all scored trials share, as the text of a JSON object."""
     data_fingerprint: str = ""
     metric: str = ""
     metric_version: int = 0
@@ -83,19 +83,19 @@ class Provenance:
 
     @property
     def trials(self) -> int:
-        """Number of trials."""
+        """Number of trials of the cell, of every status."""
         return sum(self.statuses.values())
 
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Cost of one scored trial of a cell: the mean over its seeds, except for the peak memory; NaN if unknown."""
+    """Cost of one scored trial of a cell: the mean over the cell's seeds, but for the peak memory; NaN if unknown."""
 
     wall_seconds: float = math.nan
     device_seconds: float = math.nan
-    """Seconds of aligning, refining and evaluating, times the number of GPUs where the trial had a share of one."""
+    """Seconds of aligning, refining and evaluating, times the trial's number (or share) of GPUs; on a CPU, times 1."""
     peak_memory_mib: float = math.nan
-    """Largest peak memory of a trial over all seeds, in MiB."""
+    """Largest peak memory of the scored trials, in MiB; trials whose peak is unknown are left out."""
     num_trainable: float = math.nan
     """Number of trained parameters."""
     num_parameters: float = math.nan
@@ -103,7 +103,7 @@ class TrialCost:
 
 @dataclass(frozen=True)
 class BoardCell:
-    """Results of one method on one task; exists if the store has a trial of the two, even if every trial failed."""
+    """Results of one method on one task; exists if the store has a trial of this pair, even if every trial failed."""
 
     task: str
     method: str
@@ -167,7 +167,7 @@ class Board:
         return pd.DataFrame.from_dict(counts, orient="index", columns=columns, dtype="int64")
 
     def score(self, task: str, method: str) -> Score:
-        """Return the score of a method on a task; n is 0 and mean and std are NaN if it has none."""
+        """Return the score of a method on a task; without a score, n is 0, and mean and std are NaN."""
         cell = self.cells.get((task, method))
         return cell.score if cell else Score(math.nan, math.nan, 0)
 
@@ -183,7 +183,7 @@ class Board:
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 
     def count(self, method: str, status: Status) -> int:
-        """Return the number of trials of a method that ended with ``status``."""
+        """Return the number of trials of a method, on all tasks of the board, that ended with ``status``."""
         return sum(cell.provenance.statuses[status] for key, cell in self.cells.items() if key[1] == method)
 
 
@@ -194,6 +194,6 @@ def score_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def empty_board(benchmark: str, warnings: Sequence[str] = ()) -> Board:
-    """Return the board of a benchmark without trials."""
+    """Return a board without sweep, tasks, methods and scores, for a benchmark without trials."""
     scores = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCORE_TABLE.items()})
     return Board(benchmark, "", "", {}, (), scores, {}, warnings=tuple(warnings))

@@ -40,19 +40,21 @@ class Change:
     before: float
     after: float
     difference: float = math.nan
-    """Mean over the compared seeds of after − before; negative is better."""
+    """``after`` − ``before``, averaged over the compared seeds if there are any; negative is better. NaN if not
+    compared."""
     error: float = math.nan
     """Standard error of the difference; NaN if it cannot be estimated."""
     seeds: int = 0
-    """Number of equal seeds that were compared; 0 if the difference is that of the means."""
+    """Number of seeds in both boards that were compared; 0 if `difference` is that of the means over all seeds."""
     reason: str = ""
-    """Why the scores are not comparable."""
+    """Why the scores are not comparable; empty unless `kind` is ``INCOMPARABLE``."""
 
 
 def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
-    """Return the change of each (task, method) that has a score in one of two boards, sorted by task and method.
+    """Return the change of each (task, method) that has a score in at least one board, sorted by task and method.
 
-    The boards are tables of scores with the columns of `orca_ray.leaderboard.report.SCHEMA`. `RULE` states the rule.
+    The boards are tables of scores with the columns of `orca_ray.leaderboard.report.SCHEMA`. `RULE` says which changes
+    are beyond noise.
     """
     sides = [
         {(str(t), str(m)): rows for (t, m), rows in board[board["score"].notna()].groupby(["task", "method"])}

@@ -18,7 +18,7 @@ from orca_ray.leaderboard.statistics.table import ScoreTable, mean_over_seeds
 from orca_ray.results.record import Status
 
 METHOD = "method"
-"""Name of the factor that a sweep with several methods has in addition to those of its grid."""
+"""Name of the factor that a sweep with several methods has in addition to the factors of its grid."""
 _SOURCE = "align.source"
 """A hyper-parameter that may be empty in a grid. Records have the name of the source that a sweep took instead."""
 
@@ -31,14 +31,14 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class EffectGrid:
-    """Planned cells and seeds of a sweep with a grid."""
+    """Planned cells and seeds of a sweep with a grid; a cell has one level of each factor."""
 
     cells: Mapping[tuple[str, str], Sequence[tuple[Levels, Mapping[str, object]]]]
-    """Levels and hyper-parameters of each cell, by task and method. The level that comes first is the baseline."""
+    """Levels and hyper-parameters of each cell, by task and method. The first level of a factor is its baseline."""
     seeds: Sequence[int]
 
     def planned(self) -> Iterator[tuple[str, str, Levels, Mapping[str, object]]]:
-        """Yield task, method, levels and hyper-parameters of each cell; several methods are a factor too."""
+        """Yield task, method, levels (with `METHOD` if there are several methods) and hyper-parameters of each cell."""
         several = len({method for _, method in self.cells}) > 1
         for (task, method), cells in self.cells.items():
             for levels, values in cells:
@@ -46,7 +46,7 @@ class EffectGrid:
 
     @property
     def factors(self) -> dict[str, list[str]]:
-        """Names of the levels by factor."""
+        """Names of the levels of each factor, the baseline first."""
         factors: dict[str, dict[str, None]] = {}
         for factor, level in (item for _, _, levels, _ in self.planned() for item in levels.items()):
             factors.setdefault(factor, {})[level] = None
@@ -54,7 +54,7 @@ class EffectGrid:
 
     @property
     def names(self) -> list[str]:
-        """Hyper-parameters in which cells of a (task, method) differ; a record belongs to cells with equal values."""
+        """Hyper-parameters in which cells of a (task, method) differ; they decide to which cells a record belongs."""
         pairs = ((values, cells[0][1]) for cells in self.cells.values() for _, values in cells)
         return sorted({name for values, first in pairs for name in values if values[name] != first.get(name)})
 
@@ -81,7 +81,7 @@ class Effects:
     notes: Sequence[str]
 
     def find(self, levels: Levels, reference: Levels) -> Comparison | None:
-        """Return the comparison of ``levels`` with ``reference``; None if no two cells differ in these alone."""
+        """Return the comparison of ``levels`` with ``reference``; None if `comparisons` does not have it."""
         return next((c for c in self.comparisons if (c.levels, c.reference) == (levels, reference)), None)
 
 
@@ -90,8 +90,8 @@ def build_effects(
 ) -> Effects:
     """Compute the effects of a grid's factors from the `COLUMNS` of a store's records, in any order.
 
-    Raises UserError if there is no record of the benchmark, the sweep or the protocol (None: the only protocol of the
-    sweep, if it has one).
+    With ``protocol`` None, the sweep's only protocol is taken. Raises UserError if there is no record of the benchmark,
+    the sweep or the protocol, or if ``protocol`` is None and the sweep has several.
     """
     rows = select(select(records, "benchmark", benchmark, "run the sweep first."), "sweep", sweep, "")
     protocols = sorted(rows["protocol"].unique())

@@ -1,4 +1,4 @@
-"""The class `Format`, in which leaderboards are written; modules of `formats` declare a ``FORMAT``."""
+"""Formats in which leaderboards are written; each module of `formats` declares a `Format` as ``FORMAT``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Format:
     render: Callable[[BoardReport], str | bytes]
     effects: Callable[[Effects], str] | None = None
     same: Callable[[bytes, bytes], bool] = eq
-    """Whether two files hold the same board."""
+    """Takes the contents of two files in this format, and returns whether they hold the same board."""
 
 
 @cache
@@ -37,9 +37,9 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
-    """Return a leaderboard, or the effects of its grid, in a format of `all_formats`.
+    """Return a leaderboard, or the effects that a report has instead, in one of `all_formats`, given by name.
 
-    Raises `UserError` for an unknown format, and for one that effects cannot be written in.
+    Raises `UserError` if the format is unknown, or if it cannot write effects and the report has effects.
     """
     found = lookup("format", format, all_formats())
     report = BoardReport(report) if isinstance(report, Board) else report

@@ -46,7 +46,7 @@ class BoardReport:
     reproduce: str = "orca-sweep reproduce KEY"
     """Command that runs a trial again, for the page."""
     refresh_seconds: int = 0
-    """Time after which the page loads itself again; 0: never."""
+    """Number of seconds after which the page reloads itself; 0: never."""
     left_out: tuple[str, ...] = ()
     """Tasks and methods that have records and were left out on request; every statistic is computed without them."""
 
@@ -71,7 +71,7 @@ class BoardReport:
         return ScoreTable.of(self.board.scores)
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return a statistic that is `on_boards`: one row for each of `methods`; NaN where it is undefined."""
+        """Return the frame of a statistic in `on_boards`, with a row for each of `methods`; NaN where undefined."""
         return self._statistics[name]
 
     @cached_property
@@ -92,7 +92,7 @@ class BoardReport:
         return _rounded(get_statistic("verdict").compute(self.scores))
 
     def statistics(self, *shapes: Shape) -> dict[str, pd.DataFrame]:
-        """Return, by name, all statistics of the scores that have one of ``shapes``."""
+        """Return the frames of all statistics that need only scores and have one of ``shapes``, by name."""
         return {
             name: _rounded(each.compute(self.scores))
             for name, each in all_statistics().items()
@@ -100,7 +100,7 @@ class BoardReport:
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
-        """Return the statistic ``cost`` of a field of `TrialCost`, of all methods; NaN where it is unknown."""
+        """Return the statistic ``cost`` of the field ``name`` of `TrialCost`, a row per method; NaN where unknown."""
         known = [
             (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
         ]
@@ -118,7 +118,7 @@ class BoardReport:
         return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return the validation score by refine epoch, averaged over seeds, of each method that has a curve."""
+        """Return each method's validation scores on a task by refine epoch, averaged over seeds, if it has a curve."""
         found = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))
@@ -136,7 +136,7 @@ class BoardReport:
         return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
     def missing(self) -> dict[str, list[str]]:
-        """Return the tasks without a score of each method, by method; methods with all scores are left out."""
+        """Return the tasks without a score, for each method that has no score on some task."""
         gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
         return {method: tasks for method, tasks in gaps.items() if tasks}
 
@@ -148,7 +148,7 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
-    """Return the board of some tasks and methods, and the names of the tasks and methods that it leaves out.
+    """Return the board of some tasks and methods (None: all), and the names of those that it leaves out.
 
     A task may be given without the name of its benchmark. Raises UserError for a name that the board does not have.
     """
@@ -211,7 +211,7 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def score_frame(board: Board) -> pd.DataFrame:
-    """Return `score_rows` as a table, as `read_scores` returns it."""
+    """Return `score_rows` as a frame, with the types of `read_scores`."""
     return _frame(pa.Table.from_pylist(score_rows(board), schema=SCHEMA))
 
 
@@ -220,9 +220,9 @@ def _frame(table: Any) -> pd.DataFrame:
 
 
 def read_scores(path: Path) -> pd.DataFrame:
-    """Return the scores in a board that was exported as JSON or Parquet, with the columns of `SCHEMA`.
+    """Return a board's own scores, not the published ones, from a JSON or Parquet export: columns of `SCHEMA`.
 
-    Raises UserError if the file is not such a board.
+    Raises UserError if the file is not an exported board, and OSError if there is no file or it cannot be read.
     """
     with open_regular(path) as stream:
         content = stream.read(_MAX_BYTES + 1)

@@ -122,7 +122,7 @@ def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tu
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
-    """Return the records with the value ``wanted`` in ``column``; raises UserError, with ``hint``, if there is none."""
+    """Return the records with ``wanted`` in ``column``; UserError if none has it (``hint`` if there are no records)."""
     names = sorted(records[column].unique())
     if not names:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
@@ -170,7 +170,7 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return `confirmed_scores` of records of all phases and statuses that have a ``label``."""
+    """Return `confirmed_scores` of ``rows``: records of all phases and statuses, with a column ``label``."""
     rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
     return confirmed_scores(rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)], _state(rows))
 
@@ -178,9 +178,9 @@ def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Return the confirm records that scores are averaged over, and sentences about records that are left out.
 
-    For each task and method, these are the records of one configuration: that with the most seeds, on a tie the most
-    recent one. Records with another data fingerprint, metric or version of it than the task's last trial do not count
-    (see `_state`).
+    For each task and method (column ``label``), these are the records of one configuration: the one with the most
+    seeds, on a tie the most recent one. Records whose data fingerprint, metric or metric version is not the task's one
+    in ``state`` do not count.
     """
     notes = []
     scored = confirmed[confirmed["test_score"].notna()]

@@ -24,14 +24,14 @@ WIDTH = 100
 
 
 def number(value: float) -> str:
-    """Format with four decimals, or with an exponent if the number is very small or large; a dash for NaN."""
+    """Return a number as text: four decimals, or an exponent if it is very small or large; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
-    """Format a score as mean, ``between`` and std; the number of seeds follows unless it is ``num_seeds``."""
+    """Return a score as text: mean, ``between``, std; the number of seeds follows unless it is ``num_seeds``."""
     if not score.n:
         return MISSING
     text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"
@@ -39,7 +39,7 @@ def score_text(score: Score, num_seeds: int, between: str) -> str:
 
 
 def score_grid(report: BoardReport, mark: str, between: str) -> list[list[str]]:
-    """Return the table's cells; ``mark`` formats a task's best score, ``between`` separates mean and std."""
+    """Return the rows of the score table as text; ``mark`` formats best scores, ``between`` separates mean and std."""
     board = report.board
     grid = [["task", *report.methods]]
     for task in board.tasks:
@@ -70,10 +70,10 @@ _COSTS = (
 
 
 def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
-    """Return the title and the cells of the table of costs; None if no cost is known.
+    """Return the title and the rows of a table of costs, with a column per kind of cost; None if no cost is known.
 
-    A column is computed on the tasks on which every method has this cost. The title of a column says how many tasks
-    these are, if they are fewer than for the first column.
+    A column is computed on the tasks on which every method has the cost. If these are fewer than for the first kind of
+    cost that is known, the column's title says how many they are. Methods without any cost are left out.
     """
     columns, most = [["method", *report.methods]], 0
     for title, name, over_tasks, digits in _COSTS:
@@ -162,13 +162,13 @@ def _verdict(report: BoardReport) -> Iterator[str]:
 
 
 def published_tables(report: BoardReport) -> list[PublishedTable]:
-    """Return the tables of published results: beside own scores first, then as published."""
+    """Return the tables of published results: `Published.beside` first, if there is one, then `Published.tables`."""
     published = report.published
     return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables."""
+    """Return the sentences below the published tables: why rows are not beside own scores, what is hidden, notes."""
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []
@@ -190,7 +190,7 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Return the lines of a text, without unprintable characters; further lines are indented."""
+    """Return a text's lines of at most ``width``, unprintable characters escaped, all but the first indented."""
     return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -216,7 +216,7 @@ def _on_task(ratio: Ratio | None) -> str:
 
 
 def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, list[list[str]], int]]:
-    """Yield the title, the cells (titles of columns first) and the number of columns of names of each table of effects.
+    """Yield title, cells (titles of columns first) and number of leading columns of names of each table of effects.
 
     ``full`` adds ratios on single tasks, and effects given a combination of levels.
     """
@@ -255,7 +255,7 @@ def _crossed(effects: Effects, one: str, two: str) -> list[list[str]]:
 
 
 def effects_title(effects: Effects) -> str:
-    """Return the title of the effects."""
+    """Return the title of the tables of effects: benchmark, sweep and protocol."""
     return f"{effects.benchmark}: sweep {effects.sweep}, protocol {effects.protocol}"
 
 

@@ -16,18 +16,19 @@ KEYS = (
     "sweep", "protocol", "task", "method", "body", "phase", "status", "device", "data_fingerprint", "metric",
     "metric_version",
 )  # fmt: skip
-"""Columns of records whose values a group shares; a metric's version is 1 in records from before it was stored."""
+"""Columns whose values are equal within a group of `tally`; ``metric_version`` is 1 in records from before it was
+stored."""
 _TYPES = {name: RECORDS.schema.field(name).type for name in ("metric_version", "seed", "attempts", "finished_at")}
 _TYPES |= {"count": pa.int64(), "microseconds": pa.int64()}
 _SUMS = {"count": "sum", "microseconds": "sum", "attempts": "sum", "finished_at": "max"}
 
 
 def tally(scan: StoreSnapshot, benchmark: str) -> pd.DataFrame:
-    """Return the current records of a benchmark as groups with counts and sums.
+    """Return the current records of a benchmark in groups: a frame with counts and sums, one row per group.
 
     Columns are `KEYS`, ``seed`` (of confirm trials; -1 for search trials), ``count`` (number of records),
-    ``microseconds`` (sum of wall times, each times the share of a GPU where that is known), ``attempts`` (sum) and
-    ``finished_at`` (last).
+    ``microseconds`` (sum of wall times, each times the trial's number or share of GPUs where this is known and not 0),
+    ``attempts`` (sum) and ``finished_at`` (last).
     """
     columns = [*KEYS, "seed", "wall_seconds", "gpus", "attempts", "finished_at"]
     groups = [_groups(table) for _, table in scan.batches(columns, {"benchmark": [benchmark]})]
@@ -61,7 +62,7 @@ def _grouped(table: Any) -> Any:
 
 
 MAX_SEARCH_TRIALS = 20_000
-"""Number of search trials up to which they are read."""
+"""Largest number of search trials of a board that `read_searches` returns."""
 _COLUMNS = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters"]
 
 

@@ -15,14 +15,14 @@ _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels"
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Scores of a method on the task over its confirm seeds, from a results store; lower is better."""
+    """Test scores of a method on the model's task, one for each confirm seed, from a results store; lower is better."""
 
     method: str
     scores: tuple[float, ...]
-    """Test score of each seed; not empty."""
+    """Test score of each seed; at least one."""
 
     def text(self) -> str:
-        """Return the mean over seeds with its 95 % interval (Student's t), e.g. "0.105 [0.09, 0.12], 3 seeds"."""
+        """Return the mean and, of several seeds, its 95 % interval (Student's t): "0.105 [0.09, 0.12], 3 seeds"."""
         count = len(self.scores)
         shown = f"{mean(self.scores):.4g}"
         if count < 2:
@@ -34,7 +34,10 @@ class Score:
 
 
 def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
-    """Return the model card in Markdown; ``board`` has the scores of all methods that ran on the task."""
+    """Return the model card in Markdown.
+
+    ``board``: the scores of all methods that ran on the task. ``label_names``: names of the target's classes or labels.
+    """
     task = config.task
     target = _TARGETS.get(task.target.kind, "a field of shape {shape}")
     target = target.format(size=task.target.size, shape=task.target.shape)
@@ -61,7 +64,7 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
 
 
 def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the content of ``README.md``, with the scores of a store, and of ``config.json``, which has its hash."""
+    """Return the texts of ``README.md`` (`make_card`) and of ``config.json`` with its hash; no file is written."""
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))

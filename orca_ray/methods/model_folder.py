@@ -1,13 +1,13 @@
-"""Model folders: one directory with all that predicts. They are written here, and verified before anything is used.
+"""Model folders: one directory with all files that predicting needs. This module writes and verifies such folders.
 
 ========================== ===========================================================================
-``model.safetensors``      the weights; for methods with `Recipe.names_body`, without those of the body
+``model.safetensors``      the weights; for methods with `Recipe.names_body`, without the body's frozen ones
 ``config.json``            `ModelConfig`: how to build the network, what it was trained on, SHA-256 of every file
-``preprocessing.json``     how to make inputs of raw data; absent if inputs are arrays
+``preprocessing.json``     how to convert raw data to inputs; absent if the data are arrays already
 ``README.md``              the model card
 ========================== ===========================================================================
 
-No file is a pickle, and no code comes from them. ``config.json`` is written last: a directory without it is no model.
+No file is a pickle or contains code. ``config.json`` is written last: a directory without it is no model folder.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ _MOST_CONFIG_BYTES = 256 * 2**20  # statistics of a dense target may have a numb
 
 @dataclass(frozen=True)
 class StoredArray:
-    """A float32 array as JSON; its values are exact."""
+    """A float32 array in its JSON form, which keeps the values exactly."""
 
     shape: tuple[int, ...]
     values: tuple[float, ...]
@@ -55,7 +55,7 @@ class StoredArray:
 
     @classmethod
     def of(cls, array: Any) -> "StoredArray":
-        """Return the JSON form of a NumPy array or a tensor on the CPU."""
+        """Return the JSON form of a NumPy array or a tensor on the CPU, converted to float32."""
         values = np.asarray(array, dtype=np.float32)
         return cls(values.shape, tuple(values.ravel().tolist()))
 
@@ -70,7 +70,7 @@ _MOST_VALUES = 2**31  # of an input or an output
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """The declaration of the task, as far as a model needs it, and where its data came from. Fields as in `Task`."""
+    """The fields of a `Task` that a model needs, and protocol and fingerprint of the data that trained the model."""
 
     name: str
     title: str
@@ -78,6 +78,7 @@ class TaskSummary:
     """`Task.domain`, under the name that stored models have for it."""
     input_shape: tuple[int, ...]
     input_kind: ModalityName
+    """`Task.modality`."""
     target: Target
     loss: str
     metric: str
@@ -104,7 +105,7 @@ class TaskSummary:
         )  # fmt: skip
 
     def declaration(self) -> Task:
-        """Return the task without its data."""
+        """Return a `Task` with these fields; its data cannot be built (UserError)."""
         left_out = ("protocol", "data_fingerprint", "modality")
         named = {name: value for name, value in vars(self).items() if name not in left_out}
         return Task(**named, domain=self.modality, num_samples=None, build=_no_data)
@@ -120,7 +121,7 @@ class BodySummary:
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
-    """As in `orca_ray.models.weights.BodyArchitecture`; empty for methods without a body, too."""
+    """Values of the configuration, as in `BodyArchitecture`; empty for timm bodies and for methods without a body."""
     attention: str | None = None
     weights_sha256: str | None = None
     """Hash of the weights that the folder does not have; None: the folder has all weights."""
@@ -136,7 +137,7 @@ class ModelConfig:
     method: str
     body: BodySummary
     hyperparameters: Mapping[str, Scalar]
-    """Values by dotted name that the method uses."""
+    """Values of the hyper-parameters that the method uses, by dotted name."""
     seed: int
     input_mean: StoredArray | None = None
     input_deviation: StoredArray | None = None
@@ -144,18 +145,18 @@ class ModelConfig:
     inputs."""
     y_mean: StoredArray | None = None
     y_std: StoredArray | None = None
-    """Statistics that map outputs to the units of the target; None: they are in these units."""
+    """Mean and standard deviation that map outputs to the target's units; None: outputs are in these units."""
     validation_score: float | None = None
     test_score: float | None = None
     trial: str = ""
     sweep: str = ""
-    """Key of the trial that trained the model, and its sweep, in a results store."""
+    """In a results store: the key of the trial that trained the model, and the name of its sweep."""
     command: str = ""
     """The command that made the model."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the libraries that trained the model."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """SHA-256 of every other file, by name."""
+    """SHA-256 of every file of the folder except ``config.json``, by name."""
 
     def __post_init__(self) -> None:
         channels, *rest = self.task.input_shape
@@ -182,8 +183,8 @@ class ModelConfig:
 def read_config(directory: Path) -> ModelConfig:
     """Return the configuration of a model folder, and verify its files.
 
-    Raises UserError if there is no model folder, if its format is another version's, or if a file is missing or was
-    changed. A model card that was changed is only logged, as predictions do not depend on it.
+    Raises UserError if ``directory`` is no model folder, if its format has another version, or if a file is missing,
+    damaged or changed. If the model card is missing or changed, only a warning is logged: predictions do not use it.
     """
     path = directory / CONFIG
     advice = "give the folder that 'orca-sweep adapt --out' has written, or models/KEY of a results store"
@@ -212,7 +213,10 @@ _ADVICE = "copy the whole folder again from where it was made, or make it again"
 
 
 def parse_config(text: bytes, path: Path | str) -> ModelConfig:
-    """Return the configuration in the ``text`` of a ``config.json``; raises UserError as `read_config` does."""
+    """Return the configuration in the ``text`` of a ``config.json``; ``path`` is for messages.
+
+    Raises UserError if the text is invalid, was changed since it was written, or has another version of the format.
+    """
     values = cache.parse_json(text, str(path))
     if "orca_ray" not in values:
         raise UserError(f"{path} was not written by orca-ray: give a model folder of orca-ray")
@@ -236,12 +240,12 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
 
 
 def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] | None:
-    """Return the content of ``preprocessing.json``; None if the inputs of the model are arrays."""
+    """Return the content of ``preprocessing.json``; None if ``config.files`` does not list it (inputs are arrays)."""
     return cache.read_json(directory / PREPROCESSING) if PREPROCESSING in config.files else None
 
 
 def config_text(config: ModelConfig) -> str:
-    """Return the content of ``config.json``."""
+    """Return the text of ``config.json``: ``config``, the versions of orca-ray and of the format, and their hash."""
     values = {"orca_ray": __version__, "format": FORMAT, **asdict(config)}
     values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
     return json.dumps({**values, _SELF: signature(values)}, indent=1) + "\n"
@@ -255,13 +259,13 @@ def write_folder(
     card: str,
     preprocessing: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
-    """Write a model folder, and return its configuration with the hashes of its files.
+    """Write a model folder, and return a copy of ``config`` whose `ModelConfig.files` has the hashes of the files.
 
-    An existing model folder is replaced; other files in it stay. Readers never see a mixture of two models.
+    An existing model is replaced; files that are not part of it stay. Readers never see a mixture of two models.
 
     Args:
         directory: the folder, which is created if it does not exist.
-        config: its `ModelConfig.files` are set here.
+        config: configuration; it is not changed, and its `ModelConfig.files` is ignored.
         weights: tensors on the CPU by name.
         card: content of ``README.md``.
         preprocessing: content of ``preprocessing.json``; None: there is none.
@@ -288,7 +292,7 @@ def write_folder(
 
 
 def check_other(directory: Path) -> None:
-    """Raise UserError if a model cannot be written to ``directory``, as it is a file or has other files."""
+    """Raise UserError if ``directory`` is a file, or has files but no ``config.json`` and so is no model folder."""
     if directory.exists() and not directory.is_dir():
         raise UserError(f"{directory} is a file: name a directory for the model")
     if directory.is_dir() and any(directory.iterdir()) and not (directory / CONFIG).is_file():

@@ -19,13 +19,13 @@ from orca_ray.own_data.infer_task import Preprocessing
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE = 64
-"""Inputs in a forward pass, as in the evaluation of a trial."""
+"""Number of inputs in a forward pass, the same as in the evaluation of a trial."""
 _MOST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Samples to predict; one slice of them is read at a time."""
+    """Samples to predict, which are read slice by slice."""
 
     data: UserData
     task: TaskSummary
@@ -35,7 +35,8 @@ class ModelInputs:
     def of(cls, x: Any, task: TaskSummary, preprocessing: Preprocessing | None) -> "ModelInputs":
         """Return the samples in ``x``: an array, tensor, table, list of arrays, `UserData`, or a path to read.
 
-        Raises UserError if it is none of these, or has no samples.
+        Raises UserError if ``x`` is none of these, cannot be read, or has no samples, and without ``preprocessing``, if
+        its shape or type is not that of the task.
         """
         data = _user_data(x, preprocessing)
         if len(data) == 0:
@@ -48,11 +49,10 @@ class ModelInputs:
         return len(self.data)
 
     def chunks(self, warn: Callable[[str], None] = logger.warning) -> Iterator[Array]:
-        """Yield float32 inputs [n, *input_shape] in order: whole batches, but for the last part.
+        """Yield float32 inputs [n, *input_shape] in order; n is a multiple of `BATCH_SIZE`, except in the last array.
 
-        At most about 64 MiB of samples are read at a time; the batches do not depend on that. ``warn`` is called for
-        suspicious samples that can still be predicted. Raises UserError, with the row or file, for values that the
-        model cannot take.
+        At most about 64 MiB of samples are read at a time. ``warn`` is called with a message for suspicious samples
+        that can still be predicted. Raises UserError, with the row or file, for values that the model cannot take.
         """
         row_bytes = 4 * math.prod(self.task.input_shape)
         size = max(1, min(self.data.batch_size(), _MOST_BYTES // row_bytes))
@@ -82,7 +82,7 @@ class ModelInputs:
 
 
 def read_data(path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool) -> UserData:
-    """Return the samples in a file or folder, read in the same way as the training data of the model."""
+    """Return the samples in a file or folder, read as the model's training data; ``labelled``: a target is required."""
     return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
 
 

@@ -1,7 +1,7 @@
-"""Hyper-parameters of a trial, by section, and the sections of methods whose stages have options of their own.
+"""Hyper-parameters of a trial, grouped in sections, and the sections that belong to one method.
 
-Nothing here imports torch, so that a sweep can be planned without it. A method without a stage of its own, such as a
-plug-in's, declares its options beside its recipe.
+Nothing here imports torch, so that a sweep can be planned without it. Some methods, and all plug-ins, declare their
+options beside their recipe instead.
 """
 
 from collections.abc import Mapping
@@ -27,28 +27,28 @@ TARGETS = {
 
 @dataclass(frozen=True)
 class JointConfig(Config):
-    """Options of the first stage of `joint`; all other options of that stage are those of the refine stage."""
+    """Options of the first stage of `joint`; all other options of this stage are ``refine.*``."""
 
     epochs: Number = 10
     warmup: Fraction = 0.6
-    """Share of the epochs, the first, that have the task's loss alone; the last epoch never does."""
+    """Share of the epochs, counted from the first, whose loss is the task's alone; the last epoch is never one."""
     weight: Amount = 1.0
-    """Weight w of the distance."""
+    """Weight w of the distance in the loss."""
     learning_rate: Positive = 1e-3
-    """Learning rate of Adam, which replaces SGD in this stage if refining uses SGD."""
+    """Learning rate of the first stage, whose optimiser is ``refine.optimizer``, or Adam if that is SGD."""
     batch_size: Number = 64
-    """Number of samples of an optimiser step; the distance is that of these samples."""
+    """Number of samples of an optimiser step; the distance is computed from these samples."""
 
 
 @dataclass(frozen=True)
 class LoraConfig(Config):
-    """Options of LoRA."""
+    """Options of `lora` and `orca_lora`."""
 
     rank: Number = 8
     alpha: Positive = 16.0
-    """Updates are multiplied by ``alpha / rank``."""
+    """The low-rank updates are multiplied by ``alpha / rank``."""
     dropout: Fraction = 0.0
-    """Probability of dropout at the input of the updates; ``refine.dropout`` is that of the other layers."""
+    """Probability of dropout at the input of the updates; ``refine.dropout`` applies to all other layers."""
     targets: Annotated[str, partial(one_of, TARGETS)] = "all"
     """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
     ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
@@ -67,11 +67,11 @@ class MonaConfig(Config):
     epochs: Count = 2
     """Epochs of the bilevel stage. The paper: 5 to 10."""
     source_weight: Amount = 0.5
-    """Weight λ of alignment and uniformity. The paper: 0.3 to 0.5."""
+    """Weight λ of the source loss, which is alignment and uniformity. The paper: 0.3 to 0.5."""
     inner_learning_rate: Positive = 0.1
-    """Rate α of the virtual step of the body."""
+    """Learning rate α of the body's virtual step."""
     source_batch: Number = 32
-    """Positive pairs of source samples in a step."""
+    """Number of positive pairs of source samples in an optimiser step."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class PareConfig(Config):
     begin: Share = 0.64
     """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
     end: Fraction = 0.16
-    """Share that the last epochs approach; a mix has at least one source token. The paper's code: 500 of 3136 on
+    """Share of source tokens that the last epochs approach; a mix has at least one. The paper's code: 500 of 3136 on
     images, none on sequences."""
     drawn: Fraction = 0.1
-    """Share of the epochs, the first, in which tokens are drawn at random and the gate learns. The paper's code: 10
-    epochs, on sequences 5."""
+    """Share of the epochs, counted from the first, in which tokens are drawn at random and the gate learns. The paper's
+    code: 10 epochs, on sequences 5."""
     weight: Amount = 0.0
-    """Weight ω of the loss of mixes. 0: that of the paper's code, i.e. 0.3 for dense targets, else 1 for image bodies
-    and 0.1 for sequence bodies."""
+    """Weight ω of the loss of mixes. 0: the weight in the paper's code, i.e. 0.3 for dense targets, else 1 for image
+    bodies and 0.1 for sequence bodies."""
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class RecraftConfig(Config):
     source_epochs: Number = 10
     """Epochs of training the source head. The published code: 20 on images, 30 on text."""
     penalty_epochs: Count = 1
-    """The last of these epochs, which have the gradient penalty. The published code: 10."""
+    """Number of source epochs, counted from the last, that have the gradient penalty. The published code: 10."""
     source_batch_size: Number = 8
     """Number of source samples in an optimiser step. The published code: 4 on images."""
     source_learning_rate: Positive = 1e-3
-    """With much higher rates the penalty grows while the head is trained. The published code: 1e-4, with ten times as
-    many source samples."""
+    """Learning rate of the source head; with a much higher one the penalty grows in training. The published code: 1e-4,
+    with ten times as many source samples."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4
@@ -139,10 +139,10 @@ class BoostingConfig(Config):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """All hyper-parameters of a trial, by section; `registry.from_flat` makes them."""
+    """All hyper-parameters of a trial, by section; made by `registry.from_flat`."""
 
     of_methods: Mapping[str, Any]
-    """Sections that methods declare (`Recipe.options`)."""
+    """The sections that methods declare in `Recipe.options`, by section name."""
     data: DataConfig
     decoder: DecoderConfig
     embedder: EmbedderConfig
@@ -151,7 +151,7 @@ class Hyperparameters:
     refine: RefineConfig
 
     def of(self, config: type[_Config]) -> _Config:
-        """Return the section of a class that a method declares in its ``options``."""
+        """Return the section that is an instance of ``config``, a class in the `Recipe.options` of some method."""
         found = self.of_methods[section_name(config)]
         assert isinstance(found, config)
         return found
@@ -169,4 +169,4 @@ class Hyperparameters:
 SHARED: Mapping[str, type[Any]] = {
     name: kind for name, kind in get_type_hints(Hyperparameters).items() if name != "of_methods"
 }
-"""Sections that every method may use."""
+"""Class of each section that any method may use, by section name."""

@@ -1,4 +1,4 @@
-"""All methods by name, the recipes of `orca_ray.methods.recipes` and of plug-ins; hyper-parameters by dotted name."""
+"""Registry of methods: recipes by name, of `orca_ray.methods.recipes` and of plug-ins, and hyper-parameters by name."""
 
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 FIELD = "field"
-"""Name of the group of all methods."""
+"""Name of the group of all methods, except those with `Recipe.variant`."""
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` with the group `FIELD` replaced by its methods, each once; UserError for an unknown name."""
+    """Return ``names`` without duplicates, `FIELD` replaced by its methods; UserError for an unknown name."""
     field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
     expanded = [each for name in names for each in (field if name == FIELD else [name])]
     for name in expanded:
@@ -32,7 +32,7 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def method_choices() -> list[str]:
-    """Return the names of all methods and groups."""
+    """Return the names of all methods, then that of the group `FIELD`."""
     return [*all_methods(), FIELD]
 
 
@@ -43,7 +43,7 @@ def get_method(name: str) -> Recipe:
 
 @cache
 def all_methods() -> Mapping[str, Recipe]:
-    """Return all recipes by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
+    """Return all recipes by name, those of plug-ins last; ValueError if two recipes of orca-ray share a name."""
     return with_plug_ins("method", Recipe, declared(Recipe, "RECIPE", modules(recipes)), _objection)
 
 
@@ -85,7 +85,7 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
 
 
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return the configuration with ``values``, by dotted name; other hyper-parameters have the dataclasses' defaults.
+    """Return the hyper-parameters with ``values`` by dotted name; those without a value have their classes' defaults.
 
     Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
@@ -106,15 +106,18 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 
 
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return the configuration with the defaults of ``method``, overridden by ``values``; rest as in `from_flat`."""
+    """Return the hyper-parameters with ``values`` by dotted name and, for all others, the defaults of ``method``.
+
+    Raises UserError for an unknown method, and as `from_flat` does.
+    """
     return from_flat({**get_method(method).defaults, **values})
 
 
 def relevant(options: Hyperparameters, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
-    """Return the values that ``method`` uses, by dotted name: without ``align.*`` if it has no align stage.
+    """Return the values of those hyper-parameters that ``method`` uses (see `Recipe.sections`), by dotted name.
 
-    An option that was added after the first records, and is not among the ``searched``, is left out if it has the
-    method's default, so that trials keep the keys that they have in older stores.
+    An option that older results stores lack is left out if it has the method's default and is not among the names
+    ``searched``, so that trials keep the keys that they have in these stores.
     """
     recipe = get_method(method)
     used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}

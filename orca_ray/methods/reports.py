@@ -14,10 +14,10 @@ class EpochProgress:
 
     stage: StageName
     epoch: int
-    """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before."""
+    """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before it."""
     epochs: int
     loss: float | None = None
-    """Mean training loss; for a probe of the embedder, the error that it measured."""
+    """Mean training loss; for a probe of the embedder, the error that the probe measured."""
     distance: float | None = None
     validation_score: float | None = None
     learning_rate: float | None = None
@@ -54,7 +54,7 @@ class Outcome:
     tokens_per_second: float | None = None
     """Samples, and tokens at the input of the body, per second of training in the refine stage."""
     model_flop_utilisation: float | None = None
-    """Floating-point operations per second of training, divided by the device's peak; None if that is unknown."""
+    """Floating-point operations per second of training, divided by the device's peak; None if the peak is unknown."""
     num_parameters: int = 0
     num_trainable: int = 0
     """Number of all parameters of the model, and of those that the refine stage trains."""
@@ -67,6 +67,6 @@ class Outcome:
 
 
 def joined(notes: str | None, more: Iterable[str]) -> str | None:
-    """Return ``notes`` (joined by "; ") and the sentences of ``more`` that are not in it; None if empty."""
+    """Return ``notes`` (sentences joined by "; ") with the sentences of ``more`` that it lacks; None if empty."""
     present = notes.split("; ") if notes else []
     return "; ".join([*present, *(note for note in more if note not in present)]) or None

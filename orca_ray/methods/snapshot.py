@@ -1,4 +1,4 @@
-"""The trained network of a trial as a model folder holds it, and the network that is built from a folder again."""
+"""Snapshots of a trial's network for a model folder, and rebuilding the network from such a folder."""
 
 import contextlib
 import hashlib
@@ -32,15 +32,18 @@ _ROOM, _ROOM_OF_BUILDING, _LARGEST_BODY = 4, 2**20, 2**31
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A trained network with its description."""
+    """Weights of a trained network with its description."""
 
     config: ModelConfig
     weights: Mapping[str, Tensor]
-    """Tensors on the CPU, by name in the network; without those of a body that the method only names."""
+    """Tensors on the CPU, by name in the network; only those of `weight_names`."""
 
 
 def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
-    """Return the names of the weights that a model folder holds, of a network as `Recipe.network` returns it."""
+    """Return the names of those weights of ``model`` that a model folder holds: all, unless `Recipe.names_body`.
+
+    ``model`` must be as `Recipe.network` returns it, before stages add modules.
+    """
     names = list(model.state_dict())
     if not recipe.names_body:
         return names
@@ -49,7 +52,7 @@ def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
 
 
 def take_snapshot(trial: Trial, names: Iterable[str], outcome: Outcome, protocol: str) -> Snapshot:
-    """Return the present weights ``names`` of a trial's model with their description, which has the scores so far.
+    """Return copies of the weights ``names`` of a trial's model, and a description with the scores of ``outcome``.
 
     Raises UserError if the configuration of the body can no longer be read.
     """
@@ -71,10 +74,10 @@ def take_snapshot(trial: Trial, names: Iterable[str], outcome: Outcome, protocol
 def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
     """Return the network of a model folder, in evaluation mode on the CPU.
 
-    It needs no hub, package or cache, unless the folder does not have the body's weights (`Recipe.names_body`).
+    No model hub, packaged body or cache is read, unless the folder lacks weights of the body (`Recipe.names_body`).
 
     Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly
-    those of the network, or if the body on this machine is not the one of the folder.
+    those of `weight_names`, or if the body on this machine is not the one that the model was trained with.
     """
     recipe = get_method(config.method)
     statistics = None

@@ -1,6 +1,6 @@
-"""TrialTrainer: adapt a body to a task by a method, epoch by epoch, with exact resume. It is the work of one trial.
+"""`TrialTrainer` runs one trial: adapts a body to a task by a method, epoch by epoch, with exact resume.
 
-UserError, NotFiniteError and out-of-memory errors are not handled here; the caller sets the trial's status.
+It does not catch UserError, NotFiniteError and out-of-memory errors; the caller sets the trial's status.
 """
 
 import gc
@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 class TrialTrainer:
-    """Runs the align stage (if the method has one), the refine stage and the test; each `step` runs one epoch.
+    """Trainer of one trial: runs a method's stages and, if ``test``, the test; a `step` is one epoch or one probe.
 
     On a CPU, equal arguments give bit-equal outcomes, whatever ran in the process before. Every call restores torch's
     global random generators, number of threads and determinism flag afterwards.
@@ -62,7 +62,7 @@ class TrialTrainer:
         on_step: Callable[[], None] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Build the model.
+        """Build the model and plan the stages.
 
         Args:
             task: defines shapes, loss, metric and augmentation.
@@ -75,7 +75,7 @@ class TrialTrainer:
             deterministic: see `torch_settings`.
             reuse_aligned: whether to load the aligned embedder from a cache, and to store it for other trials.
             aligned: directory of the cache of alignments; None: ``aligned`` in the cache directory.
-            standardise: whether to standardise inputs and regression targets of data that are not standardised yet.
+            standardise: whether to standardise inputs and regression targets that are not standardised yet.
             on_step: called between optimiser steps of refining; it may call `save`.
             ranks: processes that run parallel stages together, each with a trainer of equal arguments.
 
@@ -116,7 +116,7 @@ class TrialTrainer:
             "hyperparameters": self._hyperparameters.to_flat(), "seed": seed, "test": test,
         }  # fmt: skip
         self.stage: StageName = self._stages[0].name
-        """The stage that the next `step` runs."""
+        """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
             num_parameters=sum(map(num_values, model.parameters())),
             num_trainable=sum(parameter.numel() for parameter in set(recipe.trainable(model))),
@@ -134,7 +134,7 @@ class TrialTrainer:
 
     @property
     def trial(self) -> Trial:
-        """Task, data, options and model, which the stages share."""
+        """Task, data, options and model, which the stages share; not available after `close`."""
         assert self._trial is not None, "this trainer is closed"
         return self._trial
 
@@ -144,7 +144,7 @@ class TrialTrainer:
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch of the current stage; the last refine epoch also loads the best weights and runs the test."""
+        """Run one epoch or probe of the current stage; once `done`, do nothing and report the stage ``done``."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(
@@ -166,13 +166,13 @@ class TrialTrainer:
         return self._outcome
 
     def artefacts(self) -> tuple[Artefact, ...]:
-        """Return small pictures of what the model does; all of them once `done`, none unless ``test``."""
+        """Return the artefacts, small pictures of what the model does, computed so far; none unless ``test``."""
         return tuple(self._artefacts.found)
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
-        """Return the model as a model folder holds it; once `done`, with the weights of the best epoch.
+        """Return the present model as a model folder holds it; once `done`, with the weights of the best epoch.
 
-        ``protocol`` is only stored. Raises UserError if the configuration of the body can no longer be read.
+        ``protocol`` is only recorded. Raises UserError if the configuration of the body can no longer be read.
         """
         return take_snapshot(self.trial, self._weight_names, self._outcome, protocol)
 
@@ -188,7 +188,7 @@ class TrialTrainer:
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
-        """Continue from a checkpoint and return True; if it is missing, damaged or of another trial, return False."""
+        """Continue from a checkpoint, return True; False if it is missing, damaged or of another trial or version."""
         state = checkpoint.load(path)
         if state is None:
             return False

@@ -33,7 +33,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Body(nn.Module, ABC):
-    """A transformer that maps embedded tokens to features.
+    """Base of modules that map embedded tokens to features, such as transformers.
 
     A body consists of its layers and its final norm. The embedder has already added the position embeddings and applied
     the embedding norm, so a body must not apply them again. A body keeps no state between calls.
@@ -45,7 +45,7 @@ class Body(nn.Module, ABC):
     num_prefix_tokens: int = 0
     "Number of leading tokens, such as CLS and registers, that are not part of the layout"
     pooling: Pooling = "mean"
-    "Feature of a whole input: the mean of all, or the last one if only that depends on all tokens"
+    "Feature of a whole input: the mean of its features, or the last feature if no other one depends on all tokens"
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -59,11 +59,11 @@ class Body(nn.Module, ABC):
         """Adapt parameters that depend on the grid, such as Swin's windows; called once, before training."""
 
     def exportable(self) -> "Body":
-        """Return a body of torch's operations alone that computes the same, for exported networks."""
+        """Return a body that computes the same by torch's operations alone, for export; by default, this body."""
         return self
 
     def set_context(self, context: ContextName) -> None:
-        """Set which tokens the features of a causal body depend on; UserError for other bodies, unless ``causal``."""
+        """Set which tokens the features of a decoder depend on; other bodies accept only ``causal`` (UserError)."""
         if context != "causal":
             raise UserError(
                 f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
@@ -72,9 +72,9 @@ class Body(nn.Module, ABC):
 
 
 class EncoderBody(Body):
-    """A Hugging Face encoder whose embedding module is replaced by `GivenEmbeddings`, [B, T, D] -> [B, T, F].
+    """Body of a Hugging Face encoder whose embedding module is replaced by `GivenEmbeddings`, [B, T, D] -> [B, T, F].
 
-    It uses no attention mask: all inputs of a task have the same number of tokens, and padding is treated as input.
+    There is no attention mask: all inputs of a task have the same number of tokens, and padding is treated as input.
     """
 
     def __init__(self, encoder: Any, modality: ModalityName, num_prefix_tokens: int = 0) -> None:
@@ -92,7 +92,7 @@ class EncoderBody(Body):
 
 
 def num_values(parameter: nn.Parameter) -> int:
-    """Return the number of values of a parameter; one with 4-bit values stores two in a byte."""
+    """Return the number of values of a parameter, also of one that stores two 4-bit values in a byte."""
     quantised = getattr(parameter, "quant_state", None)
     return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
@@ -122,11 +122,11 @@ def switch_stochastic_depth_off(module: nn.Module) -> None:
 
 
 class Stem(nn.Module, ABC):
-    """The embedding of a pretrained model. Its parameters are frozen and shared by all callers: only read them."""
+    """Base of modules that embed as a pretrained model does. Parameters are frozen, and shared: only read them."""
 
     width: int
     norm: nn.Module
-    "Norm of embedded tokens; the identity if the body has none"
+    "Norm of embedded tokens; the identity if the pretrained model has none"
 
     @abstractmethod
     def positions(self, layout: Layout) -> Tensor | None:
@@ -134,7 +134,7 @@ class Stem(nn.Module, ABC):
 
     @abstractmethod
     def token_rms(self) -> float:
-        """Return the root mean square for tokens before positions and norm, close to that of pretrained tokens."""
+        """Return the root mean square that an embedder's tokens should have before positions and norm are applied."""
 
     @abstractmethod
     def embed_raw(self, inputs: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ class Stem(nn.Module, ABC):
 
 
 class GivenEmbeddings(nn.Module):
-    """Replaces the embedding module of a Hugging Face model: returns the already embedded tokens unchanged."""
+    """Module that replaces a Hugging Face model's embedding module: returns the already embedded tokens unchanged."""
 
     def forward(self, *given: Any, **named: Any) -> Tensor:
         """Return the argument ``inputs_embeds`` if it is given, else the first argument that is a tensor."""
@@ -183,7 +183,7 @@ def _recomputed(layer: nn.Module, forward: Callable[..., Any], *given: Any, **na
 
 
 class TextStem(Stem):
-    """Embedding of a text encoder: word, position and first-segment embeddings, and the norm applied to their sum."""
+    """Stem of a text encoder: word, position and first-segment embeddings, and the norm applied to their sum."""
 
     def __init__(self, word_embeddings: Tensor, places: Tensor | None, norm: nn.Module) -> None:
         """``word_embeddings`` [V, D]; ``places`` [P, D]: position plus segment embeddings; None: relative positions."""
@@ -194,7 +194,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position plus segment embeddings [T, D] of T tokens; more than P tokens: interpolated from P."""
+        """Return position plus segment embeddings [T, D] of T tokens; interpolated if T exceeds the P positions."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
@@ -215,14 +215,14 @@ class TextStem(Stem):
 
         Signals need stronger positions than text: where a value occurs matters as much as the value. A linear probe on
         frozen minilm-l6 (four layers, digits as 64 tokens, one seed) has error 0.275 with the words' RMS and 0.228
-        with half of it. After fine-tuning (mfeat-fourier, three seeds), seeds differ more than these two choices do.
+        with half that RMS. After fine-tuning (mfeat-fourier, three seeds), seeds differ more than these two choices.
         """
         words = float(self.word_embeddings.square().mean().sqrt())
         return words if self.places is None else min(words, float(self.places.square().mean().sqrt()))
 
 
 class ImageStem(Stem):
-    """Embedding of an image encoder: patch convolution, norm, prefix tokens (CLS, registers), grid of positions."""
+    """Module that embeds images as its body does: patch convolution, norm, position embeddings, prefix tokens."""
 
     image_mean: Tensor
     "Mean of each colour in pretraining, [3, 1, 1], with pixel values scaled to 0 … 1"
@@ -238,10 +238,11 @@ class ImageStem(Stem):
         statistics: tuple[tuple[float, ...], tuple[float, ...]],
         antialias: bool = False,
     ) -> None:
-        """``projection``: patch convolution; ``prefix`` [P, D] includes its positions; ``places`` [gh, gw, D]: of grid.
+        """Take over the patch convolution ``projection``; UserError unless its patches are square and adjacent.
 
-        ``statistics``: mean and standard deviation of each colour in pretraining. ``antialias``: whether the body's own
-        code applies an anti-aliasing filter when it reduces the grid of position embeddings.
+        ``prefix`` [P, D]: prefix tokens (CLS, registers) plus their positions. ``places`` [gh, gw, D]: position
+        embeddings of the grid of patches; None: relative positions. ``statistics``: mean and standard deviation of each
+        colour in pretraining. ``antialias``: whether the body's own code filters when it shrinks ``places``.
         """
         super().__init__()
         kernel_height, kernel_width = (int(size) for size in projection.kernel_size)
@@ -284,7 +285,7 @@ class ImageStem(Stem):
     def token_rms(self) -> float:
         """Return the root mean square of patch tokens, before norm and positions, for images of `natural_noise`.
 
-        White noise would not do: the value of vit-s14 is 0.28 for it, 0.14 for photographs and 0.15 for this noise.
+        White noise is unsuitable: for vit-s14 it gives 0.28, photographs give 0.14, and this noise gives 0.15.
         """
         noise = natural_noise(8, 8 * self.patch_size).expand(-1, 3, -1, -1)
         patches = F.conv2d(noise, self.kernel, self.bias, self.patch_size)
@@ -294,10 +295,10 @@ class ImageStem(Stem):
 def prefix_and_places(
     tokens: Sequence[Tensor | None], table: Tensor | None, grid: Sequence[int], projection: nn.Conv2d
 ) -> tuple[Tensor, Tensor | None]:
-    """Return prefix tokens [P, D] with their positions added, and the positions [gh, gw, D] of the ``grid``.
+    """Return prefix tokens [P, D] with their positions added, and the position embeddings [gh, gw, D] of the ``grid``.
 
     ``tokens``: parameters of prefix tokens (CLS, registers), each [1, n, D] or None. ``table``: position embeddings
-    [1, N, D] of the first prefix tokens, if these have any, followed by the grid's; None: relative positions.
+    [1, N, D] of the first prefix tokens, if these have any, then of the grid; None: relative positions.
     """
     width = projection.out_channels
     found = [token.detach()[0] for token in tokens if token is not None]

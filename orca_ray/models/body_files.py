@@ -1,4 +1,4 @@
-"""Files of Hugging Face bodies, in a local directory or in the hub's cache: found, and checked before they are used."""
+"""Find files of Hugging Face bodies in a local directory or in the hub's cache, and check them before they are used."""
 
 import contextlib
 import math
@@ -38,9 +38,9 @@ def local_file(base: str, name: str) -> Path | None:
 
 
 def check_hub(base: str, *names: str) -> None:
-    """Raise download.Failed if no file of ``names`` is on this machine and the hub cannot be reached.
+    """Raise download.Failed if no file of ``names`` is on this machine and the hub does not answer.
 
-    The hub's own client tries for many minutes if a server or proxy never answers.
+    With ``HF_HUB_OFFLINE``, nothing is checked. The hub's own client waits for many minutes if a server never answers.
     """
     from huggingface_hub import constants
 
@@ -70,7 +70,7 @@ def weight_files(base: str) -> list[Path]:
 def check_weights(base: str) -> None:
     """Raise UserError if weights on this machine cannot be read. Only names and shapes of tensors are read, no values.
 
-    It accepts a hub name whose weights are not yet downloaded.
+    A hub name whose weights are not yet downloaded is accepted.
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():
@@ -85,8 +85,9 @@ def check_weights(base: str) -> None:
 def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tensor] | None:
     """Return mean and standard deviation [3, 1, 1] of each colour, by which a body's images were normalised.
 
-    They are read from ``preprocessor_config.json`` next to the weights, for pixel values scaled to 0 … 1. Return None
-    if there is no such file or it has no statistics. ``download``: get the file of a hub name if it is not there yet.
+    They are read from ``preprocessor_config.json`` next to the weights, for pixel values scaled to 0 … 1, and are 0 and
+    1 if that file says that images are not normalised. Return None if there is no such file or it has no statistics.
+    ``download``: get the file of a hub name if it is not on this machine.
     Raises UserError if the file is not JSON, too large, or has values that are not three numbers in range.
     """
     path = local_file(base, _PREPROCESSOR)
@@ -123,7 +124,7 @@ def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
 
 
 def cause(error: Exception) -> str:
-    """Return the line of an error's message with the reason, or the error's type if it advises to disable a check."""
+    """Return the line of an error's message with the reason, or the error's type if the line names an unsafe option."""
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]

@@ -22,21 +22,21 @@ _GROUP_WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a network; kernel and dilation hold for all convolutions except 1 x 1 shortcuts."""
+    """Shape of a convolutional network; kernel and dilation hold for all convolutions except 1 x 1 shortcuts."""
 
     kernel: int
     """Side of the kernels, an odd number."""
     dilation: int
     blocks: int
-    """Residual blocks of two convolutions, in each of the `NUM_STAGES` stages."""
+    """Number of residual blocks, of two convolutions each, in each of the `NUM_STAGES` stages."""
     width: int
-    """Channels of the first stage."""
+    """Number of channels in the first stage."""
     dropout: float = 0.0
-    """Dropout between the two convolutions of a block."""
+    """Probability of dropout between the two convolutions of a block."""
 
 
 class ConvolutionalEmbedder(Embedder):
-    """The stem: a convolution makes a token of each position. A table's features are channels of a single position."""
+    """Embedder: a convolution makes a token of each position. A table's features are channels of a single position."""
 
     def __init__(self, input_shape: tuple[int, ...], architecture: Architecture, *, table: bool, stride: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class ConvolutionalEmbedder(Embedder):
 
 
 class ConvolutionalBody(Body):
-    """The trunk: stages of residual blocks, [B, T, D] -> [B, S, F].
+    """Body: stages of residual blocks, [B, T, D] -> [B, S, F].
 
     With ``shrink``, each stage after the first has half the resolution and twice the channels of the one before it.
     """
@@ -77,7 +77,7 @@ class ConvolutionalBody(Body):
         return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features."""
+        """Return the layout of the features; ``layout`` is not used, because it is known."""
         return self._feature_layout
 
 
@@ -115,7 +115,7 @@ def build_convolutional(
 
     If the target is dense, all layers keep the resolution and the width of the first layer. ``table``: the positions of
     the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``stride`` is
-    the stem's. ``seed`` and ``statistics`` as in `build_model`.
+    that of the embedder's convolution. ``seed`` and ``statistics`` as in `build_model`.
     """
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)

@@ -138,8 +138,8 @@ def build_head(
 ) -> nn.Module:
     """Build the head of ``target``, given the features' layout and the input's spatial size.
 
-    ``patch`` and ``image_size`` are the embedder's, ``dense`` is that of `HeadConfig`, ``pooling`` that of `Body`. A
-    dense target with two axes is a field (height, width) if the input is 2-D, and (channels, length) if it is 1-D.
+    ``patch`` and ``image_size`` are the embedder's, ``dense`` is `HeadConfig.dense`, ``pooling`` is `Body.pooling`. A
+    dense target with two axes is a field (height, width) for a 2-D input, and (channels, length) for a 1-D input.
     """
     if target.kind != "dense":
         return PooledHead(feature_width, target, pooling)
@@ -153,7 +153,7 @@ def build_head(
 
 
 class CrossModalModel(nn.Module):
-    """Maps raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
+    """The whole module: maps raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
 
     input_mean: Tensor | None
     input_deviation: Tensor | None
@@ -178,7 +178,7 @@ class CrossModalModel(nn.Module):
         return tokens
 
     def features(self, x: Tensor) -> Tensor:
-        """Return the mean over the tokens of each input, [B, D]. The align stage uses it as the input's features."""
+        """Return the mean over the tokens of each input, [B, D], which the align stage uses as the input's features."""
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,9 +218,9 @@ def build_model(
     """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
     ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. ``dense_head`` is
-    that of `HeadConfig`, ``context`` that of `DecoderConfig`. With ``stochastic_depth``, training skips layers with the
-    probabilities that the body declares. ``substitute`` returns the network that replaces the body and takes the same
-    input. Equal arguments give equal parameters, and the global random state does not change.
+    `HeadConfig.dense`, ``context`` is `DecoderConfig.context`. With ``stochastic_depth``, training skips layers with
+    the probabilities that the body declares. ``substitute`` returns the network that replaces the body and takes the
+    same input. Equal arguments give equal parameters, and the global random state does not change.
 
     Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a decoder
     ``context`` for a body that is not a decoder.

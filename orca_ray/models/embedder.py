@@ -17,7 +17,7 @@ from orca_ray.models.modality import EmbedderConfig, patch_side
 
 
 class Embedder(nn.Module):
-    """Maps standardised input [B, C, L] or [B, C, H, W] to tokens [B, T, D]."""
+    """Base of modules that map standardised input [B, C, L] or [B, C, H, W] to tokens [B, T, D]."""
 
     layout: Layout
     "Layout of the tokens, not counting prefix tokens"
@@ -28,10 +28,10 @@ class Embedder(nn.Module):
 
 
 class PatchEmbedder(Embedder):
-    """Embedder for a pretrained body; a token is a patch of the input.
+    """Base of embedders for a pretrained body; a token is a patch of the input.
 
-    It has its own trainable copies of the body's position embeddings and norm; with the initialisation ``random``, the
-    norm is new. ``dropout`` applies with the initialisation ``body`` only: ORCA's code has none here.
+    The embedder has its own trainable copies of the body's position embeddings and norm; with the initialisation
+    ``random``, the norm is new. ``dropout`` has an effect with the initialisation ``body`` only, as in ORCA's code.
     """
 
     def __init__(self, layout: Layout, stem: Stem, config: EmbedderConfig, dropout: float) -> None:
@@ -50,7 +50,7 @@ class SequenceEmbedder(PatchEmbedder):
 
     A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
     lower edges are padded with zeros, which are the mean of a standardised input. Position embeddings are added before
-    the norm, as in the body; with the initialisations ``paper`` and ``random`` after it, as in ORCA's code. They
+    the norm, as in the body; with the initialisations ``paper`` and ``random`` after the norm, as in ORCA's code. They
     include the embedding of the body's first segment, which ORCA's code omits; in RoBERTa it is zero.
     """
 
@@ -81,8 +81,8 @@ class SequenceEmbedder(PatchEmbedder):
 class ImageEmbedder(PatchEmbedder):
     """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
 
-    A 1-D input is first folded row by row into a nearly square image. The end of its last row is padded with zeros.
-    The image bodies of ORCA's code have neither positions nor a prefix; every initialisation copies the body's.
+    A 1-D input is first folded row by row into a nearly square image, whose last row is padded with zeros. Positions
+    and prefix are copies of the body's with every initialisation; the image bodies of ORCA's code have neither.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class PointEmbedder(Embedder):
 
 
 EMBEDDERS: Mapping[ModalityName, Callable[..., PatchEmbedder]] = {"sequence": SequenceEmbedder, "image": ImageEmbedder}
-"""Embedder of each modality, called with input shape, stem, `EmbedderConfig`, dropout and seed."""
+"""Class of each modality's embedder, called with input shape, stem, `EmbedderConfig`, dropout and seed."""
 
 
 def _project(projection: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:

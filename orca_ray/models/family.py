@@ -28,7 +28,7 @@ def _set_depths(config: Any, depths: list[int]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family of bodies.
+    """Definition of one family of bodies, e.g. Swin: how a model is recognised, shortened and split.
 
     A *specification* describes a model: its configuration in the Hugging Face library, the model itself in timm.
     """
@@ -46,7 +46,7 @@ class Family:
     set_depths: Callable[[Any, list[int]], None] = _set_depths
     """Reduces the layers of each stage of a specification, in place, to the given numbers."""
     cut: Callable[[Any], tuple[Body, Stem]]
-    """Splits a model into body and stem and changes it, so it must not be used again; UserError if it does not fit."""
+    """Splits a model, which must not be used again, into body and stem; UserError if the model's structure differs."""
 
 
 @cache
@@ -79,9 +79,9 @@ def family_of(specification: Any, library: Library = "transformers") -> Family:
 
 
 def keep_layers(family: Family, specification: Any, body: str, layers: int | None) -> None:
-    """Keep ``layers`` layers of a specification (None: all).
+    """Reduce a specification in place to ``layers`` layers (None: keep all).
 
-    Raises UserError if the specification has fewer layers, or more stages, than ``layers``.
+    Raises UserError, which names the ``body``, if there are fewer layers, or more stages, than ``layers``.
 
     Each removed layer is the last one of the stage that has most layers at that moment. No stage disappears, so the
     features keep their width and resolution.

@@ -21,10 +21,10 @@ _PROJECTED = 4
 
 
 class SpectralConvolution(nn.Module):
-    """Multiplies the lowest frequencies of a field [B, width, H, W] by complex matrices, in float32.
+    """Module that multiplies the lowest frequencies of a field [B, width, H, W] by complex matrices, in float32.
 
-    In the second axis frequencies 0 to ``modes`` - 1 are kept, in the first one ``-modes`` to ``modes`` - 1; or all,
-    if there are fewer. A 1-D field has H = 1.
+    Along W, frequencies 0 to ``modes`` - 1 are kept, along H ``-modes`` to ``modes`` - 1, or all if there are fewer;
+    all others become 0. A 1-D field has H = 1.
     """
 
     def __init__(self, width: int, size: tuple[int, int], modes: int) -> None:
@@ -63,7 +63,7 @@ class SpectralConvolution(nn.Module):
 
 
 class FourierEmbedder(Embedder):
-    """The lifting: a linear layer makes a token of each point, of its channels and its coordinates in [0, 1]."""
+    """Embedder (lifting): a linear layer maps the channels and coordinates (in [0, 1]) of each point to a token."""
 
     coordinates: Tensor
 
@@ -83,7 +83,7 @@ class FourierEmbedder(Embedder):
 
 
 class FourierBody(Body):
-    """The Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
+    """Body: the Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
 
     def __init__(self, layout: Layout, width: int, num_layers: int, modes: int, dropout: float) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ def build_fourier(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build an operator for inputs of ``input_shape`` (C, L) or (C, H, W) and a dense target of the same resolution.
+    """Build a Fourier neural operator from inputs of shape (C, L) or (C, H, W) to a dense target.
 
     ``seed`` and ``statistics`` as in `build_model`.
     """

@@ -1,7 +1,7 @@
 """Configurations and models of Hugging Face bodies, from local directories and the hub, whose code is never run.
 
-Files may come from strangers, so they are checked before a model is built: that it has at most 1000 layers, fits the
-memory, and does not have far more parameters than its weight files have bytes.
+Files may come from strangers. Before a model is built, these checks are made: that it has at most 1000 layers, fits the
+host's memory, and does not have far more parameters than its weight files can hold.
 """
 
 import contextlib
@@ -52,8 +52,8 @@ def read_config(base: str) -> Any:
 def make_config(base: str, values: dict[str, Any]) -> Any:
     """Return the Hugging Face configuration with ``values``, which may come from a stranger.
 
-    Raises UserError if it asks for Python code or for too many layers. transformers raises many types of exceptions if
-    ``model_type`` is unknown or if it refuses a value.
+    Raises UserError if the values ask for code from the hub or for too many layers. transformers raises many types of
+    exceptions if it does not know ``model_type`` or refuses a value.
     """
     from transformers import CONFIG_MAPPING
 
@@ -94,7 +94,7 @@ def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(base: str, config: Any) -> Family:
-    """Return the family of a configuration; raises UserError as `check_size` does, and for weights far too small."""
+    """Return the family of a configuration; UserError as in `check_size`, and if the weight files are far too small."""
     family, num_parameters = check_size(base, config)
     stored = sum(path.stat().st_size for path in weight_files(base))
     if stored and num_parameters > 2 * stored:
@@ -108,8 +108,8 @@ def check_config(base: str, config: Any) -> Family:
 def check_size(base: str, config: Any) -> tuple[Family, int]:
     """Return the family of a configuration and the number of parameters of its model.
 
-    The model is built on torch's meta device, which allocates no memory. Raises UserError if the configuration is of no
-    family, or if the model is too large or cannot be built.
+    The model is built on torch's meta device, which allocates no memory. Raises UserError if the configuration belongs
+    to no family, or if the model is too large or cannot be built.
     """
     from transformers import AutoModel
 
@@ -132,7 +132,7 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
 
 
 def read_weights(base: str, config: Any) -> Any:
-    """Return the pretrained model; raises UserError if its weights cannot be read or do not fit ``config``."""
+    """Return the pretrained model, maybe downloaded; UserError if weights are unreadable or do not fit ``config``."""
     from transformers import AutoModel
 
     if base not in PACKAGED:

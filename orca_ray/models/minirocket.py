@@ -42,7 +42,7 @@ def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
 
 
 class MiniRocketBody(Body):
-    """Maps series [B, L, C] to their features [B, 1, F], ordered by dilation, kernel and bias. It is not trained."""
+    """Body that maps series [B, L, C] to features [B, 1, F], in order of dilation, kernel and bias. `fit` trains it."""
 
     modality = "sequence"
     biases: Tensor

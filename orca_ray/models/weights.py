@@ -43,15 +43,16 @@ class BodyArchitecture:
     """A body without its weights, as JSON values; `orca_ray.models.weights.load_body` builds it."""
 
     name: str
-    """Name of the body that it describes, with the suffix ``:layers=N`` if it has one."""
+    """Name of the described body, with the suffix ``:layers=N`` if it has one."""
     values: Mapping[str, Any]
-    """Every value of the Hugging Face configuration, after layers were removed; of a timm model, nothing."""
+    """All values of the Hugging Face configuration after layers were removed, but those that name where the model was
+    trained or that no body uses; empty for a timm model."""
     attention: str | None = None
     """Attention implementation that the configuration asks for; None: the library's default."""
 
 
 def describe_body(name: str) -> BodyArchitecture:
-    """Return the architecture of a body; its configuration must be on this machine, or at the hub.
+    """Return the architecture of a body, whose configuration must be on this machine or at the hub.
 
     Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
     """
@@ -108,7 +109,7 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
 
 
 def body_modality(name: str) -> ModalityName:
-    """Return the modality of a body, "sequence" or "image", without loading its weights."""
+    """Return a body's modality, "sequence" or "image", without loading its weights; UserError for an unknown body."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         return PACKAGED[base].modality

@@ -23,9 +23,9 @@ from orca_ray.errors import UserError, quoted, unknown_name
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 TASK_FILE = "task.yaml"
-"""Name of the file in a data folder with its options."""
+"""Name of the file in a data folder that holds the options of the data."""
 TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes", "output", "outputs")
-"""Usual names of targets, in small letters, by which a column or an array is found if no option names it."""
+"""Usual names of targets, in lower case, by which the column or array of targets is found if no option names it."""
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
@@ -33,7 +33,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 
 class Options(BaseModel):
-    """Properties of own data that the user gives. Every field is optional; "" or None: it is inferred."""
+    """Properties of own data that the user gives. Every field is optional; a field that is "" or None is inferred."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -42,7 +42,7 @@ class Options(BaseModel):
     target: Names = ()
     """Columns, key or file of the targets."""
     inputs: Names = ()
-    """Columns or key of the inputs; default: all columns but the others named here."""
+    """Columns or key of the inputs; default: all columns that no other option names."""
     kind: TargetKind | None = None
     """Kind of the target: ``classes``, ``labels``, ``scalar`` or ``dense``."""
     group: str = ""
@@ -52,9 +52,10 @@ class Options(BaseModel):
     split: str = ""
     """Column or key that says the split of each sample: train, validation or test."""
     columns: dict[str, Literal["number", "category", "date", "drop"]] = {}
-    """How to read columns of a table."""
+    """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
-    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or NHWC"""
+    """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or
+    NHWC."""
     colour: Literal["", "grey", "rgb"] = ""
     """Colours that images are converted to."""
     size: int | None = Field(default=None, ge=1, le=2**16)
@@ -70,7 +71,7 @@ class Options(BaseModel):
     body: str = ""
     """Name of the pretrained body."""
     fractions: tuple[Annotated[float, Field(gt=0, lt=0.5)], Annotated[float, Field(gt=0, lt=0.5)]] = (0.15, 0.15)
-    """Shares of validation and of test."""
+    """Shares of all samples that become validation and test."""
     seed: int = Field(default=0, ge=0, le=2**31)
     """Seed of the random split."""
     name: str = ""
@@ -80,7 +81,7 @@ class Options(BaseModel):
     reference: str = ""
 
     def over(self, other: Self) -> Self:
-        """Return these options; those that are not set come from ``other``."""
+        """Return these options, completed with the options of ``other`` that are not set here."""
         return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
@@ -97,7 +98,7 @@ def make_options(where: str, given: dict[str, Any]) -> Options:
 
 
 def read_options(path: Path) -> Options:
-    """Return the options in a ``task.yaml``; raises UserError if it is not safe YAML, or has a wrong name or value."""
+    """Return the options in a ``task.yaml``; UserError if it is missing, no safe YAML, or has a wrong name or value."""
     text = cache.read_bytes(path, MAX_BYTES).decode(errors="replace")
     content = PositionedYaml(text, str(path)).data
     if not isinstance(content or {}, dict):
@@ -118,13 +119,13 @@ class LazySamples:
 
     num_samples: int
     read: Callable[[int], Array]
-    """Returns the sample of a number from 0 to N - 1."""
+    """Takes a number from 0 to N - 1, and returns the sample with this number."""
 
     def __len__(self) -> int:
         return self.num_samples
 
     def __getitem__(self, part: RowIndex) -> list[Array]:
-        """Return the selected samples."""
+        """Return the selected samples as a list of arrays."""
         return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
 
 
@@ -155,7 +156,7 @@ class UserData:
     groups: Array | None = None
     """Group of each sample [N]; samples of one group must not be in different splits."""
     times: Array | None = None
-    """Times of the samples [N], by which they are split."""
+    """Times of the samples [N], by which the samples are split."""
     splits: Array | None = None
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
     notes: tuple[str, ...] = ()
@@ -177,7 +178,7 @@ class UserData:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return the selected samples in memory."""
+        """Return a copy with only the selected samples, which are read into memory."""
         rows = np.arange(len(self))[part]
 
         def taken(values: Array | None) -> Array | None:
@@ -201,7 +202,7 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many samples, at most 1024, take ``most_bytes`` as float32; at least 1. Reads the first sample."""
+        """Return how many samples like the first fit into ``most_bytes`` as float32: 1 to 1024; 1024 for a table."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(_taken(self.x, slice(0, 1))[0])
@@ -220,14 +221,14 @@ def _taken(x: Inputs, part: RowIndex) -> Any:
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file or folder of users. Modules of this package declare formats as ``FORMATS``."""
+    """A format of a user's data: one kind of file or folder. Modules of this package declare formats as ``FORMATS``."""
 
     name: str
     """Name for messages, such as "NumPy archive (.npz)"."""
     suffixes: tuple[str, ...]
     """Suffixes of the format's files in lower case; for a folder, suffixes of the files in it."""
     read: Callable[[Path, Options, bool], UserData]
-    """Function of path, options and whether a target is required. Raises UserError for wrong content."""
+    """Takes the path, the options, and whether a target is required. Raises UserError for wrong content."""
     folder: bool = False
     """Whether the format is a folder of files with these suffixes."""
     markers: tuple[str, ...] = ()
@@ -258,11 +259,11 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
 
     def find(self, what: str, value: object, why: str, option: str = "") -> None:
-        """Add a finding."""
+        """Add a `Finding`."""
         self.findings.append(Finding(what, str(value), why, option))
 
     def warn(self, text: str) -> None:
-        """Add a warning, once."""
+        """Add a warning, unless it was added before."""
         if text not in self.warnings:
             self.warnings.append(text)
 
@@ -274,9 +275,10 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def options_of(path: Path, options: Options | None = None) -> tuple[Path, Options]:
-    """Return the path of the data and all options: those given, then those of a ``task.yaml``.
+    """Return the path of the data, and the options given, completed with those of a ``task.yaml``.
 
-    ``path`` is the data, a folder with its own ``task.yaml``, or a YAML file whose ``data`` names the data.
+    ``path`` is the data, a folder with its own ``task.yaml``, or a YAML file whose ``data`` names the data. Raises
+    UserError for a YAML file that is invalid or names no data.
     """
     options = options or Options()
     file = path if path.suffix.lower() in (".yaml", ".yml") else path / TASK_FILE

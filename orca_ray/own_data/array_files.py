@@ -146,7 +146,7 @@ CODECS = frozenset(
         "quantize", "crc32", "adler32", "crc32c", "bytes", "transpose", "sharding_indexed",
     }
 )  # fmt: skip
-"""Names of the codecs that are allowed."""
+"""Names of the codecs that a Zarr group may use."""
 
 
 def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:

@@ -1,4 +1,4 @@
-"""Find the axes and sizes of arrays, and measure mean and deviation, for their encoder."""
+"""Fit the encoders of arrays and recordings: find axes and sizes, and measure mean and deviation."""
 
 import hashlib
 from collections import Counter
@@ -20,9 +20,9 @@ Shape = tuple[int, ...]
 MOST_SIDE = 224
 """Side in pixels beyond which images are reduced; bodies see 56 by default."""
 MOST_STEPS, MOST_SECONDS = 8192, 10.0
-"""Default limits of series of unequal length, and of recordings."""
+"""Default limits: steps of series of unequal length, and seconds of recordings."""
 LEAST_RATE = 4000.0
-"""Sampling rate in Hz below which a recording is a series, and not made a spectrogram."""
+"""Sampling rate in Hz below which a recording stays a series and is not made a spectrogram."""
 NUM_MELS = 64
 _MEASURED, _MEASURED_BYTES = 512, 2**25  # most samples, and most bytes, that mean and deviation are measured on
 
@@ -32,16 +32,16 @@ class Survey:
     """Properties of the samples, collected in one pass over them."""
 
     hashes: Array
-    """A hash of each sample's content, [N] bytes of 16; equal samples have equal hashes."""
+    """A hash of each sample's content [N], as bytes; equal samples have equal hashes."""
     shapes: Counter[Shape] = field(default_factory=Counter)
     first: dict[Shape, int] = field(default_factory=dict)
-    """A sample of each shape."""
+    """Index of the first sample of each shape."""
     num_missing: int = 0
-    """Samples with a value that is NaN or infinite."""
+    """Number of samples with a value that is NaN or infinite."""
 
 
 def survey(data: UserData) -> Survey:
-    """Read all samples once, batch by batch: hashes, shapes and missing values."""
+    """Read all samples once, and return their hashes and, but for tables, shapes and missing values."""
     if hasattr(data.x, "columns"):
         frame = cast(pd.DataFrame, data.x)
         plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)
@@ -65,9 +65,10 @@ def survey(data: UserData) -> Survey:
 def fit_array(
     data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool
 ) -> ArrayInputs:
-    """Return the encoder of arrays, whose mean and deviation are those of samples of ``train``.
+    """Return the encoder of arrays, with mean and deviation of up to 512 samples of ``train``.
 
-    Raises UserError for axes that do not fit, samples of unequal numbers of axes or channels, and too many axes.
+    Raises UserError for axes that do not fit, samples of unequal numbers of axes or channels, too many axes, and inputs
+    that are all equal or missing.
     """
     if len({len(shape) for shape in found.shapes}) > 1:
         one, other = sorted(found.first, key=len)[:: len(found.first) - 1]
@@ -195,7 +196,7 @@ def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Not
 
 
 def fit_audio(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes) -> AudioInputs:
-    """Return the encoder of recordings of one sampling rate."""
+    """Return the encoder of recordings of one sampling rate, with mean and deviation of samples of ``train``."""
     assert data.rate is not None
     lengths = np.array([shape[0] for shape in found.shapes]) / data.rate
     seconds = options.seconds or min(float(lengths.max()), MOST_SECONDS)

@@ -19,7 +19,7 @@ STRONG_SHIFT = 20.0
 
 
 class ArrayInputs(BaseModel):
-    """Encodes arrays: orders the axes, pads or resizes, fills in what is missing, and standardises."""
+    """Encoder of arrays: orders the axes, pads or resizes, fills in missing values, and standardises."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -117,7 +117,7 @@ class ArrayInputs(BaseModel):
 
 
 class AudioInputs(BaseModel):
-    """Encodes recordings as log-mel spectrograms [1, mels, frames], one frame each 10 ms, standardised."""
+    """Encoder of recordings as log-mel spectrograms [1, mels, frames], one frame each 10 ms, standardised."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -136,7 +136,7 @@ class AudioInputs(BaseModel):
         return 1, self.num_mels, 1 + self.num_samples // int(self.rate * 0.01)
 
     def encode(self, data: UserData, warn: Warn) -> Array:
-        """Return the spectrograms, float32 [N, 1, mels, frames]; raises UserError for another sampling rate."""
+        """Return spectrograms float32 [N, 1, mels, frames]; UserError for another sampling rate or several channels."""
         if data.rate != self.rate:
             found = "an unknown one" if data.rate is None else f"{data.rate:g} Hz"
             raise UserError(f"{data.source}: expected the sampling rate {self.rate:g} Hz, found {found}; resample")

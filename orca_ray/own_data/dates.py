@@ -20,12 +20,12 @@ DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
 
 
 def parse_dates(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return time stamps, or text in ISO 8601, as time stamps in UTC; NaT for missing values and other text."""
+    """Return a column of time stamps or text in ISO 8601 as time stamps in UTC; NaT for missing values, other text."""
     return pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
 
 
 def date_part(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Array:
-    """Return a part of dates as float64, NaN for missing ones; raises UserError for the first value that is no date."""
+    """Return a part of dates (days since 1970) as float64, NaN if missing; UserError for a value that is no date."""
     dates = parse_dates(values)
     if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
         found = f"column {quoted(values.name)}: expected a date such as 2024-05-31, found {quoted(values.iloc[bad[0]])}"

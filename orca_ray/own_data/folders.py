@@ -62,12 +62,13 @@ _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 def list_folder(
     folder: Path, kind: Kind, suffixes: Sequence[str], options: Options, labelled: bool
 ) -> tuple[list[Path], list[str], partial[UserData]]:
-    """Return the files with these suffixes, notes on the choice, and `UserData` that lack the inputs and the notes.
+    """Return the files with ``suffixes``, notes on their choice, and a partial `UserData` that lacks inputs and notes.
 
     A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
     sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv
-    (or metadata.csv), whose column ``file_name`` names them. A single file is a sample without a label. Raises
-    UserError if labels are required (``labelled``) and there are none.
+    (or metadata.csv), whose column ``file_name`` names them. If ``folder`` is a file, it is a single sample without a
+    label. Raises UserError if labels are required (``labelled``) and there are none, if the column of labels is
+    unknown, or if it has none for a file.
     """
     data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():

@@ -33,7 +33,7 @@ Encoder = TableInputs | ArrayInputs | AudioInputs
 
 
 class Preprocessing(BaseModel):
-    """Reads, checks and encodes a user's data; fitted on the training split, and stored as JSON with each model."""
+    """Record of how a user's data are read, checked and encoded; fitted on train, stored as JSON with each model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,7 +88,7 @@ class Preprocessing(BaseModel):
 
 
 PREPARATION = 1
-"""Number to increase when the same data and options give other arrays, so that these get another name."""
+"""Version of the encoding; increased when equal data and options give other arrays, so that their task is renamed."""
 _LAYERS = 4  # of the default body: as on the pocket tasks
 _IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
 _READING = ("target", "inputs", "group", "time", "split", "columns", "axes", "colour", "rate")
@@ -97,13 +97,13 @@ _MOST_CHECKED = 5_000_000  # values of an array whose columns are compared with 
 
 @dataclass(frozen=True)
 class Inferred:
-    """A task of own data that is inferred but not prepared."""
+    """Record of a task of own data that is inferred but not prepared."""
 
     task: Task
     """The declaration; `orca_ray.own_data.registration.register` prepares its arrays."""
     preprocessing: Preprocessing
     splits: Mapping[SplitName, Indices]
-    """Indices of the samples of train, validation and, unless it was not wanted, test, sorted."""
+    """Sorted indices of the samples of train, validation and, if a test split was wanted, test."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def register(inferred: Inferred, data: UserData) -> Task:
     """Prepare the arrays of an inferred task batch by batch, unless they are in the cache already; return the task.
 
-    Raises UserError as `Preprocessing.inputs` and `Task.prepare` do.
+    Raises the UserErrors of `Preprocessing.inputs` and `Task.prepare`.
     """
     task = inferred.task
     documents = {
@@ -41,7 +41,7 @@ def register(inferred: Inferred, data: UserData) -> Task:
 def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
     """Return the arrays of an inferred task in memory; nothing is written, and the task is not registered.
 
-    The data have no directory, and no test split if none was inferred. Raises UserError as `Preprocessing.inputs` does.
+    The data have no directory, and no test split if none was inferred. Raises the UserErrors of `Preprocessing.inputs`.
     """
     assert data.y is not None
     preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()

@@ -30,12 +30,13 @@ _NAMES: Mapping[str, SplitName] = {
 def draw(
     data: UserData, rows: Indices, classes: Array | None, options: Options, notes: Notes, *, test: bool = True
 ) -> Splits:
-    """Return the indices of train, validation and test among ``rows``, sorted.
+    """Divide the samples ``rows``; return the sorted indices of train, validation and test.
 
-    ``classes`` [N] are the samples' class numbers, or None. Without ``test``, there is only train and validation, drawn
-    at random; the data then must not have groups, times or splits.
+    Splits that the data declare come first, else times, else groups decide; without all three, splits are random.
+    ``classes`` [N] are class numbers, of which random splits get equal shares; None: no classes. Without ``test``,
+    there is only train and validation, drawn at random; the data then must not have groups, times or splits.
 
-    Raises UserError for too few samples, groups or times, and for unknown names of declared splits.
+    Raises UserError for too few samples, groups or times, unknown names of declared splits, and an empty split.
     """
     if len(rows) < LEAST_SAMPLES:
         raise UserError(f"{data.source}: expected at least {LEAST_SAMPLES} samples with a target, found {len(rows)}")
@@ -155,7 +156,7 @@ _CORRELATION = 0.99999
 def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
     """Return warnings about columns that are equal to the target, or a one-to-one map of it.
 
-    ``y`` [N] are class numbers (``classes``) or numbers, for which a linear map counts.
+    ``y`` [N] are class numbers if ``classes``, else numbers; for numbers, only linear maps count.
     """
     found = []
     for name in frame.columns:
@@ -184,7 +185,7 @@ def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return a warning if samples with equal inputs, given by ``hashes`` [N], are in different splits."""
+    """Return [warning] if samples with equal inputs (equal ``hashes`` [N]) are in different splits, else []."""
     first: dict[Any, tuple[SplitName, int]] = {}
     crossing: list[tuple[int, int, SplitName]] = []
     for split, rows in splits.items():
@@ -201,7 +202,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
 
 
 def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
-    """Return warnings about columns that look like groups by name, and whose values are in several splits.
+    """Return warnings about columns in ``candidates`` with names that suggest groups and values in several splits.
 
     A column counts if its values repeat: 2 rows a value or more on average, and more than one value.
     """
@@ -218,7 +219,7 @@ def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], cand
 
 
 def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return a warning if one of the ``groups`` [N] is in several splits."""
+    """Return [warning] if one of the ``groups`` [N] is in several splits, else []."""
     kinds = [{str(group) for group in groups[rows].tolist()} for rows in splits.values()]
     found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
     return [f"{len(found)} values of the groups are in several splits, such as {min(found)!r}"] if found else []

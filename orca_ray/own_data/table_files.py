@@ -1,6 +1,7 @@
 """Files of tables: text with separators, Parquet, and saved data sets of Hugging Face.
 
-Each becomes an Arrow table, and that samples: a data frame, or cells of images or lists. For dates, see `dates`.
+Each file becomes an Arrow table, and each table samples: a data frame, or cells of images or lists. For dates, see
+`dates`.
 """
 
 import io
@@ -162,11 +163,12 @@ def from_arrow(
     images: tuple[str, ...] = (),
     label_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> UserData:
-    """Return the samples of a table, one a row.
+    """Return the samples of a table, one per row; ``labelled``: a target is required.
 
-    ``images`` are columns of encoded images, and ``label_names`` the classes of columns that hold their numbers.
+    ``images`` are names of columns of encoded images, and ``label_names`` the class names of columns of class numbers.
 
-    Raises UserError for no rows, columns without a name or of the same name, missing ones, and types without a use.
+    Raises UserError for a table without rows, columns without a name or of the same name, missing or binary columns,
+    and if no input is left.
     """
     _check_unusable(source, table)
     names = table.column_names
@@ -236,7 +238,7 @@ def _inputs(
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Return a data frame with columns of numbers, truth values, times, or text (objects, None where missing)."""
+    """Return a data frame: numbers as float64, times as time stamps, all else as objects, None where missing."""
 
     columns: dict[str, Any] = {}
     for field in table.schema:

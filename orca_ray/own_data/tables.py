@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float64]
 MOST_TEXT_SHARE = 0.2
 """Share of text in a column of numbers up to which the text counts as missing."""
 STRONG_SHIFT = 20.0
-"""Deviations from the training mean beyond which new values are probably in other units."""
+"""Number of standard deviations from the training mean beyond which new values are probably in other units."""
 
 
 class Column(BaseModel):
@@ -40,7 +40,7 @@ class Column(BaseModel):
 
 
 class TableInputs(BaseModel):
-    """Encodes rows as [N, W, L]: one position for each column, with a slot for each category, or a number in slot 0."""
+    """Encoder of table rows as [N, W, L]: a position per column, with a slot per category or a number in slot 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -116,7 +116,7 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
-    """Return a column as float64, and its rows of text. NaN replaces missing values, text and too large numbers."""
+    """Return a column as float64, and the rows that hold text. Missing values, text and too large numbers are NaN."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
@@ -132,7 +132,7 @@ def texts(values: "pd.Series[Any]") -> list[str | None]:
 ColumnKind = Literal["number", "category", "date", "drop"]
 
 MOST_CATEGORIES = 64
-"""Categories of a column that get a slot, the most frequent ones."""
+"""Largest number of categories of a column that get a slot; the most frequent ones do."""
 _COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
 _ROW_NUMBER = re.compile(r"^(|id|index|idx|row|row_?(id|no|number)|unnamed.*|__index_level_\d+__)$", re.I)
 
@@ -140,7 +140,7 @@ _ROW_NUMBER = re.compile(r"^(|id|index|idx|row|row_?(id|no|number)|unnamed.*|__i
 def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) -> TableInputs:
     """Return the encoder of a table, measured on the rows ``train``.
 
-    Columns that are constant, empty, row numbers, or text that differs in each row are left out with a warning. Raises
+    Columns that are constant, empty, row numbers, or text that differs in most rows are left out with a warning. Raises
     UserError if no column is left.
     """
     frame: pd.DataFrame = data.x  # type: ignore[assignment]

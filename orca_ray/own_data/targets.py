@@ -18,7 +18,7 @@ from orca_ray.own_data.splits import LEAST_PER_CLASS
 
 
 class TargetCoding(BaseModel):
-    """How targets of a user become the target array of a task."""
+    """Record of how a user's targets are encoded as the target array of a task."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,7 +28,7 @@ class TargetCoding(BaseModel):
     one_hot: tuple[str, ...] = ()
     """Names of the K columns, if classes are given as [N, K] with a single 1 in each row."""
     axes: tuple[int, ...] = ()
-    """For a field: permutation of its given axes to the model's; (): unchanged."""
+    """For a field: permutation from the given order of its axes to the model's order; (): unchanged."""
     shape: tuple[int, ...] = ()
     """Shape of a field in the model's order."""
 
@@ -123,7 +123,7 @@ def label_text(value: Any) -> str | None:
 def check_collisions(y: Array, source: str) -> list[str]:
     """Return warnings about labels that differ only in case or inner spaces.
 
-    Raises UserError for labels of two types that are written alike, such as 1 and "1", or "a" and "a ".
+    Raises UserError for different labels with the same text, such as 1 and "1", or "a" and "a ".
     """
     values = np.asarray(y).tolist()
     kinds: dict[str, Any] = {}
@@ -150,7 +150,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
 
 
 MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1
-"""Whole numbers are classes if there are at most 20 different ones, and at most a tenth of the samples."""
+"""Whole numbers are classes if at most 20 are different, and at most as many as a tenth of the samples (or 2)."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class FittedTarget:
 
     coding: TargetCoding
     rows: Indices
-    """Samples with a target."""
+    """Indices of the samples with a usable target."""
     classes: Array | None = None
     """Class numbers [N], −1 for samples without one; None for other kinds."""
 
@@ -266,7 +266,10 @@ def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
 def without_absent(
     fitted: FittedTarget, parts: own_splits.Splits, notes: Notes
 ) -> tuple[FittedTarget, own_splits.Splits]:
-    """Return target and splits without classes that train lacks; their samples are left out of validation and test."""
+    """Return target and splits without classes that train lacks; their samples are left out of validation and test.
+
+    Raises UserError if train has a single class, or if a split has no other samples.
+    """
     names, classes = fitted.coding.label_names, fitted.classes
     assert classes is not None
     present = np.unique(classes[parts["train"]])
@@ -288,7 +291,7 @@ def without_absent(
 
 
 def warn_absent(fitted: FittedTarget, parts: own_splits.Splits, notes: Notes) -> bool:
-    """Warn of classes without a sample in validation or test; return whether there are any."""
+    """Add a warning to ``notes`` for each split that lacks a class; return whether there is such a split."""
     assert fitted.classes is not None
     absent = False
     for split, rows in parts.items():

@@ -24,9 +24,9 @@ import numpy.typing as npt
 from orca_ray.results.record import StoredRow, schema_of
 
 MAX_BYTES = 64 * 2**10
-"""Largest size of a payload."""
+"""Largest size of a payload in bytes."""
 MAX_TRIAL_BYTES = 256 * 2**10
-"""Largest total size of the payloads of one trial."""
+"""Largest total size of the payloads of one trial in bytes."""
 
 Scale = Literal["sequential", "diverging", "grey", "colour"]
 """Colours of an image. ``diverging``: 0 is the middle. ``colour``: values [H, W, 3] are red, green and blue."""
@@ -43,7 +43,7 @@ class Quantised:
 
     @classmethod
     def encode(cls, values: npt.ArrayLike, low: float | None = None, high: float | None = None) -> Self:
-        """Quantise finite values; those outside of ``low`` and ``high`` (default: their extremes) are clipped.
+        """Quantise finite values; values outside of ``low`` and ``high`` (default: the extremes) are clipped.
 
         Raises ValueError if ``values`` is empty or has a value that is not finite.
         """
@@ -70,13 +70,13 @@ class Picture:
     form: ClassVar[str]
 
     def to_json(self) -> str:
-        """Return the payload. Raises ValueError if a number is not finite."""
+        """Return the payload as JSON text. Raises ValueError if a number is not finite."""
         return json.dumps({"form": self.form, **asdict(self)}, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True)
 class Image:
-    """One image of the form `Images`."""
+    """One panel of `Images`."""
 
     title: str
     values: Quantised
@@ -86,7 +86,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Picture):
-    """Images side by side."""
+    """Payload: images side by side."""
 
     panels: tuple[Image, ...]
     form: ClassVar[str] = "images"
@@ -103,7 +103,7 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Lines(Picture):
-    """Lines over the positions 0, 1, …, in one plot."""
+    """Payload: lines over the positions 0, 1, …, in one plot."""
 
     x: str
     """Title of the horizontal axis."""
@@ -118,9 +118,9 @@ class Group:
     title: str
     x: Quantised
     y: Quantised
-    """[n] each."""
+    """``x`` and ``y`` have shape [n], for n points."""
     classes: tuple[int, ...] | None = None
-    """Class of each point, which may be shown by colour; None: they have none."""
+    """Class of each point, which may be shown by colour; None: the points have no classes."""
 
 
 @dataclass(frozen=True)
@@ -133,11 +133,11 @@ class Plot:
 
 @dataclass(frozen=True, kw_only=True)
 class Points(Picture):
-    """Scatter plots with the same axes, side by side."""
+    """Payload: scatter plots with the same axes, side by side."""
 
     x: str
     y: str
-    """Titles of the axes."""
+    """``x`` and ``y`` are the titles of the axes."""
     panels: tuple[Plot, ...]
     diagonal: bool = False
     """Whether the line x = y is drawn, and both axes have the same range."""
@@ -146,7 +146,7 @@ class Points(Picture):
 
 @dataclass(frozen=True, kw_only=True)
 class Matrix(Picture):
-    """A table of counts, drawn as a heat map; rows and columns are numbered from 0."""
+    """Payload: a table of counts, drawn as a heat map; rows and columns are numbered from 0."""
 
     rows: str
     columns: str
@@ -165,7 +165,7 @@ class BarSeries:
 
 @dataclass(frozen=True, kw_only=True)
 class Bars(Picture):
-    """One or more values of each of several items, such as labels, which are numbered from 0."""
+    """Payload: one or more values (bars) of each of several items, such as labels; items are numbered from 0."""
 
     x: str
     """What the items are, e.g. "label"."""
@@ -204,7 +204,7 @@ ArtefactRow.SCHEMA = schema_of(ArtefactRow)
 
 
 def within_limits(artefacts: list[Artefact]) -> list[Artefact]:
-    """Return the artefacts up to the first that would exceed `MAX_TRIAL_BYTES`."""
+    """Return the first of ``artefacts``, as many as fit into `MAX_TRIAL_BYTES` together."""
     sizes = np.cumsum([len(artefact.payload) for artefact in artefacts])
     return artefacts[: int(np.searchsorted(sizes, MAX_TRIAL_BYTES, side="right"))]
 
@@ -215,7 +215,7 @@ def rounded(value: float) -> float | None:
 
 
 def parse_payload(payload: str) -> dict[str, Any]:
-    """Return the JSON object of a payload. Raises ValueError if it is none, or if its ``form`` is unknown."""
+    """Return the JSON object of a payload. Raises ValueError for another text, or an unknown ``form``."""
     try:
         found = json.loads(payload)
     except RecursionError as error:

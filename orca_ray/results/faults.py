@@ -1,4 +1,4 @@
-"""Errors of file systems: which ones may pass and are retried, and messages without credentials."""
+"""Errors of file systems: which errors are temporary and lead to retries, and messages without credentials."""
 
 import contextlib
 import errno
@@ -22,7 +22,7 @@ _Result = TypeVar("_Result")
 ATTEMPTS = 5
 """Largest number of attempts at an operation, the first one included."""
 PATIENCE_SECONDS = 12.0
-"""How long after the first attempt further ones may begin; each may wait long for an answer that never comes."""
+"""Seconds after the first attempt in which a failed attempt is repeated; an attempt may wait long for an answer."""
 FIRST_PAUSE_SECONDS = 0.5
 """Mean pause before the second attempt; each later pause is twice as long."""
 
@@ -48,7 +48,7 @@ _ADVICE = {
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error is a time-out, a broken connection or an answer 5xx, so that a retry may succeed."""
+    """Return whether an error is a time-out, a broken connection or HTTP status 5xx or 429, so a retry may succeed."""
     if isinstance(error, OSError) and error.errno in _PASSING_CODES:
         return True
     return bool(_PASSING.search(str(error))) and not _LASTING.search(str(error))
@@ -57,8 +57,8 @@ def may_pass(error: Exception) -> bool:
 def retried(action: Callable[[], _Result], where: str, patient: Callable[[], bool] = lambda: True) -> _Result:
     """Return what ``action`` returns; try it up to `ATTEMPTS` times in `PATIENCE_SECONDS` while its errors `may_pass`.
 
-    Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time. After
-    an error, ``patient`` says whether another attempt is worth its time.
+    Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time. If
+    ``patient`` returns False after an error, there is no further attempt. The last error is raised.
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
     for attempt in range(1, ATTEMPTS):

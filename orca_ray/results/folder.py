@@ -45,7 +45,7 @@ _ONE_REQUEST_BYTES = 8 * 2**20
 
 
 def open_folder(uri: str | Path) -> "Folder":
-    """Return the folder at a path or URI. Raises `UserError` if `pyarrow.fs` has no file system for the URI."""
+    """Return the folder at a path or URI; `UserError` if `pyarrow.fs` cannot open it, or if a file URI names a host."""
     if isinstance(uri, Path) or "://" not in uri:
         return LocalFolder(Path(uri))
     parts = urlsplit(uri)
@@ -90,7 +90,7 @@ class Folder:
         self._try("create", "", self._create)
 
     def names(self, directory: str = "", *, hidden: bool = False) -> list[str]:
-        """Return the sorted names in a directory; empty if it does not exist. ``hidden``: also those that start "."."""
+        """Return the sorted names in a directory; empty if it does not exist; with ``hidden``, also names like ".x"."""
         names = (info.base_name for info in self._infos(directory))
         return sorted(name for name in names if hidden or not name.startswith("."))
 
@@ -262,7 +262,7 @@ class _RetriedFile:
 
 
 def check_size(name: str, num_bytes: int) -> None:
-    """Raise UserError if a file is too large to be read; ``name`` is its name in the message."""
+    """Raise UserError if the file ``name`` is too large to be read; the limit of ``.json`` files is lower."""
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
     scale, unit = (2**20, "MiB") if limit < 2**30 else (2**30, "GiB")
     if num_bytes > limit:
@@ -271,7 +271,7 @@ def check_size(name: str, num_bytes: int) -> None:
 
 
 class S3Folder(Folder):
-    """A folder in a bucket.
+    """A folder in an S3 bucket.
 
     A small file is written in one request, which is atomic, instead of the seven of `Folder`: an object store takes
     10 to 100 ms for each, and a busy one more. A bucket needs no directories.

@@ -29,13 +29,13 @@ logger = logging.getLogger(__name__)
 _Item = TypeVar("_Item")
 
 RENEW_SECONDS = 3.0
-"""How often the live state is rewritten, and requests are read."""
+"""Seconds between two times at which the live state is rewritten and requests are read."""
 EXPIRY_SECONDS = 30.0
-"""How long a sequence number stays the same until its driver counts as dead."""
+"""Seconds without a new sequence number after which a driver counts as dead."""
 
 
 class Lease:
-    """Holds the lease of a sweep, i.e. the exclusive right to run it, while the ``with`` block runs.
+    """Context manager that holds the lease of a sweep in its block, i.e. the exclusive right to run the sweep.
 
     A thread rewrites the live state and reads requests. The driver's thread calls `publish`, `requests` and `check`.
 
@@ -100,7 +100,7 @@ class Lease:
         return list(_drained(self._requests))
 
     def carried_out(self, retries: Iterable[Request]) -> None:
-        """Delete requests of kind ``retry``, in the thread; their trials have ended, and the records are stored."""
+        """Let the thread delete requests of kind ``retry`` whose trials have ended and whose records are stored."""
         self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
@@ -199,7 +199,7 @@ def driver_lives(
     *,
     expiry_seconds: float = EXPIRY_SECONDS,
 ) -> bool:
-    """Return whether the driver that holds the lease lives, by the rule by which another driver may take the lease.
+    """Return whether the driver that holds the lease lives, by the rule by which a `Lease` is taken over.
 
     If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """
@@ -220,7 +220,7 @@ def driver_lives(
 
 
 def this_process() -> Holder:
-    """Return this process as a holder."""
+    """Return a `Holder` for this process, with a new random id."""
     return Holder(
         id=uuid.uuid4().hex, host=platform.node(), pid=os.getpid(), created=_created(os.getpid()) or 0.0,
         machine=machine(), started_at=_now(),

@@ -1,7 +1,7 @@
-"""The live state of a sweep: one small JSON file a sweep in its store, rewritten every few seconds while it runs.
+"""The live state of a sweep: one small JSON file per sweep in its store, rewritten every few seconds while it runs.
 
 The file names the driver that holds the sweep and the trials that run. `lease` writes it; ``orca-sweep status`` reads
-it, without Ray. Numbers of trials that have ended also follow from the records.
+the file, without Ray. Numbers of trials that have ended also follow from the records.
 """
 
 import hashlib
@@ -75,11 +75,11 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveState:
-    """State of a sweep, as its driver last wrote it."""
+    """State of a sweep, as the driver of the sweep last wrote it."""
 
     sweep: str
     holder: Holder | None = None
-    """The driver that runs the sweep; None after it has ended."""
+    """The driver that runs the sweep; None after the driver has ended."""
     sequence: int = 0
     """Grows with every rewrite: a reader who sees it change knows that the driver lives, without comparing clocks."""
     renewed_at: str = ""
@@ -105,7 +105,7 @@ _ADAPTER = TypeAdapter(LiveState)
 
 
 def decode(content: Any) -> LiveState | None:
-    """Return the state in a file; None if the file is damaged, e.g. by a driver that was killed as it created it."""
+    """Return the state in the ``content`` of a file, a `pyarrow.Buffer`; None if the content is damaged."""
     try:
         return _ADAPTER.validate_json(content.to_pybytes())
     except ValueError:
@@ -124,7 +124,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if it has none, because it never ran with this version of orca-ray."""
+    """Return the live state of a sweep; None if its file is damaged or missing (no run, or only by old versions)."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def read(folder: Folder, sweep: str) -> LiveState | None:
 
 
 def read_all(folder: Folder) -> Iterator[LiveState]:
-    """Yield the live state of each sweep of a store that has one."""
+    """Yield the live state of each sweep of a store; sweeps without one, or with a damaged one, are left out."""
     for name in folder.names(DIRECTORY):
         try:
             state = decode(folder.read(f"{DIRECTORY}/{name}"))

@@ -27,7 +27,7 @@ LogRow.SCHEMA = schema_of(LogRow)
 
 
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
-    """Return the last whole lines of ``text``, at most ``limit`` bytes, after a line that says how much is missing."""
+    """Return ``text``; if it exceeds ``limit`` bytes, its last lines, after one that says how much is left out."""
     content = text.encode("utf-8", "replace")
     if len(content) <= limit:
         return text
@@ -37,9 +37,9 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 
 
 class LogStream:
-    """The driver's log of one attempt at a trial: stores its beginning while the trial runs, and its end at the end.
+    """Log of one attempt at a trial, in the driver: the beginning can be stored early, the end when the attempt ends.
 
-    Each half is at most half of `MAX_BYTES`.
+    Beginning and end have at most half of `MAX_BYTES` each; text between them is left out.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class LogStream:
         self._waiting = last_bytes(self._waiting + text, MAX_BYTES // 2)
 
     def take(self, *, ended: bool = False) -> str:
-        """Return the text that is not stored yet, or "" if it has to wait for the end of the attempt."""
+        """Return the text that was not taken before; "" if it has to wait until the attempt has ``ended``."""
         if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
             return ""
         text, self._waiting = self._waiting, ""
@@ -59,7 +59,7 @@ class LogStream:
 
 
 class TrialLog(logging.Handler):
-    """Collects messages of the loggers of orca-ray, from level INFO on, with tracebacks."""
+    """Log handler that collects messages of the loggers of orca-ray, from level INFO on, with tracebacks."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -67,11 +67,11 @@ class TrialLog(logging.Handler):
         self._lines: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a message."""
+        """Keep the text of a log record."""
         self._lines.append(f"{self.format(record)}\n")
 
     def take(self) -> str:
-        """Return the messages since the last call, at most `MAX_BYTES` of them: the last ones."""
+        """Return the text of the messages since the last call, shortened by `last_bytes`."""
         text, self._lines = "".join(self._lines), []
         return last_bytes(text)
 

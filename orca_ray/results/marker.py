@@ -1,4 +1,4 @@
-"""The marker file of a results store: that the folder is one, and which version of the tables' columns it holds."""
+"""The marker file of a results store: says that a folder is a store, and the version of the tables' columns."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ _FORMAT = "orca-ray results"
 
 
 class Marker:
-    """The marker of the store in a folder. Every method raises UserError if the folder is no store of this version."""
+    """The marker of the store in a folder. Methods raise UserError if the folder is no store, or a newer one."""
 
     def __init__(self, folder: Folder, *, create: bool) -> None:
         """Check the marker; with ``create``, write one if the folder does not exist or is empty."""

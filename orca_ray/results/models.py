@@ -39,7 +39,7 @@ class StoredModels:
         return _CONFIG in self._folder.names(f"{DIRECTORY}/{key}")
 
     def place(self, key: str) -> str:
-        """Return the path or URI of a model, without credentials."""
+        """Return the path or URI of the model of the trial ``key``, without credentials."""
         return f"{self._folder.name}/{DIRECTORY}/{key}"
 
     def add(self, key: str, directory: Path) -> None:
@@ -70,14 +70,14 @@ class StoredModels:
             self._folder.download(f"{DIRECTORY}/{key}/{name}", directory / name)
 
     def read(self, key: str, name: str) -> bytes | None:
-        """Return the content of a file of a model; None if it has no such file."""
+        """Return the content of the file ``name`` of a model; None if the model has no such file."""
         try:
             return bytes(self._folder.read(f"{DIRECTORY}/{key}/{name}"))
         except FileNotFoundError:
             return None
 
     def write(self, key: str, name: str, content: bytes) -> None:
-        """Replace one file of a model."""
+        """Write the file ``name`` of a model, in place of an earlier one."""
         self._folder.write(f"{DIRECTORY}/{key}/{name}", pa.py_buffer(content))
 
     def remove(self, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Rows of the results store: `Record` of a trial that has ended, `CurvePoint` of an epoch, `SuggestionRow`."""
+"""Rows of the results store: `Record` of an ended trial, `CurvePoint` of an epoch, `SuggestionRow` of a search."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from orca_ray.options import Protocol
 
 
 class Status(StrEnum):
-    """How a trial ended.
+    """Status of an ended trial: ``completed``, ``stopped_early`` (by early stopping), or how it failed.
 
     ``failed_user``: bad data or configuration; ``failed_oom``: out of memory; ``failed_nan``: a value that is not
     finite; ``failed_code``: another exception, with its traceback in ``error``; ``lost``: its worker or node is gone;
@@ -173,7 +173,7 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 class CurvePoint(StoredRow):
     """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
 
-    In the stage ``probe``, ``epoch`` is the number of align epochs before the embedder is probed, ``loss`` the error.
+    In the stage ``probe``, ``epoch`` is the number of align epochs before the probe, ``loss`` the error of the probe.
     """
 
     sweep: str
@@ -192,10 +192,10 @@ CurvePoint.SCHEMA = schema_of(CurvePoint)
 
 @dataclass(frozen=True)
 class SuggestionRow(StoredRow):
-    """Entry of the journal of a search: hyper-parameters that were suggested, and what was known then.
+    """Entry of the journal of a search: suggested hyper-parameters, and which results were known then.
 
-    It is stored within seconds of the start of its trial, and not after its record. A search that continues takes its
-    trial up again with the same values.
+    It is stored within seconds of the start of the suggestion's trial, at the latest with the trial's record. A search
+    that continues runs an unfinished trial again with the same values.
     """
 
     sweep: str
@@ -208,7 +208,7 @@ class SuggestionRow(StoredRow):
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose answers were known, as a JSON list of ranges [first, last]; None in entries made
+    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]; None in entries made
     from the records of stores that are older than the journal."""
     suggested_at: datetime
 

@@ -20,7 +20,7 @@ from orca_ray.results.live import file_name
 
 DIRECTORY = "requests"
 MAX_TAKEN = 50
-"""Number of requests that are read at a time: the lease must be renewed meanwhile."""
+"""Largest number of requests that `take` reads, because the same thread must soon renew the lease."""
 
 STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
@@ -37,7 +37,7 @@ class Request:
     trial: str = ""
     """Key of a trial; empty for all."""
     path: str = field(default="", compare=False)
-    """Path of its file in the store; empty before it is written."""
+    """Path of the request's file in the store; empty before the file is written."""
 
 
 _ADAPTER = TypeAdapter(Request)
@@ -52,7 +52,7 @@ def write(folder: Folder, sweep: str, request: Request) -> None:
 def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
     """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
 
-    Requests with a path in ``known`` are left out. Damaged files and unknown kinds are only deleted.
+    Requests with a path in ``known`` are left out. Damaged files and unknown kinds are deleted and left out.
     """
     found: list[Request] = []
     for name in folder.names(_place(sweep)):

@@ -2,7 +2,7 @@
 
 A leaderboard needs few columns of many rows, and many columns of few rows. A scan therefore first finds out which row
 of each trial counts, from a hash of 128 bits of the trial's key, and then reads the columns that are asked for.
-Meanwhile, a record takes about 25 bytes.
+During the scan, a record takes about 25 bytes of memory.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ MAX_WARNINGS = 20
 class StoreSnapshot:
     """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
 
-    `ResultsStore.records` says which row of a trial is the current one. Positions number all rows of the store.
+    `ResultsStore.records` says which row of a trial is the current one. A position is the number of a row in the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
@@ -51,16 +51,16 @@ class StoreSnapshot:
 
     @classmethod
     def of_frame(cls, records: pd.DataFrame) -> "StoreSnapshot":
-        """Return a scan of records as `ResultsStore.records` returns them."""
+        """Return a snapshot of the records in a data frame that `ResultsStore.records` returned."""
         table = pa.Table.from_pandas(records, Record.SCHEMA, preserve_index=False)
         return cls([MemoryPart(table)])
 
     def batches(
         self, columns: Sequence[str], wanted: Mapping[str, Collection[str]]
     ) -> Iterator[tuple[NDArray[np.int64], Any]]:
-        """Yield positions and ``columns`` of the rows whose values are among the ``wanted`` ones, as Arrow tables.
+        """Yield positions and an Arrow table of ``columns`` of the current rows with ``wanted`` values, in parts.
 
-        Text columns may be dictionary-encoded.
+        ``wanted`` has the allowed values by column name. Text columns may be dictionary-encoded.
         """
         for start, part, group in self._groups(wanted):
             if not self._counts[start : start + part.group_rows[group]].any():
@@ -156,7 +156,7 @@ def invalid_rows_text(number: int, where: str, name: str, value: str, allowed: s
 
 
 def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.bool_]:
-    """Return a mask of the rows that have ``wanted`` values, by column name; all if none is wanted."""
+    """Return a mask of the rows of an Arrow table that have, in each column of ``wanted``, one of its values."""
     keep = np.ones(len(table), dtype=bool)
     for name, values in wanted.items():
         codes, found = encoded(table[name])
@@ -165,7 +165,7 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
 
 
 def encoded(column: Any) -> tuple[NDArray[np.int32], list[Any]]:
-    """Return a column as codes and the list of values that they index; a null has the value None."""
+    """Return a column as codes and the list of values that the codes index; a null has the value None."""
     array = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)

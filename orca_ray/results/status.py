@@ -37,13 +37,13 @@ class SearchStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepStatus:
-    """State of a sweep."""
+    """State of a sweep, for ``orca-sweep status``."""
 
     sweep: str
     state: str
-    """``running``, ``paused``, ``stopping``, ``finished``, ``dead`` (its driver was killed) or ``stopped``."""
+    """``running``, ``paused``, ``stopping``, ``finished``, ``stopped`` before the end, or ``dead`` (driver killed)."""
     holder: Holder | None
-    """The driver that runs the sweep, or that was killed."""
+    """The driver that runs the sweep, or that was killed; else None."""
     rows: list[SearchStatus]
     running: list[RunningTrial]
     waiting: list[RunningTrial]
@@ -68,7 +68,7 @@ class SweepStatus:
 def find_sweep(store: ResultsStore, given: str) -> str:
     """Return the sweep that ``given`` names: its id, or the part before "/" if only one sweep starts with it.
 
-    Raises UserError if there is none.
+    Raises UserError if no sweep, or more than one, fits.
     """
     names = sorted({*store.scan().values("sweep"), *(state.sweep for state in live.read_all(store.folder))})
     starting = [name for name in names if name.startswith(f"{given}/")]
@@ -80,7 +80,7 @@ def find_sweep(store: ResultsStore, given: str) -> str:
 def find_trial(store: ResultsStore, prefix: str, sweep: str | None = None) -> tuple[str, str]:
     """Return sweep and key of the trial, running or ended, whose key starts with ``prefix``.
 
-    Raises UserError unless it is one trial of one sweep.
+    Raises UserError unless exactly one trial of one sweep (with ``sweep``: of that one) fits.
     """
     found = {(record.sweep, record.trial_key) for record in store.select({}, key_prefix=prefix)}
     return only_trial(found | running_keys(store), prefix, sweep)
@@ -92,7 +92,7 @@ def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
 
 
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
-    """Return the pair (sweep, key) whose key starts with ``prefix``; raise UserError unless there is exactly one."""
+    """Return the pair (sweep, key) with ``sweep`` (None: any) and a key that starts with ``prefix``; else UserError."""
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
     keys = sorted({key for _, key in found})
     if not found or not prefix:
@@ -111,7 +111,7 @@ def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | Non
 def sweep_status(store: ResultsStore, sweep: str, emit: Callable[[str], None] = logger.info) -> SweepStatus:
     """Return the state of a sweep; if its driver ran on another machine, this may take half a minute (`driver_lives`).
 
-    ``emit`` is called with a sentence if that takes long.
+    ``emit`` is called with a sentence if the wait for the driver takes long.
     """
     state = live.read(store.folder, sweep) or LiveState(sweep=sweep)
     alive = driver_lives(store.folder, state, emit)

@@ -1,4 +1,4 @@
-"""The results store: Parquet files of what trials gave and searches suggested, never changed after they are written."""
+"""The results store: Parquet files of results of trials and suggestions of searches, which are never changed."""
 
 import json
 import logging
@@ -35,12 +35,12 @@ _READ_ATTEMPTS = 100
 _MAX_CONNECTIONS = 16
 """Number of files that compaction reads or deletes at a time, because an object store answers each request slowly."""
 MAX_FILES = 12
-"""Number of files of a table from which on `ResultsStore.compact_recent` merges the newest of them."""
+"""Number of files of a table above which `ResultsStore.compact_recent` merges the newest of them."""
 _RECENT_ROWS = 1000
 
 
 class ResultsStore:
-    """Records, learning curves, artefacts and suggestions of all trials, in a directory or under a URI.
+    """Records, learning curves, artefacts, logs and suggestions of all trials, in a directory or under a URI.
 
     A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
     ``records/*.parquet``, ``curves/*.parquet``, ``artefacts/*.parquet``, ``logs/*.parquet`` and ``journal/*.parquet``,
@@ -77,8 +77,8 @@ class ResultsStore:
     ) -> None:
         """Add rows, in one new file per table; the file of records is written last.
 
-        After the return, all survive a power cut. After an exception, no record was added, but other rows may have
-        been. This does no harm: the rows may be appended again.
+        After the return, all rows survive a power cut. After an exception, no record was added, but other rows may
+        have been; all rows may be appended again.
         """
         stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         rows: tuple[Sequence[Any], ...] = (suggestions, curves, artefacts, logs, records)
@@ -99,14 +99,14 @@ class ResultsStore:
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key; of several for one trial, the record that `records` returns."""
+        """Return the records of a sweep by trial key; of several of one trial, the one that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
-        """Return the current records whose text columns have ``wanted`` values and whose key starts with a prefix.
+        """Return the current records with ``wanted`` values in text columns, and a key that starts with ``key_prefix``.
 
-        Most columns are read of the selected records only. As in `scan`, damaged files and rows are left out.
+        Most columns are read only for the selected records. As in `scan`, damaged files and rows are left out.
         """
         scan = self.scan()
         found = [np.empty(0, np.int64)]
@@ -180,7 +180,7 @@ class ResultsStore:
         """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
 
         An older file is merged only if the newer ones have half as many rows, so that the time per row that a sweep
-        spends on merging grows with the logarithm of its number of rows. It is as safe as `compact`.
+        spends on merging grows with the logarithm of its number of rows. Merging is as safe as in `compact`.
         """
         self.num_written = 0
         many = [table for table in _TABLES if len(self.folder.names(table.directory)) > MAX_FILES]

@@ -28,7 +28,7 @@ DIRECTORY = "imported"
 MAX_BYTES = 10 * 2**20
 MAX_ROWS = 100_000
 MAX_PROBLEMS = 20
-"""Number of problems after which a file is not read on; one of another kind would otherwise fill the screen."""
+"""Number of problems after which reading a file ends; a file of another kind would otherwise fill the screen."""
 _MAX_LENGTHS = {"method": 100, "source": 300}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _SEED = re.compile(r"\d{1,18}", re.ASCII)
@@ -36,7 +36,7 @@ _SEED = re.compile(r"\d{1,18}", re.ASCII)
 
 @dataclass(frozen=True)
 class SubmittedScore:
-    """One row of a file."""
+    """One row of a file of scores: the test score of one seed, or a mean over seeds."""
 
     method: str
     task: str
@@ -67,8 +67,8 @@ class Known:
 def read_scores(path: Path, known: Known) -> list[SubmittedScore]:
     """Read and check a CSV file of scores.
 
-    Raises UserError with every problem and its line number, up to `MAX_PROBLEMS`: it is not such a file, is too large,
-    or a row is incomplete, repeated, or names something unknown.
+    Raises UserError with every problem and its line number, up to `MAX_PROBLEMS`: the file is no CSV of scores, is too
+    large, or a row is incomplete, repeated, or names something unknown.
     """
     return parse_scores(_content(path), str(path), known)
 
@@ -102,7 +102,7 @@ def write_scores(scores: Iterable[SubmittedScore]) -> str:
 def import_scores(uri: str, path: Path, known: Known) -> int:
     """Check a file and copy it into the store at ``uri``, which is created if missing; return its number of rows.
 
-    The store's own records do not change. Importing the same file again changes nothing; deleting the copy undoes it.
+    The store's own records do not change. Importing a file again changes nothing; deleting the copy undoes the import.
     Raises UserError as `read_scores` does, and if another imported file has scores of the same `SubmittedScore.group`.
     """
     content = _content(path)
@@ -119,7 +119,7 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
 
 
 def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the imported scores of a store, and one sentence for each file of which some cannot be used."""
+    """Return the imported scores of a store, and one sentence for each file with scores that cannot be used."""
     stored, damaged = _stored(open_folder(uri))
     scores, repeated = merged((f"{DIRECTORY}/{name}", rows) for name, rows in stored)
     return scores, [f"imported scores left out: {text}" for text in (*damaged, *repeated)]

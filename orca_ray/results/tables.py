@@ -115,7 +115,7 @@ class Table:
     schema: Any
     order: tuple[str, ...]
     """Columns by which compacted files are sorted, so that row groups hold narrow ranges of values. Except in records,
-    they identify a row: of several with equal values, the last one appended counts (`current`)."""
+    these columns identify a row: of rows with equal values in them, the last one appended counts (`current`)."""
     file_rows: int
     """Number of rows from which on a file is not merged with others."""
     group_rows: int
@@ -147,7 +147,7 @@ LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14,
 def encode(table: Any, group_rows: int = 2**17) -> Any:
     """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read.
 
-    Row groups are small, so that a reader can skip those without the rows that it wants; `ParquetPart.read` does.
+    Row groups have ``group_rows`` rows, so that readers can skip groups without wanted rows (`ParquetPart`).
     Columns of nearly distinct values are not dictionary-encoded, because a reader would expand them.
     """
     sink = pa.BufferOutputStream()
@@ -158,7 +158,7 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
 
 
 def check_invalid(table: Any, kind: Table, where: str) -> None:
-    """Raise UserError if a row of the file ``where`` has an invalid value."""
+    """Raise UserError if a row of ``table``, which was read from the file ``where``, has an invalid value."""
     for name, row, value, allowed, _ in invalid_rows(table, kind):
         raise UserError(
             f"{where} is damaged: row {row + 1} has {name} {value[:80]!r}; allowed are "
@@ -215,17 +215,17 @@ def is_text(column: Any) -> bool:
 
 
 class MemoryPart:
-    """Rows in an Arrow table."""
+    """Part of a table of the store that is in memory, as an Arrow table with one row group."""
 
     def __init__(self, table: Any, where: str = "memory") -> None:
         self.table, self.where, self.group_rows = table, where, [len(table)]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the only row group."""
+        """Return [0], the only row group, whatever is ``wanted``."""
         return [0]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return columns of the table."""
+        """Return ``columns`` (None: all) of the table; ``groups`` and ``expand`` have no effect."""
         return self.table if columns is None else self.table.select(columns)
 
 
@@ -250,7 +250,7 @@ class ParquetPart:
         self.group_rows = [group.num_rows for group in groups]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return the row groups that may hold rows with ``wanted`` values, by the least and largest value of each."""
+        """Return numbers of row groups that may hold ``wanted`` values, by the extremes of each group's columns."""
         if not wanted:
             return list(range(len(self.group_rows)))
         condition = functools.reduce(operator.and_, (ds.field(name).isin(list(of)) for name, of in wanted.items()))
@@ -259,7 +259,7 @@ class ParquetPart:
             return [group.id for group in fragment.subset(condition, schema=self.schema).row_groups]
 
     def read(self, groups: Iterable[int], columns: Sequence[str] | None = None, *, expand: bool = True) -> Any:
-        """Return ``columns`` of row groups as an Arrow table; columns that are newer than the file are null.
+        """Return ``columns`` (None: all) of row groups as an Arrow table; columns newer than the file are null.
 
         With ``expand``, columns have the types of the schema; without, text may be dictionary-encoded.
         """

@@ -16,21 +16,21 @@ from orca_ray.results.store import ResultsStore
 logger = logging.getLogger(__name__)
 
 MAX_RECORDS = 50
-"""Number of waiting records that are written at once."""
+"""Number of waiting records from which on all rows are written at once."""
 MAX_SECONDS = 2.0
-"""How long rows wait at most, if `Writer.flush_due` is called."""
+"""Longest time that rows wait, if `Writer.flush_due` is called often enough."""
 MAX_NEW_FILES = 40
 """Number of files that the store may gain before its newest ones are merged."""
 
 
 class Writer:
-    """Writes rows to a store at most every few seconds: thousands of short trials share a few files.
+    """Buffer of rows, written to a store at most every few seconds: thousands of short trials share a few files.
 
     Rows that are added later than `MAX_SECONDS` after the last write are written at once, so a sweep of long trials
-    stores each record when its trial ends. An exception while rows are written keeps them for the next flush. The files
-    of a store are compacted meanwhile. Not thread-safe.
+    stores each record when its trial ends. An exception while rows are written keeps them for the next flush. Small
+    files of the store are merged now and then. Not thread-safe.
 
-    ``before`` is called before each write, which an exception in it prevents. ``clock`` returns seconds.
+    ``before`` is called before each write; if it raises, nothing is written. ``clock`` returns seconds.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Writer:
     def add(self, *, then: Callable[[], None] | None = None, **rows: Sequence[Any]) -> None:
         """Add rows, by the names of the arguments of `ResultsStore.append`, e.g. ``records=[record]``.
 
-        ``then`` is called when they are durable, e.g. to delete a checkpoint. Raises UserError as `flush` does.
+        ``then`` is called when the rows are durable, e.g. to delete a checkpoint. Raises UserError as `flush` does.
         """
         for name, values in rows.items():
             self._rows.setdefault(name, []).extend(values)

@@ -1,1 +1,1 @@
-"""The HTTP endpoint of a model, ``orca-sweep serve``: one process, without Ray; several stand behind a balancer."""
+"""The HTTP endpoint of a model, ``orca-sweep serve``: one process, without Ray; run several behind a load balancer."""

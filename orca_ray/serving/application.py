@@ -37,7 +37,7 @@ class Limits(NamedTuple):
 
 
 class ServedModel:
-    """Predicts in one daemon thread, because a `Predictor` is not thread-safe, and because a call may never return."""
+    """Model that predicts in one daemon thread: a `Predictor` is not thread-safe, and a call may never return."""
 
     def __init__(self, model: Predictor, seconds: float) -> None:
         """Start the thread; a batch that takes more than ``seconds`` makes the model unready."""
@@ -46,7 +46,7 @@ class ServedModel:
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return the outputs of encoded samples, float32 [n, *input_shape], and the number of samples of the batch."""
+        """Return a future: outputs for encoded samples [n, *input_shape], and the number of samples in their batch."""
         self._jobs.put((x, future := Future[tuple[Array, int]]()))
         return future
 
@@ -86,7 +86,7 @@ class ServedModel:
 
 
 class Application:
-    """ASGI application that answers requests for predictions of one model; its errors are answers too."""
+    """ASGI application that answers requests for predictions of one model; exceptions become answers, too."""
 
     def __init__(self, model: Predictor, limits: Limits, token: str | None) -> None:
         """Start the thread of the model; ``token`` is what requests must send, None: nothing."""

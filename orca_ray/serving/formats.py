@@ -1,4 +1,4 @@
-"""Reads requests and writes answers as JSON and as Arrow IPC streams. Strangers write requests: all is checked."""
+"""Reads requests and writes answers as JSON and as Arrow IPC streams. Strangers send requests, so all is checked."""
 
 import math
 from collections.abc import Sequence
@@ -34,10 +34,10 @@ _CELLS = {"number": _Number | None, "date": _Text | None, "category": _Text | in
 
 
 class Formats:
-    """JSON (``rows`` of a table by column name, or ``samples`` as nested lists) and Arrow (columns, or ``x``)."""
+    """Requests and answers as JSON (``rows`` by column name, ``samples`` as nested lists) or Arrow (columns, ``x``)."""
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
-        """Take ``most_samples`` in a request, or fewer if their arrays would be too large."""
+        """Allow ``most_samples`` in a request, or fewer if their arrays would be too large."""
         largest = max(math.prod(model.task.input_shape), math.prod(model.task.target.output_shape), 1)
         self._model, self._most = model, max(1, min(most_samples, MOST_VALUES // largest))
         self._encoder = None if model.preprocessing is None else model.preprocessing.encoder
@@ -52,7 +52,7 @@ class Formats:
             return np.concatenate(list(inputs.chunks(lambda text: warnings.append(shorten(printable(text)))))), warnings
 
     def write(self, media: str, outputs: Array, warnings: list[str]) -> bytes:
-        """Return the answer; in Arrow, arrays are columns, and lists are JSON in the metadata of the schema."""
+        """Return the answer's body; in Arrow, arrays are columns, and lists are JSON in the metadata of the schema."""
         arrays = {"predictions": self._model.decide(outputs)}
         if self._model.decides:
             arrays["probabilities"] = self._model.probabilities(outputs)

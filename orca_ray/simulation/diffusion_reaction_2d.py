@@ -40,7 +40,8 @@ def evolve(
 ) -> Array:  # fmt: skip
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are ``interval`` apart, with ``steps`` time steps (``first_steps`` for the first) of diffusion and reaction.
+    Frames are ``interval`` apart, with ``steps`` time steps between two (``first_steps`` between the first two).
+    Without ``reacting``, `reaction` is left out.
     """
     from scipy.fft import dctn, idctn
 

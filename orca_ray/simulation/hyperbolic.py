@@ -23,7 +23,7 @@ _LONGEST = 300.0
 
 
 class System(Protocol):
-    """A system of conservation laws."""
+    """Interface of a system of conservation laws, which `sweep` solves."""
 
     positive: tuple[int, ...]
     """Indices of the primitive fields that must stay positive."""
@@ -62,7 +62,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
 
 
 def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
-    """Do a `sweep` along axis ``direction`` (0 or 1) of the last two axes, with the momentum along it put first."""
+    """Return the fields after a `sweep` along axis ``direction`` (0 or 1) of the last two axes, in the given order."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)
@@ -135,7 +135,8 @@ class Gas:
     def flux(self, left: Array, right: Array) -> Array:
         """Return the flux between primitive fields by the HLLC Riemann solver (Toro, chapter 10); Davis' wave speeds.
 
-        Only the side from which the contact wave moves away is computed; in supersonic flow its outer speed becomes 0.
+        Only the side from which the contact wave moves away is computed; in supersonic flow, the outer wave speed of
+        this side becomes 0.
         """
         sound_left, sound_right = self._sound(left), self._sound(right)
         slowest = np.minimum(left[1] - sound_left, right[1] - sound_right)

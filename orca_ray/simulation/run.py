@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 DIRECTORY = "pdebench_generated"
 """Directory of generated files below the cache's ``raw``; also the name of the benchmark that reads them."""
 ReportSolved = Callable[[int, int], None]
-"""Receives the number of solved samples and the total."""
+"""Function that is called with the number of solved samples and the number of all samples."""
 SETTINGS = "settings.json"
-"""JSON file in the hidden directory with the settings that its batches were solved with."""
+"""Name of the JSON file in `BatchStore.directory` with the settings that the stored batches were solved with."""
 
 
 @dataclass(frozen=True)
 class BatchStore:
-    """Stores the solved batches of the output file ``path`` in a hidden directory next to it, until it is complete."""
+    """Stores the solved batches of the output file ``path`` in a hidden directory, until the file is complete."""
 
     path: Path
 
@@ -71,7 +71,7 @@ class BatchStore:
         self.remove()
 
     def remove(self) -> None:
-        """Remove all batches; the caller must hold the lock."""
+        """Remove all stored batches; the caller must hold the file's lock."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def num_samples(self) -> int:
@@ -87,7 +87,7 @@ class BatchStore:
         cache.replace_file(temporary, self.file(start, stop))
 
     def load(self, start: int, stop: int) -> Fields:
-        """Return the stored fields of a batch. If it is damaged, removes it and raises UserError."""
+        """Return the stored fields of a batch; a damaged batch is removed, and UserError is raised."""
         file = self.file(start, stop)
         try:
             with np.load(file) as arrays:

@@ -19,7 +19,7 @@ COURANT = 0.8
 
 
 class Water:
-    """Shallow water over a flat bed; primitive fields are (depth, velocities), conserved fields (depth, momenta)."""
+    """Shallow water over a flat bed, a `System`; primitive fields: depth, velocities; conserved: depth, momenta."""
 
     positive: tuple[int, ...] = (0,)
 
@@ -42,7 +42,7 @@ class Water:
         return speed
 
     def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux between primitive fields; other velocities are taken upwind (HLLC; Toro 2001, ch. 10)."""
+        """Return the HLL flux between primitive fields; the transverse velocity is taken upwind (Toro 2001, ch. 10)."""
         wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
         slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
         fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)

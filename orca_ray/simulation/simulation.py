@@ -94,7 +94,7 @@ class Simulation:
     """Name of the PDEBench task whose data are imitated, e.g. ``pdebench/darcy``."""
     equation: str
     numerics: str
-    """Texts that describe the equation with its parameters, and the numerical method; stored in the file."""
+    """``equation`` (with its parameters) and ``numerics`` are descriptions in words, which are stored in the file."""
     layout: Layout
     batch: int
     """Number of samples that are solved together, chosen to fit the cache of a processor core."""

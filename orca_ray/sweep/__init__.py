@@ -1,3 +1,3 @@
-"""Sweeps: `plan` turns a sweep file into searches, `search` suggests trials, `run` decides which one starts and stores
-its record, `worker` runs one trial on a node, `executors` connect both, and `trackers` show runs in other tools.
+"""Sweeps: `plan` turns a sweep file into searches, `search` suggests trials, `run` decides which trial starts and
+stores records, `worker` runs a trial on a node, `executors` connect driver and workers, `trackers` show runs elsewhere.
 """

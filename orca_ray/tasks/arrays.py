@@ -15,7 +15,7 @@ from orca_ray.errors import UserError
 
 Pair = tuple[Array, Array]
 Scale = tuple[Array, Array]
-"""Mean, which is subtracted, and deviation, which then divides; both float32 and of the shape of one sample."""
+"""Mean and deviation, with which x is scaled to (x − mean) / deviation; both float32, of the shape of one sample."""
 EPSILON = 1e-5
 """Added to pointwise deviations, as in ORCA's code."""
 _BATCH_BYTES = 64 * 2**20
@@ -24,8 +24,8 @@ _BATCH_BYTES = 64 * 2**20
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
     """Return random indices of the samples kept for training, and of ``num_held_out`` ones held out for validation.
 
-    ``samples`` is the number N of training samples, or their labels [N]; then both sets have their class proportions.
-    ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
+    ``samples`` is the number N of training samples, or their labels [N]; then both sets have the class proportions of
+    the labels. ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)
     if count <= num_held_out:
@@ -54,7 +54,7 @@ def filled(
 ) -> Array:
     """Return the array ``name`` [N, *shape] float32 of a workspace, filled by ``rows(indices[b])`` for each batch b.
 
-    A batch has 64 MiB at most, and ``most`` of the N indices.
+    A batch has at most 64 MiB, and at most ``most`` of the N indices (None: any number).
     """
     array = workspace.array(name, (len(indices), *shape))
     size = max(1, _BATCH_BYTES // (4 * int(np.prod(shape))))

@@ -4,7 +4,7 @@ Every epoch, parameters are drawn for all samples of the split, in order of thei
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
 align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add an entry to `_ALL`, or an entry point to another package.
+To add an augmentation, add an entry to `_ALL`, or declare an entry point in another package.
 
 Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
@@ -46,7 +46,7 @@ class Augmentation(ABC):
 
 @dataclass(frozen=True)
 class CropFlip(Augmentation):
-    """Pad an image, crop a random window of its original size, and flip it horizontally with probability ½."""
+    """Pads an image, crops a random window of its original size, and flips it horizontally with probability ½."""
 
     padding: tuple[float, ...]
     """Value of the padding in each channel, or one value for all channels: that of a black pixel in the prepared

@@ -28,7 +28,7 @@ _FLOOR = 0.01
 
 
 def one_minus_mask_auroc(logits: Array, y: Array) -> float:
-    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` has their shape and holds 0, 1 and `IGNORED`."""
+    """Return 1 − AUROC of ``logits`` [N, ...] over all pixels; ``y`` [N, ...] holds 0, 1 and `IGNORED`."""
     check_other_shape(logits, y)
     return 1 - area_under_roc(np.where(y == IGNORED, 0.0, logits).ravel(), _both_outcomes(y).ravel())
 
@@ -54,7 +54,7 @@ def long_range_contact_error(predictions: Array, y: Array) -> float:
 
     Long-range contacts are pairs of residues i < j with j − i ≥ `SEPARATION` whose true distance is at most `CONTACT`.
     The prediction for a pair is the mean of entries (i, j) and (j, i) of the map. Proteins without such contacts are
-    left out.
+    left out; raises UserError if no protein has one.
     """
     predictions_NSS, y_NSS = _maps(predictions, y)
     protein, row, column = _contacts(y_NSS)
@@ -116,7 +116,7 @@ def _mean_of_proteins(errors_P: Array, protein_P: Array) -> float:
 
 
 def check_other_shape(predictions: "Array | Tensor", y: "Array | Tensor") -> None:
-    """Raise ValueError if shapes differ, because broadcasting would give a wrong score or loss."""
+    """Raise ValueError if ``predictions`` and ``y`` differ in shape: broadcasting would give a wrong score or loss."""
     if predictions.shape != y.shape:
         raise ValueError(f"predictions have shape {tuple(predictions.shape)}, targets {tuple(y.shape)}")
 

@@ -23,7 +23,7 @@ from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Function of predictions [B, *output_shape] and targets [B, ...] that returns a scalar."""
 LossFactory = Callable[[Rows, Target, torch.device], Loss]
-"""Function of training targets [N, ...] (for their statistics), target and device that returns the loss."""
+"""Takes training targets [N, ...], whose statistics it may use, the target and a device, and returns the loss."""
 
 FOCAL_FLOOR = 1e-9
 """Added to a probability before its logarithm is computed, as in ORCA's code."""

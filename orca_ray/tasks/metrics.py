@@ -29,11 +29,11 @@ class Metric:
     source: str
     """Origin of the definition or convention."""
     function: Callable[[Array, Array], float]
-    """Returns the metric of float64 predictions and of targets."""
+    """Takes float64 predictions [N, *output_shape] and targets [N, ...], and returns the metric."""
     largest: float = math.inf
     """Largest possible value of the metric. Imported scores above it, e.g. in percent, are refused."""
     version: int = 1
-    """Raised by every change that changes a score. Records keep it: scores of several versions are never averaged."""
+    """Version of the function, raised by every change of its results. Scores of several versions are never averaged."""
 
     def compute(self, predictions: Array, targets: Array) -> float:
         """Return the metric of a whole split: ``predictions`` [N, *output_shape], ``targets`` [N, ...]; lowest is best.

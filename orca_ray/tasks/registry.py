@@ -23,16 +23,16 @@ from orca_ray.tasks.task import Task
 logger = logging.getLogger(__name__)
 
 BENCHMARK = "own"
-"""Benchmark of all own tasks."""
+"""Name of the benchmark of all own tasks, which are the tasks of a user's own data."""
 DECLARATION, PREPROCESSING = "task.json", "preprocessing.json"
-"""Names of the files beside the prepared arrays."""
+"""Names of the files that are stored beside the prepared arrays of an own task."""
 _VERSION = 1
 _NAME = re.compile(r"own/[a-z0-9_]+-[0-9a-f]{6}")
 _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` is that of an own task."""
+    """Return whether ``name`` has the form of an own task's name, ``own/NAME-HASH``; the task need not exist."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -73,14 +73,14 @@ def get_own_task(name: str) -> Task:
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
-    """Return the declaration of a task as a JSON object, without what only its build needs."""
+    """Return the declaration of a task as a JSON object, without the fields that only building its arrays needs."""
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
     values = {{"domain": "modality"}.get(name, name): getattr(task, name) for name in names}  # as in the first version
     return {**values, "target": asdict(task.target)}
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task that `task_to_json` described, which cannot be built; UserError, with ``where``, if invalid."""
+    """Return the task of a `task_to_json` declaration; it cannot be built. UserError, with ``where``, if invalid."""
     values = dict(content)
     try:
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})

@@ -25,8 +25,8 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
     """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
 
     They are computed from at most 512 evenly spaced samples. With the scale ``measured``, a channel that is already
-    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None if all means are 0 and all
-    deviations 1.
+    standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None for the scale
+    ``standardised``, and if all means are 0 and all deviations 1.
     """
     if scale == "standardised":
         return None
@@ -39,7 +39,7 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return ``data`` with a scalar ``y_mean`` and ``y_std`` added, if it has none and a regression needs them."""
+    """Return ``data``, with scalar ``y_mean`` and ``y_std`` added if a regression needs and ``data`` lacks them."""
     if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data
     values = _sample(data.train.y)

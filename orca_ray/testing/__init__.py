@@ -1,6 +1,7 @@
 """Conformance suites for what can be added to orca-ray, for this package and for plug-ins (docs/plug-ins.md).
 
-A suite is a class of pytest tests. Subclass it in a test module, and name what it is to test::
+A suite is a class of pytest tests. Subclass it in a test module, and set `names` to the registered names of the objects
+to test::
 
     from orca_ray.testing import DistanceSuite
 
@@ -8,7 +9,7 @@ A suite is a class of pytest tests. Subclass it in a test module, and name what 
     class TestDistances(DistanceSuite):
         names = ("energy",)
 
-It needs ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
+The suites need ``pip install 'orca-ray[sweep,testing]'``. No other package of orca-ray imports this one.
 """
 
 import pytest

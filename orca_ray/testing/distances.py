@@ -19,32 +19,32 @@ from orca_ray.errors import UserError
 from orca_ray.testing.suite import Suite
 
 Fit = Callable[[str, SourceFeatures], Distance]
-"""Returns the distance of a name, fitted to source features."""
+"""Takes the name of a distance and source features, and returns the distance fitted to them."""
 
 
 class DistanceSuite(Suite):
-    """Tests of distances, by the names under which they are registered."""
+    """Test class of distances; set `names` to the registered names of the distances to test."""
 
     steps: ClassVar[Mapping[str, float]] = {}
-    """Step of the finite differences, by name, of distances with kinks that are nearer than the default, 1e-4."""
+    """Steps of finite differences by name, for distances with kinks that are nearer than the default step, 1e-4."""
     exchange_tolerance: ClassVar[Mapping[str, float]] = {}
-    """Relative change that exchanging source and target makes, by name, where the strength of the regularisation
-    depends on the source. Default: 1e-9."""
+    """Relative change of the value allowed when source and target are exchanged, by name, for distances whose
+    regularisation depends on the source. Default: 1e-9."""
 
     fixed_blocks: ClassVar[Collection[str]] = ()
-    """Names of distances that work in blocks of a fixed size, which is larger than the limit of the memory test."""
+    """Names of distances that work in blocks of a fixed size, which need more than the limit of the memory test."""
     untrained_labels: ClassVar[Collection[str]] = ()
-    """Names of distances whose labels change the value, but not the direction of the gradient."""
+    """Names of distances for which labels change the value, but not the direction of the gradient."""
 
     def refusal(self, name: str, num_source: int, source_classes: int) -> str:
-        """Return the regular expression of a distance's error about a small source; "" if it accepts the source.
+        """Return a regular expression for a distance's error about a small source; "" if it accepts the source.
 
         The source has ``num_source`` samples of 4 features in ``source_classes`` classes.
         """
         return ""
 
     def frozen(self, distance: Distance, x_nD: Tensor, source: SourceFeatures) -> Distance:
-        """Return ``distance`` with what its gradient treats as constant, such as a bandwidth, fixed for ``x_nD``."""
+        """Return ``distance`` with all constants of its gradient (e.g. bandwidths) fixed at the values for ``x_nD``."""
         return distance
 
     @pytest.fixture
@@ -344,7 +344,7 @@ def cloud(n: int, d: int = 4, classes: int = 3, seed: int = 0, shift: float = 0.
 
 
 def source(n: int = 24, seed: int = 1, **kwargs: int) -> SourceFeatures:
-    """Return source features of a `cloud`."""
+    """Return a `cloud` of points and labels as source features."""
     return SourceFeatures(*cloud(n, seed=seed, **kwargs), "test")
 
 

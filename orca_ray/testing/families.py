@@ -1,4 +1,4 @@
-"""The conformance suite of body families: a body computes what the Hugging Face model computes from equal tokens.
+"""The conformance suite of body families: a body and the Hugging Face model compute equal features of tokens.
 
 Suffixes of tensor names give shapes: B batch, S tokens, C channels, H and W sides, F features.
 """
@@ -24,7 +24,7 @@ from orca_ray.testing.suite import Suite, made_once
 
 
 class FamilySuite(Suite, ABC):
-    """Tests of families of the Hugging Face library on small random models, which `save` makes.
+    """Test class of families of Hugging Face models, on small random models that `save` makes.
 
     `names` are any names of models, e.g. model types; several may belong to one family.
     """
@@ -33,7 +33,7 @@ class FamilySuite(Suite, ABC):
     def save(self, name: str, directory: Path) -> None:
         """Save a random model of three layers or more in ``directory``, by ``save_pretrained``.
 
-        Text models need 64 positions or more, where positions are learned.
+        A text model with learned positions needs 64 positions or more.
         """
 
     def expected(self, model: Any, inputs: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ class FamilySuite(Suite, ABC):
 
     @pytest.fixture
     def directory(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """Return the directory of a model."""
+        """Return the directory with the model that `save` has saved for ``name``."""
 
         def save(directory: Path) -> None:
             with torch.random.fork_rng(devices=[]):
@@ -60,7 +60,7 @@ class FamilySuite(Suite, ABC):
 
     @pytest.fixture
     def model(self, directory: str) -> Any:
-        """Return the Hugging Face model itself."""
+        """Return the Hugging Face model in ``directory``, in evaluation mode."""
         from transformers import AutoModel
 
         return AutoModel.from_pretrained(directory).eval()
@@ -160,7 +160,7 @@ def samples(loaded: LoadedBody) -> tuple[Tensor, Tensor]:
 
 
 def features(loaded: LoadedBody, inputs: Tensor) -> Tensor:
-    """Return the features [B, S, F] of inputs as `samples` returns them, embedded by the stem of the body."""
+    """Return the body's features [B, S, F] of token ids or images from `samples`, embedded by the body's stem."""
     if isinstance(loaded.stem, TextStem):
         of_text: Tensor = loaded.body(loaded.stem.embed_raw(inputs))
         return of_text

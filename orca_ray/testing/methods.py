@@ -1,6 +1,6 @@
-"""The conformance suite of methods: they adapt to every kind of task, resume exactly, and do not read test.
+"""The conformance suite of methods: they adapt to every kind of task, resume exactly, and a search does not read test.
 
-A method with a `Recipe.problem` runs on the kinds of tasks that it can adapt to.
+A method runs on the kinds of tasks for which its `Recipe.problem` returns None.
 """
 
 import math
@@ -44,7 +44,7 @@ def fitting_task(method: str) -> Task:
 
 
 class MethodSuite(Suite):
-    """Tests of methods, by the names under which they are registered, on random bodies of two layers."""
+    """Test class of methods, on random bodies of two layers; set `names` to the registered names of the methods."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run a test once for each name; if it has an argument ``kind``, for each name and each of `TASKS`."""
@@ -55,7 +55,7 @@ class MethodSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Use a cache directory of the suite's own."""
+        """Set the cache directory to one that only the suite uses."""
         monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
     @pytest.fixture

@@ -1,4 +1,4 @@
-"""The conformance suites of scores: metrics and losses of a task's samples, and statistics of a board's scores."""
+"""The conformance suites of scores: tests of metrics, of losses, and of statistics of leaderboards."""
 
 from collections.abc import Collection, Mapping
 from functools import cache
@@ -22,11 +22,11 @@ Array = npt.NDArray[Any]
 
 
 class MetricSuite(Suite):
-    """Tests of metrics, by the names under which they are registered."""
+    """Test class of metrics; set `names` to the registered names of the metrics, and `perfect`."""
 
     perfect: ClassVar[Mapping[str, tuple[Array, Array]]]
-    """Predictions [N, *output_shape] and targets [N, ...] of each metric: the predictions score 0, and their negatives
-    more than 0.4."""
+    """Predictions [N, *output_shape] and targets [N, ...] of each metric: the predictions have the score 0, and the
+    same predictions times -1 a score above 0.4."""
 
     ordered: ClassVar[Collection[str]] = ()
     """Names of metrics that depend on the order of the samples."""
@@ -70,11 +70,11 @@ class MetricSuite(Suite):
 
 
 class LossSuite(Suite):
-    """Tests of losses, by the names under which they are registered."""
+    """Test class of losses; set `names` to the registered names of the losses to test."""
 
     target: ClassVar[Target] = Target("classes", size=4)
     train_y: ClassVar[Rows] = np.array([0, 0, 0, 0, 1, 1, 2, 3])
-    """The target, and training targets of it, that losses are made for."""
+    """Training targets for which the losses are made; they must fit `target`."""
 
     def inputs(self, name: str) -> tuple[Tensor, Tensor]:
         """Return float64 predictions and targets of five samples; targets of classes are int64."""
@@ -86,7 +86,7 @@ class LossSuite(Suite):
         return predictions, (other > 0).double() if self.target.kind == "labels" else other
 
     def loss(self, name: str) -> Loss:
-        """Return the loss."""
+        """Return the loss made for `train_y` and `target`, on the CPU."""
         return get_loss(name).make(self.train_y, self.target, torch.device("cpu"))
 
     def test_it_is_the_mean_of_the_samples_losses(self, name: str) -> None:
@@ -118,7 +118,7 @@ COLUMNS = ["task", "method", "seed", "score"]
 
 
 def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return the score table with these scores, by task and method: one number, or one per seed."""
+    """Return a score table of scores given by task and method: one number, or a sequence with one per seed."""
     rows = [
         (task, method, seed, float(score))
         for task, methods in cells.items()
@@ -155,7 +155,7 @@ TABLES = {
 
 
 def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return a table of each input of statistics, with the tasks and methods of ``scores``."""
+    """Return a table for each kind of input of a statistic, by its name, with the tasks and methods of ``scores``."""
     random = np.random.default_rng(1)
     cells = scores[["task", "method"]].drop_duplicates()
     searches = pd.concat([scores.assign(number=number) for number in range(4)])
@@ -168,7 +168,7 @@ def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def compute(name: str, scores: pd.DataFrame, *, shuffled: bool = False, **options: Any) -> pd.DataFrame:
-    """Return a statistic of ``scores`` and of other tables that belong to them."""
+    """Return a statistic of the tables that `inputs` makes of ``scores``; ``shuffled`` permutes their rows."""
     statistic = get_statistic(name)
     tables = [inputs(scores)[each] for each in statistic.inputs]
     return statistic.compute(*(each.sample(frac=1, random_state=0) if shuffled else each for each in tables), **options)
@@ -180,7 +180,7 @@ def _computed(name: str, kind: str) -> pd.DataFrame:
 
 
 class StatisticSuite(Suite):
-    """Tests of the contract in the docstring of `Statistic`, on score tables of every kind, by registered names."""
+    """Test class of statistics, for the contract of `Statistic`; set `names` to their registered names."""
 
     def test_has_words(self, name: str) -> None:
         statistic = get_statistic(name)

@@ -11,14 +11,14 @@ import torch
 from orca_ray.data import cache
 
 SHARED = ("packages", "bodies")
-"""Folders of the cache with fetched packages and converted bodies."""
+"""Folders of the user's cache that tests share: fetched packages and converted bodies."""
 
 
 _made: dict[Hashable, Path] = {}
 
 
 def made_once(key: Hashable, factory: pytest.TempPathFactory, make: Callable[[Path], object]) -> Path:
-    """Return a temporary directory that ``make`` has written to; equal keys get the same one in a run of pytest."""
+    """Return a temporary directory filled by ``make``; equal keys get the same directory within a run of pytest."""
     if key not in _made:
         directory = factory.mktemp("once")
         make(directory)
@@ -27,7 +27,7 @@ def made_once(key: Hashable, factory: pytest.TempPathFactory, make: Callable[[Pa
 
 
 class Suite:
-    """A set of tests that runs for every name of a class.
+    """Base class of the suites: test classes whose tests run for every name in `names`.
 
     Use: subclass it in a test module, under a name that starts with ``Test``, and set `names`. ::
 
@@ -46,7 +46,7 @@ class Suite:
             self.parametrize(metafunc, "name", [(name,) for name in names])
 
     def parametrize(self, metafunc: pytest.Metafunc, arguments: str, cases: Iterable[tuple[str, ...]]) -> None:
-        """Run a test once for each of ``cases``, which have a value for each of the comma-separated ``arguments``."""
+        """Run a test once for each of ``cases``; a case has one value for each of the comma-separated ``arguments``."""
         test = metafunc.function.__name__
         marked = (
             pytest.param(*case, marks=self.marks(test, case, number), id="-".join(case))
@@ -55,12 +55,12 @@ class Suite:
         metafunc.parametrize(arguments, list(marked))
 
     def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
-        """Return marks of the case with this number of a test; override it to leave cases out of the usual runs."""
+        """Return pytest marks for case ``number`` of a test; override it to leave cases out of the usual runs."""
         return ()
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
-    """Make a cache directory that is empty but for links to the folders ``shared`` of the user's; return it."""
+    """Make and return a cache directory that is empty but for links to the user cache's folders ``shared``."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in shared:
         (directory / name).symlink_to(cache.subdirectory(name), target_is_directory=True)
@@ -95,7 +95,7 @@ def _save(directory: Path, model: Callable[[Any], Any], config: Any) -> str:
 
 
 def save_tokenizer(directory: Path) -> None:
-    """Write a tokenizer whose tokens are single characters, 69 in all; words after the first begin with no mark."""
+    """Write a tokenizer whose tokens are single characters, 69 in all; spaces are dropped without a trace."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -31,13 +31,14 @@ from orca_ray.testing.suite import SHARED, Suite, made_once, make_home, save_ber
 
 Array = npt.NDArray[Any]
 Writer = Callable[[Path], None]
-"""Writes the raw files of one task below a directory, or corrupts those that are there."""
+"""Takes a directory, and writes the raw files of one task below it or corrupts those that are there."""
 Corruption = tuple[str, Writer, str]
-"""Name of the corruption, function that corrupts good files, and regular expression that the error must match."""
+"""Name of the corruption, function that corrupts good files, and regular expression that the error message must
+match."""
 
 
 class Hostile:
-    """Runs a command when an ordinary unpickler reads it."""
+    """An object whose pickle runs a command when an ordinary unpickler reads it."""
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         import os
@@ -46,7 +47,7 @@ class Hostile:
 
 
 def deleted(name: str) -> Writer:
-    """Return a corruption that removes a file, or a folder and all in it."""
+    """Return a corruption that removes a file, or a folder with its content."""
 
     def corrupt(raw: Path) -> None:
         path = raw / name
@@ -81,30 +82,30 @@ def replaced(name: str, old: str, new: str) -> Writer:
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a corruption that changes the array of an ``.npy`` file, which may become one of objects."""
+    """Return a corruption that applies ``change`` to an array in an ``.npy`` file; the result may hold objects."""
     return lambda raw: np.save(raw / name, change(np.load(raw / name)), allow_pickle=True)
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Change the bytes of a file."""
+    """Replace the bytes of a file by ``change`` of them."""
     path.write_bytes(change(path.read_bytes()))
 
 
 def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array:
-    """Return a copy of ``array`` in which the item, or all items, at ``index`` have the value ``value``."""
+    """Return a copy of ``array`` in which all items at ``index`` are ``value``."""
     copy = array.copy()
     copy[index] = value
     return copy
 
 
 LEAST_CORRUPTIONS = 6
-"""Number of corruptions that `RawFilesSuite` requires for each module that reads raw files."""
+"""Least number of corruptions that `RawFilesSuite` requires for one task of each module that reads raw files."""
 Bodies = dict[str, Path]
 _SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
 
 
 class TaskSuite(Suite):
-    """Tests of what tasks declare, by their full names; they read no data."""
+    """Test class of the declarations of tasks; set `names` to full names of tasks. The tests read no data."""
 
     def test_it_is_complete(self, name: str) -> None:
         task = get_task(name)
@@ -130,21 +131,21 @@ class TaskSuite(Suite):
 
 
 class RawFilesSuite(Suite):
-    """Tests of tasks' data, from raw files to a leaderboard.
+    """Test class of the data of tasks, from raw files to a leaderboard; set `writers` and `corruptions`, not `names`.
 
-    They use small files of the exact format of the raw files, and corrupted ones. For a task without raw files, the
-    writer does nothing. The first run downloads the alignment sources ``prose`` and ``photographs`` (45 MB) into the
-    user's cache.
+    The tests use small files of the exact format of the raw files, and corrupted ones. For a task without raw files,
+    the writer does nothing. The first run downloads the alignment sources ``prose`` and ``photographs`` (45 MB) into
+    the user's cache.
     """
 
     writers: ClassVar[Mapping[str, Writer]]
-    """Function that writes all raw files of a task, in small, below a directory; by the task's full name."""
+    """Functions that write small versions of all raw files of a task below a directory, by the task's full name."""
     corruptions: ClassVar[Mapping[str, Sequence[Corruption]]] = {}
     """Corruptions of the written files, by the task's full name; at least six for one task of each reading module."""
     unlike: ClassVar[Collection[str]] = ()
-    """Names of tasks that declare a scale of their data which the written files do not have."""
+    """Names of tasks whose declared scales of inputs or targets do not hold for the small written files."""
     published: ClassVar[bool] = False
-    """Whether trials use the published hyper-parameters of their task, for what they do not set themselves."""
+    """Whether hyper-parameters that the suite does not set are the published ones of the task."""
 
     def __init_subclass__(cls) -> None:
         """Accept the former names ``twins`` and ``damages`` of `writers` and `corruptions`."""
@@ -162,7 +163,7 @@ class RawFilesSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """Return a cache directory of the test's own."""
+        """Set the cache directory to a new one for the test, and return it."""
         home = make_home(tmp_path / "home", (*SHARED, "source"))
         monkeypatch.setenv("ORCA_RAY_HOME", str(home))
         return home
@@ -174,7 +175,7 @@ class RawFilesSuite(Suite):
 
     @pytest.fixture
     def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
-        """Return tiny random bodies by modality; these tests are about the data."""
+        """Return the directories of tiny random bodies by modality; these tests are about the data."""
         bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
         return {"sequence": bert, "image": vit}
 

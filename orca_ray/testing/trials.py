@@ -1,4 +1,4 @@
-"""Tasks, data and hyper-parameters that are so small that a whole trial takes a fraction of a second."""
+"""Tasks, data and hyper-parameters so small that a whole trial takes a fraction of a second."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -35,13 +35,13 @@ class NoTest(dict[SplitName, Split]):
     """Splits whose test split fails an assertion when it is read."""
 
     def __getitem__(self, name: SplitName) -> Split:
-        """Return a split other than test."""
+        """Return a split; AssertionError for test."""
         assert name != "test", "the test split was read"
         return super().__getitem__(name)
 
 
 def make_task(target: Target, input_shape: tuple[int, ...] = (2, 16)) -> Task:
-    """Return a task of 50, 40 and 45 samples; `make_data` draws its data."""
+    """Return a task of 50 training, 40 validation and 45 test samples; `make_data` draws them."""
     loss, metric = {
         "classes": ("cross_entropy", "error"),
         "labels": ("bce", "one_minus_auroc"),
@@ -70,7 +70,11 @@ TASK = make_task(CLASSES)
 
 
 def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
-    """Draw learnable data: a class sets a frequency, other targets are functions of the input."""
+    """Draw data that can be learnt: noise plus a sine whose frequency is a hidden class, the source of the targets.
+
+    Scalar and dense targets also depend on the inputs. Without ``readable_test``, reading the test split fails an
+    assertion.
+    """
     assert task.num_samples is not None
     assert task.input_shape is not None
     splits: dict[SplitName, Split] = {}
@@ -118,7 +122,7 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Start a trial; it shares its alignment only through a directory ``aligned``; ``options`` as of `TrialTrainer`."""
+    """Return a new `TrialTrainer` with ``options``; it loads and stores alignments only in ``aligned``, if given."""
     return TrialTrainer(
         task, data or make_data(task), method, body, hyperparameters, seed,
         test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,

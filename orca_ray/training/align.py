@@ -23,7 +23,7 @@ from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import NotFiniteError, derive_seed
 
 CHUNK_BYTES = {"cpu": 6 * 2**20, "cuda": 256 * 2**20}
-"""Maximum size of the tokens of one forward pass of the embedder, by device. On a CPU, the system
+"""Maximum bytes of the tokens of one forward pass of the embedder, by device type. On a CPU, the system
 allocates and zeroes much larger tensors anew every time, which takes longer than the arithmetic."""
 _STORED = ("epoch", "plateaued", "distance_before", "distance_after")
 """Names of the `AlignLoop` attributes that `state_dict` stores unchanged."""
@@ -31,13 +31,13 @@ _log = logging.getLogger(__name__)
 
 
 class AlignLoop:
-    """Trains ``model.embedder`` to minimise a fitted distance; one `step` is one epoch and one optimiser step.
+    """Loop that trains ``model.embedder`` to minimise a distance; one `step` is one epoch and one optimiser step.
 
-    Each epoch draws a random sample of the training set. The distance compares its ``model.features`` and classes
-    (k-means clusters of the targets if the task has no classes) with the source features. The embedder is in evaluation
-    mode, as for the source features. A sample too large for one forward pass is split into chunks, whose activations
-    the backward pass recomputes. On a plateau of the distance, the schedule skips to its next learning rate, or the
-    stage ends.
+    Each epoch draws a random subset of the training set. The distance compares the subset's ``model.features`` and
+    classes (k-means clusters of the targets if the task has no classes) with the source features. The embedder is in
+    evaluation mode, as for the source features. A subset too large for one forward pass is split into chunks, whose
+    activations the backward pass recomputes. On a plateau of the distance, the schedule skips to its next learning
+    rate, or the stage ends.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class AlignLoop:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Prepare to minimise a fitted ``distance`` for training inputs ``x`` [N, ...] with targets ``y`` [N, ...]."""
+        """Plan to minimise ``distance``, already fitted, for training inputs ``x`` [N, ...], targets ``y`` [N, ...]."""
         self._model, self._x, self._distance = model, x, distance
         self._config, self._seed, self._device = config, seed, device
         self._learning_rate = config.learning_rate or distance.learning_rate
@@ -88,7 +88,7 @@ class AlignLoop:
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is over, 0 to 1; a plateau of the distance skips a part."""
+        """Share of the schedule that is over, 0 to 1; a plateau of the distance skips a part of the schedule."""
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
@@ -114,7 +114,7 @@ class AlignLoop:
     def distance_of(self, indices: np.ndarray) -> Tensor:
         """Return the differentiable distance of the training samples ``indices`` [n], embedded in evaluation mode.
 
-        Raises NotFiniteError if their features or the distance are NaN or infinite.
+        Raises NotFiniteError if a feature or the distance is NaN or infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
         shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
@@ -131,9 +131,9 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result once `done`, else None; on a CPU, its tensors share the memory of the embedder.
+        """Return the result once `done`, else None; on a CPU, the result's tensors share the embedder's memory.
 
-        Also None if this loop was resumed, because it may have started on another kind of machine.
+        Also None if this loop was resumed, because the stage may have started on another kind of machine.
         """
         if not self.done or not self._history:
             return None

@@ -1,4 +1,4 @@
-"""Checkpoint files, and the cache of finished align stages, which a trial replays instead of computing the same ones.
+"""Checkpoint files, and the cache of finished align stages, which a trial replays instead of computing them again.
 
 A checkpoint is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``; it is
 written atomically, and verified when read. The name of a cached alignment is a hash of everything that determines the
@@ -83,7 +83,7 @@ def load(path: str | Path) -> dict[str, Any] | None:
 
 MOST_FILES = 256
 MOST_BYTES = 2 * 10**9
-"""Limits of the directory; beyond either, the least recently used files are removed."""
+"""Limits of an `AlignedCache`; beyond either, the least recently used files are removed."""
 _FORMAT = 5  # increase it when the align loop computes other embedders from equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
@@ -94,9 +94,9 @@ class AlignEpoch:
     """Report of one align epoch."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     distance: float
-    """Distance of the epoch's sample before its optimiser step."""
+    """Distance of the epoch's random subset before the optimiser step."""
     learning_rate: float
     seconds: float
 
@@ -115,7 +115,7 @@ class Alignment:
     probes: tuple[ProbePoint, ...] = ()
     """Results of the guard's probes of the embedder, in order; empty without a guard."""
     chosen: int | None = None
-    """Align epoch that the guard chose, after which ``embedder`` was saved; None: the last one."""
+    """Align epoch that the guard chose, after which ``embedder`` was saved; None without a guard: the last epoch."""
 
     def to_state(self) -> dict[str, Any]:
         """Return plain containers for a checkpoint."""
@@ -131,10 +131,10 @@ class Alignment:
 
 
 class AlignReplay:
-    """Reports the epochs and probes of a stored alignment; the first `step` loads the aligned embedder."""
+    """Replaces an `AlignLoop`: reports the epochs and probes of a stored alignment; the first `step` loads weights."""
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, position: int = 0) -> None:
-        """Start after ``position`` reports; if that is not 0, ``embedder`` must already have the aligned weights."""
+        """Start after ``position`` reports; unless this is 0, ``embedder`` must already have the aligned weights."""
         self._embedder, self._alignment, self._position = embedder, alignment, position
         reports: list[AlignEpoch | ProbePoint] = [*alignment.epochs, *alignment.probes]
         self._reports = sorted(reports, key=lambda report: report.epoch)  # a probe follows the epoch of its number
@@ -143,16 +143,16 @@ class AlignReplay:
 
     def _publish(self) -> None:
         self.done = self._position >= len(self._reports)
-        """Whether everything has been replayed; until then, the other results are those of a loop that still runs."""
+        """Whether all reports were replayed; until then, attributes have the values of a loop that still runs."""
         self.epoch = max((report.epoch for report in self._reports[: self._position]), default=0)
         """Number of epochs that have been replayed."""
         self.plateaued = self.done and self._alignment.plateaued
         self.distance_after = self._alignment.distance_after if self.done else None
         self.chosen = self._alignment.chosen if self.done else None
-        """As in `Alignment`."""
+        """`Alignment.chosen`; None until `done`."""
 
     def step(self) -> AlignEpoch | ProbePoint:
-        """Return the next stored report; the report of an epoch has the time that the replay took."""
+        """Return the next stored report; the ``seconds`` of an epoch are those of the replay."""
         started = time.perf_counter()
         if self._position == 0:
             self._embedder.load_state_dict(self._alignment.embedder)
@@ -163,7 +163,7 @@ class AlignReplay:
         return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `from_state`, with the alignment, because its file may be removed before a resume."""
+        """Return the state for `from_state`, with the alignment: the cache may have lost it when the trial resumes."""
         return {"replay": self._alignment.to_state(), "position": self._position}
 
     @classmethod
@@ -201,7 +201,7 @@ class AlignedCache:
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
-        """Store an alignment under ``key`` and remove the least recently used beyond the limits; log a failed write."""
+        """Store an alignment under ``key``, and remove the least recently used above the limits; log a failed write."""
         path = self._path(key)
         try:
             save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
@@ -218,10 +218,10 @@ def alignment_key(
 ) -> str:
     """Return a hash of 32 hex digits; alignments that may differ, even in one bit, have different keys.
 
-    It covers the arguments and the software and hardware (`environment`). ``model`` is the module whose weights
-    determine the result (the embedder, or the whole model if a guard probes its features), before the first step;
-    ``settings`` is all else that determines it, including a fingerprint of the task's data. Of each array of ``train``
-    (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
+    The hash covers the arguments and the software and hardware (`environment`). ``model`` is the module whose initial
+    weights determine the alignment: the embedder, or the whole model if a guard probes its features. ``settings``
+    contains everything else that determines the alignment, including a fingerprint of the task's data. Of each array of
+    ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
     digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())

@@ -26,7 +26,7 @@ class DataConfig(Config):
     """Options of the data that a trial trains on."""
 
     fraction: Share = 1.0
-    """Share of the training samples that both stages use, drawn with the trial's seed (see
+    """Share of the training samples that all stages use, drawn with the trial's seed (see
     `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole. Prepared data keep the normalisation
     and ``y_mean``, ``y_std`` that were computed from the whole training split."""
 
@@ -52,19 +52,19 @@ class AlignConfig(Config):
     optimizer: Optimizer = "adamw"
     weight_decay: Amount = 0.0
     momentum: Fraction = 0.9
-    """For the optimiser ``sgd``."""
+    """Momentum of the optimiser ``sgd``; others do not use it."""
     samples_per_class: Number = 128
-    """Training samples per class and epoch; a smaller class is used whole."""
+    """Number of training samples of each class in an epoch; all samples of a smaller class."""
     tolerance: Amount = 0.01
-    """The distance has reached a plateau if its mean over the last ``patience`` epochs is below its mean over the
-    ``patience`` epochs before by at most this share of the distance before aligning. The schedule then skips to its
-    next value, or the stage ends."""
+    """The distance has reached a plateau if its mean over the last ``patience`` epochs is lower than over the
+    ``patience`` epochs before those by at most this share of the distance before aligning. The schedule then skips to
+    its next learning rate, or the stage ends."""
     patience: Count = 4
     """Number of epochs in a mean (see ``tolerance``); 0 disables plateau detection, which needs twice as many epochs at
     one learning rate. On the pocket tasks, 34 of 60 epochs run on average (docs/decisions/0011-align-to-plateau.md)."""
     source: Annotated[str, lambda option, value: one_of(source_names, option, value or "prose")] = ""
-    """Name of the alignment source; empty: the paper's, ``conll2003`` for sequence bodies and ``cifar10`` for image
-    bodies, where it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
+    """Name of the alignment source; empty: the paper's source, ``conll2003`` for sequence bodies and ``cifar10`` for
+    image bodies, if it is on this machine (a sweep tries to fetch it), else ``prose`` or ``photographs``."""
     source_samples: Annotated[int, at_least_2, partial(must, "at most 1e+06", lambda value: value <= 1e6)] = 512
     """Number of source samples."""
     clip: Amount = 1.0
@@ -99,18 +99,19 @@ class RefineConfig(Config):
     """Maximum gradient norm of an optimiser step; 0 disables clipping."""
     dropout: Fraction = 0.0
     stochastic_depth: Annotated[str, partial(one_of, ("off", "body"))] = "off"
-    """``body``: skip attention at random, with the rates of the pretrained body. Those of Swin rise with depth to 0.1;
-    Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere (huggingface/transformers#34291)."""
+    """``body``: skip parts of layers (in Swin: attention) at random, with the rates of the pretrained body. Swin's rise
+    with depth to 0.1; Hugging Face until late 2024, and so probably ORCA, used 0.1 everywhere
+    (huggingface/transformers#34291)."""
     momentum: Fraction = 0.9
-    """For the optimiser ``sgd``."""
+    """Momentum of the optimiser ``sgd``; others do not use it."""
     body_learning_rate_scale: Amount = 1.0
     """Factor on the learning rate of the body's parameters."""
     precision: Annotated[str, partial(one_of, PRECISIONS)] = "auto"
     """Precision of the matrix products in the body; see `choose_precision` for ``auto``."""
     memory_mib: Count = 0
-    """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the memory of a CUDA device."""
+    """MiB for the activations of one micro-batch; 0: 1024 on a CPU, an eighth of the trial's share of GPU memory."""
     gradient_checkpointing: Annotated[str, partial(one_of, ("off", "on"))] = "off"
     """``on``: store only the input of each layer of the body for the backward pass and recompute the rest. Scores are
-    equal; it needs less memory and up to a third more time."""
+    equal; training needs less memory and up to a third more time."""
     compile: Annotated[str, partial(one_of, ("auto", "on", "off"))] = "auto"
-    """``on``: train with `torch.compile`; ``auto``: only on CUDA, if so many steps follow that it saves time."""
+    """``on``: train with `torch.compile`; ``auto``: only on CUDA, if enough micro-batches follow to save time."""

@@ -25,12 +25,11 @@ from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64
-"""Default batch size of `predict`. It is independent of the training batch size, so that scores do not depend on the
-latter."""
+"""Default batch size of `predict`, whatever the batch size in training, so that scores do not depend on that."""
 CACHE_BYTES = 512 * 2**20
-"""Maximum size of the cached features of one split."""
+"""Maximum bytes of the cached features of one split."""
 RESIDENT_FRACTION = 0.25
-"""A split is copied to a CUDA device as a whole if it needs at most this share of the free memory."""
+"""A split is copied to a CUDA device as a whole if it needs at most this share of the device's free memory."""
 _PREFETCH = 3
 """Number of batches that are read ahead if a split is streamed."""
 
@@ -69,10 +68,10 @@ def forward(network: Callable[[Tensor], Tensor], inputs: Tensor, precision: Prec
 def make_feed(
     model: CrossModalModel, trained: Iterable[Parameter], x: Rows, *, stochastic: bool, precision: Precision
 ) -> SplitInputs:
-    """Return a feed for the inputs ``x`` [N, ...] of a split.
+    """Return `SplitInputs` for the inputs ``x`` [N, ...] of a split.
 
-    If all ``trained`` parameters are in the head, the inputs of the head are computed once and cached, unless they
-    exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the feed runs the whole model.
+    If all ``trained`` parameters are in the head, the network is the head, whose inputs are computed once; unless they
+    exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the network is the whole model.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -85,7 +84,7 @@ def make_feed(
 
 
 def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterator[Tensor]:
-    """Yield the head's inputs [b, ...] for batches of ``x``, in evaluation mode, captured by a hook."""
+    """Yield the head's inputs [b, ...] for batches of the model's inputs ``x`` [N, ...], in evaluation mode."""
     seen: list[Tensor] = []
     feed = SplitInputs(x, model, precision)
     handle = model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -102,7 +101,7 @@ def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterat
 
 
 class Samples:
-    """Arrays of equal length, held on the device or, if ``streamed``, read by a thread during computation."""
+    """Reader of batches of arrays, which are on the device or, if ``streamed``, read by a thread during computation."""
 
     def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
         self.streamed, self._device = streamed, device
@@ -151,7 +150,7 @@ def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
 
 
 def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
-    """Return a reader of ``arrays`` [N, ...], streamed if they need more than `RESIDENT_FRACTION` of CUDA's memory."""
+    """Return a reader of ``arrays`` [N, ...], streamed if they exceed `RESIDENT_FRACTION` of a GPU's free memory."""
     needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
     too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * _free_bytes(device)
     return Samples(arrays, device, streamed=too_large)
@@ -199,7 +198,7 @@ class Objective:
     def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the mean loss as a function of outputs [B, *output_shape] and targets [B, ...] on ``device``.
 
-        Some losses derive class weights from ``train_y`` [N, ...], all training targets, or raise UserError.
+        Some losses derive class weights from ``train_y`` [N, ...], all training targets, or raise UserError for these.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
@@ -246,9 +245,9 @@ def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int
 def of_samples(
     predictions: np.ndarray, y: np.ndarray, group: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return predictions, targets and first rows of the samples of a split.
+    """Return predictions, targets and indices of the first rows of the samples of a split.
 
-    Rows with equal ids in ``group`` [N] are one sample with their mean prediction and the target of the first row.
+    Rows with equal ids in ``group`` [N] are one sample, with the mean of their predictions and the first row's target.
     """
     y = np.asarray(y)
     if group is None:
@@ -263,7 +262,7 @@ def of_samples(
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
     """Return the metric of the samples of a whole split (see `of_samples`); lower is better.
 
-    Raises NotFiniteError if it is NaN or infinite.
+    Raises NotFiniteError if the metric is NaN or infinite.
     """
     predictions, y, _ = of_samples(predictions, y, group)
     value = objective.score(predictions, y)

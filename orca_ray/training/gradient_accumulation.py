@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class BatchTerm(Protocol):
-    """A loss of each micro-batch that is added to the task's loss, e.g. that of mixed samples passed through the body.
+    """Interface of a loss of each micro-batch that is added to the task's loss, e.g. the loss of mixed samples.
 
     Random numbers come from torch's global generators, which the refine stage seeds for each epoch.
     """
@@ -45,7 +45,7 @@ class BatchTerm(Protocol):
 
 
 class StepTerm(Protocol):
-    """A loss of each optimiser step that is added to the task's loss, e.g. a distance, which needs the whole step."""
+    """Interface of a loss of each optimiser step, added to the task's, e.g. a distance, which needs the whole step."""
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
         """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
@@ -56,7 +56,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 Augment = Callable[[Tensor, np.ndarray], Tensor]
 """Maps inputs [b, ...] and the indices [b] of their samples to augmented inputs."""
 MIN_COMPILED = 2000
-"""Option ``compile: auto`` compiles on CUDA for at least this many micro-batches. Compilation takes about a minute."""
+"""``refine.compile: auto`` compiles on CUDA for at least this many micro-batches. Compilation takes about a minute."""
 
 
 class GradientAccumulator:
@@ -86,7 +86,7 @@ class GradientAccumulator:
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []
-        """Sentences about the fallbacks taken, one for each."""
+        """Sentences about the fallbacks taken so far, one for each."""
         self.cost = self._measure_cost()
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
@@ -220,7 +220,7 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether option ``mode`` means to compile for ``count`` micro-batches; never in deterministic trials."""
+    """Return whether ``mode`` (``refine.compile``) compiles for ``count`` micro-batches; never if deterministic."""
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

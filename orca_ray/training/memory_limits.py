@@ -1,4 +1,4 @@
-"""The part of a device's memory that the trial in this process may use; process-wide, as torch's own limit is."""
+"""The part of a GPU's memory that the trial in this process may use; process-wide, as torch's own limit is."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -7,18 +7,18 @@ if TYPE_CHECKING:
     import torch
 
 CONTEXT_MIB = 600.0
-"""Memory of a process's CUDA context and kernels, which torch does not count. It is not measured, because the free
-memory of a card also depends on the other trials there."""
+"""Memory of a process's CUDA context and kernels, which torch does not count; assumed, not measured, because the free
+memory of a GPU also depends on the other trials there."""
 
 
 @dataclass(frozen=True)
 class MemoryLimits:
-    """Memory limits of one trial."""
+    """Record of the memory limits of one trial."""
 
     share: float = 1.0
     """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from it."""
     halvings: int = 0
-    """How often the micro-batch is halved before training, because memory ran out in an earlier attempt."""
+    """How often the micro-batch size is halved before training, because memory ran out in an earlier attempt."""
 
 
 _limits = MemoryLimits()

@@ -22,7 +22,7 @@ _ALLOCATOR_MESSAGES = ("DefaultCPUAllocator", "out of memory", "Cannot allocate 
 
 
 class NotFiniteError(RuntimeError):
-    """A loss, feature, distance, prediction or score is NaN or infinite; the trial's status becomes ``failed_nan``."""
+    """Error: a loss, feature, distance, prediction or score is NaN or infinite. Trial status: ``failed_nan``."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -90,7 +90,7 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
 
 
 def find_device(name: str) -> torch.device:
-    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks it."""
+    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks the device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -127,7 +127,7 @@ def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
 
-    ``threads`` includes BLAS and OpenMP. If ``deterministic``, torch raises RuntimeError for irreproducible operations.
+    ``threads`` also limits BLAS and OpenMP. With ``deterministic``, irreproducible operations raise RuntimeError.
     """
     threads_before, deterministic_before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     products_before = torch.get_float32_matmul_precision()

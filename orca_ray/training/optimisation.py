@@ -94,14 +94,14 @@ class Trained:
         self.parameters = list(self._named.values())
 
     def groups(self, body_scale: float) -> list[ParameterGroup]:
-        """Return the parameters outside of the body, and inside it, where ``body_scale`` scales the learning rate."""
+        """Return two groups: the parameters outside the body, and those inside, with the scale ``body_scale``."""
         body = set(self._model.body.parameters())  # tensors are hashed by identity
         inside = [parameter for parameter in self.parameters if parameter in body]
         outside = [parameter for parameter in self.parameters if parameter not in body]
         return [ParameterGroup(outside), ParameterGroup(inside, body_scale)]
 
     def weights(self) -> "dict[str, Tensor]":
-        """Return the present parameters, and the model's buffers that are saved, by name; they share its memory."""
+        """Return the present trained parameters and saved buffers by name; the tensors share the model's memory."""
         saved = self._model.state_dict()
         buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
         return {name: value.detach() for name, value in self._named.items()} | buffers
@@ -118,8 +118,8 @@ class Trained:
 def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule:
     """Return a schedule: linear warm-up for ``warmup_steps``, then the decay ``name`` (`DECAYS`) to ``total_steps``.
 
-    The factor of warm-up step t is ``(t + 1) / warmup_steps``. In the ORCA reference it is ``t / warmup_steps``, so
-    that its first step has no effect. It is constant after ``total_steps``.
+    The factor of warm-up step t is ``(t + 1) / warmup_steps``; in the ORCA reference it is ``t / warmup_steps``, so
+    that the first step has no effect. After ``total_steps`` the factor is constant.
     """
     decay = DECAYS[name]
     span = max(1, total_steps - warmup_steps)
@@ -156,7 +156,7 @@ def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
 
 
 class Plateau:
-    """Detects that a noisy curve no longer decreases (a plateau).
+    """Detector of a plateau: a noisy curve no longer decreases.
 
     On a plateau, the mean of the last ``patience`` values is at most ``tolerance`` times the curve's start below the
     mean of the ``patience`` values before.
@@ -166,7 +166,7 @@ class Plateau:
         """Start with an empty curve; ``patience`` 0 never detects a plateau."""
         self._patience, self._tolerance = patience, tolerance
         self.values: list[float] = []
-        """The last 2 * ``patience`` values at most; they are the whole state."""
+        """The last 2 * ``patience`` values at most, which are the whole state."""
 
     def add(self, value: float, start: float) -> bool:
         """Append a value and return whether the curve, which began with ``start``, has reached a plateau."""

@@ -21,7 +21,7 @@ from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 NUM_SAMPLES = 512
 """Largest number of samples that a probe uses."""
 PENALTIES = tuple(10.0**power for power in range(-4, 3))
-"""Penalties of the ridge regression; the best one is used. Features have a mean square of at most 1 / F."""
+"""Penalties of the ridge regression; the one of least error is used. Features have a mean square of at most 1 / F."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class ProbePoint:
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
     error: float
-    """Mean of `ridge_errors`; lower is better, and 1 is as good as the mean target."""
+    """Mean of `ridge_errors`; lower is better, and predicting the mean target has error 1."""
 
 
 class Probe:
     """Scores the present embedder of ``model`` by a ridge regression on at most `NUM_SAMPLES` random samples.
 
-    A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512.
+    A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512 samples.
     """
 
     def __init__(
         self, model: CrossModalModel, splits: Sequence[Split], target: Target, *, seed: int, device: torch.device
     ) -> None:
-        """Draw the samples, which all calls share, and read their targets; of a group, at most one row is drawn."""
+        """Draw the samples, the same for all calls, and read their targets; at most one row of each group is drawn."""
         self._model, self._precision = model, Precision("float32", device)
         groups = [np.arange(len(split)) if split.group is None else split.group for split in splits]
         rows = [np.unique(group, return_index=True)[1] for group in groups]
@@ -63,7 +63,7 @@ class Probe:
 
 
 def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tensor:
-    """Return targets as numbers [n, C] float64, given the targets ``y`` and the indices of the samples in each split.
+    """Return targets as numbers [n, C] float64; ``parts`` are the targets ``y`` and the chosen indices of each split.
 
     Classes are one-hot. Fields of more than 4096 numbers are reduced by a random sketch, which keeps distances.
     """
@@ -80,8 +80,8 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
     """Return the relative squared error of each sample [n], predicted by ridge regression on all other samples.
 
-    Features are standardised. All left-out predictions follow from one decomposition; the penalty is that of the lowest
-    mean error. Errors are divided by the targets' variance, so 1 is the error of predicting the mean target.
+    Features are standardised. All left-out predictions follow from one decomposition; the penalty of `PENALTIES` with
+    the lowest mean error is used. Errors are divided by the targets' variance: predicting the mean target has error 1.
     """
     from sklearn.linear_model import RidgeCV
 

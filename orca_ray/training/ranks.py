@@ -21,12 +21,12 @@ _TIMEOUT = timedelta(hours=1)
 
 
 class RankLostError(ConnectionError):
-    """Another process that trains the same model has ended."""
+    """Error: another process that trains the same model has ended."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among the ranks; by default it is the only one, and then every method does nothing.
+    """The place of this process among the ranks; by default it is the only one, and methods do not communicate.
 
     All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
     all ranks have called them, and raise RankLostError if another rank has ended.
@@ -37,7 +37,7 @@ class Ranks:
     size: int = 1
 
     def connect(self, file: Path) -> None:
-        """Wait for the other ranks, which call this with the same ``file``; it must not exist before."""
+        """Wait for the other ranks, which call this with the same ``file``, a path that must not exist before."""
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)  # all ranks are on one node
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # else NCCL ends the process when a rank is gone
@@ -46,11 +46,11 @@ class Ranks:
             dist.init_process_group(backend, f"file://{file}", _TIMEOUT, self.size, self.rank)
 
     def share(self, count: int) -> slice:
-        """Return which of ``count`` items are this rank's; the shares of all ranks differ by at most 1."""
+        """Return which of ``count`` items are this rank's; the sizes of the ranks' shares differ by at most 1."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
     def seed(self, *path: int) -> None:
-        """Seed torch's global generators by ``path`` and the rank, except for the first rank.
+        """Seed torch's global generators by ``path`` and the rank; the first rank does nothing.
 
         So ranks differ in dropout, and the state of the first rank's generators is enough to resume all ranks.
         """
@@ -58,7 +58,7 @@ class Ranks:
             torch.manual_seed(derive_seed(self.rank, *path))
 
     def sum_gradients(self, parameters: Iterable[Parameter], loss: Tensor) -> Tensor:
-        """Replace each ``.grad`` by its sum over all ranks, and return the sum of ``loss``, a scalar.
+        """Replace each ``.grad`` by its sum over all ranks, and return the sum of the scalar ``loss`` over all ranks.
 
         All ranks must have gradients of the same parameters.
         """
@@ -83,7 +83,7 @@ class Ranks:
                     tensor.copy_(value)
 
     def joined(self, part: np.ndarray, count: int) -> np.ndarray:
-        """Return the array [count, ...] whose rows `share` each rank gives as ``part``."""
+        """Return the array [count, ...] of all ranks' parts; ``part`` has the rows of this rank's `share`."""
         if self.size == 1:
             return part
         whole = np.zeros((count, *part.shape[1:]), part.dtype)
@@ -104,7 +104,7 @@ def abort() -> None:
 
 
 def disconnect() -> None:
-    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; without it, do nothing."""
+    """Undo :meth:`Ranks.connect`, whether the other ranks have ended or not; do nothing if not connected."""
     if dist.is_initialized():
         abort()
         dist.destroy_process_group()

@@ -24,7 +24,7 @@ from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import Throughput, throughput
 
 CHECK_EVERY = {"cpu": 1, "cuda": 64}
-"""Optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
+"""Number of optimiser steps between checks of the loss for NaN, by device type: a check waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class RefineEpoch:
     """Report of one refine epoch."""
 
     epoch: int
-    """Counted from 1."""
+    """Number of the epoch, from 1."""
     loss: float
     """Mean training loss over the epoch's samples."""
     validation_score: float
@@ -70,7 +70,7 @@ class _PartialEpoch:
 
 
 class RefineLoop:
-    """Trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
+    """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
 
     All other parameters are frozen. `restore_best` loads the weights of the epoch with the lowest validation score.
     Several ranks call `step` and `predict` at the same time, and get the same results.
@@ -95,7 +95,7 @@ class RefineLoop:
     ) -> None:
         """Freeze all parameters but ``parameters``, as `Trained` does, and build the optimiser.
 
-        ``on_step`` is called after each optimiser step but an epoch's last; it may store the `state_dict`.
+        ``on_step`` is called after each optimiser step, except an epoch's last; it may store the `state_dict`.
         """
         self._trained = Trained(model, parameters)
         self._model, self._config, self._seed, self._device = model, config, seed, device
@@ -198,8 +198,8 @@ class RefineLoop:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for an exact resume. The next `step` changes its tensors, so store or copy them before.
 
-        It contains neither frozen parameters nor, between epochs, random generators: every epoch derives its seeds from
-        the trial's. Within an epoch (see ``on_step``) it also has the position and the generators.
+        The state has neither frozen parameters nor, between epochs, random generators: every epoch derives its seeds
+        from the trial's. Within an epoch (see ``on_step``), it also has the position and the states of the generators.
         """
         return {
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,

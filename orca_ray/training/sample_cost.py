@@ -19,7 +19,7 @@ from orca_ray.training.numerics import Precision
 CPU_MIB = 1024
 """Default memory for the activations of a micro-batch on a CPU, in MiB."""
 CUDA_FRACTION = 1 / 8
-"""Default on CUDA as a part of the trial's share of total (not of free) memory, whatever other processes use."""
+"""Default memory for these activations on CUDA, as a part of the trial's share of the total (not free) memory."""
 CPU_TENSOR_BYTES = 16 * 2**20
 """Maximum size of one activation tensor on a CPU. Above 32 MiB, glibc would allocate and zero memory for every tensor
 anew. For a 2-layer, 768-wide body this gives the fastest micro-batches: 16 samples (float32), 32 (bfloat16)."""
@@ -180,7 +180,10 @@ def _measured_peak(threads: int, bfloat16: bool) -> float:
 
 
 def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
-    """Return the best rate, in operations per second, of at least four matrix products within ``seconds``."""
+    """Return the best rate, in operations per second, of products of ``left`` [n, k] and a matrix [k, ``columns``].
+
+    At least four products run, and more until ``seconds`` have passed.
+    """
     right, rates, begin = left.new_ones(left.shape[1], columns), [0.0], perf_counter()
     while len(rates) <= 4 or perf_counter() - begin < seconds:  # the first is a warm-up
         started = perf_counter()
@@ -192,7 +195,7 @@ def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> floa
 
 
 def memory_mib(device: torch.device) -> float:
-    """Return MiB of memory: on CUDA, the peak allocated since its last reset; else, the process's resident size now."""
+    """Return MiB of memory: on CUDA, the peak allocated since the last reset; else, the process's present RAM use."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return float(psutil.Process().memory_info().rss) / 2**20

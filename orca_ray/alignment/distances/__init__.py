@@ -1,1 +1,1 @@
-"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` with the name of the module."""
+"""Distances: each module defines ``DISTANCE``, a subclass of `Distance` whose ``name`` is that of the module."""

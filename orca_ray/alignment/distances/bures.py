@@ -9,7 +9,7 @@ from orca_ray.alignment.distance import Distance
 
 
 class Bures(Distance):
-    """‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½ (Dowson & Landau 1982); labels are ignored.
+    """Distance ‖m − m'‖² + tr S + tr S' − 2 tr (S^½ S' S^½)^½ (Dowson & Landau 1982); labels are ignored.
 
     m, S and m', S' are the mean and the (biased) covariance of all points of source and target. Value and gradient are
     in closed form. `fit` costs O(N D²); a call costs O(n D²) and an eigendecomposition of size min(n, D).

@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy with several Gaussian kernels."""
+"""Maximum mean discrepancy (MMD) with several Gaussian kernels."""
 
 from collections.abc import Mapping
 

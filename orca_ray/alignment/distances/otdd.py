@@ -12,13 +12,13 @@ from orca_ray.alignment.transport import SolverReport
 class OTDD(Sinkhorn):
     """Debiased entropic OTDD (arXiv:2002.02923; debiasing arXiv:1810.08278), with all target classes in one problem.
 
-    Points are (feature, class) pairs. The cost between two is C = ½‖x − y‖² + ½ W[class of x, class of y], where W is
-    the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`). Value, eps
-    and solver are those of `Sinkhorn`. The gradient flows through both terms of C.
+    Points are (feature, class) pairs. The cost between two points is C = ½‖x − y‖² + ½ W[class of x, class of y], where
+    W is the squared 2-Wasserstein distance between the Gaussians fitted to the two classes' points (`Gaussians`).
+    Value, eps and solver are those of `Sinkhorn`. The gradient flows through both terms of C.
 
     The ORCA reference solves one problem per target class and treats W as constant, so labels do not affect its
-    gradient. Here they do, because W depends on the target features. Computing W takes about as long as the transport
-    if classes have 128 points.
+    gradient. Here labels affect the gradient, because W depends on the target features. Computing W takes about as long
+    as the transport if classes have 128 points.
     """
 
     name = "otdd"

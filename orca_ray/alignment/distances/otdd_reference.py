@@ -7,7 +7,7 @@ potentials f [N] and g [n] and costs C [n, N], a step at temperature e computes 
 
     f~_i = −e log mean_j exp((g_j − C_ji) / e),    g~_j = −e log mean_i exp((f_i − C_ji) / e).
 
-Both potentials are replaced by their soft minima in one step at the first temperature; then averaged with them,
+Both potentials are replaced by their soft minima in one step at the first temperature; then averaged with the minima,
 f ← (f + f~) / 2, in one "half step" at each temperature; then replaced again in one step at the last temperature.
 """
 
@@ -42,7 +42,7 @@ _REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return the temperatures d², d², d²/4, d²/16, … (above EPSILON), EPSILON for a bounding box of diagonal d."""
+    """Return the temperatures d², d², d²/4, d²/16, … (above EPSILON), EPSILON for d² = ``squared_diameter``."""
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
@@ -52,10 +52,11 @@ def ladder(squared_diameter: float) -> list[float]:
 def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) -> Tensor:
     """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric cost [N, N], for `self_value`.
 
-    The problem within the source depends on the target only through the ladder, i.e. through d² of their joint bounding
-    box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference, because each half
-    step halves the effect of earlier ones). Columns are phases, the positions in (0, 1] of d² between two powers.
-    ``squared_diameter`` is d² of the points' own box, the least that occurs.
+    The problem within the source depends on the target only through the ladder, i.e. through the squared diagonal d² of
+    their joint bounding box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference,
+    because each half step halves the effect of earlier ones). Columns are phases, the positions in (0, 1] of d² between
+    two powers. ``squared_diameter`` is d² of the points' own box, the least that occurs. Temperatures are multiplied by
+    ``factor``.
     """
     first = _steps_and_phase(squared_diameter)[0]
 
@@ -68,7 +69,7 @@ def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) 
 
 
 def self_value(values_SP: Tensor, squared_diameter: float) -> float:
-    """Return mean f for a joint bounding box, interpolated from `self_values` with a relative error of 1e-6."""
+    """Return mean f for d² = ``squared_diameter``, interpolated from `self_values` with a relative error of 1e-6."""
     steps, phase = _steps_and_phase(squared_diameter)
     coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
     return float(np.polyval(coefficients, phase))
@@ -112,10 +113,10 @@ class Solution:
 def solve(
     cost: CostMatrix, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False
 ) -> Solution:
-    """Do all steps of the ladder ``temperatures``, from f = ``start_N`` (default 0) and g = 0.
+    """Do all steps of the ladder ``temperatures``, from f = ``start_N`` (default 0) and g = 0; return the result.
 
-    ``symmetric``: rows and columns are the same points, and g = f. If a cost h_i of source point i is to be added to
-    C_ji, start with f = −h instead: that gives the same g, and an f that lacks h.
+    ``symmetric``: rows and columns are the same points, and g = f. To add a cost h_i of source point i to C_ji, start
+    with f = −h instead: the result has the same g, and an f that is lower by h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])
@@ -210,7 +211,7 @@ class _Source:
 
 
 class ReferenceOTDD(Distance):
-    """Objective ``otdd-exact`` of the ORCA reference, to reproduce its published results (protocol ``paper``).
+    """Distance ``otdd-exact`` of the ORCA reference, to reproduce its published results (protocol ``paper``).
 
     value = Σ_c shares_c S(target class c, source). S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of x,
     class of y], and W a Sinkhorn divergence between the points of two classes with cost ‖x − y‖². Both stop at the end

@@ -19,7 +19,7 @@ class Sinkhorn(Distance):
         value = OT(target, source) − ½ OT(source, source) − ½ OT(target, target)
 
     OT is the entropic transport cost (`transport`) with point costs ½‖x − y‖², uniform weights, and eps = 0.05 times
-    the mean cost within the source. It is solved until the L1 error of the plan's marginals is 1e-7, and the gradient
+    the mean cost within the source. The solvers stop at an L1 error of 1e-7 of the plan's marginals, and the gradient
     is that of the solution. A call costs O((N + n) n D), and O((N + n) n) per iteration.
     """
 

@@ -14,7 +14,7 @@ _LEAST_DIRECTIONS = 512
 
 
 class Sliced(Distance):
-    """Mean over P directions of the squared 2-Wasserstein distance between projections on them; labels are ignored.
+    """Mean over P directions of the squared 2-Wasserstein distance of the projected points; labels are ignored.
 
     (Rabin et al. 2011; Bonneel et al. 2015.) Matching quantiles is the optimal coupling, exact for any n and N. The
     distance of a set from itself, shifted by d, is ‖d‖² / D. The directions are those of random orthonormal bases with

@@ -1,1 +1,1 @@
-"""Alignment sources: each module defines ``SOURCE``, and imports torch and other large libraries inside functions."""
+"""Alignment sources: each module defines a ``SOURCE``, and imports torch and other large libraries in functions."""

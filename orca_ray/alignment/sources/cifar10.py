@@ -13,7 +13,7 @@ from orca_ray.errors import UserError
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random CIFAR-10 training images, resized to the body's image size."""
+    """Return features [N, D] (or raw pixels) and labels [N] of random CIFAR-10 training images (`embed_images`)."""
     import torch
 
     pixels_NCHW, labels = read_cifar10(SOURCE.path(), request.num_samples)
@@ -23,7 +23,7 @@ def sample(request: SampleRequest) -> Samples:
 
 
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read the first training batches with ``num_samples`` samples or more: pixels [N, 3, 32, 32] uint8, labels [N].
+    """Read the first training batches that have ``num_samples`` samples: pixels [N, 3, 32, 32] uint8, labels [N].
 
     Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
     """

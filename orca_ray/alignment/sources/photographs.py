@@ -21,7 +21,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = _LISTED["classes"]
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random crops, equally many of each class, and within it of each photo.
+    """Return features [N, D] and labels [N] of random crops, equally many of each class and of each photo of a class.
 
     A crop is a square with 0.3 to 1 times the photograph's shorter side; half of the crops are mirrored.
     """

@@ -1,4 +1,4 @@
-"""LaTeX tables with booktabs, to be read by ``\\input`` in a document that loads this package."""
+"""LaTeX tables with booktabs, to be read by ``\\input`` in a document that loads the package booktabs."""
 
 import re
 import unicodedata

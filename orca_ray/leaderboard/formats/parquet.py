@@ -1,4 +1,4 @@
-"""A Parquet table with one row per score: of the board by seed, and of published results."""
+"""A Parquet table with one row for each score of the board, by seed, and for each published score."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -37,9 +37,10 @@ TextRows = Sequence[Sequence[str]]
 
 
 def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True) -> Iterator[RenderableType]:
-    """Yield a leaderboard as Rich text and tables of at most ``width`` columns, where one method fits into them.
+    """Yield a leaderboard as Rich text and tables that are at most ``width`` characters wide.
 
-    A table with too many methods is split. ``curves`` adds sparklines, which need a terminal with Unicode.
+    A wider table is split by methods; a table of one method may still be wider. ``curves`` adds sparklines, which need
+    a terminal with Unicode.
     """
     board = report.board
     title, subtitle = titles(report)
@@ -83,7 +84,7 @@ def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
     """Return values as characters from ``▁`` (``low``) to ``█`` (``high``); NaN is a space.
 
-    Of more than `MAX_CURVE` values, as many are drawn, evenly spaced, with the first and the last one.
+    Of more values than `MAX_CURVE`, only `MAX_CURVE` evenly spaced ones are drawn, among them the first and the last.
     """
     if len(values) > MAX_CURVE:
         values = [values[round(i * (len(values) - 1) / (MAX_CURVE - 1))] for i in range(MAX_CURVE)]

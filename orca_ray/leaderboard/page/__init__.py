@@ -21,16 +21,17 @@ from orca_ray.results.store import ResultsStore
 __all__ = ["chosen_pictures", "page_data", "render", "render_index"]
 
 MAX_PICTURE_CHARACTERS = 1_000_000
-"""Largest size of all artefacts of a page together, as JSON."""
+"""Largest number of characters of all artefacts of a page together, as JSON."""
 _FOLDER = Path(__file__).parent
 _ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
-    """Return the page of a board's `page_data`; with ``refresh_seconds``, it loads itself again after that time.
+    """Return the HTML page of a board's `page_data`; it reloads itself after ``refresh_seconds``, unless that is 0.
 
-    The page may execute its own script only, and load nothing (Content-Security-Policy). Data are embedded as JSON
-    without the characters ``<``, ``>`` and ``&``, so that no text of a record ends the element or begins another one.
+    The page may execute only its own script, and load nothing from elsewhere (Content-Security-Policy). Data are
+    embedded as JSON without the characters ``<``, ``>`` and ``&``, so that no text of a record can end the HTML element
+    that holds them or begin another.
     """
     script, style = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -50,7 +51,7 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
 
 
 def render_index(boards: Mapping[str, Board]) -> str:
-    """Return a page with links to the pages of boards, by file name. It needs no JavaScript."""
+    """Return an HTML page with links to the pages of ``boards``, by the file names of these pages; no JavaScript."""
     rows = []
     for name, board in boards.items():
         best = {method: sum(method in board.best(task) for task in board.tasks) for method in board.methods}
@@ -68,10 +69,10 @@ def render_index(boards: Mapping[str, Board]) -> str:
 
 
 def chosen_pictures(board: Board, store: ResultsStore) -> dict[str, list[Mapping[str, Any]]]:
-    """Return the artefacts that a page shows by trial key: those of each cell's first seed, as far as there is room.
+    """Return the artefacts that a page shows, by trial key: those of each cell's first seed, as plain JSON.
 
-    Room goes to the first artefact of each cell, then to the second of each, and so on. An artefact with an invalid
-    payload is left out.
+    Together they have at most `MAX_PICTURE_CHARACTERS`: the first artefact of each cell is taken, then the second of
+    each, and so on. An artefact that does not fit or has an invalid payload is left out.
     """
     keys = [next(iter(cell.trial_keys.values())) for cell in board.cells.values() if cell.trial_keys]
     artefacts = store.artefacts(board.sweep, keys).groupby("trial_key", sort=True)

@@ -40,7 +40,8 @@ def published_for(
 ) -> Published | None:
     """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
 
-    Rows of a kind in ``hide`` are counted and left out of all ranks. With ``tasks``, rows of other tasks are left out.
+    Rows whose `PublishedRow.kind` is in ``hide`` are left out of all tables, ranks and notes; `Published.hidden` says
+    how many they are. With ``tasks``, rows of other tasks are left out, uncounted.
     """
     rows = [*published_rows(board.benchmark), *rows_of_others(board.benchmark, imported)]
     if tasks is not None:
@@ -93,7 +94,7 @@ def compare(
     """Build the tables of published rows, and a table of the rows that are comparable with own scores.
 
     ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
-    protocol of own scores. Rows of a kind in ``hide`` are left out.
+    protocol of own scores. Rows whose kind is in ``hide`` are left out, and counted in `Published.hidden`.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
     ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]

@@ -1,4 +1,4 @@
-"""Published scores: rows of the packaged tables and of submitted files, and tables of such rows with ranks."""
+"""Published scores: rows of the packaged tables and of submitted files, and tables with ranks made of these rows."""
 
 import csv
 import functools
@@ -15,8 +15,9 @@ from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
 
 PRIMARY, SUBMITTED, IMPORTED = "primary", "submitted", "imported"
 KINDS = (PRIMARY, "digitised", "secondary", SUBMITTED, IMPORTED)
-"""Where a score was read: in a table, notebook or page of its authors; off the bars of their figure; in somebody
-else's transcription. ``submitted``: a row that came by pull request; ``imported``: by `orca-sweep results import`."""
+"""Where a score was read. ``primary``: in a table, notebook or page of its authors; ``digitised``: off the bars of
+their figure; ``secondary``: in somebody else's transcription; ``submitted``: in a file that came by pull request;
+``imported``: in a file given to `orca-sweep results import`."""
 
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
@@ -29,8 +30,8 @@ PROTOCOLS = {
     "several-coefficients": "data with several coefficients per equation, and a protocol that is not stated",
     "": "the source does not say which split selected",
 }
-"""Meaning of each protocol. The first two are the protocols of sweeps; rows with another protocol are shown in tables
-of their own."""
+"""Meaning of each protocol. ``paper`` and ``held-out`` are the protocols of sweeps; rows with another protocol are
+shown in tables of their own."""
 
 FLAGS = {
     "misprint": "misprinted",
@@ -38,7 +39,7 @@ FLAGS = {
     "repeat": "repeats another row",
     "": "",
 }
-"""Why a row has no rank."""
+"""Why a row has no rank, by `PublishedRow.flag`; rows with the flag "" can have one."""
 
 CLAIM = "claim"
 """The ``setting`` of a statement about a whole benchmark: its ``task`` is the benchmark, and it has no score."""
@@ -56,14 +57,14 @@ class PublishedRow:
     method: str
     """The method as its source calls it. Its hyper-parameters and body are not those of a recipe of the same name."""
     metric: str
-    """Name of the equal metric of this project; "": none is known to be equal."""
+    """Name of the metric of orca-ray that is equal to the published one; "": none is known to be equal."""
     quantity: str
     """Quantity that was measured, normalised to lower is better. Only rows of one quantity are comparable."""
     score: float | None
     """The score; None for a `CLAIM`."""
     std: float | None
     n: int | None
-    """Number of seeds, where stated."""
+    """Number of seeds; None if the source does not state it."""
     published: str = ""
     """The score with the digits of its source."""
     published_std: str = ""
@@ -74,7 +75,7 @@ class PublishedRow:
     protocol: str
     """A key of `PROTOCOLS`."""
     setting: str = ""
-    """Rows of one task, quantity and setting were compared with each other in the literature, and are ranked."""
+    """Experimental setting; rows with the same task, quantity and setting are comparable and are ranked together."""
     kind: str
     """One of `KINDS`."""
     flag: str = ""
@@ -106,7 +107,7 @@ def all_published() -> tuple[PublishedRow, ...]:
 
 
 def published_rows(benchmark: str) -> list[PublishedRow]:
-    """Return the published rows of a benchmark."""
+    """Return the published rows of a benchmark, without submitted and imported ones."""
     return [row for row in all_published() if row.benchmark == benchmark]
 
 
@@ -127,7 +128,7 @@ def shipped_scores() -> tuple[SubmittedScore, ...]:
 
 
 def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> list[PublishedRow]:
-    """Return the shipped and the ``imported`` scores of a benchmark as rows: one per method, task and source."""
+    """Return the shipped and the ``imported`` scores of a benchmark as rows: means, one per method, task and source."""
     groups: dict[tuple[str, SubmittedScore], list[SubmittedScore]] = {}
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
@@ -157,7 +158,7 @@ class Column:
     """Metric and unit as published, such as "0-1 error (%)"."""
 
     def text(self, row: PublishedRow) -> str:
-        """Return a score in this column's unit, with the published digits if it was published in it, else with four."""
+        """Return a score in this column's unit: as it was published if in the same unit, else with four digits."""
         if row.published and row.published_metric == self.unit:
             return row.published
         scale = 100.0 if self.unit.endswith("(%)") else 1.0
@@ -166,15 +167,15 @@ class Column:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Rows that are comparable with each other: methods by columns. Ranks and wins are of published means."""
+    """A table of rows that are comparable with each other, methods by columns; ranks and wins compare mean scores."""
 
     title: str
     columns: tuple[Column, ...]
     cells: Mapping[tuple[str, Column], PublishedRow]
     """Row by method and column; a missing cell is absent."""
     summary: pd.DataFrame
-    """``mean_rank`` and ``wins`` of each method, best first; NaN unless it has a ranked score in every column. Equal
-    scores get the average of their ranks, and share a win."""
+    """``mean_rank`` and ``wins`` of each method, best first. Both are NaN for a method without a ranked score in some
+    column, and if fewer than two methods have all. Equal scores get the average of their ranks, and share a win."""
 
     @property
     def methods(self) -> list[str]:
@@ -192,7 +193,7 @@ class PublishedTable:
         return {str(name): None if math.isnan(value) else value for name, value in found.items()}
 
     def best(self, column: Column) -> list[str]:
-        """Return the methods with the lowest ranked score in a column; none if only one has a score."""
+        """Return the methods with the lowest ranked score in a column; none if only one method has one."""
         scores = {name: row.score for (name, each), row in self.cells.items() if each == column and not row.flag}
         lowest = min((score for score in scores.values() if score is not None), default=None)
         return [name for name, score in scores.items() if score == lowest] if len(scores) > 1 else []
@@ -205,7 +206,7 @@ class PublishedTable:
         return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
     def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
-        """Return titles and rows of text; ``mark`` formats the best score of a column, "?" follows a doubtful score."""
+        """Return titles and rows of text; ``mark`` formats a column's best score, "?" follows a flagged score."""
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
@@ -238,17 +239,18 @@ class Published:
 
     benchmark: str
     beside: PublishedTable | None
-    """Own scores and the published scores with the same task, metric and protocol; None if there are no such scores."""
+    """Own scores with the published scores of the same task, metric and protocol; None without such published
+    scores."""
     tables: tuple[PublishedTable, ...]
-    """Tables of all rows that are or could be ranked, as published."""
+    """Tables of all rows that are neither hidden nor claims nor repetitions, without own scores."""
     reasons: Mapping[str, int]
-    """Why rows are not in ``beside``, with the number of rows; empty without own scores."""
+    """Number of rows that are neither hidden nor in ``beside``, by reason; empty without own scores."""
     rows: tuple[PublishedRow, ...]
-    """All rows that are not hidden, also those that repeat others and claims about the whole benchmark."""
+    """All rows that are not hidden, including repetitions of other rows and claims about the whole benchmark."""
     hidden: Mapping[str, int]
-    """Number of rows hidden by kind."""
+    """Number of hidden rows, by kind."""
     notes: tuple[str, ...]
-    """Sentences about misprints, doubtful scores and differences of protocol."""
+    """Sentences about misprinted and doubtful scores, protocols, claims and sources."""
 
     @property
     def sources(self) -> dict[str, str]:

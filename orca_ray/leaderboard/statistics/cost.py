@@ -10,9 +10,9 @@ from orca_ray.leaderboard.statistics.paired import LogScores
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 Over = Literal["sum", "mean", "max"]
-"""How the costs of tasks are combined."""
+"""How a method's costs on single tasks are combined."""
 SAME_COST = 0.05
-"""Two costs are equal if the lower one is less than this share below the other, because times vary as much."""
+"""Two costs count as equal if the lower one is less than this share below the other; times vary as much by chance."""
 
 
 def cost(costs: pd.DataFrame, *, over_tasks: Over = "sum") -> pd.DataFrame:
@@ -50,7 +50,7 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return which points no other point dominates: one with a lower score or cost, and neither of the two higher.
+    """Return [M] which points are not dominated: no other has a lower score or cost, and neither of the two higher.
 
     A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """

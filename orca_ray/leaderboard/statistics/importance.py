@@ -9,7 +9,7 @@ from orca_ray.leaderboard.statistics.table import Floats, Statistic
 
 NUM_BINS = 4
 MIN_TRIALS = 8
-"""Number of a task's trials from which on they count."""
+"""Tasks with fewer trials than this are left out."""
 
 
 def importance(searches: pd.DataFrame) -> pd.DataFrame:
@@ -42,7 +42,7 @@ def _on_task(trials: pd.DataFrame, name: str) -> tuple[float, float, int, int]:
 
 
 def groups(values: pd.Series) -> NDArray[np.int64]:
-    """Return a group for each value: quantiles of numbers if there are more than `NUM_BINS` different ones."""
+    """Return each value's group number: its quantile if more than `NUM_BINS` numbers differ, else its own."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if numbers and values.nunique() > NUM_BINS:
         places = values.astype("float64").rank(method="min").to_numpy() - 1
@@ -53,7 +53,8 @@ def groups(values: pd.Series) -> NDArray[np.int64]:
 def kruskal_wallis(scores: Floats, groups: NDArray[np.int64]) -> tuple[float, float, int, int]:
     """Return epsilon squared, the statistic H, its degrees of freedom and the number of scores.
 
-    H is corrected for ties. Epsilon squared is NaN if there is one group or all scores are equal.
+    H is corrected for ties. Epsilon squared and H are NaN if there is one group, all scores are equal, or each score is
+    its own group.
     """
     num = len(scores)
     ranks = pd.Series(scores).rank().to_numpy()

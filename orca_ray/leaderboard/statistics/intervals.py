@@ -62,14 +62,14 @@ def chi_square_tail(x: float, freedom: int) -> float:
 
 
 MIN_TASKS = 5
-"""Number of tasks from which on tasks are resampled; fewer tasks are too few for that."""
+"""Least number of tasks for which tasks are resampled."""
 NUM_RESAMPLES = 5000
 PerTask = Callable[[Floats], Floats]
 """Takes mean scores [..., T, M] and returns values [..., T, X], each computed from one task alone."""
 
 
 def words(num: int) -> NDArray[np.uint32]:
-    """Return the first ``num`` words of the random sequence."""
+    """Return the first ``num`` 32-bit words of a fixed pseudo-random sequence."""
     z = np.arange(1, num + 1, dtype=np.uint32) * np.uint32(0x9E3779B9)
     z = (z ^ (z >> np.uint32(16))) * np.uint32(0x21F0AAAD)
     z = (z ^ (z >> np.uint32(15))) * np.uint32(0x735A2D97)
@@ -77,7 +77,7 @@ def words(num: int) -> NDArray[np.uint32]:
 
 
 def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return random indices of a shape: each below its limit, from the words in C order."""
+    """Return pseudo-random indices of a shape, each below its limit, made of `words` in C order."""
     drawn = words(math.prod(shape)).reshape(shape).astype(np.uint64)
     return ((drawn * np.asarray(limits, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -95,7 +95,7 @@ def drawn_tasks(num: int) -> Floats:
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
     """Return the mean over tasks of values per task, in each resample, [R, X]; NaN if no interval is possible.
 
-    With fewer than `MIN_TASKS` tasks, the seeds of each task and method are resampled.
+    With fewer than `MIN_TASKS` tasks, the seeds of each task and method are resampled; all must have two seeds or more.
     """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
@@ -109,7 +109,7 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
 
 
 def tail(num: int, freedom: int) -> float:
-    """Return the probability of the lower percentile of a 95 % interval, for samples of ``num`` values."""
+    """Return the level of the lower quantile of a 95 % bootstrap interval, lowered for samples of ``num`` values."""
     return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 
@@ -128,7 +128,7 @@ def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:
 
 
 def mean_over_tasks(table: ScoreTable, per_task: PerTask) -> tuple[Floats, Floats, Floats]:
-    """Return the mean over tasks of values per task, and the ends of its intervals, [X] each."""
+    """Return the means over tasks of the values of ``per_task``, and the ends of their 95 % intervals, [X] each."""
     values_TX = per_task(table.means_TM)
     value = values_TX.mean(axis=0) if len(table.tasks) else np.full(values_TX.shape[1], np.nan)
     return value, *interval(table, resample(table, per_task))

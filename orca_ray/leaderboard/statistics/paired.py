@@ -1,4 +1,4 @@
-"""Ratios of scores that are paired by task, with intervals; the common ground of all comparisons of two columns."""
+"""Ratios of scores that are paired by task, with intervals; all comparisons of methods and configurations use them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, drawn_tasks, ta
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable
 
 Levels = Mapping[str, str]
-"""Name of the level by factor."""
+"""Mapping from the name of a factor to the name of its level."""
 
 
 class Ratio(NamedTuple):
@@ -34,24 +34,24 @@ class Comparison:
     levels: Levels
     reference: Levels
     ratio: Ratio
-    """Geometric mean over tasks, with a bootstrap interval over tasks; none if fewer than `MIN_TASKS` have pairs.
+    """Geometric mean over tasks, with a bootstrap interval over tasks; NaN ends if fewer than `MIN_TASKS` have pairs.
 
     In a sweep of fewer tasks, the interval is two standard errors wide on either side and holds for these tasks only.
     """
     tasks: Mapping[str, Ratio]
-    """Ratio on each task that has a pair. Its interval is two standard errors wide on either side; see `LogScores`."""
+    """Ratio on each task that has a pair. The interval is two standard errors wide on either side; see `LogScores`."""
     pairs: int
     planned: int
     """Number of pairs if no trial were missing."""
 
     @property
     def changed(self) -> Levels:
-        """The levels that differ from the reference."""
+        """The entries of ``levels`` that differ from ``reference``."""
         return {factor: level for factor, level in self.levels.items() if level != self.reference[factor]}
 
     @property
     def given(self) -> Levels:
-        """The levels that ``levels`` and ``reference`` have in common."""
+        """The entries that ``levels`` and ``reference`` have in common."""
         return {factor: level for factor, level in self.levels.items() if level == self.reference[factor]}
 
     @property
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def score_floor(scores_CS: Floats) -> float:
-    """Return half of a task's smallest positive score; means below it are raised to it.
+    """Return half of a task's smallest positive score (1 without one), to which lower means are raised.
 
     A mean of zero, such as no error on a small test set, has no ratio. Half of the smallest score that was measured
     stands for it, as half of the detection limit does in chemistry.
@@ -76,7 +76,7 @@ def score_floor(scores_CS: Floats) -> float:
 
 
 def ratio_within(log: float, error: float) -> Ratio:
-    """Return the ratio with the logarithm ``log`` and an interval of two standard errors of that on either side."""
+    """Return the ratio exp(``log``), with an interval of two standard errors ``error`` of ``log`` on either side."""
     return Ratio(*np.exp([log, log - 2 * error, log + 2 * error]).tolist())
 
 
@@ -84,7 +84,8 @@ def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | F
     """Return the geometric mean over tasks of ratios given by their logarithms, with its 95 % interval.
 
     The bootstrap over tasks is that of `intervals`. Without ``bootstrap``, the interval comes from the standard errors
-    of the logarithms, and has no part for the difference to other tasks.
+    of the logarithms, and does not cover the variation between tasks. Its ends are NaN with ``bootstrap`` and fewer
+    than `MIN_TASKS` tasks.
     """
     num = len(logs)
     mean = float(np.mean(logs)) if num else float("nan")
@@ -98,15 +99,15 @@ def ratio_over_tasks(logs: Sequence[float] | Floats, errors: Sequence[float] | F
 
 @dataclass(frozen=True)
 class LogScores:
-    """Logarithms of a board's mean scores, for ratios of its methods."""
+    """Table of the logarithms of a board's mean scores, from which ratios of methods are computed."""
 
     table: ScoreTable
     means_TM: Floats
-    """Mean score over the seeds of each task and method; NaN where there is no score."""
+    """Logarithm of the mean score over seeds of each task and method; NaN where there is no score."""
     errors_TM: Floats
-    """Standard errors over seeds; NaN if no method has several seeds on the task."""
+    """Standard errors of `means_TM` over seeds; NaN if no method has several seeds on the task."""
     floors_T: Floats
-    """Floors [T, 1] that lower means are raised to; see `score_floor`."""
+    """Floors [T, 1] to which lower scores and means are raised; see `score_floor`."""
     noise_T: Floats
     """Standard deviation of a log score over seeds, pooled over methods, [T, 1]; NaN if no method has several seeds."""
     squares_TM: Floats
@@ -129,9 +130,10 @@ class LogScores:
         return cls(table, logs_TM, noise_T / np.sqrt(num_TM), floors_T, noise_T, squares_TM, freedom_TM)
 
     def own_errors(self, tasks: Sequence[int], both: Sequence[int]) -> Floats:
-        """Return the standard errors of the log ratios of two methods on tasks, from their own spread over seeds, [T].
+        """Return the standard errors [T] of two methods' log ratios on ``tasks``, from the two methods' seeds alone.
 
-        Unlike `errors_TM` they do not depend on the other methods, but they have fewer degrees of freedom.
+        ``tasks`` are indices of tasks, and ``both`` of the two methods. Unlike `errors_TM`, the result does not depend
+        on other methods, but it has fewer degrees of freedom.
         """
         at = np.ix_(tasks, both)
         squares_T, freedom_T = (each[at].sum(axis=1) for each in (self.squares_TM, self.freedom_TM))
@@ -164,9 +166,10 @@ def compare(
     pairs: int | None = None,
     bootstrap: bool | None = None,
 ) -> Comparison:
-    """Return a comparison, given the logarithms of the ratios on tasks and their standard errors.
+    """Return a comparison, given the logarithms of the ratios on ``tasks`` and the standard errors of these logarithms.
 
-    ``pairs`` is by default one per task, and ``bootstrap`` (see `ratio_over_tasks`) whether the tasks suffice.
+    ``pairs`` is by default the number of tasks, and ``bootstrap`` (see `ratio_over_tasks`) by default true from
+    `MIN_TASKS` tasks on.
     """
     ratio = ratio_over_tasks(logs, errors, bootstrap=len(tasks) >= MIN_TASKS if bootstrap is None else bootstrap)
     on_tasks = {task: ratio_within(*numbers) for task, *numbers in zip(tasks, logs, errors, strict=True)}

@@ -35,15 +35,16 @@ METHODS = (
 
 @dataclass(frozen=True)
 class QuestionAnswer:
-    """The answer to one question."""
+    """The answer to one question of `METHODS`, or to the question whether searching helped."""
 
     name: str
     question: str
     subject: str
-    """Owner of the scores: a body ("" if the board has one), or for ``searching`` a method ("" for all)."""
+    """Body that the scores belong to ("" if the board has one), or for ``searching`` the method ("" for all
+    methods)."""
     comparison: Comparison
-    """Scores with the thing asked about, relative to scores without it; below 1, it helped. A pair is a task with both
-    scores."""
+    """Scores with the step that the question asks about, relative to scores without it; below 1, the step helped. A
+    pair is a task with both scores."""
     agent: str = "Searching"
     """What the question is about, as the subject of a sentence."""
     note: str = ""
@@ -77,9 +78,10 @@ class QuestionAnswer:
 
 
 def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = None) -> list[QuestionAnswer]:
-    """Return the answers that the tables allow; ``searches`` has the columns of `COLUMNS`, and NaN for no score.
+    """Return the answers to the questions of `METHODS` whose two methods have scores, and about searching.
 
-    A method is named as on the board: ``orca``, or ``orca (body)`` if the board has several bodies.
+    ``searches`` has the columns of `COLUMNS`, with NaN for no score; None: no answer about searching. A method is named
+    as on the board: ``orca``, or ``orca (body)`` if the board has several bodies.
     """
     logs = LogScores.of(ScoreTable.of(scores))
     names = logs.table.methods
@@ -109,7 +111,7 @@ def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
 
 
 def gains(searches: pd.DataFrame) -> pd.DataFrame:
-    """Return the logarithm (``log``) of best to first score of each ``task`` and ``method``.
+    """Return the columns ``task``, ``method`` and ``log``: the logarithm of best to first score of each search.
 
     Only searches with at least two trials, and with a score of the first trial, count.
     """

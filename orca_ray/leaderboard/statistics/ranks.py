@@ -8,7 +8,7 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
 def beaten(means: Floats) -> Floats:
-    """Return for each two methods, [..., M, M], 1 if the first has the better score, 0.5 on a tie, else 0."""
+    """Return [..., M, M]: 1 if the first of two methods has the lower of ``means`` [..., M], 0.5 on a tie, else 0."""
     ours, theirs = means[..., :, None], means[..., None, :]
     return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
 
@@ -98,7 +98,7 @@ def bradley_terry(table: ScoreTable) -> pd.DataFrame:
 
 
 def strengths(wins_RMM: Floats) -> Floats:
-    """Return the strengths [R, M] in Elo points that maximise the likelihood of the wins of methods (rows) over others.
+    """Return strengths [R, M] in Elo points: maximum likelihood for the wins of methods (rows) over others (columns).
 
     One drawn game of each two methods is added. The iteration is that of Newman 2023, "Efficient Computation of
     Rankings from Pairwise Comparisons", JMLR 24, which converges faster than the minorisation of Hunter 2004.

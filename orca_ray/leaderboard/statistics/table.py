@@ -27,7 +27,7 @@ class ScoreTable:
     methods: tuple[str, ...]
     """Names of the methods, sorted."""
     scores_TMS: Floats
-    """The n scores of a (task, method) are the first n of its row, in the order of their seeds; the rest is NaN."""
+    """Scores [T, M, S]: the n scores of a (task, method) come first, in the order of their seeds; the rest is NaN."""
 
     @classmethod
     def of(cls, scores: "pd.DataFrame | ScoreTable") -> "ScoreTable":
@@ -73,11 +73,11 @@ class ScoreTable:
         return self if complete_T.all() else ScoreTable(tasks, self.methods, self.scores_TMS[complete_T])
 
     def by_method(self, **columns: Sequence[object] | Floats | float | str | None) -> pd.DataFrame:
-        """Return a frame with one row per method."""
+        """Return a frame of ``columns``, arrays [M] or constants, with one row per method."""
         return pd.DataFrame(columns, index=pd.Index(self.methods, name="method"))
 
     def by_pair(self, **columns: Floats | NDArray[np.bool_] | NDArray[np.int64] | int) -> pd.DataFrame:
-        """Return a frame with one row per pair of different methods, from arrays of the shape [M, M]."""
+        """Return a frame of ``columns``, arrays [M, M] or constants, with a row per ordered pair of methods."""
         index = pd.MultiIndex.from_product([self.methods, self.methods], names=["method", "other"])
         different = ~np.eye(len(self.methods), dtype=bool).ravel()
         flat = {name: each.ravel() if isinstance(each, np.ndarray) else each for name, each in columns.items()}
@@ -85,9 +85,9 @@ class ScoreTable:
 
 
 def mean_over_seeds(scores: Floats) -> Floats:
-    """Return the mean over the last axis, which may hold NaN behind the scores; NaN where there is no score.
+    """Return the mean over the last axis, which may hold NaN after the scores; NaN where there is no score.
 
-    Scores are added in their order, so that another language gets the same bits.
+    Scores are added in the order of the axis, so that a program in another language can compute the same bits.
     """
     present = np.isfinite(scores)
     total = np.zeros(scores.shape[:-1])
@@ -154,7 +154,7 @@ class Statistic:
         return re.split(r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or "")[0]
 
     def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
-        """Return the statistic of ``tables``, in the order of ``inputs`` and with the columns `COLUMNS`."""
+        """Return the statistic of ``tables`` (in the order of ``inputs``, columns `COLUMNS`), with its ``options``."""
         pairs = zip(self.inputs, tables, strict=True)
         given = [ScoreTable.of(table) if name == "scores" else table for name, table in pairs]
         return self.function(*given, **options)

@@ -15,7 +15,7 @@ from orca_ray.leaderboard.statistics.wilcoxon import holm
 POWER = 0.8
 """Probability with which the additional tasks or seeds would separate two methods."""
 MAX_MORE = 1000
-"""A larger number of tasks or seeds is given as infinity."""
+"""Largest number of additional tasks or seeds that is given; a larger one is infinity."""
 
 
 def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
@@ -55,7 +55,7 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
 
 
 def describe(method: str, other: str, row: Mapping[str, float]) -> str:
-    """Return a verdict in words, given the row of the pair in what `verdict` returns."""
+    """Return a verdict in words; ``row`` is the pair's row in the frame that `verdict` returns."""
     basis = f"ratio {row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}], p = {row['adjusted_p']:.2g}"
     where = f"{int(row['num_tasks'])} task{'s' if row['num_tasks'] != 1 else ''}"
     if math.isnan(row["p"]):

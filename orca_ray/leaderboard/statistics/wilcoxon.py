@@ -33,11 +33,10 @@ def critical_difference(table: ScoreTable) -> pd.DataFrame:
 
 
 def signed_rank(differences: Floats) -> float:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test; zeros are dropped, 1 if none is left.
 
-    Differences are rounded to twelve decimals, so that equal ones are equal. For up to `MAX_EXACT` differences that are
-    not zero, the distribution of the rank sum is counted: ``chances[s]`` is the probability that the doubled ranks of
-    the positive differences add up to s. For more differences, the distribution is approximated by a normal
+    Differences are rounded to twelve decimals first, so that rounding errors do not break ties. For up to `MAX_EXACT`
+    differences, the distribution of the rank sum is exact, also with ties; for more, it is approximated by a normal
     distribution, corrected for ties.
     """
     differences = np.round(differences, 12)

@@ -2,10 +2,10 @@
 
 DASH chooses kernel size k and dilation d of each convolution from {3, 5, 7, 9} x {1, 3, 7, 15} (1-D: {3, 7, 11, 15, 19}
 x {1, 3, 7, 15}) by a differentiable search with Fourier layers, then the learning rate, weight decay, dropout and
-momentum by a grid (DASHA: by ASHA), then trains a wide ResNet WRN-16-4. Here they are hyper-parameters that the sweep
-searches as it does any others, and one k and one d hold for the whole network: a search of a dozen trials can choose
-between 20 pairs, but not between 20 pairs for each of 13 layers. Batch norm is replaced by group norm (see
-`orca_ray.models.convolution`). If the target is dense, no layer reduces the resolution, and so none widens.
+momentum by a grid (DASHA: by ASHA), then trains a wide ResNet WRN-16-4. Here all of these are ordinary hyper-parameters
+of the sweep, and one k and one d hold for the whole network: a search of a dozen trials can choose between 20 pairs
+(k, d), but not between 20 pairs for each of 13 layers. Batch norm is replaced by group norm (see
+`orca_ray.models.convolution`). If the target is dense, no layer reduces the resolution or adds channels.
 
 A table has no neighbourhoods. For tasks whose domain is one of `TABLES`, and for inputs of a single position, the
 same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 TABLES = ("tabular", "drug response")
 """Values of `Task.domain` whose features have no order."""
 MAX_POSITIONS = 128**2
-"""Limit to which the stride of the stem reduces the positions of larger images, unless the target is dense."""
+"""Largest number of positions after the stem, whose stride is chosen accordingly; no limit if the target is dense."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class CnnConfig(Config):
     """Options of the network of ``cnn``."""
 
     kernel: Annotated[int, *Number.__metadata__, partial(must, "odd", lambda value: value % 2 == 1)] = 3
-    """Side of the kernels of all convolutions. Weights that would only see padding are left out."""
+    """Side of the kernels of all convolutions, an odd number. Weights that would only see padding are left out."""
     dilation: Number = 1
     blocks: Number = 2
     """Residual blocks, of two convolutions each, in each of three stages; 2 makes WRN-16."""
@@ -47,7 +47,8 @@ class CnnConfig(Config):
     """Channels of the first stage; 64 makes WRN-16-4. Each later stage has twice the channels of the one before it and
     half the resolution, unless the target is dense."""
     network: Annotated[str, partial(one_of, ("auto", "convolutional", "table"))] = "auto"
-    """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position."""
+    """``table``: every layer sees all features. ``auto``: ``table`` for tables and inputs of one position, else
+    ``convolutional``."""
 
 
 def _is_table(task: "Task", config: CnnConfig) -> bool:

@@ -1,6 +1,6 @@
 """``fno``: a small Fourier neural operator without pretraining, the usual baseline for fields.
 
-The operator is `orca_ray.models.fourier`, refined as any other network. It is our own because the library
+The operator is `orca_ray.models.fourier`, trained by the refine stage. It is our own because the library
 neuraloperator (2.0.0) requires wandb and matplotlib, takes seconds to import, and stores metadata among the weights.
 Its `SpectralConv` and our `SpectralConvolution` give equal outputs for equal weights.
 """
@@ -25,7 +25,7 @@ class FnoConfig(Config):
     """Options of the Fourier neural operator."""
 
     modes: Number = 12
-    """Frequencies that a layer keeps in each direction of each axis; all, if the resolution has fewer."""
+    """Number of frequencies that a layer keeps in each direction of each axis; all, if the resolution has fewer."""
     width: Number = 32
     layers: Number = 4
 

@@ -1,8 +1,9 @@
 """``gradient_boosting``: gradient-boosted trees by LightGBM, the usual baseline for tables.
 
-An epoch adds ``boosting.rounds`` rounds: one tree, or one for each class if there are more than two. Several labels
-have boosters of their own. The trees of the best epoch on validation data are kept. The loss is the trees' own, log
-loss or squared error, whatever the task's; the epochs are compared by the task's metric. Missing values are allowed.
+An epoch adds ``boosting.rounds`` rounds of one tree each, or of one tree for each class if there are more than two. For
+a target of several labels, each label has a booster. The trees of the best epoch on validation data are kept. The trees
+minimise log loss or squared error instead of the task's loss; the task's metric compares the epochs. Missing values are
+allowed.
 """
 
 import importlib.util
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from orca_ray.tasks.task import Task
 
 MAX_FEATURES = 4096
-"""Largest number of values of one input."""
+"""Largest number of values in one input."""
 
 
 def _problem(task: "Task") -> str | None:

@@ -1,8 +1,8 @@
 """``minirocket``: random convolutional features and a linear model, the usual baseline for series.
 
-The features are those of MiniRocket (see `orca_ray.models.minirocket`). The head is a ridge regression on them, on
-targets 1 and -1 for classes, whose penalty is chosen on validation data; it is fitted in closed form, in one epoch. So
-the outputs for classes rank them, but their softmax is no calibrated probability.
+The features are those of MiniRocket (see `orca_ray.models.minirocket`). The head is a ridge regression from these
+features to the target (1 and -1 for classes), fitted in closed form, in one epoch; its penalty is chosen on validation
+data. So the outputs rank the classes, but their softmax is no calibrated probability.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _LENGTH, _KERNELS = 9, 84
 MAX_SAMPLES = 100_000
-"""Largest training split: the features of all its samples, 40 kB each, are in memory."""
+"""Largest number of training samples: the features of all of them, 40 kB each, are in memory."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ S depends on e through θ' alone, so the gradient of the outer objective is ∇_
 g = ∇S(θ'). No graph of the inner step is built: as in DARTS (arXiv:1806.09055, eq. 7), the product with the mixed
 second derivative is the central difference [∇_e L(e, θ + ε g) − ∇_e L(e, θ − ε g)] / 2ε, where ε = 0.01 / ‖g‖. Its
 error is O(ε²). (A form without the second derivative would lose S altogether.) Stage 2 computes in float32, because
-bfloat16 would round the perturbations ± ε g away. One of its steps costs about three of fine-tuning.
+bfloat16 would round the perturbations ± ε g away. A step of stage 2 costs about as much as three of fine-tuning.
 
 There is no public code, and only summaries of the paper were available: hence "after". Our own choices are the virtual
 step (plain gradient descent), the outer loss at θ instead of θ', the optimiser (without weight decay), the head that is

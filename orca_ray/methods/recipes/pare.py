@@ -1,4 +1,4 @@
-"""PaRe: train on target samples, and on mixes in which tokens of source samples replace some of theirs (2024).
+"""PaRe: train on target samples, and on mixes of them in which source tokens replace some target tokens (2024).
 
 Let e be the target's embedder, f the pretrained body, h the target's head, h_s a linear head for source classes on the
 mean feature, and g(z) = sigmoid(w·z + b) the gate of a token z. A target sample (x, y) is paired with a random source
@@ -9,10 +9,10 @@ with the lowest gates; both keep their order. With λ = k / T and the task's los
 
 In epoch t = 0, 1, … of n, k = max(1, ⌊T (begin + (end − begin) t / n)⌋). In the first epochs, the choice is by keys
 instead of gates: g(z) plus Gumbel noise, so that the source tokens that come and the target tokens that stay are drawn
-without replacement with probabilities proportional to exp g(z). Its gradient is that of sigmoid((key − κ) / 0.9), where
-κ is the k-th key, as if the choice were a factor of each token (straight-through). Later the choice is by the gates
-alone, and the gate no longer learns. An optimiser step costs at least twice that of `nft`. There is no align stage: of
-the options ``align.*``, only ``align.source`` and ``align.source_samples`` matter.
+without replacement with probabilities proportional to exp g(z). The gradient of the choice is that of
+sigmoid((key − κ) / 0.9), where κ is the k-th key, as if the choice were a factor of each token (straight-through).
+Later the choice is by the gates alone, and the gate no longer learns. An optimiser step costs at least twice that of
+`nft`. There is no align stage: of the options ``align.*``, only ``align.source`` and ``align.source_samples`` matter.
 
 Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
 
@@ -20,7 +20,7 @@ Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
   before. Its last epochs may have k = 0, which fails.
 - The code counts tokens: k falls from 2000 to 500 of 3136 on images, from 32 to 1 of 32 source tokens on sequences.
   Here k is a share of T, so that the same options serve any T; the defaults are those of images, also for sequences.
-- The code draws tokens by k softmaxes in turn, and its gradient is theirs. Here one top-k does (arXiv:1903.06059).
+- The code draws tokens by k softmaxes in turn and uses their gradient. Here one top-k draws them (arXiv:1903.06059).
 - For dense targets, the code predicts object masks of the source images by the target's head. The sources here have
   no masks, so for every kind of target the source term is the cross-entropy of h_s for the samples' classes.
 - The code drops the loss of mixes where a batch and its source batch differ in size. Here each sample has a partner.

@@ -1,9 +1,9 @@
 """Recipes of ORCA (align the embedder, then fine-tune everything) and of the methods that it is compared with.
 
-Two of these are controls, which show what the pretrained body contributes. ``no_body`` follows the ablation LLM2Attn of
-Tan et al.: one attention layer from random initialisation stands in the body's place, y = norm(x + attention(x)). The
-embedder starts as that of ``nft``, so with its defaults from pretrained weights. ``random_features``: body and embedder
-start random, and the body is frozen, with its norms. (The row "frozen random" of Lu et al. trains the norms.)
+Two methods are controls, which show what the pretrained body contributes. ``no_body`` follows the ablation LLM2Attn of
+Tan et al.: one randomly initialised attention layer replaces the body, y = norm(x + attention(x)). The embedder of
+``no_body`` starts as that of ``nft``, by default from pretrained weights. ``random_features``: body and embedder start
+random, and the body, its norms included, is frozen. (The row "frozen random" of Lu et al. trains the norms.)
 """
 
 from dataclasses import replace

@@ -9,7 +9,7 @@ Let e be the target's embedder, f the pretrained body, and h a linear head that 
 
        (1/n) Σ_i [ ℓ_i + ρ max(0, ‖∂ℓ_i/∂z_i‖ − τ)² ],   ℓ_i = CE(h(f(z_i)), y_i),
 
-   the second term only in the last epochs. It bounds the Lipschitz constant of the loss, on which the theory rests.
+   the second term only in the last epochs. This penalty bounds the Lipschitz constant of the loss, as the theory needs.
 3. Feature-label distortion, e alone: minimise H(Yˢ | Yᵗ) ≈ Σ_y P(y) H(mean of softmax h(f(e(x))) over x of class y),
    the entropy of the source class, given the class of the target. Targets without classes are clustered.
 4. Fine-tune everything by the task's loss.
@@ -27,7 +27,7 @@ Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``
 - ``code`` also trains h in stage 3, where the paper's figure and the code's argument say that it is frozen.
 
 Both forms differ from the code in this: classes of the target have equal weight in stage 1, as in `orca`, and its
-learning rate and scale are those of ``align.*``; the learning rate of stage 2 is constant (there: a cosine), and its
+learning rate and scale are those of ``align.*``; the learning rate of stage 2 is constant (in the code: a cosine), its
 gradients are clipped at ``refine.clip``; the smallest batches of stage 3 are not skipped; dropout is off in stages 1 to
 3. The defaults are below the published settings: fewer source epochs, one of them with the penalty.
 """

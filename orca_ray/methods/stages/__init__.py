@@ -1,1 +1,1 @@
-"""The stages of a trial. The other modules of `orca_ray.methods` do not import torch, so that planning is fast."""
+"""The stages of a trial. They import torch; options, recipes and registry of methods do not: planning must be fast."""

@@ -1,4 +1,4 @@
-"""The align stage of one trial: runs it, with a guard if the method has one, or replays a cached alignment."""
+"""The align stage of one trial: trains the embedder, guarded if the method says so, or replays a cached alignment."""
 
 import math
 from bisect import bisect_right
@@ -22,13 +22,13 @@ from orca_ray.training.config import AlignConfig
 from orca_ray.training.probe import Probe, ProbePoint
 
 POINTS = (0.0, 0.25, 1.0)
-"""Shares of the align schedule after which the embedder is probed. More would cost more than 15 % of a short trial."""
+"""Shares of the align schedule after which the embedder is probed. More would take over 15 % of a short trial."""
 MARGIN = 2.0
 """A later embedder is chosen if its error is lower by more than this many standard errors of the paired difference."""
 
 
 class AlignGuard:
-    """Measures the error of the embedder at `POINTS` by a `Probe`, and keeps the weights of the chosen point.
+    """Guard of aligning: measures the embedder's error at `POINTS` by a `Probe`, and keeps the chosen point's weights.
 
     The first choice is the embedder before aligning. The embedder at a later point replaces the present choice if its
     mean error over the samples of the probe is lower by more than `MARGIN` standard errors of the difference, which
@@ -54,12 +54,12 @@ class AlignGuard:
     def due(self, progress: float) -> bool:
         """Return whether the embedder must be probed at the share ``progress`` of the schedule.
 
-        A plateau of the distance may skip some of the `POINTS`.
+        Where a plateau of the distance skips a part of the schedule, one probe may stand for several `POINTS`.
         """
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:
-        """Probe the embedder as it is after ``epoch`` epochs, and choose it if it is better than the present choice."""
+        """Probe the embedder after ``epoch`` epochs, choose it if better than the present choice; return the result."""
         errors_n = self._probe()
         if self._errors_n is None or _is_lower(errors_n, self._errors_n):
             self.chosen, self._errors_n = epoch, errors_n
@@ -92,12 +92,12 @@ def _is_lower(errors_n: Tensor, than_n: Tensor) -> bool:
 
 
 class AlignStage:
-    """Aligns the model's embedder. A `step` is one epoch or one probe; the first step loads the source features."""
+    """Stage that aligns the embedder. A `step` is one epoch or one probe; the first step loads the source features."""
 
     name, parallel = "align", False
 
     def __init__(self, trial: Trial, config: AlignConfig | None = None, *, guarded: bool = False) -> None:
-        """Plan the stage; ``config`` replaces the options of the trial. If ``guarded``, an `AlignGuard` chooses."""
+        """Plan the stage; ``config`` replaces ``align.*``. If ``guarded``, an `AlignGuard` chooses the embedder."""
         self._trial, self._guarded = trial, guarded
         self._config = config or trial.hyperparameters.align
         self._key: str | None = None
@@ -115,7 +115,7 @@ class AlignStage:
     def step(self) -> EpochProgress:
         """Run or replay one epoch or probe.
 
-        After the last one, load the weights that the guard chose, and store the alignment in the cache.
+        After the last one, load the weights that the guard (if any) chose, and store a new alignment in the cache.
         """
         started = perf_counter()  # includes source features and pseudo-labels
         self._stage = stage = self._stage or self._open()
@@ -136,7 +136,7 @@ class AlignStage:
         return replace(progress, distance=report.distance, learning_rate=report.learning_rate)
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` with the results of this stage so far, and the last step's seconds."""
+        """Return a copy of ``outcome`` with the results of this stage so far, and the last step's seconds added."""
         stage = self._stage
         assert stage is not None
         chosen = self._guard.chosen if self._guard is not None and self.done else None
@@ -154,7 +154,7 @@ class AlignStage:
         return self._stage.state_dict() | {"guard": None if self._guard is None else self._guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was; the embedder must already have its weights."""
+        """Continue where the stage that returned ``state`` was; the embedder's weights must already be restored."""
         self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
         if self._stage is None:
             self._stage = self._make_loop()

@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 
 
 class FittedStage(ABC):
-    """Fits a model epoch by epoch and validates it; the last epoch loads the best weights and, if asked, tests them.
+    """Base of last stages that fit without gradients, and validate each epoch. A subclass defines `fit`.
 
-    It replaces a `RefineStage`; epochs, scores and state mean the same in both.
+    The last epoch loads the best weights and, if `Trial.test`, tests them. Epochs, scores and state mean the same as in
+    a `RefineStage`.
     """
 
     name = "refine"
     parallel = False
     batch_size = BATCH_SIZE
-    """Samples of a forward pass in evaluation."""
+    """Number of samples in a forward pass of the evaluation."""
 
     def __init__(self, trial: Trial, epochs: int, patience: int = 0) -> None:
-        """Plan the stage. ``patience``: epochs without a better validation score after which it ends; 0: no limit."""
+        """Plan the stage; it ends after ``patience`` epochs without a better validation score (0: after ``epochs``)."""
         self._trial, self._epochs, self._patience = trial, epochs, patience or math.inf
         self._precision = Precision("float32", trial.device)
         self._epoch, self._best_epoch, self._best_score = 0, 0, math.inf
@@ -51,7 +52,7 @@ class FittedStage(ABC):
 
     @abstractmethod
     def fit(self, epoch: int) -> float | None:
-        """Fit the model further, in epoch 0, 1, ...; return the mean training loss, None if it is not computed."""
+        """Fit the model further in ``epoch`` (0, 1, ...); return the mean training loss, None if it is not computed."""
 
     @property
     def done(self) -> bool:
@@ -81,7 +82,7 @@ class FittedStage(ABC):
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` with the best epoch so far, the test score, and this epoch's seconds."""
+        """Return a copy of ``outcome`` with the best epoch so far, the test score, and the last epoch's time added."""
         return replace(
             outcome, validation_score=self._best_score, best_epoch=self._best_epoch, epochs=self._epoch,
             test_score=self._test_score, precision=self._precision.name,
@@ -116,9 +117,9 @@ class FittedStage(ABC):
 
 
 def regressed(trial: Trial) -> Tensor:
-    """Return the training targets as float64 [N, K], as the model's outputs should be.
+    """Return the training targets as float64 [N, K], in the form that the model's outputs are fitted to.
 
-    Classes and labels are 1 if they apply, else -1. Scalar targets are standardised by the task's statistics.
+    Classes and labels are 1 if they apply, else -1. Scalar targets are standardised if the `Objective` has statistics.
     """
     y = torch.from_numpy(np.array(trial.data.train.y))
     if trial.task.target.kind == "classes":
@@ -132,12 +133,12 @@ def regressed(trial: Trial) -> Tensor:
 
 
 PENALTIES = tuple(10.0**exponent for exponent in np.linspace(3, -3, 10))
-"""Penalties that are tried, as by the authors of MiniRocket; of equally good ones, the largest is chosen."""
+"""Penalties that are tried, the same as those of MiniRocket's authors; of equally good ones, the largest is chosen."""
 _BLOCK = 1024
 
 
 class RidgeStage(FittedStage):
-    """Fits MiniRocket in one epoch: biases, then a ridge regression with the penalty that is best on validation.
+    """Stage that fits MiniRocket in one epoch: biases, then a ridge regression with the penalty that validates best.
 
     The biases are quantiles of the convolutions of random training series.
     """
@@ -147,7 +148,7 @@ class RidgeStage(FittedStage):
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
-        """Fit the biases of the features, then the weights of the head."""
+        """Fit the features' biases, then the head for each of `PENALTIES`, and keep the best; ``epoch`` is not used."""
         trial, data = self._trial, self._trial.data
         body, head = trial.model.body, trial.model.head
         assert isinstance(body, MiniRocketBody)
@@ -180,8 +181,8 @@ class RidgeStage(FittedStage):
 def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the weights [K, F] and biases [K] of linear ridge regression for each penalty, in float64.
 
-    Features ``x`` [N, F] are standardised first; then |y - x w - b|² + penalty |w|² is minimised for each column of
-    ``y`` [N, K] float64. The smaller of the two equivalent systems, of size N or F, is solved. ``x`` is changed.
+    Features ``x`` [N, F] are first standardised in place; then |y - x w - b|² + penalty |w|² is minimised for each
+    column of ``y`` [N, K] float64. The smaller of the two equivalent systems, of size N or F, is solved.
     """
     deviation, mean = (each.double() for each in torch.std_mean(x, dim=0, correction=0))
     deviation = torch.where(deviation > 1e-6, deviation, 1.0)
@@ -211,7 +212,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 
 class BoostingStage(FittedStage):
-    """Boosts ``boosting.rounds`` rounds an epoch; a restored state continues bit for bit, with equal threads.
+    """Stage that boosts ``boosting.rounds`` rounds an epoch; resuming is exact with an equal number of threads.
 
     Every epoch starts from the text of the trees so far, so that interruption changes nothing.
     """
@@ -225,7 +226,7 @@ class BoostingStage(FittedStage):
         self._trees: TreeBody = trial.model.body
 
     def fit(self, epoch: int) -> float:
-        """Add the trees of an epoch; return the mean loss of the training split."""
+        """Add the trees of ``epoch``; return the training loss, averaged over the boosters."""
         import lightgbm
 
         boosters = [
@@ -239,7 +240,7 @@ class BoostingStage(FittedStage):
         return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` as `FittedStage` does; the parameters are the values in the trees."""
+        """Return ``outcome`` as `FittedStage` does, with `TreeBody.num_values` as the numbers of parameters."""
         fitted = self._trees.num_values
         return replace(super().add_to(outcome), num_parameters=fitted, num_trainable=fitted)
 

@@ -1,4 +1,4 @@
-"""The bilevel stage of `mona`: the embedder is trained so that a virtual step of the body keeps source features."""
+"""The bilevel stage of `mona`: trains the embedder so that source features stay good after a virtual body step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ _TEMPERATURE = 2.0
 
 
 class BilevelStage(EpochStage):
-    """Trains embedder and head by the task's loss, plus a loss of source samples after a virtual body step."""
+    """Stage that trains embedder and head by the task's loss plus a source loss after a virtual step of the body."""
 
     name = "bilevel"
     precision_option = "float32"
@@ -43,12 +43,12 @@ class BilevelStage(EpochStage):
         return [*self._trial.model.embedder.parameters(), *self._trial.model.head.parameters()]
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return all training samples in random order."""
+        """Return the indices of all training samples in random order, split into optimiser steps."""
         order = random.permutation(len(self._trial.data.train))
         return np.split(order, range(self._step_size, len(order), self._step_size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the outer objective for one batch, and return the objective."""
+        """Set the gradients of the outer objective for the samples ``indices``; return the detached objective."""
         passes = self._accumulator.gradients([indices] * 3)  # one for each setting of the body
         config = self._config
         return bilevel_gradients(
@@ -100,13 +100,13 @@ def bilevel_gradients(
     weight: float,
     rate: float,
 ) -> Tensor:
-    """Set the gradients of L(e, θ) + λ S(θ − α ∇_θ L(e, θ)) in ``outer``, and return that value; see `mona`.
+    """Set ``.grad`` of ``outer`` for the objective L(e, θ) + λ S(θ − α ∇_θ L(e, θ)), and return its value; see `mona`.
 
     Args:
         outer, inner: parameters e and θ; θ is unchanged afterwards, and has no gradients.
-        task: adds the gradients of L at the present parameters that require one to ``.grad``, and returns L. It is
-            called three times, for the same samples.
-        source: does the same for S, which depends on ``inner`` alone.
+        task: adds the gradients of L at the present values to ``.grad`` of the parameters that require one, and returns
+            L. It is called three times, for the same samples.
+        source: does the same for S, which depends on ``inner`` alone; called once.
         weight, rate: λ and α.
     """
     before = [parameter.detach().clone() for parameter in inner]
@@ -136,7 +136,7 @@ def bilevel_gradients(
 def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor:
     """Return E ‖u − u⁺‖² over positive pairs, plus log E exp(−2 ‖u − v‖²) over all pairs of the 2n samples.
 
-    u is a sample's features, divided by their norm (Wang and Isola 2020, arXiv:2005.10242, with α = t = 2).
+    u, u⁺ and v are features of samples, divided by their norm (Wang and Isola 2020, arXiv:2005.10242, α = t = 2).
     """
     u_nF, positive_nF = functional.normalize(anchors_nF), functional.normalize(positives_nF)
     aligned = (u_nF - positive_nF).square().sum(dim=1).mean()
@@ -148,7 +148,7 @@ def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """Draw the indices of ``num_pairs`` samples with classes ``y`` [N], and for each, of another one in its class.
+    """Draw pairs of samples of one class, given all classes ``y`` [N]; return the indices of both, each [num_pairs].
 
     A sample that is alone in its class is paired with itself. Random numbers come from torch's global CPU generator.
     """

@@ -1,4 +1,4 @@
-"""How methods change the body: the one attention layer of `no_body`, and the adapters and 4-bit weights of `lora`.
+"""Changes of the body by methods: the attention layer of `no_body`, and the adapters and 4-bit weights of `lora`.
 
 Adapters are those of ``peft``, 4-bit weights those of ``bitsandbytes``.
 """
@@ -35,10 +35,10 @@ _BLOCK = 64
 
 
 class AttentionBody(Body):
-    """One layer of multi-head self-attention with a residual connection and a norm, [B, T, D] -> [B, T, D]."""
+    """Body of one multi-head self-attention layer with a residual connection and a norm, [B, T, D] -> [B, T, D]."""
 
     def __init__(self, replaced: LoadedBody, dropout: float) -> None:
-        """Initialise at random. The number of tokens and their width are those of the body ``replaced``."""
+        """Initialise at random; modality, token width and number of prefix tokens are those of ``replaced``."""
         super().__init__()
         width = replaced.stem.width
         self.modality, self.num_prefix_tokens = replaced.body.modality, replaced.body.num_prefix_tokens
@@ -55,10 +55,10 @@ class AttentionBody(Body):
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:
-    """Replace linear layers of ``body`` by those of `peft`; torch's global generator draws the matrices A.
+    """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws the matrices A.
 
-    The body is on the CPU. Raises UserError if a library is not installed, or if a role has no linear layer in some
-    layer of the body.
+    The body must be on the CPU. Raises UserError if a library is not installed, as `linear_layers` does, or if a layer
+    cannot be stored in 4 bits.
     """
     try:
         with _without_hub_kernels():
@@ -95,7 +95,10 @@ def _without_hub_kernels() -> Iterator[None]:
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
-    """Return the linear layers of ``body`` that ``lora.targets`` means, by name; UserError if a layer lacks them."""
+    """Return the linear layers of ``body`` for the value ``targets`` of ``lora.targets``, by name.
+
+    Raises UserError if the body has no transformer layers, or if one of them has no linear layer for a role.
+    """
     names = {module: name for name, module in body.named_modules()}
     layers = repeated_layers(body)
     if not layers:

@@ -25,14 +25,14 @@ _FEATURE_BATCH = 32
 
 
 class SourceHead:
-    """A linear classifier of source classes on the pooled features of the body. It is not part of the model."""
+    """Holder of a linear classifier of source classes on the body's pooled features. It is not part of the model."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
 
     @cached_property
     def source(self) -> SourceTokens:
-        """The source samples; raises UserError if they are all of one class."""
+        """The source samples; raises UserError if all samples are of one class."""
         source = self._trial.source_tokens()
         if source.num_classes < 2:
             raise UserError(
@@ -43,13 +43,13 @@ class SourceHead:
 
     @cached_property
     def linear(self) -> nn.Linear:
-        """The classifier; its initial weights depend on the trial's seed."""
+        """The linear layer from features to source classes; the trial's seed determines the initial weights."""
         with seeded(derive_seed(self._trial.seed, "source_head")):
             linear = nn.Linear(self._trial.model.body.feature_width, self.source.num_classes)
         return linear.to(self._trial.device)
 
     def features(self, tokens_BTD: Tensor) -> Tensor:
-        """Return the pooled features [B, F] of embedded samples."""
+        """Return the body's pooled features [B, F] of embedded samples."""
         return pooled(self._trial.model.encode(tokens_BTD), self._trial.model.body.pooling)
 
 
@@ -85,7 +85,7 @@ class _HeadStage(EpochStage):
 
 
 class SourceHeadStage(_HeadStage):
-    """Trains the source head by cross-entropy on the source samples, with a gradient penalty in the last epochs."""
+    """Stage that trains the source head by cross-entropy, with a gradient penalty in the last epochs."""
 
     name = "source_head"
     weight_decay = 0.05
@@ -101,12 +101,12 @@ class SourceHeadStage(_HeadStage):
         return list(self._head.linear.parameters())
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return all source samples in random order."""
+        """Return the indices of all source samples in random order, split into optimiser steps."""
         size, order = self._config.source_batch_size, random.permutation(len(self._head.source))
         return np.split(order, range(size, len(order), size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the mean loss of source samples, and return it."""
+        """Set the gradients of the mean loss of the source samples ``indices``, and return this loss."""
         rows = torch.from_numpy(indices).to(self._trial.device)
         penalised = self._epochs - self._epoch <= self._penalty_epochs
         losses = []
@@ -157,9 +157,9 @@ class SourceHeadStage(_HeadStage):
 
 
 class DistortionStage(_HeadStage):
-    """Trains the embedder to minimise the entropy of the mean source prediction of each class of the target.
+    """Stage that trains the embedder to lower the entropy of the source head's mean prediction for each target class.
 
-    Targets other than classes are clustered, as in the align stage.
+    Targets other than classes are clustered to pseudo-classes, as in the align stage.
     """
 
     name = "distortion"
@@ -168,12 +168,12 @@ class DistortionStage(_HeadStage):
         super().__init__(trial, config, head, config.distortion_epochs, config.distortion_learning_rate)
 
     def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters of the embedder and, as in the published code, of the source head."""
+        """Return the parameters of the embedder and, if ``recraft.form`` is ``code``, of the source head."""
         embedder = list(self._trial.model.embedder.parameters())
         return [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return batches of one class each, in random order; the samples of a class are split evenly."""
+        """Return the indices of batches of one class each, in random order; a class is split into equal batches."""
         split = [
             part
             for members in self._classes
@@ -184,7 +184,7 @@ class DistortionStage(_HeadStage):
         return [split[number] for number in random.permutation(len(split))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the entropy of the mean prediction for training samples, and return it."""
+        """Set the gradients of the entropy of the batch's mean prediction, scaled by batch size; return the entropy."""
         self._head.linear.requires_grad_(self._as_code)
         loss = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).
@@ -218,7 +218,7 @@ class DistortionStage(_HeadStage):
 
 
 def gradient_penalty(gradients_nTD: Tensor, threshold: float, *, by_channel: bool = False) -> Tensor:
-    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, whose norm is that of all its T·D numbers.
+    """Return max(0, ‖g‖ − threshold)² [n] of each sample's gradient g, where ‖g‖ is the norm of all T·D numbers.
 
     If ``by_channel``, return Σ_d max(0, ‖g_d‖ − threshold)², where g_d [T] is the gradient in channel d of all tokens.
     """
@@ -228,6 +228,6 @@ def gradient_penalty(gradients_nTD: Tensor, threshold: float, *, by_channel: boo
 
 
 def entropy_of_mean(probabilities_nK: Tensor) -> Tensor:
-    """Return the entropy in nats of the mean of ``probabilities_nK`` over the samples; 0 log 0 counts as 0."""
+    """Return the entropy in nats of the mean [K] of ``probabilities_nK`` over the n samples; 0 log 0 counts as 0."""
     mean_K = probabilities_nK.mean(dim=0)
     return -(mean_K * mean_K.clamp_min(torch.finfo(mean_K.dtype).tiny).log()).sum()

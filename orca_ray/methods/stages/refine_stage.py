@@ -17,7 +17,7 @@ from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 
 class RefineStage:
-    """Refines the model; after the last epoch, loads the weights of the best epoch and, if asked, tests them."""
+    """Stage that trains by gradients. A final one ends with the best epoch's weights and, if `Trial.test`, a test."""
 
     parallel = True
 
@@ -40,8 +40,8 @@ class RefineStage:
             parameters: returns the parameters to train; None: `Trial.trainable`.
             config: options; None: those of the trial.
             batch_term, step_term: losses that are added to the task's loss.
-            final: whether the trial ends with this stage. If not, it keeps its last weights, and its validation scores
-                are reported but do not count.
+            final: whether the trial ends with this stage. If not, the model keeps the weights of the last epoch, and
+                the validation scores are reported but do not count in the outcome.
         """
         self.name, self._trial, self._final = name, trial, final
         self._choose = parameters or trial.trainable
@@ -58,7 +58,7 @@ class RefineStage:
         return self._loop is not None and self._loop.done
 
     def step(self) -> EpochProgress:
-        """Run one epoch; the last one also loads the best weights and runs the test."""
+        """Run one epoch; the last of a final stage also loads the best weights and, if the trial tests, tests them."""
         self._loop = loop = self._loop or self._make()
         self._epoch = epoch = loop.step()
         if loop.done and self._final:
@@ -69,7 +69,7 @@ class RefineStage:
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` with the best epoch so far, the test score, and this epoch's seconds."""
+        """Return a copy of ``outcome`` with the last epoch's seconds added and, if final, best epoch and test score."""
         loop, epoch = self._loop, self._epoch
         assert loop is not None
         assert epoch is not None

@@ -1,4 +1,4 @@
-"""Losses beside the task's: of mixes of target and source tokens (`pare`), and of a distance from the source (`joint`).
+"""Losses added to the task's: of mixes of target and source tokens (`pare`), and a distance from the source (`joint`).
 
 Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix."""
 
@@ -25,7 +25,7 @@ TEMPERATURE = 0.9
 class MixTerm:
     """A `BatchTerm`: the weighted loss of mixes of target and source tokens, as in `pare`.
 
-    It adds the gate of tokens and the head for source classes to the trial's model.
+    The constructor adds the gate of tokens and the head for source classes to the trial's model.
     """
 
     def __init__(self, trial: Trial, config: PareConfig) -> None:
@@ -46,13 +46,13 @@ class MixTerm:
         self.start(0, trial.hyperparameters.refine.epochs)
 
     def start(self, epoch: int, epochs: int) -> None:
-        """Set the number of source tokens, and whether they are drawn at random, for an epoch, counted from 0."""
+        """For ``epoch`` (from 0) of ``epochs``, set how many tokens to replace, and whether to draw them at random."""
         share = self._config.begin + (self._config.end - self._config.begin) * epoch / epochs
         self.num_replaced = max(1, int(share * self._num_tokens))
         self.drawn = epoch < self._config.drawn * epochs
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the mean loss of inputs [B, ...], with targets [B, ...], mixed with random source samples."""
+        """Return the weighted mean loss of inputs [B, ...], with targets [B, ...], mixed with random source samples."""
         rows = torch.randint(len(self._source), (len(x),), device=x.device)
         mixed_BTD = self.mix(self._model.embed(x), self._source.tokens(rows))
         with self._precision.autocast():
@@ -63,7 +63,7 @@ class MixTerm:
         return self._weight * ((1 - source_share) * of_target + source_share * of_source)
 
     def mix(self, target_BTD: Tensor, source_BTD: Tensor) -> Tensor:
-        """Return target tokens with some replaced by source tokens; prefix tokens are included and never replaced."""
+        """Return target tokens, some replaced by source tokens; both include prefix tokens, which are not replaced."""
         prefix_BPD, target_BTD = target_BTD.tensor_split([self._model.body.num_prefix_tokens], dim=1)
         source_BTD = source_BTD[:, prefix_BPD.shape[1] :]
         keys = self._keys(target_BTD), self._keys(source_BTD)
@@ -79,7 +79,10 @@ class MixTerm:
 def replace_lowest(
     target_BTD: Tensor, source_BTD: Tensor, target_keys_BT: Tensor, source_keys_BT: Tensor, k: int
 ) -> Tensor:
-    """Replace the ``k`` target tokens with the lowest keys by the ``k`` source tokens with the highest, in order."""
+    """Return the target tokens, with the ``k`` of lowest key replaced by the ``k`` source tokens of highest key.
+
+    The source tokens keep their order.
+    """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
     chosen_Bk, chosen_BT = _highest(source_keys_BT, k)
     width = target_BTD.shape[2]
@@ -97,7 +100,7 @@ def _highest(keys_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 class DistanceTerm:
-    """A `StepTerm`: the weighted distance of a step's features from the source features, 0 in the first epochs."""
+    """A `StepTerm`: the weighted distance of a step's features from the source features, 0 during ``joint.warmup``."""
 
     def __init__(self, trial: Trial, config: JointConfig) -> None:
         self._trial, self._config = trial, config

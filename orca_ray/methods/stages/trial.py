@@ -1,4 +1,4 @@
-"""The stages of a trial, the task, data and model that they share, and the base of those that train few parameters."""
+"""Interface of a trial's stages, the `Trial` that they share, and a base class of stages that train few parameters."""
 
 import math
 from abc import ABC, abstractmethod
@@ -34,27 +34,27 @@ from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requi
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
-"""Largest number of source features, and of target features, in a picture."""
+"""Largest number of source samples, and of training samples, whose features are shown in a picture."""
 _BATCH_SIZE = 32
 
 
 class ArtefactCollector:
-    """Computes artefacts as soon as a trial has their inputs. A failure adds a note; nothing is raised."""
+    """Computes each artefact of a trial as soon as its inputs exist. A failure adds a note; nothing is raised."""
 
     def __init__(self, task: Task, data: PreparedData) -> None:
         self._task, self._data = task, data
         self._before: np.ndarray | None = None
         self.found: list[Artefact] = []
         self.notes: list[str] = []
-        """One sentence for each kind that failed."""
+        """One sentence for each kind of artefact that failed."""
 
     def before_aligning(self, model: CrossModalModel, device: torch.device) -> None:
-        """Compute the features of some training samples; call it with the embedder's initial weights."""
+        """Compute and keep the features of some training samples; call it with the embedder's initial weights."""
         with self._noting_failures():
             self._before = self._features(model, device)
 
     def after_aligning(self, model: CrossModalModel, device: torch.device, source: SourceFeatures) -> None:
-        """Compute the artefacts that show what aligning changed."""
+        """Compute the artefacts that show what aligning changed; none without `before_aligning`."""
         if self._before is None:
             return
         with self._noting_failures():
@@ -108,7 +108,7 @@ class ArtefactCollector:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Task and options of a model. Equal requests must give equal models and leave the global random state as it is."""
+    """Argument of `Recipe.network`. Equal requests must give equal models without changing the global random state."""
 
     task: Task
     hyperparameters: Hyperparameters
@@ -116,11 +116,11 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return the part of the `arguments` that a network without a body takes, too."""
+        """Return the `arguments` called ``names``, e.g. those that a network without a body takes."""
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
-        """Return the body between a new embedder and a new head; ``changes`` replace `arguments`."""
+        """Return the body between a new embedder and a new head (`build_model`); ``changes`` replace `arguments`."""
         return build_model(**{**self.arguments, **changes})
 
 
@@ -152,7 +152,7 @@ class Trial:
     pretrained: bool
     """Whether body and embedder start from pretrained weights."""
     trainable: Callable[[CrossModalModel], Iterable[Parameter]]
-    """Returns the parameters that the refine stage trains (`Recipe`)."""
+    """As `Recipe.trainable`: returns the parameters that the refine stage trains."""
     task: Task
     data: PreparedData
     body: str
@@ -165,10 +165,10 @@ class Trial:
     cache: AlignedCache | None
     """Cache of alignments, shared with other trials; None: no cache."""
     test: bool
-    """Whether to evaluate on the test split at the end."""
+    """Whether the last stage evaluates on the test split at its end."""
     artefacts: ArtefactCollector
     on_step: Callable[[], None] | None = None
-    """Called between optimiser steps of a long epoch, where the state of the trial can be stored."""
+    """Called between the optimiser steps of a refine epoch, where the state of the trial can be stored."""
     ranks: Ranks = ALONE
     """Processes that run the parallel stages together."""
 
@@ -177,7 +177,7 @@ class Trial:
         return source_features(self._source)
 
     def source_tokens(self) -> SourceTokens:
-        """Return the samples of `source_features` as tokens; each has as many tokens as a sample of the task."""
+        """Return the samples of the source as tokens; each sample has as many tokens as a sample of the task."""
         return source_tokens(self._source, self.device)
 
     @property
@@ -189,7 +189,7 @@ class Trial:
 
 
 class Stage(Protocol):
-    """One stage of a trial: trains parts of the model, epoch by epoch. Only the last stage may change the body.
+    """Interface of a stage, which trains parts of the model, epoch by epoch. Only the last may change the body.
 
     Stages are made together, before the first runs, so a constructor does no work that depends on earlier stages.
     """
@@ -204,10 +204,10 @@ class Stage(Protocol):
         """Whether the stage has ended."""
 
     def step(self) -> EpochProgress:
-        """Run one epoch."""
+        """Run one epoch or probe, and return its report."""
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` updated with the results of the last `step`."""
+        """Return a copy of ``outcome`` updated with the results of the last `step`."""
 
     def state_dict(self) -> Mapping[str, Any] | None:
         """Return the state for an exact resume; None before the first step."""
@@ -217,7 +217,7 @@ class Stage(Protocol):
 
 
 class EpochStage(ABC):
-    """Trains some parameters for some epochs; a subclass defines the batches of an epoch and the gradient of each.
+    """Base of stages that train some parameters; a subclass defines the batches of an epoch and each one's gradient.
 
     The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate is
     constant. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
@@ -245,7 +245,7 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad`` of the parameters, which is None before, and return the detached mean loss of the samples."""
+        """Set ``.grad``, None before, of the parameters for the samples ``indices``; return the detached mean loss."""
 
     @property
     def done(self) -> bool:
@@ -274,7 +274,7 @@ class EpochStage(ABC):
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` with this epoch's seconds, which count as aligning."""
+        """Return a copy of ``outcome`` with the last epoch's seconds added to those of aligning."""
         return replace(outcome, align_seconds=outcome.align_seconds + self._seconds)
 
     def state_dict(self) -> Mapping[str, Any] | None:
@@ -308,7 +308,7 @@ class EpochStage(ABC):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; above ``limit`` rows, the backward pass recomputes it for ``limit`` rows at a time."""
+    """Return ``function(rows)``; above ``limit`` rows, in parts of ``limit``, which the backward pass recomputes."""
     if len(rows) <= limit:
         return function(rows)
     return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -14,11 +14,11 @@ from orca_ray.models.modality import ContextName
 
 
 class DecoderBody(EncoderBody):
-    """A decoder without its token embedding and added positions, [B, T, D] -> [B, T, F].
+    """Body of a decoder, without its token embedding and added positions, [B, T, D] -> [B, T, F].
 
     Its attention stays causal: feature t depends on the tokens up to t. So the last feature, the only one that depends
-    on all tokens, is pooled. The contexts ``doubled`` and ``flipped`` are the remedies of García-de-Herreros et al.,
-    arXiv:2510.05278; every feature then depends on all tokens, and their mean is pooled as that of an encoder.
+    on all tokens, represents the input. The contexts ``doubled`` and ``flipped`` are the remedies of García-de-Herreros
+    et al., arXiv:2510.05278; every feature then depends on all tokens, and their mean represents the input.
 
     - ``doubled`` (Sequence Doubling): the decoder gets the tokens twice; the second half of its output is kept.
     - ``flipped`` (Parallel Flipping): the decoder also gets the tokens in reverse order, each with its own position
@@ -34,7 +34,7 @@ class DecoderBody(EncoderBody):
         self._context: ContextName = "causal"
 
     def set_context(self, context: ContextName) -> None:
-        """Set which tokens the features depend on, and the pooling that follows from it."""
+        """Set which tokens the features depend on, and `pooling` accordingly; UserError for an unknown ``context``."""
         if context not in get_args(ContextName):
             raise unknown_name("decoder.context", context, get_args(ContextName))
         self._context = context
@@ -51,7 +51,7 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Embedding of a decoder, which has no norm; the embedder adds one, so that its tokens are as long as the body's.
+    """Stem of a decoder, with an added norm, which makes the embedder's tokens as long as the body's own tokens.
 
     This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus,
     if the body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).

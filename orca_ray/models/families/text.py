@@ -41,7 +41,7 @@ def _places(embeddings: Any) -> Tensor | None:
 
 
 class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # transformers is not typed
-    """MPNet's self-attention as one fused kernel; relative-position biases are passed to it as an attention mask."""
+    """MPNet's self-attention module, by one fused kernel that gets the relative-position biases as attention mask."""
 
     def forward(
         self,

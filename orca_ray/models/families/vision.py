@@ -15,7 +15,10 @@ _HALF = ((0.5,) * 3, (0.5,) * 3)
 
 
 class SwinBody(Body):
-    """Hugging Face's Swin: [B, gh * gw, D] -> [B, S, F]. All stages but the last halve the grid, double the width."""
+    """Body of Hugging Face's Swin, [B, gh * gw, D] -> [B, S, F].
+
+    All stages but the last halve the sides of the grid and double the width.
+    """
 
     modality = "image"
 
@@ -117,7 +120,7 @@ def _has_patches(config: Any) -> bool:
 
 
 class TimmViTBody(Body):
-    """timm's VisionTransformer after its position embeddings, [B, T, D] -> [B, T, D]."""
+    """Body of timm's VisionTransformer: all that follows the position embeddings, [B, T, D] -> [B, T, D]."""
 
     modality = "image"
 
@@ -136,7 +139,7 @@ class TimmViTBody(Body):
 
 
 class TimmSwinBody(Body):
-    """timm's SwinTransformer after its patch embedding; tokens [B, gh * gw, D] -> features [B, S, F]."""
+    """Body of timm's SwinTransformer: all that follows the patch embedding, [B, gh * gw, D] -> [B, S, F]."""
 
     modality = "image"
 
@@ -158,7 +161,7 @@ class TimmSwinBody(Body):
         return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
-        """Set the grid of each stage. timm shrinks larger windows and interpolates their position biases."""
+        """Set the grid of each stage. timm shrinks windows that exceed the grid and interpolates their biases."""
         for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
             scale = 2 ** max(index - 1, 0)
             stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)

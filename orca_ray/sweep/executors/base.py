@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """How an executor runs trials."""
+    """Options of an executor: how it runs trials."""
 
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial. The inline executor has none."""
     gpus_per_trial: float | Literal["auto"] | None = None
-    """GPUs of each trial, which then needs them; ``auto``: by the measured memory of earlier trials; None: as the sweep
-    file says. Without a number, trials use GPUs only if some node has any."""
+    """GPUs of each trial, for which trials then wait; ``auto``: by the measured memory of earlier trials; None: as the
+    sweep file says. Without a number, trials use GPUs only if some node has any."""
 
     @property
     def needs_gpus(self) -> bool:
@@ -43,7 +43,7 @@ class ExecutorOptions:
 
 
 class Executor(AbstractContextManager["Executor"], ABC):
-    """Runs the trials that a `SweepController` chooses, and reports their progress to it.
+    """Base class of executors, which run the trials that a `SweepController` chooses, and report progress to it.
 
     Use it as a context manager in one thread: call ``open`` once, then ``run`` once. Leaving the context ends all
     processes that the executor started, even after an exception or Ctrl-C.
@@ -52,7 +52,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     where: str = ""
     """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
     grows: bool = False
-    """Whether more nodes may join while it runs; ``open`` sets it."""
+    """Whether more nodes may join while the sweep runs; ``open`` sets it."""
 
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
@@ -68,11 +68,11 @@ class Executor(AbstractContextManager["Executor"], ABC):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return the stager of the nodes; ``progress`` is called with one line of text per message."""
+        """Return the stager of ``requests`` on the nodes; ``progress`` is called with one line of text per message."""
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait until a task is staged or all have failed, and return what is known then."""
+        """Wait until a task is staged or all have failed; return the results so far, as `Stager.first` does."""
         return stager.first()
 
     @abstractmethod
@@ -94,7 +94,7 @@ def this_node() -> NodeResources:
 
 
 class InlineExecutor(Executor):
-    """Runs trials one after another in the calling process, for tests, debugging and machines without Ray."""
+    """Executor that runs trials one by one in the calling process, for tests, debugging and machines without Ray."""
 
     where = "this process"
 
@@ -105,7 +105,7 @@ class InlineExecutor(Executor):
         return [this_node()]
 
     def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
-        """Run all trials and return False; after Ctrl-C or a stop, save a checkpoint and return True."""
+        """Run all trials and return False; after Ctrl-C or a request to stop, save a checkpoint and return True."""
         while (trial := self._next(controller)) is not None:
             runner = TrialRunner(trial, settings)
             try:

@@ -1,4 +1,4 @@
-"""Cleanup after killed processes: the processes of Ray that they have started, and their scratch directories."""
+"""Cleanup after killed drivers and workers: processes of Ray that they started, and their scratch directories."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ def descendants() -> frozenset[psutil.Process]:
 
 
 def note_processes(started: Iterable[psutil.Process]) -> Path:
-    """Write the ids of this process and of those in ``started`` to a file, to be deleted at the end; return it."""
+    """Write the ids of this process and of those in ``started`` to a file; return its path. The caller deletes it."""
     driver = psutil.Process()
     note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def note_processes(started: Iterable[psutil.Process]) -> Path:
 
 
 def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
-    """Kill processes and all that they have started, e.g. the remaining services of a local cluster that was lost."""
+    """Kill processes and all their descendants, e.g. the remaining services of a local cluster that was lost."""
     for process in started:
         with contextlib.suppress(psutil.NoSuchProcess):
             family = [*process.children(recursive=True), process]  # raises if another process has the id now

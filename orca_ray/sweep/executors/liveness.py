@@ -15,7 +15,7 @@ from orca_ray.sweep.executors import ray_private
 
 
 class HeartbeatThread:
-    """Thread of a worker that writes the heartbeats of its current trial."""
+    """Writer of the heartbeats of a worker's current trial, with a thread of its own."""
 
     def __init__(self, seconds: float, node: str) -> None:
         """Start the thread; it writes at most every ``seconds`` seconds, on the node with the id ``node``."""
@@ -41,7 +41,7 @@ class HeartbeatThread:
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
-    """Return the node's id and the last count under ``name``; ("", -1) if there is none."""
+    """Return node id and progress count of the last heartbeat under ``name``; ("", -1) if none can be read."""
     with contextlib.suppress(Exception):
         node, _, count = (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
         return node, int(count)
@@ -50,7 +50,7 @@ def read_heartbeat(name: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """How long a trial may take, in seconds."""
+    """Time limits of a trial, in seconds."""
 
     trial: float | None = None
     """Limit of one attempt at a trial, from its worker's first report on (see `TrialRunner.step`); None: no limit."""
@@ -68,7 +68,7 @@ class _Watch:
 
 
 class Deadlines:
-    """Finds running trials that exceed their `TimeLimits`."""
+    """Watch over running trials: finds those that exceed the `TimeLimits`."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ def _answers(address: tuple[str, int], seconds: float) -> bool:
 
 
 def lost_service(services: Mapping[str, tuple[str, int]], error: Exception) -> Exception:
-    """Return ClusterLostError if ``error`` has come from a service that does not answer any more, else ``error``."""
+    """Return ClusterLostError if one of ``services`` (host and port by name) does not answer now, else ``error``."""
     if isinstance(error, ClusterLostError):
         return error
     return next((_lost(name, address) for name, address in services.items() if not _answers(address, 1.0)), error)
@@ -153,7 +153,7 @@ def services() -> dict[str, tuple[str, int]]:
 
 
 class Background:
-    """Runs a function in a daemon thread, and raises its exception in the thread that waits for it."""
+    """Daemon thread that runs a function; the function's exception is raised in the thread that waits for its end."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Store the function; :meth:`wait` starts it."""

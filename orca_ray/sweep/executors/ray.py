@@ -44,17 +44,17 @@ _TUNE_ENVIRONMENT = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # or a run that lost its cluster would start another one
 }
 MEMORY_FOR_TRIALS = 0.7
-"""Part of a container's memory that trials may reserve; Ray's own default for a machine."""
+"""Fraction of a container's memory that trials may reserve; Ray's own default for a machine."""
 MAX_ANNOUNCED = 1000
 """Largest number of trials of one size that an autoscaler is asked to make room for."""
 END_SECONDS = 8.0
-"""How long Tune may take to end after its cluster was lost."""
+"""Seconds that Tune may take to end after its cluster was lost."""
 ANSWER_SECONDS = 10.0
-"""How long a cluster may take to answer before it counts as unreachable."""
+"""Seconds that a cluster may take to answer before it counts as unreachable."""
 
 
 class RayExecutor(Executor):
-    """Runs trials on a Ray cluster that it joins, or that it starts on this machine."""
+    """Executor that runs trials on a Ray cluster, which it joins, or starts on this machine."""
 
     def __init__(self) -> None:
         self._cleanup = contextlib.ExitStack()
@@ -65,7 +65,7 @@ class RayExecutor(Executor):
         """Whether a thread still waits for a cluster that is lost."""
 
     def open(self, address: str | None) -> list[NodeResources]:
-        """Join the cluster at ``address`` or else at RAY_ADDRESS; without both, start one on this machine."""
+        """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its nodes. May raise UserError."""
         os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
         import ray
 
@@ -94,7 +94,7 @@ class RayExecutor(Executor):
         return [_resources(node) for node in ray.nodes() if node["Alive"]]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Request resources for ``demand`` from the autoscaler; it replaces what was requested before."""
+        """Request resources for ``demand`` from a joined cluster's autoscaler, in place of the previous request."""
         from ray.autoscaler.sdk import request_resources
 
         bundles = [_bundle(each) for each, count in demand.items() for _ in range(min(count, MAX_ANNOUNCED))]
@@ -123,7 +123,7 @@ class RayExecutor(Executor):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return the stager of all nodes of the cluster; the driver's own is the first."""
+        """Return the stager of ``requests`` on all nodes of the cluster; the driver's own node is the first."""
         import ray
 
         from orca_ray.sweep.worker.ray_stager import RayStager
@@ -178,7 +178,7 @@ class RayExecutor(Executor):
             raise lost_service(watched, error) from error
 
     def close(self) -> None:
-        """Disconnect from the cluster, and end it if this executor started it."""
+        """Disconnect from the cluster, and end the cluster if this executor started it."""
         if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
             cleanup.kill_with_descendants(self._started)
@@ -202,7 +202,7 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
 
 
 def check_answer(address: str) -> None:
-    """Raise OSError unless a gRPC server answers at a host:port address soon; Ray itself waits for minutes."""
+    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers there soon; Ray itself waits for minutes."""
     import grpc  # a dependency of ray[default]
 
     target = address.removeprefix("ray://")

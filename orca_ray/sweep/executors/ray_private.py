@@ -29,7 +29,7 @@ def key_value_store(operation: Literal["get", "put", "del"], key: str, *value: b
 
 
 def actor_of(trial: Any) -> Any:
-    """Return the actor of a trial of Tune, None if it has none; a callback cannot learn it in a public way."""
+    """Return the actor of a trial of Tune, None if it has none; Ray has no public way for callbacks to get it."""
     return trial.temporary_state.ray_actor
 
 

@@ -17,7 +17,7 @@ from orca_ray.sweep.worker.staging import StagingError
 
 
 class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
-    """Actor that runs trials; a step is one epoch. The pretrained body stays in memory from one trial to the next."""
+    """Trainable of Tune that runs trials; a step is one epoch. The pretrained body stays in memory between trials."""
 
     settings: ClassVar[WorkerSettings]
 
@@ -46,7 +46,10 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it."""
+        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it.
+
+        Raises RuntimeError after a CUDA error, and StagingError if this node cannot stage the trial's data.
+        """
         note_progress()
         report = self._runner.step()
         if report.status is Status.FAILED_CODE and "CUDA error" in (report.error or ""):
@@ -56,7 +59,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return {"report": report.to_json(), "done": report.done, "node": self._node}
 
     def cleanup(self) -> None:
-        """Save a checkpoint of a trial that has not ended."""
+        """Save a checkpoint of the trial if it has not ended, and free the model."""
         self._runner.interrupt()
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

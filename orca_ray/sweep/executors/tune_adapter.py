@@ -33,7 +33,7 @@ ANNOUNCE_SECONDS = 10.0
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
-    """Gives Tune the trials that the controller chooses, and gives the controller the reports of these trials."""
+    """Searcher of Tune: gives Tune the trials that the controller chooses, and the controller their reports."""
 
     def __init__(self, controller: SweepController, deadlines: Deadlines) -> None:
         super().__init__(metric="score", mode="min")
@@ -140,7 +140,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
 
 
 class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Chooses the trial for a free actor, and stops trials that the controller stops."""
+    """Scheduler of Tune: chooses the trial for a free actor, and stops trials that the controller stops."""
 
     def __init__(self, searcher: TuneSearcher) -> None:
         super().__init__()
@@ -149,9 +149,9 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Return the trial that gets the next free actor: the oldest one for which no actor is starting; else None.
 
-        Tune's own choice is the oldest of all. If an actor is starting for that one, Tune ends this actor, so that with
-        trials shorter than such a start a cluster would never have more than its first few actors. Tune does not say
-        which actors are starting: they are those of the oldest trials, as many as the cluster has room for.
+        Tune's own choice is the oldest trial of all. If an actor is starting for the oldest trial, Tune ends the actor,
+        so that with trials shorter than the start of an actor, a cluster would never have more than its first few
+        actors. Tune does not say which actors are starting: those of the oldest trials, as many as there is room for.
         """
         states = {each.trial_id: each for each in tune_controller.get_live_trials()}
         trials = [
@@ -188,7 +188,7 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
 
 
 class TuneCallback(Callback, Stopper):  # type: ignore[misc]
-    """Informs the controller when a trial starts, and ends Tune's run after an exception in the driver itself."""
+    """Callback and stopper of Tune: reports starts of trials to the controller, and ends Tune's run if it must end."""
 
     def __init__(self, searcher: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
         """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
@@ -241,7 +241,7 @@ def run_tune(
     placement: Callable[[dict[str, Any]], tune.PlacementGroupFactory],
     announce: Callable[[Mapping[Resources, int]], None],
 ) -> None:
-    """Run Tune until the searcher has no trial; ``placement`` returns the resources of the trial in a config."""
+    """Run Tune until the searcher has no more trials; ``placement`` returns the resources of the trial in a config."""
     scheduler, hooks = TuneScheduler(searcher), TuneCallback(searcher, announce)
     tune_config = tune.TuneConfig(search_alg=searcher, scheduler=scheduler, num_samples=-1, reuse_actors=True)
     actor = trainable.make_trainable(f"orca_{uuid.uuid4().hex[:8]}", settings)

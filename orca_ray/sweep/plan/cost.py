@@ -177,8 +177,8 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
 
     None if the size of the network or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
-    whichever distance the trial uses; the cost of embedding its samples is ignored. An epoch of refining costs a
-    method's `Recipe.relative_cost` times as much, and its other stages as much as `Recipe.other_epochs` of ``nft``.
+    whichever distance the trial uses; the cost of embedding its samples is ignored. A refine epoch of a method costs
+    `Recipe.relative_cost` refine epochs of ``nft``, and its other stages cost `Recipe.other_epochs` of them.
     """
     if plan.cells:
         return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))

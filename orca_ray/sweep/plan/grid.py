@@ -24,7 +24,7 @@ class Level(NamedTuple):
     """One level of a factor."""
 
     name: str
-    """Name in the file; a value of a hyper-parameter is its own name."""
+    """Name in the sweep file; the level of a hyper-parameter is named by its value."""
     settings: Mapping[str, Scalar]
     location: Location
 
@@ -60,7 +60,7 @@ def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scala
 
 
 def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Location], str]) -> None:
-    """Raise UserError if the hyper-parameters of a cell of one (task, method) are invalid; `check_grid` comes first.
+    """Raise UserError if the hyper-parameters of a cell of one (task, method) are invalid; call `check_grid` first.
 
     ``position`` returns the file and line of a location, for the message.
     """

@@ -51,7 +51,7 @@ def shipped_sweeps() -> dict[str, Path]:
 def load_spec(source: str | Path, *, budget: str | None = None, overrides: Overrides | None = None) -> SweepSpec:
     """Read and validate the sweep file ``source``: the name of a shipped sweep, or the path of a YAML file.
 
-    ``budget`` names one of its budgets (None: the default one); ``overrides`` replace values of the file. Raises
+    ``budget`` names a budget of the file (None: the default one); ``overrides`` replace values of the file. Raises
     UserError if the name is unknown, the file is missing or not YAML, or it holds an unknown key, a value of the wrong
     type, an empty range or a configuration that no trial can run.
     """

@@ -1,4 +1,4 @@
-"""The plan that ``orca-sweep plan`` prints; fetch data, bodies (pretrained models) and alignment sources."""
+"""The plan that ``orca-sweep plan`` prints; the data, bodies (pretrained models) and alignment sources of a sweep."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -125,7 +125,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
 def fingerprints(spec: SweepSpec) -> dict[str, str]:
     """Return the data fingerprint (a hash of the prepared arrays) of each task of a sweep.
 
-    It is the one that the task declares, else that of data prepared on this machine, else "".
+    The fingerprint is the one that the task declares, else that of data prepared on this machine, else "".
     """
     known = {}
     for name in spec.tasks:
@@ -173,7 +173,7 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
     Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
     that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
-    one line of text per message. UserError if a body cannot be read, or a source cannot be fetched or does not suit it.
+    one line of text per message. UserError if a body cannot be read, a source cannot be fetched or does not fit.
     """
     check_bodies(searches)
     searches = with_sources(searches, ask_hub=True)  # it refuses unsuitable sources before anything is downloaded
@@ -185,7 +185,7 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
 
 def sources_of(search: SearchPlan) -> set[str]:
-    """Return the names of all alignment sources that trials of a resolved search may read."""
+    """Return the names of all alignment sources that trials of a search may read; the search comes from `resolve`."""
     return {name or search.source for name in _sources(search)} - {""}
 
 

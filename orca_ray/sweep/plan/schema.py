@@ -106,7 +106,7 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Round a float to four significant digits, because trial keys hash it and must be equal on every machine."""
+    """Round a float to four significant digits, so that trial keys, which hash it, are equal on every machine."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -225,7 +225,7 @@ class SuccessiveHalving(_Model):
 
 
 class Layer(_Model):
-    """Values for some trials; `SweepSpec.layers` gives the precedence."""
+    """Values that a sweep file sets for some of its trials; `SweepSpec.layers` gives the precedence."""
 
     settings: Settings = {}
     space: Space = {}
@@ -246,7 +246,7 @@ class Budget(_Model):
     search_trials: NumTrials = 0
     """Search trials per (task, method). With 0 there is no search: confirm trials run the first configuration."""
     confirm_seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)] = [1, 2, 3]
-    """Seeds of the confirm trials, which rerun the best configuration and score it on test; not `SweepFile.seed`."""
+    """Seeds of confirm trials, which rerun the best configuration and score it on test; none is `SweepFile.seed`."""
     methods: list[MethodChoice] | None = None
     settings: Settings = {}
     tasks: dict[TaskName, Layer] = {}
@@ -261,7 +261,7 @@ class SweepFile(_Model):
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
-    """Names of methods; ``field`` is all of them."""
+    """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is False."""
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""

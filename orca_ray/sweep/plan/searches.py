@@ -25,7 +25,7 @@ class Resources:
     gpus: float = 0.0
     """GPUs to reserve; with 0.5, two trials share one GPU, with 2, one trial uses two."""
     memory_gib: float = 0.0
-    """Memory to reserve in GiB; 0 reserves none."""
+    """Host memory to reserve in GiB; 0 reserves none."""
 
     @property
     def ranks(self) -> int:
@@ -57,7 +57,7 @@ class TrialSpec:
 
     @property
     def threads(self) -> int:
-        """Number of PyTorch's intra-op threads, which ranks share. It is fixed: the rounding of sums depends on it."""
+        """Number of PyTorch's intra-op threads of all ranks together; fixed, as the rounding of sums depends on it."""
         return 1 if self.deterministic else max(1, int(self.resources.cpus))
 
     @cached_property
@@ -154,7 +154,7 @@ class SearchPlan:
 
     @cached_property
     def usual_trial(self) -> TrialSpec:
-        """A trial of the first configuration, whose resources most trials have."""
+        """A trial of the first configuration; most trials have the resources of this trial."""
         return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
@@ -173,7 +173,7 @@ class SearchPlan:
 
 
 def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
-    """Return the refine epochs of a trial; 1 for a method that fits in closed form, without the option."""
+    """Return the refine epochs of a trial; 1 without the option, for a method that fits in closed form."""
     return int(hyperparameters.get("refine.epochs", 1))
 
 

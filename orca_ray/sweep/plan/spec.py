@@ -142,8 +142,9 @@ class SweepSpec:
     def body(self, task: str, method: str) -> str:
         """Return the name of the body (pretrained model) that one (task, method) adapts; `NO_BODY` if it needs none.
 
-        It is ``--body`` if given. Else it is the first that is set of: the body for the task in the budget, for the
-        method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's default.
+        ``--body`` comes first if given. Else the body is the first that is set of: the body for the task in the budget,
+        for the method on the task, for the task, for the method, for the task's modality (``bodies``), and the task's
+        default.
         """
         if not get_method(method).uses_body:
             return NO_BODY
@@ -202,7 +203,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
     Otherwise pass None: these hyper-parameters then have their defaults.
 
-    Gradients are averaged here and summed in the reference, whence the factors of learning rate and weight decay.
+    Gradients are averaged here and summed in the reference, hence the factors of learning rate and weight decay.
     ``docs/decisions/0008-published-configurations.md`` lists all conversions and the remaining differences.
     """
     row = reference_row(task)

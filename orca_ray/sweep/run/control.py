@@ -59,7 +59,7 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests and publish the state; does so once a second at most, and returns whether it did.
+        """Apply new requests, publish the state and return True; return False if the last time was under a second ago.
 
         Raises UserError if another driver has taken over the sweep.
         """
@@ -82,13 +82,13 @@ class Control:
         return True
 
     def forget_retries(self) -> None:
-        """Delete the `retries` from the store: their trials have ended."""
+        """Delete the requests in `retries`, whose trials have ended, from the store."""
         if self._lease is not None:
             self._lease.carried_out(self.retries)
         self.retries.clear()
 
     def trial_ended(self) -> None:
-        """Count a trial for the rate."""
+        """Count an ended trial for the trials per minute of the live state."""
         self._ended.append(time.monotonic())
 
     def _say(self, text: str) -> None:

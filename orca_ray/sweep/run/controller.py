@@ -1,7 +1,7 @@
 """Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
 
 Threads of the driver: one thread calls the controller, the loop of Tune (`executors.ray`) or, inline, the main thread.
-The main thread waits for its end and for Ctrl-C, and checks the services of Ray. The thread of the lease
+The main thread waits for the end of Tune and for Ctrl-C, and checks the services of Ray. The thread of the lease
 (`results.lease`) exchanges live state and requests with the store, and a thread of the recorder deletes checkpoints;
 none of these calls the controller. docs/way-of-a-trial.md has a drawing.
 """
@@ -30,7 +30,7 @@ from orca_ray.sweep.worker.staging import Stager
 
 
 class SweepController:
-    """Chooses the trials of a sweep one at a time, and writes a record for each that ends."""
+    """Controller of a sweep: chooses trials one at a time, and writes a record for each trial that ends."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class SweepController:
         """The searches of the sweep."""
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager: Stager | None = None
-        """Says when the trials of a task may start; None: at once."""
+        """Stages the tasks; trials of a task start when it is staged. None: trials start at once."""
         self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
         self.trials: dict[str, TrialState] = {}
         """Trials that have not ended and have been suggested or planned to start, by key."""
@@ -87,7 +87,7 @@ class SweepController:
 
     @property
     def pausing(self) -> bool:
-        """Whether no trial starts now although some will: by request, or after failures."""
+        """Whether trials will start later: a user paused the sweep, or trials wait for room or another attempt."""
         waits = self.control.paused or any(item.waits for item in self.trials.values())
         return waits and not self.control.stopping and not self.done
 
@@ -126,7 +126,7 @@ class SweepController:
                 self.control.forget_retries()
 
     def close(self) -> None:
-        """Write all rows that wait. To be called at the end, also after an exception."""
+        """Write all waiting rows; call it at the end of the sweep, also after an exception."""
         self._recorder.close(item for item in self.trials.values() if not item.waits)
         if not self.searches.retrying:
             self.control.forget_retries()
@@ -166,7 +166,7 @@ class SweepController:
             self.failures.works(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
-        """Store the record of a trial that ended on ``node``; None if it failed and runs again (`failures.RULES`)."""
+        """Store and return the record of a trial that ended on ``node``; None if it runs again (`retries.RULES`)."""
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
             return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)
@@ -215,7 +215,7 @@ class SweepController:
         return record
 
     def retry(self, key: str = "") -> int:
-        """Run failed trials again (``key``, or all if it is empty), and return how many there are."""
+        """Run the failed trial ``key`` (empty: all failed trials) again, and return how many will run again."""
         self._recorder.flush()
         if number := self.searches.retry(key, list(self.trials)):
             rebuilt = {(search.plan.task, search.plan.method): search for search in self.searches}
@@ -224,7 +224,7 @@ class SweepController:
         return number
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the sweep is done, with as many workers as now; None if no trial has ended."""
+        """Estimate the seconds until the sweep is done, with as many workers as now; None before a trial completes."""
         if not self._durations.known:
             return None
         num_workers = sum(item.placed for item in self.trials.values())

@@ -30,7 +30,7 @@ from orca_ray.sweep.worker.staging_items import StagingRequest
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
-"""Time between two looks at a cluster that is still starting."""
+"""Seconds between two looks at a cluster that is still starting."""
 EXECUTORS = {
     "ray": "orca_ray.sweep.executors.ray:RayExecutor",
     "inline": "orca_ray.sweep.executors.base:InlineExecutor",
@@ -60,7 +60,7 @@ def run_sweep(
     shortest_first: bool = False,
     deadline: float = math.inf,
 ) -> events.Summary:
-    """Run the trials of a sweep that have no record yet; after an interruption the same call continues the sweep.
+    """Run the trials of a sweep that have no record yet, and return a summary; the same call continues a sweep.
 
     Args:
         spec: the sweep.
@@ -72,7 +72,7 @@ def run_sweep(
         retry_failed: whether to run trials again whose record says that they failed.
         checkpoint_seconds: minimum time between two checkpoints of a trial.
         options: time limits and GPUs of trials; None: the defaults.
-        wait_seconds: how long to wait for nodes that are large enough, if the cluster is one that nodes may join.
+        wait_seconds: seconds to wait for nodes that are large enough, if the cluster is one that nodes may join.
         staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
         keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
@@ -119,7 +119,7 @@ def run_sweep(
 
 
 def start(controller: SweepController, engine: Executor, stager: Stager, emit: events.Listener) -> None:
-    """Wait until a task is staged, and announce the sweep.
+    """Wait until a task is staged or all have failed, give the stager to the controller, and announce the sweep.
 
     Raises UserError if no task can be staged and no trial has ended in an earlier run.
     """
@@ -134,7 +134,7 @@ def start(controller: SweepController, engine: Executor, stager: Stager, emit: e
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
-    """Return what the trials of each of the ``tasks`` need on a node, in the order of ``searches``."""
+    """Return a request for each of the ``tasks``, for all that its trials read; in the order of ``searches``."""
     requests = []
     for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
         own = [search for search in searches if search.task == task]

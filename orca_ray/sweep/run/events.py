@@ -12,7 +12,7 @@ from orca_ray.sweep.plan.schema import Scalar
 
 
 class SweepStarted(NamedTuple):
-    """Data of at least one task are ready, and trials are about to start."""
+    """Event: data of at least one task are ready, and trials are about to start."""
 
     sweep: str
     where: str
@@ -21,13 +21,13 @@ class SweepStarted(NamedTuple):
 
 
 class TaskStaged(NamedTuple):
-    """The data of a task are on a node, and its trials can start; it is now known how many have finished before."""
+    """Event: the data of a task are on a node, and its trials can start; ``rows`` count trials of earlier runs."""
 
     rows: tuple[Row, ...]
 
 
 class TrialStarted(NamedTuple):
-    """A worker has started a trial."""
+    """Event: a worker has started a trial."""
 
     trial_key: str
     task: str
@@ -38,7 +38,7 @@ class TrialStarted(NamedTuple):
 
 
 class TrialProgress(NamedTuple):
-    """A trial has finished an epoch of one of its stages."""
+    """Event: a trial has finished an epoch of one of its stages."""
 
     trial_key: str
     task: str
@@ -47,7 +47,7 @@ class TrialProgress(NamedTuple):
 
 
 class TrialWaits(NamedTuple):
-    """A trial has failed, and waits for its next attempt."""
+    """Event: a trial has failed, and waits for its next attempt."""
 
     trial_key: str
     task: str
@@ -55,7 +55,7 @@ class TrialWaits(NamedTuple):
 
 
 class TrialFinished(NamedTuple):
-    """A trial has ended; its record is in the store within seconds."""
+    """Event: a trial has ended; its record is in the store within seconds."""
 
     record: Record
     remaining: int
@@ -63,20 +63,20 @@ class TrialFinished(NamedTuple):
 
 
 class TimeLeft(NamedTuple):
-    """Estimate of the seconds until the sweep is done; sent about once a second, once a trial has completed."""
+    """Event: estimate of the seconds until the sweep is done; sent about once a second, once a trial has completed."""
 
     seconds: float
 
 
 class Message(NamedTuple):
-    """A line of text for the user, about a download or a trial that is run again."""
+    """Event: a line of text for the user, about a download or a trial that is run again."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Summary:
-    """How a sweep ended. Counts include trials of earlier runs of the same sweep, except ``ran``."""
+    """Summary of an ended sweep. Counts include trials of earlier runs of the same sweep, except ``ran``."""
 
     sweep: str
     planned: int
@@ -109,7 +109,7 @@ class Summary:
 
 
 class SweepFinished(NamedTuple):
-    """The sweep has ended or was interrupted."""
+    """Event: the sweep has ended or was interrupted."""
 
     summary: Summary
 

@@ -1,4 +1,4 @@
-"""Messages between driver and workers: settings, trials, and reports, the last of which becomes the record."""
+"""Messages between driver and workers: settings, trials, and reports; a trial's last report becomes its record."""
 
 import json
 import os
@@ -28,12 +28,12 @@ _trial_adapter = TypeAdapter(TrialSpec)
 
 
 def trial_to_json(trial: TrialSpec) -> str:
-    """Return a trial as JSON text, for its worker; what all workers get alike is in `WorkerSettings`."""
+    """Return a trial as JSON text, for its worker; settings that all workers get are in `WorkerSettings`."""
     return json.dumps(asdict(trial))
 
 
 def trial_from_json(text: str) -> TrialSpec:
-    """Return the trial that `trial_to_json` described."""
+    """Return the trial in a text that `trial_to_json` returned."""
     return _trial_adapter.validate_json(text)
 
 
@@ -74,7 +74,7 @@ class TrialReport:
 
     @classmethod
     def from_json(cls, text: str) -> "TrialReport":
-        """Return the report in the JSON text; raises ValueError if it is none."""
+        """Return the report in the JSON text; raises ValueError if the text is no report."""
         return _report_adapter.validate_json(text)
 
     @property
@@ -115,7 +115,7 @@ class WorkerSettings:
     store: str = field(repr=False)
     """Path or URI of the results store, in whose folder the trials have their checkpoints."""
     staging: str | None = field(default=None, repr=False)
-    """URI of the folder through which nodes share staged data; None: there is none."""
+    """URI of the folder through which nodes share staged data; None: no such folder."""
     checkpoint_seconds: float = 30.0
     """Minimum time between two checkpoints of a trial."""
     keep_models: KeepModels = KeepModels.NONE
@@ -125,7 +125,7 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=passed_environment, repr=False)
 
     def apply(self) -> None:
-        """Set the environment variables that this process does not have; what a node sets itself is kept."""
+        """Set the variables in `environment` that this process does not have; values of the node itself are kept."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
 

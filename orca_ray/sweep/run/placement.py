@@ -14,13 +14,13 @@ from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
 from orca_ray.training.memory_limits import CONTEXT_MIB
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
-"""Shares of a card; each divides the next, so that trials pack without gaps."""
+"""Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""
 MARGIN = 1.2
-"""Memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
+"""GPU memory that a trial gets, relative to the measured peak: torch reserves more than it allocates."""
 
 
 Workload = tuple[Scalar | None, ...]
-"""Properties of a trial that determine its peak memory: task, method, body, batch size and precision."""
+"""Properties of a trial that determine its peak GPU memory: task, method, body, batch size and precision."""
 
 
 def workload(trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]) -> Workload:
@@ -30,24 +30,24 @@ def workload(trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]) -
 
 
 REFRESH_SECONDS = 5.0
-"""How often the nodes of the cluster are listed again."""
+"""Seconds after which the nodes of the cluster are listed again."""
 PATIENCE_SECONDS = 300.0
-"""How long trials with other needs may pass one that waits for resources."""
+"""Seconds for which trials that need other resources may start before a trial that waits."""
 
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """GPUs that trials of one (task, method) request from when a node has had one: they then wait for another."""
+    """GPUs that each trial of one (task, method) requests and waits for, once a node of the cluster has had a GPU."""
 
     gpus: float
     measured: bool = False
     """Whether the measured peak memory of earlier trials replaces the request."""
     required: bool = False
-    """Whether the request stands while no node has a GPU, so that an autoscaler adds one."""
+    """Whether trials request GPUs even if no node has had one, so that an autoscaler adds a node."""
 
 
 class Placement:
-    """Follows a cluster whose nodes come and go; hands out as many trials as fit at once, and a few to follow.
+    """Rules of placement on a cluster whose nodes come and go: as many trials start as fit, and a few wait in Ray.
 
     Without a cluster, every trial gets the resources that were planned, and may start at once.
     """
@@ -94,7 +94,7 @@ class Placement:
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of the nodes in quarantine and, if other nodes suffice, of the nodes where the trial failed.
 
-        Returns none if no other node has the resources ``wanted``.
+        The list is empty if no other node has the resources ``wanted``.
         """
         nodes, alive = self.nodes, {node.id for node in self._nodes}
         for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
@@ -103,7 +103,11 @@ class Placement:
         return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned CPUs, the share of a GPU that fits, and more memory after memory ran out twice."""
+        """Return the planned CPUs and the share of a GPU that holds the trial, by its plan or by measured peak memory.
+
+        A trial without a GPU gets more host memory once it has run out of memory twice. Without ``requests``, the
+        planned resources are returned unchanged.
+        """
         if self._requests is None:
             return trial.resources
         nodes, request = self.nodes, self._requests[trial.task, trial.method]
@@ -123,8 +127,8 @@ class Placement:
     ) -> bool:
         """Return whether a trial with the resources ``wanted`` may be handed out now.
 
-        ``in_flight`` is the number of trials handed out, by their resources: trials of other sizes don't count, since
-        Ray places all it can. ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`.
+        ``in_flight`` is the number of trials handed out, by their resources: trials with other resources don't count,
+        since Ray places all it can. ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`.
         """
         if self._list_nodes is None:
             return True
@@ -147,7 +151,7 @@ class Placement:
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Learn from a report of a trial on a GPU the peak memory, the smallest card, and a share that is too small."""
+        """Learn from the report of a trial on one GPU: peak memory, size of the smallest GPU, and too small a share."""
         if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial, trial.hyperparameters)
@@ -160,7 +164,7 @@ class Placement:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
-        """Learn the peak memory of a trial that ran on a GPU earlier."""
+        """Learn the peak GPU memory of a trial that ran earlier on one GPU or a part of it, and did not fail."""
         if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
             self._learn_peak(workload(record, json.loads(record.hyperparameters)), record.peak_memory_mib)
 

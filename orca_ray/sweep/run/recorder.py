@@ -1,6 +1,6 @@
-"""The state of the trials that have not ended, and the recorder that stores what trials give.
+"""The state of the trials that have not ended, and the recorder that stores what trials report.
 
-The controller owns one `TrialState` for each trial; search and executor hold keys of trials.
+The controller owns one `TrialState` for each trial; searches and executors hold only keys of trials.
 """
 
 import math
@@ -23,15 +23,15 @@ from orca_ray.sweep.search import Search
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 
 LOG_SECONDS = 10.0
-"""How often the logs of running trials are stored."""
+"""Seconds between two times at which the logs of running trials are stored."""
 
 
 @dataclass
 class TrialState:
     """A trial that has not ended, and the epochs that it has reported so far.
 
-    It waits, for its first start or for its next attempt; then an executor has it (``handed_out``), and when it has a
-    worker, it is ``placed``.
+    The trial waits for its first start or next attempt; then an executor has it (``handed_out``); when it has a worker,
+    it is ``placed``.
     """
 
     trial: TrialSpec
@@ -74,14 +74,14 @@ class TrialState:
 
 
 class Recorder:
-    """Writes rows to the results store in batches, and deletes the checkpoints of trials whose records are durable.
+    """Writer of rows to the results store in batches, which deletes checkpoints of trials whose records are durable.
 
     Checkpoints are deleted in a thread: an object store may take seconds for a batch, in which no other trial could
     start. Every method may raise UserError: the store fails.
     """
 
     def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
-        """Store the arguments; ``before`` is called before each write, and prevents it with an exception."""
+        """Store the arguments; ``before`` is called before each write; if it raises, nothing is written."""
         self._store, self._sweep, self._writer = store, sweep, Writer(store, before=before)
         self._checkpoints = Checkpoints(store.uri)
         self._ended: list[str] = []
@@ -118,7 +118,7 @@ class Recorder:
             self._writer.add(logs=self._log_rows(items))
 
     def flush_due(self) -> None:
-        """Write rows that have waited long enough."""
+        """Write rows that have waited for `writer.MAX_SECONDS`."""
         self._writer.flush_due()
 
     def flush(self) -> None:

@@ -26,7 +26,7 @@ from orca_ray.sweep.worker.runner import TrialRunner
 from orca_ray.tasks.registry import get_task
 
 ENVIRONMENT = ("version", "torch_version", "metric_version", "device", "processor", "node")
-"""Columns about software and hardware, which may explain a difference but are none themselves."""
+"""Columns about software and hardware, which may explain a difference of results but do not count as one."""
 WIDTH = 2 * math.sqrt(2)
 """Scores of a trial that is not deterministic agree within this many standard deviations of the scores of its seeds.
 The difference of two independent scores has √2 deviations; twice that holds for about 95 % of them."""
@@ -35,7 +35,7 @@ _REPLACED_SOURCE = re.compile(r"stands in for the paper's source: 'orca-sweep da
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A record and the record of its repetition."""
+    """A record, the record of the repetition of its trial, and whether they agree."""
 
     record: Record
     again: Record
@@ -45,7 +45,7 @@ class Comparison:
     differences: dict[str, tuple[Any, Any]]
     """Results that differ, by column: the value in the record and the value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
-    """As ``differences``, of the columns in `ENVIRONMENT`."""
+    """As ``differences``, but of the columns in `ENVIRONMENT`."""
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
@@ -60,13 +60,13 @@ def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Reco
 
 
 def reproduce(record: Record, store: ResultsStore, model: Path | None = None) -> Comparison:
-    """Run the trial of ``record`` in this process and compare the results; its alignment is computed, not reused.
+    """Run the trial of ``record`` in this process and compare the results; the alignment is computed, not reused.
 
     Scores agree if they are equal bit for bit or, unless the trial is deterministic, if they differ by at most `WIDTH`
     standard deviations of the scores of its seeds in ``store``. ``model``: directory that the model is written to.
 
-    Raises UserError if the record has no score, if it is not of this version's configuration, or if data, method, body
-    or source are missing here or not the same.
+    Raises UserError if the record has no score, if its configuration is not one of this version, or if data, method,
+    body or source are missing here or not the same.
     """
     again = run_again(record, make_trial(record), model)
     old, new = _score(record), _score(again)
@@ -116,8 +116,8 @@ def make_trial(record: Record) -> TrialSpec:
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
     """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
 
-    If it completes and ``model`` is given, its model is written to that directory. Raises UserError if the trial fails
-    because something is missing or wrong here.
+    If the trial completes and ``model`` is given, the trained model is written to that directory. Raises UserError if
+    the trial fails because something is missing or wrong here.
     """
     started, curve = datetime.now(UTC), list[EpochProgress]()
     with tempfile.TemporaryDirectory(prefix="orca-ray-") as scratch:

@@ -21,7 +21,7 @@ MAX_ERROR_BYTES = 8 * 2**10
 
 
 class Cause(StrEnum):
-    """Why a trial failed."""
+    """Cause of the failure of a trial."""
 
     USER = "user"
     MEMORY = "memory"
@@ -45,9 +45,9 @@ class Rule:
     counts: bool = True
     """Whether the failure counts as an attempt of the trial."""
     shrinks: bool = False
-    """Whether the next attempt runs with half the micro-batch and, from the second time on, with more memory."""
+    """Whether the next attempt gets half the micro-batch and, without a GPU, more memory after the second failure."""
     blames_node: bool = False
-    """Whether the node may be the reason."""
+    """Whether the node may be the reason, so that the failure counts towards its quarantine."""
     elsewhere: bool = False
     """Whether another node is preferred for the next attempt."""
 
@@ -62,7 +62,7 @@ RULES: Mapping[Cause, Rule] = {
     Cause.TIME: Rule(Status.TIMED_OUT, retries=1, elsewhere=True),
 }
 CAUSES: Mapping[Status, Cause] = {rule.status: cause for cause, rule in RULES.items() if cause is not Cause.PREEMPTED}
-"""Cause of a failure that a worker reports by its status."""
+"""Cause of a failure, by the status that a worker reports."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class FailuresOfTrial:
 
 
 class FailureLedger:
-    """Decides by `RULES` which trials run again, and which nodes get no more trials."""
+    """Ledger of failed trials: decides by `RULES` which trials run again, and which nodes get no more trials."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.now = clock
@@ -170,7 +170,7 @@ def bounded(text: str) -> str:
 
 
 class RankFailedError(Exception):
-    """A rank other than the first failed; ``status`` is the trial's status, and the message names rank and reason."""
+    """Error: a rank other than the first failed; ``status`` is the trial's, and the message names rank and reason."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)

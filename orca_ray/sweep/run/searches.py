@@ -1,4 +1,4 @@
-"""The searches of a sweep: what earlier runs left of them, which wait for data, and which failed trials run again."""
+"""The searches of a sweep: what earlier runs left to do, which wait for data, and which failed trials run again."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """The searches of a sweep; iterates over the open searches, i.e. where the fingerprint of the data is known."""
+    """Searches of a sweep; iteration yields the open ones, done or not: those whose data fingerprint is known."""
 
     def __init__(self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = ()) -> None:
         """Rebuild the searches from what ``store`` holds.
@@ -42,7 +42,7 @@ class SweepSearches:
         """Number of trials that ended in earlier runs."""
 
     def __iter__(self) -> Iterator[Search]:
-        """Iterate over the open searches."""
+        """Iterate over the searches whose data fingerprint is known."""
         return iter(self._searches)
 
     @property
@@ -84,7 +84,7 @@ class SweepSearches:
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
 
     def staged(self, staged: Staged) -> None:
-        """Open the searches of a task that was staged, or store the reason why it cannot be."""
+        """Open the searches of a task that was staged, or store the reason why it cannot be staged."""
         if staged.error:
             self._errors[staged.task] = staged.error
             return
@@ -103,7 +103,7 @@ class SweepSearches:
         self._adopt([search])
 
     def retry(self, key: str, running: Collection[str]) -> int:
-        """Run failed trials again (``key``, or all if it is empty), and return how many there are.
+        """Run the failed trial ``key`` (empty: all failed trials) again, and return how many will run again.
 
         All records must be stored. The searches are rebuilt; ``running`` are the keys of trials that run or wait.
         """
@@ -134,7 +134,7 @@ class SweepSearches:
 
 
 class Durations:
-    """Durations of trials; the ratio of measured to estimated durations scales estimates of unmeasured searches."""
+    """Estimator of durations of trials; measured durations replace estimates, and scale those of other searches."""
 
     def __init__(self, estimates: Mapping[tuple[str, str], float], *, shortest_first: bool = False) -> None:
         """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1.
@@ -160,10 +160,10 @@ class Durations:
     def urgency(self, search: Search) -> tuple[bool, float]:
         """Return a value that is larger, the sooner a trial of the search should start.
 
-        That is the expected time of its trials that have not started, one after another. A search without a completed
-        or running trial comes first, because its estimate may be wrong. With estimates up to four times too high or
-        low, 60 searches on 64 GPUs then take 1.02 times the lower bound instead of 1.14. With ``shortest_first`` the
-        sweep takes longer, and has results earlier.
+        The value is the expected time of the search's trials that have not started, one after another. A search without
+        a completed or running trial comes first, because its estimate may be wrong. With estimates up to four times too
+        high or low, 60 searches on 64 GPUs then take 1.02 times the lower bound instead of 1.14. With
+        ``shortest_first`` the sweep takes longer, and has results earlier.
         """
         unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
         return unknown, self._sign * (search.num_remaining - search.num_running) * self._of_trial(search)

@@ -37,15 +37,15 @@ class History:
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
-    """The journal, by ascending number; the sweep's own suggestions are the first."""
+    """The journal: suggestions of the sweep itself, then of its variants, each by ascending number."""
 
     @classmethod
     def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
         """Read the history of a sweep.
 
-        Lost trials always run again, other failed ones if ``retry`` has their key, or "" for all of them. So do trials
-        whose scores a new version of orca-ray would change: scores of another metric than the task has now, or of
-        another version of that metric.
+        Lost trials always run again, other failed trials if ``retry`` has their key, or "" for all of them. Trials also
+        run again if their scores are of another metric than the task has now, or of another version of that metric,
+        since a new version of orca-ray would change these scores.
         """
         variants = [name for name in store.scan().values("sweep") if spec.is_variant(name)]
         records: dict[str, Record] = {}
@@ -99,7 +99,7 @@ def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> 
     """Return the suggestions of a search that earlier runs have made, by ascending number.
 
     A suggestion belongs to the search if it leads to the same trial key now as in the earlier run: with another body,
-    other data or other fixed hyper-parameters, it does not. It keeps its number in the journal. Suggestions without a
+    other data or other fixed hyper-parameters, it does not. The number in the journal is kept. Suggestions without a
     number (records of stores that are older than the journal, and a number 0 that is not the first configuration any
     more) get free numbers: the number of the start-up suggestion with equal values, else the lowest free number, in the
     order in which their trials started.

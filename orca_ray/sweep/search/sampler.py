@@ -1,4 +1,4 @@
-"""Which suggestions of a search are open, which answers are known, and when the next suggestion may be made."""
+"""The suggestions of a search, their answers (results of trials), and when the next suggestion may be made."""
 
 import math
 import warnings
@@ -45,9 +45,9 @@ class TrialAnswer(NamedTuple):
 
 
 class Study:
-    """Suggests values with TPE, from suggestions and their answers.
+    """Optuna study that suggests values with TPE, from earlier suggestions and their answers.
 
-    The Optuna study is in memory and is filled when a suggestion is asked, so restoring a search that needs no further
+    The Optuna study is in memory and is filled when `suggest` is called, so restoring a search that needs no further
     suggestion costs nothing. Equal suggestions and answers give equal suggestions, whether they were added at once or
     one after another.
     """
@@ -149,7 +149,7 @@ NUM_STARTUP = 10
 
 
 class SuggestionSampler:
-    """Makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
+    """Sampler that makes the suggestions of a search one at a time: first those of `draw`, then those of TPE.
 
     Without generations, a suggestion uses all answers that are known when it is made. With generations, suggestions are
     made in groups: a group follows when all answers to the earlier groups are known, and uses only these answers. Then
@@ -213,7 +213,7 @@ class SuggestionSampler:
         self._advance()
 
     def ask(self) -> Suggestion:
-        """Make the suggestion with the lowest number that is missing."""
+        """Make and return the suggestion with the lowest missing number; call it only if `can_ask`."""
         number, barrier = self._next, self._barrier(self._next)
         known = range(barrier) if self._generation else sorted(self.answers)
         if (barrier if self._generation else number) < NUM_STARTUP:
@@ -232,11 +232,11 @@ class SuggestionSampler:
         self._advance()
 
     def rivals(self, number: int) -> Sequence[int]:
-        """Return the numbers of the suggestions that early stopping compares with ``number``."""
+        """Return the numbers of the suggestions whose trials early stopping compares with the trial of ``number``."""
         return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion with the lowest value, or None if no trial completed; on a tie the earliest."""
+        """Return the suggestion with the best validation score, on a tie the earliest; None if no trial completed."""
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()

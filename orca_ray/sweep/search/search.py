@@ -1,4 +1,4 @@
-"""Which trial of one (task, method) runs next: a search trial or, when all of these have ended, a confirm trial."""
+"""Which trial of one (task, method) runs next: a search trial or, when all search trials ended, a confirm trial."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAn
 
 
 class Search:
-    """Decides which trial of one (task, method) runs next, given the records of those that have ended.
+    """Search of one (task, method): decides which trial runs next, given the records of the trials that have ended.
 
     A trial that already has a record does not run again. Without search trials, the confirm trials run the first
     configuration or, if the sweep has a grid, all of its cells.
@@ -31,7 +31,7 @@ class Search:
         self.records: dict[str, Record] = {}
         """Records of this search's ended trials, by trial key."""
         self.adopted: list[Record] = []
-        """Records that were taken over from variants of the sweep, as they are there."""
+        """Unchanged records that were taken over from variants of the sweep."""
         self._suggestions: list[SuggestionRow] = []
         file = plan.spec.file
         space = plan.spec.space(plan.task, plan.method)
@@ -73,7 +73,7 @@ class Search:
 
     @property
     def num_running(self) -> int:
-        """Number of trials that run now."""
+        """Number of trials that an executor has, or that wait for their next attempt."""
         return len(self._running)
 
     @property
@@ -99,7 +99,7 @@ class Search:
     def take(self) -> TrialSpec | None:
         """Return the next trial that can start now and mark it as running; None if no trial can.
 
-        Its suggestion must be stored before it starts: see :meth:`new_suggestions`.
+        The trial's suggestion must be stored before the trial starts: see :meth:`new_suggestions`.
         """
         most = self.plan.spec.file.parallel
         if self._confirm is None and most is not None and len(self._running) >= most:
@@ -114,7 +114,7 @@ class Search:
         return trial
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return, once, the suggestions that the sweep's journal does not have."""
+        """Return the suggestions since the last call that the sweep's journal does not have."""
         suggestions, self._suggestions = self._suggestions, []
         return suggestions
 

@@ -31,7 +31,7 @@ _FINAL = (
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A trial as a tracker shows it."""
+    """Description of a trial for a tracker, which shows the trial as a run."""
 
     key: str
     """Key of the trial. A trial that continues after an interruption continues the run with the same key."""
@@ -47,10 +47,10 @@ class Run:
 
 
 class Tracker(ABC):
-    """Writes runs to one place. `Tracking` calls all methods in one thread, which may wait for a network.
+    """Base class of trackers, which write runs to one place. `Tracking` calls all methods in one thread.
 
-    ``start`` is called first for each run, and again if the trial starts again; ``finish`` at most once. After any
-    exception no method but ``close`` is called.
+    Methods may wait for a network. ``start`` is called first for each run, and again if the trial starts again;
+    ``finish`` is called at most once. After any exception no method but ``close`` is called.
     """
 
     @abstractmethod
@@ -78,11 +78,11 @@ class TrackerKind:
     target: str
     """What the target is, for messages, e.g. ``DIR``."""
     module: str
-    """Module that the extra of this name installs."""
+    """Module that the tracker needs; the extra of orca-ray called ``name`` installs it."""
     open: Callable[[str], Tracker]
     """Return a tracker for a target, "" for the default one; raises UserError if the target cannot be used.
 
-    It reads the environment and the working directory, which later methods must not: Ray may delete the working
+    ``open`` reads the environment and the working directory, which later methods must not: Ray may delete the working
     directory of a submitted job. It does not wait for a network.
     """
 
@@ -102,7 +102,7 @@ def final_values(record: Record) -> dict[str, float]:
 MAX_WAITING = 100_000
 """Events that may wait for a tracker (a few tens of MiB); a tracker that is so far behind is given up."""
 CLOSE_SECONDS = 60.0
-"""How long the end of a sweep waits for a tracker that makes no progress with the events that are left."""
+"""Seconds that the end of a sweep waits for a tracker that makes no progress with the remaining events."""
 
 
 @cache
@@ -112,7 +112,7 @@ def all_trackers() -> Mapping[str, TrackerKind]:
 
 
 def open_tracker(option: str) -> Tracker:
-    """Return the tracker that ``NAME[:TARGET]`` names; UserError if it, its package or its target is wrong."""
+    """Return the tracker that ``NAME[:TARGET]`` names; UserError for a wrong name or target, or a missing package."""
     name, colon, target = option.partition(":")
     kind = lookup("tracker", name, all_trackers())
     if colon and not target:

@@ -16,7 +16,7 @@ _KEY = "orca_ray.trial_key"
 
 
 class MLflowTracker(Tracker):
-    """Writes runs through MLflow's client. Each run has the key of its trial as a tag, by which it is found again."""
+    """Tracker that writes runs by MLflow's client. A tag of each run is the key of its trial, to find the run again."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -52,7 +52,7 @@ class MLflowTracker(Tracker):
         self._log(key, epoch_values(progress), progress.epoch)
 
     def finish(self, key: str, record: Record) -> None:
-        """Add the final values, and the status as a tag."""
+        """Add the final values, and the status as a tag, and end the run."""
         self._log(key, final_values(record), record.epochs)
         self._client.set_tag(self._open[key], "status", record.status.value)
         self._client.set_terminated(self._open.pop(key), "FAILED" if record.status.failed else "FINISHED")

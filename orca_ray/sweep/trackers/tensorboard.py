@@ -11,7 +11,7 @@ from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values
 
 
 class TensorBoardTracker(Tracker):
-    """Writes event files below one directory."""
+    """Tracker that writes event files below one directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -37,7 +37,7 @@ class TensorBoardTracker(Tracker):
         writer.flush()
 
     def finish(self, key: str, record: Record) -> None:
-        """Add the final values, and a row to TensorBoard's table of hyperparameters."""
+        """Add the final values, and a row to TensorBoard's table of hyperparameters, and close the writer."""
         from tensorboardX.summary import hparams
 
         run, writer = self._open.pop(key)

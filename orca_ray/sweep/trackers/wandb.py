@@ -10,7 +10,7 @@ from orca_ray.sweep.trackers.base import Run, Tracker, TrackerKind, epoch_values
 
 
 class WandbTracker(Tracker):
-    """Writes several runs at a time from one process. The key of a trial is the id of its run."""
+    """Tracker that writes several runs at a time from one process. The key of a trial is the id of its run."""
 
     def __init__(self, project: str, directory: str) -> None:
         self._project, self._directory = project, directory
@@ -41,7 +41,7 @@ class WandbTracker(Tracker):
         self._open[key].log({axis: progress.epoch, **epoch_values(progress)})
 
     def finish(self, key: str, record: Record) -> None:
-        """Add the final values and the status to the summary."""
+        """Add the final values and the status to the run's summary, and close the run."""
         run = self._open.pop(key)
         run.summary.update({**final_values(record), "status": record.status.value})
         run.finish(exit_code=int(record.status.failed))

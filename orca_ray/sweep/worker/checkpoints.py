@@ -1,4 +1,4 @@
-"""Checkpoints and outcomes of trials that have no record yet, in the folder of their results store, whatever it is on.
+"""Checkpoints and outcomes of trials that have no record yet, in the folder of their results store.
 
 Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first line is JSON: the version of orca-ray,
 the `SCHEMA`, the key of the trial and its last report. In a state, the file of `TrialTrainer.save` follows.
@@ -89,7 +89,7 @@ class Checkpoints:
         yield from (path for changed, path in aged if changed < before)
 
     def remove(self, *keys: str) -> None:
-        """Delete all files of trials, also files of other versions and partial files of killed writers."""
+        """Delete all files of the trials ``keys``, also files of other versions and partial files of killed writers."""
         try:
             for name in self._folder.names(DIRECTORY, hidden=True):
                 if not set(_KEY.findall(name)).isdisjoint(keys):

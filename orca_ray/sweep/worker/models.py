@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
-    """Write the model of a trial whose trainer is done; UserError if ``directory`` has other files or fails."""
+    """Write the model of a trainer that is done; UserError if ``directory`` has other files or cannot be written."""
     taken = trainer.snapshot(trial.protocol)
     config = replace(taken.config, trial=trial.key)
     path = get_task(trial.task).prepared_directory(trial.protocol) / PREPROCESSING
@@ -36,9 +36,9 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
 
 
 class ModelKeeper:
-    """When the last trial of a task has ended, deletes its models that are not kept, and completes the other cards.
+    """Keeper of stored models: when a task has ended, it deletes its models except those to keep, and completes cards.
 
-    The best model of a task is that of the method and hyper-parameters whose confirm trials have the lowest mean
+    The best model of a task is that of the method, body and hyper-parameters whose confirm trials have the lowest mean
     validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest
     validation score. Test scores play no part.
     """
@@ -53,7 +53,7 @@ class ModelKeeper:
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[Search]) -> None:
-        """Keep the models of the tasks in ``searches`` whose trials have all ended, each task once."""
+        """Delete and complete models of the tasks in ``searches`` whose trials have all ended, once for each task."""
         if self._keep is KeepModels.NONE:
             return
         by_task: dict[str, list[Search]] = defaultdict(list)

@@ -25,10 +25,10 @@ _WAIT_SECONDS = 10.0
 
 
 class RankProcesses:
-    """The ranks after the first of one trial. They end with the process that started them, however it ends.
+    """Processes of a trial's ranks after the first. They end with the process that started them, however that ends.
 
-    Each rank builds the trainer and waits. When a parallel stage begins or is resumed, it loads the state of the first
-    rank and runs the stage to its end; communication within each step keeps all ranks in step.
+    Each rank builds the trainer and waits. When a parallel stage begins or is resumed, each rank loads the state of the
+    first and runs the stage to its end; communication within each step keeps all ranks in step.
     """
 
     def __init__(self, size: int, build: Build) -> None:
@@ -76,7 +76,7 @@ class RankProcesses:
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the failure of another rank of which ``error``, raised in the first rank, is a consequence."""
+        """Return the failure of another rank that caused ``error`` in the first rank; ``error`` if there is none."""
         if isinstance(error, RankFailedError):
             return error
         seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0

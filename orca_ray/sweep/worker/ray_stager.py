@@ -28,11 +28,11 @@ class NodeStager:
         self._settings, self._messages = settings, queue.SimpleQueue[str]()
 
     def stage(self, request: StagingRequest) -> Staged:
-        """Stage a task on this node."""
+        """Stage a task on this node, and return the result or the error."""
         return staged(request, self._settings.staging, self._messages.put)
 
     def messages(self) -> list[str]:
-        """Return the progress since the last call, one line of text each."""
+        """Return the lines of text about progress since the last call."""
         return [self._messages.get() for _ in range(self._messages.qsize())]
 
 
@@ -50,12 +50,12 @@ class _Node:
 
 
 class RayStager(Stager):
-    """Gives each task to one node first, different tasks to different nodes; when staged there, to all other nodes.
+    """Stager that gives each task to one node first, and to all other nodes when the first one has staged the task.
 
-    So the nodes prepare different tasks at the same time, and copy what another node has published in the shared
-    folder. A task that the first node cannot stage is given to the driver's node: often only that node has the data, or
-    a network. A trial may start where its task is not staged yet: its worker stages it then, or waits for the node's
-    actor.
+    First nodes take turns, so nodes prepare different tasks at the same time, and copy what another node has published
+    in the shared folder. A task that the first node cannot stage is given to the driver's node: often only that node
+    has the data, or a network. A trial may start where its task is not staged yet: its worker then stages the task, or
+    waits for the node's actor.
     """
 
     def __init__(

@@ -48,7 +48,7 @@ PAPER_NOTE = (
 
 
 class TrialRunner:
-    """Runs the epochs of a trial one by one, saves checkpoints at intervals, and reports each epoch and the end."""
+    """Runner of a trial: runs epochs one by one, saves checkpoints at intervals, and reports each epoch and the end."""
 
     def __init__(self, trial: TrialSpec, settings: WorkerSettings, *, reuse_aligned: bool = True) -> None:
         """Store the arguments; data and model are loaded by :meth:`step`.
@@ -67,7 +67,7 @@ class TrialRunner:
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
     def step(self) -> TrialReport:
-        """Stage the trial's data on this node or, from the second call on, run one epoch (align or refine); report it.
+        """Stage the trial's data here or, from the second call on, run one epoch (align or refine); return the report.
 
         An exception ends the trial as failed. A node that has just joined may need many minutes for its data.
         """
@@ -227,7 +227,7 @@ def build_trainer(
     ranks: Ranks, *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:  # fmt: skip
-    """Load data and model of a trial, in the process of one of its ``ranks``; see `TrialRunner` and `TrialTrainer`."""
+    """Return the trainer of a trial in one of its ``ranks``, with data and model; see `TrialRunner`, `TrialTrainer`."""
     _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), trial.halvings)
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedFolder:
-    """Copies of files and directories, each with a manifest ``<path>.manifest.json`` of its files' SHA-256 hashes.
+    """Folder of published files and directories, each with a manifest ``<path>.manifest.json`` of SHA-256 hashes.
 
     The manifest is written last, so that a copy without one is incomplete and counts as missing. Any number of nodes
     may publish and read at the same time. Methods raise UserError if the folder cannot be reached.
@@ -28,10 +28,10 @@ class SharedFolder:
         """The URI without user name and password, for messages."""
 
     def bring(self, path: str, root: Path, progress: Callable[[str], None]) -> bool:
-        """Copy ``path`` below the directory ``root``, and replace atomically what is there.
+        """Copy the published ``path`` below the local directory ``root``, and replace atomically what is there.
 
-        Returns False if it is not published, or if its hashes are wrong also after a second copy. The caller must hold
-        a lock.
+        Returns False if ``path`` is not published, or if a hash is wrong also after a second copy. The caller must hold
+        a lock, so that no other process of the node copies ``path``.
         """
         hashes = self._manifest(path)
         if not hashes:
@@ -49,7 +49,7 @@ class SharedFolder:
         return False
 
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
-        """Copy ``path`` from below the directory ``root`` to the folder; ``replace``: also if there is a copy."""
+        """Copy ``path`` from below the directory ``root`` to this folder; ``replace``: also if a copy is there."""
         if not replace and self._manifest(path) is not None:
             return
         source = root / path
@@ -63,7 +63,7 @@ class SharedFolder:
         self._folder.write(f"{path}.manifest.json", pa.py_buffer(content))
 
     def names(self, directory: str) -> list[str]:
-        """Return the names of what is published in a directory."""
+        """Return the names of the files and directories that are published in ``directory``."""
         suffix = ".manifest.json"
         return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
 

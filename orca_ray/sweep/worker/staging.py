@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class StagingError(RuntimeError):
-    """This node cannot get data, body or source of a trial, or gets other versions than the sweep was planned with.
+    """Error: a node cannot get data, body or source of a trial, or gets other versions than the sweep was planned with.
 
-    It is a failure of the node, not of the trial: another node, or the same one later, may run the trial. It is
-    therefore handled like a lost worker and never ends a trial as ``failed_user``.
+    The node failed, not the trial: another node, or the same one later, may run the trial. The error is therefore
+    handled like a lost worker and never ends a trial as ``failed_user``.
     """
 
 
@@ -36,8 +36,8 @@ _staged: set[tuple[Path, StagingRequest]] = set()  # cache directory and request
 def stage(request: StagingRequest, staging: str | None, progress: Callable[[str], None] = logger.info) -> str:
     """Stage data, bodies and sources on this node, and return the fingerprint of the data.
 
-    Each item is brought once a node: one process works on it, under a lock, and the other processes wait. An item that
-    is present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI), or if it
+    Each item is staged once per node: one process works on it, under a lock, and other processes wait. An item that
+    is present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI) or, if it
     is not there, fetched and prepared from its origin, and published in the shared folder.
 
     Raises StagingError if this node can get an item in neither of these ways, or gets it with another hash or
@@ -57,7 +57,7 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return the prepared data of a trial, which `stage` stages first unless this process has done so."""
+    """Return a trial's prepared data; `stage` stages them first unless this process has. Raises StagingError."""
     known = (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
@@ -97,7 +97,7 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
 
 
 class Staged(NamedTuple):
-    """A task whose trials can start, or which cannot be staged."""
+    """Result of staging: a task whose trials can start, or which cannot be staged."""
 
     task: str
     fingerprint: str = ""
@@ -107,7 +107,7 @@ class Staged(NamedTuple):
 
 
 def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
-    """Stage a task on this node, see `stage`; no error is raised, because it would end the other tasks."""
+    """Stage a task on this node by `stage`; errors are returned, because raising one would end the other tasks."""
     try:
         return Staged(request.task, stage(request, staging, progress))
     except StagingError as error:
@@ -118,7 +118,7 @@ def staged(request: StagingRequest, staging: str | None, progress: Callable[[str
 
 
 class Stager(ABC):
-    """Stages the tasks of a sweep. Used in one thread of the driver; `close` ends what it started."""
+    """Base class of stagers, which stage the tasks of a sweep. One thread of the driver uses a stager."""
 
     def __init__(self, requests: Sequence[StagingRequest]) -> None:
         self._unresolved = {request.task for request in requests}
@@ -127,7 +127,7 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return what is known then, which `poll` returns again."""
+        """Wait until a task is staged or all have failed; return the results so far, which the next `poll` repeats."""
         while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
             found = self._poll(idle=True)
             self._unresolved -= {each.task for each in found}
@@ -152,7 +152,7 @@ class Stager(ABC):
 
 
 class InlineStager(Stager):
-    """Stages one task after another in the calling process, when no trial of an earlier task is left to start."""
+    """Stager that works in the calling process: it stages a task when no trial of earlier tasks is left to start."""
 
     def __init__(
         self, requests: Sequence[StagingRequest], staging: str | None, progress: Callable[[str], None]

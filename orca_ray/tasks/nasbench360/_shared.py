@@ -43,7 +43,7 @@ def _raw_file(path: str, at: str = "", urls: Sequence[str] = (), **declared: Any
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
-    """Return the values of ``keys`` in ``content``; UserError if it is not a dictionary or a key is missing."""
+    """Return the values of ``keys`` in ``content``; UserError if ``content`` is no dictionary or lacks a key."""
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a mapping with the keys {', '.join(keys)}, found {type(content).__name__}")
     if absent := [key for key in keys if key not in content]:

@@ -52,7 +52,7 @@ class _Chunks:
 
 
 Backgrounds = Callable[[np.random.RandomState], Array]
-"""Function that returns the spectrogram [96, frames] of a random background recording."""
+"""Function that takes a random generator and returns the spectrogram [96, frames] of a random background recording."""
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -147,7 +147,7 @@ def spectrogram(path: str) -> Array:
 
 
 def middle(spectrogram_MT: Array) -> Array:
-    """Return the middle 101 frames. (ORCA's code does not cut longer chunks; all published ones last a second.)"""
+    """Return the middle 101 frames of a chunk (ORCA's code does not cut, but all published chunks last a second)."""
     start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 

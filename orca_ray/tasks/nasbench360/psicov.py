@@ -9,7 +9,7 @@ those of PSICOV. Decisions where this task could differ from ORCA's code:
   rows and of columns are drawn independently, as in ORCA's code. In validation and test they are equal, because the
   metric computes the sequence separation of two residues from their row and column.
 - ``held-out``: test is the first half of PSICOV's list and validation the second. ``paper``: test is the whole list;
-  validation, on which that protocol trains, is held out of DeepCov.
+  validation, on which ``paper`` trains, is held out of DeepCov.
 """
 
 import re
@@ -31,7 +31,8 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SIDE = 512
 NUM_FEATURES = 27
-"""Features of a residue: 3 of secondary structure, 22 position-specific scores, solvent accessibility, entropy."""
+"""Number of features of a residue: secondary structure 3, position-specific scores 22, solvent accessibility,
+entropy."""
 PAIR_MAPS = ("ccmpred", "freecon", "potential")
 
 _LARGEST_FEATURE = 100.0

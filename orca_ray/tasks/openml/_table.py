@@ -48,7 +48,7 @@ def fetch(
 ) -> None:
     """Download the missing files of a data set into the directory ``raw``; verify and record hashes of both files.
 
-    Raises UserError as `orca_ray.data.fetch.fetch` does, and as `read_description` does.
+    Raises the UserErrors of `orca_ray.data.fetch.fetch` and of `read_description`.
     """
     description, table = raw_files(dataset_id, server)
     fetch_files((description,), raw, progress, patience=patience)
@@ -59,7 +59,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class Description:
-    """Fields of a description that are needed to download and to read the table: its URL, id on the server, MD5, …."""
+    """Fields of a data set's description that are needed to download and read its table: URL, id on the server, …."""
 
     url: str
     file_id: str
@@ -71,7 +71,7 @@ class Description:
 
 
 def read_description(path: Path, dataset_id: int) -> Description:
-    """Read the description at ``path``, which must be that of the data set ``dataset_id``.
+    """Return the description in the file ``path``, which must describe the data set ``dataset_id``.
 
     Raises UserError if the file is not JSON, is an error message of the server, belongs to another data set, lacks a
     field, or describes a table that is not ARFF.
@@ -142,7 +142,7 @@ class Nominal:
     """The N values of the column; None: missing."""
 
     def rows(self, chosen: Array) -> Self:
-        """Return the column with the rows of a mask [N] only."""
+        """Return the column with only the rows where the mask ``chosen`` [N] is true."""
         return replace(self, values=tuple(value for value, kept in zip(self.values, chosen, strict=True) if kept))
 
 
@@ -155,7 +155,7 @@ class Numeric:
     """The values of the column, [N]; NaN: missing."""
 
     def rows(self, chosen: Array) -> Self:
-        """Return the column with the rows of a mask [N] only."""
+        """Return the column with only the rows where the mask ``chosen`` [N] is true."""
         return replace(self, values=self.values[chosen])
 
 
@@ -171,7 +171,7 @@ class Table:
 
 
 def read_table(workspace: Workspace, dataset_id: int) -> Table:
-    """Read the table of the data set ``dataset_id``.
+    """Return the table of the data set ``dataset_id``, read from its raw files.
 
     Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
     says, is not ARFF, has no rows, lacks the target column, or has columns of free text or infinite numbers.

@@ -46,13 +46,14 @@ KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
 NOMINAL_ONLY = frozenset({50, 469, 40975})
 """Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
 LIFT = frozenset({12, 28, 44, 48, 61, 187, 882, 1479, 1491, 1493, 1511, 40496})
-"""Ids of tables that are in the comparison with LIFT only, whose published scores are accuracies; AUROCs for others."""
+"""Ids of tables that are in the comparison with LIFT only. Their published scores are accuracies, those of others
+AUROCs."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
 
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
-    """Return the arrays of one table; raises UserError as `read_table`, `frequent`, `classes` and `encode` do."""
+    """Return the arrays of one table; raises the UserErrors of `read_table`, `frequent`, `classes` and `encode`."""
     name = workspace.task
     table = read_table(workspace, dataset_id)
     labels, names = classes(name, table.target)
@@ -78,10 +79,10 @@ def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: I
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names other classes.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer ones.
 
-    ``name`` is the task's. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out too.
-    ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.
+    ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out
+    too. ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     rare = [k for k in range(len(classes)) if 0 < counts[k] < LEAST_ROWS]
@@ -135,7 +136,8 @@ def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]
     """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
 
     Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
-    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's.
+    ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's name, for the
+    message.
     """
     if isinstance(target, Nominal):
         found = set(target.values)

@@ -36,7 +36,7 @@ Hdf5 = Any
 
 
 class Simulations(ABC):
-    """The simulations in one open file; there is a subclass for each layout of files.
+    """Abstract base class of the simulations in an open file; each layout of files has a subclass.
 
     The constructor raises UserError if the file lacks data sets of the layout or has another grid.
     """
@@ -148,7 +148,7 @@ def _chunk_rows(dataset: Hdf5) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How to read a file. Input is the first of the frames used, target the ``t_train``-th, or the last if fewer."""
+    """Settings to read a file. Input is the first of the frames used, target the ``t_train``-th, or else the last."""
 
     layout: Layout
     grid: tuple[int, ...]
@@ -179,9 +179,9 @@ class Reading:
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
         """Return the index of the target frame of each split, given the number of frames used.
 
-        It is the same for all splits, except that test may have another target frame under ``paper``, as in ORCA's
-        code. This is a defect there: of 101 frames, it trains on frame 29 or 100, depending on the problem, and tests
-        on frame 99.
+        The frame is the same for all splits, except that test may have another target frame under ``paper``, as in
+        ORCA's code. This is a defect of ORCA's code: of 101 frames, it trains on frame 29 or 100, depending on the
+        problem, and tests on frame 99.
         """
         frames: dict[str, int] = {split: min(self.t_train, num_frames) - 1 for split in SPLITS}
         if protocol == PAPER:
@@ -210,7 +210,7 @@ class Samples:
         return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield the frame of the samples ``rows`` in batches, float32 [b, C, *space], in the order of the file."""
+        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C, *space], in the file's order."""
         wanted = np.zeros(int(rows.max()) + 1, bool)
         wanted[rows] = True
         for start in range(0, len(wanted), self.batch_size):

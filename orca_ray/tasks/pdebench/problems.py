@@ -1,7 +1,7 @@
 """Nine problems of PDEBench; each gives two tasks, one for the published file and one for a generated file.
 
 Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with the settings.
-They belong to the benchmark ``pdebench_generated`` and other files to ``pdebench``, so they share no leaderboard.
+Generated files belong to the benchmark ``pdebench_generated``, other files to ``pdebench``: they share no leaderboard.
 The problems are declared in ``problems.toml``.
 """
 

@@ -1,4 +1,4 @@
-"""The base of the kinds of artefacts: small pictures of what a trained model does, kept in the results store.
+"""Base of the kinds of artefacts, which are small pictures of what a trained model does, kept in the results store.
 
 Shape letters: N test samples, n samples of a picture, D features, H rows and W columns of pixels.
 """
@@ -19,7 +19,7 @@ from orca_ray.tasks.task import Task
 
 @dataclass(frozen=True)
 class Evidence:
-    """Input of the functions that compute artefacts; subclasses are its kinds."""
+    """Input of the functions that compute artefacts; each subclass is one kind of input."""
 
     task: Task
     """The task of the trial, resolved."""
@@ -27,14 +27,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluated(Evidence):
-    """Results on the test split; the predictions for parts of one sample have been averaged."""
+    """Results on the test split; predictions for several parts of a sample are averaged."""
 
     predictions: Array
     """[N, *output_shape]: logits, or values in the units of the targets."""
     y: Array
     """[N, ...] targets."""
     rows: Array
-    """[N]: the row of ``inputs`` that belongs to each sample (of several, the first)."""
+    """[N]: the row of ``inputs`` that belongs to each sample; the first row if a sample has several."""
     inputs: Rows
 
     def input(self, sample: int) -> Array:
@@ -44,7 +44,7 @@ class Evaluated(Evidence):
 
 @dataclass(frozen=True)
 class Aligned(Evidence):
-    """Features before and after aligning."""
+    """Features of source samples, and of training samples before and after aligning."""
 
     source: Array
     """[m, D] features of source samples."""
@@ -63,23 +63,23 @@ class ArtefactKind:
 
     name: str
     needs: type[Evidence]
-    """`Evaluated` or `Aligned`: what ``compute`` gets, and so when it is computed."""
+    """`Evaluated` or `Aligned`: the argument of ``compute``, which is called as soon as this exists."""
     applies: Callable[[Task], bool]
-    """Whether a task has artefacts of this kind; decided by the target and the domain of the task."""
+    """Returns whether a task, by its target, loss and domain, has artefacts of this kind."""
     compute: Callable[[Any], Iterable[tuple[str, Picture]]]
     """Returns pictures with names that are unique in this kind. Equal evidence must give equal pictures."""
 
 
 @functools.cache
 def all_artefacts() -> Mapping[str, ArtefactKind]:
-    """Return all kinds by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
+    """Return all kinds of artefacts by name, those of plug-ins last; ValueError if two of orca-ray share a name."""
     from orca_ray.training import artefacts
 
     return with_plug_ins("artefact", ArtefactKind, declared(ArtefactKind, "ARTEFACT", modules(artefacts)))
 
 
 def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
-    """Return the artefacts that ``evidence`` allows, and one sentence for each kind that failed."""
+    """Return the artefacts of all kinds that ``evidence`` suits, and one sentence for each kind that failed."""
     found: list[Artefact] = []
     notes: list[str] = []
     for kind in all_artefacts().values():
@@ -104,9 +104,9 @@ def evenly(num_samples: int, most: int) -> Array:
 
 
 def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
-    """Reduce the first two axes (or the only one) of ``values`` to at most ``most``, by blocks of equal sides.
+    """Return ``values``, the first two axes (or the only one) reduced to lengths up to ``most``, by equal-sided blocks.
 
-    A block becomes its mean or, if ``combine`` is given, the result of ``combine`` (``np.minimum``).
+    A block becomes its mean or, if ``combine`` is another ufunc than ``np.add``, its reduction by ``combine``.
     """
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)

@@ -25,12 +25,12 @@ from orca_ray.tasks.task import Task
 from orca_ray.training.artefacts.base import Aligned, ArtefactKind, Evaluated, evenly, shrunk
 
 MAX_FIELD_SIDE, MAX_LINE = 96, 256
-"""Largest side of an image of a field, and length of a line; three images of this side fit into one artefact."""
+"""Largest side of an image of a field, and largest length of a line; three such images fit into one artefact."""
 MAX_MASK_SIDE, MAX_MAP_SIDE = 64, 128
 MAX_INPUT_SIDE, MAX_COLOUR_SIDE, MAX_LINES = 128, 96, 4
 MAX_CLASSES, MAX_POINTS = 100, 500
 FAR = 24.0
-"""Distances of residues above this one, in ångström, look alike."""
+"""End of the colour scale of distances between residues, in ångström."""
 _SHOWN_LABELS = 5
 
 
@@ -98,7 +98,7 @@ def _compute_contact_map(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
 
 
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
-    """Return the mean [D] and the first two principal components [2, D] of features; missing ones are 0.
+    """Return the mean [D] and the first two principal components [2, D] of features; components of no variance are 0.
 
     The largest entry of each component is positive. The Gram matrix costs a tenth of a singular value decomposition.
     """
