@@ -175,7 +175,7 @@ _REQUEST = TypeAdapter(Request)
 
 def write_request(folder: Folder, sweep: str, request: Request) -> None:
     """Add a request for the driver of ``sweep``."""
-    path = f"{_place(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    path = f"{REQUESTS}/{file_name(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
     folder.write(path, pa.py_buffer(json.dumps({"kind": request.kind, "trial": request.trial}).encode()))
 
 
@@ -185,8 +185,8 @@ def take_requests(folder: Folder, sweep: str, known: Collection[str] = ()) -> li
     Requests with a path in ``known`` are left out. Damaged files and unknown kinds are deleted and left out.
     """
     found: list[Request] = []
-    for name in folder.names(_place(sweep)):
-        path = f"{_place(sweep)}/{name}"
+    for name in folder.names(directory := f"{REQUESTS}/{file_name(sweep)}"):
+        path = f"{directory}/{name}"
         if path in known or len(found) == MAX_TAKEN:
             continue
         try:
@@ -199,7 +199,3 @@ def take_requests(folder: Folder, sweep: str, known: Collection[str] = ()) -> li
         if request.kind != RETRY:
             folder.delete(request.path)
     return [request for request in found if request.kind in KINDS]
-
-
-def _place(sweep: str) -> str:
-    return f"{REQUESTS}/{file_name(sweep)}"
