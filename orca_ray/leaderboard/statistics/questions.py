@@ -58,7 +58,7 @@ class QuestionAnswer:
 
 
 def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = None) -> list[QuestionAnswer]:
-    """Return the answers to the questions of `METHODS` whose two methods have scores, and about searching.
+    """Return the answers to the questions of ``questions.toml`` whose two methods have scores, and about searching.
 
     ``searches`` has the columns of `COLUMNS`, with NaN for no score; None: no answer about searching. A method is named
     as on the board: ``orca``, or ``orca (body)`` if the board has several bodies.
