@@ -12,7 +12,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import faults, requests
+from orca_ray.results import faults, live
 from orca_ray.results.folder import S3Folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
@@ -154,8 +154,8 @@ def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pyte
     """The rest of the lease is tested where a local directory stands for the bucket (`test_lease`)."""
     monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
     store, sweep = ResultsStore(uri, create=True), "pocket/quick"
-    requests.write(store.folder, sweep, requests.Request("retry", "k"))
+    live.write_request(store.folder, sweep, live.Request("retry", "k"))
     with Lease(store, sweep, renew_seconds=0.1) as held:
-        assert held.retried == (requests.Request("retry", "k"),)
+        assert held.retried == (live.Request("retry", "k"),)
         with pytest.raises(UserError, match=r"another driver runs pocket/quick in this store \(process "):
             Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()
