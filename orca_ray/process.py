@@ -33,6 +33,17 @@ def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
     return min((limit for limit in limits if limit < 2**60), default=None)  # version 1 has a huge number for no limit
 
 
+def free_memory() -> int:
+    """Return the bytes of memory that this process may still take: what is available, within `allowed_memory`."""
+    page = os.sysconf("SC_PAGE_SIZE")
+    free = {name: int(size) for name, size, *_ in map(str.split, _lines(Path("/proc/meminfo")))}
+    available = 1024 * free["MemAvailable:"] if "MemAvailable:" in free else page * os.sysconf("SC_PHYS_PAGES")
+    if (limit := allowed_memory()) is None:
+        return available
+    used = _read(Path("/proc/self/statm"))
+    return max(0, min(available, limit - page * int(used[1]) if used else limit))
+
+
 def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's group and those around it; ``controller`` is "" for version 2."""
     base = root / controller if controller else root
@@ -45,8 +56,12 @@ def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()
+
+
+def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().split()
+        return path.read_text().splitlines()
     except OSError:
         return []
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.process import allowed_cpus, allowed_memory
+from orca_ray.data import cache
+from orca_ray.errors import UserError
+from orca_ray.process import allowed_cpus, allowed_memory, free_memory
 
 VERSION_2 = {
     "pod/cpu.max": "350000 100000\n", "pod/box/cpu.max": "max 100000\n", "pod/box/memory.max": f"{2**31}\n",
@@ -37,3 +39,16 @@ def test_limits_of_a_container(
     if own is not None:
         (tmp_path / "own").write_text(own)
     assert (allowed_cpus(root, tmp_path / "own"), allowed_memory(root, tmp_path / "own")) == (cpus, memory)
+
+
+def test_memory_is_what_is_available_within_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    [available] = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
+    monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: None)
+    assert free_memory() == pytest.approx(available, rel=0.2)
+    monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: 2**30)
+    assert 0 <= free_memory() < 2**30
+    monkeypatch.setattr("orca_ray.process.allowed_memory", lambda: 2**20)
+    assert free_memory() == 0
+    with pytest.raises(UserError, match=r"a table: 1\.0 GiB, and 0\.0 GiB of memory are free; split it"):
+        cache.check_memory(2**30, "a table", "split it")

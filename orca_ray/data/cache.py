@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, cast
 from orca_ray import paths
 from orca_ray.errors import UserError, shorten
 from orca_ray.paths import open_regular, regular_size
+from orca_ray.process import free_memory
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +175,13 @@ def check_space(path: Path, num_bytes: float) -> None:
 
 
 def check_memory(num_bytes: float, what: str, advice: str) -> None:
-    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if this machine has less than ``num_bytes``."""
-    if num_bytes > (memory := os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")):
+    """Raise :class:`UserError`, with the texts ``what`` and ``advice``, if ``num_bytes`` of memory are not free.
+
+    Free is what the machine has available, within the limit of the container (`orca_ray.process.free_memory`).
+    """
+    if num_bytes > (free := free_memory()):
         needed = f"{what}: {num_bytes / 2**30:,.1f} GiB"
-        raise UserError(f"{needed}, and this machine has {memory / 2**30:,.1f} GiB of memory; {advice}")
+        raise UserError(f"{needed}, and {free / 2**30:,.1f} GiB of memory are free; {advice}")
 
 
 def _size(num_bytes: float) -> str:

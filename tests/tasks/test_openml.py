@@ -258,7 +258,7 @@ def test_more_categories_than_the_memory_holds_are_refused() -> None:
     """40,000 rows of as many categories, beside 200 columns, would take two terabytes."""
     values = tuple(f"c{i}" for i in range(40_000))
     columns: list[Column] = [Nominal("many", values, values), *[Numeric("n", np.zeros(40_000))] * 200]
-    expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory; leave the column out"
+    expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory are free; leave the column out"
     with pytest.raises(UserError, match=expected):
         encode("openml/1", columns, np.arange(10))
     labels, occurring = classes("openml/1", columns[0])
