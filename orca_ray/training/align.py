@@ -88,7 +88,7 @@ class AlignLoop:
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is over, 0 to 1; a plateau of the distance skips a part of the schedule."""
+        """Share of the schedule, 0 to 1, that has passed or that a plateau of the distance has skipped."""
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
@@ -112,9 +112,9 @@ class AlignLoop:
         return epoch
 
     def distance_of(self, indices: np.ndarray) -> Tensor:
-        """Return the differentiable distance of the training samples ``indices`` [n], embedded in evaluation mode.
+        """Return the scalar distance, differentiable, of the training samples ``indices`` [n] from the source.
 
-        Raises NotFiniteError if a feature or the distance is NaN or infinite.
+        The embedder is in evaluation mode. Raises NotFiniteError if a feature or the distance is NaN or infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
         shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
@@ -131,9 +131,9 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result once `done`, else None; on a CPU, the result's tensors share the embedder's memory.
+        """Return the result of the stage; None until `done`, and None for a loop that was resumed.
 
-        Also None if this loop was resumed, because the stage may have started on another kind of machine.
+        A resumed stage may have started on another kind of machine. On a CPU, the tensors share the embedder's memory.
         """
         if not self.done or not self._history:
             return None

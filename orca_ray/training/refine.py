@@ -145,7 +145,7 @@ class RefineLoop:
         return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
-        """Return the training rates over all epochs so far."""
+        """Return the samples and tokens per second of training, and the FLOP utilisation, over all epochs so far."""
         precision = self._train_feed.precision
         samples, seconds = self._samples_seen, self._training_seconds
         return throughput(self._accumulator.cost, samples, seconds, precision, self._ranks.size)

@@ -31,7 +31,7 @@ _BACKWARD_FACTOR = 1.25
 
 @dataclass(frozen=True)
 class SampleCost:
-    """Cost of one training sample."""
+    """Record of the cost of one training sample."""
 
     saved_bytes: int
     largest_bytes: int
@@ -69,7 +69,7 @@ def halved(num_samples: int) -> int:
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the size of the largest part if ``num_samples`` are split evenly into the fewest parts up to ``limit``."""
+    """Return the largest size if samples are split evenly into the fewest parts up to ``limit``: 3 for 5 and 4."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
@@ -137,7 +137,7 @@ _SLOWER_VARIANTS = ("MIG", "Laptop")
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates of training in the refine stage; the time of validation and of compilation is excluded."""
+    """Record of the rates of training in the refine stage; the time of validation and of compilation is excluded."""
 
     samples_per_second: float
     tokens_per_second: float | None
@@ -158,7 +158,7 @@ def throughput(cost: SampleCost, samples: int, seconds: float, precision: Precis
 
 
 def peak_flops(precision: Precision) -> float | None:
-    """Return the device's peak in operations per second: on CUDA from `PEAKS`, on a CPU measured; None if unknown."""
+    """Return the device's peak in operations per second: from `PEAKS` on CUDA, measured on a CPU; None if unknown."""
     if precision.device.type == "cpu":
         return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
     if precision.device.type != "cuda":
@@ -180,7 +180,7 @@ def _measured_peak(threads: int, bfloat16: bool) -> float:
 
 
 def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
-    """Return the best rate, in operations per second, of products of ``left`` [n, k] and a matrix [k, ``columns``].
+    """Return the highest measured operations per second of products of ``left`` [n, k] and a matrix [k, ``columns``].
 
     At least four products run, and more until ``seconds`` have passed.
     """

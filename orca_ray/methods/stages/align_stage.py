@@ -59,7 +59,7 @@ class AlignGuard:
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:
-        """Probe the embedder after ``epoch`` epochs, choose it if better than the present choice; return the result."""
+        """Probe the embedder after ``epoch`` epochs, choose it if clearly better, and return the probe's result."""
         errors_n = self._probe()
         if self._errors_n is None or _is_lower(errors_n, self._errors_n):
             self.chosen, self._errors_n = epoch, errors_n
