@@ -74,7 +74,7 @@ class CostMatrix:
         self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "CostMatrix":
-        """Keep C in memory if it has at most ``limit`` bytes and `distance.MEMORY_BYTES` / 4; return this object."""
+        """Keep C in memory unless it exceeds `distance.MEMORY_BYTES` / 4 or ``limit`` bytes; return this object."""
         limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
@@ -116,7 +116,7 @@ _COPIES = 3
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Gaussians N(m_c, A_c^T A_c) fitted to clouds c of n_c points, with factors A_c [r_c, D] of the covariances."""
+    """Record of K Gaussians N(m_c, A_c^T A_c), one for each cloud c of n_c points, with factors A_c [r_c, D]."""
 
     means_KD: Tensor
     factors: tuple[Tensor, ...]

@@ -32,8 +32,8 @@ def distance_names() -> list[str]:
 def get_distance(name: str) -> "Distance":
     """Return a new, unfitted instance of the distance called ``name``.
 
-    Raises UserError for an unknown name, with the nearest one, for a name that two packages declare, and for a plug-in
-    that cannot be used.
+    Raises UserError for an unknown name (suggesting the nearest), a name that two packages declare, and a plug-in that
+    cannot be used.
     """
     others = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
     owners = [*(["orca-ray"] if name in _own_distances() else []), *map(str, others)]

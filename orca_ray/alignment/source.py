@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _USUAL = Patience()
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
-"""Limits of waiting for a server that may be unreachable: some ten seconds at most before the first byte."""
+"""Limits of waiting for a server that may be unreachable: about ten seconds at most before the first byte."""
 
 Samples = tuple["Tensor", "Tensor"]
 """Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and integer labels [N]."""
@@ -36,7 +36,7 @@ Samples = tuple["Tensor", "Tensor"]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all samples."""
+    """Record of the arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all."""
 
     stem: "Stem"
     body: str

@@ -53,8 +53,8 @@ class SourceChoice:
 def source_features(choice: SourceChoice) -> SourceFeatures:
     """Return the features and labels of the chosen samples (all samples if the source has fewer), on the CPU.
 
-    A sample's feature is the mean over its tokens, embedded by the body's stem, as in ``CrossModalModel.features``:
-    x [N, D] float32, y [N] int64. Results are cached in the process and on disk, safely for concurrent processes.
+    A sample's feature is the mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N] int64.
+    Results are cached in the process and on disk, safely for concurrent processes.
     Raises UserError if the source is unknown, is for another modality than the body's, or cannot be fetched.
     """
     return _features(cache.home(), _source(choice), choice)

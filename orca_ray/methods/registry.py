@@ -22,7 +22,7 @@ FIELD = "field"
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` without duplicates, "field" replaced by all methods but variants; UserError if unknown."""
+    """Return ``names`` without duplicates, "field" replaced by all methods but variants; UserError for unknown ones."""
     field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
     expanded = [each for name in names for each in (field if name == FIELD else [name])]
     for name in expanded:
@@ -37,7 +37,7 @@ def method_choices() -> list[str]:
 
 
 def get_method(name: str) -> Recipe:
-    """Return the recipe of a method; raises UserError for an unknown name."""
+    """Return the recipe of the method called ``name``; raises UserError for an unknown name."""
     return lookup("method", name, all_methods())
 
 

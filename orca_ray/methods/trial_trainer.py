@@ -144,7 +144,7 @@ class TrialTrainer:
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe of the current stage; once `done`, do nothing and report the stage ``done``."""
+        """Run one epoch or probe, and return its report; once `done`, only return a report of the stage ``done``."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(

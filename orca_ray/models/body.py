@@ -52,7 +52,7 @@ class Body(nn.Module, ABC):
         """Return the features [B, S, F] of tokens. ``grid``: sides (gh, gw) of the grid of tokens; for Swin."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features for tokens of ``layout``; prefix tokens are part of no layout."""
+        """Return the layout of the features for tokens of ``layout``; both leave out prefix tokens."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:

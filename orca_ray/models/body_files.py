@@ -124,7 +124,7 @@ def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
 
 
 def cause(error: Exception) -> str:
-    """Return the line of an error's message that gives the reason; if it names an unsafe option, the error's type."""
+    """Return the line with the reason in an error's message; if that line names an unsafe option, the error's type."""
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]

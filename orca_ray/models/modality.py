@@ -96,8 +96,8 @@ class Modality:
 
     name: ModalityName
     paper_source: str
-    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. This
-    source is the default."""
+    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. By
+    default, this source is used."""
     stand_in: str
     """Name of the alignment source that replaces ``paper_source`` where that cannot be fetched; it comes in Python
     packages."""

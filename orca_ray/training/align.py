@@ -92,7 +92,7 @@ class AlignLoop:
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
-        """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
+        """Run one epoch and return its report; NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"
         started = perf_counter()
         indices = self._sample(self.epoch)
@@ -150,7 +150,7 @@ class AlignLoop:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop that returned ``state`` was."""
+        """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._set_labels(state["labels"].numpy())

@@ -91,7 +91,7 @@ _SAMPLED_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class AlignEpoch:
-    """Report of one align epoch."""
+    """Record of one align epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -103,7 +103,7 @@ class AlignEpoch:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Result of a whole align stage."""
+    """Record of the result of a whole align stage."""
 
     embedder: Mapping[str, Tensor]
     """State dict of the aligned embedder, on the CPU."""

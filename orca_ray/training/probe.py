@@ -26,7 +26,7 @@ PENALTIES = tuple(10.0**power for power in range(-4, 3))
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """Result of one probe of the embedder during the align stage."""
+    """Record of one probe of the embedder during the align stage."""
 
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
@@ -35,7 +35,7 @@ class ProbePoint:
 
 
 class Probe:
-    """Scores the present embedder of ``model`` by a ridge regression on at most `NUM_SAMPLES` random samples.
+    """Probe that scores the present embedder of ``model`` by ridge regression on at most `NUM_SAMPLES` random samples.
 
     A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512 samples.
     """

@@ -43,7 +43,7 @@ class SampleCost:
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes available to the activations of a micro-batch: ``memory_mib`` MiB, or if 0 the default."""
+    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; if 0, `CPU_MIB` or `CUDA_FRACTION`."""
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -69,7 +69,7 @@ def halved(num_samples: int) -> int:
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the largest size if samples are split evenly into the fewest parts up to ``limit``: 3 for 5 and 4."""
+    """Return the largest part's size in an even split into the fewest parts up to ``limit``: 3 for 5 samples and 4."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 

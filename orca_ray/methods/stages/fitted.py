@@ -60,7 +60,7 @@ class FittedStage(ABC):
         return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self._patience
 
     def step(self) -> EpochProgress:
-        """Run one epoch; raises NotFiniteError if a prediction or score is NaN or infinite."""
+        """Run one epoch and return its report; raises NotFiniteError if a prediction or score is NaN or infinite."""
         started = perf_counter()
         self._trial.model.eval()
         loss = self.fit(self._epoch)
@@ -101,7 +101,7 @@ class FittedStage(ABC):
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._epoch, self._best_epoch, self._best_score = state["epoch"], state["best_epoch"], state["best_score"]
         self._trial.model.load_state_dict(state["weights"])
         self._best = dict(state["best"])

@@ -108,7 +108,7 @@ class ArtefactCollector:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Argument of `Recipe.network`. Equal requests must give equal models without changing the global random state."""
+    """Record of what `Recipe.network` gets. Equal requests must give equal models and keep the global random state."""
 
     task: Task
     hyperparameters: Hyperparameters
@@ -213,7 +213,7 @@ class Stage(Protocol):
         """Return the state for an exact resume; None before the first step."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was; weights outside the body are already restored."""
+        """Restore the ``state`` of an earlier stage, to continue there. Weights outside the body are restored first."""
 
 
 class EpochStage(ABC):
@@ -253,7 +253,7 @@ class EpochStage(ABC):
         return self._epoch >= self._epochs
 
     def step(self) -> EpochProgress:
-        """Run one epoch; raises NotFiniteError if a loss is NaN or infinite."""
+        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN or infinite."""
         started, trial = perf_counter(), self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
         with (
@@ -282,7 +282,7 @@ class EpochStage(ABC):
         return {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()} if self._epoch else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._epoch = state["epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
 

@@ -51,7 +51,7 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Stem of a decoder, with an added norm: it gives the embedder's tokens the mean length of the body's own tokens.
+    """Stem of a decoder, plus a norm that gives the embedder's tokens the mean length ‖t‖ of the body's tokens t.
 
     This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus,
     if the body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).

@@ -51,7 +51,7 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # tran
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """Return a tuple of the attended states [B, T, D] or, if ``output_attentions``, of Hugging Face's results."""
+        """Return the attended states [B, T, D] in a tuple; if ``output_attentions``, call the base class's method."""
         if output_attentions:
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)  # type: ignore[no-any-return]
         heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)

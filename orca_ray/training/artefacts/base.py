@@ -59,7 +59,7 @@ class Aligned(Evidence):
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactKind:
-    """One kind of artefact; modules of `orca_ray.training.artefacts` declare one as ``ARTEFACT``."""
+    """Definition of a kind of artefact, declared as ``ARTEFACT`` by a module in `orca_ray.training.artefacts`."""
 
     name: str
     needs: type[Evidence]
