@@ -213,7 +213,7 @@ class Stage(Protocol):
         """Return the state for an exact resume; None before the first step."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue there. Weights outside the body are restored first."""
+        """Restore the ``state`` of an earlier stage; the weights outside the body must be restored already."""
 
 
 class EpochStage(ABC):
