@@ -50,7 +50,7 @@ def memory_limits() -> MemoryLimits:
 
 
 def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
-    """Set the limits of this process; on CUDA, an allocation beyond `allocatable_bytes` is then out of memory."""
+    """Set the limits of this process; on CUDA, allocating above `allocatable_bytes` then raises OutOfMemoryError."""
     global _limits
     _limits = limits
     if device.type == "cuda":
