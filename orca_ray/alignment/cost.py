@@ -19,13 +19,14 @@ from orca_ray.alignment import distance
 from orca_ray.errors import UserError
 
 CACHE_BYTES = 2**20
-"""Maximum size of a block on a CPU, chosen to fit a core's caches."""
+"""Maximum bytes of a block of rows on a CPU, chosen to fit a core's caches."""
 
 
 def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str) -> list[slice]:
-    """Split rows of ``row_bytes`` into slices of at most `distance.MEMORY_BYTES` / 8 (on a CPU, also `CACHE_BYTES`).
+    """Return consecutive slices of ``num_rows`` rows, each row of ``row_bytes`` bytes, that are processed one by one.
 
-    A slice has at least one row. Raises UserError, which names the matrix (``what``), if a row exceeds `MEMORY_BYTES`.
+    A slice has at least one row and takes at most `distance.MEMORY_BYTES` / 8, on a CPU also at most `CACHE_BYTES`.
+    Raises UserError, which names the matrix by ``what``, if a row alone takes more than `MEMORY_BYTES`.
     """
     limit = distance.MEMORY_BYTES
     if row_bytes > limit:
@@ -39,12 +40,12 @@ def row_blocks(num_rows: int, row_bytes: int, device: torch.device, *, what: str
 
 
 def recomputed(function: Callable[..., Tensor], *args: Any) -> Tensor:
-    """Return ``function(*args)``, which autograd recomputes in the backward pass: it must use no random numbers."""
+    """Return ``function(*args)``; to save memory, the backward pass repeats this call, which must not be random."""
     return cast(Tensor, checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False))
 
 
 def half_squared_distances(x_nD: Tensor, y_mD: Tensor, squares_m: Tensor | None = None) -> Tensor:
-    """Return ½‖x_i − y_j‖² [n, m]; ``squares_m`` is ‖y_j‖² if known. Inaccurate far from the origin."""
+    """Return ½‖x_i − y_j‖² [n, m], inaccurate far from the origin. ``squares_m``: ‖y_j‖²; None: it is computed."""
     squares_m = (y_mD * y_mD).sum(1) if squares_m is None else squares_m
     half_squares_nm = 0.5 * ((x_nD * x_nD).sum(1)[:, None] + squares_m)
     return torch.addmm(half_squares_nm, x_nD, y_mD.T, alpha=-1.0).clamp_min(0)
@@ -73,14 +74,14 @@ class CostMatrix:
         self.shape = (len(x_nD), len(self.z_mD))
 
     def store(self, limit: int | None = None) -> "CostMatrix":
-        """Store C if it fits in ``limit`` bytes (None: any) and a quarter of `distance.MEMORY_BYTES`; return self."""
+        """Keep C in memory unless it exceeds `distance.MEMORY_BYTES` / 4 or ``limit`` bytes; return this object."""
         limit = min(limit or distance.MEMORY_BYTES, distance.MEMORY_BYTES // 4)
         if self.x_nD.element_size() * self.shape[0] * self.shape[1] <= limit:
             self._stored_nm = self.rows(slice(0, None))
         return self
 
     def columns(self, columns: slice) -> "CostMatrix":
-        """Return the cost matrix of the slice ``columns``, for W = 0 only; a stored C is not copied."""
+        """Return the costs in a slice of the columns as a `CostMatrix` that shares a stored C; W must be 0."""
         part = copy.copy(self)
         part.z_mD = self.z_mD[columns]
         part._squares_m = self._squares_m[columns]
@@ -115,7 +116,7 @@ _COPIES = 3
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Gaussians N(m_c, A_c^T A_c) fitted to clouds c of n_c points, with factors A_c [r_c, D] of the covariances."""
+    """Record of K Gaussians N(m_c, A_c^T A_c), one for each cloud c of n_c points, with factors A_c [r_c, D]."""
 
     means_KD: Tensor
     factors: tuple[Tensor, ...]
@@ -132,13 +133,13 @@ class Gaussians:
         return cls(terms["means"].to(like), terms["factors"].to(like).split_with_sizes(terms["factor_rows"].tolist()))
 
     def terms(self) -> dict[str, Tensor]:
-        """Return equal Gaussians as tensors for storage, with factors of at most D rows; not differentiable."""
+        """Return the Gaussians as tensors for `from_terms`, not differentiable, with factors of at most D rows."""
         factors = [_compressed(factor) for factor in self.factors]
         rows = torch.tensor([len(factor) for factor in factors])
         return {"means": self.means_KD, "factors": torch.cat(factors), "factor_rows": rows}
 
     def distances(self, other: "Gaussians") -> Tensor:
-        """Return the squared 2-Wasserstein distances [K, L] to ``other``; factors of r and r' rows take O(r r' D)."""
+        """Return the squared 2-Wasserstein distances [K, L] of these K Gaussians from each of the L in ``other``."""
         center_D = self.means_KD.detach().mean(0)
         gaps_KL = 2.0 * half_squared_distances(self.means_KD - center_D, other.means_KD - center_D)
         traces_K, traces_L = (torch.stack([f.square().sum() for f in side.factors]) for side in (self, other))
@@ -149,7 +150,7 @@ class Gaussians:
         return gaps_KL + (traces_K[:, None] + traces_L - 2.0 * overlap_KL).clamp_min(0)
 
     def own_distances(self) -> Tensor:
-        """Return the `distances` [K, K] between these Gaussians, exactly symmetric with zeros on the diagonal."""
+        """Return the `distances` [K, K] of these Gaussians from each other, exactly symmetric, with diagonal 0."""
         w_KK = self.distances(self)
         return (0.5 * (w_KK + w_KK.T)).fill_diagonal_(0.0)
 

@@ -92,22 +92,22 @@ class Distance(ABC):
     degree: int | None = None
     """Multiplying all features by s > 0 multiplies the value by s ** degree; None if that holds for no degree."""
     learning_rate: float = 0.1
-    """Initial learning rate of the align stage where ``align.learning_rate`` is 0: the share of a token's RMS that one
-    Adam step may change (see `relative_steps`)."""
+    """Initial learning rate of the align stage if ``align.learning_rate`` is 0: the change of a token in one Adam step,
+    relative to the token's RMS (see `relative_steps`)."""
     precision: torch.dtype = torch.float64
 
     def __init__(self) -> None:
         self._source: SourceFeatures | None = None
         self._single_class = False
         self.terms: dict[str, Tensor] = {}
-        """Expensive results of the last `fit`, by name; pass them to another `fit` to the same source to save time."""
+        """Expensive results of the last `fit`, by name; another `fit` to the same source is fast if it gets them."""
         self.diagnosis = Diagnosis()
         self._logged: set[str] = set()
 
     def fit(self, source: SourceFeatures, terms: Mapping[str, Tensor] | None = None) -> Self:
-        """Prepare calls: compute everything that depends on ``source`` alone; return self.
+        """Fit this distance to ``source``: compute everything that depends on the source alone; return this object.
 
-        With ``terms``, the `terms` of an earlier fit to the same source, the expensive part is not computed again.
+        ``terms``: the attribute `terms` after an earlier fit to the same source, to skip the expensive computations.
         """
         self._source = source
         self._logged.clear()

@@ -12,15 +12,15 @@ NUM_CLASSES = 10
 """Largest number of pseudo-classes."""
 _MINI_BATCH_ABOVE = 10_000
 MOST_NUMBERS = 2**27
-"""Wide targets of more numbers than this in all are sketched before clustering (`is_sketched`): k-means copies them."""
+"""Wide targets with more than this many numbers in all samples together are sketched to save memory (`is_sketched`)."""
 SKETCH_WIDTH = 4096
 
 
 def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
     """Return one class id per sample, [N] int64.
 
-    If ``y`` is an integer vector [N], a copy is returned, as it contains class ids. Other targets [N, ...] are
-    clustered by k-means into at most `NUM_CLASSES` classes. Raises UserError if ``y`` is empty or has NaN or infinity.
+    An integer vector ``y`` [N] contains class ids and is copied. Other targets [N, ...] are clustered by k-means
+    into at most `NUM_CLASSES` classes. Raises UserError if ``y`` is empty or has NaN or infinity.
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
@@ -39,13 +39,13 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether the targets [N, ...] are so large that `pseudo_labels` clusters a random sketch of them."""
+    """Return whether `pseudo_labels` sketches ``y``: over `SKETCH_WIDTH` numbers each, over `MOST_NUMBERS` in all."""
     num_columns = math.prod(y.shape[1:])
     return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096] of targets [N, ...]: sums of columns with random signs (arXiv:0902.2206)."""
+    """Return a count sketch [N, 4096] of targets [N, ...]: sums of column groups, signs random (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)
@@ -70,7 +70,7 @@ class ClassIndex:
     """Index from each class to its samples. Computed once, so that drawing samples does not scan all labels."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        """Index the class ids ``labels`` [N], any integers; raises UserError if ``labels`` is empty or no vector."""
+        """Index the class ids ``labels`` [N], any integers; raises UserError if ``labels`` is empty or not a vector."""
         if labels.ndim != 1 or len(labels) == 0:
             raise UserError(
                 f"labels of shape {labels.shape}: the align stage needs one label per training sample and at least one "
@@ -81,13 +81,16 @@ class ClassIndex:
         """Indices of the samples of each class, in order of class id."""
 
     def shares_of(self, indices: np.ndarray) -> np.ndarray:
-        """Return the relative sizes (sum 1), among all samples, of the classes that ``indices`` has, by class id."""
+        """Return the relative sizes [L], with sum 1, of those L classes that occur in ``indices``, by class id.
+
+        The size of a class is the number of all its samples, not only of those in ``indices``.
+        """
         counts = self._counts[np.unique(self._class_of[indices])]
         shares: np.ndarray = counts / counts.sum()
         return shares
 
     def sample(self, num_per_class: int, generator: np.random.Generator) -> np.ndarray:
-        """Draw ``num_per_class`` distinct samples of every class (all of a smaller class); return indices, sorted."""
+        """Draw ``num_per_class`` distinct samples of each class, or all if it has fewer; return sorted indices."""
         chosen = [
             members if num_per_class >= len(members) else generator.choice(members, num_per_class, replace=False)
             for members in self.members

@@ -30,10 +30,10 @@ def distance_names() -> list[str]:
 
 
 def get_distance(name: str) -> "Distance":
-    """Return a new, unfitted distance.
+    """Return a new, unfitted instance of the distance called ``name``.
 
-    Raises UserError for an unknown name, with the nearest one, for a name that two packages declare, and for a plug-in
-    that cannot be used.
+    Raises UserError for an unknown name (suggesting the nearest), a name that two packages declare, and a plug-in that
+    cannot be used.
     """
     others = [plug_in for plug_in in plug_ins("distance") if plug_in.name == name]
     owners = [*(["orca-ray"] if name in _own_distances() else []), *map(str, others)]
@@ -70,7 +70,7 @@ def source_names(modality: ModalityName | None = None) -> list[str]:
 
 
 def get_source(name: str) -> Source:
-    """Return a source; raises UserError with the nearest name for an unknown one."""
+    """Return the source called ``name``; for an unknown name, raises UserError, which suggests the nearest name."""
     return lookup("source", name, all_sources())
 
 
@@ -83,16 +83,17 @@ def check_suitable(name: str, modality: ModalityName) -> None:
 def default_source(modality: ModalityName) -> str:
     """Return the name of the default source for bodies of ``modality``.
 
-    It is the source of the ORCA paper or, if that is not on this machine, its substitute (`Modality.stand_in`).
+    This is the source of the ORCA paper if it is on this machine, else the substitute (`Modality.stand_in`).
     """
     found = get_modality(modality)
     return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 
 
 def fetch_source(name: str, modality: ModalityName, progress: SayText | None = None) -> str:
-    """Fetch the source ``name``; if ``name`` is empty, try the ORCA paper's source briefly, then `default_source`.
+    """Download the source ``name``, unless it is on this machine, and return its name.
 
-    Returns the name of the source, which is then on this machine. Raises UserError if the source cannot be fetched.
+    If ``name`` is empty, try the ORCA paper's source for a short time, then use `default_source`. Raises UserError if
+    the download fails.
     """
     paper = get_source(get_modality(modality).paper_source)
     if not name and not paper.present():

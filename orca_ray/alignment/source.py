@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _BATCH = 64
 _USUAL = Patience()
 BRIEF = Patience(tries=2, tries_to_reach=1, connect_seconds=5.0, silence_seconds=30.0)
-"""Limits of waiting for a server that may be unreachable: some ten seconds at most before the first byte."""
+"""Limits of waiting for a server that may be unreachable: about ten seconds at most before the first byte."""
 
 Samples = tuple["Tensor", "Tensor"]
 """Features [N, D] (the mean over a sample's embedded tokens), or raw inputs, and integer labels [N]."""
@@ -36,7 +36,7 @@ Samples = tuple["Tensor", "Tensor"]
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """Arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all samples."""
+    """Record of the arguments of `Source.sample`. A source of fewer than ``num_samples`` samples returns all."""
 
     stem: "Stem"
     body: str
@@ -53,7 +53,7 @@ class SampleRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Definition of a source, declared as ``SOURCE`` in the module of `orca_ray.alignment.sources` of the same name."""
+    """Definition of an alignment source; each module of `orca_ray.alignment.sources` declares one as ``SOURCE``."""
 
     name: str
     modality: ModalityName
@@ -98,7 +98,7 @@ class Source:
 
 
 def balanced_order(labels: Sequence[int], seed: int) -> list[int]:
-    """Return the indices of all ``labels``: a random sample of each class, then a second of each, and so on."""
+    """Return all indices of ``labels`` in random order: first one sample of each class, then a second of each, etc."""
     order = np.random.RandomState(seed).permutation(len(labels))
     seen: Counter[int] = Counter()
     turns = []
@@ -119,10 +119,10 @@ def read_photograph(data: bytes) -> "Tensor":
 
 
 def embed_images(request: SampleRequest, images: "Iterable[Tensor]") -> "Tensor":
-    """Return features [N, D] of images [3, H, W] in 0 … 1: resized, normalised, embedded, mean over the tokens.
+    """Return one feature per image, [N, D]: the mean over the tokens that the stem makes of the normalised image.
 
-    Images are resized to S pixels a side: the size in the request, rounded to a multiple of the stem's patch size, as
-    in the embedder. If the request is ``raw``, return the resized images [N, 3, S, S], in 0 … 255.
+    ``images`` [3, H, W] have values from 0 to 1. They are first resized to S x S pixels, where S is the size in the
+    request, rounded to whole patches. If the request is ``raw``, return the resized images [N, 3, S, S] as uint8.
     """
     import torch
     from torch.nn.functional import interpolate

@@ -33,7 +33,7 @@ MAX_FILES, MAX_BYTES = 256, 2 * 10**9
 
 @dataclass(frozen=True)
 class SourceChoice:
-    """Choice of samples of a source, and of the body whose stem embeds them."""
+    """Record of which samples of a source are used, and of the body whose stem embeds them."""
 
     name: str
     """Name of the source; empty: the body's `default_source`."""
@@ -51,10 +51,10 @@ class SourceChoice:
 
 
 def source_features(choice: SourceChoice) -> SourceFeatures:
-    """Return features and labels of the chosen samples (fewer if the source has fewer), on the CPU.
+    """Return the features and labels of the chosen samples (all samples if the source has fewer), on the CPU.
 
-    A sample's feature is the mean over its tokens, embedded by the body's stem, as in ``CrossModalModel.features``:
-    x [N, D] float32, y [N] int64. Results are cached in the process and on disk, safely for concurrent processes.
+    A sample's feature is the mean over its tokens, embedded by the body's stem: x [N, D] float32, y [N] int64.
+    Results are cached in the process and on disk, safely for concurrent processes.
     Raises UserError if the source is unknown, is for another modality than the body's, or cannot be fetched.
     """
     return _features(cache.home(), _source(choice), choice)
@@ -67,7 +67,7 @@ def _features(home: Path, source: Source, choice: SourceChoice) -> SourceFeature
 
 @dataclass(frozen=True)
 class SourceTokens:
-    """Labelled source samples before embedding; `tokens` embeds some of them."""
+    """Record of labelled source samples that are not yet embedded; the method `tokens` embeds some of them."""
 
     inputs: Tensor
     """[N, ...]: inputs of the stem."""
@@ -87,13 +87,13 @@ class SourceTokens:
         return replace(self, inputs=self.inputs.to(device), y=self.y.to(device), stem=stem)
 
     def tokens(self, indices: Tensor) -> Tensor:
-        """Return the tokens [b, T, D] of the samples ``indices`` [b], without gradient."""
+        """Return the embedded tokens [b, T, D] of the samples ``indices`` [b], without gradient."""
         with torch.no_grad():
             return self.stem.embed_raw(self.inputs[indices])
 
 
 def source_tokens(choice: SourceChoice, device: torch.device) -> SourceTokens:
-    """Return the samples that `source_features` embeds, not yet embedded, on ``device``; raises the same errors."""
+    """Return the chosen samples and their labels, not yet embedded, on ``device``; UserError as `source_features`."""
     return _tokens(cache.home(), _source(choice), choice).to(device)
 
 

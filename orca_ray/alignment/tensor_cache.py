@@ -78,7 +78,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def environment(device: torch.device) -> tuple[str, ...]:
-    """Return what results depend on in their last digits: versions, hardware, number of threads, determinism."""
+    """Return texts on which the last digits of results depend: versions, hardware, number of threads, determinism."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
 
@@ -98,7 +98,7 @@ def _hardware(device: torch.device) -> str:
 
 @once
 def processor() -> str:
-    """Return the CPU's maker and model: libraries choose kernels by these, not by the instruction set alone."""
+    """Return the CPU's maker and model, e.g. "GenuineIntel, 6, 143"; libraries choose their kernels by these."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:

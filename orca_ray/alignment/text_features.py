@@ -24,7 +24,7 @@ _BATCH_TOKENS = 1 << 14
 
 
 class Passage(NamedTuple):
-    """Consecutive tokens of one document, and their place in it."""
+    """Record of consecutive tokens of one document, and of their place in it."""
 
     document: int
     """Index of the document."""
@@ -37,13 +37,14 @@ class Passage(NamedTuple):
 def embed_passages(
     request: SampleRequest, documents: Sequence[Sequence[str]], starts: Iterable[tuple[int, int]]
 ) -> tuple[Tensor, list[Passage]]:
-    """Return features [N, D] and passages, N = ``request.num_samples``, or fewer if ``starts`` has fewer.
+    """Return the features [N, D] of N passages, and the passages.
 
-    A document is a sequence of sentences. If the request is ``raw``, return token ids [N, T] instead of features.
+    N is ``request.num_samples``, or less if ``starts`` ends earlier. If the request is ``raw``, return token ids [N, T]
+    instead of features.
 
-    A passage begins with the sentence that ``starts`` gives (indices of document and sentence), and the sentences after
-    this one follow until there are T tokens. If the document ends earlier, the passage begins with earlier sentences.
-    Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
+    A document is a sequence of sentences. ``starts`` contains the indices of document and sentence at which each
+    passage begins. The next sentences follow until there are T tokens. If the document ends earlier, the passage begins
+    with earlier sentences. Documents of fewer than T tokens are skipped. Raises UserError if all documents are skipped.
     """
     stem = request.stem
     assert isinstance(stem, TextStem), "text sources are for sequence bodies"

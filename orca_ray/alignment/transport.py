@@ -69,7 +69,7 @@ def epsilon_for(mean_cost: float, x_ND: Tensor) -> float:
 
 
 def transport(cost: CostMatrix, epsilon: float, report: SolverReport, start_m: Tensor | None = None) -> Tensor:
-    """Return OT, a scalar differentiable in the costs, from target (rows) to source (columns), and add to ``report``.
+    """Return OT between target (rows) and source (columns), a scalar differentiable in the costs; extend ``report``.
 
     POT's Sinkhorn iterations run up to 200 times, starting from g = ``start_m``. If they do not converge, Newton's
     method continues: with few points, or classes far apart, Sinkhorn would need more than 10 000 iterations. If the
@@ -95,10 +95,11 @@ def transport(cost: CostMatrix, epsilon: float, report: SolverReport, start_m: T
 
 
 def self_transport(cost: CostMatrix, epsilon: float, report: SolverReport) -> tuple[Tensor, Tensor]:
-    """Return OT of a set of points to itself, differentiable in the costs, and its potential f [n] (here g = f).
+    """Return OT of points to themselves, a scalar differentiable in the costs, and the potential f [n], equal to g.
 
     With K = exp(-C / eps) and u = exp(f / eps), iterates u ← (u / mean_j K_ij u_j)^½ (Feydy et al. 2019), tens of
-    times, while POT's alternating updates need up to thousands. K is recomputed above half of `distance.MEMORY_BYTES`.
+    times; POT's alternating updates need up to thousands. If K exceeds `distance.MEMORY_BYTES` / 2, it is recomputed in
+    each iteration. The solver's result is added to ``report``.
     """
     n, blocks = cost.shape[0], cost.blocks
     with torch.no_grad():

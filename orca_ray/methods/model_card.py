@@ -15,7 +15,7 @@ _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels"
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Test scores of a method on the model's task, one for each confirm seed, from a results store; lower is better."""
+    """Record of a method's test scores (lower is better) on the model's task, one per confirm seed."""
 
     method: str
     scores: tuple[float, ...]
@@ -64,7 +64,7 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
 
 
 def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the texts of ``README.md`` (`make_card`) and of ``config.json`` with its hash; no file is written."""
+    """Return the text of ``README.md``, and that of ``config.json`` with the hash of ``README.md``; writes no file."""
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))

@@ -25,7 +25,7 @@ _MOST_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Samples to predict, which are read slice by slice."""
+    """Reader of samples to predict, which are read slice by slice."""
 
     data: UserData
     task: TaskSummary
@@ -82,7 +82,7 @@ class ModelInputs:
 
 
 def read_data(path: Path | str, preprocessing: Preprocessing | None, *, labelled: bool) -> UserData:
-    """Return the samples in a file or folder, read as the model's training data; ``labelled``: a target is required."""
+    """Return the samples in a file or folder in the training data's format; ``labelled``: targets are required."""
     return read(path, labelled=labelled) if preprocessing is None else preprocessing.read(path, labelled=labelled)
 
 

@@ -31,7 +31,7 @@ class JointConfig(Config):
 
     epochs: Number = 10
     warmup: Fraction = 0.6
-    """Share of the epochs, counted from the first, whose loss is the task's alone; the last epoch is never one."""
+    """Share of the epochs, counted from the first, whose loss is the task's alone; never the last epoch."""
     weight: Amount = 1.0
     """Weight w of the distance in the loss."""
     learning_rate: Positive = 1e-3
@@ -139,7 +139,7 @@ class BoostingConfig(Config):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """All hyper-parameters of a trial, by section; made by `registry.from_flat`."""
+    """Record of all hyper-parameters of a trial, by section; `registry.from_flat` makes it."""
 
     of_methods: Mapping[str, Any]
     """The sections that methods declare in `Recipe.options`, by section name."""
@@ -151,7 +151,7 @@ class Hyperparameters:
     refine: RefineConfig
 
     def of(self, config: type[_Config]) -> _Config:
-        """Return the section that is an instance of ``config``, a class in the `Recipe.options` of some method."""
+        """Return the section of the class ``config``, which the `Recipe.options` of some method must contain."""
         found = self.of_methods[section_name(config)]
         assert isinstance(found, config)
         return found

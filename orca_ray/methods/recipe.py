@@ -24,7 +24,7 @@ FROZEN_BODY = 0.7
 def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":
     """Return an `AlignStage`, if the method aligns and ``align.epochs`` is not 0, followed by a `RefineStage`.
 
-    ``options`` replace the trial's options ``align.*``; ``guarded`` is passed to `AlignStage`.
+    ``options`` replace the trial's options ``align.*``. ``guarded``: whether an `AlignGuard` chooses the embedder.
     """
     from orca_ray.methods.stages.align_stage import AlignStage
     from orca_ray.methods.stages.refine_stage import RefineStage

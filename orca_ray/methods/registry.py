@@ -22,7 +22,7 @@ FIELD = "field"
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` without duplicates, `FIELD` replaced by its methods; UserError for an unknown name."""
+    """Return ``names`` without duplicates, "field" replaced by all methods but variants; UserError for unknown ones."""
     field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
     expanded = [each for name in names for each in (field if name == FIELD else [name])]
     for name in expanded:
@@ -32,12 +32,12 @@ def expand(names: Iterable[str]) -> list[str]:
 
 
 def method_choices() -> list[str]:
-    """Return the names of all methods, then that of the group `FIELD`."""
+    """Return the names of all methods, then "field", the name of the group `FIELD`."""
     return [*all_methods(), FIELD]
 
 
 def get_method(name: str) -> Recipe:
-    """Return the recipe of a method; raises UserError for an unknown name."""
+    """Return the recipe of the method called ``name``; raises UserError for an unknown name."""
     return lookup("method", name, all_methods())
 
 
@@ -85,7 +85,7 @@ def names() -> Mapping[str, type[int] | type[float] | type[str]]:
 
 
 def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
-    """Return the hyper-parameters with ``values`` by dotted name; those without a value have their classes' defaults.
+    """Return hyper-parameters with ``values`` by dotted name and, for all others, the defaults of their sections.
 
     Raises UserError for an unknown name, a value of the wrong type, or a value out of range.
     """
@@ -108,7 +108,7 @@ def from_flat(values: Mapping[str, Scalar]) -> Hyperparameters:
 def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
     """Return the hyper-parameters with ``values`` by dotted name and, for all others, the defaults of ``method``.
 
-    Raises UserError for an unknown method, and as `from_flat` does.
+    Raises UserError for an unknown method or name, a value of the wrong type, or a value out of range.
     """
     return from_flat({**get_method(method).defaults, **values})
 

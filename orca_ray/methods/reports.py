@@ -10,7 +10,7 @@ aligning; ``done``: the trial has ended."""
 
 @dataclass(frozen=True, kw_only=True)
 class EpochProgress:
-    """Progress after one `TrialTrainer.step`; fields that do not apply to the stage are None."""
+    """Record of progress after one `TrialTrainer.step`; fields that do not apply to the stage are None."""
 
     stage: StageName
     epoch: int
@@ -26,7 +26,7 @@ class EpochProgress:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Result of a trial so far; after the last stage, the final result. Lower scores are better."""
+    """Record of the result of a trial so far; after the last stage, the final result. Lower scores are better."""
 
     validation_score: float | None = None
     """Lowest validation score, reached in ``best_epoch``."""
@@ -67,6 +67,6 @@ class Outcome:
 
 
 def joined(notes: str | None, more: Iterable[str]) -> str | None:
-    """Return ``notes`` (sentences joined by "; ") with the sentences of ``more`` that it lacks; None if empty."""
+    """Return ``notes``, sentences joined by "; ", extended by the new ones among ``more``; None if there are none."""
     present = notes.split("; ") if notes else []
     return "; ".join([*present, *(note for note in more if note not in present)]) or None

@@ -144,7 +144,7 @@ class TrialTrainer:
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe of the current stage; once `done`, do nothing and report the stage ``done``."""
+        """Run one epoch or probe, and return its report; once `done`, only return a report of the stage ``done``."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(
@@ -166,7 +166,7 @@ class TrialTrainer:
         return self._outcome
 
     def artefacts(self) -> tuple[Artefact, ...]:
-        """Return the artefacts, small pictures of what the model does, computed so far; none unless ``test``."""
+        """Return the artefacts (small pictures of what the model does) computed so far; none unless ``test``."""
         return tuple(self._artefacts.found)
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
@@ -188,7 +188,7 @@ class TrialTrainer:
         })  # fmt: skip
 
     def restore(self, path: str | Path) -> bool:
-        """Continue from a checkpoint, return True; False if it is missing, damaged or of another trial or version."""
+        """Restore a checkpoint and return True; False if it is missing, damaged, or of another trial or version."""
         state = checkpoint.load(path)
         if state is None:
             return False

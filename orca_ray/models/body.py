@@ -49,10 +49,10 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features [B, S, F] of tokens. ``grid``: layout of the tokens without the prefix; Swin needs it."""
+        """Return the features [B, S, F] of tokens. ``grid``: sides (gh, gw) of the grid of tokens; for Swin."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features for tokens of ``layout``; prefix tokens are part of no layout."""
+        """Return the layout of the features for tokens of ``layout``; both leave out prefix tokens."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
@@ -63,7 +63,7 @@ class Body(nn.Module, ABC):
         return self
 
     def set_context(self, context: ContextName) -> None:
-        """Set which tokens the features of a decoder depend on; other bodies accept only ``causal`` (UserError)."""
+        """Set which tokens a decoder's features depend on; other bodies raise UserError unless it is ``causal``."""
         if context != "causal":
             raise UserError(
                 f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
@@ -85,14 +85,14 @@ class EncoderBody(Body):
         self.num_prefix_tokens = num_prefix_tokens
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the encoder's last hidden state; ``grid`` is not used."""
+        """Return the encoder's last hidden state [B, T, F]; ``grid`` is not used."""
         named = {"inputs_embeds": tokens_BTD} if self.modality == "sequence" else {"pixel_values": tokens_BTD}
         features: Tensor = self.encoder(**named).last_hidden_state
         return features
 
 
 def num_values(parameter: nn.Parameter) -> int:
-    """Return the number of values of a parameter, also of one that stores two 4-bit values in a byte."""
+    """Return the number of values of a parameter; a byte with two 4-bit values counts as two."""
     quantised = getattr(parameter, "quant_state", None)
     return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
@@ -122,7 +122,7 @@ def switch_stochastic_depth_off(module: nn.Module) -> None:
 
 
 class Stem(nn.Module, ABC):
-    """Base of modules that embed as a pretrained model does. Parameters are frozen, and shared: only read them."""
+    """Base of modules that embed inputs as a pretrained model does. Do not change their shared, frozen parameters."""
 
     width: int
     norm: nn.Module
@@ -138,7 +138,7 @@ class Stem(nn.Module, ABC):
 
     @abstractmethod
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Embed the inputs of pretraining as tokens [B, T, D]: token ids [B, T], or pixels [B, 3, H, W] in 0 … 255."""
+        """Return the tokens [B, T, D] of token ids [B, T], or of images [B, 3, H, W] with values from 0 to 255."""
 
 
 class GivenEmbeddings(nn.Module):
@@ -194,7 +194,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position plus segment embeddings [T, D] of T tokens; interpolated if T exceeds the P positions."""
+        """Return position plus segment embeddings [T, D], interpolated if T > P; None if positions are relative."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
@@ -204,7 +204,7 @@ class TextStem(Stem):
         return stretched[0].T
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Embed token ids [B, T] as the pretrained encoder does, [B, T, D]."""
+        """Return the embeddings [B, T, D] of token ids [B, T], as the pretrained encoder computes them."""
         tokens = F.embedding(inputs, self.word_embeddings)
         places = self.positions((inputs.shape[1],))
         embedded: Tensor = self.norm(tokens if places is None else tokens + places)
@@ -261,7 +261,7 @@ class ImageStem(Stem):
         self._antialias = antialias
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return the position embeddings of a grid ``layout`` = (gh, gw), [gh * gw, D], interpolated bicubically."""
+        """Return position embeddings [gh * gw, D] of a grid, bicubically interpolated; None if they are relative."""
         if self.places is None:
             return None
         if tuple(layout) == tuple(self.places.shape[:2]):
@@ -271,7 +271,7 @@ class ImageStem(Stem):
         return resized[0].flatten(1).T
 
     def embed_images(self, pixels_BCHW: Tensor) -> Tensor:
-        """Embed normalised RGB images [B, 3, H, W] as in pretraining, [B, T, D]; T includes prefix tokens."""
+        """Return the tokens [B, T, D] of normalised RGB images [B, 3, H, W]; T includes prefix tokens."""
         patches = F.conv2d(pixels_BCHW, self.kernel, self.bias, stride=self.patch_size)
         tokens = self.norm(patches.flatten(2).transpose(1, 2))
         places = self.positions((patches.shape[2], patches.shape[3]))
@@ -279,7 +279,7 @@ class ImageStem(Stem):
         return torch.cat((self.prefix.expand(tokens.shape[0], -1, -1), tokens), dim=1)
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Normalise and embed RGB images [B, 3, H, W] in 0 … 255, [B, T, D]."""
+        """Normalise RGB images [B, 3, H, W] with values from 0 to 255; return their tokens [B, T, D]."""
         return self.embed_images((inputs.float() / 255 - self.image_mean) / self.image_std)
 
     def token_rms(self) -> float:
@@ -298,7 +298,8 @@ def prefix_and_places(
     """Return prefix tokens [P, D] with their positions added, and the position embeddings [gh, gw, D] of the ``grid``.
 
     ``tokens``: parameters of prefix tokens (CLS, registers), each [1, n, D] or None. ``table``: position embeddings
-    [1, N, D] of the first prefix tokens, if these have any, then of the grid; None: relative positions.
+    [1, N, D] of the first prefix tokens, if these have any, then of the grid; None: positions are relative, so the
+    second result is None.
     """
     width = projection.out_channels
     found = [token.detach()[0] for token in tokens if token is not None]
@@ -312,7 +313,7 @@ def prefix_and_places(
 
 
 def natural_noise(num_images: int, size: int) -> Tensor:
-    """Return ``num_images`` = N grey random images [N, 1, size, size] of mean 0 and variance 1, with a fixed seed.
+    """Return N = ``num_images`` grey random images [N, 1, size, size] of mean 0 and variance 1, with a fixed seed.
 
     Their amplitude falls with frequency f as f^-1.2, as natural scenes do on average (Tolhurst, Tadmor and Chao 1992).
     """

@@ -113,7 +113,7 @@ def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tens
 
 
 def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
-    """Return the JSON object in a file of a body; raises UserError, which calls the file ``what``."""
+    """Return the JSON object in a file of the body ``base``; UserError, which calls it ``what``, if unreadable."""
     start = f"cannot read a Hugging Face {what} in {base}"
     if not path.is_file():
         raise UserError(f"{start}: it has no file {path.name}; give a directory with config.json and model.safetensors")
@@ -124,7 +124,7 @@ def read_json_file(base: str, path: Path, what: str) -> dict[str, Any]:
 
 
 def cause(error: Exception) -> str:
-    """Return the line of an error's message with the reason, or the error's type if the line names an unsafe option."""
+    """Return the line with the reason in an error's message; if that line names an unsafe option, the error's type."""
     lines = str(error).strip().splitlines()
     if isinstance(error, KeyError):
         lines = [f"unknown name {error}"]

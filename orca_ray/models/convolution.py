@@ -22,7 +22,7 @@ _GROUP_WIDTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Shape of a convolutional network; kernel and dilation hold for all convolutions except 1 x 1 shortcuts."""
+    """Record of a convolutional network's shape; kernel and dilation hold for all convolutions but 1 x 1 shortcuts."""
 
     kernel: int
     """Side of the kernels, an odd number."""
@@ -36,7 +36,7 @@ class Architecture:
 
 
 class ConvolutionalEmbedder(Embedder):
-    """Embedder: a convolution makes a token of each position. A table's features are channels of a single position."""
+    """Embedder whose tokens are the outputs of one convolution. A table's features are channels of one position."""
 
     def __init__(self, input_shape: tuple[int, ...], architecture: Architecture, *, table: bool, stride: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ConvolutionalEmbedder(Embedder):
         self.projection = _convolution(channels, architecture.width, tuple(size), architecture, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
         if self._table:
             x = x.flatten(1)[:, :, None]
         tokens: Tensor = self.projection(x).flatten(2).transpose(1, 2)
@@ -54,7 +54,7 @@ class ConvolutionalEmbedder(Embedder):
 
 
 class ConvolutionalBody(Body):
-    """Body: stages of residual blocks, [B, T, D] -> [B, S, F].
+    """Body of a convolutional network: stages of residual blocks, [B, T, D] -> [B, S, F].
 
     With ``shrink``, each stage after the first has half the resolution and twice the channels of the one before it.
     """
@@ -72,12 +72,12 @@ class ConvolutionalBody(Body):
         self.feature_width, self._feature_layout = width, layout
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features; ``grid`` is not used, because the layout is known."""
+        """Return the features [B, S, F] of tokens; ``grid`` is not used: the constructor got the layout."""
         x = self.blocks(tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout))
         return F.relu(self.norm(x)).flatten(2).transpose(1, 2)
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features; ``layout`` is not used, because it is known."""
+        """Return the layout of the features; ``layout`` is not used: the constructor got it."""
         return self._feature_layout
 
 
@@ -115,7 +115,8 @@ def build_convolutional(
 
     If the target is dense, all layers keep the resolution and the width of the first layer. ``table``: the positions of
     the input have no order, so that every layer sees all of them; convolutions are then linear layers. ``stride`` is
-    that of the embedder's convolution. ``seed`` and ``statistics`` as in `build_model`.
+    that of the embedder's convolution. ``seed`` determines the initial parameters. ``statistics``: mean and deviation
+    of each input channel; None: inputs are already standardised.
     """
     with seeded(seed):
         embedder = ConvolutionalEmbedder(input_shape, architecture, table=table, stride=stride)

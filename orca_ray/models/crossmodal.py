@@ -19,7 +19,7 @@ from orca_ray.models.weights import BodyArchitecture, LoadedBody, load_body
 
 
 def pooled(features_BSF: Tensor, pooling: Pooling) -> Tensor:
-    """Return the features [B, F] of whole inputs: the mean over the S features of each, or its last feature."""
+    """Return one feature per input, [B, F]: the mean of its S features or, if ``pooling`` is ``last``, the last one."""
     return features_BSF.mean(dim=1) if pooling == "mean" else features_BSF[:, -1]
 
 
@@ -35,7 +35,7 @@ class PooledHead(nn.Module):
         self._shape, self._pooling = target.output_shape, pooling
 
     def forward(self, features_BSF: Tensor) -> Tensor:
-        """Predict [B, *output_shape]."""
+        """Return the predictions [B, *output_shape] for features [B, S, F]."""
         predictions: Tensor = self.output(pooled(features_BSF, self._pooling))
         return predictions.reshape(-1, *self._shape)
 
@@ -80,7 +80,7 @@ class DenseHead(nn.Module):
         self.output = nn.AdaptiveAvgPool1d(num_outputs) if pooled else nn.Linear(feature_width, num_outputs)
 
     def forward(self, features_BSF: Tensor) -> Tensor:
-        """Predict [B, *shape]."""
+        """Return the predicted fields [B, *shape] for features [B, S, F]."""
         field = _lay_out(self.output(features_BSF), self.layout, self.patch)
         if self._crops:
             for axis, side in enumerate(self.canvas, start=2):
@@ -110,7 +110,7 @@ class DecodedHead(DenseHead):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, features_BSF: Tensor) -> Tensor:
-        """Predict [B, *shape]."""
+        """Return the predicted fields [B, *shape] for features [B, S, F]."""
         image = _lay_out(self.output(features_BSF), self.layout, self.patch)
         channels = F.adaptive_avg_pool1d(image.flatten(2).transpose(1, 2), self.num_channels).transpose(1, 2)
         height, width = self.canvas
@@ -153,7 +153,7 @@ def build_head(
 
 
 class CrossModalModel(nn.Module):
-    """The whole module: maps raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
+    """Module of the whole model: maps raw inputs [B, C, L] or [B, C, H, W] to predictions [B, *target.output_shape]."""
 
     input_mean: Tensor | None
     input_deviation: Tensor | None
@@ -182,7 +182,7 @@ class CrossModalModel(nn.Module):
         return self.embed(x).mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Predict [B, *target.output_shape]: logits for classes and labels, values otherwise.
+        """Return predictions [B, *target.output_shape] for raw inputs: logits for classes and labels, else values.
 
         Under autocast, only the body computes in lower precision. Embedder and head keep float32: they are cheap, and
         the inputs and predictions of a regression need more precision than bfloat16 has.

@@ -50,8 +50,8 @@ class SequenceEmbedder(PatchEmbedder):
 
     A series is cut as `EmbedderConfig.patching` says, an image into square patches in row-major order. The right and
     lower edges are padded with zeros, which are the mean of a standardised input. Position embeddings are added before
-    the norm, as in the body; with the initialisations ``paper`` and ``random`` after the norm, as in ORCA's code. They
-    include the embedding of the body's first segment, which ORCA's code omits; in RoBERTa it is zero.
+    the norm, as in the body; with the initialisations ``paper`` and ``random`` after the norm, as in ORCA's code.
+    Position embeddings include that of the body's first segment, which ORCA's code omits; in RoBERTa it is zero.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class SequenceEmbedder(PatchEmbedder):
             self._padding += [0, count * patch - side]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
         tokens = _project(self.projection, F.pad(x, self._padding) if any(self._padding) else x)
         places = 0 if self.positions is None else self.positions
         tokens = self.norm(tokens + places) if self._positions_first else self.norm(tokens) + places
@@ -82,7 +82,7 @@ class ImageEmbedder(PatchEmbedder):
     """Embedder for 2-D bodies: it resizes inputs, embeds and normalises patches, adds positions, prepends the prefix.
 
     A 1-D input is first folded row by row into a nearly square image, whose last row is padded with zeros. Positions
-    and prefix are copies of the body's with every initialisation; the image bodies of ORCA's code have neither.
+    and prefix are copies of the body's, whatever the initialisation; image bodies of ORCA's code have neither.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class ImageEmbedder(PatchEmbedder):
         self._fold = fold_shape(input_shape[1]) if len(input_shape) == 2 else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed [B, C, L] or [B, C, H, W] as [B, P + gh * gw, D]: P prefix tokens, then the patches of the grid."""
+        """Return the tokens [B, P + gh * gw, D] of inputs [B, C, L] or [B, C, H, W]: P prefix tokens, then patches."""
         if self._fold is not None:
             x = F.pad(x, (0, math.prod(self._fold) - x.shape[2])).reshape(*x.shape[:2], *self._fold)
         size = (self.image_size, self.image_size)
@@ -123,7 +123,7 @@ class PointEmbedder(Embedder):
         self.layout = tuple(input_shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the points of [B, C, L] or [B, C, H, W] as [B, T, C]."""
+        """Return the points [B, T, C] of inputs [B, C, L] or [B, C, H, W]."""
         return x.flatten(2).transpose(1, 2)
 
 

@@ -75,7 +75,7 @@ class FourierEmbedder(Embedder):
         self.projection = nn.Linear(input_shape[0] + len(self.layout), width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Embed [B, C, L] or [B, C, H, W] as [B, T, D]."""
+        """Return the tokens [B, T, D] of inputs [B, C, L] or [B, C, H, W]."""
         points = x.flatten(2).transpose(1, 2)
         coordinates = self.coordinates.to(points).expand(x.shape[0], -1, -1)
         embedded: Tensor = self.projection(torch.cat([points, coordinates], dim=2))
@@ -83,7 +83,7 @@ class FourierEmbedder(Embedder):
 
 
 class FourierBody(Body):
-    """Body: the Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
+    """Body of a neural operator: the Fourier layers and the hidden layer of the projection, [B, T, D] -> [B, T, F]."""
 
     def __init__(self, layout: Layout, width: int, num_layers: int, modes: int, dropout: float) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class FourierBody(Body):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features of each point; ``grid`` is not used, because the layout is known."""
+        """Return the features [B, T, F] of the points; ``grid`` is not used: the constructor got the layout."""
         x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._size)
         for number, (spectral, pointwise) in enumerate(zip(self.spectral, self.pointwise, strict=True), 1):
             x = spectral(x) + pointwise(x)
@@ -118,7 +118,8 @@ def build_fourier(
 ) -> CrossModalModel:
     """Build a Fourier neural operator from inputs of shape (C, L) or (C, H, W) to a dense target.
 
-    ``seed`` and ``statistics`` as in `build_model`.
+    ``seed`` determines the initial parameters. ``statistics``: mean and deviation of each input channel; None: inputs
+    are already standardised.
     """
     with seeded(seed):
         embedder = FourierEmbedder(input_shape, width)

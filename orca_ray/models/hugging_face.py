@@ -94,7 +94,7 @@ def _bounded(base: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_config(base: str, config: Any) -> Family:
-    """Return the family of a configuration; UserError as in `check_size`, and if the weight files are far too small."""
+    """Return the family of a configuration; UserError if `check_size` fails or the weight files are far too small."""
     family, num_parameters = check_size(base, config)
     stored = sum(path.stat().st_size for path in weight_files(base))
     if stored and num_parameters > 2 * stored:
@@ -132,7 +132,7 @@ def check_size(base: str, config: Any) -> tuple[Family, int]:
 
 
 def read_weights(base: str, config: Any) -> Any:
-    """Return the pretrained model, maybe downloaded; UserError if weights are unreadable or do not fit ``config``."""
+    """Return the pretrained model, downloaded if needed; UserError if the weights are bad or do not fit ``config``."""
     from transformers import AutoModel
 
     if base not in PACKAGED:
@@ -157,7 +157,7 @@ def read_weights(base: str, config: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Silence the Hugging Face library in the block: progress bars, and warnings about weights that are not used."""
+    """In the block, let the Hugging Face library show no progress bars and log no warnings, only errors."""
     from transformers.utils import logging as transformers_logging
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

@@ -28,9 +28,9 @@ _GOLDEN = (math.sqrt(5) + 1) / 2
 
 
 def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
-    """Return the dilations for series of ``length``, and for each, the number of features of one kernel.
+    """Return a dict from each dilation for series of ``length`` to the number of features per kernel with it.
 
-    ``most``: largest number of dilations. About ``num_features`` features of all kernels are made, at least 84.
+    All kernels together have about ``num_features`` features, at least 84. ``most``: largest number of dilations.
     """
     each = max(1, num_features // NUM_KERNELS)
     number = min(each, most)
@@ -62,7 +62,7 @@ class MiniRocketBody(Body):
         self.register_buffer("biases", torch.zeros(self.feature_width))
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features; ``grid`` is not used."""
+        """Return the features [B, 1, F] of series [B, L, C]; ``grid`` is not used."""
         x, parts, start = tokens_BTD.float().transpose(1, 2), [], 0
         for number, (dilation, each) in enumerate(self._dilations.items()):
             margin = LENGTH // 2 * dilation
@@ -78,7 +78,7 @@ class MiniRocketBody(Body):
 
     @torch.no_grad()
     def fit(self, draw: Callable[[int], Tensor]) -> None:
-        """Set the biases; ``draw(n)`` returns n random training series [n, L, C] as tokens."""
+        """Set the biases from random training series; ``draw(n)`` returns n of them as tokens [n, L, C]."""
         order = torch.arange(1, self.feature_width + 1, dtype=torch.float64)
         levels, parts = (order * _GOLDEN % 1).to(self.biases.device, torch.float32), []
         for number, (dilation, each) in enumerate(self._dilations.items()):
@@ -124,9 +124,10 @@ def build_minirocket(
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build the features and a linear head for series of ``input_shape`` (C, L), with L at least `LENGTH`.
+    """Build a model of MiniRocket features and a linear head, initially 0, for series (C, L) with L >= `LENGTH`.
 
-    ``num_features`` and ``num_dilations`` as in `fit_dilations`; ``seed`` and ``statistics`` as in `build_model`.
+    ``num_features`` is approximate, ``num_dilations`` an upper limit. ``seed`` chooses the channels of the kernels.
+    ``statistics``: mean and deviation of each input channel; None: inputs are already standardised.
     """
     channels, length = input_shape
     body = MiniRocketBody(length, channels, fit_dilations(length, num_features, num_dilations), seed)

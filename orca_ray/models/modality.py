@@ -91,7 +91,8 @@ class Modality:
 
     name: ModalityName
     paper_source: str
-    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. It is the default."""
+    """Name of the ORCA paper's alignment source: data whose features an embedder learns to match. By
+    default, this source is used."""
     stand_in: str
     """Name of the alignment source that replaces ``paper_source`` where that cannot be fetched; it comes in Python
     packages."""
@@ -123,7 +124,7 @@ MODALITIES: Mapping[str, Modality] = {modality.name: modality for modality in _A
 
 
 def get_modality(name: str) -> Modality:
-    """Return a modality by name; raises UserError for an unknown one."""
+    """Return the modality called ``name``; raises UserError for an unknown name."""
     return lookup("modality", name, MODALITIES)
 
 

@@ -17,7 +17,7 @@ from orca_ray.errors import UserError, nearest, unknown_name
 
 @dataclass(frozen=True)
 class BodyInfo:
-    """Facts about a body, as ``orca-sweep bodies`` prints them in one row."""
+    """Record of facts about a body: one row of the table that ``orca-sweep bodies`` prints."""
 
     name: str
     modality: ModalityName
@@ -34,7 +34,7 @@ class BodyInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class PackagedBody(BodyInfo):
-    """A pretrained body that ships inside ordinary Python packages."""
+    """Record of facts about a pretrained body that ships inside ordinary Python packages."""
 
     available: Literal["packaged", "hub"] = "packaged"
     packages: tuple[Package, ...]
@@ -54,7 +54,7 @@ PACKAGED: Mapping[str, PackagedBody] = {
 
 
 def list_bodies() -> list[BodyInfo]:
-    """Return all packaged bodies, then the paper's and popular ones, which are downloaded from a hub."""
+    """Return the facts about all packaged bodies, then about the paper's and popular bodies, which a hub provides."""
     return [*PACKAGED.values(), *(BodyInfo(name, **facts) for name, facts in _LISTED["hub"].items())]
 
 
@@ -65,7 +65,7 @@ def listed_body(name: str) -> BodyInfo | None:
 
 
 def check_misspelt_body(name: str) -> None:
-    """Raise UserError if a name is malformed or resembles that of a packaged body, so that no hub is asked for it."""
+    """Raise UserError if a body's name is malformed, or nearly that of a packaged body, e.g. ``minilm-16``."""
     base, _ = parse_body_name(name)
     close = nearest(base, PACKAGED)
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():

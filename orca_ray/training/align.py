@@ -88,11 +88,11 @@ class AlignLoop:
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is over, 0 to 1; a plateau of the distance skips a part of the schedule."""
+        """Share of the schedule, 0 to 1, that has passed or that a plateau of the distance has skipped."""
         return min(1.0, self._position / self._config.epochs)
 
     def step(self) -> AlignEpoch:
-        """Run one epoch; raises NotFiniteError if the features or the distance are NaN or infinite."""
+        """Run one epoch and return its report; NotFiniteError if the features or the distance are NaN or infinite."""
         assert not self.done, "all align epochs have run"
         started = perf_counter()
         indices = self._sample(self.epoch)
@@ -112,9 +112,9 @@ class AlignLoop:
         return epoch
 
     def distance_of(self, indices: np.ndarray) -> Tensor:
-        """Return the differentiable distance of the training samples ``indices`` [n], embedded in evaluation mode.
+        """Return the scalar distance, differentiable, of the training samples ``indices`` [n] from the source.
 
-        Raises NotFiniteError if a feature or the distance is NaN or infinite.
+        The embedder is in evaluation mode. Raises NotFiniteError if a feature or the distance is NaN or infinite.
         """
         labels = torch.from_numpy(self._labels[indices]).to(self._device)
         shares = torch.from_numpy(self._index.shares_of(indices)).float().to(self._device)
@@ -131,9 +131,9 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result once `done`, else None; on a CPU, the result's tensors share the embedder's memory.
+        """Return the result of the stage; None until `done`, and None for a loop that was resumed.
 
-        Also None if this loop was resumed, because the stage may have started on another kind of machine.
+        A resumed stage may have started on another kind of machine. On a CPU, the tensors share the embedder's memory.
         """
         if not self.done or not self._history:
             return None
@@ -150,7 +150,7 @@ class AlignLoop:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop that returned ``state`` was."""
+        """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._set_labels(state["labels"].numpy())

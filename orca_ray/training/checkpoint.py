@@ -59,7 +59,7 @@ def save(path: str | Path, state: Mapping[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any] | None:
-    """Return the saved state, with tensors on the CPU; None if the file is missing or, with a warning, damaged."""
+    """Return the saved state, tensors on the CPU; None if the file is missing or (with a warning) cannot be read."""
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -91,7 +91,7 @@ _SAMPLED_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class AlignEpoch:
-    """Report of one align epoch."""
+    """Record of one align epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -103,7 +103,7 @@ class AlignEpoch:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Result of a whole align stage."""
+    """Record of the result of a whole align stage."""
 
     embedder: Mapping[str, Tensor]
     """State dict of the aligned embedder, on the CPU."""
@@ -124,14 +124,14 @@ class Alignment:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
-        """Return the alignment whose `to_state` is ``state``."""
+        """Return the alignment that `to_state` converted to ``state``."""
         epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
         probes = tuple(ProbePoint(**point) for point in state["probes"])
         return cls(**{**state, "epochs": epochs, "probes": probes, "notes": tuple(state["notes"])})
 
 
 class AlignReplay:
-    """Replaces an `AlignLoop`: reports the epochs and probes of a stored alignment; the first `step` loads weights."""
+    """Substitute for an `AlignLoop`: reports a stored alignment's epochs and probes; the first `step` loads weights."""
 
     def __init__(self, embedder: nn.Module, alignment: Alignment, position: int = 0) -> None:
         """Start after ``position`` reports; unless this is 0, ``embedder`` must already have the aligned weights."""
@@ -163,12 +163,12 @@ class AlignReplay:
         return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `from_state`, with the alignment: the cache may have lost it when the trial resumes."""
+        """Return the state for `from_state`; it contains the whole alignment, which the cache may lose meanwhile."""
         return {"replay": self._alignment.to_state(), "position": self._position}
 
     @classmethod
     def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
-        """Return the replay whose `state_dict` is ``state``; None if ``state`` is that of an `AlignLoop`."""
+        """Return the replay that `state_dict` saved as ``state``; None if an `AlignLoop` saved it."""
         if "replay" not in state:
             return None
         return cls(embedder, Alignment.from_state(state["replay"]), state["position"])
@@ -201,7 +201,7 @@ class AlignedCache:
         return alignment
 
     def store(self, key: str, alignment: Alignment) -> None:
-        """Store an alignment under ``key``, and remove the least recently used above the limits; log a failed write."""
+        """Store an alignment under ``key`` and prune the cache to its limits; a failed write is only logged."""
         path = self._path(key)
         try:
             save(path, {"format": _FORMAT, "alignment": alignment.to_state()})

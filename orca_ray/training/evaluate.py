@@ -36,7 +36,7 @@ _PREFETCH = 3
 
 @dataclass(frozen=True)
 class SplitInputs:
-    """Inputs of one split and the network that processes them."""
+    """Record of the inputs of one split and the network that processes them."""
 
     inputs: Rows | Tensor
     """[N, ...]: inputs of the whole model or, if ``network`` is its head, the cached inputs of the head."""
@@ -70,8 +70,8 @@ def make_feed(
 ) -> SplitInputs:
     """Return `SplitInputs` for the inputs ``x`` [N, ...] of a split.
 
-    If all ``trained`` parameters are in the head, the network is the head, whose inputs are computed once; unless they
-    exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the network is the whole model.
+    If all ``trained`` parameters are in the head, the network is the head, and the head's inputs are computed once and
+    kept, unless they exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else it is the whole model.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -196,15 +196,15 @@ class Objective:
         return lambda output: output * std + mean
 
     def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the mean loss as a function of outputs [B, *output_shape] and targets [B, ...] on ``device``.
+        """Return a function that maps outputs [B, *output_shape] and targets [B, ...] on ``device`` to their mean loss.
 
-        Some losses derive class weights from ``train_y`` [N, ...], all training targets, or raise UserError for these.
+        Some losses compute class weights from all training targets ``train_y`` [N, ...]; UserError if unsuitable.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
 
     def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
-        """Return the metric of ``predictions`` for ``targets``, both of a whole split."""
+        """Return the metric (lower is better) of the ``predictions`` and ``targets`` of a whole split."""
         return float(get_metric(self.metric).compute(predictions, targets))
 
 
@@ -245,9 +245,10 @@ def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int
 def of_samples(
     predictions: np.ndarray, y: np.ndarray, group: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return predictions, targets and indices of the first rows of the samples of a split.
+    """Return, for each sample of a split: the prediction, the target, and the index of the sample's first row.
 
     Rows with equal ids in ``group`` [N] are one sample, with the mean of their predictions and the first row's target.
+    Without ``group``, each row is a sample.
     """
     y = np.asarray(y)
     if group is None:
@@ -260,7 +261,7 @@ def of_samples(
 
 
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
-    """Return the metric of the samples of a whole split (see `of_samples`); lower is better.
+    """Return the metric of a whole split, after rows of equal ``group`` are joined by `of_samples`; lower is better.
 
     Raises NotFiniteError if the metric is NaN or infinite.
     """

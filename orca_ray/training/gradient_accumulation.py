@@ -45,7 +45,7 @@ class BatchTerm(Protocol):
 
 
 class StepTerm(Protocol):
-    """Interface of a loss of each optimiser step, added to the task's, e.g. a distance, which needs the whole step."""
+    """Interface of a loss of all samples of an optimiser step that is added to the task's loss, e.g. a distance."""
 
     def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
         """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
@@ -60,7 +60,7 @@ MIN_COMPILED = 2000
 
 
 class GradientAccumulator:
-    """Computes the gradient of each optimiser step's mean loss, one micro-batch after another, without device syncs.
+    """Accumulator of the gradient of each optimiser step's mean loss over micro-batches, without device syncs.
 
     Each of several ranks computes the gradient of its share of the samples, and all ranks get the sum.
     """
@@ -103,10 +103,10 @@ class GradientAccumulator:
     def gradients(
         self, steps: Sequence[np.ndarray], augment: Augment | None = None, *, seed: int = 0
     ) -> Iterator[Tensor]:
-        """Yield the detached mean loss of each step, given by sample indices [n]; ``.grad`` then holds its gradient.
+        """Yield the detached mean loss of each step, an array of sample indices; ``.grad`` then has its gradient.
 
         Set ``.grad`` to None before the next step. If memory runs out, micro-batches are halved and the step is
-        repeated. ``seed`` is the epoch's, for the random numbers of ranks after the first.
+        repeated. ``seed``, the same for all steps of an epoch, seeds all ranks but the first.
         """
         done = 0
         while done < len(steps):
@@ -220,7 +220,7 @@ class GradientAccumulator:
 
 
 def wants_compile(mode: str, device: torch.device, count: int) -> bool:
-    """Return whether ``mode`` (``refine.compile``) compiles for ``count`` micro-batches; never if deterministic."""
+    """Return whether to compile for ``count`` micro-batches if ``refine.compile`` is ``mode``; not if deterministic."""
     if mode == "off" or torch.are_deterministic_algorithms_enabled():
         return False
     return mode == "on" or (device.type == "cuda" and count >= MIN_COMPILED)

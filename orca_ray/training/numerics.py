@@ -39,7 +39,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of training and evaluation on one device."""
+    """Record of the precision of training and evaluation on one device."""
 
     name: str
     """``float32``, ``tf32`` or ``bfloat16``; stored in the trial's record."""
@@ -90,7 +90,7 @@ def choose_precision(option: str, device: torch.device, feature_width: int) -> P
 
 
 def find_device(name: str) -> torch.device:
-    """Return a torch device; ``auto``: a GPU if there is one. Raises UserError if this machine lacks the device."""
+    """Return the device ``name``; ``auto``: a GPU if there is one, else the CPU. UserError if it is missing."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

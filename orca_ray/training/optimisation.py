@@ -80,7 +80,7 @@ def requires_grad(parameters: "Iterable[Parameter]", value: bool) -> Iterator[No
 
 
 class Trained:
-    """Parameters of a model that are trained; all others are frozen."""
+    """Holder of the parameters of a model that are trained; all others are frozen."""
 
     def __init__(self, model: "CrossModalModel", parameters: "Iterable[Parameter]") -> None:
         """Freeze all parameters of ``model`` but ``parameters``; raises UserError if the model has none of these."""
@@ -107,7 +107,7 @@ class Trained:
         return {name: value.detach() for name, value in self._named.items()} | buffers
 
     def load(self, weights: "Mapping[str, Tensor]") -> None:
-        """Set parameters and buffers to ``weights``, which `weights` returned earlier."""
+        """Set trained parameters and saved buffers to ``weights``, a result of the method `weights`."""
         import torch
 
         with torch.no_grad():
@@ -169,7 +169,7 @@ class Plateau:
         """The last 2 * ``patience`` values at most, which are the whole state."""
 
     def add(self, value: float, start: float) -> bool:
-        """Append a value and return whether the curve, which began with ``start``, has reached a plateau."""
+        """Append ``value`` and return True if the curve, whose first value was ``start``, has reached a plateau."""
         if self._patience == 0:
             return False
         self.values = [*self.values, value][-2 * self._patience :]

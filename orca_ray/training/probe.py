@@ -26,7 +26,7 @@ PENALTIES = tuple(10.0**power for power in range(-4, 3))
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """Result of one probe of the embedder during the align stage."""
+    """Record of one probe of the embedder during the align stage."""
 
     epoch: int
     """Number of align epochs that had run; 0: the embedder before aligning."""
@@ -35,7 +35,7 @@ class ProbePoint:
 
 
 class Probe:
-    """Scores the present embedder of ``model`` by a ridge regression on at most `NUM_SAMPLES` random samples.
+    """Probe that scores the present embedder of ``model`` by ridge regression on at most `NUM_SAMPLES` random samples.
 
     A call costs one forward pass of these samples, and the regression, which takes 0.1 s for 512 samples.
     """
@@ -54,7 +54,7 @@ class Probe:
         self._targets_nC = encoded_targets([(split.y, indices) for split, indices in chosen], target)
 
     def __call__(self) -> Tensor:
-        """Return the error of each sample [n], on the CPU; raises NotFiniteError if a feature is NaN or infinite."""
+        """Return the error of each sample, [n], see `ridge_errors`; NotFiniteError if a feature is NaN or infinite."""
         batches = head_inputs(self._model, self._x, self._precision)
         features_nF = torch.cat([pooled(each, self._model.body.pooling) for each in batches]).cpu().double()
         if not bool(torch.isfinite(features_nF).all()):
@@ -78,7 +78,7 @@ def encoded_targets(parts: Sequence[tuple[Rows, Array]], target: Target) -> Tens
 
 
 def ridge_errors(features_nF: Tensor, targets_nC: Tensor) -> Tensor:
-    """Return the relative squared error of each sample [n], predicted by ridge regression on all other samples.
+    """Return the relative squared error [n] of predicting each sample by a ridge regression on all other samples.
 
     Features are standardised. All left-out predictions follow from one decomposition; the penalty of `PENALTIES` with
     the lowest mean error is used. Errors are divided by the targets' variance: predicting the mean target has error 1.

@@ -26,7 +26,7 @@ class RankLostError(ConnectionError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process among the ranks; by default it is the only one, and methods do not communicate.
+    """Record of this process's place among the ranks; by default, it is the only one, and methods do not communicate.
 
     All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
     all ranks have called them, and raise RankLostError if another rank has ended.
@@ -46,7 +46,7 @@ class Ranks:
             dist.init_process_group(backend, f"file://{file}", _TIMEOUT, self.size, self.rank)
 
     def share(self, count: int) -> slice:
-        """Return which of ``count`` items are this rank's; the sizes of the ranks' shares differ by at most 1."""
+        """Return the slice of ``count`` items that this rank processes; lengths differ by at most 1 among ranks."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
     def seed(self, *path: int) -> None:
@@ -83,7 +83,7 @@ class Ranks:
                     tensor.copy_(value)
 
     def joined(self, part: np.ndarray, count: int) -> np.ndarray:
-        """Return the array [count, ...] of all ranks' parts; ``part`` has the rows of this rank's `share`."""
+        """Return the rows of all ranks as one array [count, ...]; ``part`` contains the rows of this rank's `share`."""
         if self.size == 1:
             return part
         whole = np.zeros((count, *part.shape[1:]), part.dtype)

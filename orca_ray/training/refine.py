@@ -29,7 +29,7 @@ CHECK_EVERY = {"cpu": 1, "cuda": 64}
 
 @dataclass(frozen=True)
 class RefineEpoch:
-    """Report of one refine epoch."""
+    """Record of one refine epoch."""
 
     epoch: int
     """Number of the epoch, from 1."""
@@ -145,13 +145,13 @@ class RefineLoop:
         return self._accumulator.micro_batch
 
     def throughput(self) -> Throughput:
-        """Return the training rates over all epochs so far."""
+        """Return the samples and tokens per second of training, and the FLOP utilisation, over all epochs so far."""
         precision = self._train_feed.precision
         samples, seconds = self._samples_seen, self._training_seconds
         return throughput(self._accumulator.cost, samples, seconds, precision, self._ranks.size)
 
     def step(self) -> RefineEpoch:
-        """Run one epoch and validate; raises NotFiniteError if a loss, prediction or score is NaN or infinite."""
+        """Run one epoch, validate, and return a report; NotFiniteError if a loss, prediction or score is not finite."""
         assert not self.done, "all refine epochs have run"
         started = perf_counter()
         if self._batch_term is not None:
@@ -192,7 +192,7 @@ class RefineLoop:
         return predictions
 
     def restore_best(self) -> None:
-        """Load the weights of the best epoch into the model."""
+        """Load the weights of the epoch with the lowest validation score into the model."""
         self._trained.load(self._best)
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class RefineLoop:
         }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue exactly where the loop that returned ``state`` was."""
+        """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
         self._trained.load(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._best = dict(state["best"])

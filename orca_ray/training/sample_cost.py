@@ -50,7 +50,7 @@ def memory_limits() -> MemoryLimits:
 
 
 def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
-    """Set the limits of this process; on CUDA, an allocation beyond `allocatable_bytes` is then out of memory."""
+    """Set the limits of this process; on CUDA, allocating above `allocatable_bytes` then raises OutOfMemoryError."""
     global _limits
     _limits = limits
     if device.type == "cuda":
@@ -70,7 +70,7 @@ def allocatable_bytes(total: int) -> float:
 
 @dataclass(frozen=True)
 class SampleCost:
-    """Cost of one training sample."""
+    """Record of the cost of one training sample."""
 
     saved_bytes: int
     largest_bytes: int
@@ -82,7 +82,7 @@ class SampleCost:
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes available to the activations of a micro-batch: ``memory_mib`` MiB, or if 0 the default."""
+    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; if 0, `CPU_MIB` or `CUDA_FRACTION`."""
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -108,7 +108,7 @@ def halved(num_samples: int) -> int:
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the size of the largest part if ``num_samples`` are split evenly into the fewest parts up to ``limit``."""
+    """Return the largest part's size in an even split into the fewest parts up to ``limit``: 3 for 5 samples and 4."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
@@ -176,7 +176,7 @@ _SLOWER_VARIANTS = ("MIG", "Laptop")
 
 @dataclass(frozen=True)
 class Throughput:
-    """Rates of training in the refine stage; the time of validation and of compilation is excluded."""
+    """Record of the rates of training in the refine stage; the time of validation and of compilation is excluded."""
 
     samples_per_second: float
     tokens_per_second: float | None
@@ -197,7 +197,7 @@ def throughput(cost: SampleCost, samples: int, seconds: float, precision: Precis
 
 
 def peak_flops(precision: Precision) -> float | None:
-    """Return the device's peak in operations per second: on CUDA from `PEAKS`, on a CPU measured; None if unknown."""
+    """Return the device's peak in operations per second: from `PEAKS` on CUDA, measured on a CPU; None if unknown."""
     if precision.device.type == "cpu":
         return _measured_peak(torch.get_num_threads(), precision.name == "bfloat16")
     if precision.device.type != "cuda":
@@ -219,7 +219,7 @@ def _measured_peak(threads: int, bfloat16: bool) -> float:
 
 
 def product_rate(left: torch.Tensor, columns: int, seconds: float = 0.0) -> float:
-    """Return the best rate, in operations per second, of products of ``left`` [n, k] and a matrix [k, ``columns``].
+    """Return the highest measured operations per second of products of ``left`` [n, k] and a matrix [k, ``columns``].
 
     At least four products run, and more until ``seconds`` have passed.
     """

@@ -32,7 +32,7 @@ class MMD(Distance):
         self._given_bandwidth = bandwidth
 
     def bandwidth(self, x_nD: Tensor) -> float:
-        """Return the bandwidth h that a call with target features [n, D] uses."""
+        """Return the bandwidth h of the kernels in a call with the target features ``x_nD`` [n, D]."""
         if self._given_bandwidth is not None:
             return self._given_bandwidth
         joint = torch.cat([self._x_ND, x_nD.detach().to(self._x_ND) - self._center_D])

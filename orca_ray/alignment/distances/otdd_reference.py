@@ -42,7 +42,7 @@ _REMEMBERED, _PHASES = 5, (0.017, 0.146, 0.371, 0.629, 0.854, 0.983)
 
 
 def ladder(squared_diameter: float) -> list[float]:
-    """Return the temperatures d², d², d²/4, d²/16, … (above EPSILON), EPSILON for d² = ``squared_diameter``."""
+    """Return a ladder: d² = ``squared_diameter``, then d², d²/4, d²/16 and so on above EPSILON, then EPSILON."""
     if squared_diameter <= 0:
         return [EPSILON, EPSILON]
     steps = math.ceil(math.log(squared_diameter / EPSILON) / math.log(4.0))
@@ -50,7 +50,7 @@ def ladder(squared_diameter: float) -> list[float]:
 
 
 def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) -> Tensor:
-    """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric cost [N, N], for `self_value`.
+    """Return a float64 table [5, 6] for `self_value`: the mean of f after `solve` with a symmetric cost [N, N].
 
     The problem within the source depends on the target only through the ladder, i.e. through the squared diagonal d² of
     their joint bounding box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference,
@@ -69,7 +69,7 @@ def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) 
 
 
 def self_value(values_SP: Tensor, squared_diameter: float) -> float:
-    """Return mean f for d² = ``squared_diameter``, interpolated from `self_values` with a relative error of 1e-6."""
+    """Return the mean of f for d² = ``squared_diameter``, interpolated in a table of `self_values` (error 1e-6)."""
     steps, phase = _steps_and_phase(squared_diameter)
     coefficients = np.linalg.solve(np.vander(_PHASES), values_SP[steps - 1].numpy())
     return float(np.polyval(coefficients, phase))
@@ -83,7 +83,7 @@ def _steps_and_phase(squared_diameter: float) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Solution:
-    """Potentials f and g after the last step of a ladder."""
+    """Record of the potentials f and g after the last step of a ladder."""
 
     f_N: Tensor
     g_n: Tensor
@@ -97,7 +97,7 @@ class Solution:
         return float(self.f_N.mean() + self.g_n.mean())
 
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """Return P X [n, D] for X = ``x_ND``, and the mean of P's rows [N].
+        """Return P X [n, D] for the transport plan P [n, N] and X = ``x_ND``, and the mean [N] of the rows of P.
 
         P_ji is the softmax over i of (f_i − C_ji) / e, with the f before the last step: gradients pass that step only.
         """
@@ -113,10 +113,10 @@ class Solution:
 def solve(
     cost: CostMatrix, temperatures: list[float], start_N: Tensor | None = None, symmetric: bool = False
 ) -> Solution:
-    """Do all steps of the ladder ``temperatures``, from f = ``start_N`` (default 0) and g = 0; return the result.
+    """Run one Sinkhorn step after another, from f = ``start_N`` (default 0) and g = 0; return the last potentials.
 
-    ``symmetric``: rows and columns are the same points, and g = f. To add a cost h_i of source point i to C_ji, start
-    with f = −h instead: the result has the same g, and an f that is lower by h.
+    ``temperatures`` is a ladder. ``symmetric``: rows and columns are the same points, and g = f. To add a cost h_i of
+    source point i to C_ji, start with f = −h instead: the result has the same g, and an f that is lower by h.
     """
     f_N = cost.x_nD.new_zeros(cost.shape[1]) if start_N is None else start_N
     g_n = f_N if symmetric else f_N.new_zeros(cost.shape[0])

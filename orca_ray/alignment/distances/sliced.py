@@ -70,7 +70,7 @@ class Sliced(Distance):
 
 
 def directions(num_features: int) -> Tensor:
-    """Return P unit vectors [P, D]: random orthonormal bases with a fixed seed; P is the first multiple of D >= 512."""
+    """Return P unit vectors [P, D] with a fixed seed: random orthonormal bases, as few as give P >= 512 vectors."""
     generator = torch.Generator().manual_seed(_SEED)
     num_frames = math.ceil(_LEAST_DIRECTIONS / num_features)
     gaussian = torch.randn(num_frames, num_features, num_features, generator=generator, dtype=torch.float64)

@@ -23,7 +23,7 @@ def sample(request: SampleRequest) -> Samples:
 
 
 def read_cifar10(path: Path, num_samples: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Read the first training batches that have ``num_samples`` samples: pixels [N, 3, 32, 32] uint8, labels [N].
+    """Read training batches until there are N >= ``num_samples`` samples: pixels [N, 3, 32, 32] uint8, labels [N].
 
     Raises UserError if ``path`` is not the CIFAR-10 archive, or its pickles contain anything but arrays and containers.
     """

@@ -32,9 +32,10 @@ def sample(request: SampleRequest) -> Samples:
 
 
 def read_conll(path: Path) -> list[list[Sentence]]:
-    """Read documents in the CoNLL format: lines "word … tag", a blank line after a sentence, -DOCSTART- before a text.
+    """Return the sentences of each document in a file of the CoNLL format.
 
-    Raises UserError for a tag that is not one of CoNLL-2003, or a file without sentences.
+    Lines are "word … tag"; a blank line ends a sentence, -DOCSTART- begins a document. Raises UserError for a tag
+    that is not one of CoNLL-2003, or a file without sentences.
     """
     documents: list[list[Sentence]] = [[]]
     words: list[str] = []

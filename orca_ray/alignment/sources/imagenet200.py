@@ -11,7 +11,7 @@ _TRAINING_IMAGE = re.compile(r"tiny-imagenet-200/train/(?P<name>n\d+)/images/[^/
 
 
 def sample(request: SampleRequest) -> Samples:
-    """Return features [N, D] and labels [N] of random training images, as equally many per class as possible.
+    """Return features [N, D] and labels [N] of random training images, with nearly equal numbers per class.
 
     Class ids follow the order of the WordNet ids. Raises UserError if the file is not the Tiny ImageNet archive.
     """

@@ -59,7 +59,7 @@ class AlignGuard:
         return bisect_right(POINTS, progress) > self._passed
 
     def step(self, progress: float, epoch: int) -> ProbePoint:
-        """Probe the embedder after ``epoch`` epochs, choose it if better than the present choice; return the result."""
+        """Probe the embedder after ``epoch`` epochs, choose it if clearly better, and return the probe's result."""
         errors_n = self._probe()
         if self._errors_n is None or _is_lower(errors_n, self._errors_n):
             self.chosen, self._errors_n = epoch, errors_n
@@ -80,7 +80,7 @@ class AlignGuard:
         return state | {"weights": self._weights}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue exactly where the guard that returned ``state`` was."""
+        """Restore the ``state`` of an earlier guard, to continue exactly where that guard was."""
         self._passed, self.chosen, self._errors_n = state["passed"], state["chosen"], state["errors"]
         self._weights, self.points = state["weights"], tuple(ProbePoint(*point) for point in state["points"])
 
@@ -113,7 +113,7 @@ class AlignStage:
         return self._stage is not None and self._stage.done and (self._guard is None or self._guard.done)
 
     def step(self) -> EpochProgress:
-        """Run or replay one epoch or probe.
+        """Run or replay one epoch or probe, and return its report.
 
         After the last one, load the weights that the guard (if any) chose, and store a new alignment in the cache.
         """
@@ -154,7 +154,7 @@ class AlignStage:
         return self._stage.state_dict() | {"guard": None if self._guard is None else self._guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was; the embedder's weights must already be restored."""
+        """Restore the ``state`` of an earlier stage, to continue there; the embedder must have its weights already."""
         self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
         if self._stage is None:
             self._stage = self._make_loop()

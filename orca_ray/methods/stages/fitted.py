@@ -60,7 +60,7 @@ class FittedStage(ABC):
         return self._epoch >= self._epochs or self._epoch - self._best_epoch >= self._patience
 
     def step(self) -> EpochProgress:
-        """Run one epoch; raises NotFiniteError if a prediction or score is NaN or infinite."""
+        """Run one epoch and return its report; raises NotFiniteError if a prediction or score is NaN or infinite."""
         started = perf_counter()
         self._trial.model.eval()
         loss = self.fit(self._epoch)
@@ -82,7 +82,7 @@ class FittedStage(ABC):
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the best epoch so far, the test score, and the last epoch's time added."""
+        """Return a copy of ``outcome`` with the best epoch, any test score, and the last epoch's time added."""
         return replace(
             outcome, validation_score=self._best_score, best_epoch=self._best_epoch, epochs=self._epoch,
             test_score=self._test_score, precision=self._precision.name,
@@ -101,7 +101,7 @@ class FittedStage(ABC):
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._epoch, self._best_epoch, self._best_score = state["epoch"], state["best_epoch"], state["best_score"]
         self._trial.model.load_state_dict(state["weights"])
         self._best = dict(state["best"])
@@ -117,7 +117,7 @@ class FittedStage(ABC):
 
 
 def regressed(trial: Trial) -> Tensor:
-    """Return the training targets as float64 [N, K], in the form that the model's outputs are fitted to.
+    """Return the training targets as float64 [N, K], to which the model's K outputs are fitted.
 
     Classes and labels are 1 if they apply, else -1. Scalar targets are standardised if the `Objective` has statistics.
     """
@@ -212,7 +212,7 @@ def _product(x: Tensor, y: Tensor) -> Tensor:
 
 
 class BoostingStage(FittedStage):
-    """Stage that boosts ``boosting.rounds`` rounds an epoch; resuming is exact with an equal number of threads.
+    """Stage that adds ``boosting.rounds`` rounds of trees an epoch; resuming is exact with equally many threads.
 
     Every epoch starts from the text of the trees so far, so that interruption changes nothing.
     """
@@ -240,7 +240,7 @@ class BoostingStage(FittedStage):
         return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return ``outcome`` as `FittedStage` does, with `TreeBody.num_values` as the numbers of parameters."""
+        """Return the result of `FittedStage.add_to` with `TreeBody.num_values` as both numbers of parameters."""
         fitted = self._trees.num_values
         return replace(super().add_to(outcome), num_parameters=fitted, num_trainable=fitted)
 

@@ -148,7 +148,7 @@ def alignment_and_uniformity(anchors_nF: Tensor, positives_nF: Tensor) -> Tensor
 
 
 def positive_pairs(y: Tensor, num_pairs: int) -> tuple[Tensor, Tensor]:
-    """Draw pairs of samples of one class, given all classes ``y`` [N]; return the indices of both, each [num_pairs].
+    """Draw pairs of samples of equal class, given all classes ``y`` [N]; return two vectors of indices, [num_pairs].
 
     A sample that is alone in its class is paired with itself. Random numbers come from torch's global CPU generator.
     """

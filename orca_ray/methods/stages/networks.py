@@ -48,7 +48,7 @@ class AttentionBody(Body):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features; ``grid`` is not used."""
+        """Return the features [B, T, D]; ``grid`` is not used."""
         attended, _ = self.attention(tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False)
         features: Tensor = self.norm(tokens_BTD + attended)
         return features
@@ -57,8 +57,8 @@ class AttentionBody(Body):
 def insert_adapters(body: Body, options: LoraConfig) -> None:
     """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws the matrices A.
 
-    The body must be on the CPU. Raises UserError if a library is not installed, as `linear_layers` does, or if a layer
-    cannot be stored in 4 bits.
+    The body must be on the CPU. Raises UserError if a library is not installed, if a layer to adapt is missing
+    (see `linear_layers`), or if one cannot be stored in 4 bits.
     """
     try:
         with _without_hub_kernels():
@@ -95,7 +95,7 @@ def _without_hub_kernels() -> Iterator[None]:
 
 
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
-    """Return the linear layers of ``body`` for the value ``targets`` of ``lora.targets``, by name.
+    """Return by name the linear layers of ``body`` that LoRA adapts if ``lora.targets`` is ``targets``.
 
     Raises UserError if the body has no transformer layers, or if one of them has no linear layer for a role.
     """

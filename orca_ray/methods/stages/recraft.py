@@ -67,7 +67,7 @@ class _HeadStage(EpochStage):
         return {"head": self._head.linear.state_dict(), "stage": super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._head.linear.load_state_dict(state["head"])
         if state["stage"] is not None:
             super().load_state_dict(state["stage"])
@@ -173,7 +173,7 @@ class DistortionStage(_HeadStage):
         return [*embedder, *self._head.linear.parameters()] if self._as_code else embedder
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices of batches of one class each, in random order; a class is split into equal batches."""
+        """Return batches of sample indices, each of one class, in random order; a class is split into equal batches."""
         split = [
             part
             for members in self._classes
@@ -184,7 +184,7 @@ class DistortionStage(_HeadStage):
         return [split[number] for number in random.permutation(len(split))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the entropy of the batch's mean prediction, scaled by batch size; return the entropy."""
+        """Set the gradients of the entropy of the batch's mean prediction, times its size; return this entropy."""
         self._head.linear.requires_grad_(self._as_code)
         loss = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).

@@ -89,7 +89,7 @@ class RefineStage:
         return self._loop.state_dict() if self._loop else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._loop = self._make()
         self._loop.load_state_dict(dict(state))
 

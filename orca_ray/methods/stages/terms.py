@@ -63,7 +63,7 @@ class MixTerm:
         return self._weight * ((1 - source_share) * of_target + source_share * of_source)
 
     def mix(self, target_BTD: Tensor, source_BTD: Tensor) -> Tensor:
-        """Return target tokens, some replaced by source tokens; both include prefix tokens, which are not replaced."""
+        """Return the target tokens, `num_replaced` of them replaced by source tokens; prefix tokens stay."""
         prefix_BPD, target_BTD = target_BTD.tensor_split([self._model.body.num_prefix_tokens], dim=1)
         source_BTD = source_BTD[:, prefix_BPD.shape[1] :]
         keys = self._keys(target_BTD), self._keys(source_BTD)
@@ -79,7 +79,7 @@ class MixTerm:
 def replace_lowest(
     target_BTD: Tensor, source_BTD: Tensor, target_keys_BT: Tensor, source_keys_BT: Tensor, k: int
 ) -> Tensor:
-    """Return the target tokens, with the ``k`` of lowest key replaced by the ``k`` source tokens of highest key.
+    """Return the target tokens [B, T, D], the ``k`` of lowest key replaced by the ``k`` source tokens of highest key.
 
     The source tokens keep their order.
     """

@@ -39,7 +39,7 @@ _BATCH_SIZE = 32
 
 
 class ArtefactCollector:
-    """Computes each artefact of a trial as soon as its inputs exist. A failure adds a note; nothing is raised."""
+    """Collector that computes each artefact of a trial as soon as its inputs exist. Failures become `notes`."""
 
     def __init__(self, task: Task, data: PreparedData) -> None:
         self._task, self._data = task, data
@@ -54,7 +54,7 @@ class ArtefactCollector:
             self._before = self._features(model, device)
 
     def after_aligning(self, model: CrossModalModel, device: torch.device, source: SourceFeatures) -> None:
-        """Compute the artefacts that show what aligning changed; none without `before_aligning`."""
+        """Compute the artefacts that show what aligning changed; none unless `before_aligning` was called."""
         if self._before is None:
             return
         with self._noting_failures():
@@ -108,7 +108,7 @@ class ArtefactCollector:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Argument of `Recipe.network`. Equal requests must give equal models without changing the global random state."""
+    """Record of what `Recipe.network` gets. Equal requests must give equal models and keep the global random state."""
 
     task: Task
     hyperparameters: Hyperparameters
@@ -116,7 +116,7 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return the `arguments` called ``names``, e.g. those that a network without a body takes."""
+        """Return those `arguments` that are called ``names``; KeyError if one is missing."""
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
@@ -144,7 +144,7 @@ def network_request(
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """Task, data, options and model of one trial, which all its stages use."""
+    """Record of the task, data, options and model of one trial, which all its stages use."""
 
     method: str
     aligns: bool
@@ -177,7 +177,7 @@ class Trial:
         return source_features(self._source)
 
     def source_tokens(self) -> SourceTokens:
-        """Return the samples of the source as tokens; each sample has as many tokens as a sample of the task."""
+        """Return the samples of ``align.source``, not yet embedded; texts have as many tokens as the task's samples."""
         return source_tokens(self._source, self.device)
 
     @property
@@ -213,11 +213,11 @@ class Stage(Protocol):
         """Return the state for an exact resume; None before the first step."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was; weights outside the body are already restored."""
+        """Restore the ``state`` of an earlier stage; the weights outside the body must be restored already."""
 
 
 class EpochStage(ABC):
-    """Base of stages that train some parameters; a subclass defines the batches of an epoch and each one's gradient.
+    """Base of stages that train some parameters; a subclass defines the batches of an epoch and a batch's gradient.
 
     The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate is
     constant. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
@@ -245,7 +245,7 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad``, None before, of the parameters for the samples ``indices``; return the detached mean loss."""
+        """Set the gradients, None before, of the mean loss of the samples ``indices``; return the detached loss."""
 
     @property
     def done(self) -> bool:
@@ -253,7 +253,7 @@ class EpochStage(ABC):
         return self._epoch >= self._epochs
 
     def step(self) -> EpochProgress:
-        """Run one epoch; raises NotFiniteError if a loss is NaN or infinite."""
+        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN or infinite."""
         started, trial = perf_counter(), self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
         with (
@@ -282,7 +282,7 @@ class EpochStage(ABC):
         return {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()} if self._epoch else None
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where the stage that returned ``state`` was."""
+        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._epoch = state["epoch"]
         self._optimizer.load_state_dict(state["optimizer"])
 
@@ -308,7 +308,7 @@ class EpochStage(ABC):
 
 
 def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; above ``limit`` rows, in parts of ``limit``, which the backward pass recomputes."""
+    """Return ``function(rows)``; more than ``limit`` rows are split into parts, which the backward pass recomputes."""
     if len(rows) <= limit:
         return function(rows)
     return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -41,7 +41,7 @@ class DecoderBody(EncoderBody):
         self.pooling = "last" if context == "causal" else "mean"
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features after the final norm; ``grid`` is not used."""
+        """Return the features [B, T, F] after the final norm; ``grid`` is not used."""
         if self._context == "doubled":
             return super().forward(torch.cat((tokens_BTD, tokens_BTD), dim=1))[:, tokens_BTD.shape[1] :]
         features = super().forward(tokens_BTD)
@@ -51,7 +51,7 @@ class DecoderBody(EncoderBody):
 
 
 class DecoderStem(TextStem):
-    """Stem of a decoder, with an added norm, which makes the embedder's tokens as long as the body's own tokens.
+    """Stem of a decoder, plus a norm that gives the embedder's tokens the mean length ‖t‖ of the body's tokens t.
 
     This norm is a LayerNorm with gain g = mean ‖t‖ / sqrt(D) over the body's tokens t (arXiv:2512.08374): words plus,
     if the body adds them, positions. Its bias is 0, and its outputs have the norm g sqrt(D).
@@ -68,7 +68,7 @@ class DecoderStem(TextStem):
         super().__init__(word_embeddings, places, norm)
 
     def embed_raw(self, inputs: Tensor) -> Tensor:
-        """Embed token ids [B, T] as the pretrained decoder does, without the norm, [B, T, D]."""
+        """Return the embeddings [B, T, D] of token ids [B, T] as in the pretrained decoder, without the added norm."""
         tokens = F.embedding(inputs, self.word_embeddings)
         places = self.positions((inputs.shape[1],))
         return tokens if places is None else tokens + places

@@ -41,7 +41,7 @@ def _places(embeddings: Any) -> Tensor | None:
 
 
 class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # transformers is not typed
-    """MPNet's self-attention module, by one fused kernel that gets the relative-position biases as attention mask."""
+    """MPNet's self-attention module, computed by a fused kernel; position biases are part of its attention mask."""
 
     def forward(
         self,
@@ -51,7 +51,7 @@ class FusedMPNetSelfAttention(MPNetSelfAttention):  # type: ignore[misc]  # tran
         output_attentions: bool = False,
         **kwargs: Any,
     ) -> tuple[Tensor, ...]:
-        """Return a tuple with the attended states [B, T, D]; with ``output_attentions``, call Hugging Face's method."""
+        """Return the attended states [B, T, D] in a tuple; if ``output_attentions``, call the base class's method."""
         if output_attentions:
             return super().forward(hidden_states, attention_mask, position_bias, output_attentions, **kwargs)  # type: ignore[no-any-return]
         heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)

@@ -29,7 +29,7 @@ class SwinBody(Body):
         self.feature_width = int(model.num_features)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the last hidden state after the final norm."""
+        """Return the features [B, S, F] after the final norm; the tokens' ``grid`` (gh, gw) is required."""
         assert grid is not None, "Swin needs the grid of its tokens"
         # Without always_partition, the model would reduce its window size, permanently, to the smallest grid that it
         # has processed, and then fail because its position-bias table is larger than the windows.
@@ -133,7 +133,7 @@ class TimmViTBody(Body):
         self.num_prefix_tokens = len(stem.prefix)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features after the final norm; ``grid`` is not used."""
+        """Return the features [B, T, D] after the final norm; ``grid`` is not used."""
         features: Tensor = self.norm(self.blocks(self.norm_pre(tokens_BTD)))
         return features
 
@@ -151,7 +151,7 @@ class TimmSwinBody(Body):
         self._windows = [tuple(stage.blocks[0].window_size) for stage in model.layers]
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features after the final norm, in row-major order."""
+        """Return the features [B, S, F] after the final norm, row by row; the tokens' ``grid`` (gh, gw) is required."""
         assert grid is not None, "Swin needs the grid of its tokens"
         features: Tensor = self.norm(self.layers(tokens_BTD.reshape(tokens_BTD.shape[0], *grid, -1)))
         return features.flatten(1, 2)

@@ -19,7 +19,7 @@ from orca_ray.tasks.task import Task
 
 @dataclass(frozen=True)
 class Evidence:
-    """Input of the functions that compute artefacts; each subclass is one kind of input."""
+    """Record that the functions which compute artefacts take; each subclass is one kind of input."""
 
     task: Task
     """The task of the trial, resolved."""
@@ -27,7 +27,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Evaluated(Evidence):
-    """Results on the test split; predictions for several parts of a sample are averaged."""
+    """Record of results on the test split; predictions for several parts of a sample are averaged."""
 
     predictions: Array
     """[N, *output_shape]: logits, or values in the units of the targets."""
@@ -44,7 +44,7 @@ class Evaluated(Evidence):
 
 @dataclass(frozen=True)
 class Aligned(Evidence):
-    """Features of source samples, and of training samples before and after aligning."""
+    """Record of features of source samples, and of training samples before and after aligning."""
 
     source: Array
     """[m, D] features of source samples."""
@@ -59,11 +59,11 @@ class Aligned(Evidence):
 
 @dataclass(frozen=True, kw_only=True)
 class ArtefactKind:
-    """One kind of artefact; modules of `orca_ray.training.artefacts` declare one as ``ARTEFACT``."""
+    """Definition of a kind of artefact, declared as ``ARTEFACT`` by a module in `orca_ray.training.artefacts`."""
 
     name: str
     needs: type[Evidence]
-    """`Evaluated` or `Aligned`: the argument of ``compute``, which is called as soon as this exists."""
+    """Class of the argument of ``compute``, `Evaluated` or `Aligned`; called as soon as the argument exists."""
     applies: Callable[[Task], bool]
     """Returns whether a task, by its target, loss and domain, has artefacts of this kind."""
     compute: Callable[[Any], Iterable[tuple[str, Picture]]]
@@ -79,7 +79,7 @@ def all_artefacts() -> Mapping[str, ArtefactKind]:
 
 
 def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
-    """Return the artefacts of all kinds that ``evidence`` suits, and one sentence for each kind that failed."""
+    """Return the artefacts of all kinds that can be computed from ``evidence``, and a sentence for each failure."""
     found: list[Artefact] = []
     notes: list[str] = []
     for kind in all_artefacts().values():
@@ -93,7 +93,7 @@ def compute_artefacts(evidence: Evidence) -> tuple[list[Artefact], list[str]]:
 
 
 def failure(name: str, error: Exception) -> str:
-    """Return the note for the record of a trial that failed to compute the artefact ``name``."""
+    """Return a note, for the trial's record, that ``error`` prevented the artefact ``name``."""
     reason = f"{type(error).__name__}: {error}".split("\n")[0].replace("; ", ", ")[:200]
     return f"no artefact {name}: {reason}"
 
@@ -104,7 +104,7 @@ def evenly(num_samples: int, most: int) -> Array:
 
 
 def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
-    """Return ``values``, the first two axes (or the only one) reduced to lengths up to ``most``, by equal-sided blocks.
+    """Return ``values`` with the first two axes (or the only axis) shortened to at most ``most``, block by block.
 
     A block becomes its mean or, if ``combine`` is another ufunc than ``np.add``, its reduction by ``combine``.
     """

@@ -98,7 +98,7 @@ def _compute_contact_map(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
 
 
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
-    """Return the mean [D] and the first two principal components [2, D] of features; components of no variance are 0.
+    """Return the mean [D] and the first two principal components [2, D] of features; a component without variance is 0.
 
     The largest entry of each component is positive. The Gram matrix costs a tenth of a singular value decomposition.
     """
