@@ -46,8 +46,8 @@ def write_predictions(
 ) -> None:
     """Write a row for each sample to ``path``: ``id``, ``prediction`` and, unless numbers are predicted, probabilities.
 
-    ``id`` is the name of the sample's file or, if it has none, its number from 0. Fields are nested lists. The
-    probabilities of a class or label NAME are the column ``p_NAME``, those of masks ``probability``. ``progress`` is
+    ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested
+    lists. Column ``p_NAME`` has the probability of a class or label, ``probability`` those of a mask. ``progress`` is
     called with the number of rows so far. The file appears when it is complete. Raises UserError as `check_output`
     does, and for inputs that the model cannot take.
     """
@@ -82,7 +82,7 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
 
 
 def column_names(model: Predictor) -> list[str]:
-    """Return the column ``p_NAME`` of each class or label; equal names get the number of their column appended."""
+    """Return the column name of each class or label, e.g. ``p_cat``; equal names get a number, e.g. ``p_cat_3``."""
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
     found = [f"p_{name}" for name in names]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
@@ -213,8 +213,8 @@ def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, st
 
 
 FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
-"""Functions that write a network to a path. Each returns a function that runs the written network, or None and the
-reason why it cannot be run."""
+"""Functions that write a network to a path, by format. Each returns a function that runs the written network, and "";
+or None, and the reason why the network cannot be run."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:

@@ -36,7 +36,7 @@ _PASSING = re.compile(
     re.IGNORECASE,
 )
 _LASTING = re.compile(r"access_?denied|no_?such_?bucket|invalid_?access|signature|forbidden|\b40[134]\b", re.IGNORECASE)
-"""Answers that stay the same however often a request is repeated."""
+"""Matches error messages of servers that stay the same however often a request is repeated."""
 
 _ADVICE = {
     errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",

@@ -100,7 +100,7 @@ class Lease:
         return list(_drained(self._requests))
 
     def carried_out(self, retries: Iterable[Request]) -> None:
-        """Let the thread delete requests of kind ``retry`` whose trials have ended and whose records are stored."""
+        """Mark requests of kind ``retry`` as done; the thread then deletes their files from the store."""
         self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
@@ -199,7 +199,7 @@ def driver_lives(
     *,
     expiry_seconds: float = EXPIRY_SECONDS,
 ) -> bool:
-    """Return whether the driver that holds the lease lives, by the rule by which a `Lease` is taken over.
+    """Return whether the driver that ``state`` names as the holder of the lease is alive; False if it names none.
 
     If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """

@@ -124,7 +124,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if its file is damaged or missing (no run, or only by old versions)."""
+    """Return the live state of a sweep; None if the file is damaged, or missing because the sweep never ran."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def read(folder: Folder, sweep: str) -> LiveState | None:
 
 
 def read_all(folder: Folder) -> Iterator[LiveState]:
-    """Yield the live state of each sweep of a store; sweeps without one, or with a damaged one, are left out."""
+    """Yield the live states of all sweeps of a store; sweeps whose live state is missing or damaged are left out."""
     for name in folder.names(DIRECTORY):
         try:
             state = decode(folder.read(f"{DIRECTORY}/{name}"))
