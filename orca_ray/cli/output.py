@@ -46,14 +46,14 @@ def note(message: str) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one message to stderr, with very long lines cut, and return ``code``."""
+    """Print an error message to stderr, with very long lines cut, and return the exit code ``code``."""
     message = shorten("\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000)
     note(message if message.lower().startswith(("error", "interrupted", "usage")) else f"error: {message}")
     return code
 
 
 def reason(record: "Record") -> str:
-    """Return the last line of a record's error, which says why the trial failed."""
+    """Return why the trial of ``record`` failed: the last line of its error."""
     lines = (record.error or "").strip().splitlines()
     return lines[-1] if lines else "no message"
 
@@ -65,7 +65,7 @@ def emit_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with dataclasses as dicts, sets as lists, enums by value, NaN/inf as None, others as text."""
+    """Return ``value`` as JSON types: dataclasses as dicts, sets as lists, NaN and inf as None, enums by value."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 
@@ -151,10 +151,10 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Log handler that prints lines it is called with to stderr and, in its ``with`` block, INFO messages on data.
+    """Log handler for progress: prints INFO messages on data in its ``with`` block, and its argument when called.
 
     A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
-    same work is printed every ten seconds. With ``quiet``, nothing is printed.
+    same work is printed every ten seconds. All is printed to stderr; with ``quiet``, nothing.
     """
 
     def __init__(self, *, quiet: bool) -> None:

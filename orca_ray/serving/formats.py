@@ -44,7 +44,7 @@ class Formats:
         self._request, self._answer = self._request_type(), self._answer_type()
 
     def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        """Return the samples in a body as model inputs, float32 [n, *input_shape], and warnings; raises UserError."""
+        """Return the samples in ``body`` as float32 [n, *input_shape], and warnings; UserError for invalid samples."""
         warnings: list[str] = []
         data = self._from_json(body) if media == JSON else self._from_arrow(body)
         inputs = ModelInputs.of(data, self._model.task, self._model.preprocessing)
@@ -52,7 +52,7 @@ class Formats:
             return np.concatenate(list(inputs.chunks(lambda text: warnings.append(shorten(printable(text)))))), warnings
 
     def write(self, media: str, outputs: Array, warnings: list[str]) -> bytes:
-        """Return the answer's body; in Arrow, arrays are columns, and lists are JSON in the metadata of the schema."""
+        """Return the body of an answer with predictions, probabilities, label names and ``warnings``."""
         arrays = {"predictions": self._model.decide(outputs)}
         if self._model.decides:
             arrays["probabilities"] = self._model.probabilities(outputs)

@@ -14,7 +14,7 @@ def max_package_bytes() -> int:
 
 
 def memory_option(num_bytes: int) -> dict[str, Any]:
-    """Return the argument of `ray.init` that sets a node's memory; ``ray start --memory`` is for other processes."""
+    """Return the keyword argument of `ray.init` that sets the memory of the node that `ray.init` starts, in bytes."""
     return {"_memory": num_bytes}
 
 
@@ -34,7 +34,7 @@ def actor_of(trial: Any) -> Any:
 
 
 def forget_results(trial: Any) -> None:
-    """Free the results of an ended trial, which Tune keeps until the end of the run although nothing reads them."""
+    """Free the results of an ended trial; Tune would keep them until the end of the run, and nothing reads them."""
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}
     for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):

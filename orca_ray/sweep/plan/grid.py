@@ -21,7 +21,7 @@ Location = Sequence[str | int]
 
 
 class Level(NamedTuple):
-    """One level of a factor."""
+    """One level (setting) of a factor."""
 
     name: str
     """Name in the sweep file; the level of a hyper-parameter is named by its value."""
@@ -30,10 +30,10 @@ class Level(NamedTuple):
 
 
 class GridCell(NamedTuple):
-    """One combination of levels, for one (task, method)."""
+    """One combination of levels in a grid: one level per factor, for one (task, method)."""
 
     levels: Mapping[str, str]
-    """Name of the level by factor."""
+    """Name of the chosen level, by name of the factor."""
     hyperparameters: Mapping[str, Scalar]
     """All hyper-parameters of the cell's trials, as in the records."""
 
@@ -55,7 +55,7 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
 
 
 def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
-    """Return all hyper-parameters of each cell of the sweep's grid for one (task, method)."""
+    """Return, for each cell of the grid, all hyper-parameters of its trials for one (task, method)."""
     return [spec.hyperparameters(task, method, _values(combination)) for combination in _combinations(spec.file)]
 
 

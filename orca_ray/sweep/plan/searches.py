@@ -147,7 +147,7 @@ class SearchPlan:
 
     @property
     def most_at_once(self) -> float:
-        """Largest number of trials that can run at the same time; infinite without a limit."""
+        """Largest number of trials that may run at the same time; infinity if the sweep sets no limit."""
         if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
             return math.inf
         return max(self.spec.file.parallel or 1, self.num_confirm)
@@ -173,7 +173,7 @@ class SearchPlan:
 
 
 def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
-    """Return the refine epochs of a trial; 1 without the option, for a method that fits in closed form."""
+    """Return the number of refine epochs; 1 for a method without this option, which fits in closed form."""
     return int(hyperparameters.get("refine.epochs", 1))
 
 

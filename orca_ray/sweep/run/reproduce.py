@@ -45,11 +45,11 @@ class Comparison:
     differences: dict[str, tuple[Any, Any]]
     """Results that differ, by column: the value in the record and the value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
-    """As ``differences``, but of the columns in `ENVIRONMENT`."""
+    """Columns in `ENVIRONMENT` that differ: the value in the record and the value in the repetition."""
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
-        """The scores that are compared: on test, or on validation if test was not read."""
+        """Scores of the record and of the repetition: on test, or on validation if test was not read."""
         return _score(self.record), _score(self.again)
 
 
@@ -85,7 +85,7 @@ def reproduce(record: Record, store: ResultsStore, model: Path | None = None) ->
 
 
 def make_trial(record: Record) -> TrialSpec:
-    """Return the trial of a record. UserError if it cannot run here or would not be the same trial."""
+    """Return the trial of a record. UserError if the record has no score, or the trial cannot be the same here."""
     if _score(record) is None or record.status.failed:
         advice = "run its sweep again with --retry-failed"
         raise UserError(f"trial {record.trial_key} ended as {record.status}, so it has no score to reproduce: {advice}")
@@ -114,7 +114,7 @@ def make_trial(record: Record) -> TrialSpec:
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
+    """Run a trial in this process for as many epochs as the trial of ``record`` ran, and return the new record.
 
     If the trial completes and ``model`` is given, the trained model is written to that directory. Raises UserError if
     the trial fails because something is missing or wrong here.

@@ -20,7 +20,7 @@ class Suggestion(NamedTuple):
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Which answers were known when it was suggested; see `SuggestionRow.known`."""
+    """Answers that were known when the suggestion was made, in the format of `SuggestionRow.known`."""
 
 
 class TrialAnswer(NamedTuple):
@@ -196,11 +196,11 @@ class SuggestionSampler:
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether all answers that suggestion ``number`` must wait for are known."""
+        """Return whether the trial of suggestion ``number`` may start: all answers that it must wait for are there."""
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return suggestion ``number`` of the start-up: the first configuration (0), or random values."""
+        """Return the values of a suggestion of the start-up: the first configuration for 0, else random values."""
         if number == 0:
             return {name: self._first[name] for name in self._space}
         quantiles = {name: stable_seed(self._seed, name, number) / 2**32 for name in self._space}
@@ -236,7 +236,7 @@ class SuggestionSampler:
         return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion with the best validation score, on a tie the earliest; None if no trial completed."""
+        """Return the suggestion whose trial completed with the best validation score (on a tie, the first), or None."""
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()

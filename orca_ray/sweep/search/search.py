@@ -114,7 +114,7 @@ class Search:
         return trial
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return the suggestions since the last call that the sweep's journal does not have."""
+        """Return the suggestions made since the last call, to be added to the sweep's journal."""
         suggestions, self._suggestions = self._suggestions, []
         return suggestions
 

@@ -97,7 +97,7 @@ class ModelKeeper:
 
 
 def best_of(confirmed: Sequence[Record]) -> Record | None:
-    """Return the record of the best model, see `ModelKeeper`; None if no trial has a validation score."""
+    """Return the record of the best model (defined in `ModelKeeper`); None if no trial has a validation score."""
     scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(list)
     for each in confirmed:
         if each.validation_score is not None:
@@ -114,7 +114,7 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
 
 
 def board_of(confirmed: Sequence[Record]) -> list[Score]:
-    """Return the test scores of each method, the best method first."""
+    """Return the test scores of each method, sorted by their mean, lowest (best) first."""
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:
         if each.test_score is not None:
