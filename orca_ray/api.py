@@ -54,7 +54,7 @@ def usual_methods(task: Task) -> dict[str, str | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationSweep:
-    """The sweep of `adapt` over one task. Another `run` continues the sweep; with more minutes, its search goes on."""
+    """Adaptation to one task, as a sweep over methods. Another `run` continues the sweep, e.g. with more minutes."""
 
     task: Task
     minutes: float = 20.0
@@ -69,9 +69,9 @@ class AdaptationSweep:
     address: str | None = None
     """Ray cluster to join; None: the cluster that RAY_ADDRESS names, or a new one on this machine."""
     staging: str | None = None
-    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
-    cluster that is joined, ``staged`` in the results store if the store is a URI; else no folder, and nodes must
-    share the cache directory."""
+    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: the
+    folder ``staged`` of the results store, if trials run on an existing cluster and the store is a URI; else no
+    folder, and nodes must share the cache directory."""
     command: str = ""
     """Command line that runs the sweep, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
@@ -125,7 +125,7 @@ class AdaptationSweep:
     def save(self, out: str | Path) -> Record:
         """Write the best model to the folder ``out``, and delete the sweep's other models from the results store.
 
-        Returns the record of the best trial. Raises UserError as `best` does, and as `check_other` does for ``out``.
+        Returns the best trial's record. Raises UserError if no trial ended with a model, or ``out`` has other files.
         """
         best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
         check_other(folder)

@@ -46,12 +46,12 @@ GROUPS: Mapping[str, str] = {
 }
 """Entry-point group of each kind of object; error messages name the kinds by the same words."""
 _origins: dict[str, dict[str, str]] = {}
-"""Package and version that each object of a plug-in comes from, by kind and name."""
+"""Package that declares each object of a plug-in, with its version, by kind and name of the object."""
 
 
 @dataclass(frozen=True)
 class PlugIn:
-    """An entry point of another package."""
+    """Entry point by which another package adds objects to orca-ray."""
 
     kind: str
     name: str
@@ -74,7 +74,7 @@ class PlugIn:
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the objects that the entry point names; raises UserError as `load`, or if one is no ``kind``."""
+        """Return the objects that the entry point names; UserError if the import fails, or an object is no ``kind``."""
         loaded = self.load()
         found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
         for each in found:
@@ -195,7 +195,7 @@ def origin(kind: str, name: str) -> str:
 
 
 def came_from(plug_in: PlugIn) -> None:
-    """Register the package of ``plug_in`` for `origin`; the object must have the name of the entry point.
+    """Make `origin` return the package of ``plug_in`` for the object that has the entry point's name.
 
     Call this for plug-ins that are looked up without `with_plug_ins`, which registers the plug-ins that it finds.
     """

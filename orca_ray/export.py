@@ -44,7 +44,7 @@ def check_output(path: Path, model: Predictor) -> None:
 def write_predictions(
     model: Predictor, inputs: ModelInputs, path: Path, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Write a row for each sample to ``path``: ``id``, ``prediction`` and, unless numbers are predicted, probabilities.
+    """Write a row for each sample to ``path``: ``id``, ``prediction`` and, except for numbers, probabilities.
 
     ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested
     lists. Column ``p_NAME`` has the probability of a class or label, ``probability`` those of a mask. ``progress`` is
@@ -142,7 +142,7 @@ class _Whole(nn.Module):
         self._scaled = model.config.y_mean is not None and not model.decides
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs [B, *output_shape]; autocast, which the network's own forward uses, cannot be exported."""
+        """Return outputs [B, *output_shape], computed without autocast, which cannot be exported."""
         outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 
@@ -167,7 +167,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
 
 
 _Run = Callable[[Array], Array]
-"""Returns the outputs of an exported network for inputs."""
+"""Function that returns the outputs of an exported network for a batch of inputs."""
 
 
 def _onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
@@ -218,7 +218,7 @@ or None, and the reason why the network cannot be run."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:
-    """Return the description of inputs and outputs that a program needs to use the network, as JSON values."""
+    """Return a dict of JSON values that describes inputs and outputs, for programs that use the network."""
     task = model.task
     return {
         "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,

@@ -188,12 +188,12 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a log record of level INFO, and ignore others: another handler prints warnings and errors."""
+        """Print a log record of level INFO; ignore other levels: another handler prints warnings and errors."""
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Print a line, or update the progress bar that belongs to it."""
+        """Print ``line`` or, if it reports progress on a terminal, update its progress bar."""
         if self._quiet:
             return
         counted = _COUNT.fullmatch(line)
@@ -254,7 +254,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory; warnings also to stderr, but not of logger ``hidden``."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings, but not those of ``hidden``, to stderr."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)

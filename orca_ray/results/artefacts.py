@@ -178,7 +178,7 @@ FORMS: Mapping[str, type[Picture]] = {form.form: form for form in (Images, Lines
 
 @dataclass(frozen=True)
 class Artefact:
-    """An artefact of one trial, as its worker reports it."""
+    """An artefact in a worker's report of a trial; ``payload`` is JSON text."""
 
     kind: str
     name: str

@@ -92,7 +92,7 @@ class Lease:
                     self._folder.write(self._path, self._next(left=True))
 
     def publish(self, state: LiveState) -> None:
-        """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
+        """Set the live state to be stored next; the lease fills in holder, sequence number and time."""
         self._state = state
 
     def requests(self) -> list[Request]:

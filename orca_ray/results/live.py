@@ -59,7 +59,7 @@ class RunningTrial:
     epoch: int = 0
     epochs: int = 0
     score: float | None = None
-    """Last validation score; lower is better."""
+    """Last validation score, lower is better; None before the first."""
     best: float | None = None
 
 
@@ -94,7 +94,7 @@ class LiveState:
     paused: bool = False
     stopping: bool = False
     quarantined: tuple[str, ...] = ()
-    """Name of each node that gets no more trials, and the reason."""
+    """Lines "node: reason" for each node that gets no more trials."""
 
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text."""
@@ -113,7 +113,7 @@ def decode(content: Any) -> LiveState | None:
 
 
 def file_name(sweep: str) -> str:
-    """Return a file name for a sweep: its id without "/" and special characters, and a hash against collisions."""
+    """Return a unique file name for a sweep: its id without "/" and special characters, and a hash of the id."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", sweep)[:80].lstrip(".")
     return f"{readable}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
 
@@ -124,7 +124,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if the file is damaged, or missing because the sweep never ran."""
+    """Return the live state of a sweep; None if its file is damaged, or missing, e.g. as the sweep never ran."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:

@@ -50,7 +50,7 @@ def write(folder: Folder, sweep: str, request: Request) -> None:
 
 
 def take(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
-    """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
+    """Return the requests for a sweep, oldest first, and delete their files, except those of retries.
 
     Requests with a path in ``known`` are left out. Damaged files and unknown kinds are deleted and left out.
     """

@@ -151,7 +151,7 @@ class StoreSnapshot:
 
 
 def invalid_rows_text(number: int, where: str, name: str, value: str, allowed: str) -> str:
-    """Return the warning about records that are left out because of an invalid value."""
+    """Return a warning that ``number`` records of the file ``where`` are left out because of an invalid value."""
     return f"{number} record(s) of {where} left out: {name} {shorten(repr(value), 80)}; allowed are {allowed}"
 
 

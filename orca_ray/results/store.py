@@ -140,7 +140,7 @@ class ResultsStore:
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
     def scan(self) -> StoreSnapshot:
-        """Return a snapshot of the current records, which reads columns as needed; a leaderboard is built from it.
+        """Return a view of the current records, for leaderboards; it reads only the columns that are asked for.
 
         In contrast to the other methods, damaged files and invalid rows are left out with a warning.
         """
@@ -161,7 +161,7 @@ class ResultsStore:
         return StoreSnapshot([*parts, MemoryPart(merged)], warnings)
 
     def compact(self) -> int:
-        """Merge the small files of each table into large, sorted ones, and return how many were merged and deleted.
+        """Merge the small files of each table into large, sorted ones; return the number of files deleted.
 
         Only exact duplicates of rows are dropped. A crash at any point loses nothing, and other processes may read,
         append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
@@ -177,7 +177,7 @@ class ResultsStore:
         return removed
 
     def compact_recent(self) -> int:
-        """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
+        """Merge the newest files of each table that has more than `MAX_FILES`; return the number of files deleted.
 
         An older file is merged only if the newer ones have half as many rows, so that the time per row that a sweep
         spends on merging grows with the logarithm of its number of rows. Merging is as safe as in `compact`.

@@ -69,7 +69,7 @@ class Formats:
         return bytes(sink.getvalue())
 
     def description(self, *, token: bool) -> dict[str, Any]:
-        """Return the OpenAPI description of a server, with or without ``token``."""
+        """Return the OpenAPI description of the server; ``token`` says whether requests need a token."""
         kinds: list[tuple[Any, Any]] = [(self._request, "validation"), (self._answer, "validation")]
         references, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
         stream = {"schema": {"type": "string", "format": "binary"}}

@@ -24,7 +24,7 @@ class HeartbeatThread:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def follow(self, name: str) -> None:
-        """Write heartbeats under ``name`` from now on, the first at once."""
+        """Write heartbeats of the trial ``name`` from now on, the first at once."""
         self._name = name
         self._write()
 
@@ -68,7 +68,7 @@ class _Watch:
 
 
 class Deadlines:
-    """Watch over running trials: finds those that exceed the `TimeLimits`."""
+    """Watcher of running trials: finds those that exceed the `TimeLimits`."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class Background:
     def wait(
         self, interrupt: Callable[[], None], services: Mapping[str, tuple[str, int]], seconds: float = CHECK_SECONDS
     ) -> None:
-        """Run the function and wait for its end; its exception is raised here.
+        """Run the function and wait for its end; an exception of the function is raised here.
 
         The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
         KeyboardInterrupt. Every ``seconds`` seconds, host and port of all ``services`` must accept a connection:

@@ -155,7 +155,7 @@ class RayExecutor(Executor):
         return not controller.done
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
+        """Return the results of `Stager.first`; raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
         found: list[Staged] = []
         self._watched(lambda: found.extend(stager.first()), lambda: setattr(stager, "interrupted", True))
         if stager.interrupted:

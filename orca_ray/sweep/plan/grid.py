@@ -74,7 +74,7 @@ def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Loc
 
 
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
-    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or too many trials.
+    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or over `MAX_GRID_TRIALS` trials.
 
     ``position`` returns the file and line of a location, for the message.
     """

@@ -190,7 +190,7 @@ def sources_of(search: SearchPlan) -> set[str]:
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
-    """Raise UserError if a body of ``searches`` cannot be read; otherwise every trial would fail after the downloads.
+    """Raise UserError if a body of ``searches`` cannot be read.
 
     With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
     """

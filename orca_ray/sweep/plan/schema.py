@@ -106,7 +106,7 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Return a float rounded to four significant digits, so that equal trials have equal keys; others unchanged."""
+    """Return a float rounded to four significant digits, e.g. 0.001234; return any other value unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -256,7 +256,7 @@ class SweepFile(_Model):
     """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Sweep file that gives all values not set here: the name of a shipped sweep, or a path relative to this file."""
+    """Sweep file that gives all values not set here: name of a shipped sweep, or path relative to this file."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT

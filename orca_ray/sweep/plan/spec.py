@@ -58,7 +58,7 @@ class SweepSpec:
 
     @property
     def protocol(self) -> str:
-        """``held-out`` or ``paper``."""
+        """Split that selects epochs and hyper-parameters: ``held-out`` (validation) or ``paper`` (test)."""
         return self.overrides.protocol or self.file.protocol.value
 
     @property

@@ -59,7 +59,7 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the live state and return True; do nothing, and return False, within a second.
+        """Apply new requests, publish the live state and return True; within a second, only return False.
 
         Raises UserError if another driver has taken over the sweep.
         """

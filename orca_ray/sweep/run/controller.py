@@ -47,7 +47,7 @@ class SweepController:
         """Rebuild the state of the sweep from what ``store`` holds.
 
         Args:
-            searches: plans of the searches to run; those without a fingerprint are opened when `stager` returns it.
+            searches: plans of the searches to run; those without a fingerprint begin when `stager` returns it.
             store: results store that records are read from and written to.
             executor: name of the executor, for the records.
             trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
@@ -93,7 +93,7 @@ class SweepController:
 
     @property
     def quarantined(self) -> tuple[str, ...]:
-        """Name of each node that gets no more trials, and the reason."""
+        """Lines "node: reason" for each node that gets no more trials."""
         return tuple(f"{self.placement.node_name(node)}: {why}" for node, why in self.failures.quarantined.items())
 
     def next_trial(self) -> TrialSpec | None:
@@ -160,7 +160,7 @@ class SweepController:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Note the peak memory in a report, for later trials, and that the node ``node`` (an id) works, if it does."""
+        """Note the memory that a trial reports and, unless it failed, that the node with the id ``node`` works."""
         self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
@@ -224,7 +224,7 @@ class SweepController:
         return number
 
     def seconds_left(self) -> float | None:
-        """Return the estimated seconds until the sweep is done, with as many workers as now; None if none completed."""
+        """Return the estimated seconds until the sweep is done; None until a trial has completed in this run."""
         if not self._durations.known:
             return None
         num_workers = sum(item.placed for item in self.trials.values())

@@ -125,7 +125,7 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=passed_environment, repr=False)
 
     def apply(self) -> None:
-        """Set the variables in `environment` that this process does not have; values of the node itself are kept."""
+        """Set the environment variables in `environment` that this process does not have; keep those that it has."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
 

@@ -49,12 +49,12 @@ class Comparison:
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
-        """Scores of the record and of the repetition: on test, or on validation if test was not read."""
+        """Scores of record and repetition: on test or, if test was not read, on validation; None: no score."""
         return _score(self.record), _score(self.again)
 
 
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
-    """Return the current record of a trial; raises UserError unless ``key`` is the start of one key in one sweep."""
+    """Return the record of the trial whose key starts with ``key``; UserError unless one trial of one sweep fits."""
     found = {(record.sweep, record.trial_key): record for record in store.select({}, key_prefix=key)}
     return found[only_trial(found, key, sweep)]
 

@@ -21,8 +21,8 @@ class SweepSearches:
         """Rebuild the searches from what ``store`` holds.
 
         Args:
-            plans: the searches; those without a fingerprint are opened by :meth:`staged`.
-            store: results store that records are read from; trials of variants of the sweep are copied in it.
+            plans: the searches; those without a fingerprint begin when :meth:`staged` is called for their task.
+            store: results store that records are read from; trials of variants of the sweep are copied within it.
             retry: keys of failed trials that run again; "" for all. Lost trials always run again.
         """
         if not plans:

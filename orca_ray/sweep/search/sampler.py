@@ -34,7 +34,7 @@ class TrialAnswer(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Record, scores: Sequence[float]) -> "TrialAnswer":
-        """Return the answer in the record of a trial with the given validation scores per epoch."""
+        """Return the answer for a trial with this record and these validation scores, one per epoch."""
         value = None if record.status.failed else record.validation_score
         return cls(value, record.status is Status.STOPPED_EARLY, scores)
 
@@ -63,7 +63,7 @@ class Study:
     def suggest(
         self, suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
     ) -> dict[str, Scalar]:
-        """Return values for a new suggestion.
+        """Return the values of a new suggestion, by name of the hyper-parameter.
 
         Args:
             suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
@@ -192,11 +192,11 @@ class SuggestionSampler:
 
     @property
     def can_ask(self) -> bool:
-        """Whether :meth:`ask` may be called now."""
+        """Whether :meth:`ask` may be called now: suggestions are left, and the next one awaits no answer."""
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether the trial of suggestion ``number`` may start: all answers that it must wait for are there."""
+        """Return whether suggestion ``number`` may be made and its trial may start: no answer is awaited for it."""
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:

@@ -119,7 +119,7 @@ class Search:
         return suggestions
 
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return whether a running trial with the given validation scores per epoch must be stopped early now."""
+        """Return whether a running trial must stop early now; ``scores`` are its validation scores, one per epoch."""
         self._scores[trial.key] = scores
         rule = self.plan.spec.file.early_stopping
         return rule is not None and trial.phase == "search" and rule.stops(scores, trial.epochs, self._rivals(trial))

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name for people, e.g. ``pocket/digits orca search 0 3f9a1c``."""
+        """Name of the run in the tracker, e.g. ``pocket/digits orca search 0 3f9a1c``."""
         return f"{' '.join(self.tags.values())} {self.key[:6]}"
 
 
