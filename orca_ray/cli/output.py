@@ -65,7 +65,7 @@ def emit_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` as JSON types: dataclasses as dicts, sets as lists, NaN and inf as None, enums by value."""
+    """Return ``value`` as JSON types: dataclasses become dicts, sets lists, NaN and inf None, other objects text."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 
@@ -151,7 +151,7 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Log handler for progress: prints INFO messages on data in its ``with`` block, and its argument when called.
+    """Log handler that prints progress: each line that it is called with and, in its block, INFO messages on data.
 
     A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
     same work is printed every ten seconds. All is printed to stderr; with ``quiet``, nothing.

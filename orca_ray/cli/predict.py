@@ -134,7 +134,7 @@ def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any]
 def read_token(path: Path | None) -> str | None:
     """Return the token in the file ``path``; if that is None, the token in the environment, None if not set.
 
-    Raises UserError if the file is missing or the token is short, or not ASCII without spaces.
+    Raises UserError if the file is missing, or the token is short, has spaces or is not ASCII.
     """
     if path is not None and not path.is_file():
         raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")

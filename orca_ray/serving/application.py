@@ -46,7 +46,7 @@ class ServedModel:
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return a future with the outputs for samples [n, *input_shape] and the size of the batch that has them."""
+        """Return a future with the outputs for samples [n, *input_shape] and the number of samples in the batch."""
         self._jobs.put((x, future := Future[tuple[Array, int]]()))
         return future
 

@@ -34,7 +34,7 @@ _CELLS = {"number": _Number | None, "date": _Text | None, "category": _Text | in
 
 
 class Formats:
-    """Requests and answers as JSON (``rows`` by column name, ``samples`` as nested lists) or Arrow (columns, ``x``)."""
+    """Reader of requests, writer of answers: JSON (``rows`` by column name, ``samples``) or Arrow (columns, ``x``)."""
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
         """Allow ``most_samples`` in a request, or fewer if their arrays would be too large."""

@@ -53,7 +53,7 @@ class ModelKeeper:
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[Search]) -> None:
-        """Delete models that need not be kept, and complete other models' cards, of tasks whose trials have all ended."""
+        """Delete models that need not be kept, and complete the other cards, of tasks whose trials have all ended."""
         if self._keep is KeepModels.NONE:
             return
         by_task: dict[str, list[Search]] = defaultdict(list)
