@@ -29,17 +29,10 @@ class Level(NamedTuple):
     location: Location
 
 
-class GridCell(NamedTuple):
-    """One combination of levels in a grid: one level per factor, for one (task, method)."""
+def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
+    """Return the cells (combinations of levels) of the sweep's grid for one (task, method); empty without a grid.
 
-    levels: Mapping[str, str]
-    """Name of the chosen level, by name of the factor."""
-    hyperparameters: Mapping[str, Scalar]
-    """All hyper-parameters of the cell's trials, as in the records."""
-
-
-def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
-    """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
+    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters by name, as in the records.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
     hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its
@@ -50,7 +43,7 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     cells = []
     for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
         named = {**values, "align.source": source} if values.get("align.source") == "" else values
-        cells.append(GridCell({factor: level.name for factor, level in combination.items()}, named))
+        cells.append(({factor: level.name for factor, level in combination.items()}, named))
     return cells
 
 
