@@ -137,7 +137,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if its file is damaged, or missing, e.g. as the sweep never ran."""
+    """Return the live state of a sweep; None if the file is missing (the sweep never ran) or damaged."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:
@@ -160,7 +160,7 @@ class Request:
     """Request to the driver of a sweep, about the sweep or one of its trials.
 
     ``stop``: end as after Ctrl-C. ``pause``: start no more trials until ``resume``. ``cancel``: end ``trial``.
-    ``retry``: run failed trials again: ``trial``, or all if it is empty.
+    ``retry``: run the failed ``trial`` again or, if ``trial`` is empty, all failed trials.
     """
 
     kind: str
