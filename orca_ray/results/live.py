@@ -137,7 +137,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if the file is missing (the sweep never ran) or damaged."""
+    """Return the live state of a sweep; None if the file is damaged or missing (e.g. the sweep never ran)."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:
