@@ -1,7 +1,7 @@
 """Adapt a body to one task within a given time: the implementation of ``orca_ray.adapt`` and ``orca-sweep adapt``.
 
-Every method runs once with its best known configuration, the cheapest one first, so that there is a model early. Then
-the sweep is extended by the largest search, equal for all methods, that the rest of the time allows.
+Every method first runs once with its best known configuration, the cheapest method first, so that there is a model
+early. Then every method gets the same number of search trials: the largest one that the remaining time allows.
 """
 
 import logging
@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 SEARCHES = (32, 16, 8, 4, 2, 0)
-"""Numbers of search trials per method; the second round takes the largest that fits the time. 0: only more seeds."""
+"""Numbers of search trials per method; the second round takes the largest that fits the time. 0: no search."""
 SEEDS = (1, 2, 3)
 """Confirm seeds of the second round; the first round has only the first of these seeds."""
 MARGIN = 0.8
 """Share of the remaining time that the estimated duration of the second round may take."""
 BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
-"""Usual method without pretraining, by domain (for others ``cnn``), to show whether pretraining is worth its cost."""
+"""Method without pretraining that `adapt` compares, by domain; ``cnn`` in other domains."""
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return, for each method compared by default, why it cannot adapt to ``task`` on this machine; None if it can."""
+    """Return why each method compared by default cannot adapt to ``task`` here, by method name; None: it can."""
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
     names = ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
     return {name: get_method(name).problem(task) for name in names}
@@ -54,11 +54,11 @@ def usual_methods(task: Task) -> dict[str, str | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationSweep:
-    """The sweep of `adapt` over one task. Another `run` continues the sweep; with more minutes, its search goes on."""
+    """Adaptation to one task, as a sweep over methods. Another `run` continues the sweep, e.g. with more minutes."""
 
     task: Task
     minutes: float = 20.0
-    """Time for all trials together. Trials that run when it is over are interrupted; the next `run` resumes them."""
+    """Minutes for all trials together; trials that still run then are interrupted, and the next `run` resumes them."""
     methods: Sequence[str] = ()
     """Names of methods; empty: those of `usual_methods` that can adapt to the task on this machine."""
     body: str = ""
@@ -69,9 +69,9 @@ class AdaptationSweep:
     address: str | None = None
     """Ray cluster to join; None: the cluster that RAY_ADDRESS names, or a new one on this machine."""
     staging: str | None = None
-    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: on a
-    cluster that is joined, ``staged`` in the results store if the store is a URI; else no folder, and nodes must
-    share the cache directory."""
+    """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: the
+    folder ``staged`` of the results store, if trials run on an existing cluster and the store is a URI; else no
+    folder, and nodes must share the cache directory."""
     command: str = ""
     """Command line that runs the sweep, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
@@ -84,12 +84,12 @@ class AdaptationSweep:
         return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
 
     def left_out(self) -> list[str]:
-        """Return a line for each of `usual_methods` that cannot adapt to the task here; none if ``methods`` is set."""
+        """Return a sentence for each method of `usual_methods` that cannot adapt here; [] if ``methods`` is set."""
         problems = {} if self.methods else usual_methods(self.task)
         return [f"{name} is not compared: {why}" for name, why in problems.items() if why]
 
     def run(self) -> Summary:
-        """Run the first round and, if there is time, the second; return the summary of the last. Ctrl-C ends both."""
+        """Run the first round and, if there is time, the second; Ctrl-C ends both. Return the last round's summary."""
         deadline = time.monotonic() + 60 * self.minutes
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
@@ -123,9 +123,9 @@ class AdaptationSweep:
         return found
 
     def save(self, out: str | Path) -> Record:
-        """Write the best model to the folder ``out``, delete the sweep's models from the store except the best one.
+        """Write the best model to the folder ``out``, and delete the sweep's other models from the results store.
 
-        Returns the record of the best trial. Raises UserError as `best` does, and as `check_other` does for ``out``.
+        Returns the best trial's record. Raises UserError if no trial ended with a model, or ``out`` has other files.
         """
         best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
         check_other(folder)
@@ -197,7 +197,7 @@ def adapt(
 
 
 def as_task(data: Any, options: Mapping[str, Any]) -> Task:
-    """Return the task for ``data`` that `adapt` accepts; UserError for unusable data, or a task with ``options``."""
+    """Return the task for ``data`` (see `adapt`). UserError if data are unusable, or a task is given with options."""
     if isinstance(data, Task):
         if options:
             raise UserError(f"a task is complete: leave out {', '.join(options)}")

@@ -46,12 +46,12 @@ GROUPS: Mapping[str, str] = {
 }
 """Entry-point group of each kind of object; error messages name the kinds by the same words."""
 _origins: dict[str, dict[str, str]] = {}
-"""Package and version that each object of a plug-in comes from, by kind and name."""
+"""Package that declares each object of a plug-in, with its version, by kind and name of the object."""
 
 
 @dataclass(frozen=True)
 class PlugIn:
-    """An entry point of another package."""
+    """Entry point by which another package adds objects to orca-ray."""
 
     kind: str
     name: str
@@ -74,7 +74,7 @@ class PlugIn:
             raise self.error(f"cannot be imported ({type(error).__name__}: {error})") from error
 
     def objects(self, kind: type[_Declared]) -> tuple[_Declared, ...]:
-        """Return the objects that the entry point names; raises UserError as `load`, or if one is no ``kind``."""
+        """Return the objects that the entry point names; UserError if the import fails, or an object is no ``kind``."""
         loaded = self.load()
         found = tuple(loaded) if isinstance(loaded, tuple | list) else (loaded,)
         for each in found:
@@ -83,12 +83,12 @@ class PlugIn:
         return found
 
     def error(self, reason: str) -> UserError:
-        """Return the error that this plug-in cannot be used for a reason, such as ``cannot be imported``."""
+        """Return an error about this plug-in; ``reason`` says what is wrong with it, e.g. ``cannot be imported``."""
         return UserError(f"{self} {reason}: update or uninstall {self.package.partition(' ')[0]}")
 
 
 def module_names(package: ModuleType, *, only_packages: bool = False) -> list[str]:
-    """Return the dotted names of the modules in ``package``, or of its subpackages alone, without importing them."""
+    """Return the dotted names of the modules directly in ``package``; with ``only_packages``, of its subpackages."""
     found = pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     return [info.name for info in found if info.ispkg or not only_packages]
 
@@ -99,7 +99,7 @@ def modules(package: ModuleType, *, only_packages: bool = False) -> Iterator[Mod
 
 
 def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
-    """Return the tables of a TOML file of a package, such as declarations of tasks; arrays become tuples."""
+    """Return the tables of the TOML file ``file`` in a package, by table name; arrays become tuples."""
 
     def frozen(value: Any) -> Any:
         if isinstance(value, dict):
@@ -133,7 +133,7 @@ def declared(
 
 
 def plug_ins(kind: str) -> list[PlugIn]:
-    """Return the entry points of a kind in `GROUPS`, sorted, without importing their modules."""
+    """Return the entry points for a kind of object, e.g. ``"task"``, sorted by name; their modules are not imported."""
     entries = _entry_points().select(group=GROUPS[kind])
     found = [PlugIn(kind, each.name, f"{each.dist.name} {each.dist.version}", each) for each in entries if each.dist]
     return sorted(found, key=lambda each: (each.name, each.package))
@@ -185,17 +185,17 @@ def with_plug_ins(
 
 
 def ambiguous(kind: str, name: str, owners: Iterable[str]) -> str:
-    """Return the message for a name that several packages declare."""
+    """Return the error message for a ``name`` that all packages in ``owners`` declare."""
     return f"the {kind} {name!r} is declared by {' and by '.join(owners)}: rename one, or uninstall its package"
 
 
 def origin(kind: str, name: str) -> str:
-    """Return package and version that an object comes from, e.g. ``orca-ray-example 0.1.0``; "" for orca-ray itself."""
+    """Return the package that declares an object, e.g. ``orca-ray-example 0.1.0``; "" for orca-ray itself."""
     return _origins.get(kind, {}).get(name, "")
 
 
 def came_from(plug_in: PlugIn) -> None:
-    """Register the package of ``plug_in`` for `origin`; the object must have the name of the entry point.
+    """Make `origin` return the package of ``plug_in`` for the object that has the entry point's name.
 
     Call this for plug-ins that are looked up without `with_plug_ins`, which registers the plug-ins that it finds.
     """

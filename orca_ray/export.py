@@ -44,11 +44,12 @@ def check_predictions(path: Path, model: Predictor) -> None:
 def write_predictions(
     model: Predictor, inputs: ModelInputs, path: Path, progress: Callable[[int], None] = lambda done: None
 ) -> None:
-    """Write a row for each sample to ``path``: ``id``, ``prediction`` and, unless numbers are predicted, probabilities.
+    """Write a row for each sample to ``path``: ``id``, ``prediction`` and, except for numbers, probabilities.
 
-    ``id`` is the name of the sample's file or, if it has none, its number from 0. Fields are nested lists. Columns of
-    probabilities are called ``p_NAME`` by the class or label. ``progress`` is called with the number of rows so far.
-    The file appears when it is complete. Raises UserError as `check_predictions` does, and for inputs that do not fit.
+    ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested lists.
+    Column ``p_NAME`` has the probability of a class or label, ``probability`` those of a mask. ``progress`` is called
+    with the number of rows so far. The file appears when it is complete. Raises UserError for inputs that the model
+    cannot take, and if `check_predictions` does.
     """
     check_predictions(path, model)
     target = path.absolute()
@@ -81,7 +82,7 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
 
 
 def column_names(model: Predictor) -> list[str]:
-    """Return the column ``p_NAME`` of each class or label; equal names get the number of their column appended."""
+    """Return the column name of each class or label, e.g. ``p_cat``; equal names get a number, e.g. ``p_cat_3``."""
     names = model.label_names or tuple(map(str, range(model.task.target.size)))
     found = [f"p_{name}" for name in names]
     return [name if found.count(name) == 1 else f"{name}_{number}" for number, name in enumerate(found)]
@@ -141,7 +142,7 @@ class _Whole(nn.Module):
         self._scaled = model.config.y_mean is not None and not model.decides
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return outputs [B, *output_shape]; autocast, which the network's own forward uses, cannot be exported."""
+        """Return outputs [B, *output_shape], computed without autocast, which cannot be exported."""
         outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 
@@ -167,7 +168,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
 
 
 _Run = Callable[[Array], Array]
-"""Returns the outputs of an exported network for inputs."""
+"""Function that returns the outputs of an exported network for a batch of inputs."""
 
 
 def _onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
@@ -213,12 +214,12 @@ def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, st
 
 
 FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
-"""Functions that write a network to a path. Each returns a function that runs the written network, or None and the
-reason why it cannot be run."""
+"""Functions that write a network to a path, by format. Each returns a function that runs the written network, and "";
+or None, and the reason why the network cannot be run."""
 
 
 def metadata(model: Predictor) -> dict[str, object]:
-    """Return the description of inputs and outputs that a program needs to use the network, as JSON values."""
+    """Return a dict of JSON values that describes inputs and outputs, for programs that use the network."""
     task = model.task
     return {
         "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,

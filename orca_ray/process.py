@@ -14,7 +14,7 @@ OWN_GROUPS = Path("/proc/self/cgroup")
 
 
 def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
-    """Return the number of CPU cores that this process may use: the cores of its affinity, at most its CPU quota."""
+    """Return the number of CPU cores that this process may use by its CPU affinity and its cgroup's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     pairs = [_read(folder / "cpu.max") for folder in _folders(root, own, "")]  # quota and period
     pairs += [
@@ -26,7 +26,7 @@ def allowed_cpus(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int:
 
 
 def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
-    """Return the lowest memory limit, in bytes, of the cgroups that this process belongs to; None without a limit."""
+    """Return the memory limit of this process in bytes, the lowest one of its cgroups; None if there is no limit."""
     values = [_read(folder / "memory.max") for folder in _folders(root, own, "")]
     values += [_read(folder / "memory.limit_in_bytes") for folder in _folders(root, own, "memory")]
     limits = [int(value[0]) for value in values if value and value[0].isdecimal()]
@@ -77,7 +77,7 @@ def note_progress() -> None:
 
 @contextmanager
 def noting_progress(seconds: float = 5.0) -> Iterator[None]:
-    """Context manager that calls `note_progress` at intervals, for work that ends by itself, such as a download."""
+    """Context manager that calls `note_progress` every ``seconds`` s, for work that surely ends, e.g. a download."""
     ended = threading.Event()
 
     def run() -> None:

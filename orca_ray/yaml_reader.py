@@ -124,7 +124,7 @@ class PositionedYaml:
     def find(self, location: Sequence[str | int]) -> tuple[int, int]:
         """Follow the keys and list indices in ``location`` from the root of the document.
 
-        Return how many parts exist before the first missing one, and the line (from 1) of the last existing part.
+        Return the number of parts before the first missing one, and the line (from 1) of the last existing part.
         """
         node, line = self._root, 1
         for depth, part in enumerate(location):

@@ -41,9 +41,10 @@ class BoardOptions:
 
 
 def load_board(name: str, options: BoardOptions) -> "BoardReport":
-    """Return the board of the benchmark ``name`` or, for a sweep with a grid, the effects of the grid's factors.
+    """Return the leaderboard of the benchmark ``name`` or, if ``name`` is a sweep with a grid, its factors' effects.
 
-    A benchmark without stored records has an empty board if published results of it exist; else UserError is raised.
+    Without stored records, the board shows only published and imported scores; UserError if there are none, or if
+    ``options`` choose a sweep or budget.
     """
     from orca_ray.leaderboard import build
     from orca_ray.leaderboard.assembly import published_only

@@ -49,7 +49,7 @@ _arguments: ContextVar[Sequence[str]] = ContextVar("arguments", default=())
 
 
 def remember(arguments: Sequence[str]) -> None:
-    """Store the arguments of the running command line, which `typed` then returns."""
+    """Store the arguments of the running command line, for `typed`."""
     _arguments.set(tuple(arguments))
 
 
@@ -94,7 +94,7 @@ def _directory(given: str) -> Path:
 
 
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
-    """Return the names in an option that may be repeated, comma-separated, or both; None without the option.
+    """Return the names given with an option, e.g. for ``-t a,b -t c``: a, b and c; None if ``values`` is None.
 
     Raises UserError if the option is given without a name, e.g. by an unset shell variable, which must not mean "all".
     """
@@ -135,7 +135,7 @@ def existing_store(uri: str) -> "ResultsStore | None":
 def required_store(
     uri: str, advice: str = "run `orca-sweep benchmark NAME` first, or give --results URI"
 ) -> "ResultsStore":
-    """Return the store at ``uri``; raises the UserError of `no_results` if `existing_store` finds none."""
+    """Return the store at ``uri``; raises a UserError with ``advice`` if there is none."""
     store = existing_store(uri)
     if store is None:
         raise no_results(uri, advice)
@@ -148,7 +148,7 @@ def no_results(uri: str, advice: str) -> UserError:
 
 
 def is_path(source: str) -> bool:
-    """Return whether an argument NAME|SWEEP.yaml is the path of a sweep file, and not a name."""
+    """Return whether ``source`` is a path (it has "/" or ends with .yaml or .yml), not the name of a benchmark."""
     return "/" in source or source.endswith((".yaml", ".yml"))
 
 

@@ -46,14 +46,14 @@ def note(message: str) -> None:
 
 
 def fail(message: str, code: int) -> int:
-    """Print one message to stderr, with very long lines cut, and return ``code``."""
+    """Print an error message to stderr, with very long lines cut, and return the exit code ``code``."""
     message = shorten("\n".join(shorten(line, 2000) for line in message.split("\n")), 20_000)
     note(message if message.lower().startswith(("error", "interrupted", "usage")) else f"error: {message}")
     return code
 
 
 def reason(record: "Record") -> str:
-    """Return the last line of a record's error, which says why the trial failed."""
+    """Return why the trial of ``record`` failed: the last line of its error."""
     lines = (record.error or "").strip().splitlines()
     return lines[-1] if lines else "no message"
 
@@ -65,7 +65,7 @@ def emit_json(value: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Return ``value`` with dataclasses as dicts, sets as lists, enums by value, NaN/inf as None, others as text."""
+    """Return ``value`` as JSON types: dataclasses become dicts, sets lists, NaN and inf None, other objects text."""
     return json.loads(json.dumps(value, default=_plainer), parse_constant=lambda _: None)
 
 
@@ -151,10 +151,10 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Log handler that prints lines it is called with to stderr and, in its ``with`` block, INFO messages on data.
+    """Log handler that prints progress: each line that it is called with and, in its block, INFO messages on data.
 
     A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
-    same work is printed every ten seconds. With ``quiet``, nothing is printed.
+    same work is printed every ten seconds. All is printed to stderr; with ``quiet``, nothing.
     """
 
     def __init__(self, *, quiet: bool) -> None:
@@ -188,12 +188,12 @@ class DataProgress(logging.Handler):
             self._bars.stop()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a log record of level INFO, and ignore others: another handler prints warnings and errors."""
+        """Print a log record of level INFO; ignore other levels: another handler prints warnings and errors."""
         if record.levelno == logging.INFO:
             self(record.getMessage())
 
     def __call__(self, line: str) -> None:
-        """Print a line, or update the progress bar that belongs to it."""
+        """Print ``line`` or, if it reports progress on a terminal, update its progress bar."""
         if self._quiet:
             return
         counted = _COUNT.fullmatch(line)
@@ -254,7 +254,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory; warnings also to stderr, but not of logger ``hidden``."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings, but not those of ``hidden``, to stderr."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)

@@ -133,7 +133,10 @@ def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any]
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in a file or, without ``path``, in the environment (None: not set); UserError if it is weak."""
+    """Return the token in the file ``path``; if that is None, the token in the environment, None if not set.
+
+    Raises UserError if the file is missing, or the token is short, has spaces or is not ASCII.
+    """
     if path is not None and not path.is_file():
         raise UserError(f"--token-file {path}: there is no such file; write a token to it, e.g. openssl rand -hex 32")
     token = os.environ.get(TOKEN, "") if path is None else path.read_text(encoding="utf-8", errors="replace")
@@ -146,7 +149,7 @@ def read_token(path: Path | None) -> str | None:
 
 
 def listen(host: str, port: int, token: str | None) -> socket.socket:
-    """Return a listening socket; UserError for a taken port, or without a token if others can reach ``host``."""
+    """Return a listening socket; UserError for a taken port, or if other machines reach ``host`` and token is None."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         if token is None and not ipaddress.ip_address(address[0]).is_loopback:

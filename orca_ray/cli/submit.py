@@ -78,7 +78,7 @@ def _shown(argument: str) -> str:
 
 
 def tracked_files(directory: Path) -> list[Path]:
-    """Return existing files that git tracks, relative to ``directory``; raise UserError outside of a git checkout."""
+    """Return the paths of existing files that git tracks, relative to ``directory``; UserError outside a checkout."""
     command = ["git", "-C", str(directory), "ls-files", "-z"]
     try:
         done = subprocess.run(command, capture_output=True, check=True)
@@ -92,7 +92,7 @@ def tracked_files(directory: Path) -> list[Path]:
 
 
 def check_size(files: list[Path], limit: int) -> None:
-    """Print a warning if the files have more than `WARN_BYTES`; raise UserError from ``limit`` bytes on."""
+    """Print a warning if ``files`` have more than `WARN_BYTES` together; UserError from ``limit`` bytes on."""
     sizes = {file: file.stat().st_size for file in files}
     total = sum(sizes.values())
     largest = ", ".join(f"{file} ({size(sizes[file])})" for file in sorted(sizes, key=lambda f: -sizes[f])[:3])

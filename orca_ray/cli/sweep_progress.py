@@ -30,7 +30,7 @@ class RowState:
     done: int
     failed: int = 0
     best: float | None = None
-    """Lowest validation score so far."""
+    """Lowest validation score so far; None before the first."""
     running: dict[str, str] = field(default_factory=dict)
     """Stage and epoch of each running trial, by trial key; the trial with the latest report is last."""
 

@@ -55,7 +55,7 @@ class Quantised:
         return cls(array.shape, low, high, base64.b64encode(steps.tobytes()).decode())
 
     def decode(self) -> npt.NDArray[np.float64]:
-        """Return the rounded values."""
+        """Return the rounded values as float64, in the shape of the encoded array."""
         steps = np.frombuffer(base64.b64decode(self.data), np.uint8).reshape(self.shape)
         return np.asarray(self.low + (self.high - self.low) * steps / 255.0, dtype=np.float64)
 
@@ -157,7 +157,7 @@ class Matrix(Picture):
 
 @dataclass(frozen=True)
 class BarSeries:
-    """One value for each item of `Bars`; None where it is not defined."""
+    """Bars of one colour in `Bars`: one value for each item, or None if the value is not defined for the item."""
 
     title: str
     values: tuple[float | None, ...]
@@ -178,7 +178,7 @@ FORMS: Mapping[str, type[Picture]] = {form.form: form for form in (Images, Lines
 
 @dataclass(frozen=True)
 class Artefact:
-    """An artefact of one trial, as its worker reports it."""
+    """An artefact in a worker's report of a trial; ``payload`` is JSON text."""
 
     kind: str
     name: str
@@ -204,18 +204,18 @@ ArtefactRow.SCHEMA = schema_of(ArtefactRow)
 
 
 def within_limits(artefacts: list[Artefact]) -> list[Artefact]:
-    """Return the first of ``artefacts``, as many as fit into `MAX_TRIAL_BYTES` together."""
+    """Return as many of the first ``artefacts`` as fit into `MAX_TRIAL_BYTES` together."""
     sizes = np.cumsum([len(artefact.payload) for artefact in artefacts])
     return artefacts[: int(np.searchsorted(sizes, MAX_TRIAL_BYTES, side="right"))]
 
 
 def rounded(value: float) -> float | None:
-    """Return a number with 4 significant digits for a payload; None if it is not finite."""
+    """Return ``value`` rounded to 4 significant digits, for a payload; None if ``value`` is not finite."""
     return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 def parse_payload(payload: str) -> dict[str, Any]:
-    """Return the JSON object of a payload. Raises ValueError for another text, or an unknown ``form``."""
+    """Return a payload as a dict. Raises ValueError for text that is no JSON object, and for an unknown ``form``."""
     try:
         found = json.loads(payload)
     except RecursionError as error:

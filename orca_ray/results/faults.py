@@ -36,7 +36,7 @@ _PASSING = re.compile(
     re.IGNORECASE,
 )
 _LASTING = re.compile(r"access_?denied|no_?such_?bucket|invalid_?access|signature|forbidden|\b40[134]\b", re.IGNORECASE)
-"""Answers that stay the same however often a request is repeated."""
+"""Matches error messages of servers that stay the same however often a request is repeated."""
 
 _ADVICE = {
     errno.ENOSPC: "Free some disk space, then run the same command again: finished trials are stored.",
@@ -55,7 +55,7 @@ def may_pass(error: Exception) -> bool:
 
 
 def retried(action: Callable[[], _Result], where: str, patient: Callable[[], bool] = lambda: True) -> _Result:
-    """Return what ``action`` returns; try it up to `ATTEMPTS` times in `PATIENCE_SECONDS` while its errors `may_pass`.
+    """Return the result of ``action``; repeat it after errors that `may_pass`, at most `ATTEMPTS` times in all.
 
     Pauses grow exponentially and are random, so that many workers do not repeat their requests at the same time. If
     ``patient`` returns False after an error, there is no further attempt. The last error is raised.
@@ -75,7 +75,7 @@ def retried(action: Callable[[], _Result], where: str, patient: Callable[[], boo
 
 @contextlib.contextmanager
 def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
-    """Context manager: turn file system errors, except FileNotFoundError, into a UserError "cannot VERB WHERE: ...".
+    """Context manager: raise errors of the file system as UserError "cannot VERB WHERE", except FileNotFoundError.
 
     Texts in ``secrets`` are left out of the message. If the original error contains such a text, it is not chained
     either, because the log would print it.

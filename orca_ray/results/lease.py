@@ -91,7 +91,7 @@ class Lease:
                     self._folder.write(self._path, self._next(left=True))
 
     def publish(self, state: LiveState) -> None:
-        """Set the state that the next rewrite stores; holder, sequence and time are filled in."""
+        """Set the live state to be stored next; the lease fills in holder, sequence number and time."""
         self._state = state
 
     def requests(self) -> list[Request]:
@@ -99,7 +99,7 @@ class Lease:
         return list(_drained(self._requests))
 
     def carried_out(self, retries: Iterable[Request]) -> None:
-        """Let the thread delete requests of kind ``retry`` whose trials have ended and whose records are stored."""
+        """Mark requests of kind ``retry`` as done; the thread then deletes their files from the store."""
         self._carried_out.extend(request.path for request in retries)
 
     def check(self) -> None:
@@ -198,7 +198,7 @@ def driver_lives(
     *,
     expiry_seconds: float = EXPIRY_SECONDS,
 ) -> bool:
-    """Return whether the driver that holds the lease lives, by the rule by which a `Lease` is taken over.
+    """Return whether the driver that ``state`` names as the holder of the lease is alive; False if it names none.
 
     If the driver ran on another machine, this takes up to ``expiry_seconds``; ``emit`` is called if the wait is long.
     """

@@ -72,7 +72,7 @@ class RunningTrial:
     epoch: int = 0
     epochs: int = 0
     score: float | None = None
-    """Last validation score; lower is better."""
+    """Last validation score, lower is better; None before the first."""
     best: float | None = None
 
 
@@ -107,7 +107,7 @@ class LiveState:
     paused: bool = False
     stopping: bool = False
     quarantined: tuple[str, ...] = ()
-    """Name of each node that gets no more trials, and the reason."""
+    """Lines "node: reason" for each node that gets no more trials."""
 
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text."""
@@ -126,7 +126,7 @@ def decode(content: Any) -> LiveState | None:
 
 
 def file_name(sweep: str) -> str:
-    """Return a file name for a sweep: its id without "/" and special characters, and a hash against collisions."""
+    """Return a unique file name for a sweep: its id without "/" and special characters, and a hash of the id."""
     readable = re.sub(r"[^A-Za-z0-9_.-]+", "_", sweep)[:80].lstrip(".")
     return f"{readable}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
 
@@ -137,7 +137,7 @@ def path_of(sweep: str) -> str:
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
-    """Return the live state of a sweep; None if its file is damaged or missing (no run, or only by old versions)."""
+    """Return the live state of a sweep; None if the file is damaged or missing (e.g. the sweep never ran)."""
     try:
         return decode(folder.read(path_of(sweep)))
     except FileNotFoundError:
@@ -145,7 +145,7 @@ def read(folder: Folder, sweep: str) -> LiveState | None:
 
 
 def read_all(folder: Folder) -> Iterator[LiveState]:
-    """Yield the live state of each sweep of a store; sweeps without one, or with a damaged one, are left out."""
+    """Yield the live states of all sweeps of a store; sweeps whose live state is missing or damaged are left out."""
     for name in folder.names(DIRECTORY):
         try:
             state = decode(folder.read(f"{DIRECTORY}/{name}"))
@@ -160,7 +160,7 @@ class Request:
     """Request to the driver of a sweep, about the sweep or one of its trials.
 
     ``stop``: end as after Ctrl-C. ``pause``: start no more trials until ``resume``. ``cancel``: end ``trial``.
-    ``retry``: run failed trials again: ``trial``, or all if it is empty.
+    ``retry``: run the failed ``trial`` again or, if ``trial`` is empty, all failed trials.
     """
 
     kind: str
@@ -180,7 +180,7 @@ def write_request(folder: Folder, sweep: str, request: Request) -> None:
 
 
 def take_requests(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
-    """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
+    """Return the requests for a sweep, oldest first, and delete their files, except those of retries.
 
     Requests with a path in ``known`` are left out. Damaged files and unknown kinds are deleted and left out.
     """

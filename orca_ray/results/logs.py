@@ -27,7 +27,7 @@ LogRow.SCHEMA = schema_of(LogRow)
 
 
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
-    """Return ``text``; if it exceeds ``limit`` bytes, its last lines, after one that says how much is left out."""
+    """Return ``text`` or, if it exceeds ``limit`` bytes, its last lines below the line "[N bytes left out]"."""
     content = text.encode("utf-8", "replace")
     if len(content) <= limit:
         return text
@@ -50,7 +50,7 @@ class LogStream:
         self._waiting = last_bytes(self._waiting + text, MAX_BYTES // 2)
 
     def take(self, *, ended: bool = False) -> str:
-        """Return the text that was not taken before; "" if it has to wait until the attempt has ``ended``."""
+        """Return the text not taken yet; "" if it is too long to be stored before the attempt has ``ended``."""
         if not ended and self._taken + len(self._waiting) > MAX_BYTES // 2:
             return ""
         text, self._waiting = self._waiting, ""

@@ -20,7 +20,7 @@ _FORMAT = "orca-ray results"
 
 
 class Marker:
-    """The marker of the store in a folder. Methods raise UserError if the folder is no store, or a newer one."""
+    """The marker file of a store. Methods raise UserError if the folder is no store, or a store of a later version."""
 
     def __init__(self, folder: Folder, *, create: bool) -> None:
         """Check the marker; with ``create``, write one if the folder does not exist or is empty."""

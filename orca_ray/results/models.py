@@ -45,7 +45,7 @@ class StoredModels:
     def add(self, key: str, directory: Path) -> None:
         """Store the files in a local directory as the model of the trial ``key``, in place of an earlier one.
 
-        Raises UserError if it would leave less than 2 GiB on the disk of a local store.
+        Raises UserError if less than 2 GiB would then be free on the disk of a local store.
         """
         files = sorted(path for path in directory.iterdir() if path.is_file())
         if isinstance(self._folder, LocalFolder):

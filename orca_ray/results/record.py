@@ -40,7 +40,7 @@ class Status(StrEnum):
 
 
 def lower(score: float | None, other: float | None) -> float | None:
-    """Return the lower, i.e. better, of two scores; None and NaN count as missing."""
+    """Return the lower (better) of two scores; the other one if one is None or NaN, and None if both are."""
     return min((each for each in (score, other) if each is not None and each == each), default=None)
 
 
@@ -132,7 +132,7 @@ class Record(StoredRow):
     gpus: float | None = None
 
     LATER: ClassVar[Mapping[int, frozenset[str]]]
-    """Columns that later schema versions added (the fields with a default), by version; None in older records."""
+    """Columns that were added to the schema, by the schema version that added them; None in older records."""
     RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
@@ -159,7 +159,7 @@ class Record(StoredRow):
         return cls(**{**row, **times, "status": Status(row["status"])})
 
     def reproducible(self) -> dict[str, Any]:
-        """Return `to_row` without the columns in `RUN_COLUMNS`, to compare two runs of a trial."""
+        """Return the fields by column name without `RUN_COLUMNS`: equal for two deterministic runs of a trial."""
         return {name: value for name, value in self.to_row().items() if name not in self.RUN_COLUMNS}
 
 
@@ -171,7 +171,7 @@ Record.LATER = {2: _VERSION_2, **_LATER}
 
 @dataclass(frozen=True)
 class CurvePoint(StoredRow):
-    """One epoch of one trial: ``loss`` is the training loss, ``distance`` what aligning minimises; both may be NaN.
+    """One epoch of one trial, with the training loss and the distance that aligning minimises (both may be NaN).
 
     In the stage ``probe``, ``epoch`` is the number of align epochs before the probe, ``loss`` the error of the probe.
     """

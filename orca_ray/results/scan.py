@@ -27,9 +27,9 @@ MAX_WARNINGS = 20
 
 
 class StoreSnapshot:
-    """The records of a store that count: of the valid records of each (sweep, trial key), the current one.
+    """View of the current records of a store: one row per (sweep, trial key), as in `ResultsStore.records`.
 
-    `ResultsStore.records` says which row of a trial is the current one. A position is the number of a row in the store.
+    Rows with invalid values are left out. A position is the number of a row in the store.
     """
 
     def __init__(self, parts: Sequence[Part], warnings: Sequence[str] = ()) -> None:
@@ -58,7 +58,7 @@ class StoreSnapshot:
     def batches(
         self, columns: Sequence[str], wanted: Mapping[str, Collection[str]]
     ) -> Iterator[tuple[NDArray[np.int64], Any]]:
-        """Yield positions and an Arrow table of ``columns`` of the current rows with ``wanted`` values, in parts.
+        """Yield the current rows with ``wanted`` values in batches: row positions, and an Arrow table of ``columns``.
 
         ``wanted`` has the allowed values by column name. Text columns may be dictionary-encoded.
         """
@@ -72,7 +72,7 @@ class StoreSnapshot:
                 yield start + np.flatnonzero(keep), table.select(columns).filter(pa.array(keep))
 
     def take(self, positions: NDArray[np.int64], columns: Sequence[str]) -> Any:
-        """Return ``columns`` of the rows at sorted ``positions`` as an Arrow table."""
+        """Return an Arrow table of ``columns`` for the rows at ``positions``, which must be ascending."""
         found = []
         for start, part, group in self._groups({}):
             first, last = np.searchsorted(positions, [start, start + part.group_rows[group]])
@@ -83,7 +83,7 @@ class StoreSnapshot:
         return pa.concat_tables([empty, *found])
 
     def values(self, column: str) -> list[str]:
-        """Return the distinct values of a text column, sorted."""
+        """Return the distinct values of a text column in the current records, sorted."""
         found: set[str] = set()
         for _, table in self.batches([column], {}):
             codes, names = encoded(table[column])
@@ -151,12 +151,12 @@ class StoreSnapshot:
 
 
 def invalid_rows_text(number: int, where: str, name: str, value: str, allowed: str) -> str:
-    """Return the warning about records that are left out because of an invalid value."""
+    """Return a warning that ``number`` records of the file ``where`` are left out because of an invalid value."""
     return f"{number} record(s) of {where} left out: {name} {shorten(repr(value), 80)}; allowed are {allowed}"
 
 
 def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.bool_]:
-    """Return a mask of the rows of an Arrow table that have, in each column of ``wanted``, one of its values."""
+    """Return a mask [N] of the rows of an Arrow table whose values in all columns of ``wanted`` are allowed by it."""
     keep = np.ones(len(table), dtype=bool)
     for name, values in wanted.items():
         codes, found = encoded(table[name])
@@ -165,7 +165,7 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
 
 
 def encoded(column: Any) -> tuple[NDArray[np.int32], list[Any]]:
-    """Return a column as codes and the list of values that the codes index; a null has the value None."""
+    """Return a column as integer codes [N], and the distinct values that the codes index; a null has the value None."""
     array = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0)
@@ -179,9 +179,9 @@ _SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
 
 
 def hashed(column: Any) -> NDArray[np.uint64]:
-    """Return a hash of 128 bits of each text in a column, as an array [2, N]: two texts hardly ever have an equal hash.
+    """Return a 128-bit hash of each of the N texts in a column, as an array [2, N] of 64-bit halves.
 
-    A dictionary-encoded column with one text has an array [2, 1].
+    The array is [2, 1] if the column is dictionary-encoded and its dictionary has only one text.
     """
     array = column.combine_chunks()
     if isinstance(array, pa.ChunkedArray):

@@ -99,14 +99,14 @@ class ResultsStore:
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key; of several of one trial, the one that `records` returns."""
+        """Return the records of a sweep by trial key: one per trial, the same one that `records` returns."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
-        """Return the current records with ``wanted`` values in text columns, and a key that starts with ``key_prefix``.
+        """Return the records with ``wanted`` values whose trial key starts with ``key_prefix``, one per trial.
 
-        Most columns are read only for the selected records. As in `scan`, damaged files and rows are left out.
+        ``wanted`` has the allowed values by name of a text column. Damaged files and invalid rows are left out.
         """
         scan = self.scan()
         found = [np.empty(0, np.int64)]
@@ -117,21 +117,21 @@ class ResultsStore:
         return [Record.from_row(row) for row in rows.to_pylist()]
 
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the learning curves, sorted by sweep, trial, stage and epoch; of rows of one epoch, the last appended.
+        """Return the learning curves: one row per epoch, the last appended, sorted by sweep, trial, stage and epoch.
 
-        ``trial_key`` is one key or several. Of compacted files, only parts that may hold these trials are read.
+        None selects all. ``trial_key`` is one key or several. Columns are the fields of `CurvePoint`.
         """
         return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
     def artefacts(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the artefacts, sorted by sweep, trial, kind and name; of rows equal in these, the last appended.
+        """Return the artefacts: one row per sweep, trial, kind and name, the last appended, sorted by these columns.
 
-        ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
+        None selects all. ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
         """
         return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
     def journal(self, sweep: str) -> list[SuggestionRow]:
-        """Return the suggestions of a sweep by task, method and number; of rows of one number, the last appended."""
+        """Return the suggestions of a sweep, sorted by task, method and number; for each number the last appended."""
         rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
         return [SuggestionRow(**row) for row in rows]
 
@@ -140,7 +140,7 @@ class ResultsStore:
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
     def scan(self) -> StoreSnapshot:
-        """Return a snapshot of the current records, which reads columns as needed; a leaderboard is built from it.
+        """Return a view of the current records, for leaderboards; it reads only the columns that are asked for.
 
         In contrast to the other methods, damaged files and invalid rows are left out with a warning.
         """
@@ -161,7 +161,7 @@ class ResultsStore:
         return StoreSnapshot([*parts, MemoryPart(merged)], warnings)
 
     def compact(self) -> int:
-        """Merge the small files of each table into large, sorted ones, and return how many were merged and deleted.
+        """Merge the small files of each table into large, sorted ones; return the number of files deleted.
 
         Only exact duplicates of rows are dropped. A crash at any point loses nothing, and other processes may read,
         append or compact meanwhile: only files that were merged are deleted, after the merged files are written.
@@ -177,7 +177,7 @@ class ResultsStore:
         return removed
 
     def compact_recent(self) -> int:
-        """Merge the newest files of each table that has more than `MAX_FILES`; return how many were merged and deleted.
+        """Merge the newest files of each table that has more than `MAX_FILES`; return the number of files deleted.
 
         An older file is merged only if the newer ones have half as many rows, so that the time per row that a sweep
         spends on merging grows with the logarithm of its number of rows. Merging is as safe as in `compact`.

@@ -119,14 +119,14 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
 
 
 def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the imported scores of a store, and one sentence for each file with scores that cannot be used."""
+    """Return the imported scores of a store, and a sentence for each file that is left out because it is unusable."""
     stored, damaged = _stored(open_folder(uri))
     scores, repeated = merged((f"{DIRECTORY}/{name}", rows) for name, rows in stored)
     return scores, [f"imported scores left out: {text}" for text in (*damaged, *repeated)]
 
 
 def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of several files, and a sentence for each file that repeats scores of an earlier file.
+    """Return the scores of several files (name, scores), and a sentence for each file that repeats an earlier one.
 
     All scores of one method, task, metric, protocol and source are taken from one file, so that no seed counts twice.
     """

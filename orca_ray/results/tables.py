@@ -121,7 +121,7 @@ class Table:
     group_rows: int
     """Number of rows in a row group of a file, the unit that a reader skips or reads."""
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Columns that schema versions after the first added, by version."""
+    """Columns that were added to the schema, by the schema version that added them."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
 
     @property
@@ -145,7 +145,7 @@ LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14,
 
 
 def encode(table: Any, group_rows: int = 2**17) -> Any:
-    """Return an Arrow table as a buffer with the content of a Parquet file; checksums reveal damage when it is read.
+    """Return the content of a Parquet file with the rows of an Arrow table, as a buffer; pages have checksums.
 
     Row groups have ``group_rows`` rows, so that readers can skip groups without wanted rows (`ParquetPart`).
     Columns of nearly distinct values are not dictionary-encoded, because a reader would expand them.
@@ -167,7 +167,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
 
 
 def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, Any]]:
-    """Yield, for each column with invalid values: name, first invalid row, its value, what is allowed, and a mask."""
+    """Yield each column with invalid values: name, first invalid row, its value, allowed values, mask of such rows."""
     for name, wrong, allowed in kind.problems(table):
         if (row := pc.index(wrong, True).as_py()) >= 0:
             scalar = table[name][row]
@@ -185,13 +185,13 @@ def to_frame(table: Any) -> pd.DataFrame:
 
 
 def compacted(rows: Any, kind: Table) -> Any:
-    """Return the rows in the order of compacted files; of fully equal rows, only the last is kept."""
+    """Return the rows sorted by the columns ``kind.order``; of rows that are equal in all columns, only the last."""
     rows = rows.filter(pa.array(~to_frame(rows).duplicated(keep="last").to_numpy()))
     return rows.take(pc.sort_indices(rows, [(name, "ascending") for name in kind.order]))
 
 
 def current_records(table: Any) -> Any:
-    """Return one row per (sweep, trial key), by the rules of `ResultsStore.records`; of equal rows, the last one."""
+    """Return one row per (sweep, trial key), chosen by the rules in `ResultsStore.records`; on a tie, the last row."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
     frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
@@ -201,7 +201,7 @@ def current_records(table: Any) -> Any:
 
 
 def current(table: Any, kind: Table) -> Any:
-    """Return the last of the rows that are equal in the columns ``kind.order``, sorted by these columns."""
+    """Return the last row for each combination of values in the columns ``kind.order``, sorted by these columns."""
     columns = list(kind.order)
     frame = to_frame(table.select(columns))
     frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
@@ -250,7 +250,7 @@ class ParquetPart:
         self.group_rows = [group.num_rows for group in groups]
 
     def groups_with(self, wanted: Mapping[str, Collection[str]]) -> list[int]:
-        """Return numbers of row groups that may hold ``wanted`` values, by the extremes of each group's columns."""
+        """Return the numbers of the row groups that may hold ``wanted`` values, judged by their minima and maxima."""
         if not wanted:
             return list(range(len(self.group_rows)))
         condition = functools.reduce(operator.and_, (ds.field(name).isin(list(of)) for name, of in wanted.items()))

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 MAX_RECORDS = 50
 """Number of waiting records from which on all rows are written at once."""
 MAX_SECONDS = 2.0
-"""Longest time that rows wait, if `Writer.flush_due` is called often enough."""
+"""Seconds after a write at which `Writer.flush_due` writes again."""
 MAX_NEW_FILES = 40
 """Number of files that the store may gain before its newest ones are merged."""
 

@@ -34,7 +34,7 @@ _CELLS = {"number": _Number | None, "date": _Text | None, "category": _Text | in
 
 
 class Formats:
-    """Requests and answers as JSON (``rows`` by column name, ``samples`` as nested lists) or Arrow (columns, ``x``)."""
+    """Reader of requests, writer of answers: JSON (``rows`` by column name, ``samples``) or Arrow (columns, ``x``)."""
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
         """Allow ``most_samples`` in a request, or fewer if their arrays would be too large."""
@@ -44,7 +44,7 @@ class Formats:
         self._request, self._answer = self._request_type(), self._answer_type()
 
     def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        """Return the samples in a body as model inputs, float32 [n, *input_shape], and warnings; raises UserError."""
+        """Return the samples in ``body`` as float32 [n, *input_shape], and warnings; UserError for invalid samples."""
         warnings: list[str] = []
         data = self._from_json(body) if media == JSON else self._from_arrow(body)
         inputs = ModelInputs.of(data, self._model.task, self._model.preprocessing)
@@ -52,7 +52,7 @@ class Formats:
             return np.concatenate(list(inputs.chunks(lambda text: warnings.append(shorten(printable(text)))))), warnings
 
     def write(self, media: str, outputs: Array, warnings: list[str]) -> bytes:
-        """Return the answer's body; in Arrow, arrays are columns, and lists are JSON in the metadata of the schema."""
+        """Return the body of an answer with predictions, probabilities, label names and ``warnings``."""
         arrays = {"predictions": self._model.decide(outputs)}
         if self._model.decides:
             arrays["probabilities"] = self._model.probabilities(outputs)
@@ -69,7 +69,7 @@ class Formats:
         return bytes(sink.getvalue())
 
     def description(self, *, token: bool) -> dict[str, Any]:
-        """Return the OpenAPI description of a server, with or without ``token``."""
+        """Return the OpenAPI description of the server; ``token`` says whether requests need a token."""
         kinds: list[tuple[Any, Any]] = [(self._request, "validation"), (self._answer, "validation")]
         references, schemas = models_json_schema(kinds, ref_template="#/components/schemas/{model}")
         stream = {"schema": {"type": "string", "format": "binary"}}

@@ -4,6 +4,6 @@ import os
 
 
 def joined_address(given: str | None) -> str | None:
-    """Return the address of the Ray cluster to join, by default RAY_ADDRESS; None, also for "local": start one."""
+    """Return the Ray cluster to join: ``given`` or else RAY_ADDRESS; None if neither is set, or if it is "local"."""
     address = given or os.environ.get("RAY_ADDRESS")
     return None if address == "local" else address or None

@@ -33,8 +33,8 @@ class ExecutorOptions:
     time: TimeLimits = field(default_factory=TimeLimits)
     """Time limits of a trial. The inline executor has none."""
     gpus_per_trial: float | Literal["auto"] | None = None
-    """GPUs of each trial, for which trials then wait; ``auto``: by the measured memory of earlier trials; None: as the
-    sweep file says. Without a number, trials use GPUs only if some node has any."""
+    """Number of GPUs of each trial, for which trials wait. ``auto``: by the measured memory of earlier trials; None: as
+    the sweep file says; with ``auto`` and None, trials use a CPU if no node has a GPU."""
 
     @property
     def needs_gpus(self) -> bool:
@@ -63,7 +63,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
         return [this_node()]
 
     def announce(self, demand: Mapping[Resources, int]) -> None:
-        """Inform the cluster's autoscaler, if there is one, how many trials could run, by their resources."""
+        """Tell the cluster's autoscaler, if there is one, how many trials with which resources could run now."""
 
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
@@ -72,12 +72,12 @@ class Executor(AbstractContextManager["Executor"], ABC):
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return the results so far, as `Stager.first` does."""
+        """Wait until a task is staged or all have failed; return the tasks staged or failed so far (`Stager.first`)."""
         return stager.first()
 
     @abstractmethod
     def run(self, controller: SweepController, settings: WorkerSettings, options: ExecutorOptions) -> bool:
-        """Run trials until the controller is done, and return whether the user interrupted the run before that."""
+        """Run trials until all have ended; return True if Ctrl-C or a request to stop ended the run before that."""
 
     def close(self) -> None:
         """End all processes that this executor started."""

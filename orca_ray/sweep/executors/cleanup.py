@@ -26,7 +26,7 @@ def descendants() -> frozenset[psutil.Process]:
 
 
 def note_processes(started: Iterable[psutil.Process]) -> Path:
-    """Write the ids of this process and of those in ``started`` to a file; return its path. The caller deletes it."""
+    """Write the ids of this process and of ``started`` to a file; return the file's path. The caller deletes it."""
     driver = psutil.Process()
     note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
     note.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
 
 
 def reap_orphans() -> list[int]:
-    """Kill the recorded processes of drivers on this machine that were killed; return the ids of the killed processes.
+    """Kill the processes that dead drivers left on this machine (`note_processes`); return the ids of those killed.
 
     If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
     remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
@@ -83,7 +83,7 @@ def _living(pid: int, created: float) -> psutil.Process | None:
 
 @contextlib.contextmanager
 def scratch_directory() -> Iterator[Path]:
-    """Context manager that makes a temporary directory, whose name holds this process's id and time of creation."""
+    """Context manager: a temporary directory, whose name holds the id and the start time of this process."""
     process = psutil.Process()
     prefix = f"{_PREFIX}{process.pid}-{process.create_time():.2f}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as path:

@@ -24,7 +24,7 @@ class HeartbeatThread:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def follow(self, name: str) -> None:
-        """Write heartbeats under ``name`` from now on, the first at once."""
+        """Write heartbeats of the trial ``name`` from now on, the first at once."""
         self._name = name
         self._write()
 
@@ -41,7 +41,7 @@ class HeartbeatThread:
 
 
 def read_heartbeat(name: str) -> tuple[str, int]:
-    """Return node id and progress count of the last heartbeat under ``name``; ("", -1) if none can be read."""
+    """Return the node id and the progress count in the heartbeat of the trial ``name``; ("", -1) if unreadable."""
     with contextlib.suppress(Exception):
         node, _, count = (ray_private.key_value_store("get", name) or b"").decode().partition(" ")
         return node, int(count)
@@ -68,7 +68,7 @@ class _Watch:
 
 
 class Deadlines:
-    """Watch over running trials: finds those that exceed the `TimeLimits`."""
+    """Watcher of running trials: finds those that exceed the `TimeLimits`."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Deadlines:
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:
-        """Return the reason for each trial that has exceeded a limit, by name."""
+        """Return the trials that have exceeded a limit: a sentence about the limit, by name of the trial."""
         now, found = self._clock(), {}
         for name, watch in self._watches.items():
             if self._limits.trial is not None and watch.began is not None and now - watch.began > self._limits.trial:
@@ -140,7 +140,7 @@ def _lost(name: str, address: tuple[str, int]) -> ClusterLostError:
 
 
 def services() -> dict[str, tuple[str, int]]:
-    """Return host and port of the services that this process, which is connected to a cluster, depends on."""
+    """Return (host, port), by name, of the Ray services that this process needs; it must be connected to a cluster."""
     import ray
 
     context: Any = ray.get_runtime_context()
@@ -165,7 +165,7 @@ class Background:
     def wait(
         self, interrupt: Callable[[], None], services: Mapping[str, tuple[str, int]], seconds: float = CHECK_SECONDS
     ) -> None:
-        """Run the function and wait for its end; its exception is raised here.
+        """Run the function and wait for its end; an exception of the function is raised here.
 
         The first Ctrl-C calls ``interrupt``, which should make the function end; the second one raises
         KeyboardInterrupt. Every ``seconds`` seconds, host and port of all ``services`` must accept a connection:

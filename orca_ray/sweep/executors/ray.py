@@ -155,7 +155,7 @@ class RayExecutor(Executor):
         return not controller.done
 
     def first_staged(self, stager: Stager) -> list[Staged]:
-        """Wait as `Stager.first` does. Raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
+        """Return the results of `Stager.first`; raises ClusterLostError, or KeyboardInterrupt after Ctrl-C."""
         found: list[Staged] = []
         self._watched(lambda: found.extend(stager.first()), lambda: setattr(stager, "interrupted", True))
         if stager.interrupted:
@@ -202,7 +202,7 @@ def _gpu_request(plan: SearchPlan, given: float | Literal["auto"] | None) -> Gpu
 
 
 def check_answer(address: str) -> None:
-    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers there soon; Ray itself waits for minutes."""
+    """Raise OSError if ``address`` is HOST:PORT and no gRPC server answers in `ANSWER_SECONDS`."""
     import grpc  # a dependency of ray[default]
 
     target = address.removeprefix("ray://")
@@ -220,7 +220,7 @@ def check_answer(address: str) -> None:
 
 
 def trial_bundle(config: dict[str, Any]) -> Any:
-    """Return the resources of the trial in a Tune config, as a placement group of one bundle (all on one node).
+    """Return the placement group with the resources of the trial in a Tune config, all of them on one node.
 
     The config's ``avoid`` lists the ids of nodes on which the group must not be placed.
     """

@@ -7,19 +7,19 @@ from typing import Any, Literal
 
 
 def max_package_bytes() -> int:
-    """Return the largest size of a job's working directory, which Ray states only after an upload has failed."""
+    """Return the largest size in bytes of a job's working directory that Ray accepts."""
     from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
 
     return int(GCS_STORAGE_MAX_SIZE)
 
 
 def memory_option(num_bytes: int) -> dict[str, Any]:
-    """Return the argument of `ray.init` that sets a node's memory; ``ray start --memory`` is for other processes."""
+    """Return the keyword argument of `ray.init` that sets the memory of the node that `ray.init` starts, in bytes."""
     return {"_memory": num_bytes}
 
 
 def key_value_store(operation: Literal["get", "put", "del"], key: str, *value: bytes) -> Any:
-    """Use the cluster's key-value store, which outlives workers; Ray has no public one.
+    """Get, put or delete a value in the cluster's key-value store, which outlives workers.
 
     ``get`` returns the bytes under ``key``, None if there are none; ``put`` stores ``value``; ``del`` deletes it.
     """
@@ -29,12 +29,12 @@ def key_value_store(operation: Literal["get", "put", "del"], key: str, *value: b
 
 
 def actor_of(trial: Any) -> Any:
-    """Return the actor of a trial of Tune, None if it has none; Ray has no public way for callbacks to get it."""
+    """Return the actor that runs a trial of Tune; None if the trial has no actor."""
     return trial.temporary_state.ray_actor
 
 
 def forget_results(trial: Any) -> None:
-    """Free the results of an ended trial, which Tune keeps until the end of the run although nothing reads them."""
+    """Free the results of an ended trial; Tune would keep them until the end of the run, and nothing reads them."""
     metadata = trial.run_metadata
     metadata.last_result = {"done": True}
     for kept in (metadata.metric_analysis, metadata.metric_n_steps, trial.config, trial.evaluated_params):

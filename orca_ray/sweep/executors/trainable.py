@@ -40,13 +40,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         self._runner = TrialRunner(trial_from_json(config["trial"]), settings)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Free the previous trial and set up the one in ``new_config``; return True, since that always works."""
+        """Free the previous trial and set up the trial in ``new_config``; return True: the actor can be reused."""
         self._runner.close()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Return the report of a step of the runner, as JSON text so that Tune does not flatten it.
+        """Run one step of the trial's runner; return a dict with its report as JSON text, which Tune does not flatten.
 
         Raises RuntimeError after a CUDA error, and StagingError if this node cannot stage the trial's data.
         """

@@ -72,7 +72,7 @@ class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
         return self.error is not None or self.interrupted or self.controller.control.stopping
 
     def tick(self) -> None:
-        """Let the controller write what is due, and apply requests."""
+        """Call `SweepController.tick`: write rows that are due, and apply requests."""
         with self._own_errors():
             self.controller.tick()
 
@@ -172,7 +172,7 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         return alike[min(max(num_starting, 0), len(alike) - 1)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Store Ray's exception and what Tune wrote about it, from which the cause of the failure follows."""
+        """Store Ray's exception and Tune's text about a failed trial, from which `failure_of` finds the cause."""
         error, text = None, ""
         with contextlib.suppress(Exception):  # it may be of a class that only the worker has
             error = trial.get_pickled_error()
@@ -267,7 +267,7 @@ OOM killer, as one of several possible reasons."""
 
 
 def failure_of(error: Exception | None, text: str, node: str = "") -> Failure:
-    """Return the failure that ended a trial on ``node``; Ray's ``error`` is None if only its ``text`` is known."""
+    """Return the failure that ended a trial on ``node``, from Ray's exception (None: unknown) and Tune's ``text``."""
     text = text or str(error or "no message from Ray")
     return Failure(_cause(error, text), bounded(text.strip()), node)
 

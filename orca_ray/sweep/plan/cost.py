@@ -74,7 +74,7 @@ class TaskCost:
 
 
 def gpu_rate() -> Rate:
-    """Measure the training speed of this machine's GPU; without a GPU, return the speed of `ASSUMED_DEVICE`."""
+    """Measure and return the training speed of this machine's GPU; without one, return that of `ASSUMED_DEVICE`."""
     if not torch.cuda.is_available():
         return Rate(ASSUMED_DEVICE, ASSUMED_RATE, GPU_STEP_SECONDS)
     precision = choose_precision("auto", torch.device("cuda"), _USUAL_WIDTH)
@@ -84,14 +84,14 @@ def gpu_rate() -> Rate:
 
 
 def cpu_rate() -> Rate:
-    """Measure the training speed of the CPU cores that this process may use."""
+    """Measure and return the training speed of the CPU cores that this process may use."""
     peak = peak_flops(choose_precision("auto", torch.device("cpu"), _USUAL_WIDTH))
     assert peak is not None  # CPUs are always measured
     return Rate(f"this machine, {torch.get_num_threads()} threads", ASSUMED_UTILISATION * peak)
 
 
 def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = None) -> list[TaskCost]:
-    """Return the cost of each task in ``searches`` on the device ``gpu`` and, unless it is None, on ``cpu``."""
+    """Return the cost of each task in ``searches`` on the device ``gpu`` and, unless ``cpu`` is None, on ``cpu``."""
     by_task: dict[str, list[SearchPlan]] = {}
     for search in searches:
         by_task.setdefault(search.task, []).append(search)
@@ -99,7 +99,7 @@ def task_costs(searches: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None = Non
 
 
 def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
-    """Return the relative cost of one trial of each (task, method): its seconds on `ASSUMED_DEVICE`.
+    """Return the relative cost of one trial by (task, method): its estimated seconds on `ASSUMED_DEVICE`.
 
     Only ratios matter, because the real device differs. A body of unknown size is replaced by the paper's body of the
     same modality. A task is left out if its data are not prepared and it does not declare its number of samples.
@@ -173,7 +173,7 @@ def _by_cell(plan: SearchPlan) -> list[SearchPlan]:
 
 
 def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
-    """Return the seconds of all trials of one (task, method), one after another, on a device with speed ``rate``.
+    """Return the estimated seconds of all trials of ``plan``, one after another, on a device with speed ``rate``.
 
     None if the size of the network or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),

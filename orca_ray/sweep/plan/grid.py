@@ -21,7 +21,7 @@ Location = Sequence[str | int]
 
 
 class Level(NamedTuple):
-    """One level of a factor."""
+    """One level (setting) of a factor."""
 
     name: str
     """Name in the sweep file; the level of a hyper-parameter is named by its value."""
@@ -30,9 +30,9 @@ class Level(NamedTuple):
 
 
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
-    """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
+    """Return the cells (combinations of levels) of the sweep's grid for one (task, method); empty without a grid.
 
-    A cell is a combination of levels: the name of the level by factor, and all hyper-parameters as in the records.
+    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters by name, as in the records.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
     hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its
@@ -48,7 +48,7 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, 
 
 
 def cell_values(spec: SweepSpec, task: str, method: str) -> list[dict[str, Scalar]]:
-    """Return all hyper-parameters of each cell of the sweep's grid for one (task, method)."""
+    """Return, for each cell of the grid, all hyper-parameters of its trials for one (task, method)."""
     return [spec.hyperparameters(task, method, _values(combination)) for combination in _combinations(spec.file)]
 
 
@@ -67,7 +67,7 @@ def check_cells(spec: SweepSpec, task: str, method: str, position: Callable[[Loc
 
 
 def check_grid(spec: SweepSpec, position: Callable[[Location], str]) -> None:
-    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or too many trials.
+    """Raise UserError for an unknown factor, a hyper-parameter set by two factors, or over `MAX_GRID_TRIALS` trials.
 
     ``position`` returns the file and line of a location, for the message.
     """

@@ -123,9 +123,9 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
 
 
 def fingerprints(spec: SweepSpec) -> dict[str, str]:
-    """Return the data fingerprint (a hash of the prepared arrays) of each task of a sweep.
+    """Return the data fingerprint (hash of the prepared arrays) of each task of a sweep, by name of the task.
 
-    The fingerprint is the one that the task declares, else that of data prepared on this machine, else "".
+    It is the one that the task declares, else that of data prepared on this machine, else "".
     """
     known = {}
     for name in spec.tasks:
@@ -137,9 +137,9 @@ def fingerprints(spec: SweepSpec) -> dict[str, str]:
 
 
 def with_sources(searches: Sequence[SearchPlan], *, ask_hub: bool = False) -> list[SearchPlan]:
-    """Return ``searches`` with a name where ``align.source`` is empty, so that a trial's key says what it aligns to.
+    """Return ``searches`` with the name of the alignment source that trials use where ``align.source`` is empty.
 
-    The name is that in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
+    That source is the one in ``sources`` of the sweep file, else the `default_source` of the body's modality. With
     ``ask_hub``, the modality of an unlisted body is read from the model hub; otherwise it is taken to be the task's.
     """
     return [_with_source(each, ask_hub) if _sources(each) else each for each in searches]
@@ -169,7 +169,7 @@ def _sources(search: SearchPlan) -> set[str]:
 
 
 def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
-    """Check the bodies, and return ``searches`` with the names of their sources, as `with_sources` does.
+    """Check the bodies, and return ``searches`` with the names of their alignment sources (see `with_sources`).
 
     Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
     that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
@@ -185,12 +185,12 @@ def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> 
 
 
 def sources_of(search: SearchPlan) -> set[str]:
-    """Return the names of all alignment sources that trials of a search may read; the search comes from `resolve`."""
+    """Return the names of all alignment sources that trials of ``search``, a result of `resolve`, may read."""
     return {name or search.source for name in _sources(search)} - {""}
 
 
 def check_bodies(searches: Sequence[SearchPlan], *, local: bool = False) -> None:
-    """Raise UserError if a body of ``searches`` cannot be read; otherwise every trial would fail after the downloads.
+    """Raise UserError if a body of ``searches`` cannot be read.
 
     With ``local``, only bodies in local directories are checked, and nothing is requested from a model hub.
     """

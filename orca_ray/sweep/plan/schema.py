@@ -74,7 +74,7 @@ class Dimension(_Model):
         return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
 
     def bounds(self) -> tuple[float, float]:
-        """Return the lowest and highest value of a range; a ``choice`` has none, and fails an assertion."""
+        """Return the lowest and the highest value of a range; AssertionError for a ``choice``, which is no range."""
         bounds = self.log_uniform or self.uniform or self.integer
         assert bounds is not None, "a choice has no bounds"
         return bounds
@@ -106,7 +106,7 @@ class Dimension(_Model):
 
 
 def tidy(value: Scalar) -> Scalar:
-    """Round a float to four significant digits, so that trial keys, which hash it, are equal on every machine."""
+    """Return a float rounded to four significant digits, e.g. 0.001234; return any other value unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
@@ -201,7 +201,7 @@ class SuccessiveHalving(_Model):
     """Epoch of the first rung; each further rung is at ``eta`` times the epoch of the one before it."""
 
     def rungs(self, epochs: int) -> list[int]:
-        """Return the epochs of the rungs below ``epochs``, ascending."""
+        """Return the epochs of all rungs before the last of ``epochs`` epochs, ascending, e.g. [2, 4, 8] for 10."""
         rungs, epoch = [], float(self.min_epochs)
         while math.ceil(epoch) < epochs:
             rungs.append(math.ceil(epoch))
@@ -256,7 +256,7 @@ class SweepFile(_Model):
     """The content of a sweep file; the fields are its top-level keys."""
 
     extends: str | None = None
-    """Sweep file that gives all values not set here: the name of a shipped sweep, or a path relative to this file."""
+    """Sweep file that gives all values not set here: name of a shipped sweep, or path relative to this file."""
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     benchmark: Text
     protocol: Protocol = Protocol.HELD_OUT

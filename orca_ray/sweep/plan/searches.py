@@ -132,7 +132,7 @@ class SearchPlan:
 
     @cached_property
     def configurations(self) -> tuple[Mapping[str, Scalar], ...]:
-        """Hyper-parameters that are known before any trial has run: those of the cells, or the first configuration."""
+        """Hyper-parameters of each cell of the grid; without a grid, those of the first configuration alone."""
         return _distinct(map(self._named, self.cells or (self.first,)))
 
     @property
@@ -147,14 +147,14 @@ class SearchPlan:
 
     @property
     def most_at_once(self) -> float:
-        """Largest number of trials that can run at the same time; infinite without a limit."""
+        """Largest number of trials that may run at the same time; infinity if the sweep sets no limit."""
         if not self.num_search or (self.spec.file.parallel is None and not self.spec.deterministic):
             return math.inf
         return max(self.spec.file.parallel or 1, self.num_confirm)
 
     @cached_property
     def usual_trial(self) -> TrialSpec:
-        """A trial of the first configuration; most trials have the resources of this trial."""
+        """A trial of the first configuration, with the resources that most trials have."""
         return self.trial({}, 0, "search")
 
     def trial(self, values: Mapping[str, Scalar], seed: int, phase: Phase) -> TrialSpec:
@@ -173,7 +173,7 @@ class SearchPlan:
 
 
 def num_epochs(hyperparameters: Mapping[str, Scalar]) -> int:
-    """Return the refine epochs of a trial; 1 without the option, for a method that fits in closed form."""
+    """Return the number of refine epochs; 1 for a method without this option, which fits in closed form."""
     return int(hyperparameters.get("refine.epochs", 1))
 
 
@@ -209,7 +209,7 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
 
 
 def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
-    """Return the reason why no node has the resources of a trial, as a sentence for the user; None if a node has."""
+    """Return a sentence that says why no node has the resources of a trial; None if some node has them."""
     wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
     for node in nodes:
         if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:

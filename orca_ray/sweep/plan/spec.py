@@ -58,7 +58,7 @@ class SweepSpec:
 
     @property
     def protocol(self) -> str:
-        """``held-out`` or ``paper``."""
+        """Split that selects epochs and hyper-parameters: ``held-out`` (validation) or ``paper`` (test)."""
         return self.overrides.protocol or self.file.protocol.value
 
     @property
@@ -75,7 +75,7 @@ class SweepSpec:
         return self._sweep_id("" if self.overrides.trials is None else f"-trials{self.overrides.trials}")
 
     def is_variant(self, sweep_id: str) -> bool:
-        """Return whether ``sweep_id`` is another sweep that differs from this one in the number of trials only."""
+        """Return whether ``sweep_id`` is the id of this sweep with another number of search trials (``--trials``)."""
         match = re.search(r"-trials\d+", sweep_id.removeprefix(f"{self.file.name}/{self.budget_name}"))
         return sweep_id != self.sweep_id and sweep_id == self._sweep_id(match.group() if match else "")
 
@@ -123,7 +123,7 @@ class SweepSpec:
         return [layer.search_trials for layer in self.layers(task, method) if layer.search_trials is not None][-1]
 
     def settings(self, task: str, method: str) -> dict[str, Scalar]:
-        """Return the hyper-parameters set for one (task, method); a later block of `layers` overrides earlier ones."""
+        """Return the hyper-parameters that `layers` set for one (task, method); later layers override earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.settings.items()}
 
     def hyperparameters(self, task: str, method: str, values: Mapping[str, Scalar] | None = None) -> dict[str, Scalar]:
@@ -132,7 +132,7 @@ class SweepSpec:
         return relevant(resolved, method, self.space(task, method))
 
     def space(self, task: str, method: str) -> dict[str, Dimension]:
-        """Return the search space of one (task, method); a later block of `layers` overrides earlier ones."""
+        """Return the search space of one (task, method) by hyper-parameter; later `layers` override earlier ones."""
         return {name: value for layer in self.layers(task, method) for name, value in layer.space.items()}
 
     def resources(self, task: str, method: str) -> ResourceRequest:
@@ -219,7 +219,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
 
 
 def reference_row(task: str) -> Mapping[str, str] | None:
-    """Return a task's row of ``reference_hyperparameters.csv``, column names and text unchanged; None without a row."""
+    """Return the row of a task in ``reference_hyperparameters.csv`` as texts by column name; None if it has none."""
     return _rows().get(task.replace("pdebench_generated/", "pdebench/"))
 
 

@@ -59,7 +59,7 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the state and return True; return False if the last time was under a second ago.
+        """Apply new requests, publish the live state and return True; within a second, only return False.
 
         Raises UserError if another driver has taken over the sweep.
         """
@@ -82,13 +82,13 @@ class Control:
         return True
 
     def forget_retries(self) -> None:
-        """Delete the requests in `retries`, whose trials have ended, from the store."""
+        """Delete the requests in `retries` from the store; call it when their trials have ended."""
         if self._lease is not None:
             self._lease.carried_out(self.retries)
         self.retries.clear()
 
     def trial_ended(self) -> None:
-        """Count an ended trial for the trials per minute of the live state."""
+        """Count one ended trial; the live state shows the number of trials per minute."""
         self._ended.append(time.monotonic())
 
     def _say(self, text: str) -> None:

@@ -47,7 +47,7 @@ class SweepController:
         """Rebuild the state of the sweep from what ``store`` holds.
 
         Args:
-            searches: plans of the searches to run; those without a fingerprint are opened when `stager` returns it.
+            searches: plans of the searches to run; those without a fingerprint begin when `stager` returns it.
             store: results store that records are read from and written to.
             executor: name of the executor, for the records.
             trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
@@ -93,7 +93,7 @@ class SweepController:
 
     @property
     def quarantined(self) -> tuple[str, ...]:
-        """Name of each node that gets no more trials, and the reason."""
+        """Lines "node: reason" for each node that gets no more trials."""
         return tuple(f"{self.placement.node_name(node)}: {why}" for node, why in self.failures.quarantined.items())
 
     def next_trial(self) -> TrialSpec | None:
@@ -141,9 +141,9 @@ class SweepController:
         self._emit(events.TrialStarted(key, trial.task, trial.method, trial.phase, trial.seed, trial.hyperparameters))
 
     def report(self, key: str, progress: Sequence[EpochProgress], *, log: str = "", node: str = "") -> bool:
-        """Add the epochs in ``progress`` to the curve of a running trial, and return whether it must be stopped early.
+        """Add epochs to the curve of a running trial; return True if it must stop early or a user has cancelled it.
 
-        Epochs that are already known are skipped. ``log`` is what the worker logged since its last report, ``node`` the
+        Epochs reported before are skipped. ``log`` is what the worker logged since its last report, ``node`` the
         host name of the worker's machine.
         """
         self.tick()
@@ -160,7 +160,7 @@ class SweepController:
         return key in self.control.cancelled
 
     def observe(self, key: str, report: TrialReport, node: str = "") -> None:
-        """Learn from a report how much memory the trial needs, and that the node with the id ``node`` works."""
+        """Note the memory that a trial reports and, unless it failed, that the node with the id ``node`` works."""
         self.placement.learn(self.trials[key].trial, report)
         if not (report.status and report.status.failed):
             self.failures.works(node, ended=report.done)
@@ -224,14 +224,14 @@ class SweepController:
         return number
 
     def seconds_left(self) -> float | None:
-        """Estimate the seconds until the sweep is done, with as many workers as now; None before a trial completes."""
+        """Return the estimated seconds until the sweep is done; None until a trial has completed in this run."""
         if not self._durations.known:
             return None
         num_workers = sum(item.placed for item in self.trials.values())
         return sum(map(self._durations.of_remaining, self.searches)) / max(1, num_workers)
 
     def demand(self) -> Counter[Resources]:
-        """Return how many trials could run at the same time if there were room for all, by their resources."""
+        """Return how many trials could run at the same time if there were room for all, by resources of a trial."""
         found: Counter[Resources] = Counter()
         for search in self.searches if not (self.control.paused or self.control.stopping) else ():
             found[self._usual_resources(search)] += int(min(search.num_remaining, search.plan.most_at_once))

@@ -21,7 +21,7 @@ class SweepStarted(NamedTuple):
 
 
 class TaskStaged(NamedTuple):
-    """Event: the data of a task are on a node, and its trials can start; ``rows`` count trials of earlier runs."""
+    """Event: the data of a task are on a node, and its trials can start; ``rows`` include trials of earlier runs."""
 
     rows: tuple[Row, ...]
 

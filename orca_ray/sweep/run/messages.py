@@ -33,7 +33,7 @@ def trial_to_json(trial: TrialSpec) -> str:
 
 
 def trial_from_json(text: str) -> TrialSpec:
-    """Return the trial in a text that `trial_to_json` returned."""
+    """Return the trial that `trial_to_json` converted to ``text``."""
     return _trial_adapter.validate_json(text)
 
 
@@ -83,7 +83,7 @@ class TrialReport:
         return self.status is not None
 
     def stopped_early(self) -> "TrialReport":
-        """Return this report with the status of a trial that the driver stops early."""
+        """Return a copy of this report with the status ``stopped_early``."""
         return replace(self, status=Status.STOPPED_EARLY, error=None)
 
 
@@ -98,7 +98,7 @@ _PREFIXES = ("AWS_", "ORCA_RAY_")
 
 
 def passed_environment() -> dict[str, str]:
-    """Return the variables of this process that workers get: hub, proxies, package index, ``AWS_*``, ``ORCA_RAY_*``."""
+    """Return the environment variables that workers get: hub, proxies, package index, ``AWS_*``, ``ORCA_RAY_*``."""
     found = {name: value for name, value in os.environ.items() if name in _NAMES or name.startswith(_PREFIXES)}
     if found.get(data_cache.HOME_VARIABLE):
         found[data_cache.HOME_VARIABLE] = str(data_cache.home())  # absolute
@@ -125,7 +125,7 @@ class WorkerSettings:
     environment: Mapping[str, str] = field(default_factory=passed_environment, repr=False)
 
     def apply(self) -> None:
-        """Set the variables in `environment` that this process does not have; values of the node itself are kept."""
+        """Set the environment variables in `environment` that this process does not have; keep those that it has."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
 

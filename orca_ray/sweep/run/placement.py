@@ -24,7 +24,7 @@ Workload = tuple[Scalar | None, ...]
 
 
 def workload(trial: TrialSpec | Record, hyperparameters: Mapping[str, Scalar]) -> Workload:
-    """Return the workload of a trial or of a record."""
+    """Return the properties of a trial, or of a record's trial, that determine its peak GPU memory."""
     values = hyperparameters.get
     return (trial.task, trial.method, trial.body, values("refine.batch_size"), values("refine.precision"))
 
@@ -92,9 +92,9 @@ class Placement:
         return sum(node.slots(wanted) for node in self.nodes)
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
-        """Return the ids of the nodes in quarantine and, if other nodes suffice, of the nodes where the trial failed.
+        """Return the ids of nodes that a trial should avoid: those in quarantine, and those where the trial failed.
 
-        The list is empty if no other node has the resources ``wanted``.
+        If no other node has the resources ``wanted``, the latter are left out, then the former, too.
         """
         nodes, alive = self.nodes, {node.id for node in self._nodes}
         for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
@@ -127,8 +127,9 @@ class Placement:
     ) -> bool:
         """Return whether a trial with the resources ``wanted`` may be handed out now.
 
-        ``in_flight`` is the number of trials handed out, by their resources: trials with other resources don't count,
-        since Ray places all it can. ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`.
+        ``in_flight`` is the number of trials that executors have, by resources; only those with equal resources count.
+        ``overdue`` are the resources for which a trial has waited for `PATIENCE_SECONDS`; they come first if a node
+        has them.
         """
         if self._list_nodes is None:
             return True
@@ -151,7 +152,7 @@ class Placement:
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Learn from the report of a trial on one GPU: peak memory, size of the smallest GPU, and too small a share."""
+        """Note what a trial on one GPU reports: its peak memory, the GPU's size, and if its share was too small."""
         if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial, trial.hyperparameters)
@@ -164,7 +165,7 @@ class Placement:
             self._learn_peak(kind, report.outcome.peak_memory_mib)
 
     def learn_record(self, record: Record) -> None:
-        """Learn the peak GPU memory of a trial that ran earlier on one GPU or a part of it, and did not fail."""
+        """Note the peak GPU memory in the record of a trial that ran on at most one GPU and did not fail."""
         if record.gpus and record.gpus <= 1 and record.peak_memory_mib and not record.status.failed:
             self._learn_peak(workload(record, json.loads(record.hyperparameters)), record.peak_memory_mib)
 

@@ -58,11 +58,11 @@ class TrialState:
         return [point.validation_score for point in self.curve if point.validation_score is not None]
 
     def knows(self, point: EpochProgress) -> bool:
-        """Return whether an epoch was reported before: a trial that resumes reports its earlier epochs again."""
+        """Return whether the epoch ``point`` was reported before, e.g. by the attempt that this one resumes."""
         return any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in self.curve)
 
     def live(self) -> RunningTrial:
-        """Return what the live state of the sweep says about this trial."""
+        """Return the entry for this trial in the sweep's live state."""
         trial, last = self.trial, self.curve[-1] if self.curve else None
         scores = [score for score in self.scores if math.isfinite(score)]
         return RunningTrial(
@@ -112,7 +112,7 @@ class Recorder:
         item.log = LogStream()
 
     def logs(self, items: Iterable[TrialState]) -> None:
-        """Store what running trials have logged, every `LOG_SECONDS`."""
+        """Store what running trials have logged, at most every `LOG_SECONDS`."""
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
             self._logged_at = time.monotonic()
             self._writer.add(logs=self._log_rows(items))

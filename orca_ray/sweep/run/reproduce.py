@@ -45,16 +45,16 @@ class Comparison:
     differences: dict[str, tuple[Any, Any]]
     """Results that differ, by column: the value in the record and the value in the repetition."""
     environment: dict[str, tuple[Any, Any]]
-    """As ``differences``, but of the columns in `ENVIRONMENT`."""
+    """Columns in `ENVIRONMENT` that differ: the value in the record and the value in the repetition."""
 
     @property
     def scores(self) -> tuple[float | None, float | None]:
-        """The scores that are compared: on test, or on validation if test was not read."""
+        """Scores of record and repetition: on test or, if test was not read, on validation; None: no score."""
         return _score(self.record), _score(self.again)
 
 
 def find_record(store: ResultsStore, key: str, sweep: str | None = None) -> Record:
-    """Return the current record of a trial; raises UserError unless ``key`` is the start of one key in one sweep."""
+    """Return the record of the trial whose key starts with ``key``; UserError unless one trial of one sweep fits."""
     found = {(record.sweep, record.trial_key): record for record in store.select({}, key_prefix=key)}
     return found[only_trial(found, key, sweep)]
 
@@ -85,7 +85,7 @@ def reproduce(record: Record, store: ResultsStore, model: Path | None = None) ->
 
 
 def make_trial(record: Record) -> TrialSpec:
-    """Return the trial of a record. UserError if it cannot run here or would not be the same trial."""
+    """Return the trial of a record. UserError if the record has no score, or the trial cannot be the same here."""
     if _score(record) is None or record.status.failed:
         advice = "run its sweep again with --retry-failed"
         raise UserError(f"trial {record.trial_key} ended as {record.status}, so it has no score to reproduce: {advice}")
@@ -114,7 +114,7 @@ def make_trial(record: Record) -> TrialSpec:
 
 
 def run_again(record: Record, trial: TrialSpec, model: Path | None = None) -> Record:
-    """Run a trial in this process, as far as the trial of ``record`` ran, and return its record.
+    """Run a trial in this process for as many epochs as the trial of ``record`` ran, and return the new record.
 
     If the trial completes and ``model`` is given, the trained model is written to that directory. Raises UserError if
     the trial fails because something is missing or wrong here.

@@ -43,7 +43,7 @@ class Rule:
     pauses: bool = False
     """Whether the next attempt starts after a pause of 1, 2, 4, ... seconds, at most `MAX_PAUSE_SECONDS`."""
     counts: bool = True
-    """Whether the failure counts as an attempt of the trial."""
+    """Whether the failed attempt counts in the number of attempts of the trial."""
     shrinks: bool = False
     """Whether the next attempt gets half the micro-batch and, without a GPU, more memory after the second failure."""
     blames_node: bool = False
@@ -104,7 +104,7 @@ class FailureLedger:
         """Reason for the quarantine by node id."""
 
     def of(self, key: str) -> FailuresOfTrial:
-        """Return the failures of the trial ``key`` so far."""
+        """Return the failures of the trial ``key`` so far; an empty `FailuresOfTrial` if there is none."""
         return self._histories.get(key) or FailuresOfTrial()
 
     def retries(self, key: str, failure: Failure) -> bool:

@@ -15,14 +15,14 @@ from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
-    """Searches of a sweep; iteration yields the open ones, done or not: those whose data fingerprint is known."""
+    """Searches of a sweep; iteration yields each search, done or not, once the fingerprint of its data is known."""
 
     def __init__(self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = ()) -> None:
         """Rebuild the searches from what ``store`` holds.
 
         Args:
-            plans: the searches; those without a fingerprint are opened by :meth:`staged`.
-            store: results store that records are read from; trials of variants of the sweep are copied in it.
+            plans: the searches; those without a fingerprint begin when :meth:`staged` is called for their task.
+            store: results store that records are read from; trials of variants of the sweep are copied within it.
             retry: keys of failed trials that run again; "" for all. Lost trials always run again.
         """
         if not plans:
@@ -47,7 +47,7 @@ class SweepSearches:
 
     @property
     def unfinished_tasks(self) -> set[str]:
-        """Tasks with trials that have not ended, except those that cannot be staged."""
+        """Names of tasks with trials that have not ended, without tasks that cannot be staged."""
         tasks = {plan.task for plan in self._unopened} | {s.plan.task for s in self._searches if not s.done}
         return tasks - self._errors.keys()
 
@@ -63,13 +63,13 @@ class SweepSearches:
 
     @property
     def retrying(self) -> bool:
-        """Whether trials that had failed before have to run again."""
+        """Whether some trial that failed in an earlier run has yet to run again."""
         unopened = {plan.task for plan in self._unopened}
         unended = set[str]().union(*(search.unended for search in self._searches))
         return any(key in unended or record.task in unopened for key, record in self._rerun.items())
 
     def rows(self, task: str | None = None) -> tuple[Row, ...]:
-        """Return a row for each method of a task, or of all tasks."""
+        """Return the numbers of planned and ended trials, one row per method of ``task``; None: of all tasks."""
         plans = [*((search.plan, search.num_finished) for search in self._searches), *((p, 0) for p in self._unopened)]
         return tuple(
             Row(task=plan.task, method=plan.method, planned=plan.num_trials, done=done)
@@ -84,7 +84,7 @@ class SweepSearches:
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
 
     def staged(self, staged: Staged) -> None:
-        """Open the searches of a task that was staged, or store the reason why it cannot be staged."""
+        """Begin the searches of a task whose data were staged, or store the reason why they cannot be."""
         if staged.error:
             self._errors[staged.task] = staged.error
             return
@@ -97,7 +97,7 @@ class SweepSearches:
         self.finished_before += sum(search.num_finished for search in opened)
 
     def finish(self, search: Search, record: Record, scores: Sequence[float]) -> None:
-        """Inform a search of the record of a trial that has ended, and of its validation scores."""
+        """Give a search the record of a trial that has ended, and the trial's validation score per epoch."""
         self._rerun.pop(record.trial_key, None)
         search.finish(record, scores)
         self._adopt([search])
@@ -134,7 +134,7 @@ class SweepSearches:
 
 
 class Durations:
-    """Estimator of durations of trials; measured durations replace estimates, and scale those of other searches."""
+    """Estimator of the durations of trials from relative costs and from the measured times of completed trials."""
 
     def __init__(self, estimates: Mapping[tuple[str, str], float], *, shortest_first: bool = False) -> None:
         """Store relative costs of one trial by (task, method); only ratios matter, and a missing one counts as 1.
@@ -158,12 +158,12 @@ class Durations:
             self._ratio = sum(ratios) / len(ratios)
 
     def urgency(self, search: Search) -> tuple[bool, float]:
-        """Return a value that is larger, the sooner a trial of the search should start.
+        """Return a pair that is larger, the sooner a trial of the search should start.
 
-        The value is the expected time of the search's trials that have not started, one after another. A search without
-        a completed or running trial comes first, because its estimate may be wrong. With estimates up to four times too
-        high or low, 60 searches on 64 GPUs then take 1.02 times the lower bound instead of 1.14. With
-        ``shortest_first`` the sweep takes longer, and has results earlier.
+        The first item is True for a search without a completed or running trial: its estimate may be wrong. The second
+        is the expected time of the search's trials that have not started (negative with ``shortest_first``). With
+        estimates up to four times too high or low, 60 searches on 64 GPUs take 1.02 times the lower bound instead of
+        1.14.
         """
         unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
         return unknown, self._sign * (search.num_remaining - search.num_running) * self._of_trial(search)

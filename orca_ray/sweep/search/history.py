@@ -41,7 +41,7 @@ class History:
 
     @classmethod
     def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
-        """Read the history of a sweep.
+        """Return what ``store`` holds of earlier runs of a sweep and of its variants.
 
         Lost trials always run again, other failed trials if ``retry`` has their key, or "" for all of them. Trials also
         run again if their scores are of another metric than the task has now, or of another version of that metric,

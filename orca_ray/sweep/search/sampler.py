@@ -20,7 +20,7 @@ class Suggestion(NamedTuple):
     number: int
     values: Mapping[str, Scalar]
     known: str | None = None
-    """Which answers were known when it was suggested; see `SuggestionRow.known`."""
+    """Answers that were known when the suggestion was made, in the format of `SuggestionRow.known`."""
 
 
 class TrialAnswer(NamedTuple):
@@ -34,7 +34,7 @@ class TrialAnswer(NamedTuple):
 
     @classmethod
     def from_record(cls, record: Record, scores: Sequence[float]) -> "TrialAnswer":
-        """Return the answer in the record of a trial with the given validation scores per epoch."""
+        """Return the answer for a trial with this record and these validation scores, one per epoch."""
         value = None if record.status.failed else record.validation_score
         return cls(value, record.status is Status.STOPPED_EARLY, scores)
 
@@ -63,7 +63,7 @@ class Study:
     def suggest(
         self, suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
     ) -> dict[str, Scalar]:
-        """Return values for a new suggestion.
+        """Return the values of a new suggestion, by name of the hyper-parameter.
 
         Args:
             suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
@@ -192,15 +192,15 @@ class SuggestionSampler:
 
     @property
     def can_ask(self) -> bool:
-        """Whether :meth:`ask` may be called now."""
+        """Whether :meth:`ask` may be called now: suggestions are left, and the next one awaits no answer."""
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether all answers that suggestion ``number`` must wait for are known."""
+        """Return whether suggestion ``number`` may be made and its trial may start: no answer is awaited for it."""
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
-        """Return suggestion ``number`` of the start-up: the first configuration (0), or random values."""
+        """Return the values of a suggestion of the start-up: the first configuration for 0, else random values."""
         if number == 0:
             return {name: self._first[name] for name in self._space}
         quantiles = {name: stable_seed(self._seed, name, number) / 2**32 for name in self._space}
@@ -236,7 +236,7 @@ class SuggestionSampler:
         return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion with the best validation score, on a tie the earliest; None if no trial completed."""
+        """Return the suggestion whose trial completed with the best validation score (on a tie, the first), or None."""
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()

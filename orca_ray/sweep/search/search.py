@@ -114,12 +114,12 @@ class Search:
         return trial
 
     def new_suggestions(self) -> list[SuggestionRow]:
-        """Return the suggestions since the last call that the sweep's journal does not have."""
+        """Return the suggestions made since the last call, to be added to the sweep's journal."""
         suggestions, self._suggestions = self._suggestions, []
         return suggestions
 
     def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
-        """Return whether a running trial with the given validation scores per epoch must be stopped early now."""
+        """Return whether a running trial must stop early now; ``scores`` are its validation scores, one per epoch."""
         self._scores[trial.key] = scores
         rule = self.plan.spec.file.early_stopping
         return rule is not None and trial.phase == "search" and rule.stops(scores, trial.epochs, self._rivals(trial))

@@ -42,7 +42,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name for people, e.g. ``pocket/digits orca search 0 3f9a1c``."""
+        """Name of the run in the tracker, e.g. ``pocket/digits orca search 0 3f9a1c``."""
         return f"{' '.join(self.tags.values())} {self.key[:6]}"
 
 
@@ -63,7 +63,7 @@ class Tracker(ABC):
 
     @abstractmethod
     def finish(self, key: str, record: Record) -> None:
-        """Add the final scores and the status to a run that has started, and end it."""
+        """Add the final scores and the status to a run that has started, and end the run."""
 
     @abstractmethod
     def close(self) -> None:
@@ -88,7 +88,7 @@ class TrackerKind:
 
 
 def epoch_values(progress: EpochProgress) -> dict[str, float]:
-    """Return the values that an epoch reports, by names such as ``refine/validation_score``; None is left out."""
+    """Return the numbers that an epoch reports, by names such as ``refine/validation_score``, without missing ones."""
     found = ((name, getattr(progress, name)) for name in _EPOCH)
     return {f"{progress.stage}/{name}": float(value) for name, value in found if value is not None}
 
@@ -107,7 +107,7 @@ CLOSE_SECONDS = 60.0
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all trackers by name, those of plug-ins last; ValueError if two modules of orca-ray share a name."""
+    """Return all trackers by name, plug-ins' last; ValueError if two modules of orca-ray declare the same name."""
     return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
 
 

@@ -48,7 +48,7 @@ class MLflowTracker(Tracker):
         self._open[run.key] = identity
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch at that epoch."""
+        """Add the values of an epoch as metrics; their step is the epoch."""
         self._log(key, epoch_values(progress), progress.epoch)
 
     def finish(self, key: str, record: Record) -> None:

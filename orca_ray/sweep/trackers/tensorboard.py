@@ -18,7 +18,7 @@ class TensorBoardTracker(Tracker):
         self._open: dict[str, tuple[Run, Any]] = {}
 
     def start(self, run: Run) -> None:
-        """Open a writer; its first event makes TensorBoard drop the epochs of an interrupted attempt, logged again."""
+        """Open a writer; TensorBoard drops epochs of an interrupted attempt, since they are logged again."""
         from tensorboardX import SummaryWriter
 
         if run.key in self._open:
@@ -30,7 +30,7 @@ class TensorBoardTracker(Tracker):
         self._open[run.key] = run, writer
 
     def log(self, key: str, progress: EpochProgress) -> None:
-        """Add the values of an epoch at that epoch, and write them now so that a running trial is seen."""
+        """Add the values of an epoch, with the epoch as step; write them now, so that a running trial is seen."""
         writer = self._open[key][1]
         for name, value in epoch_values(progress).items():
             writer.add_scalar(name, value, progress.epoch)

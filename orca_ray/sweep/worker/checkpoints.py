@@ -50,14 +50,14 @@ class Checkpoints:
     def save(self, key: str, report: TrialReport, write: Callable[[Path], None]) -> None:
         """Store the state of a running trial, which ``write`` writes to a path; ``report`` has all epochs so far.
 
-        Raises UserError or OSError if it cannot be stored, or if it would leave less than `FLOOR_BYTES` on the disk of
-        a local store. Before that, checkpoints that no running trial needs are deleted (see `_unneeded`).
+        Raises UserError or OSError if that fails, or if a local store has less than `FLOOR_BYTES` of free disk space
+        even after all checkpoints that no running trial needs were deleted.
         """
         self._make_room()
         self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Return the report of a stored state whose file ``read`` accepts; None if there is no such state."""
+        """Call ``read`` with the file of a stored state; return its report, or None if ``read`` is False or no file."""
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:
@@ -65,7 +65,7 @@ class Checkpoints:
         self._write(f"{key}.outcome", key, report)
 
     def outcome(self, key: str) -> TrialReport | None:
-        """Return the last report of a trial that has ended; None if there is none."""
+        """Return the last report of a trial that has ended; None if none is stored."""
         return self._read(f"{key}.outcome", key)
 
     def _make_room(self) -> None:

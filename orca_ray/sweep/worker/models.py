@@ -53,7 +53,7 @@ class ModelKeeper:
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[Search]) -> None:
-        """Delete and complete models of the tasks in ``searches`` whose trials have all ended, once for each task."""
+        """Delete models that need not be kept, and complete the other cards, of tasks whose trials have all ended."""
         if self._keep is KeepModels.NONE:
             return
         by_task: dict[str, list[Search]] = defaultdict(list)
@@ -97,7 +97,7 @@ class ModelKeeper:
 
 
 def best_of(confirmed: Sequence[Record]) -> Record | None:
-    """Return the record of the best model, see `ModelKeeper`; None if no trial has a validation score."""
+    """Return the record of the best model (defined in `ModelKeeper`); None if no trial has a validation score."""
     scored: dict[tuple[str, str, str], list[tuple[float, str, Record]]] = defaultdict(list)
     for each in confirmed:
         if each.validation_score is not None:
@@ -114,7 +114,7 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
 
 
 def board_of(confirmed: Sequence[Record]) -> list[Score]:
-    """Return the test scores of each method, the best method first."""
+    """Return the test scores of each method, sorted by their mean, lowest (best) first."""
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:
         if each.test_score is not None:

@@ -76,7 +76,7 @@ class RankProcesses:
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
-        """Return the failure of another rank that caused ``error`` in the first rank; ``error`` if there is none."""
+        """Return the error of another rank that caused ``error`` in the first rank; ``error`` if no other failed."""
         if isinstance(error, RankFailedError):
             return error
         seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0

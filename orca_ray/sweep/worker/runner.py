@@ -67,7 +67,7 @@ class TrialRunner:
         self._between_epochs = True  # False during an epoch: the state is then inconsistent
 
     def step(self) -> TrialReport:
-        """Stage the trial's data here or, from the second call on, run one epoch (align or refine); return the report.
+        """Stage the trial's data in the first call, run one epoch in each later call; return a report of the step.
 
         An exception ends the trial as failed. A node that has just joined may need many minutes for its data.
         """
@@ -85,7 +85,7 @@ class TrialRunner:
         self.close()
 
     def write_model(self, directory: Path) -> None:
-        """Write the model folder of a trial that has completed and is not closed; UserError if that fails."""
+        """Write the model folder of a completed trial, before `close`; UserError if ``directory`` cannot be written."""
         assert self._trainer is not None
         write_model(self._trainer, directory, self.trial)
 

@@ -49,7 +49,7 @@ class SharedFolder:
         return False
 
     def publish(self, path: str, root: Path, *, replace: bool) -> None:
-        """Copy ``path`` from below the directory ``root`` to this folder; ``replace``: also if a copy is there."""
+        """Copy ``path`` from the local directory ``root`` to this folder; keep an existing copy unless ``replace``."""
         if not replace and self._manifest(path) is not None:
             return
         source = root / path
@@ -68,7 +68,7 @@ class SharedFolder:
         return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
 
     def read_json(self, path: str) -> dict[str, Any]:
-        """Return the object in a JSON file; an empty one if the file is missing or holds something else."""
+        """Return the object in a JSON file; {} if the file is missing or holds something else."""
         try:
             return cache.parse_json(self._folder.read(path).to_pybytes(), path)
         except (FileNotFoundError, UserError) as error:

@@ -107,7 +107,7 @@ class Staged(NamedTuple):
 
 
 def staged(request: StagingRequest, staging: str | None, progress: Callable[[str], None]) -> Staged:
-    """Stage a task on this node by `stage`; errors are returned, because raising one would end the other tasks."""
+    """Stage a task on this node by `stage`; return its fingerprint, or the error, which is not raised."""
     try:
         return Staged(request.task, stage(request, staging, progress))
     except StagingError as error:
@@ -127,7 +127,7 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return the results so far, which the next `poll` repeats."""
+        """Wait until a task is staged or all have failed; return what is known. The next `poll` returns it again."""
         while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
             found = self._poll(idle=True)
             self._unresolved -= {each.task for each in found}
@@ -137,7 +137,7 @@ class Stager(ABC):
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
-        """Return the tasks that were staged or failed since the last call; ``idle``: no other trial can start."""
+        """Return the tasks staged or failed since the last call; ``idle``: no trial of other tasks can start."""
         found, self._kept = [*self._kept, *self._poll(idle=idle)], []
         self._unresolved -= {each.task for each in found}
         return found

@@ -56,7 +56,7 @@ class StagingRequest:
         )
 
     def items(self) -> list["Item"]:
-        """Return what must be present on a node. Bodies of timm and of local directories are not staged."""
+        """Return the items that a node needs; bodies of timm and of local directories are not staged."""
         items: list[Item] = [_Data(self)]
         for body in dict.fromkeys(parse_body_name(name)[0] for name in self.bodies):
             if body in PACKAGED:
@@ -93,20 +93,20 @@ class Item(ABC):
 
     @abstractmethod
     def paths(self) -> Iterable[str]:
-        """Return the paths that make up the item here; the last one tells other nodes that all are published."""
+        """Return the paths of the item below `root`; the last one is published last, as a mark that all are there."""
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Return the paths to copy from the shared folder; each path is known when the paths before it are copied."""
+        """Return the paths to copy from the shared folder, in order; a path may depend on the files copied before."""
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:
-        """Copy the item from the shared folder, if it is there."""
+        """Copy the item from the shared folder to this node, if it is there."""
         for path in self.published(shared):
             if not shared.bring(path, self.root, progress):
                 return
 
     def publish(self, shared: SharedFolder, *, replace: bool) -> None:
-        """Copy the item to the shared folder, if it is not there; with ``replace``, also if another copy is there."""
+        """Copy the item to the shared folder; keep an existing copy unless ``replace``."""
         for path in self.paths():
             shared.publish(path, self.root, replace=replace)
 
