@@ -51,7 +51,7 @@ def fetch(
     removed. ``progress`` is called with lines of text in the calling thread.
 
     Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
-    file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
+    file could not be downloaded or does not match its hash, or an archive is damaged or lacks the expected path.
     """
     wanted = list({file.path: file for file in files}.values())
     absent = missing(wanted, directory)
@@ -106,10 +106,11 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
 
 
 class ThreadPool:
-    """Runs a function, which may call `report` and must end soon once `stop` is set, on all items of a list in threads.
+    """Pool of threads in which `map` runs a function on all items of a list.
 
-    ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
-    connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
+    The function may call `report`, and must end soon after the event `stop` is set. The threads are daemons, so the
+    interpreter does not wait for them when it exits. With ``concurrent.futures``, a process would wait after Ctrl-C
+    until the connection to a silent server times out (a minute).
     """
 
     def __init__(self, progress: SayText | None) -> None:

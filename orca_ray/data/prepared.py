@@ -82,7 +82,7 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the directory of a task's prepared data; its name ends in ``protocol``, unless that is held-out."""
+    """Return the cache directory of a task's prepared data: ``…/VERSION``, or ``…/VERSION-paper`` for ``paper``."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 
@@ -269,7 +269,7 @@ def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
     """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
 
-    The draw is stratified if ``classes`` says that the targets are class ids (see `splits.stratified_share`). Rows with
+    With ``classes``, targets are class ids, and the share is drawn of each class (`splits.stratified_share`). Rows with
     the same group id are one sample. ``y_mean`` and ``y_std`` are kept: they come from the whole training split.
     """
     train = data.train

@@ -1,4 +1,4 @@
-"""A user's data as read (`UserData`), options of reading (`Options`), kinds of files (`Format`), and `read`.
+"""Reading of a user's data: samples (`UserData`), options (`Options`), kinds of files (`Format`), function `read`.
 
 Reading is safe: no code from a file runs, no pickle is loaded, and sizes are limited.
 """
@@ -29,7 +29,7 @@ TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes",
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-"""One or more names; one may be written without a list."""
+"""One or more names; a single name may be given as text instead of a list."""
 
 
 class Options(BaseModel):
@@ -86,7 +86,7 @@ class Options(BaseModel):
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:
-    """Return options from values by name; raises UserError, which begins with ``where``, for a wrong name or value."""
+    """Return options of values by name; a wrong name or value raises UserError, which begins with ``where``."""
     try:
         return Options(**given)
     except ValidationError as error:
@@ -190,7 +190,7 @@ class UserData:
         )  # fmt: skip
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
-        """Yield the samples in memory, in order, ``size`` at a time; None: as many as `batch_size` returns.
+        """Yield copies with ``size`` successive samples each, read into memory; None: as many as `batch_size` returns.
 
         Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
         """
@@ -259,7 +259,7 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
 
     def find(self, what: str, value: object, why: str, option: str = "") -> None:
-        """Add a `Finding`."""
+        """Add a `Finding` with these values to ``findings``."""
         self.findings.append(Finding(what, str(value), why, option))
 
     def warn(self, text: str) -> None:

@@ -40,7 +40,7 @@ class Column(BaseModel):
 
 
 class TableInputs(BaseModel):
-    """Encoder of table rows as [N, W, L]: a position per column, with a slot per category or a number in slot 0."""
+    """Encoder of rows as [N, W, L]: L columns of W slots; a category is a 1 in its slot, a number is in slot 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -82,7 +82,7 @@ class TargetCoding(BaseModel):
 
 
 def as_numbers(y: Array) -> Array:
-    """Return targets as float64; raises UserError with the row of the first value that is no number."""
+    """Return targets as float64, None as NaN; raises UserError with the row of the first other value."""
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
@@ -149,13 +149,13 @@ MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1
 
 @dataclass(frozen=True)
 class FittedTarget:
-    """The coding of targets, and the samples that have one."""
+    """The coding of targets, and which samples have a usable target."""
 
     coding: TargetCoding
     rows: Indices
     """Indices of the samples with a usable target."""
     classes: Array | None = None
-    """Class numbers [N], −1 for samples without one; None for other kinds."""
+    """Class numbers [N], −1 for samples without a usable class; None if the target is not of the kind ``classes``."""
 
 
 def fit_target(
@@ -262,7 +262,7 @@ def without_absent(
 ) -> tuple[FittedTarget, own_splits.Splits]:
     """Return target and splits without classes that train lacks; their samples are left out of validation and test.
 
-    Raises UserError if train has a single class, or if a split has no other samples.
+    Raises UserError if train has a single class, or if no sample is left in a split.
     """
     names, classes = fitted.coding.label_names, fitted.classes
     assert classes is not None

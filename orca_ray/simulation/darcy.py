@@ -49,7 +49,7 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the threshold: the mean sum of bumps over the square and all draws; PDEBench's is over a run's samples."""
+    """Return the mean of the sum of bumps over the square and all random draws; PDEBench averages a run's samples."""
     # The mean of a bump of one width is the square of an integral with a closed form; widths are averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]

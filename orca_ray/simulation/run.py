@@ -107,7 +107,7 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name``; default directory: where the task's benchmark reads it."""
+    """Return the path of the data file of task ``name``; by default in the cache, where the benchmark reads it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
@@ -126,7 +126,7 @@ def generate(
     overwrite: bool = False,
     progress: ReportSolved | None = None,
 ) -> tuple[Path, bool]:
-    """Generate the data file of task ``name``; return its path, and True, or False if the same file existed already.
+    """Generate the data file of task ``name``; return its path, and False if the same file existed already, else True.
 
     After an interruption, the next call with the same name, seed and directory continues with the stored batches.
 

@@ -145,7 +145,7 @@ def tensor_layout(
     num_frames: int,
     **attributes: float,
 ) -> TensorLayout:
-    """Return a layout of datasets ``names`` on equal cells from ``low`` to ``high`` along each of ``axes`` ("xy").
+    """Return a layout of datasets ``names`` on equal cells from ``low`` to ``high`` along ``axes``, e.g. "xy".
 
     As in PDEBench's files, the time coordinate has one value more than there are frames.
     """

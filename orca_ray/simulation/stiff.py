@@ -99,7 +99,7 @@ class Tridiagonal:
 
 
 class Periodic:
-    """Systems as of `Tridiagonal` whose ``off`` also couples the first and last unknown (Sherman-Morrison formula)."""
+    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
         """Factor the matrices; arguments as for `Tridiagonal`."""

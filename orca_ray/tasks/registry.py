@@ -37,7 +37,7 @@ def is_own(name: str) -> bool:
 
 
 def own_directory(name: str) -> Path:
-    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
+    """Return the cache directory of an own task, existing or not; UserError if ``name`` is not like own/NAME-HASH."""
     if not is_own(name):
         raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
     return prepared.directory_of(name, _VERSION)
@@ -50,7 +50,7 @@ def own_names() -> list[str]:
 
 
 def own_tasks() -> dict[str, Task]:
-    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    """Return the own tasks in the cache by name, sorted; tasks with an invalid declaration are logged and left out."""
     found = {}
     for name in own_names():
         try:
@@ -80,7 +80,7 @@ def task_to_json(task: Task) -> dict[str, Any]:
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task of a `task_to_json` declaration; it cannot be built. UserError, with ``where``, if invalid."""
+    """Return the task of a result of `task_to_json`, with `gone` as build; UserError, with ``where``, if invalid."""
     values = dict(content)
     try:
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
@@ -106,9 +106,8 @@ def not_here(name: str) -> str:
 def all_tasks() -> Mapping[str, Task]:
     """Return all tasks by full name, sorted by name, those of plug-ins last.
 
-    A plug-in cannot add tasks to a benchmark of this package, whose boards would then differ between installations, nor
-    to ``own``, whose tasks are read from the cache directory. Raises ValueError if two tasks of this package have the
-    same name.
+    A plug-in cannot add tasks to a benchmark of this package, so that boards are the same in every installation, nor to
+    ``own``. Raises ValueError if two tasks of this package have the same name.
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
@@ -125,7 +124,7 @@ def all_tasks() -> Mapping[str, Task]:
 
 
 def known_tasks() -> Mapping[str, Task]:
-    """Return `all_tasks`, and the own tasks in the cache directory whose declaration is valid."""
+    """Return all tasks by name: those of `all_tasks`, then the own tasks in the cache with a valid declaration."""
     return {**all_tasks(), **own_tasks()}
 
 
@@ -139,7 +138,7 @@ def get_task(name: str) -> Task:
 
 
 def all_benchmarks() -> list[str]:
-    """Return the names of all benchmarks, sorted."""
+    """Return the names of all benchmarks except ``own``, sorted."""
     return sorted({task.benchmark for task in all_tasks().values()})
 
 

@@ -39,7 +39,7 @@ TASKS = {
 
 
 def fitting_task(method: str) -> Task:
-    """Return the first of `TASKS` that the method can adapt to."""
+    """Return a task of the first kind in `TASKS` that the method can adapt to."""
     return next(task for each in TASKS.values() if get_method(method).problem(task := make_task(*each)) is None)
 
 

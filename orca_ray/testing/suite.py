@@ -36,7 +36,7 @@ class Suite:
     """
 
     names: ClassVar[Iterable[str]]
-    """Names of the objects to test, as `orca_ray` looks them up: installed plug-ins are found by their entry points."""
+    """Registered names of the objects to test; a plug-in must be installed, so that its entry points are found."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test that has an argument ``name`` once for each of `names`, which must not be empty."""
@@ -60,7 +60,7 @@ class Suite:
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
-    """Make and return a cache directory that is empty but for links to the user cache's folders ``shared``."""
+    """Make and return a cache directory, empty except for links to the folders ``shared`` of the user's cache."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in shared:
         (directory / name).symlink_to(cache.subdirectory(name), target_is_directory=True)
@@ -95,7 +95,7 @@ def _save(directory: Path, model: Callable[[Any], Any], config: Any) -> str:
 
 
 def save_tokenizer(directory: Path) -> None:
-    """Write a tokenizer whose tokens are single characters, 69 in all; spaces are dropped without a trace."""
+    """Write a tokenizer of 69 tokens, ``[UNK]`` and single characters; spaces are dropped."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -64,10 +64,10 @@ def published_for(
 
 
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a row cannot stand beside own scores of its task; "" if it can.
+    """Return why a published row is not comparable with the store's scores on its task; "" if it is comparable.
 
-    ``metric`` is the metric of own scores on the row's task, None without own scores; ``protocol`` is the protocol of
-    own scores.
+    ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is their
+    protocol.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"

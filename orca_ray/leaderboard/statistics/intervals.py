@@ -93,9 +93,10 @@ def drawn_tasks(num: int) -> Floats:
 
 
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
-    """Return the mean over tasks of values per task, in each resample, [R, X]; NaN if no interval is possible.
+    """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if it is impossible.
 
-    With fewer than `MIN_TASKS` tasks, the seeds of each task and method are resampled; all must have two seeds or more.
+    Tasks are resampled; with fewer than `MIN_TASKS` tasks, the seeds of each task and method, which must be two or
+    more.
     """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
@@ -109,7 +110,7 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
 
 
 def tail(num: int, freedom: int) -> float:
-    """Return the level of the lower quantile of a 95 % bootstrap interval, lowered for samples of ``num`` values."""
+    """Return the level of the lower end of a 95 % bootstrap interval: less than 2.5 % if ``num`` values are few."""
     return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 

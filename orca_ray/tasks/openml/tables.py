@@ -79,7 +79,7 @@ def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: I
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer ones.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer classes.
 
     ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out
     too. ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.

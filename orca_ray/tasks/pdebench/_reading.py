@@ -148,7 +148,7 @@ def _chunk_rows(dataset: Hdf5) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Settings to read a file. Input is the first of the frames used, target the ``t_train``-th, or else the last."""
+    """Settings to read a file. Of the frames used, the first is input, number ``t_train`` (or the last) is target."""
 
     layout: Layout
     grid: tuple[int, ...]
@@ -206,7 +206,7 @@ class Samples:
         return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
 
     def read(self, rows: slice, frame: int) -> Array:
-        """Return frame number ``frame``, of the frames used, for the samples ``rows``: float32 [b, C, *space]."""
+        """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
         return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
