@@ -186,7 +186,7 @@ def lock_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``; while waiting, log that another process works on ``what``."""
+    """Hold the inter-process lock ``<path>.lock``; before a wait, log that another process works on ``what``."""
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")

@@ -54,7 +54,7 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds that it asked for."""
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds before a retry."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 

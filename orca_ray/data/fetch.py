@@ -114,7 +114,7 @@ class ThreadPool:
     """
 
     def __init__(self, progress: SayText | None) -> None:
-        """Store ``progress``, which is called with lines of progress, and only in the thread that calls `map`."""
+        """Store ``progress``: `map` calls it with each reported line, in the thread that called `map`."""
         self.stop = threading.Event()
         self._progress = progress
         self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()

@@ -118,8 +118,8 @@ def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: s
     """Yield the workspace that an interrupted build with the same ``identity`` left, or else an empty workspace.
 
     The workspace is kept for the next build if, after a finished batch, the block is interrupted (Ctrl-C, SystemExit),
-    runs out of memory or disk space, or has an input/output error. In all other cases, it is removed, because another
-    error would probably occur again. Raises UserError if the path of the workspace is a link or a file.
+    runs out of main memory or disk space, or has an input/output error. In all other cases, it is removed, because the
+    next build would probably fail with the same error. Raises UserError if the workspace's path is a link or a file.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):

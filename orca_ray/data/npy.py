@@ -89,7 +89,7 @@ class Npz(Mapping[str, Array]):
         return iter(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array, which is not read; raises UserError for a damaged header."""
+        """Return the shape of an array without reading the array; raises UserError for a damaged header."""
         path = self._path
         with (
             cache.open_file(path) as file,

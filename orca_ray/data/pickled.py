@@ -88,7 +88,7 @@ class PickledArray:
         self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
-        """Return the NumPy array; its items, if it holds objects, are those that ``settle_all`` returns for them."""
+        """Return the NumPy array; an array of objects holds the results of ``settle_all`` for the pickled items."""
         if self._content is None:
             raise NotPlain("it has an array without a state")
         if isinstance(self._content, np.ndarray):

@@ -89,7 +89,7 @@ def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
 def opened(
     name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if they are missing, damaged, or not the required ones.
+    """Return the prepared data in ``directory``; None if they are missing, damaged, or do not match the arguments.
 
     ``expected`` is the required fingerprint and ``identity`` the required identity (see `prepare`); None accepts any.
     Unless the directory is missing or empty, the reason why None is returned is logged at ``level``.
@@ -129,7 +129,7 @@ def prepare(
     users: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
-    """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
+    """Return the prepared data in ``directory``; build them if they are missing, damaged or do not match the arguments.
 
     Args:
         name, directory: the task, and the directory of its prepared data, usually `directory_of` the task.

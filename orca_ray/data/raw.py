@@ -223,7 +223,7 @@ class Workspace:
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return the path of a raw file or directory, None if it is missing; UserError if it is special (a pipe)."""
+        """Return the path of a raw file or directory, None if it is missing; UserError if it is special (`file`)."""
         found = self.raw / path
         if found.exists():
             cache.check_special(found, directories=True)
@@ -255,7 +255,7 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of ``size`` of the ``num_items`` items, except those that an interrupted build has done.
+        """Yield slices of ``size`` that cover ``num_items``, without the items that an interrupted build has finished.
 
         After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
         this loop. An interruption loses the work of at most one slice.

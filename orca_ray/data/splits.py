@@ -67,7 +67,7 @@ def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Return mean and standard deviation over ``axes`` (None: all), float32; these axes are kept with length 1.
+    """Return mean and standard deviation over ``axes`` (None: all), float32; ``axes`` are kept with length 1.
 
     Both are rounded to the sixth significant digit of the deviation; a zero deviation becomes one. NaN is ignored.
     """

@@ -168,7 +168,7 @@ def published_tables(report: BoardReport) -> list[PublishedTable]:
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables: why rows are not beside own scores, what is hidden, notes."""
+    """Return the sentences below the published tables: why rows are not compared, how many are hidden, notes."""
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []

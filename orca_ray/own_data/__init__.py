@@ -81,7 +81,7 @@ class Options(BaseModel):
     reference: str = ""
 
     def over(self, other: Self) -> Self:
-        """Return these options, completed with the options of ``other`` that are not set here."""
+        """Return a copy of these options in which options that are not set are taken from ``other``."""
         return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
@@ -275,7 +275,7 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def options_of(path: Path, options: Options | None = None) -> tuple[Path, Options]:
-    """Return the path of the data, and the options given, completed with those of a ``task.yaml``.
+    """Return the path of the data, and ``options`` completed with the options in a ``task.yaml``.
 
     ``path`` is the data, a folder with its own ``task.yaml``, or a YAML file whose ``data`` names the data. Raises
     UserError for a YAML file that is invalid or names no data.

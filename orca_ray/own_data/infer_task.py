@@ -66,7 +66,7 @@ class Preprocessing(BaseModel):
         return self.encoder.encode(data, warn)
 
     def targets(self, y: Array) -> Array:
-        """Return the target array: int64 [N] for classes, else float32; missing ones are −1 or NaN.
+        """Return the target array: int64 [N] for classes, −1 if missing, else float32 [N, ...], NaN if missing.
 
         Raises UserError for an unknown class, or targets of another kind or shape.
         """

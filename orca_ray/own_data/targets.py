@@ -57,7 +57,7 @@ class TargetCoding(BaseModel):
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def texts(self, y: Array) -> list[str | None]:
-        """Return the names of the samples' classes, None for missing ones; UserError for another number of columns."""
+        """Return the name of each sample's class, None if it is missing; UserError for another number of columns."""
         values = np.asarray(y)
         if not self.one_hot:
             if values.ndim != 1:
@@ -101,7 +101,7 @@ def _is_number(value: Any) -> bool:
 
 
 def label_texts(y: Array) -> list[str | None]:
-    """Return labels as text, None for missing ones; whole numbers have no decimals, so that 1 and 1.0 are one label."""
+    """Return labels as text, None if missing; whole numbers have no decimals, so that 1 and 1.0 both become "1"."""
     return [label_text(value) for value in np.asarray(y).tolist()]
 
 

@@ -47,7 +47,7 @@ class BatchStore:
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory if needed; remove it after the block, unless the block fails and batches are stored.
+        """Create the directory if needed; after the block, remove it, unless the block failed and batches are stored.
 
         Stored batches that were solved with other ``settings`` are removed first. The caller must hold the file's lock.
         """
@@ -112,7 +112,7 @@ def target(name: str, directory: Path | None = None) -> Path:
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return how many samples of a file an interrupted generation has solved and stored; arguments as for `target`."""
+    """Return how many samples of the file `target` are stored from an interrupted generation; arguments as there."""
     return BatchStore(target(name, directory)).num_samples()
 
 

@@ -74,7 +74,7 @@ def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
 
 
 def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None) -> dict[str, Array]:
-    """Return the arrays of a classification task by name, given (x, y) of train, validation and test.
+    """Return the arrays of a classification task by name; ``parts`` are (x, y) of train, validation and test.
 
     ``x`` is standardised with mean and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
     one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0, the mean.
@@ -111,7 +111,7 @@ def pointwise(blocks: Iterable[Array]) -> Scale:
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:
-    """Return the arrays of train, validation and test, each given as (x, y), by name: ``train_x``, ``train_y``, …."""
+    """Return the arrays by name, ``train_x`` to ``test_y``; ``parts`` are (x, y) of train, validation and test."""
     pairs = zip(prepared.SPLITS, parts, strict=True)
     return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
 

@@ -32,7 +32,7 @@ _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` has the form of an own task's name, ``own/NAME-HASH``; the task need not exist."""
+    """Return whether ``name`` has the form ``own/NAME-HASH`` of an own task's name; the task need not exist."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -73,14 +73,14 @@ def get_own_task(name: str) -> Task:
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
-    """Return the declaration of a task as a JSON object, without the fields that only building its arrays needs."""
+    """Return the declaration of a task as a JSON object, without the fields that only its `Task.build` needs."""
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
     values = {{"domain": "modality"}.get(name, name): getattr(task, name) for name in names}  # as in the first version
     return {**values, "target": asdict(task.target)}
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task of a result of `task_to_json`, with `gone` as build; UserError, with ``where``, if invalid."""
+    """Return the task of a JSON object from `task_to_json`, with `gone` as ``build``; UserError if it is invalid."""
     values = dict(content)
     try:
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
@@ -104,7 +104,7 @@ def not_here(name: str) -> str:
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return all tasks by full name, sorted by name, those of plug-ins last.
+    """Return all tasks except own tasks by full name, sorted by name, those of plug-ins last.
 
     A plug-in cannot add tasks to a benchmark of this package, so that boards are the same in every installation, nor to
     ``own``. Raises ValueError if two tasks of this package have the same name.

@@ -39,7 +39,10 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return ``data``, with scalar ``y_mean`` and ``y_std`` added if regression targets are unscaled and lack them."""
+    """Return ``data``; for a regression whose targets are not standardised, with scalar ``y_mean`` and ``y_std``.
+
+    The two are computed from training targets, unless ``data`` has them already.
+    """
     if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data
     values = _sample(data.train.y)

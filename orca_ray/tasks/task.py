@@ -173,7 +173,7 @@ class Task:
 
     @classmethod
     def from_arrays(cls, x: Any, y: Any, *, name: str = "data", **options: Any) -> "Task":
-        """Return a task of own data, prepared in the cache and found by its name from then on.
+        """Return a task of the user's data, which are prepared in the cache; `get_task` finds the task by its name.
 
         Args:
             x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a data frame.

@@ -334,7 +334,7 @@ class DistanceSuite(Suite):
 
 
 def cloud(n: int, d: int = 4, classes: int = 3, seed: int = 0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return class-wise separated points [n, d] in float64, and labels [n] in which every class occurs."""
+    """Return random points [n, d], float64, around one centre per class, and their labels [n], 0 to ``classes`` - 1."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     means = 1.5 * torch.randn(classes, d, generator=generator, dtype=torch.float64)

@@ -55,7 +55,7 @@ class MethodSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Set the cache directory to one that only the suite uses."""
+        """Set the cache directory to a temporary one, which all tests of the suite share."""
         monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
     @pytest.fixture

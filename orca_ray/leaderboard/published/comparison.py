@@ -91,7 +91,7 @@ def compare(
     protocol: str = "",
     hide: Collection[str] = (),
 ) -> Published:
-    """Build the tables of published rows, and a table of the rows that are comparable with own scores.
+    """Return tables of published rows, and a table of the store's scores with the published rows comparable to them.
 
     ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
     protocol of own scores. Rows whose kind is in ``hide`` are left out, and counted in `Published.hidden`.

@@ -77,7 +77,7 @@ def words(num: int) -> NDArray[np.uint32]:
 
 
 def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return pseudo-random indices of a shape, each below its limit, made of `words` in C order."""
+    """Return pseudo-random integers of a shape, 0 or more and below ``limits``, made of `words` in C order."""
     drawn = words(math.prod(shape)).reshape(shape).astype(np.uint64)
     return ((drawn * np.asarray(limits, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
 
@@ -93,10 +93,9 @@ def drawn_tasks(num: int) -> Floats:
 
 
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
-    """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if it is impossible.
+    """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if seeds are too few.
 
-    Tasks are resampled; with fewer than `MIN_TASKS` tasks, the seeds of each task and method, which must be two or
-    more.
+    Tasks are resampled if there are `MIN_TASKS` or more. Else the seeds of each task and method are; all must have two.
     """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)

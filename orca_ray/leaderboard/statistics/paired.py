@@ -142,7 +142,7 @@ class LogScores:
         return errors_T
 
     def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
-        """Return the tasks on which both methods have a score; on each, the log of the scores' ratio; and its error."""
+        """Return the tasks on which both methods have a score, and for each the log ratio and its standard error."""
         m, r = (self.table.methods.index(name) for name in (method, reference))
         logs_T = self.means_TM[:, m] - self.means_TM[:, r]
         errors_T = np.sqrt(self.errors_TM[:, m] ** 2 + self.errors_TM[:, r] ** 2)

@@ -51,7 +51,7 @@ class QuestionAnswer:
 
     @property
     def answer(self) -> str:
-        """``yes`` or ``no, it hurt`` if the interval excludes 1, else ``no clear effect``; ``unknown`` without one.
+        """``yes`` or ``no, it hurt`` if the interval excludes 1, else ``no clear effect``; ``unknown`` if it is NaN.
 
         The interval belongs to this one planned question. A verdict of a pair (``separable`` or not) may differ,
         because it is adjusted for the number of pairs.

@@ -133,7 +133,7 @@ _EPSILON = 1e-5  # added to deviations by `standardise_again`
 
 
 def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
+    """Return the class numbers [N], −1 if missing, and the names of the classes that occur in ``target``.
 
     Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
     ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's name, for the
