@@ -128,8 +128,8 @@ class ThreadPool:
         """Call ``work`` on every item in ``workers`` threads.
 
         Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
-        that were raised. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is
-        raised once all threads have ended or `GRACE_SECONDS` have passed.
+        UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception
+        is raised once all threads have ended or `GRACE_SECONDS` have passed.
         """
         waiting = deque(enumerate(items))
 

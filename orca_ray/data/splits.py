@@ -17,7 +17,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if their sum exceeds ``num_samples``."""
+    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if ``sum(sizes)`` > ``num_samples``."""
     bounds = _bounds(num_samples, sizes)
     order = np.random.RandomState(seed).permutation(num_samples).astype(np.int64)
     return [order[start:end] for start, end in bounds]

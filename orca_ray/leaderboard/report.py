@@ -121,7 +121,7 @@ class BoardReport:
         return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return the validation score at each refine epoch of a task, averaged over seeds, by method with a curve."""
+        """Return by method the validation score of each refine epoch, mean over seeds; only methods with a curve."""
         found = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))

@@ -122,7 +122,7 @@ def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tu
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
-    """Return the records with ``wanted`` in ``column``; else UserError, which ends with ``hint`` without records."""
+    """Return the records with ``wanted`` in ``column``; UserError if none, with ``hint`` if ``records`` is empty."""
     names = sorted(records[column].unique())
     if not names:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")

@@ -33,7 +33,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isin
 
 
 class Options(BaseModel):
-    """Properties of own data that the user gives. Every field is optional; a field that is "" or None is inferred."""
+    """Options of a user's data. Every field is optional; a field that is "" or None is inferred from the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -202,7 +202,7 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many samples like the first fit into ``most_bytes`` as float32: 1 to 1024; 1024 for a table."""
+        """Return how many float32 samples of the size of the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(_taken(self.x, slice(0, 1))[0])
@@ -237,7 +237,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Finding:
-    """One inferred property of own data."""
+    """One inferred property of a user's data."""
 
     what: str
     """The property, such as "target"."""

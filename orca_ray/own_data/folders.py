@@ -62,7 +62,7 @@ _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 def list_folder(
     folder: Path, kind: Kind, suffixes: Sequence[str], options: Options, labelled: bool
 ) -> tuple[list[Path], list[str], partial[UserData]]:
-    """Return the files with ``suffixes``, notes on their choice, and a partial `UserData` that lacks inputs and notes.
+    """Return the files with ``suffixes``, notes on files left out, and a partial `UserData` without inputs and notes.
 
     A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
     sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv

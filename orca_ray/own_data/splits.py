@@ -204,7 +204,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
 def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
     """Return warnings about columns in ``candidates`` with names that suggest groups and values in several splits.
 
-    A column counts if its values repeat: 2 rows a value or more on average, and more than one value.
+    A column counts if it has at least two different values, and at least two rows per value on average.
     """
     found = []
     for name in candidates:

@@ -82,7 +82,7 @@ class TargetCoding(BaseModel):
 
 
 def as_numbers(y: Array) -> Array:
-    """Return targets as float64, None as NaN; raises UserError with the row of the first other value."""
+    """Return targets as float64, None as NaN; UserError, with the row, for the first other value that is no number."""
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
@@ -165,7 +165,8 @@ def fit_target(
 
     A class is too rare if it has fewer than ``least`` samples.
 
-    Raises UserError for one class, a constant number, colliding labels, and targets that do not fit ``options.kind``.
+    Raises UserError for a single class, a constant number, different labels with the same text (1 and "1"), and targets
+    that do not fit ``options.kind``.
     """
     kind, why = (options.kind, "given") if options.kind else _kind(data, y)
     columns = tuple(data.target_names) if y.ndim == 2 and len(data.target_names) == y.shape[1] else ()

@@ -20,7 +20,8 @@ _BUMPS, _WIDEST = 5, 0.5
 def solve_steady(permeability: Array, source: Array | float) -> Array:
     """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
 
-    ``permeability`` is a > 0 [N, N], ``source`` [N, N] or a number. Five-point finite volumes of second order.
+    ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number. The method is five-point finite
+    volumes of second order.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu

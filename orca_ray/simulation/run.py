@@ -107,12 +107,12 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name``; by default in the cache, where the benchmark reads it."""
+    """Return the path of the data file of task ``name`` in ``directory``; None: where its benchmark reads it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return how many samples of the file `target` are stored from an interrupted generation; arguments as there."""
+    """Return how many samples of the file ``target(name, directory)`` are stored from an interrupted generation."""
     return BatchStore(target(name, directory)).num_samples()
 
 

@@ -188,7 +188,7 @@ class Task:
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, name: str = "data", **options: Any) -> "Task":
-        """Return a task of the pairs (x, y) of a map-style ``torch`` data set, read item by item; see `from_arrays`."""
+        """Return a task of the pairs (x, y) of a map-style ``torch`` data set; other arguments as for `from_arrays`."""
         task: Task = resolve_name(f"{_REGISTRATION}:from_dataset")(dataset, name=name, **options)
         return task
 

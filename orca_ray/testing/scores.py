@@ -129,7 +129,7 @@ def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def random_table(tasks: int, methods: int, seeds: int, *, missing: float = 0.0, number: int = 0) -> pd.DataFrame:
-    """Return a table of random scores, without a share ``missing``; later methods are worse. ``number`` is the seed."""
+    """Return a table of random scores, less a share ``missing``; later methods are worse. ``number`` is the seed."""
     random = np.random.default_rng(number)
     scale = np.exp(random.normal(0, 2, tasks))
     rows = [

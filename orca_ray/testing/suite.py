@@ -73,7 +73,7 @@ _TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def save_bert(directory: Path) -> str:
-    """Save a random BERT of two layers and width 16, with a tokenizer; return its name as a body."""
+    """Save a random BERT of two layers and width 16, with a tokenizer; return the directory, the body's name."""
     from transformers import BertConfig, BertModel
 
     save_tokenizer(directory)
@@ -81,7 +81,7 @@ def save_bert(directory: Path) -> str:
 
 
 def save_vit(directory: Path) -> str:
-    """Save a random ViT of two layers, width 16 and patches of 8 pixels; return its name as a body."""
+    """Save a random ViT of two layers, width 16 and patches of 8 pixels; return the directory, the body's name."""
     from transformers import ViTConfig, ViTModel
 
     return _save(directory, ViTModel, ViTConfig(**_TINY, image_size=32, patch_size=8))

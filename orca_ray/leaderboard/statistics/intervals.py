@@ -84,9 +84,9 @@ def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[
 
 @cache
 def drawn_tasks(num: int) -> Floats:
-    """Return how often each resample draws each of ``num`` tasks, [R, T].
+    """Return [R, T]: how often each of R bootstrap resamples contains each of ``num`` tasks.
 
-    The statistics of a board share the array: do not change it.
+    The array is cached and shared by the statistics of a board: do not change it.
     """
     drawn_RT = indices((NUM_RESAMPLES, num), num) + num * np.arange(NUM_RESAMPLES)[:, None]
     return np.bincount(drawn_RT.ravel(), minlength=NUM_RESAMPLES * num).reshape(-1, num).astype(np.float64)

@@ -117,7 +117,7 @@ class LogScores:
 
     @classmethod
     def of(cls, table: ScoreTable) -> "LogScores":
-        """Take the logarithms of a table's mean scores, raised to `score_floor`."""
+        """Return the log scores of a table; scores and means below `score_floor` are raised to it."""
         floors_T = np.array([score_floor(scores_MS) for scores_MS in table.scores_TMS]).reshape(-1, 1)
         present_TMS, num_TM = np.isfinite(table.scores_TMS), np.maximum(table.num_seeds_TM, 1)
         logs_TMS = np.log(np.maximum(np.where(present_TMS, table.scores_TMS, 1.0), floors_T[:, :, None]))

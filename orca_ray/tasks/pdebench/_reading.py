@@ -54,7 +54,7 @@ class Simulations(ABC):
 
     @abstractmethod
     def read(self, rows: slice, frame: int) -> Array:
-        """Return a frame of the samples ``rows``, float32 [b, C, *grid]; UserError for damaged or not finite data."""
+        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid]; UserError if damaged or not finite."""
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
