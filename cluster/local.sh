@@ -13,7 +13,8 @@
 # may lie in one of these: nodes see them, too, and nothing else of this machine there. This machine is 10.213.N.1 for the
 # nodes, the head is 10.213.N.10; the script prints both. A node that dies does not end such a cluster. ORCA_LOCAL_FOLDER
 # names a directory for the nodes' files, to fill NODE/cache before the start; by default it is temporary.
-# ORCA_HEAD_CPUS=0 keeps trials off the head.
+# ORCA_HEAD_CPUS=0 keeps trials off the head. RAY_PORT and RAY_DASHBOARD_PORT are the ports of the head and of its job
+# server (6379 and 8265): a second cluster on one machine needs others.
 # Exit code 77: this machine or user cannot make such nodes; the reason is printed.
 set -euo pipefail
 
@@ -146,6 +147,11 @@ until RAY_ADDRESS="$head:$port" ray status >/dev/null 2>&1; do
   sleep 1
 done
 for ((node = 1; node < nodes; node++)); do start "$node" --address="$head:$port" --node-ip-address="$(address "$node")"; done
+# The job server answers some seconds after the head; a job that is submitted before fails with a long traceback.
+until ray job list --address="http://$head:$dashboard_port" >/dev/null 2>&1; do
+  kill -0 "${started[0]}" 2>/dev/null || { echo "the head ended" >&2; exit 1; }
+  sleep 1
+done
 
 echo "cluster of $nodes nodes at $head:$port, jobs at http://$head:$dashboard_port; Ctrl-C ends it"
 if [[ $isolated ]]; then

@@ -1,6 +1,7 @@
 """The exception and the warning for what a user can correct, and helpers that word their messages."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -34,12 +35,18 @@ def quoted(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
 
 
+_USER = re.compile(r"(:/{1,2})[^/\s@'\"]+@")
+_SECRET = re.compile(r"(?i)([?&;]\w*(?:key|secret|token|password|passwd|credential|signature|sig)=)[^&;\s'\"]+")
+
+
 def printable(text: str, *, keep: str = "") -> str:
     """Replace unprintable characters, such as ESC, line breaks and lone surrogates, by escapes such as ``\\x1b``.
 
     Characters in ``keep`` stay. Apply it to names from files, stores and arguments before they are printed, because a
-    terminal executes the control sequences in them.
+    terminal executes the control sequences in them. Credentials in URIs become ``***``: everything that is printed or
+    logged passes here, whatever a user has given where no URI was expected.
     """
+    text = _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
     if text.isprintable():
         return text
     return "".join(

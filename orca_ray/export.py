@@ -25,20 +25,20 @@ from orca_ray.errors import UserError, lookup, shorten
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
 
 WRITERS: dict[str, Callable[..., Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
 """Writer class of `pyarrow` for each suffix of a file."""
 
 
-def check_output(path: Path, model: Predictor) -> None:
+def check_predictions(path: Path, model: Predictor) -> None:
     """Raise UserError if predictions of ``model`` cannot be written to ``path``."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"cannot write predictions to {path}: its name must end with {' or '.join(WRITERS)}")
     if path.suffix.lower() == ".csv" and model.task.target.kind == "dense":
         raise UserError(f"fields of shape {model.task.target.shape} do not fit into {path}: name a file .parquet")
-    if path.is_dir():
-        raise UserError(f"{path} is a directory: name a file")
+    check_output(path, "the file")
 
 
 def write_predictions(
@@ -46,12 +46,11 @@ def write_predictions(
 ) -> None:
     """Write a row for each sample to ``path``: ``id``, ``prediction`` and, unless numbers are predicted, probabilities.
 
-    ``id`` is the name of the sample's file or, if it has none, its number from 0. Fields are nested lists. The
-    probabilities of a class or label NAME are the column ``p_NAME``, those of masks ``probability``. ``progress`` is
-    called with the number of rows so far. The file appears when it is complete. Raises UserError as `check_output`
-    does, and for inputs that the model cannot take.
+    ``id`` is the name of the sample's file or, if it has none, its number from 0. Fields are nested lists. Columns of
+    probabilities are called ``p_NAME`` by the class or label. ``progress`` is called with the number of rows so far.
+    The file appears when it is complete. Raises UserError as `check_predictions` does, and for inputs that do not fit.
     """
-    check_output(path, model)
+    check_predictions(path, model)
     target = path.absolute()
     with cache.scratch_directory(target.parent) as scratch, cache.disk_errors(target.parent):
         writer = None
@@ -154,6 +153,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
     exported, a missing library, or outputs that differ by more than `TOLERANCE`.
     """
     write = lookup("export format", to, FORMATS)
+    check_output(path, "the file")
     cpu = Predictor(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
     expected, whole = (_Whole(cpu, body).eval() for body in (cpu.network.body, cpu.network.body.exportable()))
     with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):

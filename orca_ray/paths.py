@@ -3,7 +3,7 @@
 import contextlib
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlencode
@@ -41,6 +41,25 @@ def check_directory(path: Path, what: str) -> Path:
         where = f"{what} {path} is {found}" if blocking == path.absolute() else f"{what} {path}: {blocking} is {found}"
         raise UserError(f"{where}; give a directory, or a path where one can be created")
     return path
+
+
+def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> None:
+    """Raise `UserError` if no file can be written to ``path``, or if it would change what the same command reads.
+
+    ``reads`` are the files, directories and URIs that the command reads: the output may be none of these files, and in
+    none of these directories. ``what`` names the argument, e.g. ``--out``.
+    """
+    check_special(path, what)
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir():
+        found = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
+        raise UserError(f"{what} {path}: {found}; give the path of a file in an existing directory")
+    real = Path(os.path.realpath(path))
+    for each in map(str, reads):
+        read = Path(os.path.realpath(each.removeprefix("file://")))
+        if real == read or (read.is_dir() and real.is_relative_to(read)):
+            found = "it is read" if real == read else f"it lies in {public_uri(each)}, which is read"
+            raise UserError(f"{what} {path}: {found} by this command, which would change it; name another file")
 
 
 def regular_size(path: Path, *, directories: bool = False) -> int:

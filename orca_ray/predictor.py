@@ -58,7 +58,11 @@ class Predictor:
         self.preprocessing_json = preprocessing
         """Content of ``preprocessing.json``; None: inputs are arrays."""
         self.preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
-        """Conversion of a user's data to inputs of the network; None: inputs are arrays."""
+        """How inputs are made of the user's data; None: inputs are arrays."""
+        if self.preprocessing is not None:
+            made = self.preprocessing.input_shape, self.preprocessing.target.target
+            if made != (self.task.input_shape, self.task.target):
+                raise UserError(f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to different models")
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised outputs [B, *output_shape]."""

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import orca_ray
+from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import column_names
@@ -23,6 +24,7 @@ from orca_ray.own_data.infer_task import infer
 from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
+from orca_ray.testing.model_folders import check_forgeries
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
@@ -277,6 +279,22 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert column_names(model) == ["p_red", "p_white"]
+
+
+@pytest.mark.slow
+def test_a_forged_folder_of_own_data_is_refused_or_predicts(own: tuple[Path, Path, Predictor]) -> None:
+    file, folder, _ = own
+    check_forgeries(folder, file, 60)
+
+
+def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_path: Path) -> None:
+    file, folder, model = own
+    out = tmp_path / "out.csv"
+    assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
+    found = pd.read_csv(out)
+    assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
+    assert found["prediction"].tolist() == model.predict(file).tolist()
+    assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)
 
 
 def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Exit, Option
 
 from orca_ray.cli.boards import BoardOptions, load_board
-from orca_ray.cli.options import JsonOption, ResultsOption, check_file, required_store, results_uri, takes
+from orca_ray.cli.options import JsonOption, ResultsOption, required_store, results_uri, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.data.cache import disk_errors, write_bytes, write_text
 from orca_ray.errors import UserError, lookup, printable
 from orca_ray.options import Protocol
-from orca_ray.paths import check_special, public_uri
+from orca_ray.paths import check_output, check_special, public_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ def leaderboard(
         _check(name, options, options.check)
         return
     if options.out is not None:
-        check_file(options.out, "--out")
+        check_output(options.out, "--out", reads=[results_uri(options.results)])
     form = _format(options)
     if options.open or options.watch:
         _show_page(name, options, form)
@@ -115,7 +115,7 @@ def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     if form != "html":
         raise UserError(f"--open and --watch show the page: give --format html, not {form}")
     path = options.out or Path(f"{_stem(name)}.html")
-    check_file(path, "--out")
+    check_output(path, "--out", reads=[results_uri(options.results)])
 
     def page(watched: bool) -> str:
         return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))

@@ -93,15 +93,6 @@ def _directory(given: str) -> Path:
     return Path(given)
 
 
-def check_file(path: Path, option: str) -> None:
-    """Raise UserError if ``path``, the value of ``option``, cannot be a regular file in an existing directory."""
-    check_special(path, option)
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir():
-        what = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
-        raise UserError(f"{option} {path}: {what}; give the path of a file in an existing directory")
-
-
 def split_names(option: str, values: Sequence[str] | None) -> list[str] | None:
     """Return the names in an option that may be repeated, comma-separated, or both; None without the option.
 

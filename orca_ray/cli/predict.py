@@ -16,6 +16,7 @@ from orca_ray.cli.options import DeviceOption, JsonOption, QuietOption
 from orca_ray.cli.output import DataProgress, duration, emit_json, note, say, size
 from orca_ray.errors import UserError
 from orca_ray.options import ExportFormat
+from orca_ray.paths import check_output
 from orca_ray.process import allowed_cpus
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def predict(
 
     Data are read in parts, so they may be larger than the memory. The output appears when it is complete.
     """
-    from orca_ray.export import check_output, write_predictions
+    from orca_ray.export import check_predictions, write_predictions
     from orca_ray.predictor import load
 
+    check_output(out, "--out", reads=[model, data])
     adapted = load(model, device)
-    check_output(out, adapted)
+    check_predictions(out, adapted)
     inputs, started = adapted.inputs(data), time.perf_counter()
     with DataProgress(quiet=quiet) as progress:
         write_predictions(adapted, inputs, out, lambda done: progress(f"predicting: {done} of {len(inputs)} samples"))
@@ -68,8 +70,7 @@ def export(
     from orca_ray.export import export_model
     from orca_ray.predictor import load
 
-    if out.is_dir():
-        raise UserError(f"{out} is a directory: name a file")
+    check_output(out, "--out", reads=[model])
     exported = export_model(load(model, "cpu"), to.value, out)
     if json:
         emit_json(exported)

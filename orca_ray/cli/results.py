@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from orca_ray.cli.options import JsonOption, ResultsOption, check_file, directory_option, required_store, results_uri
+from orca_ray.cli.options import JsonOption, ResultsOption, directory_option, required_store, results_uri
 from orca_ray.cli.output import TRIALS_FAILED, emit_json, note, say, show
 from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
-from orca_ray.paths import public_uri
+from orca_ray.paths import check_output, public_uri
 
 if TYPE_CHECKING:
     from orca_ray.results.submissions import Known
@@ -75,7 +75,7 @@ def export(
     from orca_ray.version import __version__
 
     if out is not None:
-        check_file(out, "--out")
+        check_output(out, "--out", reads=[results_uri(results)])
     store = required_store(results_uri(results), f"run `orca-sweep benchmark {name}` first, or give --results URI")
     board = build(store.records(), benchmark=name, sweep=sweep, protocol=protocol and protocol.value)
     stated = source or f"orca-ray {__version__}, sweep {board.sweep}"

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
-from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption, check_file
+from orca_ray.cli.options import BenchmarkArgument, JsonOption, SplitsOption
 from orca_ray.cli.output import emit_json, note, plain, say, size
 from orca_ray.cli.output import show as show_table
 from orca_ray.data.cache import disk_errors, write_bytes
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
+from orca_ray.paths import check_output
 
 if TYPE_CHECKING:
     from orca_ray.data.prepared import PreparedData
@@ -79,7 +80,7 @@ def show(
 
     chosen = get_task(task).under(protocol.value)
     if picture is not None:
-        check_file(picture, "--picture")
+        check_output(picture, "--picture")
         if picture.suffix.lower() != ".png":
             raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     data = chosen.prepared(protocol.value)

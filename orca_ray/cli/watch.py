@@ -153,13 +153,13 @@ def pause(
 
 def cancel(trial: TrialArgument, sweep: OneSweepOption = None, results: ResultsOption = None) -> None:
     """End a running trial after its epoch, with the status ``cancelled``; only ``retry`` runs it again."""
-    from orca_ray.results import requests
+    from orca_ray.results import live
     from orca_ray.results.status import only_trial, running_keys
 
     store = required_store(results_uri(results))
     name, key = only_trial(running_keys(store), trial, sweep)
     holder = _driver(store, name)
-    requests.write(store.folder, name, requests.Request("cancel", key))
+    live.write_request(store.folder, name, live.Request("cancel", key))
     say(f"asked {holder} to cancel trial {key} of {name}")
 
 
@@ -171,7 +171,7 @@ def retry(
     results: ResultsOption = None,
 ) -> None:
     """Run failed trials of a sweep again: now if it runs, else with the next run of its command."""
-    from orca_ray.results import requests
+    from orca_ray.results import live
     from orca_ray.results.record import Status
     from orca_ray.results.status import find_sweep, only_trial, sweep_status
 
@@ -182,7 +182,7 @@ def retry(
     if not failed:
         raise UserError(f"{name} has no failed trials in this store")
     key = "" if trial is None else only_trial(failed, trial, name)[1]
-    requests.write(store.folder, name, requests.Request("retry", key))
+    live.write_request(store.folder, name, live.Request("retry", key))
     number = 1 if key else len(failed)
     found = sweep_status(store, name, note)
     when = f"asked {found.holder}" if found.has_driver else "no driver runs: with the next run of the same command"
@@ -190,13 +190,13 @@ def retry(
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
-    from orca_ray.results import requests
+    from orca_ray.results import live
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
     holder = _driver(store, name)
-    requests.write(store.folder, name, requests.Request(kind))
+    live.write_request(store.folder, name, live.Request(kind))
     say(f"{name}: asked {holder} {what}; it does within seconds")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from orca_ray import paths
 from orca_ray.errors import UserError, shorten
 from orca_ray.paths import open_regular, regular_size
 
@@ -137,7 +138,11 @@ def write_text(path: Path, text: str, *, durable: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``: no reader sees half a file."""
+    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``: no reader sees half a file.
+
+    Raises :class:`UserError` if ``path`` is a pipe, device or socket, which a file would replace.
+    """
+    paths.check_special(path, "the file")
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         with create_file(temporary) as stream:
@@ -246,7 +251,11 @@ def replace_directory(source: Path, target: Path, scratch: Path) -> None:
 
 
 def replace_file(source: Path, target: Path) -> None:
-    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old file or the whole new one."""
+    """Sync ``source`` to disk and rename it to ``target``: a power cut leaves the old file or the whole new one.
+
+    Raises :class:`UserError` if ``target`` is a pipe, device or socket, which a file would replace.
+    """
+    paths.check_special(target, "the file")
     flush(source)
     os.replace(source, target)
 

@@ -13,8 +13,7 @@ from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Levels, Ratio
-from orca_ray.leaderboard.statistics.verdict import describe
-from orca_ray.leaderboard.statistics.wilcoxon import smallest_p
+from orca_ray.leaderboard.statistics.verdict import describe, smallest_p
 from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS
 from orca_ray.results.record import Status
 

@@ -13,6 +13,7 @@ No file is a pickle or contains code. ``config.json`` is written last: a directo
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -46,6 +47,12 @@ class StoredArray:
     shape: tuple[int, ...]
     values: tuple[float, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.values) != math.prod(self.shape) or min(self.shape, default=1) < 1:
+            raise ValueError(f"{len(self.values)} values are no array of shape {self.shape}")
+        if not all(abs(value) <= _LARGEST for value in self.values):
+            raise ValueError("values must be finite")
+
     @classmethod
     def of(cls, array: Any) -> "StoredArray":
         """Return the JSON form of a NumPy array or a tensor on the CPU, converted to float32."""
@@ -53,8 +60,12 @@ class StoredArray:
         return cls(values.shape, tuple(values.ravel().tolist()))
 
     def array(self) -> Array:
-        """Return the array; raises ValueError if the number of values is not that of the shape."""
+        """Return the array."""
         return np.array(self.values, dtype=np.float32).reshape(self.shape)
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST_VALUES = 2**31  # of an input or an output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +87,12 @@ class TaskSummary:
     reference: str
     protocol: str
     data_fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.declaration()
+        for name, shape in (("input", self.input_shape), ("output", self.target.output_shape)):
+            if min(shape, default=1) < 1 or math.prod(shape) > _MOST_VALUES:
+                raise ValueError(f"the {name} has shape {shape}, with 1 to {_MOST_VALUES:,} values")
 
     @classmethod
     def of(cls, task: Task, protocol: str, data_fingerprint: str) -> "TaskSummary":
@@ -141,6 +158,27 @@ class ModelConfig:
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file of the folder except ``config.json``, by name."""
 
+    def __post_init__(self) -> None:
+        channels, *rest = self.task.input_shape
+        of_inputs = (channels, *(1 for _ in rest))
+        if any(each is not None and each.shape != of_inputs for each in (self.input_mean, self.input_deviation)):
+            raise ValueError(f"the statistics of inputs do not have shape {of_inputs}")
+        outputs = self.task.target.output_shape
+        for each in (self.y_mean, self.y_std):
+            shape = () if each is None else each.shape
+            if len(shape) > len(outputs) or any(
+                size not in (1, whole) for size, whole in zip(shape[::-1], outputs[::-1], strict=False)
+            ):
+                raise ValueError(f"statistics of shape {shape} are none of outputs of shape {outputs}")
+        if any((mean is None) != (spread is None) for mean, spread in self._statistics):
+            raise ValueError("a mean without a deviation, or the reverse")
+        if any(spread is not None and min(spread.values) <= 0 for _, spread in self._statistics):
+            raise ValueError("a deviation must be above zero")
+
+    @property
+    def _statistics(self) -> tuple[tuple[StoredArray | None, StoredArray | None], ...]:
+        return (self.input_mean, self.input_deviation), (self.y_mean, self.y_std)
+
 
 def read_config(directory: Path) -> ModelConfig:
     """Return the configuration of a model folder, and verify its files.
@@ -188,7 +226,7 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
             f"{path} has format {quoted(found)}, of orca-ray {quoted(written)}; orca-ray {__version__} reads "
             f"format {FORMAT}: install the version that wrote it, or make the model again with this one"
         )
-    if values.pop(_SELF, None) != _hash({"orca_ray": written, "format": found, **values}):
+    if values.pop(_SELF, None) != signature({"orca_ray": written, "format": found, **values}):
         raise UserError(f"{path} was changed since it was written; {_ADVICE}")
     try:
         config = TypeAdapter(ModelConfig).validate_python(values)
@@ -210,7 +248,7 @@ def config_text(config: ModelConfig) -> str:
     """Return the text of ``config.json``: ``config``, the versions of orca-ray and of the format, and their hash."""
     values = {"orca_ray": __version__, "format": FORMAT, **asdict(config)}
     values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
-    return json.dumps({**values, _SELF: _hash(values)}, indent=1) + "\n"
+    return json.dumps({**values, _SELF: signature(values)}, indent=1) + "\n"
 
 
 def write_folder(
@@ -261,6 +299,7 @@ def check_other(directory: Path) -> None:
         raise UserError(f"{directory} has files and is no model folder: name a new or empty directory for the model")
 
 
-def _hash(values: Mapping[str, Any]) -> str:
+def signature(values: Mapping[str, Any]) -> str:
+    """Return the hash that ``config.json`` has of all its other values."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

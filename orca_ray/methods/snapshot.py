@@ -19,11 +19,15 @@ from orca_ray.methods.recipe import NO_BODY, Recipe
 from orca_ray.methods.registry import get_method, relevant, resolve
 from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.trial import Trial, network_request
+from orca_ray.models.bounded import AtMost
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.names import listed_body
 from orca_ray.models.weights import BodyArchitecture, describe_body
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
+
+_ROOM, _ROOM_OF_BUILDING, _LARGEST_BODY = 4, 2**20, 2**31
+"""Values that building a network may take: times those of its weights, and of temporary tensors, or of a named body."""
 
 
 @dataclass(frozen=True)
@@ -87,21 +91,32 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
         task, options, body if whole else config.body.name,
         pretrained=recipe.pretrained, seed=config.seed, statistics=statistics,
     )  # fmt: skip
+    stored = sum(value.numel() for value in weights.values())
     try:
-        model = recipe.network(request)
+        with AtMost(_ROOM * stored + (_LARGEST_BODY if not whole else _ROOM_OF_BUILDING)):
+            model = recipe.network(request)
     except UserError as error:
         if whole:
             raise
         raise UserError(f"this model holds no weights of its body, as {config.method} leaves them: {error}") from error
+    except Exception as error:  # constructors raise many types for sizes that do not fit together
+        raise UserError(f"config.json describes a network that cannot be built: {shorten(error)}") from error
     if not whole:
-        found = _hash(_frozen(recipe, model))
-        if not recipe.names_body or found != config.body.weights_sha256:
+        body_hash = _hash(_frozen(recipe, model))
+        if not recipe.names_body or body_hash != config.body.weights_sha256:
             raise UserError(
                 f"the body {config.body.name!r} on this machine is not the one that the model was trained with (sha256 "
-                f"of its weights: {found}, expected {config.body.weights_sha256}): get the same release of it"
+                f"of its weights: {body_hash}, expected {config.body.weights_sha256}): get the same release of it"
             )
     _load(model, weights, set(weight_names(recipe, model)))
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    try:
+        found = tuple(model(torch.zeros(1, *config.task.input_shape)).shape[1:])
+    except Exception as error:  # a forward pass raises many types for values that do not fit together
+        raise UserError(f"config.json describes a network that cannot predict: {shorten(error)}") from error
+    if found != config.task.target.output_shape:
+        raise UserError(f"config.json describes outputs of shape {config.task.target.output_shape}, not {found}")
+    return model
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -133,6 +148,11 @@ def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[s
             f"the weights do not fit the network that config.json describes: {wrong[0]} ({len(wrong)} differences); "
             f"use the libraries of its 'versions', or copy the folder again"
         )
+    infinite = [
+        name for name, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
+    ]
+    if infinite:
+        raise UserError(f"the weights {infinite[0]} are not finite ({len(infinite)} such): train the model again")
     model.load_state_dict(dict(weights), strict=False)
 
 

@@ -82,11 +82,6 @@ def _sequence_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig
     return min(most, length)
 
 
-def _image_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig, patch_size: int = 16) -> float:
-    """Return the number of patches, which does not depend on the input's own size: inputs are resized."""
-    return (config.image_size / patch_size) ** 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class Modality:
     """A kind of body, defined by its pretraining data (text or images), and everything that depends on it.
@@ -118,7 +113,9 @@ _ALL = (
     ),
     Modality(
         name="image", paper_source="cifar10", stand_in="photographs",
-        source_size=lambda image_size, num_tokens: (image_size, 0), num_tokens=_image_tokens,
+        source_size=lambda image_size, num_tokens: (image_size, 0),
+        # Inputs are resized, so the number of patches does not depend on the size of the input.
+        num_tokens=lambda input_shape, config, patch_size=16: (config.image_size / patch_size) ** 2,
         paper_embedder=lambda max_tokens: {"image_size": 224},
     ),
 )  # fmt: skip

@@ -1,14 +1,17 @@
 """Gradient-boosted trees of LightGBM as a network, for the method ``gradient_boosting``.
 
 The trees are text, LightGBM's own format, in a buffer of bytes: they are saved and loaded with all other weights.
-For export the trees become operations of torch (`TreeArrays`), because LightGBM cannot be exported. No library converts
-them: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16 or older.
+LightGBM believes what it reads: a child or feature outside its array makes it read any memory or end the process, a
+cycle never ends. So the text is parsed and checked here, and LightGBM reads only what `_written` makes of the result.
+
+For export the trees become operations of torch (`TreeArrays`), because LightGBM's own library cannot be exported. No
+library does that: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16.
 """
 
 import math
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,8 +37,10 @@ class TreeBody(Body):
     """Buffers whose size follows from training; they are loaded with any size."""
     text: Tensor
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, num_features: int) -> None:
+        """Make a model without trees, which predicts 0, for tables of ``num_features`` features (T times C)."""
         super().__init__()
+        self._num_features = num_features
         self.feature_width = target.num_outputs
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
@@ -57,10 +62,23 @@ class TreeBody(Body):
 
     @property
     def boosters(self) -> list[Any]:
-        """The boosters as objects of LightGBM; raises UserError if LightGBM is missing or cannot read their text."""
+        """The boosters; raises UserError if LightGBM is missing or a tree is damaged."""
         if self._boosters is None:
-            self._boosters = _parsed(self.models)
+            self._boosters = [_booster(trees, self._turns) for trees in self._trees()]
         return self._boosters
+
+    def _trees(self) -> list[list["_Tree"]]:
+        """Return the checked trees of each booster."""
+        found = [_parsed(text, self._num_features) for text in self.models]
+        if len(found) not in (0, 1, self.num_trained) or any(len(trees) % self._turns for trees in found):
+            counts = ", ".join(str(len(trees)) for trees in found)
+            raise UserError(f"{_DAMAGED}: {counts} trees cannot take turns for {self.num_trained} outputs")
+        return found
+
+    @property
+    def _turns(self) -> int:
+        """Number of outputs for which the trees of one booster take turns."""
+        return self.num_trained if len(self.models) == 1 else 1
 
     @property
     def num_values(self) -> int:
@@ -74,20 +92,23 @@ class TreeBody(Body):
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
         threads = torch.get_num_threads()
-        outputs = [each.predict(rows, raw_score=True, num_threads=threads) for each in self.boosters]
+        outputs = [
+            each.predict(rows[:, : each.num_feature()], raw_score=True, num_threads=threads) for each in self.boosters
+        ]
         raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
     def exportable(self) -> Body:
-        """Return a `TreeArrays` of the same trees."""
-        return TreeArrays(self.boosters, self.feature_width, self.num_trained)
+        """Return the trees as operations of torch."""
+        return TreeArrays(self._trees(), self.feature_width, self.num_trained)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         stored = state_dict.get(f"{prefix}text")
         if stored is not None:  # of another length
             self.text = torch.empty_like(stored, device=self.text.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._boosters = _parsed(self.models)  # now, so that a missing package is known before the first prediction
+        self._boosters = None
+        _ = self.boosters  # now, so that damage and a missing package are known before the first prediction
 
 
 class TreeArrays(Body):
@@ -107,22 +128,21 @@ class TreeArrays(Body):
     value: Tensor
     output: Tensor
 
-    def __init__(self, boosters: Sequence[Any], num_outputs: int, num_trained: int) -> None:
-        """Copy the trees of LightGBM's ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
+    def __init__(self, boosters: Sequence[Sequence["_Tree"]], num_outputs: int, num_trained: int) -> None:
+        """Join the trees of ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
 
-        Only the last ``num_trained`` outputs have trees. Raises UserError for splits by categories or zeros as missing.
+        Only the last ``num_trained`` outputs have trees.
         """
         super().__init__()
         self.feature_width = num_outputs
-        nodes, roots, outputs, depths = list[_Node](), list[int](), list[int](), [0]
-        for label, booster in enumerate(boosters):
-            for place, tree in enumerate(booster.dump_model()["tree_info"]):
-                roots.append(len(nodes))
-                depths.append(_add_nodes(tree["tree_structure"], nodes))
+        parts, roots, outputs = [np.zeros((len(_NODE), 0))], [0], list[int]()
+        for label, trees in enumerate(boosters):
+            for place, tree in enumerate(trees):
+                parts.append(tree.nodes(roots[-1]))
+                roots.append(roots[-1] + parts[-1].shape[1])
                 outputs.append(label if len(boosters) > 1 else place % num_trained)
-        self._depth = max(depths)
-        columns = torch.tensor(nodes, dtype=torch.float64).reshape(-1, len(_Node._fields)).unbind(1)
-        for name, column in zip(_Node._fields, columns, strict=True):
+        self._depth = max((tree.depth for trees in boosters for tree in trees), default=0)
+        for name, column in zip(_NODE, torch.from_numpy(np.concatenate(parts, axis=1)), strict=True):
             kinds = {"threshold": torch.float64, "value": torch.float64, "missing_right": torch.bool}
             self.register_buffer(name, column.to(kinds.get(name, torch.long)))
         # Inputs are float32: the largest float32 that is not above a threshold splits them in the same way.
@@ -130,7 +150,7 @@ class TreeArrays(Body):
         self.threshold = torch.where(
             rounded > self.threshold, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded
         )
-        self.register_buffer("roots", torch.tensor(roots, dtype=torch.long))
+        self.register_buffer("roots", torch.tensor(roots[:-1], dtype=torch.long))
         places = torch.tensor(outputs, dtype=torch.long) + (num_outputs - num_trained)
         self.register_buffer("output", nn.functional.one_hot(places, num_outputs).double())
 
@@ -146,34 +166,111 @@ class TreeArrays(Body):
         return sums.to(rows)[:, None]
 
 
-class _Node(NamedTuple):
-    """A node of a tree."""
-
-    left: int
-    right: int
-    value: float
-    """Output of a leaf; 0 for a split."""
-    feature: int = 0
-    threshold: float = 0.0
-    missing_right: bool = False
-    """Whether samples without a value go to the right."""
+_NODE = ("left", "right", "value", "feature", "threshold", "missing_right")
+_INTEGERS = ("split_feature", "decision_type", "left_child", "right_child")
+"""Numbers that a tree in LightGBM's format has for each split, beside ``threshold``."""
+_NUMBERS = re.compile(r"[-+.e0-9 ]*")
+_DAMAGED = "the trees of this model are damaged"
+_DEFAULT_LEFT, _MISSING_IS_ZERO, _MISSING_IS_NAN = 2, 4, 8  # bits of a decision type; bit 1 is a split by categories
 
 
-def _add_nodes(node: dict[str, Any], nodes: list[_Node]) -> int:
-    """Append a node of `lightgbm.Booster.dump_model` and all nodes below it to ``nodes``; return the depth below it."""
-    number = len(nodes)
-    nodes.append(_Node(number, number, node.get("leaf_value", 0.0)))
-    if "split_feature" not in node:
-        return 0
-    if node["decision_type"] != "<=":
-        raise UserError("cannot export trees with splits by categories: train them on numbers")
-    if node["missing_type"] not in ("None", "NaN"):
-        raise UserError("cannot export trees that take zeros as missing: train them without zero_as_missing")
-    right_if_missing = node["threshold"] < 0 if node["missing_type"] == "None" else not node["default_left"]
-    left_depth, right = _add_nodes(node["left_child"], nodes), len(nodes)
-    right_depth = _add_nodes(node["right_child"], nodes)
-    nodes[number] = _Node(number + 1, right, 0.0, node["split_feature"], node["threshold"], right_if_missing)
-    return 1 + max(left_depth, right_depth)
+class _Tree:
+    """A tree in LightGBM's text format, whose numbers are checked."""
+
+    def __init__(self, text: str, num_features: int) -> None:
+        """Parse the lines ``name=numbers`` of a tree; raises ValueError if it is none for ``num_features`` features.
+
+        A split has a larger number than its parent, so that paths end. A child below zero is the leaf ``-child - 1``.
+        """
+        lines = dict(line.partition("=")[::2] for line in text.splitlines())
+        self.fields = {name: lines.get(name, "") for name in (*_INTEGERS, "threshold", "leaf_value")}
+        for name, field in self.fields.items():
+            if not _NUMBERS.fullmatch(field):
+                raise ValueError(f"{name} are not numbers")
+        self._leaves = np.array(self.fields["leaf_value"].split(), np.float64)
+        self._threshold = np.array(self.fields["threshold"].split(), np.float64)
+        integers = [np.array(self.fields[name].split(), np.int64) for name in _INTEGERS]
+        self.num_leaves = len(self._leaves)
+        if lines.get("num_leaves") != str(self.num_leaves) or not self.num_leaves:
+            raise ValueError(f"{self.num_leaves} values for {lines.get('num_leaves', 'no')} leaves")
+        if any(len(numbers) != self.num_leaves - 1 for numbers in (*integers, self._threshold)):
+            raise ValueError(f"{self.num_leaves} leaves and not one split less")
+        self._feature, self._decision, self._left, self._right = integers
+        if not np.isfinite(self._leaves).all() or not np.isfinite(self._threshold).all():
+            raise ValueError("values are not finite")
+        if ((self._feature < 0) | (self._feature >= num_features)).any():
+            raise ValueError(f"a feature is not one of 0 to {num_features - 1}")
+        children, numbers = np.concatenate([self._left, self._right]), np.arange(self.num_leaves - 1)
+        expected = np.arange(-self.num_leaves, self.num_leaves - 1)
+        if self.num_leaves > 1 and not np.array_equal(np.sort(np.append(children, 0)), expected):
+            raise ValueError("not every node is the child of one split")
+        if ((children >= 0) & (children <= np.concatenate([numbers, numbers]))).any():
+            raise ValueError("a split is above its parent")
+        if (self._decision & 1).any() or lines.get("num_cat", "0") != "0":
+            raise ValueError("it splits by categories, not by numbers")
+        if (self._decision & _MISSING_IS_ZERO).any() or ((self._decision < 0) | (self._decision > 10)).any():
+            raise ValueError("it takes zeros as missing, or has an unknown type of split")
+        if lines.get("is_linear", "0") != "0":
+            raise ValueError("its leaves are linear models")
+
+    @property
+    def num_features(self) -> int:
+        """Number of features up to the last one that splits, at least 1."""
+        return int(self._feature.max(initial=0)) + 1
+
+    @property
+    def depth(self) -> int:
+        """Number of splits on the longest path to a leaf."""
+        depths = np.ones(self.num_leaves, np.int64)
+        for split in range(self.num_leaves - 1):
+            for child in (self._left[split], self._right[split]):
+                if child >= 0:
+                    depths[child] = depths[split] + 1
+        return int(depths[: self.num_leaves - 1].max(initial=0))
+
+    def nodes(self, first: int) -> np.ndarray:
+        """Return the rows `_NODE` for all splits, then for all leaves [6, 2 * num_leaves - 1], numbered from ``first``.
+
+        A leaf is its own child.
+        """
+        num_splits = self.num_leaves - 1
+        left, right = (np.where(side < 0, num_splits + ~side, side) for side in (self._left, self._right))
+        own, zeros = np.arange(num_splits, 2 * num_splits + 1), np.zeros(self.num_leaves)
+        nan, default_left = self._decision & _MISSING_IS_NAN > 0, self._decision & _DEFAULT_LEFT > 0
+        missing_right = np.where(nan, ~default_left, self._threshold < 0)  # without a type, NaN is taken as 0
+        rows = [(left, own), (right, own), (np.zeros(num_splits), self._leaves), (self._feature, zeros),
+                (self._threshold, zeros), (missing_right, zeros)]  # fmt: skip
+        found = np.array([np.concatenate(row) for row in rows], np.float64)
+        found[:2] += first
+        return found
+
+
+def _parsed(text: str, num_features: int) -> list[_Tree]:
+    """Return the trees of a booster in LightGBM's text format; raises UserError if one of them is damaged."""
+    found = []
+    for number, part in enumerate(text.partition("\nend of trees\n")[0].split("\nTree=")[1:]):
+        try:
+            found.append(_Tree(part, num_features))
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{_DAMAGED}: tree {number}: {error}") from error
+    if not found:
+        raise UserError(f"{_DAMAGED}: there are none")
+    return found
+
+
+def _written(trees: Sequence[_Tree], turns: int) -> str:
+    """Return checked trees in LightGBM's text format; ``turns`` outputs have a tree each in turn."""
+    num_features = max(tree.num_features for tree in trees)
+    lines = [
+        "tree", "version=v4", f"num_class={turns}", f"num_tree_per_iteration={turns}", "label_index=0",
+        f"max_feature_idx={num_features - 1}", "objective=regression",
+        f"feature_names={' '.join(f'x{number}' for number in range(num_features))}",
+        f"feature_infos={' '.join(['none'] * num_features)}", "",
+    ]  # fmt: skip
+    for number, tree in enumerate(trees):
+        lines += [f"Tree={number}", f"num_leaves={tree.num_leaves}", "num_cat=0"]
+        lines += [f"{name}={field}" for name, field in tree.fields.items()] + ["", ""]
+    return "\n".join([*lines, "end of trees", ""])
 
 
 def in_order(tokens_BTD: Tensor) -> Tensor:
@@ -181,17 +278,12 @@ def in_order(tokens_BTD: Tensor) -> Tensor:
     return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
-def _parsed(models: Sequence[str]) -> list[Any]:
-    if not models:
-        return []
+def _booster(trees: Sequence[_Tree], turns: int) -> Any:
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise UserError(f"these trees need the package {error.name!r}: pip install 'orca-ray[trees]'") from error
-    try:
-        return [lightgbm.Booster(model_str=text) for text in models]
-    except lightgbm.basic.LightGBMError as error:
-        raise UserError(f"LightGBM {lightgbm.__version__} cannot read the trees of this model: {error}") from error
+    return lightgbm.Booster(model_str=_written(trees, turns))
 
 
 class _Outputs(nn.Module):
@@ -215,4 +307,5 @@ def build_trees(
     *, input_shape: tuple[int, ...], target: Target, statistics: tuple[Tensor, Tensor] | None = None
 ) -> CrossModalModel:
     """Build a model without trees for inputs of ``input_shape``; ``statistics`` as in `build_model`."""
-    return CrossModalModel(PointEmbedder(input_shape), TreeBody(target), _Outputs(target.output_shape), statistics)
+    body = TreeBody(target, math.prod(input_shape))
+    return CrossModalModel(PointEmbedder(input_shape), body, _Outputs(target.output_shape), statistics)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_validator
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -35,7 +35,7 @@ class ArrayInputs(BaseModel):
     per_feature: bool = False
     """Whether mean and deviation belong to each position of a vector, and not to each channel."""
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[PositiveFloat, ...]
     largest: float
     """Largest absolute value of the training samples."""
 
@@ -122,13 +122,13 @@ class AudioInputs(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     form: Literal["audio"] = "audio"
-    rate: float
+    rate: PositiveFloat
     """Sampling rate in Hz."""
-    num_samples: int
-    """Number of samples: shorter recordings are padded with silence, and the middle of longer ones is kept."""
-    num_mels: int
+    num_samples: PositiveInt
+    """Length that recordings are padded with silence to, or whose middle is cut out."""
+    num_mels: PositiveInt
     mean: float = 0.0
-    std: float = 1.0
+    std: PositiveFloat = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, PositiveFloat
 
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
@@ -36,7 +36,7 @@ class Column(BaseModel):
     fill: float = 0.0
     """Median of the training split, which stands for a missing number."""
     mean: float = 0.0
-    std: float = 1.0
+    std: PositiveFloat = 1.0
 
 
 class TableInputs(BaseModel):

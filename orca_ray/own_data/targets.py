@@ -4,10 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from orca_ray.data.rows import Array, Target, TargetKind, row_slices
 from orca_ray.data.splits import Indices
@@ -31,6 +31,12 @@ class TargetCoding(BaseModel):
     """For a field: permutation from the given order of its axes to the model's order; (): unchanged."""
     shape: tuple[int, ...] = ()
     """Shape of a field in the model's order."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.axes and sorted(self.axes) != list(range(len(self.shape))):
+            raise ValueError(f"axes {self.axes} are no permutation of those of shape {self.shape}")
+        return self
 
     @property
     def target(self) -> Target:

@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -98,11 +99,13 @@ class Folder:
         return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
-        """Return a file, opened for reading, as a `pyarrow.NativeFile`; it stays readable if the file is deleted.
+        """Return a file, opened for reading, as a `pyarrow.NativeFile`, each of whose reads is retried as `read` is.
 
-        Raises FileNotFoundError if it does not exist.
+        Raises FileNotFoundError if it does not exist; later reads do so once an object has been deleted, while a local
+        file stays readable.
         """
-        return self._try("read", path, lambda: self._open(path))
+        stream = self._try("read", path, lambda: self._open(path))
+        return pa.PythonFile(_RetriedFile(stream, partial(self._try, "read", path)), mode="r")
 
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
@@ -225,6 +228,39 @@ class Folder:
         self._files.delete_file(path)
 
 
+class _RetriedFile:
+    """A file of an object store as `pyarrow.PythonFile` reads it: each read is one or several requests."""
+
+    def __init__(self, stream: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
+        self._stream, self._retry, self._position = stream, retry, 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return bool(self._stream.closed)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, and return it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._stream.size()}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def read(self, num_bytes: int | None = None) -> bytes:
+        """Return the next bytes, at most ``num_bytes`` (None: all); raises UserError if the store keeps failing."""
+        wanted = self._stream.size() - self._position if num_bytes is None or num_bytes < 0 else num_bytes
+        content = bytes(self._retry(lambda: self._stream.read_at(wanted, self._position)))
+        self._position += len(content)
+        return content
+
+
 def check_size(name: str, num_bytes: int) -> None:
     """Raise UserError if the file ``name`` is too large to be read; the limit of ``.json`` files is lower."""
     limit = MAX_JSON_BYTES if name.endswith(".json") else MAX_FILE_BYTES
@@ -284,6 +320,10 @@ class LocalFolder(Folder):
             _make_directory(self.path)
         except FileNotFoundError as error:  # a file system that allows no new directories, e.g. an automount
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM)) from error
+
+    def open(self, path: str) -> Any:
+        """Return a file, opened for reading, as a `pyarrow.NativeFile`; see `Folder.open`."""
+        return self._try("read", path, lambda: self._open(path))
 
     def _open(self, path: str) -> Any:
         regular_size(self.path / path)  # opening a pipe would block

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests
+from orca_ray.results import live
 from orca_ray.results.folder import Folder
-from orca_ray.results.live import Holder, LiveState
-from orca_ray.results.requests import Request
+from orca_ray.results.live import Holder, LiveState, Request
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ class Lease:
             self._sequence = self._state.sequence
             taken = self._folder.exchange(self._path, before, self._next())
         # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
-        self.retried = tuple(request for request in self._take() if request.kind == requests.RETRY)
+        self.retried = tuple(request for request in self._take() if request.kind == live.RETRY)
         self._thread.start()
         return self
 
@@ -165,8 +164,8 @@ class Lease:
                 logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
 
     def _take(self) -> list[Request]:
-        taken = requests.take(self._folder, self._sweep, self._retries)
-        self._retries |= {request.path for request in taken if request.kind == requests.RETRY}
+        taken = live.take_requests(self._folder, self._sweep, self._retries)
+        self._retries |= {request.path for request in taken if request.kind == live.RETRY}
         return taken
 
     def _delete_carried_out(self) -> None:

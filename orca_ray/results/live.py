@@ -1,24 +1,37 @@
-"""The live state of a sweep: one small JSON file per sweep in its store, rewritten every few seconds while it runs.
+"""The live state of a sweep, and requests to its driver: small JSON files in the store.
 
-The file names the driver that holds the sweep and the trials that run. `lease` writes it; ``orca-sweep status`` reads
-the file, without Ray. Numbers of trials that have ended also follow from the records.
+The live state is one file a sweep; it names the driver that holds the sweep and the trials that run. `lease` rewrites
+the file every few seconds; ``orca-sweep status`` reads it, without Ray. Numbers of ended trials also follow from the
+records.
+
+Any process that sees the store may write a request. The driver reads requests every few seconds, deletes them and
+carries them out. A retry may take days: its file is deleted only when the trial has run again, so that it survives the
+driver. The path of a request names the sweep, so that each driver of a store reads only requests for its sweep.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
 
+from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder
 
 DIRECTORY = "live"
 MAX_RUNNING = 2000
 """Largest number of running and waiting trials that are listed, which keeps the file under `folder.MAX_JSON_BYTES`."""
+REQUESTS = "requests"
+MAX_TAKEN = 50
+"""Largest number of requests that `take_requests` reads, because the same thread must soon renew the lease."""
+
+STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,3 +153,49 @@ def read_all(folder: Folder) -> Iterator[LiveState]:
             continue
         if state is not None:
             yield state
+
+
+@dataclass(frozen=True)
+class Request:
+    """Request to the driver of a sweep, about the sweep or one of its trials.
+
+    ``stop``: end as after Ctrl-C. ``pause``: start no more trials until ``resume``. ``cancel``: end ``trial``.
+    ``retry``: run failed trials again: ``trial``, or all if it is empty.
+    """
+
+    kind: str
+    trial: str = ""
+    """Key of a trial; empty for all."""
+    path: str = field(default="", compare=False)
+    """Path of the request's file in the store; empty before the file is written."""
+
+
+_REQUEST = TypeAdapter(Request)
+
+
+def write_request(folder: Folder, sweep: str, request: Request) -> None:
+    """Add a request for the driver of ``sweep``."""
+    path = f"{REQUESTS}/{file_name(sweep)}/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.json"
+    folder.write(path, pa.py_buffer(json.dumps({"kind": request.kind, "trial": request.trial}).encode()))
+
+
+def take_requests(folder: Folder, sweep: str, known: Collection[str] = ()) -> list[Request]:
+    """Return the requests for a sweep, oldest first, and delete all but retries, which the caller deletes later.
+
+    Requests with a path in ``known`` are left out. Damaged files and unknown kinds are deleted and left out.
+    """
+    found: list[Request] = []
+    for name in folder.names(directory := f"{REQUESTS}/{file_name(sweep)}"):
+        path = f"{directory}/{name}"
+        if path in known or len(found) == MAX_TAKEN:
+            continue
+        try:
+            found.append(replace(_REQUEST.validate_json(folder.read(path).to_pybytes()), path=path))
+        except (FileNotFoundError, UserError):  # UserError: not a file, or one that is too large
+            continue
+        except ValueError:
+            found.append(Request("", path=path))
+    for request in found:
+        if request.kind != RETRY:
+            folder.delete(request.path)
+    return [request for request in found if request.kind in KINDS]

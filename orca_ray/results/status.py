@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from orca_ray.errors import UserError, lookup
 from orca_ray.results import live
 from orca_ray.results.lease import driver_lives
@@ -149,15 +151,17 @@ def _rows(store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial])
     def row(task: str, method: str) -> SearchStatus:
         return rows.setdefault((task, method), SearchStatus(task, method))
 
-    columns = ["task", "method", "status", "validation_score"]
-    for _, table in store.scan().batches(columns, {"sweep": [state.sweep]}):
-        for record in table.to_pylist():
-            status, each = Status(record["status"]), row(record["task"], record["method"])
-            each.done += 1
+    names, score = ["task", "method", "status"], "validation_score"
+    plain = pa.schema([*((name, pa.string()) for name in names), (score, pa.float64())])
+    for _, table in store.scan().batches(plain.names, {"sweep": [state.sweep]}):
+        groups = table.cast(plain).group_by(names).aggregate([(score, "min"), ([], "count_all")])
+        for found in groups.to_pylist():
+            status, each = Status(found["status"]), row(found["task"], found["method"])
+            each.done += found["count_all"]
             if status.failed:
-                each.failures[status.value] += 1
+                each.failures[status.value] += found["count_all"]
             else:
-                each.best = lower(each.best, record["validation_score"])
+                each.best = lower(each.best, found[f"{score}_min"])
     for trial in trials:
         each = row(trial.task, trial.method)
         each.running += not trial.waiting

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, models, requests, tables
+from orca_ray.results import live, models, tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.folder import open_folder
 from orca_ray.results.logs import LogRow
@@ -172,7 +172,7 @@ class ResultsStore:
             removed += self._merge(table, dict(self._files(table)))
         for directory in ("", live.DIRECTORY):
             self.folder.sweep_temporary(directory, _STALE_SECONDS)
-        for directory in (requests.DIRECTORY, models.DIRECTORY):
+        for directory in (live.REQUESTS, models.DIRECTORY):
             self.folder.sweep_temporary(directory, _STALE_SECONDS, recursive=True)
         return removed
 

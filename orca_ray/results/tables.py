@@ -289,6 +289,8 @@ class ParquetPart:
             yield
         except UserError:
             raise
+        except FileNotFoundError as error:
+            raise UserError(f"{self.where} was replaced by a compaction while it was read: try again") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{self.where} is truncated or damaged ({str(error).splitlines()[0]}). "

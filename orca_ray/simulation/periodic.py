@@ -67,11 +67,6 @@ BURGERS_NU, BURGERS_FRAMES, BURGERS_STEPS = 1.0, 201, 10
 GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
 
 
-def advected(initial: Callable[[Array], Array], x: Array, times: Array) -> Array:
-    """Return the exact solution u [T, X] of the advection equation at ``times`` [T] and ``x`` [X]."""
-    return initial(x[None, :] - ADVECTION_BETA * times[:, None])
-
-
 def evolve_growth(
     initial: Array, nu: float, rho: float, interval: float, num_frames: int, steps: int = GROWTH_STEPS
 ) -> Array:
@@ -83,7 +78,8 @@ def evolve_growth(
 
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
     x, times = centres(0.0, 1.0, NUM_POINTS), frame_times(2.0, ADVECTION_FRAMES)
-    return {"tensor": np.stack([advected(sample_waves(rng), x, times).astype(np.float32) for rng in rngs])}
+    origins = x[None, :] - ADVECTION_BETA * times[:, None]
+    return {"tensor": np.stack([sample_waves(rng)(origins).astype(np.float32) for rng in rngs])}
 
 
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:

@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from orca_ray.data.rows import Rows, Target
-from orca_ray.discovery import with_plug_ins
+from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import UserError, lookup
 from orca_ray.tasks.dense_metrics import IGNORED, check_other_shape
-from orca_ray.tasks.metrics import REFERENCE, RELATIVE_L2
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Function of predictions [B, *output_shape] and targets [B, ...] that returns a scalar."""
@@ -113,42 +112,28 @@ def _plain(loss: Loss) -> LossFactory:
     return lambda train_y, target, device: loss
 
 
-_ALL = (
-    TrainingLoss("cross_entropy", "mean of −log p of a sample's class", "textbook", _plain(functional.cross_entropy)),
-    TrainingLoss(
-        "weighted_cross_entropy",
-        "mean of −log p of a sample's class over the number of classes and the class's share of the training split",
-        f"{REFERENCE} for tabular tasks, there normalised batch by batch",
-        _weighted_cross_entropy,
-    ),
-    TrainingLoss(
-        "softmax_focal",
-        "mean of −log(p + 1e-9) of a sample's class: focal loss with alpha 1 and gamma 0",
-        f"Lin et al., 2017; with these constants {REFERENCE}",
-        _plain(_softmax_focal),
-    ),
-    TrainingLoss("bce", "mean binary cross-entropy over samples and labels", "textbook", _plain(_bce)),
-    TrainingLoss("bce_pos4", "bce, labels that are set weighing 4", f"{REFERENCE} for DeepSEA", _plain(_bce_pos(4.0))),
-    TrainingLoss(
-        "bce_pos10", "bce, labels that are set weighing 10", f"{REFERENCE} for FSD50K", _plain(_bce_pos(10.0))
-    ),
-    TrainingLoss(
-        "masked_bce",
-        "mean binary cross-entropy over pixels, of which ignored ones (target −1) count as logit 0 and target 0",
-        f"deepCR (Zhang and Bloom, 2020); the masking as {REFERENCE}",
-        _plain(_masked_bce),
-    ),
-    TrainingLoss("mse", "mean squared error over all values", "textbook", _plain(_mse), True),
-    TrainingLoss("rmse", "mean over samples of a sample's root mean squared error", REFERENCE, _plain(_rmse), True),
-    TrainingLoss("relative_l2", RELATIVE_L2, "Fourier neural operator (Li et al., 2021)", _plain(_relative_l2), True),
-    TrainingLoss("nrmse", RELATIVE_L2, "PDEBench (Takamoto et al., 2022)", _plain(_relative_l2), True),
-)
+_FACTORIES: Mapping[str, LossFactory] = {
+    "cross_entropy": _plain(functional.cross_entropy),
+    "weighted_cross_entropy": _weighted_cross_entropy,
+    "softmax_focal": _plain(_softmax_focal),
+    "bce": _plain(_bce),
+    "bce_pos4": _plain(_bce_pos(4.0)),
+    "bce_pos10": _plain(_bce_pos(10.0)),
+    "masked_bce": _plain(_masked_bce),
+    "mse": _plain(_mse),
+    "rmse": _plain(_rmse),
+    "relative_l2": _plain(_relative_l2),
+    "nrmse": _plain(_relative_l2),
+}
+"""What makes the losses that ``losses.toml`` declares."""
 
 
 @cache
 def all_losses() -> Mapping[str, TrainingLoss]:
     """Return all losses by name, those of plug-ins last."""
-    return with_plug_ins("loss", TrainingLoss, {loss.name: loss for loss in _ALL})
+    declared = tables("orca_ray.tasks", "losses.toml")
+    shipped = {name: TrainingLoss(name, make=_FACTORIES[name], **words) for name, words in declared.items()}
+    return with_plug_ins("loss", TrainingLoss, shipped)
 
 
 def get_loss(name: str) -> TrainingLoss:

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from orca_ray.data.rows import Array
-from orca_ray.discovery import with_plug_ins
+from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import UserError, lookup
 from orca_ray.tasks import dense_metrics
 from orca_ray.tasks.dense_metrics import area_under_roc
@@ -80,12 +80,6 @@ def _log_odds(logits_NK: Array) -> Array:
     return np.asarray(logits_NK - np.stack(others, axis=1))
 
 
-def _average_precision(scores_N: Array, positive_N: Array) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(positive_N, scores_N))
-
-
 def _mean_over_labels(score: Callable[[Array, Array], float], logits_NK: Array, y_NK: Array) -> float:
     """Return the mean of ``score`` over the labels that have both a positive and a negative sample."""
     usable = [k for k in range(y_NK.shape[1]) if 0 < y_NK[:, k].sum() < len(y_NK)]
@@ -95,7 +89,9 @@ def _mean_over_labels(score: Callable[[Array, Array], float], logits_NK: Array, 
 
 
 def _one_minus_map(logits_NK: Array, y_NK: Array) -> float:
-    return 1 - _mean_over_labels(_average_precision, logits_NK, y_NK)
+    from sklearn.metrics import average_precision_score
+
+    return 1 - _mean_over_labels(lambda scores_N, y_N: average_precision_score(y_N, scores_N), logits_NK, y_NK)
 
 
 def _one_minus_macro_f1(logits_NK: Array, y_N: Array) -> float:
@@ -130,96 +126,30 @@ def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
     return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
 
 
-_NASBENCH = "NAS-Bench-360 (Tu et al., 2022)"
-REFERENCE = "the reference implementation of ORCA (Shen et al., 2023)"
-RELATIVE_L2 = "mean over samples of ‖ŷ − y‖₂ / ‖y‖₂"
-_ALL = (
-    Metric(
-        "error", "0-1 error", "share of samples whose largest logit is not their class", _NASBENCH, _error, largest=1.0
-    ),
-    Metric(
-        "one_minus_auroc",
-        "1 − AUROC",
-        "1 − area under the ROC curve of the logits; over two classes the macro one-versus-one mean, over labels the "
-        "mean of those with both outcomes",
-        "Hand and Till (2001), equation 7; over labels NAS-Bench-360",
-        _one_minus_auroc,
-        largest=1.0,
-    ),
-    Metric(
-        "one_minus_macro_f1",
-        "1 − macro F1",
-        "1 − unweighted mean of the classes' F1",
-        "PhysioNet/CinC challenge (Clifford et al., 2017), there without the class of noise",
-        _one_minus_macro_f1,
-        largest=1.0,
-    ),
-    Metric(
-        "one_minus_map",
-        "1 − mAP",
-        "1 − mean over labels of average precision, ranked by logits; labels with one outcome only are left out",
-        "FSD50K (Fonseca et al., 2022)",
-        _one_minus_map,
-        largest=1.0,
-    ),
-    Metric(
-        "cosmic_one_minus_auroc",
-        "1 − AUROC",
-        "1 − area under the ROC curve of the logits of all pixels; ignored ones count as logit 0 outside of the mask",
-        "deepCR (Zhang and Bloom, 2020), whose curve is over thresholds; ignored pixels as the reference of ORCA",
-        dense_metrics.one_minus_mask_auroc,
-        largest=1.0,
-    ),
-    Metric(
-        "cosmic_one_minus_auroc_thresholded",
-        "1 − AUROC of the mask",
-        "half the sum of the false-negative and the false-positive rate of the mask that logits above 0 give, over all "
-        "pixels; ignored ones are true negatives",
-        REFERENCE,
-        dense_metrics.one_minus_thresholded_auroc,
-        largest=1.0,
-    ),
-    Metric(
-        "false_negative_rate",
-        "false-negative rate",
-        "share of the masks' pixels whose logit is not above 0, ignored ones left out",
-        _NASBENCH,
-        dense_metrics.false_negative_rate,
-        largest=1.0,
-    ),
-    Metric(
-        "mae_lr_d8",
-        "MAE₈",
-        "mean over proteins of the mean absolute error, in ångström, of pairs at most 8 Å apart and at least 24 "
-        "residues along the sequence, predicted by the mean of both triangles",
-        "PDNET (Adhikari, 2020)",
-        dense_metrics.long_range_contact_error,
-    ),
-    Metric(
-        "mae_lr_d8_reference",
-        "MAE₈ as published",
-        "MAE₈ with the lower triangle at weight ¾, predictions lifted to 0.01 Å, and every protein cut to the length "
-        "of the first one",
-        f"{REFERENCE} at its evaluation batch size of 1",
-        dense_metrics.long_range_contact_error_reference,
-    ),
-    Metric("relative_l2", "relative L2", RELATIVE_L2, "Fourier neural operator (Li et al., 2021)", _relative_l2),
-    Metric("nrmse", "nRMSE", RELATIVE_L2, "PDEBench (Takamoto et al., 2022)", _relative_l2),
-    Metric("rmse", "RMSE", "square root of the mean squared error over all values of the split", "textbook", _rmse),
-    Metric(
-        "one_minus_r2",
-        "1 − R²",
-        "squared error over the targets' variance",
-        "Wright (1921), coefficient of determination",
-        _one_minus_r2,
-    ),
-)
+_FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
+    "error": _error,
+    "one_minus_auroc": _one_minus_auroc,
+    "one_minus_macro_f1": _one_minus_macro_f1,
+    "one_minus_map": _one_minus_map,
+    "cosmic_one_minus_auroc": dense_metrics.one_minus_mask_auroc,
+    "cosmic_one_minus_auroc_thresholded": dense_metrics.one_minus_thresholded_auroc,
+    "false_negative_rate": dense_metrics.false_negative_rate,
+    "mae_lr_d8": dense_metrics.long_range_contact_error,
+    "mae_lr_d8_reference": dense_metrics.long_range_contact_error_reference,
+    "relative_l2": _relative_l2,
+    "nrmse": _relative_l2,
+    "rmse": _rmse,
+    "one_minus_r2": _one_minus_r2,
+}
+"""Functions of the metrics that ``metrics.toml`` declares."""
 
 
 @cache
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
-    return with_plug_ins("metric", Metric, {metric.name: metric for metric in _ALL})
+    declared = tables("orca_ray.tasks", "metrics.toml")
+    shipped = {name: Metric(name, function=_FUNCTIONS[name], **words) for name, words in declared.items()}
+    return with_plug_ins("metric", Metric, shipped)
 
 
 def get_metric(name: str) -> Metric:

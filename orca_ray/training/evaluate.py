@@ -19,9 +19,9 @@ from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.process import note_progress
 from orca_ray.tasks.losses import get_loss
 from orca_ray.tasks.metrics import get_metric
-from orca_ray.training.memory_limits import allocatable_bytes
 from orca_ray.training.numerics import NotFiniteError, Precision, is_out_of_memory
 from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.training.sample_cost import allocatable_bytes
 
 _log = logging.getLogger(__name__)
 BATCH_SIZE = 64

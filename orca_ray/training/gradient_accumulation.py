@@ -16,7 +16,6 @@ from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import SplitInputs, forward, make_samples
-from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import (
@@ -26,6 +25,7 @@ from orca_ray.training.sample_cost import (
     halved,
     max_micro_batch,
     measure_cost,
+    memory_limits,
 )
 
 _log = logging.getLogger(__name__)

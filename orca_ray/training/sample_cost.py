@@ -1,4 +1,4 @@
-"""Measured cost of a training sample: the micro-batch size that fits in memory and caches, and the throughput."""
+"""Memory and time of training: a trial's memory limits, the cost of a sample, fitting micro-batches, throughput."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from orca_ray.torch_private import flop_counter
-from orca_ray.training.memory_limits import memory_limits
 from orca_ray.training.numerics import Precision
 
+CONTEXT_MIB = 600.0
+"""Memory of a process's CUDA context and kernels, which torch does not count; assumed, not measured, because the free
+memory of a GPU also depends on the other trials there."""
 CPU_MIB = 1024
 """Default memory for the activations of a micro-batch on a CPU, in MiB."""
 CUDA_FRACTION = 1 / 8
@@ -27,6 +29,43 @@ MAX_SAMPLES = 1024
 """Maximum micro-batch size; reached only by tiny networks, such as a head on cached features."""
 _BACKWARD_FACTOR = 1.25
 """Peak memory of the backward pass divided by that of the saved tensors: it also holds one layer's gradients."""
+
+
+@dataclass(frozen=True)
+class MemoryLimits:
+    """Record of the memory limits of one trial; they hold for the whole process, as torch's own limit does."""
+
+    share: float = 1.0
+    """Part of the GPU's memory, in (0, 1]; budgets for activations and data derive from it."""
+    halvings: int = 0
+    """How often the micro-batch size is halved before training, because memory ran out in an earlier attempt."""
+
+
+_limits = MemoryLimits()
+
+
+def memory_limits() -> MemoryLimits:
+    """Return the limits that are set in this process."""
+    return _limits
+
+
+def limit_memory(limits: MemoryLimits, device: torch.device) -> None:
+    """Set the limits of this process; on CUDA, an allocation beyond `allocatable_bytes` is then out of memory."""
+    global _limits
+    _limits = limits
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(allocatable_bytes(total) / total)
+
+
+def allocatable_bytes(total: int) -> float:
+    """Return how many of a card's ``total`` bytes torch may allocate: the trial's share, less its CUDA context.
+
+    So the trials that share a card fit on it together, with their contexts. A trial with a whole card has no limit.
+    """
+    if _limits.share >= 1:
+        return float(total)
+    return max(0.0, _limits.share * total - CONTEXT_MIB * 2**20)
 
 
 @dataclass(frozen=True)

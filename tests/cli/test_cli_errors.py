@@ -7,10 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
+import requests
 
 from orca_ray.cli.output import emit_json, note, say, show
+from orca_ray.data import cache
 from orca_ray.errors import UserError, printable, unknown_name
 from orca_ray.paths import check_directory, check_special, open_regular
 from orca_ray.results.store import ResultsStore
@@ -173,6 +176,29 @@ def test_the_credentials_of_a_store_are_not_printed(command: Command) -> None:
     assert "pa55" not in ending.err + ending.out
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "predict hub:https://me:pa55@host/x data.csv -o o.csv",
+        "plan pocket --address ray://me:pa55@host:1",
+        "benchmark pocket --body https://me:pa55@host/x",
+        "adapt https://me:pa55@host/x.csv",
+        "adapt https://host/x.csv?api_key=pa55&x=1",
+        "data fetch https://pa55@host/y",
+        "leaderboard https://me:pa55@host/y",
+        "plan https://me:pa55@host/y.yaml",
+    ],
+)
+def test_a_password_is_not_echoed_wherever_it_is_given(
+    command: Command, given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("requests.head", mock.Mock(side_effect=requests.Timeout))
+    ending = command(*given.split())
+    assert ending.code == 2
+    assert "***" in ending.err
+    assert "pa55" not in ending.err + ending.out
+
+
 @pytest.mark.parametrize("place", ["pipe", "/proc/self/new", "/dev/null", "link"])
 def test_special_files_are_refused_before_they_are_opened(command: Command, place: str, own_cache: Path) -> None:
     os.mkfifo("pipe")
@@ -189,6 +215,41 @@ def test_special_files_are_refused_before_they_are_opened(command: Command, plac
     assert place in ending.err
     assert sorted(path.name for path in Path().iterdir()) == ["link", "pipe"]
     assert not list(own_cache.rglob("*.npy"))
+
+
+def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
+    store = ResultsStore("store", create=True)
+    store.append([make_record(benchmark="odd", task="odd/x", sweep="odd/s")])
+    Path("model").mkdir()
+    Path("data.csv").write_text("x\n1\n")
+    os.mkfifo("pipe")
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for given, out, message in (
+        ("leaderboard odd --results store", "store/new.md", "it lies in store, which is read by this command"),
+        ("results export odd --results store", "store/new.csv", "it lies in store, which is read by this command"),
+        ("predict model data.csv", "data.csv", "it is read by this command"),
+        ("predict model data.csv", "model/p.csv", "it lies in model, which is read by this command"),
+        ("predict model data.csv", "no/where.csv", "is no directory"),
+        ("export model --to onnx", "model/model.safetensors", "it lies in model, which is read by this command"),
+        ("export model --to onnx", "pipe", "pipe is a named pipe"),
+        ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
+    ):
+        ending = command(*given.split(), "--out", out)
+        assert ending.code == 2, message
+        assert message in ending.err
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
+def test_no_file_takes_the_place_of_a_device(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "new").write_text("new")
+    for name in ("pipe", "link"):
+        for write in (cache.write_bytes, lambda path, _: cache.replace_file(tmp_path / "new", path)):
+            with pytest.raises(UserError, match=f"{name} is a named pipe"):
+                write(tmp_path / name, b"")
+    assert {path.name for path in tmp_path.iterdir()} >= {"link", "new", "pipe"}
+    assert (tmp_path / "pipe").is_fifo()
 
 
 ODD = "a\x1b[2Jb\x9bc\u202ed\udcff"

@@ -39,7 +39,7 @@ def trained(kind: str, *, missing: bool, rounds: int = 7) -> tuple[TreeBody, np.
         x[random.random(x.shape) < 0.2] = np.nan
     settings = {"objective": objective, "num_class": 3 if objective == "multiclass" else 1, "verbosity": -1}
     made = [lightgbm.train(settings, lightgbm.Dataset(x, column), rounds) for column in columns(z)]
-    trees = TreeBody(target)
+    trees = TreeBody(target, FEATURES)
     trees.set_models([booster.model_to_string() for booster in made])
     return trees, x
 
@@ -64,16 +64,18 @@ def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
     others = np.random.default_rng(1).choice(values, (2000, FEATURES))
     rows = tokens(np.concatenate([x, others]))
     assert torch.allclose(plain(rows), trees(rows), rtol=1e-6, atol=1e-7)
+    raw = [lightgbm.Booster(model_str=text).predict(rows[:, :, 0].numpy(), raw_score=True) for text in trees.models]
+    np.testing.assert_array_equal(trees(rows)[:, 0, -trees.num_trained :], np.column_stack(raw).astype(np.float32))
     assert plain(rows).shape == (len(rows), 1, trees.feature_width)
     assert len(plain(rows).unique()) > 50
 
 
 def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero() -> None:
-    trees = TreeBody(Target("scalar"))
+    trees = TreeBody(Target("scalar"), 2)
     same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
     trees.set_models([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1).model_to_string()])
     assert trees.exportable()(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
-    assert torch.equal(TreeBody(Target("classes", 3)).exportable()(torch.ones(4, 2, 1)), torch.zeros(4, 1, 3))
+    assert torch.equal(TreeBody(Target("classes", 3), 2).exportable()(torch.ones(4, 2, 1)), torch.zeros(4, 1, 3))
 
 
 @pytest.mark.parametrize(
@@ -84,10 +86,92 @@ def test_splits_of_other_kinds_are_refused(settings: dict[str, Any], message: st
     x = np.random.default_rng(0).integers(0, 5, (SAMPLES, 1)).astype(np.float64)
     table = lightgbm.Dataset(x, x[:, 0] % 2)
     booster = lightgbm.train({"objective": "regression", "verbosity": -1, **settings}, table, 1)
-    trees = TreeBody(Target("scalar"))
+    trees = TreeBody(Target("scalar"), 1)
     trees.set_models([booster.model_to_string()])
     with pytest.raises(UserError, match=message):
         trees.exportable()
+
+
+TREE = """\
+tree
+
+Tree=0
+num_leaves=3
+num_cat=0
+split_feature=1 0
+threshold=-0.5 1e-35
+decision_type=2 10
+left_child=-1 -2
+right_child=1 -3
+leaf_value=-1 2 3.5
+
+end of trees
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("Tree=0", "Tree", "there are none"),
+        ("num_leaves=3", "num_leaves=1000000000", "3 values for 1000000000 leaves"),
+        ("num_leaves=3", "num_leaves=", "3 values for  leaves"),
+        ("leaf_value=-1 2 3.5", "leaf_value=", "0 values for 3 leaves"),
+        ("leaf_value=-1 2 3.5", "leaf_value=-1 2 nan", "leaf_value are not numbers"),
+        ("leaf_value=-1 2 3.5", "leaf_value=-1 2 1e999", "values are not finite"),
+        ("threshold=-0.5 1e-35", "threshold=-0.5", "3 leaves and not one split less"),
+        ("threshold=-0.5 1e-35", "threshold=-0.5 1e999", "values are not finite"),
+        ("split_feature=1 0", "split_feature=1 2", "a feature is not one of 0 to 1"),
+        ("split_feature=1 0", "split_feature=-1 0", "a feature is not one of 0 to 1"),
+        ("split_feature=1 0", "split_feature=1 1e3", "tree 0: invalid literal"),
+        ("split_feature=1 0", "split_feature=1 99999999999999999999", "tree 0: "),
+        ("right_child=1 -3", "right_child=9 -3", "not every node is the child of one split"),
+        ("right_child=1 -3", "right_child=1 -9", "not every node is the child of one split"),
+        ("right_child=1 -3", "right_child=0 -3", "not every node is the child of one split"),
+        ("left_child=-1 -2\nright_child=1 -3", "left_child=-1 1\nright_child=-2 -3", "a split is above its parent"),
+        ("decision_type=2 10", "decision_type=2 11", "splits by categories"),
+        ("decision_type=2 10", "decision_type=2 12", "unknown type of split"),
+        ("decision_type=2 10", "decision_type=2 -2", "unknown type of split"),
+        ("num_cat=0", "num_cat=1", "splits by categories"),
+        ("num_cat=0", "num_cat=0\nis_linear=1", "linear models"),
+    ],
+)
+def test_forged_trees_are_refused_before_lightgbm_reads_them(old: str, new: str, message: str) -> None:
+    trees, rows = TreeBody(Target("scalar"), 2), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
+    trees.set_models([TREE])
+    assert trees(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
+    assert TREE.count(old) == 1
+    trees.set_models([TREE.replace(old, new)])
+    with pytest.raises(UserError, match=f"the trees of this model are damaged: .*{message}"):
+        trees(rows)
+    with pytest.raises(UserError, match=message):
+        trees.exportable()
+
+
+def test_trees_that_do_not_take_turns_are_refused() -> None:
+    for target, models in ((Target("classes", 3), [TREE]), (Target("labels", 3), [TREE, TREE])):
+        trees = TreeBody(target, 2)
+        trees.set_models(models)
+        with pytest.raises(UserError, match="cannot take turns for 3 outputs"):
+            trees(torch.zeros(1, 2, 1))
+
+
+def test_a_mutated_text_predicts_or_is_refused() -> None:
+    """Any mutation that LightGBM believed ended the process."""
+    trained_trees, x = trained("three classes", missing=True)
+    [text], random = trained_trees.models, np.random.default_rng(0)
+    head = text.index("\nTree=0")
+    refused = 0
+    for _ in range(300):
+        content = bytearray(text.encode())
+        for place in random.integers(head, text.index("end of trees"), random.integers(1, 4)):
+            content[place] = random.choice(list(b"0123456789-. =\n"))
+        trees = TreeBody(Target("classes", 3), FEATURES)
+        trees.set_models([content.decode()])
+        try:
+            assert trees(tokens(x)).isfinite().all()
+        except UserError:
+            refused += 1
+    assert 30 < refused < 270
 
 
 def _made(make: Make, kind: str) -> Predictor:

@@ -228,7 +228,7 @@ def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_pat
     x[:, 0, ::2] = torch.nan  # missing values
     assert empty(x).isfinite().all()
     trees(trainer).set_models(["tree\nno trees"])
-    with pytest.raises(UserError, match="cannot read the trees of this model"):
+    with pytest.raises(UserError, match="the trees of this model are damaged: there are none"):
         trainer.model(x)
 
 

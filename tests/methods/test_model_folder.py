@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,10 @@ from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import Score, make_card, write_card
 from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
+from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
+from orca_ray.testing import ModelFolderSuite
 from orca_ray.testing.trials import QUICK, run, start
 
 SHORT = {**QUICK, "refine.epochs": 1}
@@ -43,7 +45,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object], *, sign: bool
     change(values)
     if sign:
         del values["sha256"]
-        values["sha256"] = model_folder._hash(values)
+        values["sha256"] = model_folder.signature(values)
     path.write_text(json.dumps(values))
 
 
@@ -137,7 +139,7 @@ def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder
         ({"model_type": "nonsense"}, "cannot build body"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "comes with Python code of its own"),
         ({"num_hidden_layers": 10**6}, "declares 1000000 layers"),
-        ({"hidden_size": 10**7, "num_attention_heads": 1}, "parameters"),
+        ({"hidden_size": 10**7, "num_attention_heads": 1}, "larger than the weights"),
         ({"hidden_size": 17}, "cannot build body"),
     ],
 )
@@ -145,7 +147,7 @@ def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message
     config = json.loads(config_text(snapshot.config))
     config["body"]["values"].update(values)
     del config["sha256"]
-    text = json.dumps({**config, "sha256": model_folder._hash(config)}).encode()
+    text = json.dumps({**config, "sha256": model_folder.signature(config)}).encode()
     with pytest.raises(UserError, match=message):
         rebuild(model_folder.parse_config(text, "config.json"), snapshot.weights)
 
@@ -200,3 +202,28 @@ def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     ):  # fmt: skip
         assert part in card
     assert "dog, cat, bird" in make_card(config, label_names=("dog", "cat", "bird"))
+
+
+@pytest.mark.slow
+class TestForgedFolders(ModelFolderSuite):
+    names = all_methods()
+    forgeries = 40
+
+    def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
+        return () if case[0] in ("gradient_boosting", "nft") else (pytest.mark.exhaustive,)
+
+
+def test_weights_that_are_not_finite_are_refused(snapshot: Snapshot) -> None:
+    name, value = next(iter(snapshot.weights.items()))
+    damaged = value.clone()
+    damaged.view(-1)[-1] = torch.nan
+    with pytest.raises(UserError, match=f"the weights {name} are not finite"):
+        rebuild(snapshot.config, {**snapshot.weights, name: damaged})
+
+
+def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(snapshot: Snapshot) -> None:
+    values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 8}
+    task = replace(snapshot.config.task, input_shape=(2, 2**30))
+    config = replace(snapshot.config, task=task, hyperparameters=values, input_mean=None, input_deviation=None)
+    with pytest.raises(UserError, match="larger than the weights of the folder"):
+        rebuild(config, snapshot.weights)

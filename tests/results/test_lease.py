@@ -12,11 +12,10 @@ import pyarrow as pa
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests
+from orca_ray.results import live
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
-from orca_ray.results.live import LiveState, RunningTrial
-from orca_ray.results.requests import Request
+from orca_ray.results.live import LiveState, Request, RunningTrial
 from orca_ray.results.status import only_trial, sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.spec import Overrides
@@ -172,7 +171,7 @@ def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
 
 def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retries(store: ResultsStore) -> None:
     for request in (Request("stop"), Request("retry", "k1"), Request("pause"), Request("dance")):
-        requests.write(store.folder, SWEEP, request)
+        live.write_request(store.folder, SWEEP, request)
     store.folder.write(f"requests/{live.file_name(SWEEP)}/0.json", pa.py_buffer(b"[1"))
     with lease(store) as held:
         assert held.retried == (Request("retry", "k1"),)
@@ -182,14 +181,14 @@ def test_requests_of_an_earlier_driver_and_damaged_ones_are_dropped_except_retri
 
 @BOTH
 def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
-    for number in range(requests.MAX_TAKEN):
-        requests.write(store.folder, SWEEP, Request("retry", f"k{number}"))
+    for number in range(live.MAX_TAKEN):
+        live.write_request(store.folder, SWEEP, Request("retry", f"k{number}"))
     with lease(store):
         pass  # its driver ended before it did anything
     with lease(store) as held:
-        assert len(held.retried) == requests.MAX_TAKEN
-        requests.write(store.folder, SWEEP, Request("retry", "last"))
-        requests.write(store.folder, SWEEP, Request("stop"))
+        assert len(held.retried) == live.MAX_TAKEN
+        live.write_request(store.folder, SWEEP, Request("retry", "last"))
+        live.write_request(store.folder, SWEEP, Request("stop"))
         found: list[Request] = []
 
         def both() -> bool:

@@ -1,5 +1,6 @@
 """The store on an S3-compatible server, spoken to over HTTP as any bucket would be."""
 
+import itertools
 import logging
 import uuid
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import requests
+from orca_ray.results import faults, live
+from orca_ray.results.folder import S3Folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -63,6 +65,54 @@ def test_append_load_compact(uri: str) -> None:
     assert store.compact() == 0
 
 
+class Busy:
+    """A stream of which every third read fails as that of a busy object store, or all from one read on."""
+
+    def __init__(self, stream: Any, reads: Iterator[int], lasting: bool) -> None:
+        self._stream, self._reads, self._lasting = stream, reads, lasting
+
+    def read_at(self, num_bytes: int, position: int) -> bytes:
+        if (number := next(self._reads)) % 3 == 1 or (self._lasting and number > 3):
+            raise OSError("AWS Error SLOW_DOWN during GetObject: (HTTP status 503)")
+        return bytes(self._stream.read_at(num_bytes, position))
+
+    def __enter__(self) -> "Busy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def read_buffer(self) -> Any:
+        return pa.py_buffer(self.read_at(self._stream.size(), 0))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@pytest.mark.parametrize("small_bytes", [0, 2**22])
+@pytest.mark.parametrize("lasting", [False, True])
+def test_reads_of_a_busy_store_are_repeated(
+    uri: str, small_bytes: int, lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", small_bytes)
+    monkeypatch.setattr(faults, "FIRST_PAUSE_SECONDS", 0.01)
+    store = ResultsStore(uri, create=True)
+    records = {key: make_record(key) for key in "abcdef"}
+    for record in records.values():
+        store.append([record], [make_point(record.trial_key, 1)])
+    opened, reads = S3Folder._open, itertools.count()
+    monkeypatch.setattr(S3Folder, "_open", lambda folder, path: Busy(opened(folder, path), reads, lasting))
+    if not lasting:
+        assert ResultsStore(uri).load("pocket/quick") == records
+        assert len(ResultsStore(uri).curves()) == 6
+        assert store.compact() == 12
+        assert next(reads) > 20
+        return
+    with pytest.raises(UserError, match=r"cannot read s3://bucket/.*/results/.*503") as caught:
+        ResultsStore(uri).load("pocket/quick")
+    assert "damaged" not in str(caught.value)
+
+
 def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     folder = ResultsStore(uri, create=True).folder
     caplog.clear()
@@ -104,8 +154,8 @@ def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pyte
     """The rest of the lease is tested where a local directory stands for the bucket (`test_lease`)."""
     monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
     store, sweep = ResultsStore(uri, create=True), "pocket/quick"
-    requests.write(store.folder, sweep, requests.Request("retry", "k"))
+    live.write_request(store.folder, sweep, live.Request("retry", "k"))
     with Lease(store, sweep, renew_seconds=0.1) as held:
-        assert held.retried == (requests.Request("retry", "k"),)
+        assert held.retried == (live.Request("retry", "k"),)
         with pytest.raises(UserError, match=r"another driver runs pocket/quick in this store \(process "):
             Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()

@@ -17,15 +17,18 @@ from orca_ray.training import evaluate, gradient_accumulation, refine, sample_co
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
-from orca_ray.training.memory_limits import CONTEXT_MIB, MemoryLimits, limit_memory, memory_limits
 from orca_ray.training.numerics import NotFiniteError, torch_settings
 from orca_ray.training.sample_cost import (
+    CONTEXT_MIB,
     CPU_TENSOR_BYTES,
+    MemoryLimits,
     SampleCost,
     budget_bytes,
     even_micro_batch,
     halved,
+    limit_memory,
     max_micro_batch,
+    memory_limits,
 )
 
 from .training_toys import (

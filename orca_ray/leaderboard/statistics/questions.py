@@ -7,30 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from orca_ray.discovery import tables
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Comparison, LogScores, compare, score_floor
 from orca_ray.leaderboard.statistics.table import ScoreTable
-
-METHODS = (
-    ("aligning", "Did aligning help?", "Aligning", "orca", "nft"),
-    ("guarded", "Did guarded aligning help?", "Guarded aligning", "orca_guarded", "nft"),
-    (
-        "aligning_norms",
-        "Did aligning help where only norms of the body are trained?",
-        "Aligning where only norms of the body are trained",
-        "orca_fpt",
-        "fpt",
-    ),
-    ("aligning_lora", "Did aligning help low-rank updates?", "Aligning before low-rank updates", "orca_lora", "lora"),
-    ("joint", "Did joint losses help?", "Joint losses", "joint", "nft"),
-    ("mixing", "Did mixing in source tokens help?", "Mixing in source tokens", "pare", "nft"),
-    ("bilevel", "Did bilevel learning of the embedder help?", "Bilevel learning of the embedder", "mona", "nft"),
-    ("distortion", "Did reducing the label distortion help?", "Reducing the label distortion", "recraft", "nft"),
-    ("pretraining", "Did pretraining help?", "Pretraining", "nft", "scratch"),
-    ("body", "Did the body help?", "The body", "nft", "no_body"),
-    ("transformer", "Did the transformer help?", "The transformer", "nft", "cnn"),
-)
-"""Name, question, the step in question as a subject of sentences, and the methods with and without the step."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +58,7 @@ class QuestionAnswer:
 
 
 def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = None) -> list[QuestionAnswer]:
-    """Return the answers to the questions of `METHODS` whose two methods have scores, and about searching.
+    """Return the answers to the questions of ``questions.toml`` whose two methods have scores, and about searching.
 
     ``searches`` has the columns of `COLUMNS`, with NaN for no score; None: no answer about searching. A method is named
     as on the board: ``orca``, or ``orca (body)`` if the board has several bodies.
@@ -87,10 +67,10 @@ def answers(scores: pd.DataFrame | ScoreTable, searches: pd.DataFrame | None = N
     names = logs.table.methods
     bodies = sorted({body for _, gap, body in (name.partition(" (") for name in names) if gap})
     found = [
-        QuestionAnswer(name, question, body.removesuffix(")"), logs.compare(*sides), agent)
-        for name, question, agent, method, other in METHODS
+        QuestionAnswer(name, each["question"], body.removesuffix(")"), logs.compare(*sides), each["agent"])
+        for name, each in tables("orca_ray.leaderboard.statistics", "questions.toml").items()
         for body in ["", *bodies]
-        if set(sides := [f"{each} ({body}" if body else each for each in (method, other)]) <= set(names)
+        if set(sides := [f"{method} ({body}" if body else method for method in each["methods"]]) <= set(names)
     ]
     return [*found, *(_searching(searches) if searches is not None else ())]
 

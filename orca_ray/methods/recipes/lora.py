@@ -13,7 +13,6 @@ billion parameters fit one GPU (QLoRA: Dettmers et al., NeurIPS 2023, arXiv:2305
 precision. The library ``bitsandbytes`` does this, on the CPU too.
 """
 
-from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -21,8 +20,6 @@ from orca_ray.methods.options import LoraConfig
 from orca_ray.methods.recipe import Recipe, new_parameters
 
 if TYPE_CHECKING:
-    from torch.nn import Parameter
-
     from orca_ray.methods.stages.trial import NetworkRequest
     from orca_ray.models.crossmodal import CrossModalModel
 
@@ -37,16 +34,14 @@ def _network(request: "NetworkRequest") -> "CrossModalModel":
     return model
 
 
-def _trainable(model: "CrossModalModel") -> "Iterator[Parameter]":
-    adapters = (value for name, value in model.body.named_parameters() if "lora_" in name)
-    return chain(new_parameters(model), adapters)
-
-
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
         name=name, title=title, aligns=aligns, options=(LoraConfig,), network=_network,
         extras=lambda values: ["nf4"] if values.get("lora.weights") == "nf4" else [],
-        trainable=_trainable, names_body=True, relative_cost=0.8,
+        trainable=lambda model: chain(
+            new_parameters(model), (value for name, value in model.body.named_parameters() if "lora_" in name)
+        ),
+        names_body=True, relative_cost=0.8,
         reference="Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, ICLR 2022, arXiv:2106.09685",
         # As with few trained parameters in general, they must change more than those of a whole body.
         defaults={"refine.learning_rate": 1e-3},

@@ -29,17 +29,10 @@ class Level(NamedTuple):
     location: Location
 
 
-class GridCell(NamedTuple):
-    """One combination of levels, for one (task, method)."""
-
-    levels: Mapping[str, str]
-    """Name of the level by factor."""
-    hyperparameters: Mapping[str, Scalar]
-    """All hyper-parameters of the cell's trials, as in the records."""
-
-
-def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
+def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
     """Return the cells of the sweep's grid for one (task, method), for the leaderboard; empty without a grid.
+
+    A cell is a combination of levels: the name of the level by factor, and all hyper-parameters as in the records.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
     hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its
@@ -50,7 +43,7 @@ def grid_cells(spec: SweepSpec, task: str, method: str) -> list[GridCell]:
     cells = []
     for combination, values in zip(_combinations(spec.file), cell_values(spec, task, method), strict=True):
         named = {**values, "align.source": source} if values.get("align.source") == "" else values
-        cells.append(GridCell({factor: level.name for factor, level in combination.items()}, named))
+        cells.append(({factor: level.name for factor, level in combination.items()}, named))
     return cells
 
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from orca_ray.results import requests
+from orca_ray.results import live
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import LiveState
 from orca_ray.sweep.run.events import Listener, Message, TimeLeft
@@ -51,11 +51,11 @@ class Control:
         self._next_tick = 0.0
         self._ended: deque[float] = deque()
         self._apply: dict[str, Callable[[str], None]] = {
-            requests.STOP: lambda _: self._stop("stopped by request"),
-            requests.PAUSE: lambda _: self._pause(True),
-            requests.RESUME: lambda _: self._pause(False),
-            requests.CANCEL: self._cancel,
-            requests.RETRY: self._retry,
+            live.STOP: lambda _: self._stop("stopped by request"),
+            live.PAUSE: lambda _: self._pause(True),
+            live.RESUME: lambda _: self._pause(False),
+            live.CANCEL: self._cancel,
+            live.RETRY: self._retry,
         }
 
     def tick(self) -> bool:
@@ -72,7 +72,7 @@ class Control:
         if self._lease is not None:
             self._lease.check()
             for request in self._lease.requests():
-                self.retries += [request] if request.kind == requests.RETRY else []
+                self.retries += [request] if request.kind == live.RETRY else []
                 self._apply[request.kind](request.trial)
         state = self._state(now)
         if state.seconds_left is not None:

@@ -11,7 +11,7 @@ from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import NodeResources, Resources, TrialSpec
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
-from orca_ray.training.memory_limits import CONTEXT_MIB
+from orca_ray.training.sample_cost import CONTEXT_MIB
 
 SHARES = (0.125, 0.25, 0.5, 1.0)
 """Fractions of a GPU; each divides the next, so that trials fill a GPU without gaps."""

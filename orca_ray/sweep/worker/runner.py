@@ -35,8 +35,8 @@ from orca_ray.sweep.worker.rank_processes import RankProcesses
 from orca_ray.sweep.worker.staging import staged_data
 from orca_ray.sweep.worker.staging_items import StagingRequest
 from orca_ray.tasks.registry import get_task
-from orca_ray.training.memory_limits import MemoryLimits, limit_memory
 from orca_ray.training.ranks import ALONE, Ranks
+from orca_ray.training.sample_cost import MemoryLimits, limit_memory
 
 logger = logging.getLogger(__name__)
 

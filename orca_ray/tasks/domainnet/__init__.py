@@ -18,6 +18,7 @@ import numpy as np
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines
 from orca_ray.data.rows import IMAGENET_STATISTICS
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
@@ -26,13 +27,6 @@ NUM_CLASSES = 40
 SIDE, LARGER = 224, 256
 MEAN, STD = (np.array(values, np.float32) for values in IMAGENET_STATISTICS)
 _MOST_PIXELS = 50_000_000
-_LISTS = (
-    "https://raw.githubusercontent.com/virajprabhu/SENTRY/7d594a54b5d96d317f8c7be5296d8819a7f1644a/data/DomainNet/txt"
-)
-_LIST_FILES = (
-    ("sketch_train_mini.txt", "787c4800e37e417d5e15ff7ca327508e0a590fe848e40139c0d8600d29bcf9ac", 218_726),
-    ("sketch_test_mini.txt", "6119a9f562fa14a1290b06999f86bb68edebc349bdf28e15ec0832af62d60f3b", 94_760),
-)
 
 
 def _build(workspace: Workspace) -> Arrays:
@@ -109,37 +103,11 @@ def _normalised(pixels: Array) -> Array:
     return scaled.transpose(2, 0, 1)
 
 
+_DECLARED = tables(__name__, "task.toml")
 TASK = Task(
     name="domainnet/sketch",
-    title="DomainNet sketches, 40 classes",
-    domain="image",
-    input_shape=(3, SIDE, SIDE),
     target=Target("classes", size=NUM_CLASSES),
-    loss="cross_entropy",
-    metric="error",
-    input_scale="units",
-    num_samples=(4984, 553, 2399),
-    licence="none; fair use for research as its authors state it",
-    citation="Peng et al., Moment matching for multi-source domain adaptation, ICCV 2019; "
-    "Prabhu et al., SENTRY, ICCV 2021 (the lists)",
-    reference="https://arxiv.org/abs/1812.01754",
-    files=(
-        RawFile(
-            path="sketch.zip",
-            urls=(
-                "https://csr.bu.edu/ftp/visda/2019/multi-source/sketch.zip",
-                "http://csr.bu.edu/ftp/visda/2019/multi-source/sketch.zip",
-                "http://csr.bu.edu/ftp/visda/2019/multi-source/groundtruth/sketch.zip",
-            ),
-            num_bytes=2_634_000_000,
-            unpacked="sketch",
-        ),
-        *(
-            RawFile(path=path, urls=(f"{_LISTS}/{path}",), sha256=sha256, num_bytes=num_bytes)
-            for path, sha256, num_bytes in _LIST_FILES
-        ),
-    ),
-    terms="The images belong to their authors: research use only, do not pass them on.",
-    paper_splits=True,
+    files=tuple(RawFile(path=path, **file) for path, file in _DECLARED["files"].items()),
     build=_build,
+    **_DECLARED["task"],
 )

@@ -1,12 +1,14 @@
 """DrugCell's data: the response of a cell line to a drug, from the drug's fingerprint and the cell line's mutations."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite, check_shape
 from orca_ray.data.splits import Indices
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import filled, hold_out, named
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
@@ -16,14 +18,14 @@ WIDTH = 3840
 _FIELDS = {"train": ("train_feat", "train_label"), "test": ("test_feat", "test_label")}
 
 
-def _task(name: str, title: str, citation: str, reference: str, terms: str) -> Task:
-    """Declare the task of the screen ``name`` (``ctrp`` or ``gdsc``); validation is a tenth of its training file.
+def _task(name: str, citation: str, terms: str, **declared: Any) -> Task:
+    """Return the task of the screen that the table ``[name]`` of ``tasks.toml`` declares.
 
-    Targets are the responses as in the files, neither standardised nor clipped, as in ORCA's code.
+    Validation is a tenth of the training file. Targets are the responses as in the files, neither standardised nor
+    clipped, as in ORCA's code.
     """
     return Task(
         name=f"drug/{name}",
-        title=title,
         domain="drug response",
         input_shape=(1, WIDTH),
         target=Target("scalar"),
@@ -34,10 +36,10 @@ def _task(name: str, title: str, citation: str, reference: str, terms: str) -> T
         num_samples=None,  # not published; users bring their own files
         licence="not stated; the arrays are derived from public screens",
         citation=f"{citation}; Kuenzi et al., DrugCell, Cancer Cell, 2020",
-        reference=reference,
         files=tuple(RawFile(path=f"drug_sep/{name}_{field}.npy") for pair in _FIELDS.values() for field in pair),
         terms=f"{terms}; put the four arrays into the raw directory yourself.",
         build=lambda workspace: _build(workspace, name),
+        **declared,
     )
 
 
@@ -76,20 +78,4 @@ def _filled(workspace: Workspace, split: str, path: Path, rows: Array, indices: 
     return filled(workspace, f"{split}_x", indices, read, (1, WIDTH))
 
 
-TASKS = (
-    _task(
-        "ctrp",
-        "Drug response, CTRP screen",
-        citation="Seashore-Ludlow et al., Harnessing connectivity in a large-scale small-molecule sensitivity dataset, "
-        "Cancer Discovery, 2015",
-        reference="https://doi.org/10.1158/2159-8290.CD-15-0235",
-        terms="The Cancer Therapeutics Response Portal asks to be cited",
-    ),
-    _task(
-        "gdsc",
-        "Drug response, GDSC screen",
-        citation="Yang et al., Genomics of Drug Sensitivity in Cancer (GDSC), Nucleic Acids Research, 2013",
-        reference="https://doi.org/10.1093/nar/gks1111",
-        terms="Genomics of Drug Sensitivity in Cancer asks to be cited; read its terms before commercial use",
-    ),
-)
+TASKS = tuple(_task(name, **declared) for name, declared in tables(__name__, "tasks.toml").items())

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from orca_ray.data.cache import check_memory
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named
 from orca_ray.tasks.openml._table import Column, Nominal, Numeric, fetch, raw_files, read_table
@@ -26,28 +28,10 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
 
 logger = logging.getLogger(__name__)
 
-NAMES: Mapping[int, str] = {
-    11: "balance-scale", 12: "mfeat-factors", 14: "mfeat-fourier", 15: "breast-w", 16: "mfeat-karhunen",
-    18: "mfeat-morphological", 22: "mfeat-zernike", 23: "cmc", 28: "optdigits", 29: "credit-approval", 31: "credit-g",
-    37: "diabetes", 44: "spambase", 48: "tae", 50: "tic-tac-toe", 54: "vehicle", 61: "iris", 187: "wine",
-    188: "eucalyptus", 458: "analcatdata_authorship", 469: "analcatdata_dmft", 882: "pollution", 1049: "pc4",
-    1050: "pc3", 1063: "kc2", 1068: "pc1", 1462: "banknote-authentication", 1464: "blood-transfusion-service-center",
-    1479: "hill-valley", 1480: "ilpd", 1491: "one-hundred-plants-margin", 1493: "one-hundred-plants-texture",
-    1494: "qsar-biodeg", 1510: "wdbc", 1511: "wholesale-customers", 6332: "cylinder-bands", 23381: "dresses-sales",
-    40496: "LED-display-domain-7digit", 40966: "MiceProtein", 40975: "car", 40982: "steel-plates-fault",
-    40994: "climate-model-simulation-crashes",
-}  # fmt: skip
-"""Names of the data sets by their id on OpenML."""
-
-STANDARDISED_AGAIN = frozenset({12, 54, 1068, 1494})
-"""Ids of tables without categories that ORCA's code standardises a second time, by statistics of training rows."""
-KEPT_COLUMNS: Mapping[int, tuple[int, ...]] = {1464: (0, 1, 3)}
-"""Columns that ORCA's code keeps, by table id; all for other tables. In 1464, column 2 is a multiple of column 1."""
-NOMINAL_ONLY = frozenset({50, 469, 40975})
-"""Ids of tables without columns of numbers: nothing is standardised, so both protocols have the same arrays."""
-LIFT = frozenset({12, 28, 44, 48, 61, 187, 882, 1479, 1491, 1493, 1511, 40496})
-"""Ids of tables that are in the comparison with LIFT only. Their published scores are accuracies, those of others
-AUROCs."""
+TABLES: Mapping[int, Mapping[str, Any]] = {
+    int(dataset_id): declared for dataset_id, declared in tables("orca_ray.tasks.openml", "tables.toml").items()
+}
+"""What ``tables.toml`` says of each data set, by the id of the data set on OpenML."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
@@ -70,9 +54,9 @@ def build(dataset_id: int, workspace: Workspace) -> Arrays:
 
 def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: Indices) -> npt.NDArray[np.float32]:
     """Return a table of numbers as ORCA's code changes it: some tables are standardised again, one loses a column."""
-    if dataset_id in STANDARDISED_AGAIN:
+    if "standardised_again" in TABLES[dataset_id]:
         x_NL1 = standardise_again(x_NL1, trained_on)
-    kept = KEPT_COLUMNS.get(dataset_id, range(x_NL1.shape[1]))
+    kept = TABLES[dataset_id].get("kept_columns", range(x_NL1.shape[1]))
     if max(kept) >= x_NL1.shape[1]:
         raise UserError(f"openml/{dataset_id}: expected at least {max(kept) + 1} columns, found {x_NL1.shape[1]}")
     return x_NL1[:, list(kept)]
@@ -217,17 +201,18 @@ def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: f
     return (values - mean) / (std + epsilon) if std > 0 else values - mean
 
 
-def _task(dataset_id: int, title: str) -> Task:
+def _task(dataset_id: int) -> Task:
+    declared = TABLES[dataset_id]
     return Task(
         name=f"openml/{dataset_id}",
-        title=f"{title} (OpenML {dataset_id})",
+        title=f"{declared['name']} (OpenML {dataset_id})",
         domain="tabular",
         input_shape=None,
         input_kind="sequence",
         target=Target("classes", size=0),
         loss="weighted_cross_entropy",
         metric="one_minus_auroc",
-        paper_metric="error" if dataset_id in LIFT else "",
+        paper_metric="error" if "lift" in declared else "",
         input_scale="measured",
         num_samples=None,
         licence="the table's own, named in its description on OpenML",
@@ -236,10 +221,10 @@ def _task(dataset_id: int, title: str) -> Task:
         reference=f"https://www.openml.org/d/{dataset_id}",
         files=raw_files(dataset_id),
         fetcher=partial(fetch, dataset_id),
-        paper_splits=dataset_id not in NOMINAL_ONLY,
+        paper_splits="nominal_only" not in declared,
         version=2,
         build=partial(build, dataset_id),
     )
 
 
-TASKS = tuple(_task(dataset_id, title) for dataset_id, title in NAMES.items())
+TASKS = tuple(map(_task, TABLES))

@@ -11,9 +11,9 @@ import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic
-from orca_ray.leaderboard.statistics.cost import pareto_front
 from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.ranks import strengths
+from orca_ray.leaderboard.statistics.scores import pareto_front
 from orca_ray.testing import StatisticSuite
 from orca_ray.testing.scores import table
 

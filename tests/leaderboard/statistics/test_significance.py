@@ -22,7 +22,7 @@ from orca_ray.leaderboard.statistics.intervals import (
     tail,
 )
 from orca_ray.leaderboard.statistics.table import Floats
-from orca_ray.leaderboard.statistics.wilcoxon import holm, signed_rank, smallest_p
+from orca_ray.leaderboard.statistics.verdict import holm, signed_rank, smallest_p
 from orca_ray.testing.scores import random_table, table
 
 BY_HAND = table(

@@ -15,7 +15,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.options import KeepModels
 from orca_ray.predictor import load
-from orca_ray.results import requests
+from orca_ray.results import live
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.ray import trial_bundle
@@ -65,7 +65,7 @@ def test_a_request_stops_ray_and_the_sweep_goes_on(
     def ask(event: Event) -> None:
         if isinstance(event, TrialFinished) and job.exists():
             job.rmdir()
-            requests.write(store.folder, spec.sweep_id, requests.Request("stop"))
+            live.write_request(store.folder, spec.sweep_id, live.Request("stop"))
             time.sleep(1)  # until the thread of the lease has read it
 
     monkeypatch.setattr(driver, "Lease", partial(Lease, renew_seconds=0.2))

@@ -40,8 +40,8 @@ def edited(old: str, new: str) -> str:
 def test_cells_are_the_full_cross_and_their_values_win() -> None:
     cells = grid_cells(parse_spec(TEXT), "pocket/digits", "orca")
     found = {
-        (cell.levels["refine.learning_rate"], cell.levels["aligning"]): tuple(cell.hyperparameters[n] for n in VARIED)
-        for cell in cells
+        (levels["refine.learning_rate"], levels["aligning"]): tuple(values[name] for name in VARIED)
+        for levels, values in cells
     }
     assert found == EXPECTED
     assert len(cells) == len(EXPECTED)

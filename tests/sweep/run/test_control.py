@@ -8,11 +8,10 @@ from dataclasses import replace
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, requests, writer
+from orca_ray.results import live, writer
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import LiveState
+from orca_ray.results.live import LiveState, Request
 from orca_ray.results.record import Status
-from orca_ray.results.requests import Request
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import Writer
@@ -38,7 +37,7 @@ def held(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lease
 
 def ask(store: ResultsStore, controller: SweepController, kind: str, trial: str, true: Callable[[], bool]) -> None:
     """Write a request, and let the controller do its periodic work until it is carried out."""
-    requests.write(store.folder, SWEEP, Request(kind, trial))
+    live.write_request(store.folder, SWEEP, Request(kind, trial))
     work_until(true, controller)
 
 
@@ -128,7 +127,7 @@ def fail_two(store: ResultsStore) -> list[str]:
 def test_a_retry_is_not_lost_with_the_driver_that_took_it(store: ResultsStore) -> None:
     """Whether the driver ends before it carries the request out, in between, or after."""
     failed = fail_two(store)
-    requests.write(store.folder, SWEEP, Request("retry"))
+    live.write_request(store.folder, SWEEP, Request("retry"))
     with Lease(store, SWEEP) as lease:
         new_controller(store, lease)  # killed: neither closed nor asked for a trial
     with Lease(store, SWEEP) as lease:
@@ -208,7 +207,7 @@ def test_trials_without_a_worker_wait_in_the_live_state_and_do_not_run(store: Re
     first, second = started(controller), started(controller)
     assert controller.failed(first.key, Failure(Cause.LOST, "gone", "")) is None
     for_resources = take(controller)
-    work_until(lambda: sweep_status(store, SWEEP).waiting, controller)
+    work_until(lambda: len(sweep_status(store, SWEEP).waiting) == 2, controller)
     found = sweep_status(store, SWEEP)
     assert ([trial.key for trial in found.running], found.num_running) == ([second.key], 1)
     assert {trial.key for trial in found.waiting} == {first.key, for_resources.key}

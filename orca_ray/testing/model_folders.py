@@ -1,0 +1,159 @@
+"""Forged model folders: every field takes hostile values, the hashes are made anew, and loading must survive."""
+
+import copy
+import hashlib
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from orca_ray.data.rows import Target
+from orca_ray.errors import UserError
+from orca_ray.methods import model_folder
+from orca_ray.methods.registry import get_method
+from orca_ray.predictor import Predictor
+from orca_ray.testing.suite import Suite, save_bert
+from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, start
+
+SECONDS, MEMORY_BYTES = 10, 3 * 2**30
+Place = tuple[str | int, ...]
+HOSTILE: tuple[Any, ...] = (
+    None, True, -1, 0, 1, 3, 2**31, 10**12, 2**63, 1e308, -1e308, "", "x", "../../etc/passwd", "x" * 100_000, "NaN",
+    [], [0], [-1], [10**6, 10**6], [[1, 2], [3]], {}, {"a": 1},
+)  # fmt: skip
+"""Values that take the place of a field; fields are also left out."""
+
+
+def forgeries(config: dict[str, Any], preprocessing: dict[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
+    """Yield what is forged, and both files' contents with one field changed."""
+    for path in _paths({name: value for name, value in config.items() if name not in ("files", "versions")}):
+        for what, forged in _changed(config, path):
+            yield f"config.json {what}", forged, preprocessing
+    for path in _paths(preprocessing or {}):
+        for what, forged in _changed(preprocessing, path):
+            yield f"preprocessing.json {what}", config, forged
+
+
+def write(folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None) -> None:
+    """Write both files of a model folder, with the hashes that a forger would compute."""
+    config = copy.deepcopy(config)
+    if preprocessing is not None:
+        content = json.dumps(preprocessing).encode()
+        (folder / model_folder.PREPROCESSING).write_bytes(content)
+        config["files"][model_folder.PREPROCESSING] = hashlib.sha256(content).hexdigest()
+    signed = {**config, "sha256": model_folder.signature(config)}
+    (folder / model_folder.CONFIG).write_text(json.dumps(signed))
+
+
+def _paths(value: Any, path: Place = ()) -> Iterator[Place]:
+    keys: Sequence[str | int] = list(value) if isinstance(value, dict) else range(min(len(value), 2))
+    for key in keys:
+        yield (*path, key)
+        if isinstance(value[key], dict | list):
+            yield from _paths(value[key], (*path, key))
+
+
+def _changed(content: Any, path: Place) -> Iterator[tuple[str, Any]]:
+    where, before = ".".join(map(str, path)), content
+    for key in path:
+        before = before[key]
+    for new in (*HOSTILE, ...):
+        forged = copy.deepcopy(content)
+        parent = forged
+        for key in path[:-1]:
+            parent = parent[key]
+        if new is ...:
+            del parent[path[-1]]
+        else:
+            parent[path[-1]] = new
+        if new != before or type(new) is not type(before):
+            yield f"{where} = {'left out' if new is ... else repr(new)[:40]}", forged
+
+
+def _try(folder: Path, x: Any) -> str:
+    """Load a model folder and predict; return "refused" or "predicted", or what went wrong."""
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        Predictor.load(folder, device="cpu").predict(x)
+    except UserError:
+        return "refused"
+    except BaseException as error:  # any other type is what this module looks for
+        return f"{type(error).__name__}: {str(error)[:300]}"
+    finally:
+        signal.alarm(0)
+    return "predicted"
+
+
+def main(folder: str, inputs: str, number: str = "", seed: str = "0") -> int:
+    """Try ``number`` forgeries of a model folder, or all; print what became of each.
+
+    Each may take `SECONDS`, and all together `MEMORY_BYTES` above what importing takes. Returns 1 if one was neither
+    refused with a `UserError` nor predicted.
+    """
+    x: Any = np.load(inputs) if inputs.endswith(".npy") else inputs
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        copied = Path(shutil.copytree(folder, Path(scratch) / "model"))
+        config = json.loads((copied / model_folder.CONFIG).read_text())
+        del config["sha256"]
+        path = copied / model_folder.PREPROCESSING
+        preprocessing = json.loads(path.read_text()) if path.exists() else None
+        Predictor.load(copied, device="cpu").predict(x)
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
+        every = list(forgeries(config, preprocessing))
+        for what, *contents in random.Random(int(seed)).sample(every, int(number or len(every))):
+            print(what, end=": ", flush=True)  # noqa: T201 - the last line names what ended the process
+            write(copied, *contents)
+            found = _try(copied, x)
+            counts[found if found in ("refused", "predicted") else "wrong"] += 1
+            print(found, flush=True)  # noqa: T201
+    print(dict(counts))  # noqa: T201
+    return int(counts["wrong"] > 0)
+
+
+def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
+    """Try forgeries of a model folder in a process of their own, and fail with those that went wrong."""
+    program = f"import sys; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
+    command = [sys.executable, "-c", program, str(folder), str(inputs), str(number)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60 + 3 * number, check=False)
+    bad = [line for line in ended.stdout.splitlines() if not line.endswith((": refused", ": predicted"))]
+    assert ended.returncode == 0, "\n".join([*bad, ended.stderr[-2000:]])
+
+
+class ModelFolderSuite(Suite):
+    """A forged model folder of a method is refused, or predicts; it never ends or blocks the process. See `Suite`."""
+
+    forgeries = 100
+    """Number of forgeries that are tried, drawn from all."""
+
+    @staticmethod
+    def save(name: str, directory: Path) -> tuple[Path, Path]:
+        """Write an untrained model of the method ``name``, and inputs of it; return both paths."""
+        task = make_task(Target("dense", shape=(16,)), (1, 16)) if name == "fno" else make_task(CLASSES)
+        body = save_bert(directory / "body") if get_method(name).uses_body else "none"
+        trainer = start(body, name, task=task, hyperparameters=QUICK, data=make_data(task))
+        if not get_method(name).uses_body:
+            trainer.step()
+        folder = Predictor(trainer.snapshot(), device="cpu").save(directory / "model")
+        np.save(directory / "x.npy", np.asarray(make_data(task).test.x[:4]))
+        return folder, directory / "x.npy"
+
+    def test_a_forged_folder_is_refused_or_predicts(self, name: str, tmp_path: Path) -> None:
+        """Neither an unexpected exception, nor a crash, nor a hang, nor gigabytes."""
+        check_forgeries(*self.save(name, tmp_path), self.forgeries)
