@@ -125,7 +125,7 @@ class AudioInputs(BaseModel):
     rate: PositiveFloat
     """Sampling rate in Hz."""
     num_samples: PositiveInt
-    """Length that recordings are padded with silence to, or whose middle is cut out."""
+    """Length in samples: shorter recordings are padded with silence, and the middle of longer ones is kept."""
     num_mels: PositiveInt
     mean: float = 0.0
     std: PositiveFloat = 1.0

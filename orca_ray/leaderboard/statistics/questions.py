@@ -43,7 +43,7 @@ class QuestionAnswer:
 
     @property
     def sentence(self) -> str:
-        """The answer in words, with its numbers."""
+        """The answer as text: "Did aligning help? Yes: the ratio of orca to nft is 0.93 [0.90, 0.97] over 8 tasks…"."""
         subject = f" ({self.subject})" if self.subject else ""
         sides = (" ".join(levels.values()) for levels in (self.comparison.levels, self.comparison.reference))
         value, low, high = self.comparison.ratio

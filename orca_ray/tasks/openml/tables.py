@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 TABLES: Mapping[int, Mapping[str, Any]] = {
     int(dataset_id): declared for dataset_id, declared in tables("orca_ray.tasks.openml", "tables.toml").items()
 }
-"""What ``tables.toml`` says of each data set, by the id of the data set on OpenML."""
+"""Fields of each data set in ``tables.toml``, by the id of the data set on OpenML."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
