@@ -105,7 +105,7 @@ def max_bytes(size: int) -> int:
 
 
 def check_growth(path: Path, declared: int, stored: int, where: str = "") -> None:
-    """Raise UserError if ``declared`` bytes exceed `max_bytes` of ``stored`` bytes; the message adds ``where``."""
+    """Raise UserError if ``declared`` unpacked bytes exceed ``max_bytes(stored)``; the message contains ``where``."""
     if declared > max_bytes(stored):
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
@@ -117,13 +117,16 @@ def drain(stream: Readable) -> None:
 
 
 def swollen(path: Path, where: str = "") -> UserError:
-    """Return the error for a file that decompresses to more than `max_bytes`; ``where`` is added to its message."""
+    """Return the error for a file that decompresses to more bytes than allowed; the message contains ``where``."""
     return UserError(f"{path}: unfolds to more than {_MAX_RATIO} times its size{where}; it may be an attack")
 
 
 @contextlib.contextmanager
 def archive_errors(path: Path, expected: str) -> Iterator[None]:
-    """Convert the exceptions that readers raise for damaged files into a `UserError`; errors of the disk pass."""
+    """Convert an exception in the block into `DamagedFile`, except UserError, MemoryError and errors of the disk.
+
+    The message says that ``path`` should be a whole file of the kind ``expected``, such as "gzip file".
+    """
     try:
         yield
     except (UserError, MemoryError):
@@ -152,8 +155,8 @@ def unpack(
     ``required`` is a path below ``into`` that must exist in the end; "": none.
 
     Raises UserError for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a
-    name of orca-ray's own files, or already exists with different content; for contents larger than the free disk space
-    or 200 times the archive; for a damaged archive, and for one without the required path.
+    name that orca-ray gives to its own files, or already exists with different content; for contents larger than the
+    free disk space or 200 times the archive; for a damaged archive, and for an archive without the required path.
     """
     size = cache.check_special(archive)
     report = progress or (lambda done, total: None)
@@ -186,7 +189,7 @@ def unpack(
 
 
 def read_whole(path: Path) -> None:
-    """Check that a gzip, zip (``.npz``) or ``.tar`` file is intact by reading it to its end; no other file is read.
+    """Read a gzip, zip (``.npz``) or ``.tar`` file to its end to check that it is intact; ignore all other files.
 
     Raises UserError for a damaged file, and for one that decompresses to more than 200 times its size.
     """

@@ -31,7 +31,7 @@ _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def home() -> Path:
-    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``. UserError if ``~`` is unknown."""
+    """Return the cache directory: ``$ORCA_RAY_HOME``, else ``~/.cache/orca-ray``; UserError if there is no ``~``."""
     configured = os.environ.get(HOME_VARIABLE, "").strip()
     try:
         return Path(configured).expanduser().absolute() if configured else Path.home() / ".cache" / "orca-ray"
@@ -48,7 +48,7 @@ def subdirectory(name: str) -> Path:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory and its parents if they do not exist; raises :class:`UserError` as `disk_errors` does."""
+    """Create a directory and its parents if they do not exist; UserError if the disk is full or not writable."""
     with disk_errors(path):
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -92,19 +92,19 @@ def read_errors(path: Path) -> Iterator[None]:
 
 
 def check_special(path: Path, *, directories: bool = False) -> int:
-    """Return the size of a regular file (``directories``: or directory); UserError if it is special or missing."""
+    """Return the size in bytes of a regular file or, if ``directories``, of a directory; UserError for other paths."""
     with read_errors(path):
         return regular_size(path, directories=directories)
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a regular file for reading; raises :class:`UserError` as `check_special` and `read_errors` do."""
+    """Open a regular file for reading; UserError if it is missing, not regular (such as a pipe) or not readable."""
     with read_errors(path):
         return open_regular(path)
 
 
 def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
-    """Return the content of a regular file; UserError as `open_file`, and for more than ``most_bytes``."""
+    """Return the content of a regular file; UserError if `open_file` refuses it or it exceeds ``most_bytes``."""
     if (size := check_special(path)) > most_bytes:
         raise UserError(f"{path}: expected at most {most_bytes:,} bytes, found {size:,}; fetch it again, or split it")
     with open_file(path) as stream, read_errors(path):
@@ -112,12 +112,12 @@ def read_bytes(path: Path, most_bytes: int = MOST_TEXT_BYTES) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object of a regular file; raises UserError for other content, or more than 4 MiB of it."""
+    """Return the JSON object in a file; UserError if it cannot be read, is no JSON object or exceeds 4 MiB."""
     return parse_json(read_bytes(path, _MOST_JSON_BYTES), str(path))
 
 
 def parse_json(text: object, where: str) -> dict[str, Any]:
-    """Return the JSON object in ``text`` or bytes; raises UserError, which begins with ``where``, for anything else."""
+    """Return the JSON object in ``text`` (str or bytes); UserError, beginning with ``where``, for anything else."""
     try:
         value = json.loads(cast(str | bytes, text))
     except (ValueError, TypeError, RecursionError) as error:
@@ -134,12 +134,12 @@ def create_file(path: Path) -> BinaryIO:
 
 
 def write_text(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write text in UTF-8 with `write_bytes`."""
+    """Write text to a file as UTF-8, in the same way as `write_bytes`."""
     write_bytes(path, text.encode(), durable=durable)
 
 
 def write_bytes(path: Path, content: bytes, *, durable: bool = False) -> None:
-    """Write ``<name>.tmp`` and rename it, so that no reader sees half a file; if ``durable``, sync it to disk first.
+    """Write ``<name>.tmp``, sync it to disk if ``durable``, and rename it to ``path``: no reader sees half a file.
 
     Raises :class:`UserError` if ``path`` is a pipe, device or socket, which a file would replace.
     """
@@ -189,13 +189,13 @@ def _size(num_bytes: float) -> str:
 
 
 def lock_path(path: Path) -> Path:
-    """Return the path that `lock` takes for a user's directory: in the cache, so that no lock file stays beside it."""
+    """Return a path in the cache to pass to `lock` for a user's directory: its lock file then lies in the cache."""
     return home() / "locks" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
 
 
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
-    """Hold the inter-process lock ``<path>.lock``; while waiting, log that another process works on ``what``."""
+    """Hold the inter-process lock ``<path>.lock``; before a wait, log that another process works on ``what``."""
     from filelock import FileLock, Timeout
 
     lock_file = path.with_name(path.name + ".lock")
@@ -233,7 +233,7 @@ def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """Yield an empty directory; when the block succeeds, it replaces ``target``. The caller must hold :func:`lock`."""
+    """Yield an empty directory, which replaces ``target`` if the block succeeds; the caller must hold a `lock`."""
     with scratch_directory(target.parent) as scratch, disk_errors(target.parent):
         filled = scratch / target.name
         filled.mkdir()

@@ -54,13 +54,13 @@ class Failed(Exception):
     """Raised if no file could be downloaded from a URL; the message is the reason."""
 
     def __init__(self, reason: str, *, permanent: bool = False, reached: bool = True, wait: float = 0.0) -> None:
-        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds that it asks for."""
+        """``permanent``: retrying is useless; ``reached``: a server answered; ``wait``: seconds before a retry."""
         super().__init__(reason)
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
 def content_length(url: str, patience: Patience) -> int:
-    """Return the length in bytes of the file at ``url``; 0 if it is unknown, also if no server answers."""
+    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or does not answer."""
     import requests
 
     try:
@@ -73,7 +73,7 @@ def content_length(url: str, patience: Patience) -> int:
 
 
 def check_answer(url: str, patience: Patience) -> None:
-    """Raise Failed if nothing answers at ``url``; call it before a client that would try for many minutes."""
+    """Raise Failed if no server answers at ``url``; call this before a library that would retry for many minutes."""
     import requests
 
     host = urlsplit(url).hostname

@@ -51,7 +51,7 @@ def fetch(
     removed. ``progress`` is called with lines of text in the calling thread.
 
     Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
-    file could not be downloaded or does not match its hash, or an archive is damaged or lacks `RawFile.unpacked`.
+    file could not be downloaded or does not match its hash, or an archive is damaged or lacks the expected path.
     """
     wanted = list({file.path: file for file in files}.values())
     absent = missing(wanted, directory)
@@ -106,14 +106,15 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
 
 
 class ThreadPool:
-    """Runs a function, which may call `report` and must end soon once `stop` is set, on all items of a list in threads.
+    """Pool of threads in which `map` runs a function on all items of a list.
 
-    ``concurrent.futures`` joins its threads when the interpreter exits. After Ctrl-C, the process would wait until the
-    connection to a silent server times out (a minute). The threads of this pool are daemons, which are not joined.
+    The function may call `report`, and must end soon after the event `stop` is set. The threads are daemons, so the
+    interpreter does not wait for them when it exits. With ``concurrent.futures``, a process would wait after Ctrl-C
+    until the connection to a silent server times out (a minute).
     """
 
     def __init__(self, progress: SayText | None) -> None:
-        """Store ``progress``, which is called with lines of progress, and only in the thread that calls `map`."""
+        """Store ``progress``: `map` calls it with each reported line, in the thread that called `map`."""
         self.stop = threading.Event()
         self._progress = progress
         self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
@@ -127,8 +128,8 @@ class ThreadPool:
         """Call ``work`` on every item in ``workers`` threads.
 
         Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
-        that were raised. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception is
-        raised once all threads have ended or `GRACE_SECONDS` have passed.
+        UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception
+        is raised once all threads have ended or `GRACE_SECONDS` have passed.
         """
         waiting = deque(enumerate(items))
 

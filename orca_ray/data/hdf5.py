@@ -111,7 +111,7 @@ def _check_key(path: Path, file: Any, key: str) -> None:
 
 
 def read_mat(path: Path, name: str) -> LazyRows:
-    """Return the numeric array ``name`` of a MATLAB file, with its axes in the order in which MATLAB shows them.
+    """Return the numeric array ``name`` of a MATLAB file, with the axes in MATLAB's order.
 
     A slice ``array[a:b]`` along the first axis loads an array [b − a, ...]. Each slice may read the whole variable: use
     large slices. A compressed variable of over 64 MiB is decompressed to a temporary file in the cache directory.
@@ -158,7 +158,7 @@ class Variable(NamedTuple):
 
     @property
     def is_numeric(self) -> bool:
-        """Whether the variable is a full (not sparse) array of real numbers, which `read_mat5` supports."""
+        """Whether the variable is a dense array of real numbers; `read_mat5` reads no other variable."""
         return self.kind in _CLASSES.values()
 
 

@@ -46,7 +46,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 def stored(arrays: Arrays) -> dict[str, Array]:
-    """Return the arrays to write to files, by name; composite rows (`rows.KINDS`) become one array per part."""
+    """Return the arrays to write to files, by name; composite rows give an array per part, e.g. ``train_x.pairs``."""
     written: dict[str, Array] = {}
     for key, array in arrays.items():
         if isinstance(array, np.ndarray):
@@ -97,7 +97,7 @@ def check_foreign(name: str, directory: Path, identity: str) -> None:
 
 
 def check_replacing(name: str, directory: Path, identity: str) -> None:
-    """Do what `check_foreign` does; also raise UserError if ``directory`` cannot be renamed or holds extra files."""
+    """Raise UserError as `check_foreign` does, and if ``directory`` cannot be renamed or also holds other files."""
     check_foreign(name, directory, identity)
     if not directory.exists():
         return
@@ -115,10 +115,11 @@ def check_replacing(name: str, directory: Path, identity: str) -> None:
 
 @contextlib.contextmanager
 def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
-    """Yield the workspace of a build: the one that an interrupted build of the same data left, or an empty one.
+    """Yield the workspace that an interrupted build with the same ``identity`` left, or else an empty workspace.
 
-    If the block fails after a finished batch, the workspace is kept for the next build, unless the next build would
-    fail with the same error, because the input is wrong. In all other cases, it is removed.
+    The workspace is kept for the next build if, after a finished batch, the block is interrupted (Ctrl-C, SystemExit),
+    runs out of main memory or disk space, or has an input/output error. In all other cases, it is removed, because the
+    next build would probably fail with the same error. Raises UserError if the workspace's path is a link or a file.
     """
     path = directory.parent / f".partial-{directory.name}"
     if path.is_symlink() or (path.exists() and not path.is_dir()):

@@ -89,7 +89,7 @@ class Npz(Mapping[str, Array]):
         return iter(self._names)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array, which is not read; raises UserError for a damaged header."""
+        """Return the shape of an array without reading the array; raises UserError for a damaged header."""
         path = self._path
         with (
             cache.open_file(path) as file,
@@ -140,10 +140,10 @@ def _check_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pi
 
 
 def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
-    """Return the array that is the rest of a stream, in memory or memory-mapped from a temporary file, read-only.
+    """Return an array read from the rest of a stream, read-only.
 
-    Arrays of more than 64 MiB are mapped; the file is in the cache directory. The stream is read to its end, which
-    verifies its checksum. Raises EOFError if it ends within the array, and UserError if the disk is full.
+    An array of over 64 MiB is memory-mapped from a temporary file in the cache directory. The stream is read to its
+    end, which verifies its checksum. Raises EOFError if it ends within the array, and UserError if the disk is full.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     directory, large = cache.home(), num_bytes > IN_MEMORY

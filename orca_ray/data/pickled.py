@@ -38,7 +38,7 @@ class Global(NamedTuple):
 
 
 class PickledType:
-    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; the byte order follows in its state."""
+    """Replacement for ``numpy.dtype``, made from a type code such as "f8"; `set_state` sets the byte order."""
 
     def __init__(self, code: object, *_: object) -> None:
         text = _text(code)
@@ -88,7 +88,7 @@ class PickledArray:
         self._content = self._content.transpose(axes)
 
     def settled(self, settle_all: Callable[[Iterable[Any]], list[Any]]) -> Array:
-        """Return the NumPy array; ``settle_all`` replaces the `PickledArray` items in an array of objects."""
+        """Return the NumPy array; an array of objects holds the results of ``settle_all`` for the pickled items."""
         if self._content is None:
             raise NotPlain("it has an array without a state")
         if isinstance(self._content, np.ndarray):

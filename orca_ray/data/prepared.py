@@ -82,14 +82,14 @@ class PreparedData:
 
 
 def directory_of(name: str, version: int, protocol: str = "held-out") -> Path:
-    """Return the directory of a task's prepared data; its name ends in ``protocol``, unless that is held-out."""
+    """Return the cache directory of a task's prepared data: ``…/VERSION``, or ``…/VERSION-paper`` for ``paper``."""
     return cache.home() / "prepared" / name / (str(version) if protocol == "held-out" else f"{version}-{protocol}")
 
 
 def opened(
     name: str, directory: Path, *, expected: str | None = None, identity: str | None = None, level: int = logging.DEBUG
 ) -> PreparedData | None:
-    """Return the prepared data in ``directory``; None if they are missing, damaged, or not the required ones.
+    """Return the prepared data in ``directory``; None if they are missing, damaged, or do not match the arguments.
 
     ``expected`` is the required fingerprint and ``identity`` the required identity (see `prepare`); None accepts any.
     Unless the directory is missing or empty, the reason why None is returned is logged at ``level``.
@@ -129,7 +129,7 @@ def prepare(
     users: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
-    """Open the prepared data in ``directory``; build them if they are missing, damaged or not the required ones.
+    """Return the prepared data in ``directory``; build them if they are missing, damaged or do not match the arguments.
 
     Args:
         name, directory: the task, and the directory of its prepared data, usually `directory_of` the task.
@@ -269,7 +269,7 @@ def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
 def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, classes: bool) -> PreparedData:
     """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
 
-    The draw is stratified if ``classes`` says that the targets are class ids (see `splits.stratified_share`). Rows with
+    With ``classes``, targets are class ids, and the share is drawn of each class (`splits.stratified_share`). Rows with
     the same group id are one sample. ``y_mean`` and ``y_std`` are kept: they come from the whole training split.
     """
     train = data.train

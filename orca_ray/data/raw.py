@@ -80,11 +80,11 @@ class RawFile:
         return 0 if not self.unpacked else 1 if self.path.endswith(".tar") else 2
 
     def present(self, directory: Path) -> bool:
-        """Return whether the file (of an archive: all its content) is in the raw directory ``directory``."""
+        """Return whether the file, or the unpacked content of an archive, is in the raw directory ``directory``."""
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file: it exists while `archives.unpack` moves files, and after interruptions."""
+        """Return the path of the stamp file: it exists while `archives.unpack` moves files, and stays if that stops."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
 
@@ -110,7 +110,7 @@ def check_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> Non
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return advice for missing raw files: run ``made_by`` ("": the fetch command), or download them (``by_hand``)."""
+    """Return advice on missing raw files: run the command ``made_by`` ("": fetch) or, if ``by_hand``, download them."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
@@ -175,7 +175,7 @@ class Pins:
             raise UserError(f"{self.path} is {found}. Restore it from a copy, {remedy}.") from error
 
     def add(self, path: str, pin: Pin) -> Pin:
-        """Return the recorded pin of ``path``; if it has none, record ``pin``. Raises `UserError` as `read` does."""
+        """Return the recorded pin of ``path``; if there is none, record and return ``pin``. UserError as for `read`."""
         with cache.lock(self.path):
             pins = dict(self.read())
             if path not in pins:
@@ -192,9 +192,10 @@ class Pins:
 
 @dataclass
 class Workspace:
-    """One build of one task's arrays, which creates large arrays with `array` and fills them in a loop over `batches`.
+    """Files and progress of one build of a task's arrays, by which an interrupted build can be continued.
 
-    After an interruption, the next build gets the same arrays again, and `batches` skips the finished items.
+    The build creates large arrays with `array` and fills them in loops over `batches`. After an interruption, `array`
+    returns the same arrays to the next build, and `batches` skips the finished items.
     """
 
     task: str
@@ -222,7 +223,7 @@ class Workspace:
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return the path of a raw file or directory as `file` does, but None if it is missing."""
+        """Return the path of a raw file or directory, None if it is missing; UserError if it is special (`file`)."""
         found = self.raw / path
         if found.exists():
             cache.check_special(found, directories=True)
@@ -230,7 +231,7 @@ class Workspace:
         return None
 
     def array(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """Return the array ``name`` (e.g. ``train_x``, ``train_x.pairs``), a writable memory map; a new one is zero."""
+        """Return the array ``name``, such as ``train_x``, as a writable memory map; a new array holds zeros."""
         path = self.directory / f"{name}.npy"
         wanted = np.dtype(dtype)
         with cache.disk_errors(self.directory):
@@ -254,7 +255,7 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of ``size`` of the ``num_items`` items, except those that an interrupted build has done.
+        """Yield slices of ``size`` that cover ``num_items``, without the items that an interrupted build has finished.
 
         After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
         this loop. An interruption loses the work of at most one slice.

@@ -82,7 +82,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Return the given columns of a comma-separated table with a header line; values are text.
+    """Return ``columns`` of a comma-separated table with a header line: a list of texts by column name.
 
     Raises UserError unless each column is once in the header, all rows have as many fields as the header, and there is
     a row.

@@ -128,7 +128,7 @@ class PairwiseRows:
 
 @dataclass(frozen=True)
 class LazyRows:
-    """Rows that ``read`` reads from a file, or from other rows, when they are selected."""
+    """Rows that are read when they are selected: the function ``read`` reads them from a file or from other rows."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -148,7 +148,7 @@ class LazyRows:
 
 
 def joined_rows(first: Rows, second: Rows) -> LazyRows:
-    """Return two `Rows` as one, copied when rows are selected; ValueError if their shapes or types differ."""
+    """Return the rows of ``first``, then of ``second``, read when selected; ValueError if shape or type differs."""
     if first.shape[1:] != second.shape[1:] or first.dtype != second.dtype:
         one, other = ((rows.shape[1:], rows.dtype) for rows in (first, second))
         raise ValueError(f"rows of {one} and {other} do not join")
@@ -166,7 +166,7 @@ def joined_rows(first: Rows, second: Rows) -> LazyRows:
 
 
 def selected_rows(rows: Rows, indices: npt.NDArray[np.int64]) -> LazyRows:
-    """Return the rows at ``indices`` [N] of other `Rows`, which are copied when they are selected."""
+    """Return the rows at ``indices`` [N] of ``rows``; they are copied only when they are selected from the result."""
     return LazyRows((len(indices), *rows.shape[1:]), rows.dtype, lambda part: rows[indices[part]])
 
 

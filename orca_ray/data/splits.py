@@ -17,7 +17,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def split(num_samples: int, sizes: Sequence[int], seed: int) -> list[Indices]:
-    """Randomly draw disjoint, unsorted index arrays of ``sizes`` from ``range(num_samples)``; UserError if too few."""
+    """Return random, unsorted, disjoint index arrays of ``sizes``; UserError if ``sum(sizes)`` > ``num_samples``."""
     bounds = _bounds(num_samples, sizes)
     order = np.random.RandomState(seed).permutation(num_samples).astype(np.int64)
     return [order[start:end] for start, end in bounds]
@@ -67,7 +67,7 @@ def _bounds(num_samples: int, sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def statistics(x: Array, axes: tuple[int, ...] | None = None) -> tuple[Array, Array]:
-    """Return mean and standard deviation over ``axes`` (None: all), float32; these axes are kept with length 1.
+    """Return mean and standard deviation over ``axes`` (None: all), float32; ``axes`` are kept with length 1.
 
     Both are rounded to the sixth significant digit of the deviation; a zero deviation becomes one. NaN is ignored.
     """

@@ -41,7 +41,7 @@ def board_report(
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
-    """Return the report of some tasks and methods (None: all) of a board; ``hide`` are kinds of published rows.
+    """Return the report of some tasks and methods (None: all) of a board, without published rows of the kinds ``hide``.
 
     Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
     the store that the board was built from. ``read_about`` takes the shown board and returns the texts of

@@ -178,7 +178,7 @@ class Board:
         return [method for method, mean in means.items() if mean == lowest]
 
     def labels(self, records: pd.DataFrame) -> "pd.Series[str]":
-        """Return the name of each record's method as the board shows it: the method, or "method (body)"."""
+        """Return the name on the board of each record's method: "method", or "method (body)"."""
         methods, bodies = records["method"].astype("str"), records["body"].astype("str")
         return methods.where(methods.isin(self.methods), methods + " (" + bodies + ")")
 

@@ -74,9 +74,9 @@ class Effects:
     scores: Mapping[tuple[str, int], Score]
     """Score by task and index in ``cells``; n is 0 where there is none."""
     comparisons: Sequence[Comparison]
-    """For each factor, each level against the baseline: over all cells, given each level of each other factor, and
-    given each combination of levels of all other factors. For each two factors, each combination against both
-    baselines."""
+    """Each level of a factor against the factor's baseline: over all cells, over the cells with one level of another
+    factor, and over the cells with one level of each other factor. For each two factors, each combination of levels
+    other than the baselines against both baselines."""
     statuses: Mapping[Status, int]
     notes: Sequence[str]
 

@@ -52,17 +52,17 @@ class BoardReport:
 
     @cached_property
     def curves(self) -> pd.DataFrame | None:
-        """The learning curves; None if there are none to read."""
+        """The learning curves; None without ``read_curves``."""
         return self.read_curves() if self.read_curves else None
 
     @cached_property
     def searches(self) -> pd.DataFrame | None:
-        """The search trials; None if there are none to read, or too many."""
+        """The search trials; None without ``read_searches``, or if there are too many."""
         return self.read_searches() if self.read_searches else None
 
     @cached_property
     def answers(self) -> list[QuestionAnswer]:
-        """Whether aligning, pretraining and searching helped, as far as the trials say."""
+        """Answers to the questions whether aligning, pretraining, searching and other steps helped."""
         return answers(self.scores, self.searches)
 
     @cached_property
@@ -71,7 +71,7 @@ class BoardReport:
         return ScoreTable.of(self.board.scores)
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return the frame of a statistic in `on_boards`, with a row for each of `methods`; NaN where undefined."""
+        """Return the data frame of a statistic in `on_boards`: a row for each of `methods`, NaN where undefined."""
         return self._statistics[name]
 
     @cached_property
@@ -100,7 +100,10 @@ class BoardReport:
         }
 
     def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
-        """Return the statistic ``cost`` of the field ``name`` of `TrialCost`, a row per method; NaN where unknown."""
+        """Return the statistic ``cost`` of the field ``name`` of `TrialCost`: a row per method, NaN where unknown.
+
+        ``over_tasks`` says how the costs on single tasks are combined: ``sum``, ``mean`` or ``max``.
+        """
         known = [
             (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
         ]
@@ -118,7 +121,7 @@ class BoardReport:
         return [row for row in self.published.rows if row.score is not None] if self.published else []
 
     def validation_curves(self, task: str) -> dict[str, list[float]]:
-        """Return each method's validation scores on a task by refine epoch, averaged over seeds, if it has a curve."""
+        """Return by method the validation score of each refine epoch, mean over seeds; only methods with a curve."""
         found = {}
         for method in self.methods:
             cell = self.board.cells.get((task, method))
@@ -136,7 +139,7 @@ class BoardReport:
         return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
     def missing(self) -> dict[str, list[str]]:
-        """Return the tasks without a score, for each method that has no score on some task."""
+        """Return the tasks on which a method has no score, by method; methods with all scores are left out."""
         gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
         return {method: tasks for method, tasks in gaps.items() if tasks}
 
@@ -148,7 +151,7 @@ def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def subset(board: Board, tasks: Sequence[str] | None, methods: Sequence[str] | None) -> tuple[Board, tuple[str, ...]]:
-    """Return the board of some tasks and methods (None: all), and the names of those that it leaves out.
+    """Return the board with some tasks and methods (None: all), and the names of the tasks and methods left out.
 
     A task may be given without the name of its benchmark. Raises UserError for a name that the board does not have.
     """
@@ -211,7 +214,7 @@ def score_rows(board: Board) -> list[dict[str, Any]]:
 
 
 def score_frame(board: Board) -> pd.DataFrame:
-    """Return `score_rows` as a frame, with the types of `read_scores`."""
+    """Return `score_rows` as a data frame with the columns and types that `read_scores` returns."""
     return _frame(pa.Table.from_pylist(score_rows(board), schema=SCHEMA))
 
 

@@ -122,7 +122,7 @@ def _confirmed(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> tu
 
 
 def select(records: pd.DataFrame, column: str, wanted: str, hint: str) -> pd.DataFrame:
-    """Return the records with ``wanted`` in ``column``; UserError if none has it (``hint`` if there are no records)."""
+    """Return the records with ``wanted`` in ``column``; UserError if none, with ``hint`` if ``records`` is empty."""
     names = sorted(records[column].unique())
     if not names:
         raise UserError(f"no records of {column} {wanted!r} yet: {hint}")
@@ -179,8 +179,8 @@ def confirmed_scores(confirmed: pd.DataFrame, state: pd.DataFrame) -> tuple[pd.D
     """Return the confirm records that scores are averaged over, and sentences about records that are left out.
 
     For each task and method (column ``label``), these are the records of one configuration: the one with the most
-    seeds, on a tie the most recent one. Records whose data fingerprint, metric or metric version is not the task's one
-    in ``state`` do not count.
+    seeds, on a tie the most recent one. Records whose data fingerprint, metric or metric version differs from that of
+    the task in ``state`` do not count.
     """
     notes = []
     scored = confirmed[confirmed["test_score"].notna()]

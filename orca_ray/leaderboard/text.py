@@ -23,14 +23,14 @@ WIDTH = 100
 
 
 def number(value: float) -> str:
-    """Return a number as text: four decimals, or an exponent if it is very small or large; a dash for NaN."""
+    """Return a number as text, such as 0.1234, or 1.234e-05 if it is very small or large; a dash for NaN."""
     if math.isnan(value):
         return MISSING
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e3 else f"{value:.3e}"
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
-    """Return a score as text: mean, ``between``, std; the number of seeds follows unless it is ``num_seeds``."""
+    """Return a score such as "0.1234 ± 0.0021 (n=2)", with ``between`` " ± "; n is left out if it is ``num_seeds``."""
     if not score.n:
         return MISSING
     text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"
@@ -167,7 +167,7 @@ def published_tables(report: BoardReport) -> list[PublishedTable]:
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables: why rows are not beside own scores, what is hidden, notes."""
+    """Return the sentences below the published tables: why rows are not compared, how many are hidden, notes."""
     published = report.published
     if published is None or (not published.rows and not published.hidden):
         return []
@@ -189,7 +189,7 @@ def metrics_text(metrics: Mapping[str, str], benchmark: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """Return a text's lines of at most ``width``, unprintable characters escaped, all but the first indented."""
+    """Return a text's lines of at most ``width``, the first not indented; unprintable characters are escaped."""
     return textwrap.wrap(printable(text), width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
@@ -215,9 +215,9 @@ def _on_task(ratio: Ratio | None) -> str:
 
 
 def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, list[list[str]], int]]:
-    """Yield title, cells (titles of columns first) and number of leading columns of names of each table of effects.
+    """Yield for each table of effects: title, rows of text (column titles first), number of leading columns of names.
 
-    ``full`` adds ratios on single tasks, and effects given a combination of levels.
+    ``full`` adds ratios on single tasks, and effects over the cells with one level of each of several other factors.
     """
     tasks = {task: task.removeprefix(f"{effects.benchmark}/") for task in effects.metrics}
     for factor, (baseline, *_) in effects.factors.items():

@@ -1,4 +1,4 @@
-"""A user's data as read (`UserData`), options of reading (`Options`), kinds of files (`Format`), and `read`.
+"""Reading of a user's data: samples (`UserData`), options (`Options`), kinds of files (`Format`), function `read`.
 
 Reading is safe: no code from a file runs, no pickle is loaded, and sizes are limited.
 """
@@ -29,11 +29,11 @@ TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes",
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
-"""One or more names; one may be written without a list."""
+"""One or more names; a single name may be given as text instead of a list."""
 
 
 class Options(BaseModel):
-    """Properties of own data that the user gives. Every field is optional; a field that is "" or None is inferred."""
+    """Options of a user's data. Every field is optional; a field that is "" or None is inferred from the data."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -81,12 +81,12 @@ class Options(BaseModel):
     reference: str = ""
 
     def over(self, other: Self) -> Self:
-        """Return these options, completed with the options of ``other`` that are not set here."""
+        """Return a copy of these options in which options that are not set are taken from ``other``."""
         return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:
-    """Return options from values by name; raises UserError, which begins with ``where``, for a wrong name or value."""
+    """Return options of values by name; a wrong name or value raises UserError, which begins with ``where``."""
     try:
         return Options(**given)
     except ValidationError as error:
@@ -190,7 +190,7 @@ class UserData:
         )  # fmt: skip
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
-        """Yield the samples in memory, in order, ``size`` at a time; None: as many as `batch_size` returns.
+        """Yield copies with ``size`` successive samples each, read into memory; None: as many as `batch_size` returns.
 
         Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
         """
@@ -202,7 +202,7 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many samples like the first fit into ``most_bytes`` as float32: 1 to 1024; 1024 for a table."""
+        """Return how many float32 samples of the size of the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(_taken(self.x, slice(0, 1))[0])
@@ -237,7 +237,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Finding:
-    """One inferred property of own data."""
+    """One inferred property of a user's data."""
 
     what: str
     """The property, such as "target"."""
@@ -259,7 +259,7 @@ class Notes:
     warnings: list[str] = field(default_factory=list)
 
     def find(self, what: str, value: object, why: str, option: str = "") -> None:
-        """Add a `Finding`."""
+        """Add a `Finding` with these values to ``findings``."""
         self.findings.append(Finding(what, str(value), why, option))
 
     def warn(self, text: str) -> None:
@@ -275,7 +275,7 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def options_of(path: Path, options: Options | None = None) -> tuple[Path, Options]:
-    """Return the path of the data, and the options given, completed with those of a ``task.yaml``.
+    """Return the path of the data, and ``options`` completed with the options in a ``task.yaml``.
 
     ``path`` is the data, a folder with its own ``task.yaml``, or a YAML file whose ``data`` names the data. Raises
     UserError for a YAML file that is invalid or names no data.

@@ -41,7 +41,10 @@ class Survey:
 
 
 def survey(data: UserData) -> Survey:
-    """Read all samples once, and return their hashes and, but for tables, shapes and missing values."""
+    """Read all samples once; return hashes and, except for tables, shapes and number of samples with missing values.
+
+    Raises UserError for a sample that is no array of numbers.
+    """
     if hasattr(data.x, "columns"):
         frame = cast(pd.DataFrame, data.x)
         plain = frame.apply(lambda column: column.astype(str) if column.dtype.kind == "O" else column)

@@ -25,9 +25,9 @@ class ArrayInputs(BaseModel):
 
     form: Literal["array"] = "array"
     axes: str
-    """Axes of one sample as given, such as "LC" or "HW"."""
+    """Axes of one sample in the user's data, such as "LC" or "HW"."""
     given: tuple[int, ...] | None
-    """Shape of one sample as given; None: the shapes differ, so series are padded or cut, and images resized."""
+    """Shape of one sample in the user's data; None: shapes differ, so series are padded or cut, and images resized."""
     shape: tuple[int, ...]
     """Shape of an encoded sample: (C, L) or (C, H, W)."""
     mask: bool = False
@@ -54,8 +54,8 @@ class ArrayInputs(BaseModel):
     def encode(self, data: UserData, warn: Warn) -> Array:
         """Return the encoded samples, float32 [N, *shape]. Padded steps and missing values become 0, the mean.
 
-        Raises UserError with the name of a sample of another shape, and for values of another scale; reports series
-        that are cut, and values far from those of training, to ``warn``.
+        Raises UserError for a sample of another shape, which the message names, and for values of another scale. Calls
+        ``warn`` for series that are cut, and for values far from those of training.
         """
         raw = self.raw(data, warn)
         self._check_scale(raw, data, warn)
@@ -125,7 +125,7 @@ class AudioInputs(BaseModel):
     rate: PositiveFloat
     """Sampling rate in Hz."""
     num_samples: PositiveInt
-    """Length that recordings are padded with silence to, or whose middle is cut out."""
+    """Length in samples: shorter recordings are padded with silence, and the middle of longer ones is kept."""
     num_mels: PositiveInt
     mean: float = 0.0
     std: PositiveFloat = 1.0
@@ -155,14 +155,14 @@ class AudioInputs(BaseModel):
 
 
 def samples_of(data: UserData) -> Array | list[Array]:
-    """Return the samples in memory; raises UserError for a table."""
+    """Return the samples in memory, as an array or a list of arrays; raises UserError for a table."""
     if hasattr(data.x, "columns"):
         raise UserError(f"{data.source}: expected arrays, found a table")
     return data.x if isinstance(data.x, np.ndarray | list) else data.x[:]
 
 
 def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:
-    """Return a sample (with ``batch``: several) with its axes in the order C, L or C, H, W."""
+    """Return a sample (``batch``: an array of samples) with axes in the order C, L or C, H, W; a new C has length 1."""
     offset = int(batch)
     if "C" not in axes:
         return np.expand_dims(sample, offset)

@@ -20,12 +20,12 @@ DATE_PARTS: tuple[DatePart, ...] = ("day", "month", "weekday", "hour")
 
 
 def parse_dates(values: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Return a column of time stamps or text in ISO 8601 as time stamps in UTC; NaT for missing values, other text."""
+    """Return a column of time stamps or ISO 8601 text as time stamps in UTC; NaT for missing values and other text."""
     return pd.to_datetime(values, errors="coerce", utc=True, format=None if values.dtype.kind == "M" else "ISO8601")
 
 
 def date_part(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Array:
-    """Return a part of dates (days since 1970) as float64, NaN if missing; UserError for a value that is no date."""
+    """Return days since 1970, month, weekday or hour of dates, float64, NaN if missing; UserError for other values."""
     dates = parse_dates(values)
     if len(bad := np.flatnonzero((dates.isna() & values.notna()).to_numpy())):
         found = f"column {quoted(values.name)}: expected a date such as 2024-05-31, found {quoted(values.iloc[bad[0]])}"
@@ -38,7 +38,7 @@ def date_part(values: "pd.Series[Any]", part: DatePart, data: UserData) -> Array
 
 
 def as_times(data: UserData, times: Array) -> Array:
-    """Return times [N] as float64 that grow with time; raises UserError for one that is neither a number nor a date."""
+    """Return times [N] as float64, numbers unchanged, dates in microseconds since 1970; UserError for other values."""
     if times.dtype.kind in "biuf":
         values = times.astype(np.float64)
         missing = np.isnan(values)

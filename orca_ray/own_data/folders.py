@@ -25,7 +25,7 @@ _MOST_PIXELS = 2**27
 
 
 def opened(stream: BinaryIO, where: str) -> Any:
-    """Return a Pillow image whose header is read; raises UserError for another format or more than 2^27 pixels."""
+    """Return a Pillow image, pixels not yet read; UserError for a format not in `IMAGE_FORMATS` or over 2^27 pixels."""
     try:
         image = Image.open(stream, formats=IMAGE_FORMATS)
     except Exception as error:  # Pillow's plug-ins raise many types for damaged headers
@@ -62,13 +62,13 @@ _FILE_COLUMNS = ("file_name", "file", "filename", "path", "image")
 def list_folder(
     folder: Path, kind: Kind, suffixes: Sequence[str], options: Options, labelled: bool
 ) -> tuple[list[Path], list[str], partial[UserData]]:
-    """Return the files with ``suffixes``, notes on their choice, and a partial `UserData` that lacks inputs and notes.
+    """Return the files with ``suffixes``, notes on files left out, and a partial `UserData` without inputs and notes.
 
     A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
     sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv
     (or metadata.csv), whose column ``file_name`` names them. If ``folder`` is a file, it is a single sample without a
     label. Raises UserError if labels are required (``labelled``) and there are none, if the column of labels is
-    unknown, or if it has none for a file.
+    unknown, or if the table has no row for a file.
     """
     data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():

@@ -66,7 +66,7 @@ class Preprocessing(BaseModel):
         return self.encoder.encode(data, warn)
 
     def targets(self, y: Array) -> Array:
-        """Return the target array: int64 [N] for classes, else float32; missing ones are −1 or NaN.
+        """Return the target array: int64 [N] for classes, −1 if missing, else float32 [N, ...], NaN if missing.
 
         Raises UserError for an unknown class, or targets of another kind or shape.
         """
@@ -97,7 +97,7 @@ _MOST_CHECKED = 5_000_000  # values of an array whose columns are compared with 
 
 @dataclass(frozen=True)
 class Inferred:
-    """Record of a task of own data that is inferred but not prepared."""
+    """Record of a task that was inferred from a user's data, and whose arrays are not prepared yet."""
 
     task: Task
     """The declaration; `orca_ray.own_data.registration.register` prepares its arrays."""
@@ -121,7 +121,7 @@ def infer(
     test split is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
-    colliding labels, no usable column, samples of unequal axes; and for options that do not fit.
+    different labels with the same text, no usable column, samples of unequal axes; and for options that do not fit.
     """
     options, notes = options.over(data.options) if options else data.options, Notes()
     for note in data.notes:

@@ -32,9 +32,9 @@ def draw(
 ) -> Splits:
     """Divide the samples ``rows``; return the sorted indices of train, validation and test.
 
-    Splits that the data declare come first, else times, else groups decide; without all three, splits are random.
-    ``classes`` [N] are class numbers, of which random splits get equal shares; None: no classes. Without ``test``,
-    there is only train and validation, drawn at random; the data then must not have groups, times or splits.
+    The data's declared splits decide, else their times, else their groups; without all three, splits are random.
+    ``classes`` [N] are class numbers; random splits get an equal share of each class. None: no classes. Without
+    ``test``, only train and validation are drawn, at random; the data then must not have groups, times or splits.
 
     Raises UserError for too few samples, groups or times, unknown names of declared splits, and an empty split.
     """
@@ -154,7 +154,7 @@ _CORRELATION = 0.99999
 
 
 def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
-    """Return warnings about columns that are equal to the target, or a one-to-one map of it.
+    """Return warnings about columns that are equal to the target or a one-to-one map of the target.
 
     ``y`` [N] are class numbers if ``classes``, else numbers; for numbers, only linear maps count.
     """
@@ -185,7 +185,7 @@ def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
 
 
 def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return [warning] if samples with equal inputs (equal ``hashes`` [N]) are in different splits, else []."""
+    """Return one warning if samples with equal inputs (equal ``hashes`` [N]) are in different splits, else none."""
     first: dict[Any, tuple[SplitName, int]] = {}
     crossing: list[tuple[int, int, SplitName]] = []
     for split, rows in splits.items():
@@ -204,7 +204,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
 def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
     """Return warnings about columns in ``candidates`` with names that suggest groups and values in several splits.
 
-    A column counts if its values repeat: 2 rows a value or more on average, and more than one value.
+    A column counts if it has at least two different values, and at least two rows per value on average.
     """
     found = []
     for name in candidates:
@@ -219,7 +219,7 @@ def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], cand
 
 
 def crossing(groups: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
-    """Return [warning] if one of the ``groups`` [N] is in several splits, else []."""
+    """Return one warning if a group in ``groups`` [N] has samples in several splits, else none."""
     kinds = [{str(group) for group in groups[rows].tolist()} for rows in splits.values()]
     found = set[str]().union(*(one & other for one, other in combinations(kinds, 2)))
     return [f"{len(found)} values of the groups are in several splits, such as {min(found)!r}"] if found else []

@@ -40,7 +40,7 @@ class Column(BaseModel):
 
 
 class TableInputs(BaseModel):
-    """Encoder of table rows as [N, W, L]: a position per column, with a slot per category or a number in slot 0."""
+    """Encoder of rows as [N, W, L]: L columns of W slots; a category is a 1 in its slot, a number is in slot 0."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -101,7 +101,7 @@ class TableInputs(BaseModel):
 
 
 def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
-    """Return a column as float64, with NaN for missing and infinite values and, with a warning, for text.
+    """Return a column as float64; missing and infinite values become NaN, and so does text, which ``warn`` reports.
 
     Raises UserError, which names the first text, if more than a fifth of the values are text.
     """
@@ -116,7 +116,7 @@ def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
 
 
 def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
-    """Return a column as float64, and the rows that hold text. Missing values, text and too large numbers are NaN."""
+    """Return a column as float64, and the indices of rows with text. Missing and too large numbers and text are NaN."""
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad

@@ -63,7 +63,7 @@ class TargetCoding(BaseModel):
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def texts(self, y: Array) -> list[str | None]:
-        """Return the names of the samples' classes, None for missing ones; UserError for another number of columns."""
+        """Return the name of each sample's class, None if it is missing; UserError for another number of columns."""
         values = np.asarray(y)
         if not self.one_hot:
             if values.ndim != 1:
@@ -88,7 +88,7 @@ class TargetCoding(BaseModel):
 
 
 def as_numbers(y: Array) -> Array:
-    """Return targets as float64; raises UserError with the row of the first value that is no number."""
+    """Return targets as float64, None as NaN; UserError, with the row, for the first other value that is no number."""
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
@@ -107,7 +107,7 @@ def _is_number(value: Any) -> bool:
 
 
 def label_texts(y: Array) -> list[str | None]:
-    """Return labels as text, None for missing ones; whole numbers have no decimals, so that 1 and 1.0 are one label."""
+    """Return labels as text, None if missing; whole numbers have no decimals, so that 1 and 1.0 both become "1"."""
     return [label_text(value) for value in np.asarray(y).tolist()]
 
 
@@ -155,13 +155,13 @@ MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1
 
 @dataclass(frozen=True)
 class FittedTarget:
-    """The coding of targets, and the samples that have one."""
+    """The coding of targets, and which samples have a usable target."""
 
     coding: TargetCoding
     rows: Indices
     """Indices of the samples with a usable target."""
     classes: Array | None = None
-    """Class numbers [N], −1 for samples without one; None for other kinds."""
+    """Class numbers [N], −1 for samples without a usable class; None if the target is not of the kind ``classes``."""
 
 
 def fit_target(
@@ -171,7 +171,8 @@ def fit_target(
 
     A class is too rare if it has fewer than ``least`` samples.
 
-    Raises UserError for one class, a constant number, colliding labels, and targets that do not fit ``options.kind``.
+    Raises UserError for a single class, a constant number, different labels with the same text (1 and "1"), and targets
+    that do not fit ``options.kind``.
     """
     kind, why = (options.kind, "given") if options.kind else _kind(data, y)
     columns = tuple(data.target_names) if y.ndim == 2 and len(data.target_names) == y.shape[1] else ()
@@ -268,7 +269,7 @@ def without_absent(
 ) -> tuple[FittedTarget, own_splits.Splits]:
     """Return target and splits without classes that train lacks; their samples are left out of validation and test.
 
-    Raises UserError if train has a single class, or if a split has no other samples.
+    Raises UserError if train has a single class, or if no sample is left in a split.
     """
     names, classes = fitted.coding.label_names, fitted.classes
     assert classes is not None

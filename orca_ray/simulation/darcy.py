@@ -20,7 +20,8 @@ _BUMPS, _WIDEST = 5, 0.5
 def solve_steady(permeability: Array, source: Array | float) -> Array:
     """Solve -div(a grad u) = source; return u [N, N] at the centres of the N x N cells of the unit square.
 
-    ``permeability`` is a > 0 [N, N], ``source`` [N, N] or a number. Five-point finite volumes of second order.
+    ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number. The method is five-point finite
+    volumes of second order.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.linalg import splu
@@ -49,7 +50,7 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the threshold: the mean sum of bumps over the square and all draws; PDEBench's is over a run's samples."""
+    """Return the mean of the sum of bumps over the square and all random draws; PDEBench averages a run's samples."""
     # The mean of a bump of one width is the square of an integral with a closed form; widths are averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]

@@ -62,7 +62,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
 
 
 def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
-    """Return the fields after a `sweep` along axis ``direction`` (0 or 1) of the last two axes, in the given order."""
+    """Return the conserved fields [F, ..., X, Y] after a `sweep` along x (``direction`` 0) or y (``direction`` 1)."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)

@@ -70,7 +70,7 @@ GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
 def evolve_growth(
     initial: Array, nu: float, rho: float, interval: float, num_frames: int, steps: int = GROWTH_STEPS
 ) -> Array:
-    """Solve u_t = nu u_xx + rho u (1 - u); other arguments and result as for `evolve_spectral`."""
+    """Return frames [B, num_frames, X] of u_t = nu u_xx + rho u (1 - u); other arguments as for `evolve_spectral`."""
     return evolve_spectral(
         initial, lambda k: rho - nu * k**2, lambda k: -rho, interval=interval, num_frames=num_frames, steps=steps
     )

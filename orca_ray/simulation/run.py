@@ -47,7 +47,7 @@ class BatchStore:
 
     @contextlib.contextmanager
     def opened(self, settings: Mapping[str, Any]) -> Iterator[None]:
-        """Create the directory if needed; remove it after the block, unless the block fails and batches are stored.
+        """Create the directory if needed; after the block, remove it, unless the block failed and batches are stored.
 
         Stored batches that were solved with other ``settings`` are removed first. The caller must hold the file's lock.
         """
@@ -107,12 +107,12 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name``; default directory: where the task's benchmark reads it."""
+    """Return the path of the data file of task ``name`` in ``directory``; None: where its benchmark reads it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 
 def solved(name: str, directory: Path | None = None) -> int:
-    """Return how many samples of a file an interrupted generation has solved and stored; arguments as for `target`."""
+    """Return how many samples of the file ``target(name, directory)`` are stored from an interrupted generation."""
     return BatchStore(target(name, directory)).num_samples()
 
 
@@ -126,7 +126,7 @@ def generate(
     overwrite: bool = False,
     progress: ReportSolved | None = None,
 ) -> tuple[Path, bool]:
-    """Generate the data file of task ``name``; return its path, and True, or False if the same file existed already.
+    """Generate the data file of task ``name``; return its path, and False if the same file existed already, else True.
 
     After an interruption, the next call with the same name, seed and directory continues with the stored batches.
 

@@ -36,7 +36,7 @@ class Etdrk4:
         self._first, self._middle, self._last = (dt * np.mean(c, axis=-1).real for c in (first, middle, last))
 
     def step(self, modes: Modes, nonlinear: Callable[[Modes], Modes]) -> Modes:
-        """Return u after one time step; ``modes`` is u before it, and ``nonlinear`` is the function N."""
+        """Return u after one time step; ``modes`` is u before the step, and ``nonlinear`` is the function N."""
         slope = nonlinear(modes)
         halfway = self._half * modes
         a = halfway + self._stage * slope
@@ -99,7 +99,7 @@ class Tridiagonal:
 
 
 class Periodic:
-    """Systems as of `Tridiagonal` whose ``off`` also couples the first and last unknown (Sherman-Morrison formula)."""
+    """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
         """Factor the matrices; arguments as for `Tridiagonal`."""

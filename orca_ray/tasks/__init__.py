@@ -1,1 +1,1 @@
-"""Benchmark tasks, one package a benchmark, with their losses, metrics and augmentations; and own tasks by name."""
+"""Tasks, one package per benchmark, their losses, metrics and augmentations, and the registry of tasks by name."""

@@ -22,7 +22,7 @@ _BATCH_BYTES = 64 * 2**20
 
 
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
-    """Return random indices of the samples kept for training, and of ``num_held_out`` ones held out for validation.
+    """Return random indices of the samples kept for training, and of ``num_held_out`` samples for validation.
 
     ``samples`` is the number N of training samples, or their labels [N]; then both sets have the class proportions of
     the labels. ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
@@ -64,17 +64,17 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return a function for ``rows`` of `filled` that stacks the results of ``function`` for several indices."""
+    """Return a function, for ``rows`` of `filled`, that takes indices and stacks ``function(index)`` of each index."""
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 
 def by_index(x: Array, y: Array, parts: Sequence[Indices]) -> list[Pair]:
-    """Return the rows of ``x`` and ``y`` in each of ``parts``, the indices of train, validation and test."""
+    """Return a pair, rows of ``x`` and of ``y``, for each index array in ``parts``: train, validation and test."""
     return [(x[part], y[part]) for part in parts]
 
 
 def classification(parts: Sequence[Pair], *, axes: tuple[int, ...] | None = None) -> dict[str, Array]:
-    """Return the arrays of a classification task by name, given (x, y) of train, validation and test.
+    """Return the arrays of a classification task by name; ``parts`` are (x, y) of train, validation and test.
 
     ``x`` is standardised with mean and deviation of train over ``axes``. None: over all axes; ``(0,)``: over samples,
     one mean and deviation for each feature. NaN in ``x`` marks padding and becomes 0, the mean.
@@ -93,9 +93,10 @@ def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) ->
 
 
 def pointwise(blocks: Iterable[Array]) -> Scale:
-    """Return pointwise mean and unbiased deviation plus `EPSILON` over all samples, given in ``blocks`` [b, ...].
+    """Return mean, and unbiased deviation plus `EPSILON`, of all samples at each point, both of one sample's shape.
 
-    The blocks are merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample variance, 1983).
+    ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample
+    variance, 1983).
     """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for block in blocks:
@@ -110,7 +111,7 @@ def pointwise(blocks: Iterable[Array]) -> Scale:
 
 
 def named(parts: Sequence[Pair]) -> dict[str, Array]:
-    """Return the arrays of train, validation and test, each given as (x, y), by name: ``train_x``, ``train_y``, …."""
+    """Return the arrays by name, ``train_x`` to ``test_y``; ``parts`` are (x, y) of train, validation and test."""
     pairs = zip(prepared.SPLITS, parts, strict=True)
     return {f"{split}_{axis}": array for split, pair in pairs for axis, array in zip("xy", pair, strict=True)}
 

@@ -32,12 +32,12 @@ _LEFT_OUT = ("build", "files", "packages", "fetcher")
 
 
 def is_own(name: str) -> bool:
-    """Return whether ``name`` has the form of an own task's name, ``own/NAME-HASH``; the task need not exist."""
+    """Return whether ``name`` has the form ``own/NAME-HASH`` of an own task's name; the task need not exist."""
     return _NAME.fullmatch(name) is not None
 
 
 def own_directory(name: str) -> Path:
-    """Return the directory of an own task in the cache; UserError if ``name`` is no name of an own task."""
+    """Return the cache directory of an own task, existing or not; UserError if ``name`` is not like own/NAME-HASH."""
     if not is_own(name):
         raise UserError(f"an own task is named own/NAME-HASH, with 6 hexadecimal digits at the end, got {name!r}")
     return prepared.directory_of(name, _VERSION)
@@ -50,7 +50,7 @@ def own_names() -> list[str]:
 
 
 def own_tasks() -> dict[str, Task]:
-    """Return the own tasks in the cache by name, sorted; those with an invalid declaration are logged and left out."""
+    """Return the own tasks in the cache by name, sorted; tasks with an invalid declaration are logged and left out."""
     found = {}
     for name in own_names():
         try:
@@ -73,14 +73,14 @@ def get_own_task(name: str) -> Task:
 
 
 def task_to_json(task: Task) -> dict[str, Any]:
-    """Return the declaration of a task as a JSON object, without the fields that only building its arrays needs."""
+    """Return the declaration of a task as a JSON object, without the fields that only its `Task.build` needs."""
     names = [field.name for field in fields(task) if field.name not in _LEFT_OUT]
     values = {{"domain": "modality"}.get(name, name): getattr(task, name) for name in names}  # as in the first version
     return {**values, "target": asdict(task.target)}
 
 
 def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task:
-    """Return the task of a `task_to_json` declaration; it cannot be built. UserError, with ``where``, if invalid."""
+    """Return the task of a JSON object from `task_to_json`, with `gone` as ``build``; UserError if it is invalid."""
     values = dict(content)
     try:
         target = Target(**{**values.pop("target"), "shape": tuple(content["target"]["shape"])})
@@ -104,11 +104,10 @@ def not_here(name: str) -> str:
 
 @functools.cache
 def all_tasks() -> Mapping[str, Task]:
-    """Return all tasks by full name, sorted by name, those of plug-ins last.
+    """Return all tasks except own tasks by full name, sorted by name, those of plug-ins last.
 
-    A plug-in cannot add tasks to a benchmark of this package, whose boards would then differ between installations, nor
-    to ``own``, whose tasks are read from the cache directory. Raises ValueError if two tasks of this package have the
-    same name.
+    A plug-in cannot add tasks to a benchmark of this package, so that boards are the same in every installation, nor to
+    ``own``. Raises ValueError if two tasks of this package have the same name.
     """
     # Importing the modules is cheap, because heavy libraries are imported only inside `Task.build`.
     packages = modules(benchmarks, only_packages=True)
@@ -125,7 +124,7 @@ def all_tasks() -> Mapping[str, Task]:
 
 
 def known_tasks() -> Mapping[str, Task]:
-    """Return `all_tasks`, and the own tasks in the cache directory whose declaration is valid."""
+    """Return all tasks by name: those of `all_tasks`, then the own tasks in the cache with a valid declaration."""
     return {**all_tasks(), **own_tasks()}
 
 
@@ -139,7 +138,7 @@ def get_task(name: str) -> Task:
 
 
 def all_benchmarks() -> list[str]:
-    """Return the names of all benchmarks, sorted."""
+    """Return the names of all benchmarks except ``own``, sorted."""
     return sorted({task.benchmark for task in all_tasks().values()})
 
 

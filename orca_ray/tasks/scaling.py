@@ -22,7 +22,7 @@ _LEAST_SHARE, _ROUNDING = 0.1, 1e-6
 
 
 def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
-    """Return mean and deviation of each channel of the inputs ``x`` [N, C, ...], as [C, 1] or [C, 1, 1].
+    """Return mean and deviation of each channel of ``x`` [N, C, ...], as [C, 1] or [C, 1, 1]; None if standardised.
 
     They are computed from at most 512 evenly spaced samples. With the scale ``measured``, a channel that is already
     standardised has mean 0 and deviation 1. A constant channel has deviation 1. Return None for the scale
@@ -39,7 +39,10 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 
 
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
-    """Return ``data``, with scalar ``y_mean`` and ``y_std`` added if a regression needs and ``data`` lacks them."""
+    """Return ``data``; for a regression whose targets are not standardised, with scalar ``y_mean`` and ``y_std``.
+
+    The two are computed from training targets, unless ``data`` has them already.
+    """
     if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data
     values = _sample(data.train.y)

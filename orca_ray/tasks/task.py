@@ -76,8 +76,7 @@ class Task:
     num_samples: tuple[int, int, int] | None
     """Published sizes of train, validation and test, for cost estimates; None: read from the prepared data."""
     input_bytes: int = 0
-    """Bytes of one stored input, if it is not stored as one float32 array of ``input_shape``; 0: it is stored in this
-    way."""
+    """Bytes of one stored input; 0: an input is stored as one float32 array of ``input_shape``."""
     licence: str
     citation: str
     reference: str
@@ -163,7 +162,7 @@ class Task:
         return prepared.directory_of(self.name, self.version, self._splits(protocol))
 
     def prepared(self, protocol: str = HELD_OUT) -> PreparedData | None:
-        """Return the prepared data; None if there are none, or if the raw files in the cache have changed since."""
+        """Return the prepared data; None if they are missing or damaged, or if raw files in the cache changed since."""
         splits, raw = self._splits(protocol), self.raw_directory
         return prepared.opened(
             self.name,
@@ -174,7 +173,7 @@ class Task:
 
     @classmethod
     def from_arrays(cls, x: Any, y: Any, *, name: str = "data", **options: Any) -> "Task":
-        """Return a task of own data, prepared in the cache and found by its name from then on.
+        """Return a task of the user's data, which are prepared in the cache; `get_task` finds the task by its name.
 
         Args:
             x: N samples: an array [N, ...], a list of arrays of unequal shapes, or a data frame.
@@ -189,7 +188,7 @@ class Task:
 
     @classmethod
     def from_dataset(cls, dataset: Any, *, name: str = "data", **options: Any) -> "Task":
-        """Return a task of the pairs (x, y) of a map-style ``torch`` data set, read item by item; see `from_arrays`."""
+        """Return a task of the pairs (x, y) of a map-style ``torch`` data set; other arguments as for `from_arrays`."""
         task: Task = resolve_name(f"{_REGISTRATION}:from_dataset")(dataset, name=name, **options)
         return task
 
@@ -243,7 +242,7 @@ class Task:
         return replace(self, metric=self.paper_metric or self.metric) if protocol == PAPER else self
 
     def resolved(self, data: PreparedData) -> Self:
-        """Return the task with split sizes from ``data``, and input shape and number of classes unless declared."""
+        """Return the task with split sizes and, if not declared, input shape and number of classes from ``data``."""
         target = self.target
         if target.kind == "classes" and target.size == 0:
             target = replace(target, size=int(data.train.y.max()) + 1)

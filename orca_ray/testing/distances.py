@@ -26,7 +26,7 @@ class DistanceSuite(Suite):
     """Test class of distances; set `names` to the registered names of the distances to test."""
 
     steps: ClassVar[Mapping[str, float]] = {}
-    """Steps of finite differences by name, for distances with kinks that are nearer than the default step, 1e-4."""
+    """Step of the finite differences, by name; default: 1e-4. Distances with kinks may need a smaller step."""
     exchange_tolerance: ClassVar[Mapping[str, float]] = {}
     """Relative change of the value allowed when source and target are exchanged, by name, for distances whose
     regularisation depends on the source. Default: 1e-9."""
@@ -334,7 +334,7 @@ class DistanceSuite(Suite):
 
 
 def cloud(n: int, d: int = 4, classes: int = 3, seed: int = 0, shift: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Return class-wise separated points [n, d] in float64, and labels [n] in which every class occurs."""
+    """Return random points [n, d], float64, around one centre per class, and their labels [n], 0 to ``classes`` - 1."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n) % classes
     means = 1.5 * torch.randn(classes, d, generator=generator, dtype=torch.float64)
@@ -349,7 +349,7 @@ def source(n: int = 24, seed: int = 1, **kwargs: int) -> SourceFeatures:
 
 
 def value_and_gradient(distance: Distance, x: Tensor, y: Tensor) -> tuple[float, Tensor]:
-    """Return the distance of a target from the fitted source, and its gradient [n, D], on the CPU."""
+    """Return the distance of target points ``x`` [n, D] with labels ``y`` from the source, and its gradient [n, D]."""
     assert distance._source is not None
     device = distance._source.x.device
     x = x.to(device, copy=True).requires_grad_()

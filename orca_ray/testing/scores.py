@@ -118,7 +118,7 @@ COLUMNS = ["task", "method", "seed", "score"]
 
 
 def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """Return a score table of scores given by task and method: one number, or a sequence with one per seed."""
+    """Return a score table, e.g. of ``{"t": {"a": [0.1, 0.2]}}``: scores of method a on task t, of seeds 0 and 1."""
     rows = [
         (task, method, seed, float(score))
         for task, methods in cells.items()
@@ -129,7 +129,7 @@ def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def random_table(tasks: int, methods: int, seeds: int, *, missing: float = 0.0, number: int = 0) -> pd.DataFrame:
-    """Return log-normal scores whose scale depends on the task; later methods are a little worse."""
+    """Return a table of random scores, less a share ``missing``; later methods are worse. ``number`` is the seed."""
     random = np.random.default_rng(number)
     scale = np.exp(random.normal(0, 2, tasks))
     rows = [
@@ -155,7 +155,7 @@ TABLES = {
 
 
 def inputs(scores: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """Return a table for each kind of input of a statistic, by its name, with the tasks and methods of ``scores``."""
+    """Return ``scores``, and random ``costs`` and ``searches`` with the same tasks and methods, by these names."""
     random = np.random.default_rng(1)
     cells = scores[["task", "method"]].drop_duplicates()
     searches = pd.concat([scores.assign(number=number) for number in range(4)])

@@ -36,7 +36,7 @@ class Suite:
     """
 
     names: ClassVar[Iterable[str]]
-    """Names of the objects to test, as `orca_ray` looks them up: installed plug-ins are found by their entry points."""
+    """Registered names of the objects to test; a plug-in must be installed, so that its entry points are found."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test that has an argument ``name`` once for each of `names`, which must not be empty."""
@@ -60,7 +60,7 @@ class Suite:
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:
-    """Make and return a cache directory that is empty but for links to the user cache's folders ``shared``."""
+    """Make and return a cache directory, empty except for links to the folders ``shared`` of the user's cache."""
     directory.mkdir(parents=True, exist_ok=True)
     for name in shared:
         (directory / name).symlink_to(cache.subdirectory(name), target_is_directory=True)
@@ -73,7 +73,7 @@ _TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 def save_bert(directory: Path) -> str:
-    """Save a random BERT of two layers and width 16, with a tokenizer; return its name as a body."""
+    """Save a random BERT of two layers and width 16, with a tokenizer; return the directory, the body's name."""
     from transformers import BertConfig, BertModel
 
     save_tokenizer(directory)
@@ -81,7 +81,7 @@ def save_bert(directory: Path) -> str:
 
 
 def save_vit(directory: Path) -> str:
-    """Save a random ViT of two layers, width 16 and patches of 8 pixels; return its name as a body."""
+    """Save a random ViT of two layers, width 16 and patches of 8 pixels; return the directory, the body's name."""
     from transformers import ViTConfig, ViTModel
 
     return _save(directory, ViTModel, ViTConfig(**_TINY, image_size=32, patch_size=8))
@@ -95,7 +95,7 @@ def _save(directory: Path, model: Callable[[Any], Any], config: Any) -> str:
 
 
 def save_tokenizer(directory: Path) -> None:
-    """Write a tokenizer whose tokens are single characters, 69 in all; spaces are dropped without a trace."""
+    """Write a tokenizer of 69 tokens, ``[UNK]`` and single characters; spaces are dropped."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

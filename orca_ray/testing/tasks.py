@@ -47,7 +47,7 @@ class Hostile:
 
 
 def deleted(name: str) -> Writer:
-    """Return a corruption that removes a file, or a folder with its content."""
+    """Return a `Writer` that removes the file or folder ``name``."""
 
     def corrupt(raw: Path) -> None:
         path = raw / name
@@ -57,22 +57,22 @@ def deleted(name: str) -> Writer:
 
 
 def cut(name: str) -> Writer:
-    """Return a corruption that leaves the first half of a file."""
+    """Return a `Writer` that cuts the file ``name`` to its first half."""
     return lambda raw: rewritten(raw / name, lambda content: content[: len(content) // 2])
 
 
 def garbage(name: str) -> Writer:
-    """Return a corruption that overwrites a file with random bytes."""
+    """Return a `Writer` that overwrites the file ``name`` with random bytes."""
     return lambda raw: rewritten(raw / name, lambda content: np.random.RandomState(0).bytes(len(content)))
 
 
 def appended(name: str, line: str) -> Writer:
-    """Return a corruption that adds a line to a text file."""
+    """Return a `Writer` that appends ``line`` to the text file ``name``."""
     return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
 
 
 def replaced(name: str, old: str, new: str) -> Writer:
-    """Return a corruption that replaces the first occurrence of a text, which must be there."""
+    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by ``new``; there must be one."""
 
     def change(content: bytes) -> bytes:
         assert old.encode() in content
@@ -82,12 +82,12 @@ def replaced(name: str, old: str, new: str) -> Writer:
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:
-    """Return a corruption that applies ``change`` to an array in an ``.npy`` file; the result may hold objects."""
+    """Return a `Writer` that applies ``change`` to the array in the ``.npy`` file ``name``; it may return objects."""
     return lambda raw: np.save(raw / name, change(np.load(raw / name)), allow_pickle=True)
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
-    """Replace the bytes of a file by ``change`` of them."""
+    """Replace the content of a file by ``change(content)``."""
     path.write_bytes(change(path.read_bytes()))
 
 
@@ -170,12 +170,12 @@ class RawFilesSuite(Suite):
 
     @pytest.fixture
     def raw(self, name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """Return the directory with the raw files of a task."""
+        """Return the directory with the small raw files that the writer of a task has written."""
         return made_once((type(self), name), tmp_path_factory, self.writers[name])
 
     @pytest.fixture
     def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
-        """Return the directories of tiny random bodies by modality; these tests are about the data."""
+        """Return the directories of tiny random bodies by modality."""
         bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
         return {"sequence": bert, "image": vit}
 

@@ -77,10 +77,10 @@ TASK = make_task(CLASSES)
 
 
 def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
-    """Draw data that can be learnt: noise plus a sine whose frequency is a hidden class, the source of the targets.
+    """Return random data from which a model can learn: inputs are noise plus a sine with one of three frequencies.
 
-    Scalar and dense targets also depend on the inputs. Without ``readable_test``, reading the test split fails an
-    assertion.
+    Classes and labels depend on the frequency, scalar targets also on the inputs, dense targets on the inputs alone.
+    Without ``readable_test``, reading the test split fails an assertion.
     """
     assert task.num_samples is not None
     assert task.input_shape is not None
@@ -129,7 +129,7 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a new `TrialTrainer` with ``options``; it loads and stores alignments only in ``aligned``, if given."""
+    """Return a new `TrialTrainer` with ``options``; aligned embedders are stored and reused only with ``aligned``."""
     return TrialTrainer(
         task, data or make_data(task), method, body, hyperparameters, seed,
         test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,
@@ -152,17 +152,17 @@ def reported(progress: EpochProgress) -> dict[str, Any]:
 
 
 def scores(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome without the times, memory and speed, because these differ from run to run."""
+    """Return the fields of an outcome by name, without times, memory and speed, as these differ from run to run."""
     return {name: value for name, value in asdict(outcome).items() if name not in Record.RUN_COLUMNS}
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of a module's weights."""
+    """Return a copy of a module's weights by name."""
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
-    """Return the names of weights that are not bit-equal."""
+    """Return the names of the weights with a value that differs between ``before`` and ``after``."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -179,7 +179,7 @@ TASKS = {
 
 
 def fitting_task(method: str) -> Task:
-    """Return the first of `TASKS` that the method can adapt to."""
+    """Return a task of the first kind in `TASKS` that the method can adapt to."""
     return next(task for each in TASKS.values() if get_method(method).problem(task := make_task(*each)) is None)
 
 
@@ -195,7 +195,7 @@ class MethodSuite(Suite):
 
     @pytest.fixture(autouse=True)
     def home(self, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Set the cache directory to one that only the suite uses."""
+        """Set the cache directory to a temporary one, which all tests of the suite share."""
         monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
     @pytest.fixture

@@ -82,9 +82,9 @@ def _add_curves(report: BoardReport, grid: list[list[str]]) -> bool:
 
 
 def sparkline(values: Sequence[float], low: float, high: float) -> str:
-    """Return values as characters from ``▁`` (``low``) to ``█`` (``high``); NaN is a space.
+    """Return a text with one character per value, from ``▁`` for ``low`` to ``█`` for ``high``; NaN is a space.
 
-    Of more values than `MAX_CURVE`, only `MAX_CURVE` evenly spaced ones are drawn, among them the first and the last.
+    If there are more than `MAX_CURVE` values, `MAX_CURVE` evenly spaced ones are drawn, from the first to the last.
     """
     if len(values) > MAX_CURVE:
         values = [values[round(i * (len(values) - 1) / (MAX_CURVE - 1))] for i in range(MAX_CURVE)]

@@ -51,7 +51,7 @@ def render(data: Mapping[str, Any], *, refresh_seconds: int = 0) -> str:
 
 
 def render_index(boards: Mapping[str, Board]) -> str:
-    """Return an HTML page with links to the pages of ``boards``, by the file names of these pages; no JavaScript."""
+    """Return an HTML page, without JavaScript, of links to boards; ``boards`` maps file names of pages to boards."""
     rows = []
     for name, board in boards.items():
         best = {method: sum(method in board.best(task) for task in board.tasks) for method in board.methods}

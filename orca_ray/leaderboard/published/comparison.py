@@ -64,10 +64,10 @@ def published_for(
 
 
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
-    """Return why a row cannot stand beside own scores of its task; "" if it can.
+    """Return why a published row is not comparable with the store's scores on its task; "" if it is comparable.
 
-    ``metric`` is the metric of own scores on the row's task, None without own scores; ``protocol`` is the protocol of
-    own scores.
+    ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is their
+    protocol.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"
@@ -91,7 +91,7 @@ def compare(
     protocol: str = "",
     hide: Collection[str] = (),
 ) -> Published:
-    """Build the tables of published rows, and a table of the rows that are comparable with own scores.
+    """Return tables of published rows, and a table of the store's scores with the published rows comparable to them.
 
     ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
     protocol of own scores. Rows whose kind is in ``hide`` are left out, and counted in `Published.hidden`.

@@ -128,7 +128,7 @@ def shipped_scores() -> tuple[SubmittedScore, ...]:
 
 
 def rows_of_others(benchmark: str, imported: Iterable[SubmittedScore] = ()) -> list[PublishedRow]:
-    """Return the shipped and the ``imported`` scores of a benchmark as rows: means, one per method, task and source."""
+    """Return the shipped and the ``imported`` scores of a benchmark as rows, each the mean over a method's seeds."""
     groups: dict[tuple[str, SubmittedScore], list[SubmittedScore]] = {}
     for kind, scores in ((SUBMITTED, shipped_scores()), (IMPORTED, imported)):
         for each in scores:
@@ -158,7 +158,7 @@ class Column:
     """Metric and unit as published, such as "0-1 error (%)"."""
 
     def text(self, row: PublishedRow) -> str:
-        """Return a score in this column's unit: as it was published if in the same unit, else with four digits."""
+        """Return a score in this column's unit: the published text if in this unit, else four significant digits."""
         if row.published and row.published_metric == self.unit:
             return row.published
         scale = 100.0 if self.unit.endswith("(%)") else 1.0
@@ -193,7 +193,7 @@ class PublishedTable:
         return {str(name): None if math.isnan(value) else value for name, value in found.items()}
 
     def best(self, column: Column) -> list[str]:
-        """Return the methods with the lowest ranked score in a column; none if only one method has one."""
+        """Return the methods with the lowest ranked score in a column; [] if fewer than two methods have one."""
         scores = {name: row.score for (name, each), row in self.cells.items() if each == column and not row.flag}
         lowest = min((score for score in scores.values() if score is not None), default=None)
         return [name for name, score in scores.items() if score == lowest] if len(scores) > 1 else []
@@ -206,7 +206,7 @@ class PublishedTable:
         return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
     def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
-        """Return titles and rows of text; ``mark`` formats a column's best score, "?" follows a flagged score."""
+        """Return column titles and rows of text; ``mark`` formats a column's best score, "?" follows a flagged one."""
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
@@ -235,7 +235,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of a benchmark: the comparable ones next to own scores, and all of them by themselves."""
+    """Published results of a benchmark: tables of all, and a table of those comparable with the store's scores."""
 
     benchmark: str
     beside: PublishedTable | None

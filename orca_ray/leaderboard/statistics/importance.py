@@ -42,7 +42,7 @@ def _on_task(trials: pd.DataFrame, name: str) -> tuple[float, float, int, int]:
 
 
 def groups(values: pd.Series) -> NDArray[np.int64]:
-    """Return each value's group number: its quantile if more than `NUM_BINS` numbers differ, else its own."""
+    """Return a group number for each value: its quartile if over `NUM_BINS` numbers differ, else one per value."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     if numbers and values.nunique() > NUM_BINS:
         places = values.astype("float64").rank(method="min").to_numpy() - 1

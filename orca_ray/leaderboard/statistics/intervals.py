@@ -77,25 +77,25 @@ def words(num: int) -> NDArray[np.uint32]:
 
 
 def indices(shape: tuple[int, ...], limits: NDArray[np.int64] | int) -> NDArray[np.int64]:
-    """Return pseudo-random indices of a shape, each below its limit, made of `words` in C order."""
+    """Return pseudo-random integers of a shape, 0 or more and below ``limits``, made of `words` in C order."""
     drawn = words(math.prod(shape)).reshape(shape).astype(np.uint64)
     return ((drawn * np.asarray(limits, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
 
 
 @cache
 def drawn_tasks(num: int) -> Floats:
-    """Return how often each resample draws each of ``num`` tasks, [R, T].
+    """Return [R, T]: how often each of R bootstrap resamples contains each of ``num`` tasks.
 
-    The statistics of a board share the array: do not change it.
+    The array is cached and shared by the statistics of a board: do not change it.
     """
     drawn_RT = indices((NUM_RESAMPLES, num), num) + num * np.arange(NUM_RESAMPLES)[:, None]
     return np.bincount(drawn_RT.ravel(), minlength=NUM_RESAMPLES * num).reshape(-1, num).astype(np.float64)
 
 
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
-    """Return the mean over tasks of values per task, in each resample, [R, X]; NaN if no interval is possible.
+    """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if seeds are too few.
 
-    With fewer than `MIN_TASKS` tasks, the seeds of each task and method are resampled; all must have two seeds or more.
+    Tasks are resampled if there are `MIN_TASKS` or more. Else the seeds of each task and method are; all must have two.
     """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
@@ -109,7 +109,7 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
 
 
 def tail(num: int, freedom: int) -> float:
-    """Return the level of the lower quantile of a 95 % bootstrap interval, lowered for samples of ``num`` values."""
+    """Return the level of the lower end of a 95 % bootstrap interval: less than 2.5 % if ``num`` values are few."""
     return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 

@@ -46,12 +46,12 @@ class Comparison:
 
     @property
     def changed(self) -> Levels:
-        """The entries of ``levels`` that differ from ``reference``."""
+        """The factors whose level differs between ``levels`` and ``reference``, with their level in ``levels``."""
         return {factor: level for factor, level in self.levels.items() if level != self.reference[factor]}
 
     @property
     def given(self) -> Levels:
-        """The entries that ``levels`` and ``reference`` have in common."""
+        """The factors whose level is the same in ``levels`` and ``reference``, with this level."""
         return {factor: level for factor, level in self.levels.items() if level == self.reference[factor]}
 
     @property
@@ -66,7 +66,7 @@ class Comparison:
 
 
 def score_floor(scores_CS: Floats) -> float:
-    """Return half of a task's smallest positive score (1 without one), to which lower means are raised.
+    """Return half of a task's smallest positive score, 1 if no score is positive. Lower mean scores are raised to it.
 
     A mean of zero, such as no error on a small test set, has no ratio. Half of the smallest score that was measured
     stands for it, as half of the detection limit does in chemistry.
@@ -117,7 +117,7 @@ class LogScores:
 
     @classmethod
     def of(cls, table: ScoreTable) -> "LogScores":
-        """Take the logarithms of a table's mean scores, raised to `score_floor`."""
+        """Return the log scores of a table; scores and means below `score_floor` are raised to it."""
         floors_T = np.array([score_floor(scores_MS) for scores_MS in table.scores_TMS]).reshape(-1, 1)
         present_TMS, num_TM = np.isfinite(table.scores_TMS), np.maximum(table.num_seeds_TM, 1)
         logs_TMS = np.log(np.maximum(np.where(present_TMS, table.scores_TMS, 1.0), floors_T[:, :, None]))
@@ -142,7 +142,7 @@ class LogScores:
         return errors_T
 
     def paired(self, method: str, reference: str) -> tuple[list[str], Floats, Floats]:
-        """Return the tasks on which both methods have a score, and the log ratios there with their standard errors."""
+        """Return the tasks on which both methods have a score, and for each the log ratio and its standard error."""
         m, r = (self.table.methods.index(name) for name in (method, reference))
         logs_T = self.means_TM[:, m] - self.means_TM[:, r]
         errors_T = np.sqrt(self.errors_TM[:, m] ** 2 + self.errors_TM[:, r] ** 2)

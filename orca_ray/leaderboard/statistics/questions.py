@@ -31,7 +31,7 @@ class QuestionAnswer:
 
     @property
     def answer(self) -> str:
-        """``yes`` or ``no, it hurt`` if the interval over all tasks excludes 1; ``no clear effect`` or ``unknown``.
+        """``yes`` or ``no, it hurt`` if the interval excludes 1, else ``no clear effect``; ``unknown`` if it is NaN.
 
         The interval belongs to this one planned question. A verdict of a pair (``separable`` or not) may differ,
         because it is adjusted for the number of pairs.
@@ -43,7 +43,7 @@ class QuestionAnswer:
 
     @property
     def sentence(self) -> str:
-        """The answer in words, with its numbers."""
+        """The answer as text: "Did aligning help? Yes: the ratio of orca to nft is 0.93 [0.90, 0.97] over 8 tasks…"."""
         subject = f" ({self.subject})" if self.subject else ""
         sides = (" ".join(levels.values()) for levels in (self.comparison.levels, self.comparison.reference))
         value, low, high = self.comparison.ratio
@@ -91,7 +91,7 @@ def _searching(searches: pd.DataFrame) -> Iterator[QuestionAnswer]:
 
 
 def gains(searches: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns ``task``, ``method`` and ``log``: the logarithm of best to first score of each search.
+    """Return a row for each search: ``task``, ``method`` and ``log``, the log ratio of its best to its first score.
 
     Only searches with at least two trials, and with a score of the first trial, count.
     """

@@ -8,7 +8,7 @@ from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
 
 def beaten(means: Floats) -> Floats:
-    """Return [..., M, M]: 1 if the first of two methods has the lower of ``means`` [..., M], 0.5 on a tie, else 0."""
+    """Return [..., M, M]: at (i, j), 1 if method i has a lower mean than j, 0.5 if they are equal, else 0."""
     ours, theirs = means[..., :, None], means[..., None, :]
     return np.where(ours < theirs, 1.0, np.where(ours > theirs, 0.0, 0.5))
 
@@ -27,7 +27,7 @@ def win_rate(table: ScoreTable) -> pd.DataFrame:
 
 
 def ranks(means: Floats) -> Floats:
-    """Return the ranks of the methods (last axis) from 1; equal scores get the average of their ranks."""
+    """Return the ranks [..., M] of ``means`` [..., M], 1 for the lowest; equal means get the average of their ranks."""
     places: Floats = 0.5 + (1 - beaten(means)).sum(axis=-1)
     return places
 
@@ -43,7 +43,7 @@ def mean_rank(table: ScoreTable) -> pd.DataFrame:
 
 
 def shared_wins(means: Floats) -> Floats:
-    """Return 1 for the best method (last axis), 1/k for each of k methods that tie for the best, and 0 for the rest."""
+    """Return [..., M]: 1 for the lowest of ``means`` [..., M], 1/k for each of k equal lowest means, 0 for the rest."""
     best = means == means.min(axis=-1, keepdims=True, initial=np.inf)
     shares: Floats = best / np.maximum(best.sum(axis=-1, keepdims=True), 1)
     return shares

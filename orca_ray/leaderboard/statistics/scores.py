@@ -120,7 +120,7 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return [M] which points are not dominated: no other has a lower score or cost, and neither of the two higher.
+    """Return a mask [M] of the points that no other point beats: by a lower score or cost, with neither of them higher.
 
     A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """

@@ -85,7 +85,7 @@ class ScoreTable:
 
 
 def mean_over_seeds(scores: Floats) -> Floats:
-    """Return the mean over the last axis, which may hold NaN after the scores; NaN where there is no score.
+    """Return the mean of the scores along the last axis, without NaN; NaN where there is no score.
 
     Scores are added in the order of the axis, so that a program in another language can compute the same bits.
     """
@@ -154,7 +154,7 @@ class Statistic:
         return re.split(r"\n\n(?:Args|Returns|Raises):\n", inspect.getdoc(self.function) or "")[0]
 
     def compute(self, *tables: pd.DataFrame | ScoreTable, **options: Any) -> pd.DataFrame:
-        """Return the statistic of ``tables`` (in the order of ``inputs``, columns `COLUMNS`), with its ``options``."""
+        """Return ``function(*tables, **options)``; there is a table for each of ``inputs``, with columns `COLUMNS`."""
         pairs = zip(self.inputs, tables, strict=True)
         given = [ScoreTable.of(table) if name == "scores" else table for name, table in pairs]
         return self.function(*given, **options)
@@ -169,7 +169,7 @@ def all_statistics() -> Mapping[str, Statistic]:
 
 
 def get_statistic(name: str) -> Statistic:
-    """Return a statistic; raises UserError with the nearest name for an unknown one."""
+    """Return a statistic by name; raises UserError with the nearest name for an unknown name."""
     return lookup("statistic", name, all_statistics())
 
 

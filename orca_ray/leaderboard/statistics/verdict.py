@@ -190,7 +190,7 @@ def smallest_p(num_tasks: int, num_methods: int) -> float:
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return p-values adjusted by Holm's step-down method; NaN stays, and does not count as a test."""
+    """Return p-values adjusted by Holm's step-down method; NaN stays NaN, and does not count as a test."""
     adjusted = np.full(len(p), np.nan)
     order = np.argsort(p, kind="stable")[: int(np.isfinite(p).sum())]
     steps = p[order] * np.arange(len(order), 0, -1)

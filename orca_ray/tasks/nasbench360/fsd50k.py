@@ -147,7 +147,7 @@ def spectrogram(path: str) -> Array:
 
 
 def middle(spectrogram_MT: Array) -> Array:
-    """Return the middle 101 frames of a chunk (ORCA's code does not cut, but all published chunks last a second)."""
+    """Return the middle 101 frames, one second, of the spectrogram of a chunk. Published chunks have no more frames."""
     start = (spectrogram_MT.shape[1] - NUM_FRAMES) // 2
     return spectrogram_MT[:, start : start + NUM_FRAMES]
 

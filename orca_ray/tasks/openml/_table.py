@@ -59,7 +59,7 @@ def fetch(
 
 @dataclass(frozen=True)
 class Description:
-    """Fields of a data set's description that are needed to download and read its table: URL, id on the server, …."""
+    """Fields of a data set's description that are needed to download and read its table."""
 
     url: str
     file_id: str

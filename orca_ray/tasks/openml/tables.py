@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 TABLES: Mapping[int, Mapping[str, Any]] = {
     int(dataset_id): declared for dataset_id, declared in tables("orca_ray.tasks.openml", "tables.toml").items()
 }
-"""What ``tables.toml`` says of each data set, by the id of the data set on OpenML."""
+"""Fields of each data set in ``tables.toml``, by the id of the data set on OpenML."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
 
@@ -63,7 +63,7 @@ def _as_reference(dataset_id: int, x_NL1: npt.NDArray[np.float32], trained_on: I
 
 
 def frequent(name: str, labels: Array, classes: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer ones.
+    """Return the mask [N] of rows whose class has at least `LEAST_ROWS` rows; log a warning that names rarer classes.
 
     ``name`` is the task's name. ``labels`` [N] are numbered from 0, with −1 for missing ones, whose rows are left out
     too. ``classes`` are the classes' names. Raises UserError if fewer than two classes are left.
@@ -117,7 +117,7 @@ _EPSILON = 1e-5  # added to deviations by `standardise_again`
 
 
 def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Return labels [N], −1 for missing ones, and the names of the classes that occur in ``target``.
+    """Return the class numbers [N], −1 if missing, and the names of the classes that occur in ``target``.
 
     Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
     ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's name, for the

@@ -54,7 +54,7 @@ class Simulations(ABC):
 
     @abstractmethod
     def read(self, rows: slice, frame: int) -> Array:
-        """Return a frame of the samples ``rows``, float32 [b, C, *grid]; UserError for damaged or not finite data."""
+        """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid]; UserError if damaged or not finite."""
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
@@ -148,7 +148,10 @@ def _chunk_rows(dataset: Hdf5) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Settings to read a file. Input is the first of the frames used, target the ``t_train``-th, or else the last."""
+    """Settings to read a file; of the frames used, the first is the input.
+
+    The target is the frame with the number ``t_train``, counted from 1; the last frame if there are fewer.
+    """
 
     layout: Layout
     grid: tuple[int, ...]
@@ -177,7 +180,7 @@ class Reading:
         return (1, channels * int(np.prod(space))) if self.flattened else (channels, *space)
 
     def frames(self, num_frames: int, protocol: str) -> dict[str, int]:
-        """Return the index of the target frame of each split, given the number of frames used.
+        """Return the index of the target frame of each split; ``num_frames`` is the number of frames used.
 
         The frame is the same for all splits, except that test may have another target frame under ``paper``, as in
         ORCA's code. This is a defect of ORCA's code: of 101 frames, it trains on frame 29 or 100, depending on the
@@ -206,7 +209,7 @@ class Samples:
         return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
 
     def read(self, rows: slice, frame: int) -> Array:
-        """Return frame number ``frame``, of the frames used, for the samples ``rows``: float32 [b, C, *space]."""
+        """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
         return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
@@ -241,7 +244,7 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
 
 
 def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
-    """Return the arrays: read samples in order and copy each to its split; UserError for too few or many samples."""
+    """Read the samples in order and return the arrays of all splits; UserError for too few or too many samples."""
     samples = Samples(simulations, reading)
     _check_sizes(samples, simulations.path)
     division = divide(samples.num_samples, reading.test_first)
