@@ -68,7 +68,7 @@ class Executor(AbstractContextManager["Executor"], ABC):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return the stager of ``requests`` on the nodes; ``progress`` is called with one line of text per message."""
+        """Return a stager that stages ``requests`` on the nodes and passes lines of text about it to ``progress``."""
         return InlineStager(requests, settings.staging, progress)
 
     def first_staged(self, stager: Stager) -> list[Staged]:

@@ -15,7 +15,7 @@ from orca_ray.sweep.executors import ray_private
 
 
 class HeartbeatThread:
-    """Writer of the heartbeats of a worker's current trial, with a thread of its own."""
+    """Writer of heartbeats (node id and progress count) of a worker's current trial, in a thread of its own."""
 
     def __init__(self, seconds: float, node: str) -> None:
         """Start the thread; it writes at most every ``seconds`` seconds, on the node with the id ``node``."""
@@ -86,7 +86,7 @@ class Deadlines:
         self._watches.setdefault(name, _Watch(now, now))
 
     def reported(self, name: str) -> None:
-        """Note that the trial ``name`` has reported that its data are staged, or an epoch."""
+        """Note a report of the trial ``name``: restart its heartbeat limit; the first report starts its time limit."""
         if (watch := self._watches.get(name)) is not None:
             watch.alive = self._clock()
             watch.began = watch.alive if watch.began is None else watch.began
@@ -96,7 +96,7 @@ class Deadlines:
         self._watches.pop(name, None)
 
     def exceeded(self) -> Mapping[str, str]:
-        """Return the trials that have exceeded a limit: a sentence about the limit, by name of the trial."""
+        """Return a sentence for each trial that has exceeded a limit, by name of the trial."""
         now, found = self._clock(), {}
         for name, watch in self._watches.items():
             if self._limits.trial is not None and watch.began is not None and now - watch.began > self._limits.trial:

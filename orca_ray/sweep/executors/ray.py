@@ -123,7 +123,7 @@ class RayExecutor(Executor):
     def stager(
         self, requests: Sequence[StagingRequest], settings: WorkerSettings, progress: Callable[[str], None]
     ) -> Stager:
-        """Return the stager of ``requests`` on all nodes of the cluster; the driver's own node is the first."""
+        """Return a stager that stages ``requests`` on all nodes of the cluster (`RayStager`)."""
         import ray
 
         from orca_ray.sweep.worker.ray_stager import RayStager

@@ -46,7 +46,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]  # ray is untyped
         return True
 
     def step(self) -> dict[str, Any]:
-        """Run one step of the trial's runner; return a dict with its report as JSON text, which Tune does not flatten.
+        """Run one step of the trial; return a dict with the report as JSON text (Tune would flatten a nested dict).
 
         Raises RuntimeError after a CUDA error, and StagingError if this node cannot stage the trial's data.
         """

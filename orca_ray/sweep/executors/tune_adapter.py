@@ -147,11 +147,11 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         self._searcher = searcher
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Return the trial that gets the next free actor: the oldest one for which no actor is starting; else None.
+        """Return the oldest trial for which no actor is starting: it gets the next free actor; None if there is none.
 
-        Tune's own choice is the oldest trial of all. If an actor is starting for the oldest trial, Tune ends the actor,
-        so that with trials shorter than the start of an actor, a cluster would never have more than its first few
-        actors. Tune does not say which actors are starting: those of the oldest trials, as many as there is room for.
+        Tune's own choice is the oldest trial of all. If an actor is starting for this trial, Tune ends the actor: where
+        trials are shorter than the start of an actor, a cluster would never have more than its first few actors. Tune
+        does not say for which trials actors start; they are taken to be the oldest ones, as many as there is room for.
         """
         states = {each.trial_id: each for each in tune_controller.get_live_trials()}
         trials = [
@@ -205,9 +205,9 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
             self._searcher.deadlines.watch(trial.trial_id)
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        """Do periodic work; Tune's loop makes about ten steps a second.
+        """Write rows, apply requests, announce waiting trials, and kill the workers of trials that exceed a time limit.
 
-        The workers of trials that exceed a time limit are killed; Tune then reports these trials as failed.
+        Tune calls it about ten times a second, and reports the trials of killed workers as failed.
         """
         self._searcher.tick()
         if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
@@ -231,7 +231,7 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Return whether the driver has had an exception or must stop; True makes Tune end all trials."""
+        """Return whether Tune must end all trials: after an exception in the driver, an interruption or a request."""
         return self._searcher.ending
 
 

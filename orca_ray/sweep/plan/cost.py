@@ -178,7 +178,7 @@ def search_seconds(task: Task, plan: SearchPlan, rate: Rate) -> float | None:
     None if the size of the network or the number of samples is unknown. Training costs three forward passes per sample,
     validation one. An align epoch costs as much as computing the distance ``otdd_reference`` (see `align_flops`),
     whichever distance the trial uses; the cost of embedding its samples is ignored. A refine epoch of a method costs
-    `Recipe.relative_cost` refine epochs of ``nft``, and its other stages cost `Recipe.other_epochs` of them.
+    `Recipe.relative_cost` refine epochs of ``nft``; its other stages together cost `Recipe.other_epochs` such epochs.
     """
     if plan.cells:
         return _sum(search_seconds(task, each, rate) for each in _by_cell(plan))

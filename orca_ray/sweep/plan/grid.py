@@ -32,11 +32,12 @@ class Level(NamedTuple):
 def grid_cells(spec: SweepSpec, task: str, method: str) -> list[tuple[dict[str, str], dict[str, Scalar]]]:
     """Return the cells (combinations of levels) of the sweep's grid for one (task, method); empty without a grid.
 
-    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters by name, as in the records.
+    A cell is a pair: the name of the chosen level by factor, and all hyper-parameters by name, as in the records. An
+    empty ``align.source`` is replaced by the source that the sweep file names in ``sources`` for the modality of the
+    body, if it names one.
 
     Cells with equal hyper-parameters share their trials. They occur in different blocks of the grid, or differ only in
-    hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``. An empty ``align.source`` gets its
-    name here, if the file's ``sources`` have it.
+    hyper-parameters that the method ignores: ``nft`` ignores ``align.distance``.
     """
     body = listed_body(spec.body(task, method))
     source = spec.file.sources.get(body.modality, "") if body else ""

@@ -25,7 +25,7 @@ from orca_ray.tasks.registry import get_task
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One (task, method) of a plan: trials in total and already finished; resources of each trial."""
+    """Row of a plan, for one (task, method): number of trials, number of finished trials, resources of each trial."""
 
     task: str
     method: str
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def problems(self) -> list[str]:
-        """Distinct reasons why trials fit on no node; each names the first (task, method) and how many more have it."""
+        """Sentences, one for each reason why trials fit on no node, e.g. "pocket/digits orca and 3 more: REASON"."""
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row.problem:
@@ -171,7 +171,7 @@ def _sources(search: SearchPlan) -> set[str]:
 def resolve(searches: Sequence[SearchPlan], progress: Callable[[str], None]) -> list[SearchPlan]:
     """Check the bodies, and return ``searches`` with the names of their alignment sources (see `with_sources`).
 
-    Where a search names no source, the paper's source is fetched if possible, since the name depends on it. All else
+    Where a search names no source, the paper's source is fetched now; if that fails, another source is named. All else
     that trials read is fetched later, by the nodes (see `orca_ray.sweep.worker.staging`). ``progress`` is called with
     one line of text per message. UserError if a body cannot be read, a source cannot be fetched or does not fit.
     """

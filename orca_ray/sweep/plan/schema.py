@@ -212,9 +212,9 @@ class SuccessiveHalving(_Model):
         """Return whether a trial must stop now; False if the current epoch is not a rung.
 
         Args:
-            scores: validation scores of the trial, one per epoch so far; lower is better. The best one counts.
+            scores: validation scores of the trial, one per epoch so far; lower is better. The lowest is compared.
             epochs: number of epochs of the whole trial.
-            rivals: validation scores of each trial to compare with; those that have not reached this rung are ignored.
+            rivals: validation scores of each other trial; trials that have not reached this rung are ignored.
         """
         reached = len(scores)
         if reached not in self.rungs(epochs):

@@ -200,8 +200,7 @@ def published_settings(task: str, *, paper: tuple[str, str] | None = None) -> di
     Under the protocol ``paper``, pass the names of the method and of the body as ``paper``: the result then contains
     ``align.source``, the paper's source for the body's modality (CoNLL-2003 or CIFAR-10), which must be downloaded, and
     the reference's network: ``head.dense`` is ``pooled``, and ``embedder.initialisation`` is ``paper`` if the method
-    has a source, else ``random``, as the reference replaces the body's kernel and norm wherever it does not align.
-    Otherwise pass None: these hyper-parameters then have their defaults.
+    has an align stage, else ``random``. Otherwise pass None: the result then does not set these three.
 
     Gradients are averaged here and summed in the reference, hence the factors of learning rate and weight decay.
     ``docs/decisions/0008-published-configurations.md`` lists all conversions and the remaining differences.

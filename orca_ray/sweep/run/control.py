@@ -59,7 +59,7 @@ class Control:
         }
 
     def tick(self) -> bool:
-        """Apply new requests, publish the live state and return True; within a second, only return False.
+        """Apply new requests, publish the live state and return True; if called again within a second, return False.
 
         Raises UserError if another driver has taken over the sweep.
         """

@@ -166,7 +166,7 @@ class SweepController:
             self.failures.works(node, ended=report.done)
 
     def ended(self, key: str, report: TrialReport, node: str = "") -> Record | None:
-        """Store and return the record of a trial that ended on ``node``; None if it runs again (`retries.RULES`)."""
+        """Store and return the record of a trial that ended on ``node``; None if the trial failed and runs again."""
         self.observe(key, report, node)
         if report.status is not None and report.status in CAUSES:
             return self.failed(key, Failure(CAUSES[report.status], report.error or "no message", node), report)

@@ -98,7 +98,7 @@ _PREFIXES = ("AWS_", "ORCA_RAY_")
 
 
 def passed_environment() -> dict[str, str]:
-    """Return the environment variables that workers get: hub, proxies, package index, ``AWS_*``, ``ORCA_RAY_*``."""
+    """Return the environment variables that workers get: those on hub, proxies and package index, AWS_*, ORCA_RAY_*."""
     found = {name: value for name, value in os.environ.items() if name in _NAMES or name.startswith(_PREFIXES)}
     if found.get(data_cache.HOME_VARIABLE):
         found[data_cache.HOME_VARIABLE] = str(data_cache.home())  # absolute
@@ -107,9 +107,9 @@ def passed_environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of all workers of a sweep. They may contain credentials: `repr` shows none, and no file has them.
+    """Settings of all workers of a sweep; `repr` leaves out the fields that may contain credentials.
 
-    Ray passes them to workers inside the pickled class of the trainable, which it keeps in memory.
+    They are not written to files: Ray passes them inside the pickled class of the trainable, which stays in memory.
     """
 
     store: str = field(repr=False)

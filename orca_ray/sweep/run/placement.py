@@ -47,7 +47,7 @@ class GpuRequest:
 
 
 class Placement:
-    """Rules of placement on a cluster whose nodes come and go: as many trials start as fit, and a few wait in Ray.
+    """Rules of placement on a cluster whose nodes come and go: trials start while they fit; a few more wait in Ray.
 
     Without a cluster, every trial gets the resources that were planned, and may start at once.
     """
@@ -94,7 +94,7 @@ class Placement:
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of nodes that a trial should avoid: those in quarantine, and those where the trial failed.
 
-        If no other node has the resources ``wanted``, the latter are left out, then the former, too.
+        If no other node has the resources ``wanted``, return only those in quarantine; [] if only these have them.
         """
         nodes, alive = self.nodes, {node.id for node in self._nodes}
         for bad in ({*self._quarantined, *history.avoid}, {*self._quarantined}):
@@ -103,10 +103,11 @@ class Placement:
         return []
 
     def resources(self, trial: TrialSpec, history: FailuresOfTrial) -> Resources:
-        """Return the planned CPUs and the share of a GPU that holds the trial, by its plan or by measured peak memory.
+        """Return the planned resources of a trial, with the GPUs that it gets on the cluster.
 
-        A trial without a GPU gets more host memory once it has run out of memory twice. Without ``requests``, the
-        planned resources are returned unchanged.
+        These are the requested GPUs or, if requests are measured, the share of one GPU that holds the peak memory of
+        earlier trials; 0 if no node has had a GPU and none is required. Without a GPU, a trial gets more host memory
+        after it ran out of memory twice. If `__init__` got no ``requests``, return the planned resources unchanged.
         """
         if self._requests is None:
             return trial.resources
@@ -152,7 +153,7 @@ class Placement:
         return max(share, self._least.get(kind, 0.0))
 
     def learn(self, trial: TrialSpec, report: TrialReport) -> None:
-        """Note what a trial on one GPU reports: its peak memory, the GPU's size, and if its share was too small."""
+        """Note from the report of a trial on at most one GPU: peak memory, the GPU's memory, whether memory ran out."""
         if not 0 < trial.resources.gpus <= 1:  # of several GPUs, each has a part of the batch
             return
         kind = workload(trial, trial.hyperparameters)

@@ -110,7 +110,7 @@ class FailureLedger:
     def retries(self, key: str, failure: Failure) -> bool:
         """Add a failure of the trial ``key``, and return whether the trial runs again.
 
-        The first `SUSPICIOUS_TRIALS` failures on a node in quarantine are not counted: that node is the reason.
+        The trial's first `SUSPICIOUS_TRIALS` failures that a node in quarantine may have caused are not counted.
         """
         rule, history = RULES[failure.cause], self._histories.setdefault(key, FailuresOfTrial())
         known_bad = failure.node in self.quarantined and rule.blames_node and history.excused < SUSPICIOUS_TRIALS
@@ -145,9 +145,9 @@ class FailureLedger:
             self._suspicions.setdefault(node, {})[key] = reason
 
     def new_quarantines(self) -> list[str]:
-        """Quarantine each node on which `SUSPICIOUS_TRIALS` trials in a row failed while another node works.
+        """Add each node to `quarantined` on which `SUSPICIOUS_TRIALS` trials in a row failed while another node works.
 
-        Returns the ids of the nodes that were added to `quarantined`.
+        Returns the ids of the added nodes.
         """
         added = []
         for node, trials in self._suspicions.items():
@@ -170,7 +170,7 @@ def bounded(text: str) -> str:
 
 
 class RankFailedError(Exception):
-    """Error: a rank other than the first failed; ``status`` is the trial's, and the message names rank and reason."""
+    """Error: a rank other than the first failed. ``status`` is that of the trial; the message has rank and reason."""
 
     def __init__(self, status: Status, message: str) -> None:
         super().__init__(message)

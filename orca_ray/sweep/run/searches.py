@@ -84,7 +84,7 @@ class SweepSearches:
         yield from (f"{p.task} {p.method}: {self._errors[p.task]}" for p in missing if p.task in self._errors)
 
     def staged(self, staged: Staged) -> None:
-        """Begin the searches of a task whose data were staged, or store the reason why they cannot be."""
+        """Begin the searches of a task whose data were staged, or store the reason why staging failed."""
         if staged.error:
             self._errors[staged.task] = staged.error
             return
@@ -105,7 +105,8 @@ class SweepSearches:
     def retry(self, key: str, running: Collection[str]) -> int:
         """Run the failed trial ``key`` (empty: all failed trials) again, and return how many will run again.
 
-        All records must be stored. The searches are rebuilt; ``running`` are the keys of trials that run or wait.
+        Call it when all records are in the store, from which the searches are rebuilt. ``running`` are the keys of
+        trials that run or wait.
         """
         history = History.read(self._store, self.spec, retry={key, *self._rerun})
         failed = [record for record in history.rerun.values() if record.sweep == self.spec.sweep_id]
@@ -158,12 +159,11 @@ class Durations:
             self._ratio = sum(ratios) / len(ratios)
 
     def urgency(self, search: Search) -> tuple[bool, float]:
-        """Return a pair that is larger, the sooner a trial of the search should start.
+        """Return a sort key of the search: the search with the largest key should start the next trial.
 
-        The first item is True for a search without a completed or running trial: its estimate may be wrong. The second
-        is the expected time of the search's trials that have not started (negative with ``shortest_first``). With
-        estimates up to four times too high or low, 60 searches on 64 GPUs take 1.02 times the lower bound instead of
-        1.14.
+        The first item is True if no trial of the search has completed or runs: its estimate may be wrong. The second is
+        the expected seconds of its trials that have not started, negative with ``shortest_first``. With estimates up to
+        four times too high or low, 60 searches on 64 GPUs take 1.02 times the lower bound instead of 1.14.
         """
         unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
         return unknown, self._sign * (search.num_remaining - search.num_running) * self._of_trial(search)

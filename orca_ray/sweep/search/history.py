@@ -43,7 +43,7 @@ class History:
     def read(cls, store: ResultsStore, spec: SweepSpec, *, retry: Collection[str] = ()) -> Self:
         """Return what ``store`` holds of earlier runs of a sweep and of its variants.
 
-        Lost trials always run again, other failed trials if ``retry`` has their key, or "" for all of them. Trials also
+        Lost trials always run again, other failed trials if ``retry`` holds their key or "" (all trials). Trials also
         run again if their scores are of another metric than the task has now, or of another version of that metric,
         since a new version of orca-ray would change these scores.
         """
@@ -98,11 +98,10 @@ def _scores(store: ResultsStore, sweep: str) -> dict[str, Sequence[float]]:
 def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> list[Suggestion]:
     """Return the suggestions of a search that earlier runs have made, by ascending number.
 
-    A suggestion belongs to the search if it leads to the same trial key now as in the earlier run: with another body,
-    other data or other fixed hyper-parameters, it does not. The number in the journal is kept. Suggestions without a
-    number (records of stores that are older than the journal, and a number 0 that is not the first configuration any
-    more) get free numbers: the number of the start-up suggestion with equal values, else the lowest free number, in the
-    order in which their trials started.
+    A suggestion belongs to the search if its trial key is the same now as in the earlier run; another body, other data
+    or other fixed hyper-parameters change the key. A suggestion keeps its number in the journal. It gets a new number
+    if the store is older than the journal, if its number is taken, or if it has number 0 but is not the first
+    configuration any more: the number of the start-up suggestion with equal values, else the lowest free number.
     """
     if not plan.num_search:
         return []

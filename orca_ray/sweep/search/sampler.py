@@ -192,11 +192,11 @@ class SuggestionSampler:
 
     @property
     def can_ask(self) -> bool:
-        """Whether :meth:`ask` may be called now: suggestions are left, and the next one awaits no answer."""
+        """Whether :meth:`ask` may be called now: suggestions are left, and the next one need not wait for answers."""
         return self._next < self._num_trials and self.is_open(self._next)
 
     def is_open(self, number: int) -> bool:
-        """Return whether suggestion ``number`` may be made and its trial may start: no answer is awaited for it."""
+        """Return whether suggestion ``number`` may be made and its trial started: earlier generations have answers."""
         return self._num_closed >= self._barrier(number)
 
     def draw(self, number: int) -> dict[str, Scalar]:
@@ -236,7 +236,7 @@ class SuggestionSampler:
         return range(self._barrier(number)) if self._generation else list(self.suggestions)
 
     def winner(self) -> Suggestion | None:
-        """Return the suggestion whose trial completed with the best validation score (on a tie, the first), or None."""
+        """Return the suggestion whose trial completed with the best score (on a tie, the first); None if none did."""
         scored = [
             (answer.value, number)
             for number, answer in self.answers.items()

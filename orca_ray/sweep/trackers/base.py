@@ -72,7 +72,7 @@ class Tracker(ABC):
 
 @dataclass(frozen=True)
 class TrackerKind:
-    """A tracker that ``--track NAME[:TARGET]`` can name."""
+    """Registry entry of a kind of tracker: its name and target in ``--track NAME[:TARGET]``, and how to open it."""
 
     name: str
     target: str
@@ -107,7 +107,7 @@ CLOSE_SECONDS = 60.0
 
 @cache
 def all_trackers() -> Mapping[str, TrackerKind]:
-    """Return all trackers by name, plug-ins' last; ValueError if two modules of orca-ray declare the same name."""
+    """Return all kinds of trackers by name, plug-ins' last; ValueError if two modules of orca-ray declare one name."""
     return with_plug_ins("tracker", TrackerKind, declared(TrackerKind, "TRACKER", modules(trackers)))
 
 

@@ -57,7 +57,10 @@ class Checkpoints:
         self._write(f"{key}.state", key, report, write)
 
     def restore(self, key: str, read: Callable[[Path], bool]) -> TrialReport | None:
-        """Call ``read`` with the file of a stored state; return its report, or None if ``read`` is False or no file."""
+        """Return the report of a trial's last checkpoint, whose state ``read`` loads from a local file.
+
+        Return None if there is no checkpoint, or if ``read`` returns False.
+        """
         return self._read(f"{key}.state", key, read)
 
     def save_outcome(self, key: str, report: TrialReport) -> None:

@@ -36,7 +36,7 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
 
 
 class ModelKeeper:
-    """Keeper of stored models: when a task has ended, it deletes its models except those to keep, and completes cards.
+    """Keeper of stored models: when a task has ended, deletes all but those to keep, and completes their cards.
 
     The best model of a task is that of the method, body and hyper-parameters whose confirm trials have the lowest mean
     validation score, on a tie the one that trains the fewest parameters, and among its seeds the seed with the lowest
@@ -53,7 +53,7 @@ class ModelKeeper:
         """Task of each trial whose model should be in the store and is not, by key."""
 
     def tidy(self, searches: Iterable[Search]) -> None:
-        """Delete models that need not be kept, and complete the other cards, of tasks whose trials have all ended."""
+        """Delete models not to be kept, and complete the cards of the rest, of tasks whose trials have all ended."""
         if self._keep is KeepModels.NONE:
             return
         by_task: dict[str, list[Search]] = defaultdict(list)
@@ -114,7 +114,7 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
 
 
 def board_of(confirmed: Sequence[Record]) -> list[Score]:
-    """Return the test scores of each method, sorted by their mean, lowest (best) first."""
+    """Return the test scores of each method, sorted by their mean, lowest (best) first, for a model card."""
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:
         if each.test_score is not None:

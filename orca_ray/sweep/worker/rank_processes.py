@@ -27,8 +27,8 @@ _WAIT_SECONDS = 10.0
 class RankProcesses:
     """Processes of a trial's ranks after the first. They end with the process that started them, however that ends.
 
-    Each rank builds the trainer and waits. When a parallel stage begins or is resumed, each rank loads the state of the
-    first and runs the stage to its end; communication within each step keeps all ranks in step.
+    Each process builds a trainer and waits. When a parallel stage begins or is resumed, it loads the state of the first
+    rank's trainer and runs the stage to its end; communication within each step keeps all ranks in step.
     """
 
     def __init__(self, size: int, build: Build) -> None:

@@ -69,7 +69,7 @@ class TrialRunner:
     def step(self) -> TrialReport:
         """Stage the trial's data in the first call, run one epoch in each later call; return a report of the step.
 
-        An exception ends the trial as failed. A node that has just joined may need many minutes for its data.
+        An exception ends the trial as failed. The first call may take many minutes on a node that has just joined.
         """
         with self._log.collecting():
             try:

@@ -40,8 +40,8 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
     is present with the right hash is used. Otherwise it is copied from the shared folder ``staging`` (a URI) or, if it
     is not there, fetched and prepared from its origin, and published in the shared folder.
 
-    Raises StagingError if this node can get an item in neither of these ways, or gets it with another hash or
-    fingerprint than required.
+    Raises StagingError if this node can get an item neither from the shared folder nor from its origin, or gets it with
+    another hash or fingerprint than required.
     """
     try:
         shared = SharedFolder(staging) if staging else None
@@ -57,7 +57,7 @@ def stage(request: StagingRequest, staging: str | None, progress: Callable[[str]
 
 
 def staged_data(request: StagingRequest, staging: str | None) -> PreparedData:
-    """Return a trial's prepared data; `stage` stages them first unless this process has. Raises StagingError."""
+    """Return a trial's prepared data, and `stage` them first unless this process has done so. Raises StagingError."""
     known = (cache.home(), request)
     for _ in range(2):  # twice, since files may have been removed or replaced since they were staged
         if known not in _staged:
@@ -97,7 +97,7 @@ def _ensure(item: Item, shared: SharedFolder | None, progress: Callable[[str], N
 
 
 class Staged(NamedTuple):
-    """Result of staging: a task whose trials can start, or which cannot be staged."""
+    """Result of staging one task: the fingerprint of its data, or the error for which it cannot be staged."""
 
     task: str
     fingerprint: str = ""
@@ -127,7 +127,7 @@ class Stager(ABC):
         """Whether `first` must return now; another thread may set it."""
 
     def first(self) -> list[Staged]:
-        """Wait until a task is staged or all have failed; return what is known. The next `poll` returns it again."""
+        """Wait until a task is staged or all have failed; return these tasks, which the next `poll` returns again."""
         while self._unresolved and all(each.error for each in self._kept) and not self.interrupted:
             found = self._poll(idle=True)
             self._unresolved -= {each.task for each in found}
@@ -137,7 +137,7 @@ class Stager(ABC):
         return list(self._kept)
 
     def poll(self, *, idle: bool = False) -> list[Staged]:
-        """Return the tasks staged or failed since the last call; ``idle``: no trial of other tasks can start."""
+        """Return the tasks staged or failed since the last call; ``idle``: no trial of the staged tasks can start."""
         found, self._kept = [*self._kept, *self._poll(idle=idle)], []
         self._unresolved -= {each.task for each in found}
         return found

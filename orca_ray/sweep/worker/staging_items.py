@@ -93,10 +93,10 @@ class Item(ABC):
 
     @abstractmethod
     def paths(self) -> Iterable[str]:
-        """Return the paths of the item below `root`; the last one is published last, as a mark that all are there."""
+        """Return the paths, relative to `root`, of the item's files and directories, in the order of publishing."""
 
     def published(self, shared: SharedFolder) -> Iterable[str]:
-        """Return the paths to copy from the shared folder, in order; a path may depend on the files copied before."""
+        """Return the paths to copy from the shared folder, in order; finding the next one may need the files copied."""
         return self.paths()
 
     def bring(self, shared: SharedFolder, progress: Callable[[str], None]) -> None:
