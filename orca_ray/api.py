@@ -46,7 +46,7 @@ BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
-    """Return why each method compared by default cannot adapt to ``task`` here, by method name; None: it can."""
+    """Return, for each method compared by default, why it cannot adapt to ``task`` on this machine; None if it can."""
     baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
     names = ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
     return {name: get_method(name).problem(task) for name in names}

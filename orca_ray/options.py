@@ -40,7 +40,7 @@ class ExportFormat(StrEnum):
 def must(text: str, holds: Callable[[float], bool], option: str, value: float) -> None:
     """Raise UserError unless ``holds(value)`` is true; the message says that ``option`` must be ``text``.
 
-    With ``text`` and ``holds`` bound by `functools.partial`, this function is a rule in an annotation of a `Config`.
+    Bind ``text`` and ``holds`` by `functools.partial` to use it as a rule in the annotation of an option of a `Config`.
     """
     if not holds(value):
         raise UserError(f"{option} must be {text}, got {value!r}")
@@ -49,7 +49,7 @@ def must(text: str, holds: Callable[[float], bool], option: str, value: float) -
 def one_of(names: Callable[[], Iterable[str]] | Iterable[str], option: str, value: str) -> None:
     """Raise UserError if the ``value`` of ``option`` is not in ``names``, or in ``names()`` if that is a function.
 
-    With ``names`` bound by `functools.partial`, this function is a rule in an annotation of a `Config`.
+    Bind ``names`` by `functools.partial` to use it as a rule in the annotation of an option of a `Config`.
     """
     allowed = list(names() if callable(names) else names)
     if value not in allowed:

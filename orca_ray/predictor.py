@@ -179,7 +179,7 @@ class Predictor:
         return {self.task.metric: score(self._outputs(inputs)[known], targets[known], self._objective, ids)}
 
     def outputs(self, x: Any) -> Array:
-        """Return what metrics compare with targets: float32 logits, or numbers in the target's units, [N, ...]."""
+        """Return the outputs [N, ...] that metrics compare with targets: float32 logits, or numbers in target units."""
         return self._outputs(self.inputs(x))
 
     def inputs(self, x: Any) -> ModelInputs:

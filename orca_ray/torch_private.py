@@ -14,8 +14,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
     """Return whether ``device`` has hardware units that multiply bfloat16 matrices faster than float32 ones.
 
     True for CUDA devices of compute capability 8.0 or higher, and for CPUs with AMX or AVX512-BF16; otherwise False.
-    `torch.cpu.get_capabilities`, which is public, is younger than the oldest supported torch; where torch has neither
-    that function nor a private one for this, the answer is False.
+    For CPUs, private functions are asked, since the public `torch.cpu.get_capabilities` is younger than the oldest
+    supported torch; the answer is False if torch has none of them.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -24,9 +24,9 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Return a counter that also counts fused attention on CPUs, which torch's `FlopCounterMode` counts as nothing.
+    """Return a counter of operations that includes fused attention on CPUs, which `FlopCounterMode` counts as nothing.
 
-    The operations have no public names, because `scaled_dot_product_attention` chooses between them.
+    The fused operators have no public names, because `scaled_dot_product_attention` chooses between them.
     """
     ops: Any = torch.ops.aten
     forward: Callable[..., Any] = sdpa_flop_count

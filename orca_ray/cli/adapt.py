@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptOptions:
-    """Options of `adapt`: what the data mean, then what runs."""
+    """Options of `adapt`: first about the data, then about the sweep that runs."""
 
     target: Annotated[
         list[str] | None, Option(help="Column, key or file of the targets; several for several labels or numbers.")

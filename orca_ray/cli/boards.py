@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BoardOptions:
-    """Options that select a board of a store, and a part of it."""
+    """Options that select a leaderboard of a results store, and the tasks, methods and published scores on it."""
 
     sweep: Annotated[
         str | None, Option(help="Sweep to show, e.g. pocket/full. Default: the one with the most scores.")

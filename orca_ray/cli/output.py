@@ -53,7 +53,7 @@ def fail(message: str, code: int) -> int:
 
 
 def reason(record: "Record") -> str:
-    """Return why the trial of ``record`` failed: the last line of its error."""
+    """Return the last line of the error in ``record``, which says why the trial failed."""
     lines = (record.error or "").strip().splitlines()
     return lines[-1] if lines else "no message"
 
@@ -151,7 +151,7 @@ _COUNT = re.compile(r"(?P<what>\S.*?)(?<! after) (?P<done>\d+) of (?P<total>\d+)
 
 
 class DataProgress(logging.Handler):
-    """Log handler that prints progress: each line that it is called with and, in its block, INFO messages on data.
+    """Log handler that prints progress: lines that it is called with and, in its block, INFO messages on work on data.
 
     A line with progress ("410 of 1100") updates a bar on a terminal; elsewhere, at most one line with progress of the
     same work is printed every ten seconds. All is printed to stderr; with ``quiet``, nothing.
@@ -254,7 +254,7 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
 
 
 def start(hidden: str) -> None:
-    """Log to ``logs/orca-sweep.log`` in the cache directory, and warnings, but not those of ``hidden``, to stderr."""
+    """Log to ``logs/orca-sweep.log`` in the cache directory; print warnings, except those of logger ``hidden``."""
     package = logging.getLogger("orca_ray")
     for handler in [h for h in package.handlers if isinstance(h, _LogFile | _Console)]:
         package.removeHandler(handler)

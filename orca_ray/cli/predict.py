@@ -133,7 +133,7 @@ def _serve(model: str, device: str, token: str | None, limits: Mapping[str, Any]
 
 
 def read_token(path: Path | None) -> str | None:
-    """Return the token in the file ``path``; if that is None, the token in the environment, None if not set.
+    """Return the token in the file ``path``; for None, the token in ORCA_RAY_SERVE_TOKEN, or None if it is not set.
 
     Raises UserError if the file is missing, or the token is short, has spaces or is not ASCII.
     """

@@ -62,7 +62,7 @@ class Quantised:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Base class of the forms of artefacts: the fields that every payload has."""
+    """Base class of payloads (contents) of artefacts, with the fields that every payload has."""
 
     title: str
     caption: str = ""
@@ -215,7 +215,7 @@ def rounded(value: float) -> float | None:
 
 
 def parse_payload(payload: str) -> dict[str, Any]:
-    """Return a payload as a dict. Raises ValueError for text that is no JSON object, and for an unknown ``form``."""
+    """Return the JSON text of a payload as a dict; ValueError if it is no JSON object or has an unknown ``form``."""
     try:
         found = json.loads(payload)
     except RecursionError as error:

@@ -75,7 +75,7 @@ def retried(action: Callable[[], _Result], where: str, patient: Callable[[], boo
 
 @contextlib.contextmanager
 def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[None]:
-    """Context manager: raise errors of the file system as UserError "cannot VERB WHERE", except FileNotFoundError.
+    """Context manager: raise file-system errors as UserError "cannot VERB WHERE"; FileNotFoundError is passed on.
 
     Texts in ``secrets`` are left out of the message. If the original error contains such a text, it is not chained
     either, because the log would print it.

@@ -99,10 +99,10 @@ class Folder:
         return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
-        """Return a file, opened for reading, as a `pyarrow.NativeFile`, each of whose reads is retried as `read` is.
+        """Open a file for reading, and return a `pyarrow.NativeFile`; reads that fail for a short time are repeated.
 
-        Raises FileNotFoundError if it does not exist; later reads do so once an object has been deleted, while a local
-        file stays readable.
+        Raises FileNotFoundError if the file does not exist. If it is deleted later, reads of an object raise
+        FileNotFoundError, while a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
         return pa.PythonFile(_RetriedFile(stream, partial(self._try, "read", path)), mode="r")
@@ -138,7 +138,7 @@ class Folder:
             self._try("delete", path, lambda: self._delete(self._at(path)))
 
     def sweep_temporary(self, directory: str, older_than_seconds: float, *, recursive: bool = False) -> None:
-        """Delete temporary files older than ``older_than_seconds`` in a directory; killed writers left them."""
+        """Delete old temporary files of killed writers in a directory and, with ``recursive``, below it."""
         before = time.time() - older_than_seconds
         for info in self._infos(directory, recursive=recursive):
             if info.base_name.startswith(TEMPORARY) and info.mtime is not None and info.mtime.timestamp() < before:

@@ -105,7 +105,7 @@ class Lease:
     def check(self) -> None:
         """Raise UserError if another driver has taken over the sweep.
 
-        Called before records are written. A process that was suspended asks the store before it goes on.
+        Call it before records are written. If the process was suspended, it first reads the holder from the store.
         """
         if not self._lost and time.monotonic() - self._renewed > self._expiry_seconds / 2:
             self._other_holder()

@@ -21,7 +21,7 @@ _MOST_NAMED = 5
 
 @dataclass
 class SearchStatus:
-    """State of one (task, method). Scores are validation scores; lower is better."""
+    """State of one (task, method) of a sweep. Scores are validation scores; lower is better."""
 
     task: str
     method: str
@@ -87,12 +87,12 @@ def find_trial(store: ResultsStore, prefix: str, sweep: str | None = None) -> tu
 
 
 def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
-    """Return sweep and key of each trial that runs or waits, by the live states."""
+    """Return (sweep, trial key) of each trial that runs or waits, from the live states of all sweeps."""
     return {(state.sweep, trial.key) for state in live.read_all(store.folder) for trial in state.running}
 
 
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
-    """Return the pair (sweep, key) with ``sweep`` (None: any) and a key that starts with ``prefix``; else UserError."""
+    """Return the one pair with ``sweep`` (None: any) and a key that starts with ``prefix``; else UserError."""
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
     keys = sorted({key for _, key in found})
     if not found or not prefix:

@@ -117,26 +117,27 @@ class ResultsStore:
         return [Record.from_row(row) for row in rows.to_pylist()]
 
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the learning curves: one row per epoch, the last appended, sorted by sweep, trial, stage and epoch.
+        """Return the learning curves: one row per epoch, sorted by sweep, trial, stage and epoch.
 
-        None selects all. ``trial_key`` is one key or several. Columns are the fields of `CurvePoint`.
+        ``sweep`` None: all sweeps. ``trial_key``: one key or several; None: all trials. Of rows of one epoch, the row
+        appended last is returned. Columns are the fields of `CurvePoint`.
         """
         return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
     def artefacts(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the artefacts: one row per sweep, trial, kind and name, the last appended, sorted by these columns.
+        """Return the artefacts: the row appended last for each sweep, trial, kind and name, sorted by these columns.
 
-        None selects all. ``trial_key`` is one key or several. Columns are the fields of `ArtefactRow`, all strings.
+        Arguments are those of `curves`. Columns are the fields of `ArtefactRow`, all strings.
         """
         return tables.to_frame(tables.current(self._table(ARTEFACTS, sweep=sweep, trial_key=trial_key), ARTEFACTS))
 
     def journal(self, sweep: str) -> list[SuggestionRow]:
-        """Return the suggestions of a sweep, sorted by task, method and number; for each number the last appended."""
+        """Return the suggestions of a sweep, sorted by task, method and number: for each number, the last appended."""
         rows = tables.current(self._table(JOURNAL, sweep=sweep), JOURNAL).to_pylist()
         return [SuggestionRow(**row) for row in rows]
 
     def logs(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the parts of the logs of trials, sorted by sweep, trial and time; columns are those of `LogRow`."""
+        """Return the parts of logs, sorted by sweep, trial and time; arguments: see `curves`; columns: see `LogRow`."""
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
     def scan(self) -> StoreSnapshot:

@@ -126,9 +126,9 @@ def imported_scores(uri: str) -> tuple[list[SubmittedScore], list[str]]:
 
 
 def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[SubmittedScore], list[str]]:
-    """Return the scores of several files (name, scores), and a sentence for each file that repeats an earlier one.
+    """Return the scores of several files (name, scores), and a sentence for each file with scores that are left out.
 
-    All scores of one method, task, metric, protocol and source are taken from one file, so that no seed counts twice.
+    Of all scores of one method, task, metric, protocol and source, only those in one file, the first, are returned.
     """
     first: dict[SubmittedScore, str] = {}
     kept: list[SubmittedScore] = []

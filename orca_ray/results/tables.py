@@ -167,7 +167,7 @@ def check_invalid(table: Any, kind: Table, where: str) -> None:
 
 
 def invalid_rows(table: Any, kind: Table) -> Iterator[tuple[str, int, str, str, Any]]:
-    """Yield each column with invalid values: name, first invalid row, its value, allowed values, mask of such rows."""
+    """Yield, per column with invalid values: name, first invalid row, its value, allowed values, mask of such rows."""
     for name, wrong, allowed in kind.problems(table):
         if (row := pc.index(wrong, True).as_py()) >= 0:
             scalar = table[name][row]
@@ -209,7 +209,7 @@ def current(table: Any, kind: Table) -> Any:
 
 
 def is_text(column: Any) -> bool:
-    """Return whether a field of a schema holds text, dictionary-encoded or not."""
+    """Return whether ``column``, a column or a field of a schema, holds text, dictionary-encoded or not."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
@@ -232,7 +232,7 @@ class MemoryPart:
 class ParquetPart:
     """A Parquet file that holds rows of a table. Its row groups and columns are read as needed.
 
-    Raises UserError, which names the file ``where``, if it is damaged or does not have the columns of ``kind``.
+    Raises UserError about ``where``, the name of the file, if it is damaged or lacks the columns of ``kind``.
     """
 
     def __init__(self, source: Any, kind: Table, where: str) -> None:

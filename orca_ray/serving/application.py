@@ -46,12 +46,12 @@ class ServedModel:
         threading.Thread(target=self._work, name="model", daemon=True).start()
 
     def outputs(self, x: Array) -> "Future[tuple[Array, int]]":
-        """Return a future with the outputs for samples [n, *input_shape] and the number of samples in the batch."""
+        """Return a future of the outputs for samples [n, *input_shape], and of the size of the batch they were in."""
         self._jobs.put((x, future := Future[tuple[Array, int]]()))
         return future
 
     async def ready(self) -> bool:
-        """Return whether the model can predict now. Before the first success and after an error, try a zero sample."""
+        """Return whether the model can predict; if it never did, or failed last, predict a sample of zeros first."""
         if not self._works:
             zeros = np.zeros((1, *self._model.task.input_shape), np.float32)
             answer = asyncio.wait_for(asyncio.wrap_future(self.outputs(zeros)), self._seconds)

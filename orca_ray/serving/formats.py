@@ -34,7 +34,7 @@ _CELLS = {"number": _Number | None, "date": _Text | None, "category": _Text | in
 
 
 class Formats:
-    """Reader of requests, writer of answers: JSON (``rows`` by column name, ``samples``) or Arrow (columns, ``x``)."""
+    """Reader of requests and writer of answers, in JSON or Arrow: rows of a table by column name, or arrays."""
 
     def __init__(self, model: Predictor, most_samples: int) -> None:
         """Allow ``most_samples`` in a request, or fewer if their arrays would be too large."""
@@ -44,7 +44,7 @@ class Formats:
         self._request, self._answer = self._request_type(), self._answer_type()
 
     def read(self, media: str, body: bytes) -> tuple[Array, list[str]]:
-        """Return the samples in ``body`` as float32 [n, *input_shape], and warnings; UserError for invalid samples."""
+        """Return the samples in a request as float32 [n, *input_shape], and warnings; UserError for invalid samples."""
         warnings: list[str] = []
         data = self._from_json(body) if media == JSON else self._from_arrow(body)
         inputs = ModelInputs.of(data, self._model.task, self._model.preprocessing)
