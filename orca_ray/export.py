@@ -47,7 +47,7 @@ def write_predictions(
     """Write a row for each sample to ``path``: ``id``, ``prediction`` and, except for numbers, probabilities.
 
     ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested lists.
-    Column ``p_NAME`` has the probability of a class or label, ``probability`` those of a mask. ``progress`` is called
+    Column ``p_NAME`` has the probability of a class or label, ``probability`` that of a mask. ``progress`` is called
     with the number of rows so far. The file appears when it is complete. Raises UserError for inputs that the model
     cannot take, and if `check_predictions` does.
     """

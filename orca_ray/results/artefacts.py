@@ -113,7 +113,7 @@ class Lines(Picture):
 
 @dataclass(frozen=True)
 class Group:
-    """The points of one kind in a scatter plot, e.g. those of the source."""
+    """The points of one kind in a scatter plot, e.g. the samples of the alignment source."""
 
     title: str
     x: Quantised

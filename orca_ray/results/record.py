@@ -40,7 +40,7 @@ class Status(StrEnum):
 
 
 def lower(score: float | None, other: float | None) -> float | None:
-    """Return the lower (better) of two scores; the other one if one is None or NaN, and None if both are."""
+    """Return the lower (better) of two scores: if one is None or NaN, the other score; if both are, None."""
     return min((each for each in (score, other) if each is not None and each == each), default=None)
 
 

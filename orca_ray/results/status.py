@@ -92,7 +92,10 @@ def running_keys(store: ResultsStore) -> set[tuple[str, str]]:
 
 
 def only_trial(among: Collection[tuple[str, str]], prefix: str, sweep: str | None) -> tuple[str, str]:
-    """Return the one pair with ``sweep`` (None: any) and a key that starts with ``prefix``; else UserError."""
+    """Return the only pair (sweep, key) in ``among`` with the given ``sweep`` and a key that starts with ``prefix``.
+
+    ``sweep`` None: any sweep. Raises UserError if no pair fits, or more than one, or if ``prefix`` is empty.
+    """
     found = sorted(pair for pair in among if pair[1].startswith(prefix) and sweep in (None, pair[0]))
     keys = sorted({key for _, key in found})
     if not found or not prefix:

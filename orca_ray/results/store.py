@@ -99,7 +99,7 @@ class ResultsStore:
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
 
     def load(self, sweep: str) -> dict[str, Record]:
-        """Return the records of a sweep by trial key: one per trial, the same one that `records` returns."""
+        """Return the records of a sweep by trial key: one per trial, chosen as in `records`."""
         found = tables.current_records(self._table(RECORDS, sweep=sweep))
         return {row["trial_key"]: Record.from_row(row) for row in found.to_pylist()}
 

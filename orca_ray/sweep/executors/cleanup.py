@@ -45,11 +45,11 @@ def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
 
 
 def reap_orphans() -> list[int]:
-    """Kill the processes that dead drivers left on this machine (`note_processes`); return the ids of those killed.
+    """Kill the processes that dead drivers left on this machine (`note_processes`); return the ids of these processes.
 
     If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
-    remain. Processes are identified by id and creation time, because ids are reused; files contain the machine's name,
-    because machines may share the cache.
+    remain. A process is identified by id and creation time, because ids are reused. Names of notes begin with the name
+    of the machine, because machines may share the cache.
     """
     ended: list[int] = []
     for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):

@@ -125,7 +125,7 @@ def build_plan(spec: SweepSpec, store: ResultsStore | None, nodes: list[NodeReso
 def fingerprints(spec: SweepSpec) -> dict[str, str]:
     """Return the data fingerprint (hash of the prepared arrays) of each task of a sweep, by name of the task.
 
-    It is the one that the task declares, else that of data prepared on this machine, else "".
+    A task's fingerprint is the one that it declares, else that of the data prepared on this machine, else "".
     """
     known = {}
     for name in spec.tasks:

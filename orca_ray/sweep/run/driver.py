@@ -72,7 +72,7 @@ def run_sweep(
         retry_failed: whether to run trials again whose record says that they failed.
         checkpoint_seconds: minimum time between two checkpoints of a trial.
         options: time limits and GPUs of trials; None: the defaults.
-        wait_seconds: seconds to wait for nodes that are large enough, if the cluster is one that nodes may join.
+        wait_seconds: seconds to wait for nodes that are large enough, if further nodes may join the cluster.
         staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
         keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.

@@ -88,7 +88,7 @@ class TrackerKind:
 
 
 def epoch_values(progress: EpochProgress) -> dict[str, float]:
-    """Return the numbers that an epoch reports, by names such as ``refine/validation_score``, without missing ones."""
+    """Return the numbers that an epoch reports, by names such as ``refine/validation_score``; None is left out."""
     found = ((name, getattr(progress, name)) for name in _EPOCH)
     return {f"{progress.stage}/{name}": float(value) for name, value in found if value is not None}
 
