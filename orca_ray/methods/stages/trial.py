@@ -245,7 +245,7 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad``, None before, for the mean loss of the samples ``indices`` [n]; return the detached loss."""
+        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n]; return the detached loss."""
 
     @property
     def done(self) -> bool:
