@@ -38,7 +38,7 @@ class SourceFeatures:
         _check_labels(f"source labels {self.name!r}", self.y, self.x)
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the same features on ``device``."""
+        """Return a record with the same features and labels on ``device``."""
         return type(self)(self.x.to(device), self.y.to(device), self.name)
 
 

@@ -39,13 +39,16 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether `pseudo_labels` sketches ``y``: over `SKETCH_WIDTH` numbers each, over `MOST_NUMBERS` in all."""
+    """Return whether `pseudo_labels` clusters sketches (`sketched`) instead of the targets ``y`` themselves.
+
+    It does if a target has more than `SKETCH_WIDTH` numbers and all targets have more than `MOST_NUMBERS`.
+    """
     num_columns = math.prod(y.shape[1:])
     return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 
 
 def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
-    """Return a count sketch [N, 4096] of targets [N, ...]: sums of column groups, signs random (arXiv:0902.2206)."""
+    """Return a count sketch [N, 4096] of targets [N, ...]: randomly signed sums of random columns (arXiv:0902.2206)."""
     num_columns = math.prod(y.shape[1:])
     random = np.random.default_rng(seed)
     order = random.permutation(num_columns)

@@ -69,7 +69,7 @@ class Source:
         return cache.home() / "raw" / self.name
 
     def present(self) -> bool:
-        """Return whether all packages and the file, if the source needs any, are on this machine."""
+        """Return whether the packages and the file that the source needs (if any) are all on this machine."""
         has_file = self.file is None or self.file.present(self.directory)
         return has_file and all(packages.is_cached(package) for package in self.packages)
 
@@ -83,7 +83,7 @@ class Source:
             fetch((self.file,), self.directory, progress, patience=patience)
 
     def path(self) -> Path:
-        """Return the path of ``file``, which is downloaded if this node lacks it; UserError if the download fails."""
+        """Return the path of ``file``, downloaded if it is not on this machine; UserError if the download fails."""
         assert self.file is not None
         path = self.directory / (self.file.unpacked or self.file.path)
         if not path.is_file():

@@ -93,7 +93,7 @@ class SourceTokens:
 
 
 def source_tokens(choice: SourceChoice, device: torch.device) -> SourceTokens:
-    """Return the chosen samples and their labels, not yet embedded, on ``device``; UserError as `source_features`."""
+    """Return the chosen samples, not yet embedded, with labels, on ``device``; UserError as in `source_features`."""
     return _tokens(cache.home(), _source(choice), choice).to(device)
 
 

@@ -78,7 +78,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def environment(device: torch.device) -> tuple[str, ...]:
-    """Return texts on which the last digits of results depend: versions, hardware, number of threads, determinism."""
+    """Return texts that say what affects the last digits of results: versions, hardware, threads, determinism."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
 

@@ -39,8 +39,8 @@ def embed_passages(
 ) -> tuple[Tensor, list[Passage]]:
     """Return the features [N, D] of N passages, and the passages.
 
-    N is ``request.num_samples``, or less if ``starts`` ends earlier. If the request is ``raw``, return token ids [N, T]
-    instead of features.
+    N is ``request.num_samples``, or less if ``starts`` ends earlier. If the request is ``raw``, return token ids
+    [N, T] instead of features.
 
     A document is a sequence of sentences. ``starts`` contains the indices of document and sentence at which each
     passage begins. The next sentences follow until there are T tokens. If the document ends earlier, the passage begins

@@ -39,7 +39,7 @@ class SolverReport:
     notes: list[str] = field(default_factory=list)
 
     def add(self, what: str, iterations: int, error: float) -> None:
-        """Record iterations and error of one problem, and a note if the error exceeds `TOLERANCE`, naming ``what``."""
+        """Record iterations and L1 error of one problem; above `TOLERANCE`, add a note that names it by ``what``."""
         self.iterations = max(self.iterations, iterations)
         self.error = max(self.error, math.inf if math.isnan(error) else error)
         if not error <= TOLERANCE:
@@ -49,7 +49,7 @@ class SolverReport:
             )
 
     def add_recomputed(self, cost: CostMatrix) -> None:
-        """Note that ``cost`` does not fit in memory, so that its transport problem is solved in blocks."""
+        """Add a note that ``cost`` does not fit in memory, so that its transport problem is solved in blocks."""
         n, m = cost.shape
         self.notes.append(
             f"the transport between {cost.what} ({n} x {m} points) exceeds the memory of a call and recomputes its "

@@ -22,7 +22,7 @@ class Score:
     """Test score of each seed; at least one."""
 
     def text(self) -> str:
-        """Return the mean and, of several seeds, its 95 % interval (Student's t): "0.105 [0.09, 0.12], 3 seeds"."""
+        """Return the mean and, with several seeds, its 95 % t interval, e.g. "0.105 [0.09, 0.12], 3 seeds"."""
         count = len(self.scores)
         shown = f"{mean(self.scores):.4g}"
         if count < 2:
@@ -64,7 +64,7 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
 
 
 def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
-    """Return the text of ``README.md``, and that of ``config.json`` with the hash of ``README.md``; writes no file."""
+    """Return the texts of ``README.md`` and of ``config.json``, which has the hash of ``README.md``; writes no file."""
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))

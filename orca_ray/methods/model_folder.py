@@ -42,7 +42,7 @@ _MOST_CONFIG_BYTES = 256 * 2**20  # statistics of a dense target may have a numb
 
 @dataclass(frozen=True)
 class StoredArray:
-    """A float32 array in its JSON form, which keeps the values exactly."""
+    """Record of a float32 array in a JSON form that keeps the values exactly."""
 
     shape: tuple[int, ...]
     values: tuple[float, ...]
@@ -60,7 +60,7 @@ class StoredArray:
         return cls(values.shape, tuple(values.ravel().tolist()))
 
     def array(self) -> Array:
-        """Return the array."""
+        """Return the float32 array, of shape ``shape``."""
         return np.array(self.values, dtype=np.float32).reshape(self.shape)
 
 
@@ -70,7 +70,7 @@ _MOST_VALUES = 2**31  # of an input or an output
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """The fields of a `Task` that a model needs, and protocol and fingerprint of the data that trained the model."""
+    """Record of the fields of a `Task` that a model needs, and of the protocol and fingerprint of its training data."""
 
     name: str
     title: str
@@ -117,7 +117,7 @@ def _no_data(workspace: object) -> NoReturn:
 
 @dataclass(frozen=True, kw_only=True)
 class BodySummary:
-    """Description of the body: how to build it, and the hash of the weights that the folder does not have."""
+    """Record of how to build the body, and of the hash of those body weights that are not in the folder."""
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -130,7 +130,7 @@ class BodySummary:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Content of ``config.json``."""
+    """Record of the content of a model folder's ``config.json``."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
     task: TaskSummary
@@ -300,6 +300,6 @@ def check_other(directory: Path) -> None:
 
 
 def signature(values: Mapping[str, Any]) -> str:
-    """Return the hash that ``config.json`` has of all its other values."""
+    """Return the SHA-256 of ``values`` in hex; for ``config.json``, pass all values except the hash that it stores."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

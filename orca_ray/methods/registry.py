@@ -22,7 +22,7 @@ FIELD = "field"
 
 
 def expand(names: Iterable[str]) -> list[str]:
-    """Return ``names`` without duplicates, "field" replaced by all methods but variants; UserError for unknown ones."""
+    """Return ``names`` without duplicates; "field" becomes all methods but variants. UserError for an unknown name."""
     field = [recipe.name for recipe in all_methods().values() if not recipe.variant]
     expanded = [each for name in names for each in (field if name == FIELD else [name])]
     for name in expanded:
@@ -116,8 +116,8 @@ def resolve(method: str, values: Mapping[str, Scalar]) -> Hyperparameters:
 def relevant(options: Hyperparameters, method: str, searched: Collection[str] = ()) -> dict[str, Scalar]:
     """Return the values of those hyper-parameters that ``method`` uses (see `Recipe.sections`), by dotted name.
 
-    An option that older results stores lack is left out if it has the method's default and is not among the names
-    ``searched``, so that trials keep the keys that they have in these stores.
+    An option that did not exist in older results stores is left out if its value is the method's default and its name
+    is not in ``searched``. So a trial has the same key as in an older store.
     """
     recipe = get_method(method)
     used = {*recipe.sections, *(["align"] if recipe.aligns else []), *map(section_name, recipe.options)}

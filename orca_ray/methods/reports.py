@@ -67,6 +67,6 @@ class Outcome:
 
 
 def joined(notes: str | None, more: Iterable[str]) -> str | None:
-    """Return ``notes``, sentences joined by "; ", extended by the new ones among ``more``; None if there are none."""
+    """Return ``notes`` (sentences joined by "; ") with the sentences of ``more`` that it lacks; None if empty."""
     present = notes.split("; ") if notes else []
     return "; ".join([*present, *(note for note in more if note not in present)]) or None

@@ -40,9 +40,10 @@ class Snapshot:
 
 
 def weight_names(recipe: Recipe, model: CrossModalModel) -> list[str]:
-    """Return the names of those weights of ``model`` that a model folder holds: all, unless `Recipe.names_body`.
+    """Return the names of those weights of ``model`` that a model folder holds.
 
-    ``model`` must be as `Recipe.network` returns it, before stages add modules.
+    These are all weights or, if `Recipe.names_body`, all except the body's frozen weights. ``model`` must be as
+    `Recipe.network` returns it, before stages add modules.
     """
     names = list(model.state_dict())
     if not recipe.names_body:

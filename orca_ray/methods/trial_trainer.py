@@ -144,7 +144,7 @@ class TrialTrainer:
         return self.trial.model
 
     def step(self) -> EpochProgress:
-        """Run one epoch or probe, and return its report; once `done`, only return a report of the stage ``done``."""
+        """Run one epoch or probe, and return its report; once `done`, only return a report with stage "done"."""
         if self.done:
             epochs = self._hyperparameters.refine.epochs
             return EpochProgress(

@@ -49,10 +49,10 @@ class Body(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features [B, S, F] of tokens. ``grid``: sides (gh, gw) of the grid of tokens; for Swin."""
+        """Return the features [B, S, F] of tokens. ``grid``: sides (gh, gw) of the tokens' grid; only Swin uses it."""
 
     def feature_layout(self, layout: Layout) -> Layout:
-        """Return the layout of the features for tokens of ``layout``; both leave out prefix tokens."""
+        """Return the layout of the features for tokens of ``layout``; neither layout counts prefix tokens."""
         return layout
 
     def fit_grid(self, grid: tuple[int, int]) -> None:
@@ -63,7 +63,7 @@ class Body(nn.Module, ABC):
         return self
 
     def set_context(self, context: ContextName) -> None:
-        """Set which tokens a decoder's features depend on; other bodies raise UserError unless it is ``causal``."""
+        """Set which tokens a decoder's features depend on; other bodies raise UserError for any but ``causal``."""
         if context != "causal":
             raise UserError(
                 f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
@@ -194,7 +194,7 @@ class TextStem(Stem):
         self.width = word_embeddings.shape[1]
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position plus segment embeddings [T, D], interpolated if T > P; None if positions are relative."""
+        """Return position plus segment embeddings [T, D], interpolated if the body has < T; None for relative ones."""
         if self.places is None:
             return None
         num_tokens = math.prod(layout)
@@ -261,7 +261,7 @@ class ImageStem(Stem):
         self._antialias = antialias
 
     def positions(self, layout: Layout) -> Tensor | None:
-        """Return position embeddings [gh * gw, D] of a grid, bicubically interpolated; None if they are relative."""
+        """Return position embeddings [gh * gw, D] of the grid ``layout``, interpolated; None for relative positions."""
         if self.places is None:
             return None
         if tuple(layout) == tuple(self.places.shape[:2]):

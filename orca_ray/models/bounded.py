@@ -13,7 +13,7 @@ _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torc
 
 
 class AtMost(TorchFunctionMode):
-    """Within this context, tensors of at most ``num_values`` values in total are made of shapes.
+    """Context manager in which torch makes new tensors of at most ``num_values`` values in total from shapes.
 
     Raises UserError for the tensor that exceeds the limit, and for shapes that no tensor can have.
     """

@@ -50,7 +50,7 @@ class TreeBody(Body):
 
     @property
     def models(self) -> list[str]:
-        """The boosters in LightGBM's text format: one for each label, else one; empty before the first tree."""
+        """The boosters in LightGBM's text format: one per label, or one for other targets; empty before training."""
         text = bytes(self.text.cpu().numpy()).decode()
         return text.split(_SEPARATOR) if text else []
 
@@ -87,7 +87,7 @@ class TreeBody(Body):
         return sum(2 * int(number) - 1 for number in leaves)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the raw predictions, 0 without trees; ``grid`` is not used."""
+        """Return the raw predictions [B, 1, K], all 0 if there are no trees; ``grid`` is not used."""
         rows = in_order(tokens_BTD).cpu().numpy()
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
@@ -99,7 +99,7 @@ class TreeBody(Body):
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
     def exportable(self) -> Body:
-        """Return the trees as operations of torch."""
+        """Return a `TreeArrays`, which computes the same by torch; raises UserError if a tree is damaged."""
         return TreeArrays(self._trees(), self.feature_width, self.num_trained)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
@@ -129,7 +129,7 @@ class TreeArrays(Body):
     output: Tensor
 
     def __init__(self, boosters: Sequence[Sequence["_Tree"]], num_outputs: int, num_trained: int) -> None:
-        """Join the trees of ``boosters``: one for each of ``num_outputs``, or one whose trees take turns.
+        """Join the trees of ``boosters``: one booster per output, or one whose trees take turns for all outputs.
 
         Only the last ``num_trained`` outputs have trees.
         """
@@ -155,7 +155,7 @@ class TreeArrays(Body):
         self.register_buffer("output", nn.functional.one_hot(places, num_outputs).double())
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the sums; ``grid`` is not used."""
+        """Return the sums [B, 1, K] of leaf values; ``grid`` is not used."""
         rows = in_order(tokens_BTD)
         nodes = self.roots.expand(rows.shape[0], -1)
         for _ in range(self._depth):

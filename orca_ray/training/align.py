@@ -131,9 +131,10 @@ class AlignLoop:
         return distance
 
     def alignment(self) -> Alignment | None:
-        """Return the result of the stage; None until `done`, and None for a loop that was resumed.
+        """Return the result of the stage; None until `done`, and always None if the loop was resumed.
 
-        A resumed stage may have started on another kind of machine. On a CPU, the tensors share the embedder's memory.
+        The first epochs of a resumed loop may have run on other hardware, so its result must not be cached. On a CPU,
+        the tensors are no copies: they share the embedder's memory.
         """
         if not self.done or not self._history:
             return None

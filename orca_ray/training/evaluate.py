@@ -49,7 +49,7 @@ class SplitInputs:
         return make_samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the model's float32 outputs [b, *output_shape] for a batch of `inputs`."""
+        """Return the float32 outputs [b, *output_shape] of `network` for ``inputs``, b rows of `SplitInputs.inputs`."""
         return forward(self.network, inputs, self.precision)
 
     def slices(self, batch_size: int, rows: slice | None = None) -> list[RowIndex]:
@@ -71,7 +71,7 @@ def make_feed(
     """Return `SplitInputs` for the inputs ``x`` [N, ...] of a split.
 
     If all ``trained`` parameters are in the head, the network is the head, and the head's inputs are computed once and
-    kept, unless they exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else it is the whole model.
+    kept, unless they exceed `CACHE_BYTES` or are ``stochastic`` (dropout, augmentation). Else the network is the model.
     """
     head = {id(parameter) for parameter in model.head.parameters()}
     if stochastic or any(id(parameter) not in head for parameter in trained):
@@ -108,7 +108,7 @@ class Samples:
         self._rows = [_load(array, torch.device("cpu") if streamed else device) for array in arrays]
 
     def batches(self, selections: Sequence[RowIndex]) -> Iterator[tuple[Tensor, ...]]:
-        """Yield, for each selection, a batch: the selected rows of every array, on the device. Do not modify them.
+        """Yield, for each selection, a batch: the selected rows of every array, on the device, to be read only.
 
         The thread that reads streamed batches ends when the iteration ends or is closed.
         """
@@ -198,7 +198,7 @@ class Objective:
     def training_loss(self, train_y: Rows, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
         """Return a function that maps outputs [B, *output_shape] and targets [B, ...] on ``device`` to their mean loss.
 
-        Some losses compute class weights from all training targets ``train_y`` [N, ...]; UserError if unsuitable.
+        Some losses compute class weights from the training targets ``train_y`` [N, ...]; UserError if that fails.
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
@@ -245,7 +245,7 @@ def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int
 def of_samples(
     predictions: np.ndarray, y: np.ndarray, group: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return, for each sample of a split: the prediction, the target, and the index of the sample's first row.
+    """Return three arrays with an entry for each sample of a split: predictions, targets, indices of first rows.
 
     Rows with equal ids in ``group`` [N] are one sample, with the mean of their predictions and the first row's target.
     Without ``group``, each row is a sample.

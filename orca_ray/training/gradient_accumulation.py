@@ -103,10 +103,10 @@ class GradientAccumulator:
     def gradients(
         self, steps: Sequence[np.ndarray], augment: Augment | None = None, *, seed: int = 0
     ) -> Iterator[Tensor]:
-        """Yield the detached mean loss of each step, an array of sample indices; ``.grad`` then has its gradient.
+        """Yield each step's detached mean loss, with its gradient in ``.grad``; a step is an array of sample indices.
 
-        Set ``.grad`` to None before the next step. If memory runs out, micro-batches are halved and the step is
-        repeated. ``seed``, the same for all steps of an epoch, seeds all ranks but the first.
+        The caller sets ``.grad`` to None before the next step. If memory runs out, micro-batches are halved and the
+        step is repeated. ``seed``, equal for all steps of an epoch, seeds torch on all ranks but the first.
         """
         done = 0
         while done < len(steps):

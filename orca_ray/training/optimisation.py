@@ -36,7 +36,7 @@ ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that share a learning rate."""
+    """Named tuple of parameters that share a learning rate."""
 
     parameters: "Sequence[Parameter]"
     scale: float = 1.0

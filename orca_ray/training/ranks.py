@@ -26,7 +26,7 @@ class RankLostError(ConnectionError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """Record of this process's place among the ranks; by default, it is the only one, and methods do not communicate.
+    """Record of this process's place among the ranks, the processes that train one model; by default, the only one.
 
     All ranks have equal weights, configuration and data, and take the same steps. Methods that communicate wait until
     all ranks have called them, and raise RankLostError if another rank has ended.

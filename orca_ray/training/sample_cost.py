@@ -82,7 +82,7 @@ class SampleCost:
 
 
 def budget_bytes(memory_mib: int, device: torch.device) -> int:
-    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; if 0, `CPU_MIB` or `CUDA_FRACTION`."""
+    """Return the bytes for the activations of a micro-batch: ``memory_mib`` MiB; 0: `CPU_MIB` or `CUDA_FRACTION`."""
     if memory_mib:
         return memory_mib * 2**20
     if device.type == "cuda":
@@ -103,12 +103,12 @@ def max_micro_batch(cost: SampleCost, budget: int, device: torch.device, extra_b
 
 
 def halved(num_samples: int) -> int:
-    """Return a micro-batch size halved as often as `MemoryLimits.halvings` says, at least 1."""
+    """Return the micro-batch size ``num_samples``, halved `MemoryLimits.halvings` times, at least 1."""
     return max(1, num_samples >> memory_limits().halvings)
 
 
 def even_micro_batch(num_samples: int, limit: int) -> int:
-    """Return the largest part's size in an even split into the fewest parts up to ``limit``: 3 for 5 samples and 4."""
+    """Split samples evenly into the fewest parts of at most ``limit``; return the largest size: 3 for 5, limit 4."""
     count = -(-num_samples // limit)
     return -(-num_samples // count)
 
@@ -118,7 +118,7 @@ def measure_cost(
 ) -> SampleCost:
     """Measure the cost of one sample by running ``loss(n)``, the mean loss of the first n samples, for n = 1 and 2.
 
-    The difference is the memory per sample, without weights. If ``num_samples`` is 1, all memory at n = 1 counts.
+    The memory of a sample is the growth from n = 1 to 2, without weights; if ``num_samples`` is 1, all memory at n = 1.
     """
     shapes: list[torch.Size] = []  # [b, T, D]
     handle = body.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))

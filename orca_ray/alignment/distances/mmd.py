@@ -19,7 +19,8 @@ class MMD(Distance):
     (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. Unless ``bandwidth`` is
     given, every call computes h as the mean of ‖x − y‖² over all pairs of different points of source and target, as in
     the ORCA reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient
-    treats h as constant. A call costs O(N² + n (N + n) D), or O((N + n)² D) if N² kernels exceed the memory.
+    treats h as constant. With N source points, n target points and D features, a call costs O(N² + n (N + n) D), or
+    O((N + n)² D) if the squared distances within the source do not fit in memory.
     """
 
     name = "mmd"

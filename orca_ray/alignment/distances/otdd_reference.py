@@ -50,13 +50,13 @@ def ladder(squared_diameter: float) -> list[float]:
 
 
 def self_values(cost: CostMatrix, squared_diameter: float, factor: float = 1.0) -> Tensor:
-    """Return a float64 table [5, 6] for `self_value`: the mean of f after `solve` with a symmetric cost [N, N].
+    """Return a float64 table [5, 6] of the mean of f after `solve` with a symmetric ``cost`` [N, N], for `self_value`.
 
-    The problem within the source depends on the target only through the ladder, i.e. through the squared diagonal d² of
-    their joint bounding box. Rows are 1 to 5 steps (powers of 4 between EPSILON and d²; more steps make no difference,
-    because each half step halves the effect of earlier ones). Columns are phases, the positions in (0, 1] of d² between
-    two powers. ``squared_diameter`` is d² of the points' own box, the least that occurs. Temperatures are multiplied by
-    ``factor``.
+    This mean depends on the target only through the ladder, i.e. through the squared diagonal d² of the bounding box of
+    these N points and the target. Rows are numbers of steps, 1 to 5 (powers of 4 between EPSILON and d²; more steps
+    make no difference, because each half step halves the effect of earlier ones). Columns are phases, the positions in
+    (0, 1] of d² between two powers. ``squared_diameter`` is d² of the N points alone, the smallest possible d². The
+    temperatures of the ladder are multiplied by ``factor``.
     """
     first = _steps_and_phase(squared_diameter)[0]
 
@@ -99,7 +99,7 @@ class Solution:
     def barycentres(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """Return P X [n, D] for the transport plan P [n, N] and X = ``x_ND``, and the mean [N] of the rows of P.
 
-        P_ji is the softmax over i of (f_i − C_ji) / e, with the f before the last step: gradients pass that step only.
+        P_ji is the softmax over i of (f_i − C_ji) / e, with f before the last step: gradients pass that step alone.
         """
         product_nD, mass_N = x_ND.new_empty(len(self.g_n), x_ND.shape[1]), torch.zeros_like(self.f_N)
         for rows, cost_rN in self._cost:
@@ -191,7 +191,7 @@ class _Source:
         return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
-        """Return d² of two kinds of boxes: ``x_nD`` with all classes (id as coordinate); ``x_nD`` with each class."""
+        """Return d² of the box of ``x_nD`` and all classes (class id as coordinate), and of ``x_nD`` and each class."""
         low_KD, high_KD = torch.minimum(self.low_KD, x_nD.amin(0)), torch.maximum(self.high_KD, x_nD.amax(0))
         joint = float((high_KD.amax(0) - low_KD.amin(0)).square().sum()) + len(self.classes) ** 2
         return joint, (high_KD - low_KD).square().sum(1).tolist()
@@ -213,22 +213,24 @@ class _Source:
 class ReferenceOTDD(Distance):
     """Distance ``otdd-exact`` of the ORCA reference, to reproduce its published results (protocol ``paper``).
 
-    value = Σ_c shares_c S(target class c, source). S is a Sinkhorn divergence with cost ½‖x − y‖² + ½ W[class of x,
-    class of y], and W a Sinkhorn divergence between the points of two classes with cost ‖x − y‖². Both stop at the end
-    of the `ladder`, at temperature eps = 0.1. Consequences:
+    value = Σ_c share_c S(target class c, source), where share_c is the relative size of class c. S is a Sinkhorn
+    divergence with cost ½‖x − y‖² + ½ W[class of x, class of y], and W a Sinkhorn divergence between the points of two
+    classes with cost ‖x − y‖². The iterations for S and for W run through a list of decreasing temperatures, the
+    `ladder`, from the squared diagonal of the points' bounding box to eps = 0.1, and stop there. Consequences:
 
     - The iterations do not converge if squared distances are much larger than eps, which is absolute: the plan's
       marginals are wrong by `diagnosis.error`, and the value can be negative.
     - The gradient is that of the last step alone, in closed form, not the gradient of the value.
     - Labels do not affect the gradient: W is treated as constant and, for one target class, cancels from the plan.
-    - Bounding boxes include the class id as a coordinate, so the number of classes affects the ladder.
+    - The bounding box for S has the class id as a coordinate, so the number of classes affects the ladder.
     - Target classes of one sample are left out, without rescaling the other shares; source classes of fewer than 2 or
       more than 50 000 samples are left out, too. `diagnosis.notes` reports both.
     - In float32, the value is infinite if squared distances are near 1e18; `fit` raises UserError for such a source.
     - If a target class has more samples than the source, the reference uses a random subset of it, and crashes if
       n % 256 == 1. Here, all points are used.
 
-    For each class, a call takes two matrix products of n N D and about 30 passes over the n N costs.
+    For each target class of n points, a call takes two matrix products of n N D multiplications and about 30 passes
+    over the n N costs, if the source has N points of D features.
     """
 
     name = "otdd_reference"

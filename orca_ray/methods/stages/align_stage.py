@@ -52,9 +52,9 @@ class AlignGuard:
         return self._passed == len(POINTS)
 
     def due(self, progress: float) -> bool:
-        """Return whether the embedder must be probed at the share ``progress`` of the schedule.
+        """Return whether the schedule, with the share ``progress`` done, has reached one of `POINTS` not yet probed.
 
-        Where a plateau of the distance skips a part of the schedule, one probe may stand for several `POINTS`.
+        If a plateau of the distance skips a part of the schedule, one probe may count for several `POINTS`.
         """
         return bisect_right(POINTS, progress) > self._passed
 
@@ -113,9 +113,9 @@ class AlignStage:
         return self._stage is not None and self._stage.done and (self._guard is None or self._guard.done)
 
     def step(self) -> EpochProgress:
-        """Run or replay one epoch or probe, and return its report.
+        """Run one epoch or probe, or replay it from the cache, and return its report.
 
-        After the last one, load the weights that the guard (if any) chose, and store a new alignment in the cache.
+        After the last epoch or probe, load the weights that any guard chose, and store a new alignment in the cache.
         """
         started = perf_counter()  # includes source features and pseudo-labels
         self._stage = stage = self._stage or self._open()
@@ -154,7 +154,7 @@ class AlignStage:
         return self._stage.state_dict() | {"guard": None if self._guard is None else self._guard.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue there; the embedder must have its weights already."""
+        """Restore the ``state`` of an earlier stage, to continue there; restore the embedder's weights before."""
         self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
         if self._stage is None:
             self._stage = self._make_loop()

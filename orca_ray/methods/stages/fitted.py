@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class FittedStage(ABC):
-    """Base of last stages that fit without gradients, and validate each epoch. A subclass defines `fit`.
+    """Base of stages that end a trial, fit without gradients, and validate each epoch. A subclass defines `fit`.
 
     The last epoch loads the best weights and, if `Trial.test`, tests them. Epochs, scores and state mean the same as in
     a `RefineStage`.

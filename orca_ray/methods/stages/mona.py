@@ -48,7 +48,7 @@ class BilevelStage(EpochStage):
         return np.split(order, range(self._step_size, len(order), self._step_size))
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the outer objective for the samples ``indices``; return the detached objective."""
+        """Set the gradients of the objective in `bilevel_gradients` for samples ``indices``; return its value."""
         passes = self._accumulator.gradients([indices] * 3)  # one for each setting of the body
         config = self._config
         return bilevel_gradients(

@@ -55,7 +55,7 @@ class AttentionBody(Body):
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:
-    """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws the matrices A.
+    """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws LoRA's A matrices.
 
     The body must be on the CPU. Raises UserError if a library is not installed, if a layer to adapt is missing
     (see `linear_layers`), or if one cannot be stored in 4 bits.
@@ -97,7 +97,7 @@ def _without_hub_kernels() -> Iterator[None]:
 def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
     """Return by name the linear layers of ``body`` that LoRA adapts if ``lora.targets`` is ``targets``.
 
-    Raises UserError if the body has no transformer layers, or if one of them has no linear layer for a role.
+    Raises UserError if the body has no transformer layers, or if one has no linear layer of a kind in ``targets``.
     """
     names = {module: name for name, module in body.named_modules()}
     layers = repeated_layers(body)

@@ -184,7 +184,7 @@ class DistortionStage(_HeadStage):
         return [split[number] for number in random.permutation(len(split))]
 
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients of the entropy of the batch's mean prediction, times its size; return this entropy."""
+        """Set gradients of the entropy of the batch's mean prediction, weighted by batch size; return the entropy."""
         self._head.linear.requires_grad_(self._as_code)
         loss = self._entropy(indices, self._limit)
         # Each batch counts by its size, so an epoch weighs the classes by their shares P(y).

@@ -17,7 +17,7 @@ from orca_ray.training.refine import RefineEpoch, RefineLoop
 
 
 class RefineStage:
-    """Stage that trains by gradients. A final one ends with the best epoch's weights and, if `Trial.test`, a test."""
+    """Stage that trains by gradients; if ``final``, it ends with the best weights and, if `Trial.test`, a test."""
 
     parallel = True
 
@@ -69,7 +69,7 @@ class RefineStage:
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the last epoch's seconds added and, if final, best epoch and test score."""
+        """Return a copy of ``outcome`` plus the last epoch's seconds and, if ``final``, best epoch and test score."""
         loop, epoch = self._loop, self._epoch
         assert loop is not None
         assert epoch is not None

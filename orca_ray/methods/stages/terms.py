@@ -79,9 +79,9 @@ class MixTerm:
 def replace_lowest(
     target_BTD: Tensor, source_BTD: Tensor, target_keys_BT: Tensor, source_keys_BT: Tensor, k: int
 ) -> Tensor:
-    """Return the target tokens [B, T, D], the ``k`` of lowest key replaced by the ``k`` source tokens of highest key.
+    """Return the target tokens [B, T, D], after source tokens replace the ``k`` target tokens with the lowest keys.
 
-    The source tokens keep their order.
+    The ``k`` source tokens with the highest keys are taken, in their original order.
     """
     replaced_Bk, replaced_BT = _highest(-target_keys_BT, k)
     chosen_Bk, chosen_BT = _highest(source_keys_BT, k)

@@ -108,7 +108,7 @@ class ArtefactCollector:
 
 @dataclass(frozen=True)
 class NetworkRequest:
-    """Record of what `Recipe.network` gets. Equal requests must give equal models and keep the global random state."""
+    """Record of the input of `Recipe.network`, which must use nothing else and keep the global random state."""
 
     task: Task
     hyperparameters: Hyperparameters
@@ -116,11 +116,11 @@ class NetworkRequest:
     """Arguments of `build_model`."""
 
     def given(self, *names: str) -> dict[str, Any]:
-        """Return those `arguments` that are called ``names``; KeyError if one is missing."""
+        """Return a dict of those `arguments` whose names are in ``names``; KeyError if one is missing."""
         return {name: self.arguments[name] for name in names}
 
     def build(self, **changes: Any) -> CrossModalModel:
-        """Return the body between a new embedder and a new head (`build_model`); ``changes`` replace `arguments`."""
+        """Return a model of new embedder, body and new head, by `build_model`; ``changes`` replace `arguments`."""
         return build_model(**{**self.arguments, **changes})
 
 
@@ -189,7 +189,7 @@ class Trial:
 
 
 class Stage(Protocol):
-    """Interface of a stage, which trains parts of the model, epoch by epoch. Only the last may change the body.
+    """Interface of a stage, which trains parts of the model by epochs. Only a trial's last stage may change the body.
 
     Stages are made together, before the first runs, so a constructor does no work that depends on earlier stages.
     """
@@ -245,7 +245,7 @@ class EpochStage(ABC):
 
     @abstractmethod
     def backward(self, indices: np.ndarray) -> Tensor:
-        """Set the gradients, None before, of the mean loss of the samples ``indices``; return the detached loss."""
+        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n]; return the detached loss."""
 
     @property
     def done(self) -> bool:

@@ -19,7 +19,7 @@ from orca_ray.tasks.task import Task
 
 @dataclass(frozen=True)
 class Evidence:
-    """Record that the functions which compute artefacts take; each subclass is one kind of input."""
+    """Base of records from which artefacts are computed; `ArtefactKind.needs` names a subclass."""
 
     task: Task
     """The task of the trial, resolved."""
@@ -106,7 +106,7 @@ def evenly(num_samples: int, most: int) -> Array:
 def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
     """Return ``values`` with the first two axes (or the only axis) shortened to at most ``most``, block by block.
 
-    A block becomes its mean or, if ``combine`` is another ufunc than ``np.add``, its reduction by ``combine``.
+    Each block of values becomes its mean or, if ``combine`` is not ``np.add``, its reduction by ``combine``.
     """
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)

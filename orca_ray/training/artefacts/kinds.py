@@ -100,7 +100,7 @@ def _compute_contact_map(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
     """Return the mean [D] and the first two principal components [2, D] of features; a component without variance is 0.
 
-    The largest entry of each component is positive. The Gram matrix costs a tenth of a singular value decomposition.
+    The largest entry of each component is positive. The Gram matrix takes a tenth of the time of an SVD.
     """
     mean_D = x_ND.mean(axis=0)
     centred_ND = x_ND - mean_D
