@@ -109,7 +109,7 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
 
 
 def tail(num: int, freedom: int) -> float:
-    """Return the level of the lower end of a 95 % bootstrap interval: less than 2.5 % if ``num`` values are few."""
+    """Return the quantile level at the lower end of a 95 % bootstrap interval: below 0.025 if there are few values."""
     return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 

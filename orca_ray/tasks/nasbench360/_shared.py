@@ -81,7 +81,7 @@ def published_splits(
 ) -> dict[str, Array]:
     """Return the arrays of a published training set ``given`` and ``test`` set, each (inputs [N, ...], labels [N]).
 
-    As many training samples as test has are held out for validation. ``scaled`` maps a batch of inputs in the file to
+    Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file to
     prepared inputs. A warning is logged if the file ``path`` has fewer training samples than published.
     """
     log_fewer(path, len(given[1]), sum(_DECLARED[workspace.task.split("/")[1]]["num_samples"][:2]))
