@@ -255,7 +255,7 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that an interrupted build has finished.
+        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that an interrupted build finished.
 
         After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
         this loop. An interruption loses the work of at most one slice.

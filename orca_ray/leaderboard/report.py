@@ -71,7 +71,7 @@ class BoardReport:
         return ScoreTable.of(self.board.scores)
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return the frame of the statistic ``name``, one of `on_boards`: a row for each of `methods`, NaN if undefined."""
+        """Return the frame of the statistic ``name`` (one of `on_boards`): a row for each method, NaN if undefined."""
         return self._statistics[name]
 
     @cached_property

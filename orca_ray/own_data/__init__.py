@@ -202,7 +202,7 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many samples as large as the first fit into ``most_bytes`` as float32: 1 to 1024; 1024 of a table."""
+        """Return how many float32 samples as large as the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(_taken(self.x, slice(0, 1))[0])

@@ -44,7 +44,7 @@ class DistanceSuite(Suite):
         return ""
 
     def frozen(self, distance: Distance, x_nD: Tensor, source: SourceFeatures) -> Distance:
-        """Return ``distance`` with all constants of its gradient (e.g. bandwidths) fixed at the values for ``x_nD``."""
+        """Return ``distance`` with what its gradient takes as constant, e.g. bandwidths, fixed as for ``x_nD``."""
         return distance
 
     @pytest.fixture

@@ -155,5 +155,5 @@ class ModelFolderSuite(Suite):
         return folder, directory / "x.npy"
 
     def test_a_forged_folder_is_refused_or_predicts(self, name: str, tmp_path: Path) -> None:
-        """No other exception, no crash, no hang, and no gigabytes of memory."""
+        """A forged folder causes no exception but UserError, no crash, no hang and no gigabytes of memory."""
         check_forgeries(*self.save(name, tmp_path), self.forgeries)

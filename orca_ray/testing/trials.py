@@ -129,7 +129,7 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a new `TrialTrainer`; it stores and reuses aligned embedders in the folder ``aligned`` (None: neither)."""
+    """Return a `TrialTrainer` with ``options``; it stores and reuses aligned embedders in ``aligned``, if not None."""
     return TrialTrainer(
         task, data or make_data(task), method, body, hyperparameters, seed,
         test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,
