@@ -24,7 +24,7 @@ _BATCH_BYTES = 64 * 2**20
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
     """Return random indices of the samples kept for training, and of ``num_held_out`` samples for validation.
 
-    ``samples`` is the number N of training samples, or their labels [N]; then both sets have the class proportions of
+    ``samples`` is the number N of training samples, or their labels [N]: both sets then have the class proportions of
     the labels. ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)

@@ -288,7 +288,7 @@ class DistanceSuite(Suite):
         assert logged == [f"distance {name}: {note}" for note in distance.diagnosis.notes]
 
     def test_labels_without_effect_are_noted(self, name: str, fit: Fit) -> None:
-        """A source of one class, and target classes of one sample."""
+        """A note says that the source has one class, or that target classes have one sample."""
         several, one = fit(name, source(24)), fit(name, source(24, classes=1))
         (x, y), lone = cloud(17), torch.tensor([7, *[1] * 10, *[2] * 6])
         several(x, y)

@@ -235,7 +235,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of a benchmark: tables of all, and a table of those comparable with the store's scores."""
+    """Published results of a benchmark: tables of all rows, and a table of rows comparable with the store's scores."""
 
     benchmark: str
     beside: PublishedTable | None

@@ -24,7 +24,7 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores with ``levels`` relative to scores with ``reference``, which are levels of the same factors.
+    """Ratio of scores with ``levels`` to scores with ``reference``; both map the same factors to levels.
 
     A pair is a score with ``levels`` and a score with ``reference``, for the same task, seed and levels of all other
     factors. On one task, the scores of the seeds are averaged before the ratio is taken, and the ratios geometrically
