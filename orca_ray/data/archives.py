@@ -100,7 +100,7 @@ def open_gzip(path: Path) -> io.BufferedReader:
 
 
 def max_bytes(size: int) -> int:
-    """Return how many bytes ``size`` stored bytes may decompress to: 200 times as many, at least 256 MiB."""
+    """Return how many bytes ``size`` compressed bytes may unpack to: 200 times as many, or 256 MiB if that is more."""
     return max(_ANY_RATIO_BYTES, _MAX_RATIO * size)
 
 

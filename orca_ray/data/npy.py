@@ -46,7 +46,7 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
     but objects). ``pickled`` also allows an array of objects, which is read into memory. A dict that was saved with
     ``numpy.save`` is returned as an array of objects with shape ().
 
-    Raises UserError if kind or number of axes are not as required, or the length differs from what the header declares.
+    Raises UserError if kind or number of axes are not as required, or the file is not as long as its header declares.
     """
     with cache.open_file(path) as stream:
         header = _read_header(stream, str(path))
@@ -68,11 +68,11 @@ def read_npy(path: Path, *, ndim: int | None = None, kind: str = "", pickled: bo
 
 
 class Npz(Mapping[str, Array]):
-    """A mapping from ``names`` (None: all) to the arrays of a ``.npz`` archive, which are read-only.
+    """Mapping from names to the arrays of a ``.npz`` archive, read-only; the keys are ``names`` (None: all arrays).
 
     Each ``npz[name]`` reads the array again and verifies its checksum: store the result. An array of over 64 MiB is
-    memory-mapped from a temporary file in the cache directory. Raises UserError for a missing name or if the file is no
-    archive; ``npz[name]`` raises it for an array that is damaged, pickled, or exceeds 200 times its stored bytes.
+    memory-mapped from a temporary file in the cache directory. The constructor raises UserError if the file is no
+    archive or lacks a name; ``npz[name]``, if the array is damaged, pickled, or exceeds 200 times its stored bytes.
     """
 
     def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:

@@ -27,11 +27,11 @@ _LAST_CHARACTER = 0x10FFFF
 
 
 class NotPlain(Exception):
-    """Raised if a pickle holds something other than plain values and possible arrays; the message says what."""
+    """Raised if a pickle holds something other than plain values and valid arrays; the message says what."""
 
 
 class Global(NamedTuple):
-    """Replacement for an allowed global: its full name, and the function that is called instead."""
+    """Replacement for a class or function that a pickle may name: its full name, and the function to call instead."""
 
     name: str
     call: Callable[..., Any]

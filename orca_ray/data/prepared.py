@@ -270,7 +270,7 @@ def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, class
     """Return the prepared data with a random share ``fraction`` of the training samples; other splits stay whole.
 
     With ``classes``, targets are class ids, and the share is drawn of each class (`splits.stratified_share`). Rows with
-    the same group id are one sample. ``y_mean`` and ``y_std`` are kept: they come from the whole training split.
+    the same id in `Split.group` are one sample. ``y_mean`` and ``y_std`` stay those of the whole training split.
     """
     train = data.train
     ids = np.arange(len(train)) if train.group is None else train.group

@@ -84,7 +84,7 @@ class RawFile:
         return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
 
     def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file: it exists while `archives.unpack` moves files, and stays if that stops."""
+        """Return the path of the stamp file: it exists while `archives.unpack` moves files, or was stopped in it."""
         return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
 
 
@@ -110,7 +110,7 @@ def check_missing(task: str, files: tuple[RawFile, ...], directory: Path) -> Non
 
 
 def how_to_get(task: str, directory: Path, *, made_by: str = "", by_hand: bool = False) -> str:
-    """Return advice on missing raw files: run the command ``made_by`` ("": fetch) or, if ``by_hand``, download them."""
+    """Return advice on missing raw files: run ``made_by`` ("": ``data fetch``), or if ``by_hand``, download them."""
     command = made_by or f"orca-sweep data fetch {task}"
     if directory != cache.home() / "raw" / task.split("/")[0]:
         option = "--out" if made_by.startswith("orca-sweep data generate") else "--raw"
@@ -223,7 +223,7 @@ class Workspace:
         return found
 
     def optional(self, path: str) -> Path | None:
-        """Return the path of a raw file or directory, None if it is missing; UserError if it is special (`file`)."""
+        """Return the path of a raw file or directory, None if it is missing; UserError if it is a pipe or device."""
         found = self.raw / path
         if found.exists():
             cache.check_special(found, directories=True)
@@ -255,7 +255,7 @@ class Workspace:
             return made
 
     def batches(self, stage: str, num_items: int, size: int, *arrays: Array) -> Iterator[slice]:
-        """Yield slices of ``size`` that cover ``num_items``, without the items that an interrupted build has finished.
+        """Yield slices of at most ``size`` from 0 to ``num_items``, without items that an interrupted build finished.
 
         After each slice, ``arrays`` are synced to disk and the progress is recorded under ``stage``, a unique name of
         this loop. An interruption loses the work of at most one slice.

@@ -89,7 +89,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TrialCost:
-    """Cost of one scored trial of a cell: the mean over the cell's seeds, but for the peak memory; NaN if unknown."""
+    """Costs of a cell's scored trials: means over the seeds, but the maximum of the peak memory; NaN if unknown."""
 
     wall_seconds: float = math.nan
     device_seconds: float = math.nan
@@ -118,8 +118,8 @@ class BoardCell:
 class Board:
     """The leaderboard of one benchmark, sweep and protocol. Scores are test scores; lower is better.
 
-    It lists every task and every method that has a record. A method in these fields may be "method (body)", if the
-    method ran with several bodies on one task.
+    It lists every task and every method that has a record. The name of a method is "method (body)" if the method
+    ran with several bodies on one task.
     """
 
     benchmark: str

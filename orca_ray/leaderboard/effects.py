@@ -61,7 +61,7 @@ class EffectGrid:
 
 @dataclass(frozen=True)
 class Effects:
-    """The effects of a sweep's factors on its test scores, which are lower for better models."""
+    """Effects of a sweep's factors, as ratios of test scores (see `Comparison`); below 1 is an improvement."""
 
     benchmark: str
     sweep: str

@@ -37,7 +37,7 @@ def all_formats() -> Mapping[str, Format]:
 
 
 def render(report: BoardReport | Board, format: str = "table") -> str | bytes:
-    """Return the effects of a report that has effects, else its leaderboard, in one of `all_formats`, given by name.
+    """Return a report in the format named ``format``: its effects if it has effects, else its leaderboard.
 
     Raises `UserError` if the format is unknown, or if it cannot write effects and the report has effects.
     """

@@ -71,7 +71,7 @@ class BoardReport:
         return ScoreTable.of(self.board.scores)
 
     def statistic(self, name: str) -> pd.DataFrame:
-        """Return the data frame of a statistic in `on_boards`: a row for each of `methods`, NaN where undefined."""
+        """Return the frame of the statistic ``name`` (one of `on_boards`): a row for each method, NaN if undefined."""
         return self._statistics[name]
 
     @cached_property

@@ -170,7 +170,7 @@ def _state(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def grid_scores(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Return `confirmed_scores` of ``rows``: records of all phases and statuses, with a column ``label``."""
+    """Return `confirmed_scores` of ``rows``, which are records of all phases and statuses with a column ``label``."""
     rows = rows.assign(metric_version=rows["metric_version"].fillna(1).astype("int64"))
     return confirmed_scores(rows[(rows["phase"] == "confirm") & (rows["status"] == _COMPLETED)], _state(rows))
 

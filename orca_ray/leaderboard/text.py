@@ -30,7 +30,7 @@ def number(value: float) -> str:
 
 
 def score_text(score: Score, num_seeds: int, between: str) -> str:
-    """Return a score such as "0.1234 ± 0.0021 (n=2)", with ``between`` " ± "; n is left out if it is ``num_seeds``."""
+    """Return a score such as "0.1234 ± 0.0021 (n=2)": " ± " is ``between``; n is left out if it is ``num_seeds``."""
     if not score.n:
         return MISSING
     text = number(score.mean) if score.n == 1 else f"{number(score.mean)}{between}{number(score.std)}"

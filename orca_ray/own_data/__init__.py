@@ -86,7 +86,7 @@ class Options(BaseModel):
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:
-    """Return options of values by name; a wrong name or value raises UserError, which begins with ``where``."""
+    """Return the options ``given`` by name; UserError, which begins with ``where``, for a wrong name or value."""
     try:
         return Options(**given)
     except ValidationError as error:
@@ -202,7 +202,7 @@ class UserData:
                 mapped.madvise(mmap.MADV_DONTNEED)
 
     def batch_size(self, most_bytes: int = 2**26) -> int:
-        """Return how many float32 samples of the size of the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
+        """Return how many float32 samples as large as the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
         first = np.asarray(_taken(self.x, slice(0, 1))[0])
@@ -277,7 +277,7 @@ def all_formats() -> Mapping[str, Format]:
 def options_of(path: Path, options: Options | None = None) -> tuple[Path, Options]:
     """Return the path of the data, and ``options`` completed with the options in a ``task.yaml``.
 
-    ``path`` is the data, a folder with its own ``task.yaml``, or a YAML file whose ``data`` names the data. Raises
+    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose ``data`` is the path. Raises
     UserError for a YAML file that is invalid or names no data.
     """
     options = options or Options()

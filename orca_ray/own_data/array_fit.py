@@ -68,10 +68,10 @@ def survey(data: UserData) -> Survey:
 def fit_array(
     data: UserData, train: Indices, found: Survey, options: Options, notes: Notes, *, dense: bool
 ) -> ArrayInputs:
-    """Return the encoder of arrays, with mean and deviation of up to 512 samples of ``train``.
+    """Return the encoder of arrays; it standardises by mean and deviation of up to 512 samples of ``train``.
 
-    Raises UserError for axes that do not fit, samples of unequal numbers of axes or channels, too many axes, and inputs
-    that are all equal or missing.
+    Raises UserError for ``options.axes`` that do not fit, samples of unequal numbers of axes or channels, too many
+    axes, and inputs that are all equal or missing.
     """
     if len({len(shape) for shape in found.shapes}) > 1:
         one, other = sorted(found.first, key=len)[:: len(found.first) - 1]
@@ -199,7 +199,7 @@ def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Not
 
 
 def fit_audio(data: UserData, train: Indices, found: Survey, options: Options, notes: Notes) -> AudioInputs:
-    """Return the encoder of recordings of one sampling rate, with mean and deviation of samples of ``train``."""
+    """Return the encoder of recordings; it standardises by the spectrograms of up to 128 recordings of ``train``."""
     assert data.rate is not None
     lengths = np.array([shape[0] for shape in found.shapes]) / data.rate
     seconds = options.seconds or min(float(lengths.max()), MOST_SECONDS)

@@ -162,7 +162,7 @@ def samples_of(data: UserData) -> Array | list[Array]:
 
 
 def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:
-    """Return a sample (``batch``: an array of samples) with axes in the order C, L or C, H, W; a new C has length 1."""
+    """Return a sample (``batch``: an array of samples) with axes in the order C, L or C, H, W; a missing C is added."""
     offset = int(batch)
     if "C" not in axes:
         return np.expand_dims(sample, offset)

@@ -118,7 +118,7 @@ def infer(
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
     ``options`` override those that the data were read with. ``warn`` is called with each warning. Without ``test``, no
-    test split is held out, and a class with a single sample is kept, in train; see `own_splits.draw`.
+    test split is held out, and a class with a single sample is kept, in train; see `splits.draw`.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
     different labels with the same text, no usable column, samples of unequal axes; and for options that do not fit.

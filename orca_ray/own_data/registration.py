@@ -86,7 +86,7 @@ def _statistics(train_y: Array, kind: str, *, by_column: bool) -> dict[str, Arra
 
 
 def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
-    """See :meth:`orca_ray.tasks.task.Task.from_arrays`."""
+    """Return a task of a user's arrays, prepared in the cache; see :meth:`orca_ray.tasks.task.Task.from_arrays`."""
     if hasattr(x, "columns"):
         x = x.set_axis([str(column) for column in x.columns], axis=1)
     else:
@@ -95,7 +95,7 @@ def from_arrays(x: Any, y: Any, *, name: str = "data", groups: Any = None, times
 
 
 def from_dataset(dataset: Any, *, name: str = "data", groups: Any = None, times: Any = None, **options: Any) -> Task:
-    """See :meth:`orca_ray.tasks.task.Task.from_dataset`; the targets are kept in memory."""
+    """Return a task of a ``torch`` data set, as `Task.from_dataset` does; only the targets are all read into memory."""
     x = LazySamples(len(dataset), lambda row: np.asarray(dataset[row][0]))
     y = np.stack([np.asarray(dataset[row][1]) for row in range(len(dataset))])
     return _registered(x, y, name, groups, times, options)

@@ -202,7 +202,7 @@ def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices
 
 
 def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], candidates: Iterable[str]) -> list[str]:
-    """Return warnings about columns in ``candidates`` with names that suggest groups and values in several splits.
+    """Return warnings about ``candidates`` whose names suggest groups, and with a value that is in several splits.
 
     A column counts if it has at least two different values, and at least two rows per value on average.
     """

@@ -123,7 +123,7 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
 
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:
-    """Return a column as text, None for missing values; whole numbers have no decimals."""
+    """Return a column as text, None for missing values; 1.0 becomes "1"."""
     return [
         label_text(None if missing else value) for value, missing in zip(values.tolist(), values.isna(), strict=True)
     ]

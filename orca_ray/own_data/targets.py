@@ -63,7 +63,7 @@ class TargetCoding(BaseModel):
         return np.ascontiguousarray(values, dtype=np.float32)
 
     def texts(self, y: Array) -> list[str | None]:
-        """Return the name of each sample's class, None if it is missing; UserError for another number of columns."""
+        """Return the name of each sample's class, None if missing; UserError for targets of another shape."""
         values = np.asarray(y)
         if not self.one_hot:
             if values.ndim != 1:
@@ -267,7 +267,7 @@ def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
 def without_absent(
     fitted: FittedTarget, parts: own_splits.Splits, notes: Notes
 ) -> tuple[FittedTarget, own_splits.Splits]:
-    """Return target and splits without classes that train lacks; their samples are left out of validation and test.
+    """Return target and splits without classes that train lacks: validation and test lose the samples of these classes.
 
     Raises UserError if train has a single class, or if no sample is left in a split.
     """

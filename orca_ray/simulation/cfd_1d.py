@@ -26,7 +26,7 @@ _GAMMA = 1 - math.sqrt(0.5)
 
 
 def viscous_step(conserved: Array, dt: Array, mu: float, cell: float) -> Array:
-    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] with the viscous terms alone, periodic.
+    """Return the conserved fields [3, B, N] after a time step ``dt`` [B, 1] of the viscous terms, periodic.
 
     An L-stable, diagonally implicit, conservative Runge-Kutta method of second order (Alexander 1977).
     """

@@ -50,7 +50,7 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
 
 @cache
 def threshold() -> float:
-    """Return the mean of the sum of bumps over the square and all random draws; PDEBench averages a run's samples."""
+    """Return the sum of bumps of `sample_permeability`, averaged over the square and over all possible samples."""
     # The mean of a bump of one width is the square of an integral with a closed form; widths are averaged numerically.
     widths = _WIDEST * (np.arange(2000) + 0.5) / 2000
     line = [math.sqrt(math.pi * s) * math.erf(s**-0.5) + s * math.expm1(-1 / s) for s in widths]
@@ -58,7 +58,7 @@ def threshold() -> float:
 
 
 def sample_permeability(rng: np.random.Generator, x: Array) -> Array:
-    """Sample a random permeability [X, X] on the grid ``x`` times ``x``."""
+    """Sample a permeability [X, X] on the grid ``x`` times ``x``: high where random bumps sum to over `threshold`."""
     bumps = np.zeros((len(x), len(x)))
     for _ in range(_BUMPS):
         centre_x, centre_y = rng.uniform(0, 1, size=2)

@@ -23,7 +23,7 @@ FIRST_STEPS = 8
 
 
 def laplacian_symbol(num_cells: int, cell: float) -> Array:
-    """Return the eigenvalues [N, N] of the five-point Laplacian with no-flux boundary, by cosine-transform mode."""
+    """Return the eigenvalues [N, N], by cosine mode, of the five-point Laplacian on N x N cells; no-flux boundary."""
     line = -((2 / cell * np.sin(np.pi * np.arange(num_cells) / (2 * num_cells))) ** 2)
     return line[:, None] + line[None, :]
 

@@ -57,7 +57,7 @@ class Diffusion:
         return gain
 
     def ends(self, u: Array) -> tuple[Array, Array]:
-        """Return the flux in at the left end and out at the right end, divided by the cell length, [B, 1] each."""
+        """Return the fluxes into the left end and out of the right end, divided by the cell length, [B, 1] each."""
         return 2 * self.rate * (LEFT_VALUE - u[:, :1]), 2 * self.rate * (1 - self.right_share) * u[:, -1:]
 
     def diagonal(self, num_cells: int) -> Array:

@@ -1,8 +1,9 @@
 """Finite volume method for hyperbolic systems (MUSCL-Hancock), and an ideal gas, with its viscous stress in 2D.
 
 A "sweep" is a time step along one axis of the grid. Arrays are [F, ..., N] with F fields; the last axis is that of the
-sweep. Conserved fields are (density, momenta..., others), primitive fields (density, velocities..., others), those
-along the sweep first. For water, density is depth. Of a gas, the last field is total energy or pressure, respectively.
+sweep. Conserved fields are (density, momenta..., others), primitive fields (density, velocities..., others); the
+momentum and velocity along the sweep come first. For water, density is depth. The last field of a gas is its total
+energy (conserved) or pressure (primitive).
 """
 
 import math

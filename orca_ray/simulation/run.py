@@ -107,7 +107,7 @@ class BatchStore:
 
 
 def target(name: str, directory: Path | None = None) -> Path:
-    """Return the path of the data file of task ``name`` in ``directory``; None: where its benchmark reads it."""
+    """Return the path of the data file of task ``name`` in ``directory``; None: in the cache, where tasks read it."""
     return (directory or cache.home() / "raw" / DIRECTORY) / get_simulation(name).file
 
 

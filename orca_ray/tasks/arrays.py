@@ -24,7 +24,7 @@ _BATCH_BYTES = 64 * 2**20
 def hold_out(path: Path, samples: Array | int, num_held_out: int, seed: int) -> tuple[Indices, Indices]:
     """Return random indices of the samples kept for training, and of ``num_held_out`` samples for validation.
 
-    ``samples`` is the number N of training samples, or their labels [N]; then both sets have the class proportions of
+    ``samples`` is the number N of training samples, or their labels [N]: both sets then have the class proportions of
     the labels. ``path``, the file with the samples, is named in errors. Raises UserError if there are too few samples.
     """
     count = samples if isinstance(samples, int) else len(samples)
@@ -64,7 +64,7 @@ def filled(
 
 
 def each(function: Callable[[int], Array]) -> Callable[[Indices], Array]:
-    """Return a function, for ``rows`` of `filled`, that takes indices and stacks ``function(index)`` of each index."""
+    """Return a function, such as `filled` takes as ``rows``, that stacks ``function(index)`` of the given indices."""
     return lambda indices: np.stack([function(int(index)) for index in indices])
 
 
@@ -93,10 +93,10 @@ def regression(parts: Sequence[Pair], *, target_axes: tuple[int, ...] = (0,)) ->
 
 
 def pointwise(blocks: Iterable[Array]) -> Scale:
-    """Return mean, and unbiased deviation plus `EPSILON`, of all samples at each point, both of one sample's shape.
+    """Return mean and deviation over all samples at each point; the deviation is unbiased, plus `EPSILON`.
 
-    ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque, Algorithms for computing the sample
-    variance, 1983).
+    Both have the shape of one sample. ``blocks`` [b, ...] are the samples, merged in float64 (Chan, Golub and LeVeque,
+    Algorithms for computing the sample variance, 1983).
     """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
     for block in blocks:

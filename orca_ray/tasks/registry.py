@@ -92,7 +92,7 @@ def task_from_json(content: Mapping[str, Any], where: str = DECLARATION) -> Task
 
 
 def gone(workspace: Workspace) -> Arrays:
-    """Raise UserError: own tasks are built when they are registered, and never from raw files."""
+    """Raise UserError; this is the ``build`` of own tasks, which are prepared when registered, never from raw files."""
     raise UserError(not_here(workspace.task))
 
 

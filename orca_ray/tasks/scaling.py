@@ -41,7 +41,7 @@ def input_statistics(x: Rows, scale: Scale) -> tuple[Tensor, Tensor] | None:
 def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
     """Return ``data``; for a regression whose targets are not standardised, with scalar ``y_mean`` and ``y_std``.
 
-    The two are computed from training targets, unless ``data`` has them already.
+    ``y_mean`` and ``y_std`` are computed from the training targets, unless ``data`` has them already.
     """
     if data.y_mean is not None or not get_loss(task.loss).regression or task.target_scale == "standardised":
         return data

@@ -149,7 +149,7 @@ class Task:
         self.fetch_raw(self.raw_directory, progress)
 
     def fetch_raw(self, raw: Path, progress: Callable[[str], None] | None = None, *, workers: int = 4) -> None:
-        """Download missing raw files into ``raw`` and verify those already there; UserError if a file fails."""
+        """Download missing raw files into ``raw``, and verify all; UserError if a download or a verification fails."""
         if self.fetcher is not None:
             self.fetcher(raw, progress)
         elif self.files:

@@ -44,7 +44,7 @@ class DistanceSuite(Suite):
         return ""
 
     def frozen(self, distance: Distance, x_nD: Tensor, source: SourceFeatures) -> Distance:
-        """Return ``distance`` with all constants of its gradient (e.g. bandwidths) fixed at the values for ``x_nD``."""
+        """Return ``distance`` with what its gradient takes as constant, e.g. bandwidths, fixed as for ``x_nD``."""
         return distance
 
     @pytest.fixture
@@ -288,7 +288,7 @@ class DistanceSuite(Suite):
         assert logged == [f"distance {name}: {note}" for note in distance.diagnosis.notes]
 
     def test_labels_without_effect_are_noted(self, name: str, fit: Fit) -> None:
-        """A source of one class, and target classes of one sample."""
+        """A note says that the source has one class, or that target classes have one sample."""
         several, one = fit(name, source(24)), fit(name, source(24, classes=1))
         (x, y), lone = cloud(17), torch.tensor([7, *[1] * 10, *[2] * 6])
         several(x, y)

@@ -35,7 +35,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def forgeries(config: dict[str, Any], preprocessing: dict[str, Any] | None) -> Iterator[tuple[str, Any, Any]]:
-    """Yield what is forged, and both files' contents with one field changed."""
+    """Yield a text that says which field is changed or removed, then config and preprocessing with this change."""
     for path in _paths({name: value for name, value in config.items() if name not in ("files", "versions")}):
         for what, forged in _changed(config, path):
             yield f"config.json {what}", forged, preprocessing
@@ -45,7 +45,7 @@ def forgeries(config: dict[str, Any], preprocessing: dict[str, Any] | None) -> I
 
 
 def write(folder: Path, config: dict[str, Any], preprocessing: dict[str, Any] | None) -> None:
-    """Write both files of a model folder, with the hashes that a forger would compute."""
+    """Write ``config.json`` and ``preprocessing.json``, with the hashes that match them, into a model folder."""
     config = copy.deepcopy(config)
     if preprocessing is not None:
         content = json.dumps(preprocessing).encode()
@@ -100,10 +100,10 @@ def _try(folder: Path, x: Any) -> str:
 
 
 def main(folder: str, inputs: str, number: str = "", seed: str = "0") -> int:
-    """Try ``number`` forgeries of a model folder, or all; print what became of each.
+    """Try ``number`` random forgeries of a model folder ("": all) and print the outcome of each.
 
-    Each may take `SECONDS`, and all together `MEMORY_BYTES` above what importing takes. Returns 1 if one was neither
-    refused with a `UserError` nor predicted.
+    A forgery may take `SECONDS`, and all together may take `MEMORY_BYTES` more than the intact model. Returns 1 if one
+    neither raised `UserError` nor predicted ``inputs``, else 0.
     """
     x: Any = np.load(inputs) if inputs.endswith(".npy") else inputs
     counts: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def main(folder: str, inputs: str, number: str = "", seed: str = "0") -> int:
 
 
 def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
-    """Try forgeries of a model folder in a process of their own, and fail with those that went wrong."""
+    """Run `main` in a new process; fail if a forged folder neither raised `UserError` nor predicted."""
     program = f"import sys; from {__name__} import main; sys.exit(main(*sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), str(inputs), str(number)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60 + 3 * number, check=False)
@@ -137,7 +137,7 @@ def check_forgeries(folder: Path, inputs: Path, number: int) -> None:
 
 
 class ModelFolderSuite(Suite):
-    """A forged model folder of a method is refused, or predicts; it never ends or blocks the process. See `Suite`."""
+    """Test class of the model folders of methods: a forged one is refused or predicts. Set `names` to the methods."""
 
     forgeries = 100
     """Number of forgeries that are tried, drawn from all."""
@@ -155,5 +155,5 @@ class ModelFolderSuite(Suite):
         return folder, directory / "x.npy"
 
     def test_a_forged_folder_is_refused_or_predicts(self, name: str, tmp_path: Path) -> None:
-        """Neither an unexpected exception, nor a crash, nor a hang, nor gigabytes."""
+        """A forged folder causes no exception but UserError, no crash, no hang and no gigabytes of memory."""
         check_forgeries(*self.save(name, tmp_path), self.forgeries)

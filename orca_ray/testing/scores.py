@@ -22,7 +22,7 @@ Array = npt.NDArray[Any]
 
 
 class MetricSuite(Suite):
-    """Test class of metrics; set `names` to the registered names of the metrics, and `perfect`."""
+    """Test class of metrics; set `names` to their registered names, and `perfect` to predictions that score 0."""
 
     perfect: ClassVar[Mapping[str, tuple[Array, Array]]]
     """Predictions [N, *output_shape] and targets [N, ...] of each metric: the predictions have the score 0, and the
@@ -129,7 +129,10 @@ def table(cells: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def random_table(tasks: int, methods: int, seeds: int, *, missing: float = 0.0, number: int = 0) -> pd.DataFrame:
-    """Return a table of random scores, less a share ``missing``; later methods are worse. ``number`` is the seed."""
+    """Return a table of random scores, each left out with the probability ``missing``.
+
+    Later methods have higher (worse) scores on average. ``number`` is the seed of the random numbers.
+    """
     random = np.random.default_rng(number)
     scale = np.exp(random.normal(0, 2, tasks))
     rows = [
@@ -229,7 +232,7 @@ class StatisticSuite(Suite):
         np.testing.assert_array_equal(found, expected)
 
     def test_units_do_not_matter(self, name: str) -> None:
-        """Scores of tasks have different units; only a statistic of cells has one."""
+        """Scaling the scores of some tasks changes no statistic, except those of the shape ``cell``."""
         if get_statistic(name).shape == "cell":
             return
         scores = random_table(7, 3, 2)

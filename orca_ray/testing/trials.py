@@ -39,7 +39,7 @@ QUICK: dict[str, Scalar] = {
 
 
 class NoTest(dict[SplitName, Split]):
-    """Splits whose test split fails an assertion when it is read."""
+    """Dictionary of splits that raises AssertionError when the test split is read."""
 
     def __getitem__(self, name: SplitName) -> Split:
         """Return a split; AssertionError for test."""
@@ -129,7 +129,7 @@ def start(
     aligned: Path | None = None,
     **options: Any,
 ) -> TrialTrainer:
-    """Return a new `TrialTrainer` with ``options``; aligned embedders are stored and reused only with ``aligned``."""
+    """Return a `TrialTrainer` with ``options``; it stores and reuses aligned embedders in ``aligned``, if not None."""
     return TrialTrainer(
         task, data or make_data(task), method, body, hyperparameters, seed,
         test=test, reuse_aligned=aligned is not None, aligned=aligned, **options,
@@ -137,7 +137,7 @@ def start(
 
 
 def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
-    """Run a trial to its end; return the progress after every step, without durations."""
+    """Run a trial to its end; return what `reported` returns for each step."""
     reports = []
     while not trainer.done:
         reports.append(reported(trainer.step()))
@@ -145,7 +145,7 @@ def run(trainer: TrialTrainer) -> list[dict[str, Any]]:
 
 
 def reported(progress: EpochProgress) -> dict[str, Any]:
-    """Return the progress of a step without its duration."""
+    """Return the fields of a trial's progress by name, without the duration of the step."""
     values = asdict(progress)
     del values["seconds"]
     return values

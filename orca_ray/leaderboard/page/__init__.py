@@ -71,8 +71,8 @@ def render_index(boards: Mapping[str, Board]) -> str:
 def chosen_pictures(board: Board, store: ResultsStore) -> dict[str, list[Mapping[str, Any]]]:
     """Return the artefacts that a page shows, by trial key: those of each cell's first seed, as plain JSON.
 
-    Together they have at most `MAX_PICTURE_CHARACTERS`: the first artefact of each cell is taken, then the second of
-    each, and so on. An artefact that does not fit or has an invalid payload is left out.
+    All together have at most `MAX_PICTURE_CHARACTERS`: the first artefact of each cell is taken, then the second of
+    each cell, and so on. An artefact that does not fit or has an invalid payload is left out.
     """
     keys = [next(iter(cell.trial_keys.values())) for cell in board.cells.values() if cell.trial_keys]
     artefacts = store.artefacts(board.sweep, keys).groupby("trial_key", sort=True)

@@ -66,8 +66,8 @@ def published_for(
 def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
     """Return why a published row is not comparable with the store's scores on its task; "" if it is comparable.
 
-    ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is their
-    protocol.
+    ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is the
+    protocol of the store's scores.
     """
     if row.setting == CLAIM:
         return "statement about the whole benchmark"

@@ -167,7 +167,7 @@ class Column:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of rows that are comparable with each other, methods by columns; ranks and wins compare mean scores."""
+    """Table of comparable published rows: one line per method, one cell per `Column`; ranks and wins compare means."""
 
     title: str
     columns: tuple[Column, ...]
@@ -188,12 +188,12 @@ class PublishedTable:
         return [kind for kind in (OWN, *KINDS) if kind in found]
 
     def statistics(self, method: str) -> dict[str, float | None]:
-        """Return mean rank and wins of a method by name; None where `summary` holds NaN."""
+        """Return ``mean_rank`` and ``wins`` of a method; None where they are undefined (NaN in `summary`)."""
         found = self.summary.to_dict("index")[method]
         return {str(name): None if math.isnan(value) else value for name, value in found.items()}
 
     def best(self, column: Column) -> list[str]:
-        """Return the methods with the lowest ranked score in a column; [] if fewer than two methods have one."""
+        """Return the methods with the lowest score in a column, among scores without a flag; [] if fewer than two."""
         scores = {name: row.score for (name, each), row in self.cells.items() if each == column and not row.flag}
         lowest = min((score for score in scores.values() if score is not None), default=None)
         return [name for name, score in scores.items() if score == lowest] if len(scores) > 1 else []
@@ -206,7 +206,7 @@ class PublishedTable:
         return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
     def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
-        """Return column titles and rows of text; ``mark`` formats a column's best score, "?" follows a flagged one."""
+        """Return column titles and rows of text; ``mark`` formats a column's best score, "?" follows flagged scores."""
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]
         for method in self.methods:
@@ -235,7 +235,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class Published:
-    """Published results of a benchmark: tables of all, and a table of those comparable with the store's scores."""
+    """Published results of a benchmark: tables of all rows, and a table of rows comparable with the store's scores."""
 
     benchmark: str
     beside: PublishedTable | None

@@ -17,10 +17,10 @@ def importance(searches: pd.DataFrame) -> pd.DataFrame:
 
     Scores are replaced by their ranks. The share is the epsilon squared of Kruskal and Wallis, corrected for the number
     of groups (Tomczak and Tomczak 2014, Trends in Sport Sciences 21), which is 0 on average if the
-    hyper-parameter does not matter; it has no part for interactions. Numbers are put into four groups of equally many
-    trials, other values into one group each. ``p`` is the probability of such shares if it does not matter. Trials
-    count that have the hyper-parameter, on tasks with at least eight. A search does not sample evenly: importance holds
-    for the region that it looked at.
+    hyper-parameter does not matter; interactions are not part of it. Numbers are put into four groups of equally many
+    trials, other values into one group each. ``p`` is the probability of shares at least as large if the
+    hyper-parameter does not matter. Only trials that have the hyper-parameter count, and tasks with at least eight
+    such trials. A search does not sample evenly: importance holds for the region that the search looked at.
     """
     rows = []
     ordered = searches.dropna(subset="score").sort_values(["method", "task", "number"], kind="stable")

@@ -95,7 +95,7 @@ def drawn_tasks(num: int) -> Floats:
 def resample(table: ScoreTable, per_task: PerTask) -> Floats:
     """Return the mean over tasks of the values of ``per_task`` in each resample, [R, X]; NaN if seeds are too few.
 
-    Tasks are resampled if there are `MIN_TASKS` or more. Else the seeds of each task and method are; all must have two.
+    Tasks are resampled if there are `MIN_TASKS` or more, else seeds; each task and method then needs two seeds.
     """
     if len(table.tasks) >= MIN_TASKS:
         return drawn_tasks(len(table.tasks)) @ per_task(table.means_TM) / len(table.tasks)
@@ -109,12 +109,12 @@ def resample(table: ScoreTable, per_task: PerTask) -> Floats:
 
 
 def tail(num: int, freedom: int) -> float:
-    """Return the level of the lower end of a 95 % bootstrap interval: less than 2.5 % if ``num`` values are few."""
+    """Return the quantile level at the lower end of a 95 % bootstrap interval: below 0.025 if there are few values."""
     return NORMAL.cdf(-student_quantile(0.05, freedom) * math.sqrt(num / (num - 1)))
 
 
 def interval(table: ScoreTable, resampled: Floats) -> tuple[Floats, Floats]:
-    """Return the ends of the 95 % intervals of X values, given the values ``resampled`` [R, X] of the resamples."""
+    """Return the ends [X] of the 95 % intervals of X values, given ``resampled`` [R, X], the values by resample."""
     tasks = len(table.tasks)
     if tasks >= MIN_TASKS:
         below = tail(tasks, tasks - 1)

@@ -24,7 +24,7 @@ class Ratio(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Scores with ``levels`` relative to scores with ``reference``, which are levels of the same factors.
+    """Ratio of scores with ``levels`` to scores with ``reference``; both map the same factors to levels.
 
     A pair is a score with ``levels`` and a score with ``reference``, for the same task, seed and levels of all other
     factors. On one task, the scores of the seeds are averaged before the ratio is taken, and the ratios geometrically
@@ -56,12 +56,12 @@ class Comparison:
 
     @property
     def better(self) -> int:
-        """Number of tasks on which ``levels`` is better beyond noise: the interval of the ratio is below 1."""
+        """Number of tasks on which scores with ``levels`` are lower beyond noise: the ratio's interval is below 1."""
         return sum(ratio.high < 1 for ratio in self.tasks.values())
 
     @property
     def worse(self) -> int:
-        """Number of tasks on which ``levels`` is worse beyond noise: the interval of the ratio is above 1."""
+        """Number of tasks on which scores with ``levels`` are higher beyond noise: the ratio's interval is above 1."""
         return sum(ratio.low > 1 for ratio in self.tasks.values())
 
 

@@ -34,7 +34,7 @@ class QuestionAnswer:
         """``yes`` or ``no, it hurt`` if the interval excludes 1, else ``no clear effect``; ``unknown`` if it is NaN.
 
         The interval belongs to this one planned question. A verdict of a pair (``separable`` or not) may differ,
-        because it is adjusted for the number of pairs.
+        because a verdict is adjusted for the number of pairs.
         """
         _, low, high = self.comparison.ratio
         if math.isnan(low):

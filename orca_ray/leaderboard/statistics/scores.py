@@ -23,7 +23,7 @@ def score(table: ScoreTable) -> pd.DataFrame:
     """Test score of a method on a task: the mean over its seeds, in the unit of the task's metric.
 
     ``std`` divides by n - 1, where n is ``num_seeds``. The 95 % interval of the mean is Student's, because a few seeds
-    are too few for a bootstrap. It is missing for one seed.
+    are too few for a bootstrap. There is no interval for one seed.
     """
     num_TM = table.num_seeds_TM
     t, m = np.nonzero(num_TM)
@@ -42,8 +42,8 @@ def improvement(table: ScoreTable, *, baseline: str | None = None) -> pd.DataFra
     """Score relative to that of a baseline method: the geometric mean over tasks of the ratio; below 1 is better.
 
     It uses the tasks on which every method has a score. The interval is a bootstrap over tasks; for fewer than five
-    tasks it is two standard errors wide on either side, computed from the deviation over seeds of log scores. A mean
-    below half of the task's smallest positive score counts as that. The baseline is by default the method with the
+    tasks it is two standard errors wide on either side, computed from the deviation over seeds of log scores. Means
+    are raised to at least half of the task's smallest positive score. The baseline is by default the method with the
     highest mean rank.
 
     Raises:
@@ -71,7 +71,7 @@ def performance_profile(table: ScoreTable, *, factors: Sequence[float] = FACTORS
     """Share of tasks on which the method's score is at most τ times the best score (``x`` is τ).
 
     At τ = 1 it is the share of tasks on which the method is the best. It uses the tasks on which every method has a
-    score. A mean below half of the task's smallest positive score counts as that. Dolan and Moré 2002, "Benchmarking
+    score. Means are raised to at least half of the task's smallest positive score. Dolan and Moré 2002, "Benchmarking
     optimization software with performance profiles", Mathematical Programming 91.
     """
     common = table.common
@@ -120,7 +120,7 @@ def pareto(scores: ScoreTable, costs: pd.DataFrame, *, over_tasks: Over = "sum")
 
 
 def pareto_front(scores_M: Floats, costs_M: Floats) -> NDArray[np.bool_]:
-    """Return a mask [M] of the points that no other point beats: by a lower score or cost, with neither of them higher.
+    """Return a mask [M], False if another point has a lower score or cost while neither of the two is higher.
 
     A cost counts as lower if it is lower by a share of more than `SAME_COST`.
     """

@@ -36,8 +36,8 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
     ``more_tasks`` and ``more_seeds`` (per task and method) would each separate the pair with a probability of 80 % if
     the observed mean and deviations are the true ones. They are 0 for a separable pair, infinite if no number up to
     1000 suffices, and NaN if unknown. A pair uses the tasks on which both methods have a score. Other methods change
-    these numbers only by the number of pairs. More seeds reduce only the part of the deviation over tasks that is noise
-    over seeds. That part comes from the seeds of the two methods; the rest is known roughly, so ``more_seeds`` is, too.
+    all numbers only by the number of pairs. More seeds reduce only the part of the deviation over tasks that is noise
+    over seeds. The seeds of the two methods give this part; the rest is known roughly, so ``more_seeds`` is rough, too.
     """
     logs = LogScores.of(table)
     pairs = list(combinations(range(len(table.methods)), 2))

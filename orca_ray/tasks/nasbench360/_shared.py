@@ -53,7 +53,7 @@ def entries(path: Path, content: Any, *keys: str) -> list[Any]:
 
 
 def numbers(path: Path, field: str, value: Any, shape: tuple[int | None, ...], kinds: str = "biuf") -> Array:
-    """Return ``value``; UserError unless it is an array of numbers of ``shape``, in which None means any length."""
+    """Return ``value``; UserError unless it is an array of ``shape`` (None: any length) with a dtype of ``kinds``."""
     if not isinstance(value, np.ndarray) or value.dtype.kind not in kinds:
         found = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
         raise UserError(f"{path}: {field} must be an array of numbers (dtype kinds {kinds}), found {found}")
@@ -81,7 +81,7 @@ def published_splits(
 ) -> dict[str, Array]:
     """Return the arrays of a published training set ``given`` and ``test`` set, each (inputs [N, ...], labels [N]).
 
-    As many training samples as test has are held out for validation. ``scaled`` maps a batch of inputs in the file to
+    Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file to
     prepared inputs. A warning is logged if the file ``path`` has fewer training samples than published.
     """
     log_fewer(path, len(given[1]), sum(_DECLARED[workspace.task.split("/")[1]]["num_samples"][:2]))

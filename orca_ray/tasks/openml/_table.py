@@ -46,7 +46,7 @@ def fetch(
     server: str = SERVER,
     patience: Patience = _PATIENCE,
 ) -> None:
-    """Download the missing files of a data set into the directory ``raw``; verify and record hashes of both files.
+    """Download what is missing of a data set's description and table into ``raw``; verify and record their hashes.
 
     Raises the UserErrors of `orca_ray.data.fetch.fetch` and of `read_description`.
     """

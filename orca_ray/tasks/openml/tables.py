@@ -137,7 +137,7 @@ def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]
 
 
 def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
-    """Return the rows of a table as sequences of encoded columns, [N, L, W].
+    """Return the N rows of a table as sequences [N, L, W] of L columns, each encoded in W slots.
 
     Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
     as text, with `MISSING` as a category. Columns of numbers follow, in the first slot: missing values are set to 0,

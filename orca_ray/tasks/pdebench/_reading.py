@@ -223,18 +223,18 @@ class Samples:
 
 
 def by_inputs(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return one scale for all frames: the `pointwise` statistics of the inputs (frame 0) of the samples ``rows``."""
+    """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0) of the samples ``rows``."""
     scale = pointwise(samples.chosen(rows, 0))
     return dict.fromkeys((0, *frames), scale)
 
 
 def by_frame(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
-    """Return a scale for each frame: its `pointwise` statistics over the first hundred of the samples ``rows``."""
+    """Return (mean, deviation) for each frame: `pointwise` of it over the first hundred of the samples ``rows``."""
     return {frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
 
 
 def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
-    """Return the sorted sample indices of train, validation and test; test is a tenth, rounded as in ORCA's code."""
+    """Return sorted sample indices by split; test is the first (``test_first``) or last tenth, rounded as by ORCA."""
     boundary = num_samples // 10 if test_first else num_samples * 9 // 10
     rows = np.arange(num_samples)
     test, rest = (rows[:boundary], rows[boundary:]) if test_first else (rows[boundary:], rows[:boundary])
