@@ -117,7 +117,7 @@ def _no_data(workspace: object) -> NoReturn:
 
 @dataclass(frozen=True, kw_only=True)
 class BodySummary:
-    """Record of how to build the body, and of the hash of those body weights that are not in the folder."""
+    """Record of how to build the body and, if the folder lacks its frozen weights, of one hash of all these."""
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)

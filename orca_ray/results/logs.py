@@ -37,9 +37,9 @@ def last_bytes(text: str, limit: int = MAX_BYTES) -> str:
 
 
 class LogStream:
-    """Log of one attempt at a trial, in the driver: the beginning can be stored early, the end when the attempt ends.
+    """Log of one attempt at a trial, in the driver: `take` returns its beginning while the attempt runs, then its end.
 
-    Beginning and end have at most half of `MAX_BYTES` each; text between them is left out.
+    Each has at most half of `MAX_BYTES`. Of text not taken yet, only the last half of `MAX_BYTES` is kept.
     """
 
     def __init__(self) -> None:

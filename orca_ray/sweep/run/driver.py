@@ -134,7 +134,7 @@ def start(controller: SweepController, engine: Executor, stager: Stager, emit: e
 
 
 def staging_requests(searches: Sequence[SearchPlan], tasks: Collection[str]) -> list[StagingRequest]:
-    """Return one request for each of ``tasks``, for data, bodies and sources, in the order of ``searches``."""
+    """Return a request for each of ``tasks`` that has a search: for its data, and its searches' bodies and sources."""
     requests = []
     for task in dict.fromkeys(search.task for search in searches if search.task in tasks):
         own = [search for search in searches if search.task == task]

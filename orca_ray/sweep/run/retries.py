@@ -145,9 +145,9 @@ class FailureLedger:
             self._suspicions.setdefault(node, {})[key] = reason
 
     def new_quarantines(self) -> list[str]:
-        """Add each node to `quarantined` on which `SUSPICIOUS_TRIALS` trials in a row failed while another node works.
+        """Add to `quarantined` each node on which `SUSPICIOUS_TRIALS` trials in a row failed that failed on no other.
 
-        Returns the ids of the added nodes.
+        This needs another node, not in quarantine, on which a trial has reported an epoch. Returns the added nodes' ids.
         """
         added = []
         for node, trials in self._suspicions.items():

@@ -68,7 +68,7 @@ class SharedFolder:
         return [name.removesuffix(suffix) for name in self._folder.names(directory) if name.endswith(suffix)]
 
     def read_json(self, path: str) -> dict[str, Any]:
-        """Return the object in a JSON file; {} if the file is missing or holds something else."""
+        """Return the object in a JSON file; {} if the file is missing, holds something else, or cannot be read."""
         try:
             return cache.parse_json(self._folder.read(path).to_pybytes(), path)
         except (FileNotFoundError, UserError) as error:
