@@ -147,7 +147,7 @@ class FailureLedger:
     def new_quarantines(self) -> list[str]:
         """Add to `quarantined` each node on which `SUSPICIOUS_TRIALS` trials in a row failed that failed on no other.
 
-        This needs another node, not in quarantine, on which a trial has reported an epoch. Returns the added nodes' ids.
+        Another node outside quarantine must have reported an epoch of a trial. Returns the ids of the added nodes.
         """
         added = []
         for node, trials in self._suspicions.items():
