@@ -35,8 +35,14 @@ def quoted(value: object, limit: int = 200) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-(limit // 2) :]}"
 
 
-_USER = re.compile(r"(:/{1,2})[^/\s@'\"]+@")
-_SECRET = re.compile(r"(?i)([?&;]\w*(?:key|secret|token|password|passwd|credential|signature|sig)=)[^&;\s'\"]+")
+_USER = re.compile(r"(:/{1,3})(?:[^/\s]+@|[^/\s:@]+:(?!\d+(?:[/?\s]|$))[^\s@]+@)")
+_SECRET = re.compile(
+    r"(?i)([?&;#][\w.-]*(?:key|secret|token|password|passwd|pwd|auth|credential|signature|sig)=)[^&;\s]+"
+)
+
+
+def _without_credentials(text: str) -> str:
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -46,7 +52,7 @@ def printable(text: str, *, keep: str = "") -> str:
     terminal executes the control sequences in them. Credentials in URIs become ``***``: everything that is printed or
     logged passes here, whatever a user has given where no URI was expected.
     """
-    text = _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
+    text = _without_credentials(text)
     if text.isprintable():
         return text
     return "".join(
@@ -55,8 +61,8 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def shorten(value: object, limit: int = 200) -> str:
-    """Return ``value`` as text; longer text ends with "…" after ``limit`` characters."""
-    text = str(value)
+    """Return ``value`` as text without credentials; longer text ends with "…" after ``limit`` characters."""
+    text = _without_credentials(str(value))
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from orca_ray.errors import UserError
 
@@ -56,7 +56,8 @@ def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> 
         raise UserError(f"{what} {path}: {found}; give the path of a file in an existing directory")
     real = Path(os.path.realpath(path))
     for each in map(str, reads):
-        read = Path(os.path.realpath(each.removeprefix("file://")))
+        plain = unquote(urlsplit(each).path) if each.startswith("file://") else each
+        read = Path(os.path.realpath(Path(plain).expanduser()))
         if real == read or (read.is_dir() and real.is_relative_to(read)):
             found = "it is read" if real == read else f"it lies in {public_uri(each)}, which is read"
             raise UserError(f"{what} {path}: {found} by this command, which would change it; name another file")

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import orca_ray
-from orca_ray.cli.app import run as command_line
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import column_names
@@ -285,16 +284,6 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
 def test_a_forged_folder_of_own_data_is_refused_or_predicts(own: tuple[Path, Path, Predictor]) -> None:
     file, folder, _ = own
     check_forgeries(folder, file, 60)
-
-
-def test_the_command_predicts_own_data(own: tuple[Path, Path, Predictor], tmp_path: Path) -> None:
-    file, folder, model = own
-    out = tmp_path / "out.csv"
-    assert command_line(["predict", str(folder), str(file), "-o", str(out), "--device", "cpu"]) == 0
-    found = pd.read_csv(out)
-    assert list(found.columns) == ["id", "prediction", "p_red", "p_white"]
-    assert found["prediction"].tolist() == model.predict(file).tolist()
-    assert found["p_red"].to_numpy() == pytest.approx(model.predict_proba(file)[:, 0], abs=1e-6)
 
 
 def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -> None:

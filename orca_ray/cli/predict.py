@@ -50,6 +50,7 @@ def predict(
     adapted = load(model, device)
     check_predictions(out, adapted)
     inputs, started = adapted.inputs(data), time.perf_counter()
+    check_output(out, "--out", reads=[inputs.data.source])  # a task file names the data
     with DataProgress(quiet=quiet) as progress:
         write_predictions(adapted, inputs, out, lambda done: progress(f"predicting: {done} of {len(inputs)} samples"))
     if not quiet:

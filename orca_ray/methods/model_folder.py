@@ -65,7 +65,7 @@ class StoredArray:
 
 
 _LARGEST = float(np.finfo(np.float32).max)
-_MOST_VALUES = 2**31  # of an input or an output
+_MOST_VALUES = 2**27  # of an input or an output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class TaskSummary:
         self.declaration()
         for name, shape in (("input", self.input_shape), ("output", self.target.output_shape)):
             if min(shape, default=1) < 1 or math.prod(shape) > _MOST_VALUES:
-                raise ValueError(f"the {name} has shape {shape}, with 1 to {_MOST_VALUES:,} values")
+                raise ValueError(f"the {name} has shape {shape}; 1 to {_MOST_VALUES:,} values are allowed")
 
     @classmethod
     def of(cls, task: Task, protocol: str, data_fingerprint: str) -> "TaskSummary":
@@ -232,8 +232,8 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
         config = TypeAdapter(ModelConfig).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: {where}: {first['msg']}; {_ADVICE}") from error
+        where = ".".join(map(str, first["loc"])) or "its fields"
+        raise UserError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}; {_ADVICE}") from error
     if strange := sorted(set(config.files) - {WEIGHTS, PREPROCESSING, CARD}):
         raise UserError(f"{path} lists files that a model folder does not have: {shorten(', '.join(strange))}")
     return config

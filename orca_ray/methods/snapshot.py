@@ -100,6 +100,8 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
         if whole:
             raise
         raise UserError(f"this model holds no weights of its body, as {config.method} leaves them: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # constructors raise many types for sizes that do not fit together
         raise UserError(f"config.json describes a network that cannot be built: {shorten(error)}") from error
     if not whole:
@@ -113,6 +115,8 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     model = model.eval().requires_grad_(False)
     try:
         found = tuple(model(torch.zeros(1, *config.task.input_shape)).shape[1:])
+    except MemoryError:
+        raise
     except Exception as error:  # a forward pass raises many types for values that do not fit together
         raise UserError(f"config.json describes a network that cannot predict: {shorten(error)}") from error
     if found != config.task.target.output_shape:
@@ -150,7 +154,9 @@ def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[s
             f"use the libraries of its 'versions', or copy the folder again"
         )
     infinite = [
-        name for name, value in weights.items() if value.is_floating_point() and not bool(torch.isfinite(value).all())
+        name
+        for name, value in weights.items()
+        if (value.is_floating_point() or value.is_complex()) and not bool(torch.isfinite(value).all())
     ]
     if infinite:
         raise UserError(f"the weights {infinite[0]} are not finite ({len(infinite)} such): train the model again")

@@ -46,12 +46,15 @@ class TreeBody(Body):
         self.num_trained = 1 if binary else target.num_outputs
         """Number of outputs that have trees; of two classes, only the second has trees."""
         self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
-        self._boosters: list[Any] | None = None
+        self._boosters: list[tuple[Any, np.ndarray]] | None = None
 
     @property
     def models(self) -> list[str]:
         """The boosters in LightGBM's text format: one per label, or one for other targets; empty before training."""
-        text = bytes(self.text.cpu().numpy()).decode()
+        try:
+            text = bytes(self.text.cpu().numpy()).decode()
+        except UnicodeDecodeError as error:
+            raise UserError(f"{_DAMAGED}: their text is not UTF-8") from error
         return text.split(_SEPARATOR) if text else []
 
     def set_models(self, models: Sequence[str]) -> None:
@@ -61,7 +64,7 @@ class TreeBody(Body):
         self._boosters = None
 
     @property
-    def boosters(self) -> list[Any]:
+    def boosters(self) -> list[tuple[Any, np.ndarray]]:
         """The boosters; raises UserError if LightGBM is missing or a tree is damaged."""
         if self._boosters is None:
             self._boosters = [_booster(trees, self._turns) for trees in self._trees()]
@@ -92,9 +95,7 @@ class TreeBody(Body):
         if not self.boosters:
             return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
         threads = torch.get_num_threads()
-        outputs = [
-            each.predict(rows[:, : each.num_feature()], raw_score=True, num_threads=threads) for each in self.boosters
-        ]
+        outputs = [each.predict(rows[:, used], raw_score=True, num_threads=threads) for each, used in self.boosters]
         raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
@@ -169,7 +170,7 @@ class TreeArrays(Body):
 _NODE = ("left", "right", "value", "feature", "threshold", "missing_right")
 _INTEGERS = ("split_feature", "decision_type", "left_child", "right_child")
 """Numbers that a tree in LightGBM's format has for each split, beside ``threshold``."""
-_NUMBERS = re.compile(r"[-+.e0-9 ]*")
+_NUMBERS = re.compile(r"(?:[-+.e0-9]{1,40}(?: |$))*")
 _DAMAGED = "the trees of this model are damaged"
 _DEFAULT_LEFT, _MISSING_IS_ZERO, _MISSING_IS_NAN = 2, 4, 8  # bits of a decision type; bit 1 is a split by categories
 
@@ -195,10 +196,10 @@ class _Tree:
             raise ValueError(f"{self.num_leaves} values for {lines.get('num_leaves', 'no')} leaves")
         if any(len(numbers) != self.num_leaves - 1 for numbers in (*integers, self._threshold)):
             raise ValueError(f"{self.num_leaves} leaves and not one split less")
-        self._feature, self._decision, self._left, self._right = integers
+        self.feature, self._decision, self._left, self._right = integers
         if not np.isfinite(self._leaves).all() or not np.isfinite(self._threshold).all():
             raise ValueError("values are not finite")
-        if ((self._feature < 0) | (self._feature >= num_features)).any():
+        if ((self.feature < 0) | (self.feature >= num_features)).any():
             raise ValueError(f"a feature is not one of 0 to {num_features - 1}")
         children, numbers = np.concatenate([self._left, self._right]), np.arange(self.num_leaves - 1)
         expected = np.arange(-self.num_leaves, self.num_leaves - 1)
@@ -212,11 +213,6 @@ class _Tree:
             raise ValueError("it takes zeros as missing, or has an unknown type of split")
         if lines.get("is_linear", "0") != "0":
             raise ValueError("its leaves are linear models")
-
-    @property
-    def num_features(self) -> int:
-        """Number of features up to the last one that splits, at least 1."""
-        return int(self._feature.max(initial=0)) + 1
 
     @property
     def depth(self) -> int:
@@ -238,7 +234,7 @@ class _Tree:
         own, zeros = np.arange(num_splits, 2 * num_splits + 1), np.zeros(self.num_leaves)
         nan, default_left = self._decision & _MISSING_IS_NAN > 0, self._decision & _DEFAULT_LEFT > 0
         missing_right = np.where(nan, ~default_left, self._threshold < 0)  # without a type, NaN is taken as 0
-        rows = [(left, own), (right, own), (np.zeros(num_splits), self._leaves), (self._feature, zeros),
+        rows = [(left, own), (right, own), (np.zeros(num_splits), self._leaves), (self.feature, zeros),
                 (self._threshold, zeros), (missing_right, zeros)]  # fmt: skip
         found = np.array([np.concatenate(row) for row in rows], np.float64)
         found[:2] += first
@@ -258,18 +254,21 @@ def _parsed(text: str, num_features: int) -> list[_Tree]:
     return found
 
 
-def _written(trees: Sequence[_Tree], turns: int) -> str:
-    """Return checked trees in LightGBM's text format; ``turns`` outputs have a tree each in turn."""
-    num_features = max(tree.num_features for tree in trees)
+def _written(trees: Sequence[_Tree], used: np.ndarray, turns: int) -> str:
+    """Return checked trees in LightGBM's text format; ``turns`` outputs have a tree each in turn.
+
+    Features are numbered by their place in ``used``, so that the text is as long as the trees are large.
+    """
     lines = [
         "tree", "version=v4", f"num_class={turns}", f"num_tree_per_iteration={turns}", "label_index=0",
-        f"max_feature_idx={num_features - 1}", "objective=regression",
-        f"feature_names={' '.join(f'x{number}' for number in range(num_features))}",
-        f"feature_infos={' '.join(['none'] * num_features)}", "",
+        f"max_feature_idx={len(used) - 1}", "objective=regression",
+        f"feature_names={' '.join(f'x{number}' for number in range(len(used)))}",
+        f"feature_infos={' '.join(['none'] * len(used))}", "",
     ]  # fmt: skip
     for number, tree in enumerate(trees):
+        fields = {**tree.fields, "split_feature": " ".join(map(str, np.searchsorted(used, tree.feature)))}
         lines += [f"Tree={number}", f"num_leaves={tree.num_leaves}", "num_cat=0"]
-        lines += [f"{name}={field}" for name, field in tree.fields.items()] + ["", ""]
+        lines += [f"{name}={field}" for name, field in fields.items()] + ["", ""]
     return "\n".join([*lines, "end of trees", ""])
 
 
@@ -278,12 +277,15 @@ def in_order(tokens_BTD: Tensor) -> Tensor:
     return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
-def _booster(trees: Sequence[_Tree], turns: int) -> Any:
+def _booster(trees: Sequence[_Tree], turns: int) -> tuple[Any, np.ndarray]:
+    """Return the booster of checked trees, and the features that it takes: those that split, at least one."""
     try:
         import lightgbm
     except ModuleNotFoundError as error:
         raise UserError(f"these trees need the package {error.name!r}: pip install 'orca-ray[trees]'") from error
-    return lightgbm.Booster(model_str=_written(trees, turns))
+    used = np.unique(np.concatenate([tree.feature for tree in trees]))
+    used = used if len(used) else np.zeros(1, np.int64)
+    return lightgbm.Booster(model_str=_written(trees, used, turns)), used
 
 
 class _Outputs(nn.Module):

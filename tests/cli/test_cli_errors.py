@@ -186,7 +186,10 @@ def test_the_credentials_of_a_store_are_not_printed(command: Command) -> None:
         "adapt https://host/x.csv?api_key=pa55&x=1",
         "data fetch https://pa55@host/y",
         "leaderboard https://me:pa55@host/y",
-        "plan https://me:pa55@host/y.yaml",
+        "plan pocket --body https://me:pa55/2@host/x",
+        "plan pocket --body https://me:p@pa55@host/x",
+        f"plan pocket --body https://me:{'pa55' * 99}@host/x",
+        "adapt https://h/m?X-Amz-Signature=pa55",
     ],
 )
 def test_a_password_is_not_echoed_wherever_it_is_given(
@@ -220,12 +223,14 @@ def test_special_files_are_refused_before_they_are_opened(command: Command, plac
 def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
     store = ResultsStore("store", create=True)
     store.append([make_record(benchmark="odd", task="odd/x", sweep="odd/s")])
+    ResultsStore("st ore", create=True)
     Path("model").mkdir()
     Path("data.csv").write_text("x\n1\n")
     os.mkfifo("pipe")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for given, out, message in (
         ("leaderboard odd --results store", "store/new.md", "it lies in store, which is read by this command"),
+        (f"leaderboard odd --results {Path('st ore').absolute().as_uri()}", "st ore/b.md", "it lies in file://"),
         ("results export odd --results store", "store/new.csv", "it lies in store, which is read by this command"),
         ("predict model data.csv", "data.csv", "it is read by this command"),
         ("predict model data.csv", "model/p.csv", "it lies in model, which is read by this command"),

@@ -145,6 +145,9 @@ def test_forged_trees_are_refused_before_lightgbm_reads_them(old: str, new: str,
         trees(rows)
     with pytest.raises(UserError, match=message):
         trees.exportable()
+    trees.text = torch.tensor([255], dtype=torch.uint8)
+    with pytest.raises(UserError, match="not UTF-8"):
+        trees.exportable()
 
 
 def test_trees_that_do_not_take_turns_are_refused() -> None:

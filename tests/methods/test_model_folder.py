@@ -223,7 +223,7 @@ def test_weights_that_are_not_finite_are_refused(snapshot: Snapshot) -> None:
 
 def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(snapshot: Snapshot) -> None:
     values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 8}
-    task = replace(snapshot.config.task, input_shape=(2, 2**30))
+    task = replace(snapshot.config.task, input_shape=(2, 2**25))
     config = replace(snapshot.config, task=task, hyperparameters=values, input_mean=None, input_deviation=None)
     with pytest.raises(UserError, match="larger than the weights of the folder"):
         rebuild(config, snapshot.weights)
