@@ -156,6 +156,7 @@ def test_memory_that_ran_out_twice_is_reserved(trial: TrialSpec) -> None:
     once, twice = (FailuresOfTrial(Counter({Cause.MEMORY: number})) for number in (1, 2))
     assert placement.resources(trial, once).memory_gib == 0.0
     assert placement.resources(trial, twice).memory_gib == 8.0
+    assert Cluster().placement(GpuRequest(0.0)).resources(trial, twice).memory_gib == 0.0, "no node is known"
     reserved = replace(trial, resources=Resources(1, 0, 12.0))
     assert placement.resources(reserved, twice).memory_gib == 16.0, "no more than the largest node has"
 
