@@ -105,7 +105,7 @@ class Folder:
         FileNotFoundError, while a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
-        return pa.PythonFile(_RetriedFile(stream, partial(self._try, "read", path)), mode="r")
+        return pa.PythonFile(faults.RetriedFile(stream, partial(self._try, "read", path)), mode="r")
 
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
@@ -166,7 +166,10 @@ class Folder:
 
     def _infos(self, directory: str, *, recursive: bool = False) -> list[Any]:
         selector = pafs.FileSelector(self._at(directory), allow_not_found=True, recursive=recursive)
-        return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
+        try:
+            return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
+        except FileNotFoundError:  # another process created the directory while Arrow found none
+            return self._try("list", "", lambda: list(self._files.get_file_info(selector)))
 
     def _kind(self) -> Kind:
         found = self._files.get_file_info(self._root).type
@@ -226,39 +229,6 @@ class Folder:
 
     def _delete(self, path: str) -> None:
         self._files.delete_file(path)
-
-
-class _RetriedFile:
-    """A file of an object store as `pyarrow.PythonFile` reads it: each read is one or several requests."""
-
-    def __init__(self, stream: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
-        self._stream, self._retry, self._position = stream, retry, 0
-
-    @property
-    def closed(self) -> bool:
-        """Whether the file is closed."""
-        return bool(self._stream.closed)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move to a position, and return it."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._stream.size()}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        """Return the position."""
-        return self._position
-
-    def read(self, num_bytes: int | None = None) -> bytes:
-        """Return the next bytes, at most ``num_bytes`` (None: all); raises UserError if the store keeps failing."""
-        wanted = self._stream.size() - self._position if num_bytes is None or num_bytes < 0 else num_bytes
-        content = bytes(self._retry(lambda: self._stream.read_at(wanted, self._position)))
-        self._position += len(content)
-        return content
 
 
 def check_size(name: str, num_bytes: int) -> None:
