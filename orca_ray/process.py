@@ -5,6 +5,7 @@ The count distinguishes a slow trial from one that hangs. Limits are read from c
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,11 @@ def free_memory() -> int:
         return available
     used = _read(Path("/proc/self/statm"))
     return max(0, min(available, limit - page * int(used[1]) if used else limit))
+
+
+def seconds_since_boot() -> float:
+    """Return the time of a clock that never steps and, on Linux, goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:

@@ -26,8 +26,9 @@ from orca_ray.models.weights import BodyArchitecture, describe_body
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
 
-_ROOM, _ROOM_OF_BUILDING, _LARGEST_BODY = 4, 2**20, 2**31
-"""Values that building a network may take: times those of its weights, and of temporary tensors, or of a named body."""
+_ROOM, _ROOM_OF_BUILDING, _LARGEST_BODY = 4, 2 * 10**8, 2**31
+"""Values that building a network may take: times those of its weights; for tensors that are dropped, of which the word
+embedding of the body is the largest (xlm-roberta: 1.9e8); for a named body."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -36,10 +36,8 @@ _RETRY_SECONDS = 15
 """How long Google's client retries; without a limit, it retries an endpoint that nothing answers for many minutes."""
 _FAILED_SECONDS = 60.0
 """For how long operations are not repeated, after one failed in all its attempts: a command can then end soon."""
-_EXCHANGE_SECONDS = 2.0
-"""How long `Folder.exchange` waits for another writer on an object store, which may have read the same content."""
-_LOCK_SECONDS = 5.0
-"""How long an exchange in a mounted file system may take; after that its process counts as dead."""
+_SETTLE_SECONDS = 2.0
+"""How long `Folder.write_new` waits for another writer, on a server without conditional writes."""
 _ONE_REQUEST_BYTES = 8 * 2**20
 """Files up to this size are written to a bucket in one request; Arrow does so up to 10 MiB."""
 
@@ -67,6 +65,8 @@ class Folder:
 
     _failed_at: ClassVar[dict[str, float]] = {}
     """When an operation last failed in all its attempts, by the server and bucket or the local path."""
+    _region: str | None = None
+    """Region of the bucket, on S3."""
 
     def __init__(self, uri: str) -> None:
         parts, self._secrets = urlsplit(uri), secrets_in(uri)
@@ -111,14 +111,14 @@ class Folder:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
         self._try("write", path, lambda: self._write(path, content))
 
-    def exchange(self, path: str, before: Any | None, after: Any) -> bool:
-        """Write ``after`` to a file only if its content is ``before`` (None: there is no file); return whether it did.
+    def write_new(self, path: str, content: Any) -> bool:
+        """Write a file unless there is one, and return whether ``content`` is what it holds then.
 
-        Of several processes that replace the same content, one gets True. In a mounted file system this is exact,
-        unless a process stands still for seconds in its exchange. An object store keeps what was written last: every
-        writer waits, then reads whose content was kept.
+        Of several processes that write the same file with different contents, exactly one gets True: by exclusive
+        creation in a mounted file system, by a conditional write on an object store (see `conditional`). A server
+        without such writes keeps what was written last: every writer waits, then reads whose content was kept.
         """
-        return self._try("write", path, lambda: self._exchange(path, before, after))
+        return self._try("write", path, lambda: self._write_new(path, content))
 
     def upload(self, source: Path, path: str) -> None:
         """Write the content of the local file ``source`` as `write` does, without reading it into memory."""
@@ -209,12 +209,13 @@ class Folder:
                 self._files.delete_file(temporary)
             raise
 
-    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
-        if not self._holds(path, before):
-            return False
-        self._write(path, after)
-        time.sleep(_EXCHANGE_SECONDS)
-        return self._holds(path, after)
+    def _write_new(self, path: str, content: Any) -> bool:
+        from orca_ray.results.conditional import create_object  # its client is in the extra "sweep"
+
+        if self._holds(path, None) and not create_object(self.uri, path, content.to_pybytes(), self._region):
+            self._write(path, content)
+            time.sleep(_SETTLE_SECONDS)
+        return self._holds(path, content)
 
     def _download(self, path: str, target: Path) -> None:
         with self._files.open_input_file(self._at(path)) as stream, target.open("wb") as copy:
@@ -254,6 +255,7 @@ class S3Folder(Folder):
         # One attempt per request, because `_try` repeats them: Arrow tries 31 times, 100 s if a server does not answer.
         options |= {"retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=1), "allow_delayed_open": True}
         self._files = pafs.S3FileSystem(**options)
+        self._region = self._files.region
 
     def _create(self) -> None:
         pass
@@ -328,13 +330,17 @@ class LocalFolder(Folder):
             raise
         _sync_directory(target.parent)
 
-    def _exchange(self, path: str, before: Any | None, after: Any) -> bool:
+    def _write_new(self, path: str, content: Any) -> bool:
         _make_directory((self.path / path).parent)
-        with _locked(self.path / path):
-            if not self._holds(path, before):
-                return False
-            self._write(path, after)
-            return True
+        try:
+            with (self.path / path).open("xb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except FileExistsError:
+            return self._holds(path, content)
+        _sync_directory((self.path / path).parent)
+        return True
 
     def _delete(self, path: str) -> None:
         os.unlink(path)
@@ -350,33 +356,6 @@ def _make_directory(path: Path) -> None:
         _sync_directory(path.parent)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Context manager: hold the lock of a file, which is another file that only one process can create.
-
-    It works on network file systems. A lock that stays for `_LOCK_SECONDS` was left by a process that died.
-    """
-    lock = path.with_name(f"{TEMPORARY}lock-{path.name}")
-    deadline, first = time.monotonic() + _LOCK_SECONDS, None
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            break
-        except FileExistsError:
-            time.sleep(0.01)
-        with contextlib.suppress(FileNotFoundError):
-            found = os.stat(lock)
-            if first is None or (found.st_ino, found.st_mtime_ns) != first:
-                deadline, first = time.monotonic() + _LOCK_SECONDS, (found.st_ino, found.st_mtime_ns)
-            elif time.monotonic() > deadline:
-                os.unlink(lock)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(lock)
 
 
 def _sync_directory(path: Path) -> None:

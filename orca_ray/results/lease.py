@@ -1,7 +1,10 @@
 """The lease of a sweep: at most one driver runs a sweep of a store, and a second driver learns which one does.
 
-The lease is the field ``holder`` of the sweep's live state, which its driver rewrites every few seconds with a higher
-sequence number. A second driver watches that number by its own clock; clocks of different machines are never compared.
+The lease has a number, which grows with each driver. It belongs to the driver that created the sweep's live state of
+this number (`Folder.write_new`); only that driver rewrites the file, every few seconds and with a higher sequence
+number. Another driver watches the sequence by its own clock; clocks of different machines are never compared. When the
+sequence stands still, it creates the live state with the next number. Files of a driver with a lower number that arrive
+later do not count (`fencing`), so a driver that only seemed dead does no harm.
 """
 
 import contextlib
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from orca_ray.errors import UserError
+from orca_ray.process import seconds_since_boot
 from orca_ray.results import live
 from orca_ray.results.folder import Folder
 from orca_ray.results.live import Holder, LiveState, Request
@@ -39,7 +43,8 @@ class Lease:
     A thread rewrites the live state and reads requests. The driver's thread calls `publish`, `requests` and `check`.
 
     Entering the block raises UserError if another driver runs the sweep. After the death of the previous holder,
-    entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine.
+    entering waits up to ``expiry_seconds``, but not at all if the dead process ran on this machine. In the block,
+    ``store`` appends rows under the lease number.
     """
 
     def __init__(
@@ -52,12 +57,14 @@ class Lease:
     ) -> None:
         self.retried: tuple[Request, ...] = ()
         """Requests of kind ``retry`` that earlier drivers left; set when the block is entered."""
-        self._folder, self._path, self._sweep = store.folder, live.path_of(sweep), sweep
+        self._store, self._folder, self._sweep = store, store.folder, sweep
         self._renew_seconds, self._expiry_seconds = renew_seconds, expiry_seconds
         self._holder = this_process()
         self._state = LiveState(sweep=sweep)
+        self.number = 0
+        """The lease number; 0 before the block is entered."""
         self._sequence = 0
-        self._renewed = time.monotonic()
+        self._renewed = seconds_since_boot()
         self._lost = ""
         self._requests: deque[Request] = deque()
         self._retries: set[str] = set()  # paths of retries that were read, and not carried out
@@ -68,12 +75,12 @@ class Lease:
     def __enter__(self) -> Self:
         taken = False
         while not taken:  # False: another driver took it at the same time, and is found alive next
-            before = self._dead()
+            number, before = self._last()
             # This process becomes the holder; what was known about the sweep stays.
-            known = live.decode(before) if before is not None else None
-            self._state = replace(known or self._state, running=(), num_running=0, paused=False, stopping=False)
-            self._sequence = self._state.sequence
-            taken = self._folder.exchange(self._path, before, self._next())
+            self._state = replace(before or self._state, running=(), num_running=0, paused=False, stopping=False)
+            self.number, self._sequence = number + 1, self._state.sequence
+            taken = self._folder.write_new(live.path_of(self._sweep, self.number), self._next())
+        self._store.append_as(self._sweep, self.number)
         # Requests other than "retry" were meant for an earlier driver, which ended before it read them.
         self.retried = tuple(request for request in self._take() if request.kind == live.RETRY)
         self._thread.start()
@@ -88,7 +95,7 @@ class Lease:
                 self._other_holder()
                 if not self._lost:
                     self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
-                    self._folder.write(self._path, self._next(left=True))
+                    self._rewrite(left=True)
 
     def publish(self, state: LiveState) -> None:
         """Set the live state to be stored next; the lease fills in holder, sequence number and time."""
@@ -107,43 +114,47 @@ class Lease:
 
         Call it before records are written. If the process was suspended, it first reads the holder from the store.
         """
-        if not self._lost and time.monotonic() - self._renewed > self._expiry_seconds / 2:
+        if not self._lost and seconds_since_boot() - self._renewed > self._expiry_seconds / 2:
             self._other_holder()
         if self._lost:
             raise UserError(self._lost)
 
-    def _dead(self) -> Any | None:
-        """Return the content of the live state when it has no living holder; None if there is no such file.
+    def _last(self) -> tuple[int, LiveState | None]:
+        """Return the lease number and live state of the last driver, when it lives no more; 0 if there was none.
 
-        Raises UserError if the holder is alive.
+        Raises UserError if the driver lives.
         """
-        content, state = self._read()
-        deadline = time.monotonic() + self._expiry_seconds
-        while content is not None and (state is None or state.holder is not None):
+        number, content = self._read()
+        deadline = seconds_since_boot() + self._expiry_seconds
+        while content is not None and ((state := live.decode(content)) is None or state.holder is not None):
             if state is not None and state.holder is not None and ended_here(state.holder):
                 logger.info("%s: the driver before this one has ended (%s)", self._sweep, state.holder)
                 break
-            if time.monotonic() >= deadline:
+            if seconds_since_boot() >= deadline:
                 logger.info("%s: no sign of life of %s", self._sweep, state and state.holder)
                 break
             time.sleep(min(0.5, self._renew_seconds))
-            later, found = self._read()
-            if later != content and found is not None and found.holder is not None:
+            last, (number, content) = content, self._read()
+            found = live.decode(content) if content is not None else None
+            if content != last and found is not None and found.holder is not None:
                 raise UserError(
                     f"another driver runs {self._sweep} in this store ({found.holder}). Watch it with 'orca-sweep "
                     f"status {self._sweep}', end it with 'orca-sweep stop {self._sweep}' before starting this one, or "
                     "give another store with --results."
                 )
-            if later != content:
-                content, state = later, found
-        return content
+        return number, live.decode(content) if content is not None else None
 
-    def _read(self) -> tuple[Any | None, LiveState | None]:
+    def _read(self) -> tuple[int, Any | None]:
+        """Return the highest lease number, and the content of the live state with it; None if there is no such file."""
+        numbers = live.highest_numbers(self._folder.names(live.DIRECTORY))
+        number = numbers.get(live.file_name(self._sweep), 0)
         try:
-            content = self._folder.read(self._path)
+            return number, self._folder.read(live.path_of(self._sweep, number))
         except FileNotFoundError:
-            return None, None
-        return content, live.decode(content)
+            return number, None
+
+    def _rewrite(self, *, left: bool = False) -> None:
+        self._folder.write(live.path_of(self._sweep, self.number), self._next(left=left))
 
     def _next(self, *, left: bool = False) -> Any:
         self._sequence += 1
@@ -156,8 +167,8 @@ class Lease:
             try:
                 self._other_holder()
                 if not self._lost:
-                    self._folder.write(self._path, self._next())
-                    self._renewed = time.monotonic()
+                    self._rewrite()
+                    self._renewed = seconds_since_boot()
                 self._delete_carried_out()
                 self._requests.extend(self._take())
             except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
@@ -174,11 +185,12 @@ class Lease:
             self._retries.discard(path)
 
     def _other_holder(self) -> None:
-        """If another driver holds the lease now, set the message about it."""
-        _, state = self._read()
-        if state is None or (state.holder is not None and state.holder.id == self._holder.id):
+        """If another driver has taken the next lease number, set the message about it."""
+        try:
+            state = live.decode(self._folder.read(live.path_of(self._sweep, self.number + 1)))
+        except FileNotFoundError:
             return
-        other = "another driver" if state.holder is None else str(state.holder)
+        other = str(state.holder) if state is not None and state.holder is not None else "another driver"
         self._lost = (
             f"this driver of {self._sweep} gave no sign of life for {self._expiry_seconds:g} s (was the machine "
             f"suspended, or the store unreachable?), and {other} has taken over: this one ends. Finished trials are "
@@ -206,8 +218,8 @@ def driver_lives(
         return False
     if state.holder.machine and state.holder.machine == machine():
         return not ended_here(state.holder)
-    begin, announced = time.monotonic(), False
-    while (waited := time.monotonic() - begin) < expiry_seconds:
+    begin, announced = seconds_since_boot(), False
+    while (waited := seconds_since_boot() - begin) < expiry_seconds:
         if waited > expiry_seconds / 4 and not announced:
             announced = True
             emit(f"no sign of life of {state.holder} for {waited:.0f} s; after {expiry_seconds:g} s it counts as dead")

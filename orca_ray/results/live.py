@@ -1,8 +1,9 @@
 """The live state of a sweep, and requests to its driver: small JSON files in the store.
 
-The live state is one file a sweep; it names the driver that holds the sweep and the trials that run. `lease` rewrites
-the file every few seconds; ``orca-sweep status`` reads it, without Ray. Numbers of ended trials also follow from the
-records.
+Each driver of a sweep has a file ``live/SWEEP.NUMBER.json``, where NUMBER is its lease number; the live state is the
+one with the highest number. It names the driver that holds the sweep and the trials that run. `lease` creates the file
+and rewrites it every few seconds; ``orca-sweep status`` reads it, without Ray. Numbers of ended trials also follow from
+the records.
 
 Any process that sees the store may write a request. The driver reads requests every few seconds, deletes them and
 carries them out. A retry may take days: its file is deleted only when the trial has run again, so that it survives the
@@ -14,7 +15,7 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -30,6 +31,8 @@ MAX_RUNNING = 2000
 REQUESTS = "requests"
 MAX_TAKEN = 50
 """Largest number of requests that `take_requests` reads, because the same thread must soon renew the lease."""
+
+_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})(?:\.(\d+))?\.json")
 
 STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
@@ -131,24 +134,37 @@ def file_name(sweep: str) -> str:
     return f"{readable}-{hashlib.sha256(sweep.encode()).hexdigest()[:8]}"
 
 
-def path_of(sweep: str) -> str:
-    """Return the path of a sweep's live state in its store."""
-    return f"{DIRECTORY}/{file_name(sweep)}.json"
+def path_of(sweep: str, number: int) -> str:
+    """Return the path of the live state of the driver with a lease number; 0: of a driver before there were numbers."""
+    return _path(file_name(sweep), number)
+
+
+def _path(name: str, number: int) -> str:
+    return f"{DIRECTORY}/{name}.{number}.json" if number else f"{DIRECTORY}/{name}.json"
+
+
+def highest_numbers(names: Iterable[str]) -> dict[str, int]:
+    """Return the highest lease number of each sweep by its `file_name`, from the ``names`` of files in `DIRECTORY`."""
+    found: dict[str, int] = {}
+    for name in names:
+        if match := _LIVE_STATE.fullmatch(name):
+            found[match[1]] = max(int(match[2] or 0), found.get(match[1], 0))
+    return found
 
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
     """Return the live state of a sweep; None if the file is damaged or missing (e.g. the sweep never ran)."""
     try:
-        return decode(folder.read(path_of(sweep)))
+        return decode(folder.read(path_of(sweep, highest_numbers(folder.names(DIRECTORY)).get(file_name(sweep), 0))))
     except FileNotFoundError:
         return None
 
 
 def read_all(folder: Folder) -> Iterator[LiveState]:
     """Yield the live states of all sweeps of a store; sweeps whose live state is missing or damaged are left out."""
-    for name in folder.names(DIRECTORY):
+    for name, number in sorted(highest_numbers(folder.names(DIRECTORY)).items()):
         try:
-            state = decode(folder.read(f"{DIRECTORY}/{name}"))
+            state = decode(folder.read(_path(name, number)))
         except FileNotFoundError:
             continue
         if state is not None:

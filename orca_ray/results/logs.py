@@ -14,7 +14,7 @@ MAX_BYTES = 64 * 2**10
 
 @dataclass(frozen=True)
 class LogRow(StoredRow):
-    """A part of the log of a trial; the texts of a trial's rows, in the order of ``written_at``, are its log."""
+    """A part of the log of a trial, which is the texts of its rows in the order of ``attempt`` and ``written_at``."""
 
     sweep: str
     trial_key: str

@@ -185,6 +185,8 @@ class CurvePoint(StoredRow):
     validation_score: float | None
     learning_rate: float | None
     seconds: float
+    attempt: int | None = None
+    """Number of the attempt at the trial, as in `Record.attempts`: only epochs of the last one count; None: 0."""
 
 
 CurvePoint.SCHEMA = schema_of(CurvePoint)

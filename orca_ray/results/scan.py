@@ -135,10 +135,12 @@ class StoreSnapshot:
         rows = rows[np.isin(hashes[0][rows], repeated)]
         rows = rows[self._counts[rows]]
         frame = pd.DataFrame({"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]}, index=rows)
-        frame = frame.sort_values("rank", kind="stable")
+        frame["succeeded"] = frame["rank"] >= _SUCCEEDED - 2**58
+        frame["attempts"] = self.take(rows, ["attempts"])["attempts"].to_numpy()
+        frame = frame.sort_values(["succeeded", "attempts", "rank"], kind="stable")
         key = ["first", "second"]
         self._counts[frame.index[frame.duplicated(key, keep="last")]] = False
-        succeeded = frame[frame["rank"] >= _SUCCEEDED - 2**58]
+        succeeded = frame[frame["succeeded"]]
         again = np.sort(succeeded.index[succeeded.duplicated(key, keep=False)].to_numpy())
         spread = self.take(again, [*_KEY, "test_score"]).to_pandas().groupby(_KEY)["test_score"].agg(["min", "max"])
         contradictory = spread[spread["min"] < spread["max"]]

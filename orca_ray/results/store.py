@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, models, tables
+from orca_ray.results import fencing, live, models, tables
 from orca_ray.results.artefacts import ArtefactRow
+from orca_ray.results.fencing import Fences
 from orca_ray.results.folder import open_folder
 from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import Marker
@@ -32,6 +34,7 @@ SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
 _READ_ATTEMPTS = 100
+_STAMP = re.compile(r"0\d{19}(?=-)")
 _MAX_CONNECTIONS = 16
 """Number of files that compaction reads or deletes at a time, because an object store answers each request slowly."""
 MAX_FILES = 12
@@ -63,9 +66,18 @@ class ResultsStore:
         self._marker = Marker(self.folder, create=create)
         self.num_written = 0
         """Number of files that this instance has added since `compact_recent` was last called."""
+        self._fences, self._suffix, self._latest = Fences(self.folder), "", 0
 
     def __repr__(self) -> str:
         return f"ResultsStore({self.folder.name!r})"
+
+    def append_as(self, sweep: str, number: int) -> None:
+        """Append rows as the driver of ``sweep`` with a lease number from now on; later ones of lower numbers are void.
+
+        See `fencing`. Call it as soon as the lease is taken, before anything is read.
+        """
+        self._fences.seal(sweep, number, [table.directory for table in _TABLES])
+        self._suffix = fencing.suffix(sweep, number)
 
     def append(
         self,
@@ -80,20 +92,23 @@ class ResultsStore:
         After the return, all rows survive a power cut. After an exception, no record was added, but other rows may
         have been; all rows may be appended again.
         """
-        stamp = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
+        # Not before any file that was seen, whatever the clocks of machines say: "the row appended last" then is the
+        # one whose writer knew the others.
+        self._latest = max(time.time_ns(), self._latest + 1)
+        name = f"{self._latest:020d}-{uuid.uuid4().hex}{self._suffix}"
         rows: tuple[Sequence[Any], ...] = (suggestions, curves, artefacts, logs, records)
         for table, items in zip(_TABLES, rows, strict=True):
             if items:
                 self._marker.claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
-                self.folder.write(f"{table.directory}/{stamp}.parquet", content)
+                self.folder.write(f"{table.directory}/{name}.parquet", content)
                 self.num_written += 1
 
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
         """Return the records, one row per (sweep, trial key), in the order in which the trials finished.
 
         A trial that ran several times has several rows in the files. Rows of completed and early-stopped runs take
-        precedence over rows of failed runs; among equals, the row that finished last is returned. Columns are the
+        precedence over rows of failed runs; among equals, the row of the last attempt is returned. Columns are the
         fields of `Record`; ``status`` is a string, and a missing number is NaN or ``<NA>``.
         """
         return tables.to_frame(tables.current_records(self._table(RECORDS, benchmark=benchmark, sweep=sweep)))
@@ -119,8 +134,8 @@ class ResultsStore:
     def curves(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
         """Return the learning curves: one row per epoch, sorted by sweep, trial, stage and epoch.
 
-        ``sweep`` None: all sweeps. ``trial_key``: one key or several; None: all trials. Of rows of one epoch, the row
-        appended last is returned. Columns are the fields of `CurvePoint`.
+        ``sweep`` None: all sweeps. ``trial_key``: one key or several; None: all trials. Of a trial's rows, those of its
+        last attempt count, and of rows of one epoch, the row appended last. Columns are the fields of `CurvePoint`.
         """
         return tables.to_frame(tables.current(self._table(CURVES, sweep=sweep, trial_key=trial_key), CURVES))
 
@@ -137,7 +152,7 @@ class ResultsStore:
         return [SuggestionRow(**row) for row in rows]
 
     def logs(self, sweep: str | None = None, trial_key: str | Collection[str] | None = None) -> pd.DataFrame:
-        """Return the parts of logs, sorted by sweep, trial and time; arguments: see `curves`; columns: see `LogRow`."""
+        """Return the logs by sweep, trial, attempt and time; arguments: see `curves`; columns: see `LogRow`."""
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
     def scan(self) -> StoreSnapshot:
@@ -170,7 +185,10 @@ class ResultsStore:
         removed = 0
         for table in _TABLES:
             self.folder.sweep_temporary(table.directory, _STALE_SECONDS)
-            removed += self._merge(table, dict(self._files(table)))
+            for name in self._fences.lost(table.directory, self.folder.names(table.directory)):
+                self.folder.delete(f"{table.directory}/{name}")
+                removed += 1
+            removed += self._merge(table, dict(self._files(table, settled=True)))
         for directory in ("", live.DIRECTORY):
             self.folder.sweep_temporary(directory, _STALE_SECONDS)
         for directory in (live.REQUESTS, models.DIRECTORY):
@@ -190,7 +208,7 @@ class ResultsStore:
     def _recent(self, table: Table) -> dict[str, Part]:
         found: dict[str, Part] = {}
         rows = 0
-        for name, part in self._files(table, newest_first=True):
+        for name, part in self._files(table, newest_first=True, settled=True):
             size = sum(part.group_rows)
             if size > max(_RECENT_ROWS, 2 * rows):
                 break
@@ -256,13 +274,23 @@ class ResultsStore:
         return [part for part in known.values() if not isinstance(part, UserError)]
 
     def _files(
-        self, table: Table, known: Mapping[str, Any] | None = None, *, strict: bool = True, newest_first: bool = False
+        self,
+        table: Table,
+        known: Mapping[str, Any] | None = None,
+        *,
+        strict: bool = True,
+        newest_first: bool = False,
+        settled: bool = False,
     ) -> Iterator[tuple[str, Any]]:
         """Yield name and content of each file of a table, by default oldest first.
 
         ``known`` holds files that are read already. The error of a damaged file is raised if ``strict``, else yielded.
+        ``settled``: see `Fences.lost`.
         """
-        for name in sorted(self.folder.names(table.directory), reverse=newest_first):
+        names = self.folder.names(table.directory)
+        self._latest = max([self._latest, *(int(found[0]) for name in names if (found := _STAMP.match(name)))])
+        lost = self._fences.lost(table.directory, names, settled=settled)
+        for name in sorted(set(names) - lost, reverse=newest_first):
             path = f"{table.directory}/{name}"
             if known and name in known:
                 yield name, known[name]

@@ -137,11 +137,12 @@ _RECORD_ORDER = ("benchmark", "sweep", "protocol", "phase", "task", "method", "b
 _JOURNAL_ORDER = ("sweep", "task", "method", "number", "trial_key")
 _ARTEFACT_ORDER = ("sweep", "trial_key", "kind", "name")
 RECORDS = Table("records", Record.SCHEMA, _RECORD_ORDER, 2**19, 2**17, Record.LATER, _record_problems)
-CURVES = Table("curves", CurvePoint.SCHEMA, ("sweep", "trial_key", "stage", "epoch"), 2**22, 2**14)
+_CURVE_ORDER = ("sweep", "trial_key", "stage", "epoch")
+CURVES = Table("curves", CurvePoint.SCHEMA, _CURVE_ORDER, 2**22, 2**14, {6: frozenset({"attempt"})})
 # 2**12 artefacts take at most 256 MiB.
 ARTEFACTS = Table("artefacts", ArtefactRow.SCHEMA, _ARTEFACT_ORDER, 2**12, 2**6, problems=_artefact_problems)
 JOURNAL = Table("journal", SuggestionRow.SCHEMA, _JOURNAL_ORDER, 2**19, 2**14, problems=_journal_problems)
-LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "written_at"), 2**14, 2**8)
+LOGS = Table("logs", LogRow.SCHEMA, ("sweep", "trial_key", "attempt", "written_at"), 2**14, 2**8)
 
 
 def encode(table: Any, group_rows: int = 2**17) -> Any:
@@ -192,18 +193,25 @@ def compacted(rows: Any, kind: Table) -> Any:
 
 def current_records(table: Any) -> Any:
     """Return one row per (sweep, trial key), chosen by the rules in `ResultsStore.records`; on a tie, the last row."""
-    frame = to_frame(table.select(["sweep", "trial_key", "status", "finished_at"]))
+    frame = to_frame(table.select(["sweep", "trial_key", "status", "attempts", "finished_at"]))
     frame["succeeded"] = frame["status"].isin(_SUCCESSES)
-    frame = frame.sort_values(["succeeded", "finished_at"], kind="stable")
+    frame = frame.sort_values(["succeeded", "attempts", "finished_at"], kind="stable")
     frame = frame.drop_duplicates(["sweep", "trial_key"], keep="last")
     frame = frame.sort_values(["finished_at", "trial_key"], kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 
 
 def current(table: Any, kind: Table) -> Any:
-    """Return the last row for each combination of values in the columns ``kind.order``, sorted by these columns."""
+    """Return the last row for each combination of values in the columns ``kind.order``, sorted by these columns.
+
+    Of learning curves, only rows of each trial's last attempt are returned.
+    """
     columns = list(kind.order)
     frame = to_frame(table.select(columns))
+    if kind is CURVES:
+        attempts = to_frame(table.select(["attempt"]))["attempt"].fillna(0)
+        if attempts.nunique() > 1:
+            frame = frame[attempts == attempts.groupby([frame["sweep"], frame["trial_key"]]).transform("max")]
     frame = frame.drop_duplicates(keep="last").sort_values(columns, kind="stable")
     return table.take(pa.array(frame.index.to_numpy(), pa.int64()))
 

@@ -15,7 +15,7 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import Score, make_card, write_card
-from orca_ray.methods.model_folder import config_text, read_config, read_preprocessing, write_folder
+from orca_ray.methods.model_folder import ModelConfig, config_text, read_config, read_preprocessing, write_folder
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
@@ -144,12 +144,21 @@ def test_weights_must_be_exactly_those_of_the_network(snapshot: Snapshot, folder
     ],
 )
 def test_a_strangers_body(snapshot: Snapshot, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        rebuild(with_body(snapshot, values), snapshot.weights)
+
+
+def test_a_shallow_body_with_many_words_is_rebuilt(snapshot: Snapshot) -> None:
+    """Its word embedding, which an embedder replaces, has far more values than the weights of the folder."""
+    assert rebuild(with_body(snapshot, {"vocab_size": 10**6}), snapshot.weights)
+
+
+def with_body(snapshot: Snapshot, values: dict[str, object]) -> ModelConfig:
     config = json.loads(config_text(snapshot.config))
     config["body"]["values"].update(values)
     del config["sha256"]
     text = json.dumps({**config, "sha256": model_folder.signature(config)}).encode()
-    with pytest.raises(UserError, match=message):
-        rebuild(model_folder.parse_config(text, "config.json"), snapshot.weights)
+    return model_folder.parse_config(text, "config.json")
 
 
 def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Path) -> None:
@@ -223,7 +232,7 @@ def test_weights_that_are_not_finite_are_refused(snapshot: Snapshot) -> None:
 
 def test_a_description_larger_than_its_weights_is_refused_before_it_takes_memory(snapshot: Snapshot) -> None:
     values = {**snapshot.config.hyperparameters, "embedder.sequence_length": 8}
-    task = replace(snapshot.config.task, input_shape=(2, 2**25))
+    task = replace(snapshot.config.task, input_shape=(2, 2**26))
     config = replace(snapshot.config, task=task, hyperparameters=values, input_mean=None, input_deviation=None)
     with pytest.raises(UserError, match="larger than the weights of the folder"):
         rebuild(config, snapshot.weights)

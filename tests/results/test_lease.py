@@ -32,7 +32,7 @@ BOTH = pytest.mark.parametrize("store", ["local", "remote"], indirect=True)
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ResultsStore:
-    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.05)
+    monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.05)
     made = ResultsStore(tmp_path / "results", create=True)
     if getattr(request, "param", "local") == "remote":
         made.folder = Folder((tmp_path / "results").as_uri())  # used as an object store is: without locks
@@ -59,7 +59,7 @@ def wait(true: Any, seconds: float = 20.0) -> None:
 def abandon(store: ResultsStore, **changes: Any) -> None:
     """Leave the live state of a driver that was killed."""
     holder = replace(this_process(), id="dead", **changes)
-    store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=holder, sequence=7).encode())
+    store.folder.write(live.path_of(SWEEP, 1), LiveState(sweep=SWEEP, holder=holder, sequence=7).encode())
 
 
 @BOTH
@@ -138,7 +138,7 @@ def test_of_many_drivers_one_succeeds_a_dead_one(store: ResultsStore) -> None:
 def test_a_driver_learns_that_its_lease_was_taken(store: ResultsStore) -> None:
     with lease(store) as held:
         other = replace(this_process(), id="other", host="elsewhere")
-        store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=other, sequence=50).encode())
+        store.folder.write(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP, holder=other, sequence=50).encode())
         wait(lambda: not held._thread.is_alive())
         with pytest.raises(UserError, match=r"on elsewhere, since .* has taken over: this one ends"):
             held.check()
@@ -151,21 +151,21 @@ def test_a_driver_that_was_suspended_asks_before_it_goes_on(store: ResultsStore)
         held._thread.join()
         held._renewed -= 3600
         held.check()
-        store.folder.write(live.path_of(SWEEP), LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode())
+        store.folder.write(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP, holder=this_process(), sequence=50).encode())
         with pytest.raises(UserError, match="has taken over"):
             held.check()
 
 
 @BOTH
 def test_a_file_of_a_driver_killed_as_it_created_it_does_not_block(store: ResultsStore) -> None:
-    store.folder.write(live.path_of(SWEEP), pa.py_buffer(b""))
+    store.folder.write(live.path_of(SWEEP, 1), pa.py_buffer(b""))
     with lease(store, expiry=0.3):
         assert state(store).holder is not None
 
 
 def test_a_deleted_live_state_is_written_again(store: ResultsStore) -> None:
     with lease(store):
-        store.folder.delete(live.path_of(SWEEP))
+        store.folder.delete(live.path_of(SWEEP, 1))
         wait(lambda: live.read(store.folder, SWEEP) is not None)
 
 
@@ -203,20 +203,10 @@ def test_a_retry_stays_until_it_is_carried_out(store: ResultsStore) -> None:
     assert waiting_requests(store, SWEEP) == []
 
 
-def test_a_lock_of_a_dead_process_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orca_ray.results.folder._LOCK_SECONDS", 0.2)
-    folder = LocalFolder(tmp_path)
-    folder.write("live/a.json", pa.py_buffer(b"before"))
-    (tmp_path / "live/.tmp-lock-a.json").touch()
-    assert folder.exchange("live/a.json", pa.py_buffer(b"before"), pa.py_buffer(b"after"))
-    assert folder.read("live/a.json").to_pybytes() == b"after"
-    assert folder.names("live", hidden=True) == ["a.json"]
-
-
 def test_a_driver_that_ends_while_another_waits_is_succeeded_at_once(store: ResultsStore) -> None:
     abandon(store, machine="another")
     ended = LiveState(sweep=SWEEP, sequence=8).encode()
-    threading.Timer(0.1, store.folder.write, (live.path_of(SWEEP), ended)).start()
+    threading.Timer(0.1, store.folder.write, (live.path_of(SWEEP, 1), ended)).start()
     begin = time.monotonic()
     with lease(store, expiry=10):
         assert time.monotonic() - begin < 5

@@ -152,7 +152,7 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
 
 def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rest of the lease is tested where a local directory stands for the bucket (`test_lease`)."""
-    monkeypatch.setattr("orca_ray.results.folder._EXCHANGE_SECONDS", 0.1)
+    monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.1)
     store, sweep = ResultsStore(uri, create=True), "pocket/quick"
     live.write_request(store.folder, sweep, live.Request("retry", "k"))
     with Lease(store, sweep, renew_seconds=0.1) as held:

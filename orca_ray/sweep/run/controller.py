@@ -190,7 +190,7 @@ class SweepController:
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
         self._emit(events.TrialWaits(key, item.trial.task, item.trial.method))
-        self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempts} follows"))
+        self._emit(events.Message(f"{name}: {failure.cause} ({reason[:200]}), attempt {item.attempt} follows"))
         return None
 
     def finish(self, key: str, report: TrialReport) -> Record:
@@ -202,7 +202,7 @@ class SweepController:
         if key in self.control.cancelled:
             self.control.cancelled.remove(key)
             report = replace(report, status=Status.CANCELLED, error="cancelled by request")
-        run = {"executor": self.executor, "attempts": item.attempts}
+        run = {"executor": self.executor, "attempts": item.attempt}
         record = make_record(item.trial, self.sweep, report, item.curve, item.started_at, **run)
         self._recorder.ended(item, record, report)
         self.control.trial_ended()
@@ -286,7 +286,8 @@ class SweepController:
             if (trial := search.take()) is None:
                 continue
             self._recorder.suggestions(search.new_suggestions())
-            item = self.trials[trial.key] = TrialState(trial, search, datetime.now(UTC))
+            before = self.searches.attempts(trial.key)
+            item = self.trials[trial.key] = TrialState(trial, search, datetime.now(UTC), earlier_attempts=before)
             if self._starts(item, admits):
                 return item.trial
         return None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.artefacts import ArtefactRow
@@ -39,6 +40,9 @@ class TrialState:
     started_at: datetime
     curve: list[EpochProgress] = field(default_factory=list)
     attempts: int = 1
+    """Number of attempts in this run of the sweep, the present one included."""
+    earlier_attempts: int = 0
+    """Number of attempts that the store knows of, in earlier runs or before the trial had to run again."""
     handed_out: float | None = None
     """Time of `FailureLedger.now` at which an executor got the trial; None: it waits."""
     placed: bool = False
@@ -51,6 +55,11 @@ class TrialState:
     def waits(self) -> bool:
         """Whether no executor has the trial."""
         return self.handed_out is None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the present attempt among all attempts at the trial, from 1."""
+        return self.earlier_attempts + self.attempts
 
     @property
     def scores(self) -> list[float]:
@@ -67,7 +76,7 @@ class TrialState:
         scores = [score for score in self.scores if math.isfinite(score)]
         return RunningTrial(
             key=trial.key, task=trial.task, method=trial.method, phase=trial.phase, seed=trial.seed,
-            attempt=self.attempts, started_at=self.started_at.isoformat(), waiting=not self.placed, node=self.node,
+            attempt=self.attempt, started_at=self.started_at.isoformat(), waiting=not self.placed, node=self.node,
             score=scores[-1] if scores else None, best=min(scores, default=None),
             stage=last.stage if last else "", epoch=last.epoch if last else 0, epochs=last.epochs if last else 0,
         )  # fmt: skip
@@ -98,9 +107,10 @@ class Recorder:
         """Store a trial that has ended: record, curve, artefacts and the rest of its log."""
         self._ended.append(record.trial_key)
         points = [{name: value for name, value in asdict(each).items() if name != "epochs"} for each in item.curve]
+        of_trial: dict[str, Any] = {"sweep": self._sweep, "trial_key": record.trial_key, "attempt": item.attempt}
         self._writer.add(
             records=[record],
-            curves=[CurvePoint(sweep=self._sweep, trial_key=record.trial_key, **point) for point in points],
+            curves=[CurvePoint(**of_trial, **point) for point in points],
             artefacts=[ArtefactRow(self._sweep, record.trial_key, **asdict(each)) for each in report.artefacts],
             logs=self._log_rows([item], ended=True),
             then=self._remove_checkpoints,
@@ -146,4 +156,4 @@ class Recorder:
     def _log_rows(self, items: Iterable[TrialState], *, ended: bool = False) -> list[LogRow]:
         texts = [(item, item.log.take(ended=ended)) for item in items]
         now = datetime.now(UTC)
-        return [LogRow(self._sweep, item.trial.key, item.attempts, now, text) for item, text in texts if text]
+        return [LogRow(self._sweep, item.trial.key, item.attempt, now, text) for item, text in texts if text]

@@ -68,6 +68,10 @@ class SweepSearches:
         unended = set[str]().union(*(search.unended for search in self._searches))
         return any(key in unended or record.task in unopened for key, record in self._rerun.items())
 
+    def attempts(self, key: str) -> int:
+        """Return the highest number of an attempt at the trial ``key`` that is stored; 0 if there is none."""
+        return self._history.attempts.get(key, 0)
+
     def rows(self, task: str | None = None) -> tuple[Row, ...]:
         """Return the numbers of planned and ended trials, one row per method of ``task``; None: of all tasks."""
         plans = [*((search.plan, search.num_finished) for search in self._searches), *((p, 0) for p in self._unopened)]

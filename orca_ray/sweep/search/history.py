@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Self
 
+import pandas as pd
+
 from orca_ray.errors import UserError
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.results.store import ResultsStore
@@ -36,6 +38,8 @@ class History:
     """Records of search trials in the order in which they started, those that run again included."""
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    """Highest number of an attempt that is stored, by the key of each trial that has epochs or runs again."""
     suggestions: Mapping[Pair, Sequence[SuggestionRow]] = field(default_factory=dict)
     """The journal: suggestions of the sweep itself, then of its variants, each by ascending number."""
 
@@ -51,6 +55,7 @@ class History:
         records: dict[str, Record] = {}
         scores: dict[str, Sequence[float]] = {}
         rerun: dict[str, Record] = {}
+        attempts: dict[str, int] = {}
         searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[SuggestionRow]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
@@ -61,13 +66,17 @@ class History:
             }
             rerun = {key: record for key, record in again.items() if key not in records} | rerun
             records = {key: record for key, record in found.items() if key not in again} | records
-            scores = _scores(store, sweep) | scores if found else scores
+            curves = store.curves(sweep=sweep)
+            scores = _scores(curves) | scores
+            last = curves.groupby("trial_key")["attempt"].max().fillna(0)
+            for key, number in (*last.items(), *((key, record.attempts) for key, record in again.items())):
+                attempts[str(key)] = max(int(number), attempts.get(str(key), 0))
             for record in sorted(found.values(), key=lambda each: (each.started_at, each.trial_key)):
                 if record.phase == "search":
                     searched[record.task, record.method].append(record)
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
-        return cls(records, scores, searched, rerun, suggestions)
+        return cls(records, scores, searched, rerun, attempts, suggestions)
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
@@ -89,8 +98,7 @@ def _current_metric(task: str, protocol: str) -> tuple[str, int] | None:
     return metric.name, metric.version
 
 
-def _scores(store: ResultsStore, sweep: str) -> dict[str, Sequence[float]]:
-    curves = store.curves(sweep=sweep)
+def _scores(curves: pd.DataFrame) -> dict[str, Sequence[float]]:
     refine = curves[(curves["stage"] == "refine") & curves["validation_score"].notna()].sort_values("epoch")
     return {str(key): scores for key, scores in refine.groupby("trial_key")["validation_score"].agg(list).items()}
 

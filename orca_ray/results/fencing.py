@@ -1,0 +1,80 @@
+"""Fencing: a file that a driver appended after it had lost the lease of its sweep does not count.
+
+Each driver of a sweep has a lease number, higher than those before, and the name of each file that it appends to a
+table ends with the sweep and the number. A driver that takes the lease first creates its live state, then lists the
+files of drivers with lower numbers, and stores the list beside its live state, before it reads anything else. From then
+on, only those of the lower numbers count that are in the list. No clock is involved: it doesn't matter how long a
+driver stood still, nor how long a request was on its way.
+"""
+
+import re
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from orca_ray.results import live
+from orca_ray.results.folder import Folder
+
+_SEALED = re.compile(r"(.+)\.(\d+)\.sealed")
+_APPENDED = re.compile(r"\d{20}-[0-9a-f]{32}\.(.+-[0-9a-f]{8})\.(\d+)\.(?:.+\.)?parquet")
+"""Matches the name of a file that a driver appended; files of compactions and of other writers have other names."""
+
+
+def suffix(sweep: str, number: int) -> str:
+    """Return what the names of files that a driver appends have before ``.parquet``."""
+    return f".{live.file_name(sweep)}.{number}"
+
+
+def _owner(name: str) -> tuple[str, int] | None:
+    match = _APPENDED.fullmatch(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def _sealed_path(name: str, number: int) -> str:
+    return f"{live.DIRECTORY}/{name}.{number}.sealed"
+
+
+class Fences:
+    """Which appended files of a store count; threads may share it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._sealed: dict[tuple[str, int], frozenset[str]] = {}
+
+    def seal(self, sweep: str, number: int, directories: Iterable[str]) -> None:
+        """Store which files in ``directories`` were appended by drivers of ``sweep`` with numbers below ``number``."""
+        own, paths = live.file_name(sweep), list[str]()
+        for directory in directories:
+            for name in self._folder.names(directory):
+                if (owner := _owner(name)) and owner[0] == own and owner[1] < number:
+                    paths.append(f"{directory}/{name}")
+        self._folder.write(_sealed_path(own, number), pa.py_buffer("\n".join(paths).encode()))
+
+    def lost(self, directory: str, names: Iterable[str], *, settled: bool = False) -> set[str]:
+        """Return those of the files ``names``, which were listed before this call, that do not count.
+
+        With ``settled``, files are added of which it is not known yet, because a new driver is about to list them: a
+        compaction must not merge those.
+        """
+        owners = {name: owner for name in names if (owner := _owner(name))}
+        if not owners:
+            return set()
+        present = self._folder.names(live.DIRECTORY)
+        sealed = sorted((match[1], int(match[2])) for name in present if (match := _SEALED.fullmatch(name)))
+        highest = live.highest_numbers(present)
+        found = set()
+        for name, (sweep, number) in owners.items():
+            later = next((each for each in sealed if each[0] == sweep and each[1] > number), None)
+            if later is None:
+                counts = not settled or highest.get(sweep, 0) <= number
+            else:
+                counts = f"{directory}/{name}" in self._read(*later)
+            if not counts:
+                found.add(name)
+        return found
+
+    def _read(self, sweep: str, number: int) -> frozenset[str]:
+        if (sweep, number) not in self._sealed:  # such a file never changes
+            content = bytes(self._folder.read(_sealed_path(sweep, number))).decode()
+            self._sealed[sweep, number] = frozenset(content.splitlines())
+        return self._sealed[sweep, number]

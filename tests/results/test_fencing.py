@@ -1,0 +1,198 @@
+"""Two drivers of one sweep: exactly one gets each lease number, and what the other appends later does not count."""
+
+import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orca_ray.errors import UserError
+from orca_ray.results import live
+from orca_ray.results.fencing import Fences
+from orca_ray.results.folder import LocalFolder
+from orca_ray.results.lease import Lease
+from orca_ray.results.live import LiveState
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from tests.results.factories import make_point, make_record, make_suggestion
+
+SWEEP = "pocket/quick"
+QUICK = {"renew_seconds": 0.05, "expiry_seconds": 0.2}
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return ResultsStore(tmp_path / "results", create=True).uri
+
+
+def stand_still(lease: Lease) -> None:
+    """Stop the thread of a lease, as SIGSTOP does to the whole driver; nothing is written at the end."""
+    lease._ended.set()
+    lease._thread.join()
+
+
+def keys(store: ResultsStore) -> list[str]:
+    assert sorted(
+        store.scan().take(store.scan()._counts.nonzero()[0], ["trial_key"])["trial_key"].to_pylist()
+    ) == sorted(store.load(SWEEP))
+    return sorted(store.load(SWEEP))
+
+
+def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(uri: str, monkeypatch: Any) -> None:
+    first, second = ResultsStore(uri), ResultsStore(uri)
+    slow, quick = Lease(first, SWEEP, **QUICK), Lease(second, SWEEP, **QUICK)
+    slow.__enter__()
+    first.append([make_record("a")], [make_point("a")], suggestions=[make_suggestion(0)])
+    stand_still(slow)
+    monkeypatch.setattr("orca_ray.results.lease.ended_here", lambda holder: False)
+    with quick:
+        assert (slow.number, quick.number) == (1, 2)
+        first.append([make_record("b")], [make_point("b")], suggestions=[make_suggestion(1)])
+        second.append([make_record("c")])
+        for store in (first, second, ResultsStore(uri)):
+            assert keys(store) == ["a", "c"]
+            assert list(store.curves()["trial_key"]) == ["a"]
+            assert [row.number for row in store.journal(SWEEP)] == [0]
+        ResultsStore(uri).compact()
+        first.append([make_record("d")])
+        assert keys(ResultsStore(uri)) == ["a", "c"]
+        assert ResultsStore(uri).compact() == 1, "the file of d"
+        slow._renewed -= 3600
+        with pytest.raises(UserError, match="has taken over: this one ends"):
+            slow.check()
+    third = Lease(ResultsStore(uri), SWEEP, **QUICK)
+    with third:
+        assert third.number == 3
+        assert keys(ResultsStore(uri)) == ["a", "c"]
+
+
+def test_a_compaction_waits_until_a_new_driver_has_listed_the_files(uri: str, monkeypatch: Any) -> None:
+    """The old driver appends between the listing and the moment at which the list is stored."""
+    old, new = ResultsStore(uri), ResultsStore(uri)
+    lease = Lease(old, SWEEP, **QUICK)
+    lease.__enter__()
+    for key in "ab":
+        old.append([make_record(key)])
+    stand_still(lease)
+    live_state = LiveState(sweep=SWEEP).encode()
+    assert new.folder.write_new(live.path_of(SWEEP, 2), live_state)
+    write = LocalFolder.write
+
+    def late(folder: LocalFolder, path: str, content: Any) -> None:
+        if path.endswith(".sealed"):
+            old.append([make_record("late")])
+            assert keys(ResultsStore(uri)) == ["a", "b", "late"], "not yet decided"
+            assert ResultsStore(uri).compact() == 0
+        write(folder, path, content)
+
+    monkeypatch.setattr(LocalFolder, "write", late)
+    new.append_as(SWEEP, 2)
+    assert keys(new) == keys(old) == ["a", "b"]
+    assert ResultsStore(uri).compact() == 3
+    assert keys(new) == ["a", "b"]
+
+
+def test_the_next_driver_decides_for_one_that_died_before_it_listed(uri: str) -> None:
+    first = ResultsStore(uri)
+    with Lease(first, SWEEP, **QUICK):
+        first.append([make_record("a")])
+    first.folder.write_new(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP).encode())
+    with Lease(ResultsStore(uri), SWEEP, **QUICK) as third:
+        assert third.number == 3
+        first.append([make_record("b")])
+        assert keys(ResultsStore(uri)) == ["a"]
+
+
+def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> None:
+    one, other = ResultsStore(uri), ResultsStore(uri)
+    with Lease(one, SWEEP, **QUICK), Lease(other, "pocket/full", **QUICK):
+        other.append([make_record("x", sweep="pocket/full")])
+    with Lease(ResultsStore(uri), SWEEP, **QUICK):
+        other.append([make_record("y", sweep="pocket/full")])
+        ResultsStore(uri).append([make_record("z", sweep="pocket/full")])
+    assert sorted(ResultsStore(uri).load("pocket/full")) == ["x", "y", "z"]
+    assert Fences(one.folder).lost("records", ["odd.parquet", "0" * 20 + "-" + "0" * 32 + ".parquet"]) == set()
+
+
+def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:
+    """A failed attempt by a driver whose clock is ahead, then a shorter one that completes an hour "earlier"."""
+    failed = make_record("a", status=Status.FAILED_CODE, test_score=None, minutes=90, attempts=3)
+    again = make_record("a", minutes=30, attempts=4)
+    store = ResultsStore(uri)
+    store.append([failed], [make_point("a", epoch, attempt=3) for epoch in (1, 2, 3)], suggestions=[make_suggestion(0)])
+    behind = ResultsStore(uri)
+    assert behind.journal(SWEEP)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now - 3600 * 10**9)
+    values = '{"a":2.5}'
+    behind.append([again], [make_point("a", 1, attempt=4, loss=7.0)], suggestions=[make_suggestion(0, values=values)])
+    for _ in range(2):
+        assert behind.load(SWEEP) == {"a": again}
+        assert behind.curves()[["epoch", "loss"]].to_numpy().tolist() == [[1, 7.0]]
+        assert [row.values for row in behind.journal(SWEEP)] == [values]
+        behind.compact()
+    twice = [make_record("b", status=Status.LOST, attempts=number, minutes=9 - number) for number in (1, 2)]
+    behind.append(twice[::-1])
+    assert behind.load(SWEEP)["b"] == twice[1]
+    assert "b" in keys(behind)
+
+
+class Unreliable(LocalFolder):
+    """A folder whose requests are late, arrive twice, or arrive although their reply is lost."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        super().__init__(path)
+        self._chance = random.Random(seed)
+
+    def _write_new(self, path: str, content: Any) -> bool:
+        time.sleep(self._chance.uniform(0, 0.02))
+        done = super()._write_new(path, content)
+        if self._chance.random() < 0.3:
+            raise TimeoutError("timed out")
+        return done
+
+    def _write(self, path: str, content: Any) -> None:
+        if self._chance.random() < 0.3:
+            threading.Timer(self._chance.uniform(0, 0.3), super()._write, (path, content)).start()
+        super()._write(path, content)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_two_drivers_write_under_one_number(uri: str, seed: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("orca_ray.results.lease.ended_here", lambda holder: False)
+    leases: list[Lease] = []
+
+    def drive(number: int) -> None:
+        store = ResultsStore(uri)
+        store.folder = Unreliable(Path(uri), 100 * seed + number)
+        chance = random.Random(10 * seed + number)
+        lease = Lease(store, SWEEP, renew_seconds=0.02, expiry_seconds=0.1)
+        try:
+            lease.__enter__()
+        except UserError:
+            return
+        leases.append(lease)
+        for count in range(3):
+            time.sleep(chance.uniform(0, 0.05))
+            store.append([make_record(f"{lease.number} {count} {number}")])
+            if chance.random() < 0.5:
+                stand_still(lease)  # and go on to append
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(drive, [number % 8 for number in range(24)]))
+    for lease in leases:
+        stand_still(lease)
+    time.sleep(0.4)
+    numbers = [lease.number for lease in leases]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1)), "each number was given once"
+    assert len(numbers) >= 3
+    with Lease(ResultsStore(uri), SWEEP, **QUICK) as last:
+        assert last.number == len(numbers) + 1
+    found = keys(ResultsStore(uri))
+    ResultsStore(uri).compact()
+    assert keys(ResultsStore(uri)) == found
+    assert {f"{numbers[-1]} {count}" for count in range(3)} <= {key.rpartition(" ")[0] for key in found}
