@@ -8,18 +8,17 @@ import math
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.faults.checks import check_machine, check_store
-from benchmarks.faults.kinds import KINDS, Fault
+from benchmarks.faults.kinds import KINDS, Fault, wait
 from benchmarks.faults.run import Run
 from benchmarks.faults.site import Site
 
@@ -130,6 +129,7 @@ def _disturb(run: Run, fault: Fault, result: Result) -> None:
     elif code and (lacking := [text for text in fault.messages if text not in run.log.read_text()]):
         result.problems.append(f"the message lacks {lacking}: {run.tail()}")
     result.codes.append(code)
+    result.problems += fault.problems()
 
 
 def _finish(run: Run, result: Result) -> None:
@@ -146,13 +146,6 @@ def _left(check: Callable[[Run], list[str]], run: Run) -> list[str]:
         return check(run)
     except Exception as error:
         return [f"{check.__name__}: {type(error).__name__}: {error}"]
-
-
-def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
-    """Wait for the end of a process, and return its exit code; None if it takes longer."""
-    with suppress(subprocess.TimeoutExpired):
-        return command.wait(seconds)
-    return None
 
 
 @contextmanager

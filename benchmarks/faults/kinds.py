@@ -1,11 +1,13 @@
 """The faults that `benchmarks.fault_harness` makes while a sweep runs."""
 
 import contextlib
+import glob
 import os
 import random
 import signal
 import subprocess
 import sys
+import time
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -13,7 +15,9 @@ from pathlib import Path
 import psutil
 
 from benchmarks.faults.proxy import Proxy
+from benchmarks.faults.requests import RequestProxy
 from benchmarks.faults.run import Run
+from benchmarks.faults.site import NAME
 from tests.cluster.processes import descendants, free_ports
 
 
@@ -46,6 +50,10 @@ class Fault:
     def lasts(self) -> float:
         """Seconds until `relieve` if the command still runs."""
         return float("inf")
+
+    def problems(self) -> list[str]:
+        """Return what went wrong beside the disturbed command; called after it has ended."""
+        return []
 
     def clean(self) -> None:
         """Remove what `prepare` made, at the end of the run."""
@@ -246,6 +254,207 @@ class SlowStore(FrozenStore):
         return True
 
 
+class _Requests(FrozenStore):
+    """For 5 to 15 seconds, a share of the requests to the store meets a fault of `RequestProxy`."""
+
+    kind = ""
+
+    def __init__(self, run: Run, chance: random.Random) -> None:
+        super().__init__(run, chance)
+        self._lasts = chance.uniform(5.0, 15.0)
+
+    def prepare(self) -> str:
+        self.requests = RequestProxy(self.run.site.s3_port(), self.chance)
+        self.run.use_s3(self.requests.port)
+        return ""
+
+    def inject(self) -> bool:
+        self.requests.kind = self.kind
+        return True
+
+    def relieve(self) -> None:
+        self.requests.kind = ""
+
+    def clean(self) -> None:
+        self.requests.close()
+
+
+class LostRequests(_Requests):
+    """Writes never reach the server."""
+
+    kind = "lost-request"
+
+
+class LostReplies(_Requests):
+    """Writes are done, and nobody learns it."""
+
+    kind = "lost-reply"
+
+
+class RepeatedRequests(_Requests):
+    """Writes arrive a second time, up to three seconds later, after others."""
+
+    kind = "twice"
+
+
+class LateRequests(_Requests):
+    """Writes break off, are repeated, and the first one arrives after all."""
+
+    kind = "late"
+
+
+class BusyReads(_Requests):
+    """Reads are answered with status 503."""
+
+    kind = "busy-reads"
+
+
+class Throttled(_Requests):
+    """Everything is answered with status 503."""
+
+    kind = "busy"
+
+
+class _Hooked(Fault):
+    """The driver acts on itself at one exact place (`hooks`)."""
+
+    kind = ""
+    seconds = 200.0
+    """How long the sweep may take until it comes to that place."""
+
+    def prepare(self) -> str:
+        self.order = self.run.hook(self.kind)
+        return ""
+
+    def inject(self) -> bool:
+        self.order.write_text(str(self.chance.random()))
+        deadline = time.monotonic() + self.seconds
+        while self.order.exists():
+            if self.run.command.poll() is not None or time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
+
+class KillCompaction(_Hooked):
+    """The driver is killed while it compacts the store, between any two of its requests."""
+
+    kind = "compaction"
+    codes = (-signal.SIGKILL,)
+
+
+class StopBeforeWrite(_Hooked):
+    """The driver stands still between the check of its lease and the write, until another driver has done the rest."""
+
+    kind = "stop"
+    codes = (2,)
+    messages = ("has taken over: this one ends",)
+
+    def inject(self) -> bool:
+        if not super().inject():
+            return False
+        first = self.run.command
+        self.run.start()
+        self._code = wait(self.run.command, self.seconds)
+        self.run.command = first
+        first.send_signal(signal.SIGCONT)
+        return True
+
+    def problems(self) -> list[str]:
+        return [] if self._code == 0 else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+
+
+class TwoDrivers(Fault):
+    """The same command is started a second time: it names the first driver and ends."""
+
+    def inject(self) -> bool:
+        first = self.run.command
+        self.run.start()
+        self._code = wait(self.run.command, 100.0)
+        self.run.command = first
+        return True
+
+    def problems(self) -> list[str]:
+        said = "another driver runs" in self.run.log.read_text()
+        return [] if self._code == 2 and said else [f"the second driver ended with {self._code}: {self.run.tail()}"]
+
+
+class ClockStep(Fault):
+    """The clock of the machine is set forward or back by a minute to two hours, for all processes of the sweep."""
+
+    def prepare(self) -> str:
+        libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
+        if not libraries:
+            return "setting the clock needs libfaketime (Debian's package faketime)"
+        self._offset = self.run.folder / "offset"
+        self._offset.write_text("+0s\n")
+        self.run.environment(
+            LD_PRELOAD=libraries[0], FAKETIME_TIMESTAMP_FILE=str(self._offset), FAKETIME_CACHE_DURATION="1",
+            FAKETIME_DONT_FAKE_MONOTONIC="1", FAKETIME_DONT_RESET="1", NO_FAKE_STAT="1",
+        )  # fmt: skip
+        return ""
+
+    def inject(self) -> bool:
+        self._offset.write_text(f"{self.chance.choice('+-')}{self.chance.randrange(60, 7200)}s\n")
+        return True
+
+
+class Sleep(Fault):
+    """The machine sleeps: all processes of the sweep stand still, for longer or shorter than a lease."""
+
+    codes: Collection[int] = (0, 75)
+    messages = ("the same command continues",)
+
+    def inject(self) -> bool:
+        found = self.run.processes()
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            if number == signal.SIGSTOP:
+                time.sleep(self.chance.uniform(5.0, 50.0))
+        return bool(found)
+
+
+READER = """
+import sys
+from pathlib import Path
+from orca_ray.results.status import sweep_status
+from orca_ray.results.store import ResultsStore
+count = 0
+while not Path(sys.argv[2]).exists():
+    store = ResultsStore(sys.argv[1])
+    keys = set(store.records()["trial_key"])
+    store.curves(), store.artefacts(), store.logs(), store.journal(sys.argv[3]), sweep_status(store, sys.argv[3])
+    assert keys <= set(store.scan().values("trial_key")), "a record has vanished"
+    count += 1
+assert count > 1
+"""
+
+
+class Reader(Fault):
+    """Another process reads all tables, again and again, until the sweep is done."""
+
+    def inject(self) -> bool:
+        self._end = self.run.folder / "end"
+        self._reader = self.run.popen([sys.executable, "-c", READER, self.run.direct_uri, str(self._end), NAME])
+        return True
+
+    def relieve(self) -> None:
+        self._end.touch()
+        self._code = wait(self._reader, 60.0)
+
+    def problems(self) -> list[str]:
+        return [] if self._code == 0 else [f"the reader ended with {self._code}: {self.run.tail()}"]
+
+
+def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
+    """Wait for the end of a process, and return its exit code; None if it takes longer."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return command.wait(seconds)
+    return None
+
+
 KINDS: dict[str, type[Fault]] = {
     "driver": KillDriver,
     "worker": KillWorker,
@@ -259,4 +468,16 @@ KINDS: dict[str, type[Fault]] = {
     "store-freeze": FrozenStore,
     "store-slow": SlowStore,
     "store-break": BrokenStore,
+    "lost-request": LostRequests,
+    "lost-reply": LostReplies,
+    "twice": RepeatedRequests,
+    "late": LateRequests,
+    "busy-reads": BusyReads,
+    "throttled": Throttled,
+    "stop-write": StopBeforeWrite,
+    "two-drivers": TwoDrivers,
+    "clock": ClockStep,
+    "sleep": Sleep,
+    "reader": Reader,
+    "compaction": KillCompaction,
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.faults.hooks import HOOK, SITECUSTOMIZE
 from benchmarks.faults.site import BUCKET, NAME, Site
 from orca_ray.errors import UserError
 from orca_ray.results import live
@@ -40,6 +41,19 @@ class Run:
         place, rest = f"{BUCKET}/{self.folder.name}", "&scheme=http&region=us-east-1"
         self.uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{port}{rest}"
         self.direct_uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{self.site.s3_port()}{rest}"
+
+    def hook(self, kind: str) -> Path:
+        """Install a hook of `hooks` in every command from now on; return the file whose creation makes it act."""
+        folder = self.folder / "hook"
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(SITECUSTOMIZE)
+        path = f"{folder}{os.pathsep}{self._environment['PYTHONPATH']}"
+        self.environment(PYTHONPATH=path, **{HOOK: f"{kind}:{folder / 'go'}"})
+        return folder / "go"
+
+    def environment(self, **variables: str) -> None:
+        """Set variables of the environment of the commands that start from now on."""
+        self._environment |= variables
 
     def popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a process in a session of its own."""

@@ -1,0 +1,63 @@
+"""Hooks in the driver of a disturbed run: it stops or kills itself at one exact place, when a file says so.
+
+`Run.hook` puts a directory before all others of PYTHONPATH, whose ``sitecustomize.py`` calls `install`.
+"""
+
+import os
+import random
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+SITECUSTOMIZE = "from benchmarks.faults.hooks import install\n\ninstall()\n"
+HOOK = "ORCA_FAULT_HOOK"
+"""Variable of the environment: kind of the hook, and the file that says when, with ":" between."""
+
+
+def install() -> None:
+    """Install the hook that the environment names, in the process of the command only."""
+    kind, _, order = os.environ.get(HOOK, "").partition(":")
+    if kind and "orca_ray.cli.main" in sys.orig_argv:
+        from orca_ray.results.store import ResultsStore
+
+        {"stop": _stop, "compaction": _compaction}[kind](ResultsStore, Path(order))
+
+
+def _stop(store: Any, order: Path) -> None:
+    """Stop the driver after it has checked its lease, and before it appends rows."""
+    append = store.append
+
+    def stopped(self: Any, *args: Any, **rows: Any) -> None:
+        if rows.get("records") and order.exists():
+            order.rename(order.with_name("stopped"))
+            os.kill(os.getpid(), signal.SIGSTOP)
+        append(self, *args, **rows)
+
+    store.append = stopped
+
+
+def _compaction(store: Any, order: Path) -> None:
+    """Kill the driver at one of the requests of a compaction."""
+    merge = store._merge
+
+    def killed(self: Any, *args: Any) -> int:
+        if order.exists():
+            left = random.Random(order.read_text()).randrange(12)
+            folder = self.folder
+
+            def count(action: Any) -> Any:
+                def counted(*given: Any) -> Any:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        order.rename(order.with_name("killed"))
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return action(*given)
+
+                return counted
+
+            folder.write, folder.delete = count(folder.write), count(folder.delete)
+        return merge(self, *args)  # type: ignore[no-any-return]
+
+    store._merge = killed
