@@ -372,7 +372,7 @@ class TwoDrivers(Fault):
         self.run.start()
         self._code = wait(self.run.command, 100.0)
         self.run.command = first
-        return True
+        return self._code != 0 or first.poll() is None  # the first one had ended when the second one looked
 
     def problems(self) -> list[str]:
         said = "another driver runs" in self.run.log.read_text()
