@@ -19,10 +19,21 @@ def site() -> Iterator[Site]:
 
 @pytest.mark.parametrize(
     ("kind", "seed"),
-    [("driver", 1), ("worker", 2), ("raylet", 3), ("node", 4), ("sigterm", 5), ("store-break", 6), ("gcs", 7)],
+    [
+        ("driver", 1),
+        ("worker", 2),
+        ("raylet", 3),
+        ("node", 4),
+        ("sigterm", 5),
+        ("store-break", 6),
+        ("gcs", 7),
+        ("stop-write", 8),
+        ("late", 9),
+        ("compaction", 10),
+    ],
 )
 def test_the_same_command_completes_the_sweep_after_a_fault(site: Site, kind: str, seed: int) -> None:
-    if kind.startswith("store"):
+    if kind in ("store-break", "late"):
         pytest.importorskip("moto.server", reason="the S3 server is a development dependency: moto[s3], flask")
     result = disturbed_run(site, seed, kind, seed)
     shutil.rmtree(site.folder / str(seed), ignore_errors=True)
