@@ -28,7 +28,7 @@ class RequestProxy:
         self.hit = 0
         """Number of requests that met a fault."""
         self.target, self._chance, self._share, self._lock = target, chance, share, threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -51,6 +51,11 @@ class RequestProxy:
         """Return the delay of a request that arrives late, in seconds."""
         with self._lock:
             return self._chance.uniform(0.0, 3.0)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: a client that is killed resets its connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import psutil
@@ -38,7 +39,7 @@ class Run:
 
     def use_s3(self, port: int) -> None:
         """Use a store on the S3 server; commands reach it through ``port``."""
-        place, rest = f"{BUCKET}/{self.folder.name}", "&scheme=http&region=us-east-1"
+        place, rest = f"{BUCKET}/{uuid.uuid4().hex}", "&scheme=http&region=us-east-1"
         self.uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{port}{rest}"
         self.direct_uri = f"s3://key:word@{place}?endpoint_override=127.0.0.1:{self.site.s3_port()}{rest}"
 
