@@ -74,6 +74,8 @@ def disturbed_run(site: Site, number: int, kind: str, seed: int) -> Result:
     for attempt in range(ATTEMPTS):
         chance = random.Random(f"{kind} {seed}")
         result = Result(number, kind, seed, chance.randrange(site.num_trials - 2) // 2**attempt, chance.uniform(0, 3))
+        if KINDS[kind].early:
+            result.num_done, result.delay = 0, 0.0
         shutil.rmtree(site.folder / str(number), ignore_errors=True)
         run = Run(site, number)
         fault = KINDS[kind](run, chance)

@@ -3,12 +3,15 @@
 `Run.hook` puts a directory before all others of PYTHONPATH, whose ``sitecustomize.py`` calls `install`.
 """
 
+import importlib
 import os
 import random
 import signal
 import sys
+import time
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 SITECUSTOMIZE = "from benchmarks.faults.hooks import install\n\ninstall()\n"
 HOOK = "ORCA_FAULT_HOOK"
@@ -21,7 +24,7 @@ def install() -> None:
     if kind and "orca_ray.cli.main" in sys.orig_argv:
         from orca_ray.results.store import ResultsStore
 
-        {"stop": _stop, "compaction": _compaction}[kind](ResultsStore, Path(order))
+        {"stop": _stop, "compaction": _compaction, "clock": _clock}[kind](ResultsStore, Path(order))
 
 
 def _stop(store: Any, order: Path) -> None:
@@ -35,6 +38,33 @@ def _stop(store: Any, order: Path) -> None:
         append(self, *args, **rows)
 
     store.append = stopped
+
+
+def _clock(store: Any, order: Path) -> None:
+    """Move all clocks that the driver's modules ask by the seconds in the file, once it exists."""
+    seconds, nanoseconds = time.time, time.time_ns
+
+    def offset() -> float:
+        return float(order.read_text() or 0) if order.exists() else 0.0
+
+    class Moved(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(seconds=offset())
+
+    time.time = lambda: seconds() + offset()
+    time.time_ns = lambda: nanoseconds() + int(offset() * 1e9)
+    for name in (
+        "results.lease",
+        "results.live",
+        "sweep.run.recorder",
+        "sweep.run.messages",
+        "sweep.run.controller",
+        "sweep.search.search",
+    ):
+        module = importlib.import_module(f"orca_ray.{name}")
+        if hasattr(module, "datetime"):
+            vars(module)["datetime"] = Moved
 
 
 def _compaction(store: Any, order: Path) -> None:

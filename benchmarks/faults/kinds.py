@@ -1,7 +1,6 @@
 """The faults that `benchmarks.fault_harness` makes while a sweep runs."""
 
 import contextlib
-import glob
 import os
 import random
 import signal
@@ -30,6 +29,8 @@ class Fault:
     """Texts that the command prints if it ends with another code than 0."""
     options: tuple[str, ...] = ()
     """More options of the disturbed command."""
+    early = False
+    """Whether the fault comes with the first trial, because it takes long to be felt."""
 
     def __init__(self, run: Run, chance: random.Random) -> None:
         """Store the arguments; ``chance`` decides everything that is random."""
@@ -367,35 +368,27 @@ class StopBeforeWrite(_Hooked):
 class TwoDrivers(Fault):
     """The same command is started a second time: it names the first driver and ends."""
 
+    early = True
+
     def inject(self) -> bool:
         first = self.run.command
         self.run.start()
         self._code = wait(self.run.command, 100.0)
         self.run.command = first
-        return self._code != 0 or first.poll() is None  # the first one had ended when the second one looked
+        return self._code != 0  # 0: the first one had left the lease when the second one looked
 
     def problems(self) -> list[str]:
         said = "another driver runs" in self.run.log.read_text()
         return [] if self._code == 2 and said else [f"the second driver ended with {self._code}: {self.run.tail()}"]
 
 
-class ClockStep(Fault):
-    """The clock of the machine is set forward or back by a minute to two hours, for all processes of the sweep."""
+class ClockStep(_Hooked):
+    """The driver's clock is set forward or back by a minute to two hours."""
 
-    def prepare(self) -> str:
-        libraries = glob.glob("/usr/lib/*/faketime/libfaketimeMT.so.1")
-        if not libraries:
-            return "setting the clock needs libfaketime (Debian's package faketime)"
-        self._offset = self.run.folder / "offset"
-        self._offset.write_text("+0s\n")
-        self.run.environment(
-            LD_PRELOAD=libraries[0], FAKETIME_TIMESTAMP_FILE=str(self._offset), FAKETIME_CACHE_DURATION="1",
-            FAKETIME_DONT_FAKE_MONOTONIC="1", FAKETIME_DONT_RESET="1", NO_FAKE_STAT="1",
-        )  # fmt: skip
-        return ""
+    kind = "clock"
 
     def inject(self) -> bool:
-        self._offset.write_text(f"{self.chance.choice('+-')}{self.chance.randrange(60, 7200)}s\n")
+        self.order.write_text(str(self.chance.choice((-1, 1)) * self.chance.randrange(60, 7200)))
         return True
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+import obstore
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pytest
@@ -159,3 +160,24 @@ def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pyte
         assert held.retried == (live.Request("retry", "k"),)
         with pytest.raises(UserError, match=r"another driver runs pocket/quick in this store \(process "):
             Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()
+
+
+def test_a_file_is_created_once_by_a_conditional_write(
+    uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, one, other = S3Folder(uri), pa.py_buffer(b"one"), pa.py_buffer(b"other")
+    assert folder.write_new("live/a.json", one)
+    assert not folder.write_new("live/a.json", other)
+    assert folder.write_new("live/a.json", one), "as after a lost reply"
+    monkeypatch.setattr(folder, "_holds", lambda path, content: content is None)  # another driver's file came just now
+    folder.write_new("live/a.json", other)
+    assert folder.read("live/a.json") == one
+    assert not caplog.records or "conditional" not in caplog.text
+    put = obstore.put
+    monkeypatch.undo()
+    monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(obstore, "put", lambda store, path, content, mode: put(store, path, content))
+    for name in "bc":
+        assert folder.write_new(f"live/{name}.json", one), "without conditions, what stays in the end counts"
+    assert caplog.text.count("no conditional writes (the server ignores If-None-Match)") == 1
+    assert "word" not in caplog.text

@@ -7,6 +7,7 @@ none of these calls the controller. docs/way-of-a-trial.md has a drawing.
 """
 
 import functools
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -73,7 +74,7 @@ class SweepController:
         self.placement = Placement()
         """Decides which resources a trial gets, and whether it may start now; executors set their own."""
         self._num_ran = 0
-        self._began = datetime.now(UTC)
+        self._began = time.monotonic()
         self._recorder = Recorder(store, self.sweep, before=lease.check if lease else None)
         self.control = Control(
             lease, self._emit, state=self._live_state, retry=self.retry, runs=self.trials.__contains__
@@ -249,7 +250,7 @@ class SweepController:
             statuses={status: sum(r.status is status for r in records) for status in Status},
             failed=tuple(record for record in records if record.status.failed),
             interrupted=interrupted or not self.done,
-            seconds=(datetime.now(UTC) - self._began).total_seconds(),
+            seconds=time.monotonic() - self._began,
             unfinished=tuple(self.searches.failures()),
             deterministic=self.searches.spec.deterministic,
             aligned=sum(bool(record.align_epochs) for record in records),
