@@ -60,6 +60,21 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+_FORMULA = re.compile(r"[=+\-@]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def csv_cell(value: object) -> object:
+    """Return a cell of a CSV file for people: text is `printable`, and no spreadsheet takes it for a formula.
+
+    Text that begins with ``=``, ``+``, ``-`` or ``@`` gets an apostrophe in front, unless it is a number.
+    """
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
 def shorten(value: object, limit: int = 200) -> str:
     """Return ``value`` as text without credentials; longer text ends with "…" after ``limit`` characters."""
     text = _without_credentials(str(value))

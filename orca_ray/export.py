@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
-from orca_ray.errors import UserError, lookup, shorten
+from orca_ray.errors import UserError, csv_cell, lookup, shorten
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
@@ -48,8 +48,8 @@ def write_predictions(
 
     ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested lists.
     Column ``p_NAME`` has the probability of a class or label, ``probability`` that of a mask. ``progress`` is called
-    with the number of rows so far. The file appears when it is complete. Raises UserError for inputs that the model
-    cannot take, and if `check_predictions` does.
+    with the number of rows so far. A CSV file has the text of `csv_cell`. The file appears when it is complete. Raises
+    UserError for inputs that the model cannot take, and if `check_predictions` does.
     """
     check_predictions(path, model)
     target = path.absolute()
@@ -60,6 +60,8 @@ def write_predictions(
             for outputs in model.stream(inputs):
                 names = inputs.data.names[done : done + len(outputs)]
                 batch = _table(model, outputs, list(names) or np.arange(done, done + len(outputs)))
+                if target.suffix.lower() == ".csv":
+                    batch = _for_spreadsheets(batch)
                 writer = writer or WRITERS[target.suffix.lower()](scratch / target.name, batch.schema)
                 writer.write_table(batch)
                 done += len(outputs)
@@ -79,6 +81,15 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
         columns["probability"] = _nested(model.probabilities(outputs))
     about = {"task": model.task.name, "method": model.config.method, "trial": model.config.trial}
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
+
+
+def _for_spreadsheets(table: Any) -> Any:
+    """Return a table with the text of its cells and the names of its columns as `csv_cell` returns them."""
+    columns = [
+        pa.array(map(csv_cell, column.to_pylist()), pa.string()) if pa.types.is_string(column.type) else column
+        for column in table.columns
+    ]
+    return pa.table(columns, [str(csv_cell(name)) for name in table.column_names])
 
 
 def column_names(model: Predictor) -> list[str]:

@@ -39,7 +39,8 @@ def list_(benchmark: BenchmarkArgument = None, json: JsonOption = False) -> None
         some = f"{row['fetched']} of {row['files']}"
         fetched = {0: "no", row["files"]: "yes"}.get(row["fetched"], some) if row["files"] else "–"
         extent = "?" if row["bytes"] is None else size(row["bytes"])
-        cells.append((row["name"], row["files"], extent, fetched, "yes" if row["prepared"] else "no", row["licence"]))
+        prepared = "yes" if row["prepared"] else "damaged" if row["damaged"] else "no"
+        cells.append((row["name"], row["files"], extent, fetched, prepared, row["licence"]))
     columns = ("task", "files", "size", "fetched", "prepared", "licence")
     show_table(columns, cells, right=("files", "size"), wrap=("licence",))
 
@@ -56,10 +57,19 @@ def _listed(task: "Task") -> dict[str, Any]:
         "bytes": sum(sizes) if all(sizes) else None,
         "fetched": sum(present),
         "prepared": None if data is None else {"fingerprint": data.fingerprint, "path": str(data.directory)},
+        "damaged": data is None and _damaged(task),
         "licence": task.licence,
         "terms": task.terms,
         "raw_directory": str(task.raw_directory),
     }
+
+
+def _damaged(task: "Task", protocol: str = Protocol.HELD_OUT.value) -> bool:
+    """Return whether there are prepared data of a task that cannot be read."""
+    from orca_ray.data.prepared import opened
+
+    directory = task.prepared_directory(protocol)
+    return any(directory.glob("*")) and opened(task.name, directory) is None
 
 
 def show(
@@ -101,7 +111,8 @@ def show(
         elif facts["picture"]:
             say(f"picture: {facts['picture']}")
     if data is None and not json:
-        note(f"not prepared: after {command!r}, this command also shows counts, ranges and a picture")
+        state = "prepared data are damaged" if _damaged(chosen, protocol.value) else "not prepared"
+        note(f"{state}: after {command!r}, this command also shows counts, ranges and a picture")
 
 
 def _draw(task: "Task", data: "PreparedData", picture: Path | None) -> str | None:

@@ -4,6 +4,7 @@ No reader executes code from a file. pandas is not used for tables, because it s
 ``scipy.io.wavfile`` is not, because it silently accepts a recording that ends early and drops an incomplete sample.
 """
 
+import codecs
 import csv
 import io
 import struct
@@ -75,7 +76,7 @@ def _place(path: Path, field: str) -> str:
 
 def read_lines(path: Path) -> list[str]:
     """Return the non-empty lines of a UTF-8 text file, stripped; raises UserError if there are none."""
-    lines = [line.strip() for line in _text(path).split("\n")]
+    lines = [line.strip() for line in decoded(path, cache.read_bytes(path)).split("\n")]
     if not any(lines):
         raise UserError(f"{path}: expected one entry a line, found an empty file")
     return [line for line in lines if line]
@@ -84,17 +85,28 @@ def read_lines(path: Path) -> list[str]:
 def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
     """Return ``columns`` of a comma-separated table with a header line: a list of texts by column name.
 
-    Raises UserError unless each column is once in the header, all rows have as many fields as the header, and there is
-    a row.
+    Raises UserError as `read_rows` does, unless each column is once in the header, and if there is no row.
     """
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    header, rows = read_rows(path)
+    if bad := [name for name in columns if header.count(name) != 1]:
+        found = shorten(", ".join(header)) or "an empty file"
+        count = header.count(bad[0])
+        raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
+    if not rows:
+        raise UserError(f"{path}: expected rows below the header, found none")
+    return {name: [row[header.index(name)] for row in rows] for name in columns}
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the rows, as lists of texts, of a comma-separated table; both may be empty.
+
+    Raises UserError if a row has not as many fields as the header.
+    """
+    text = decoded(path, cache.read_bytes(path))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
     try:
         header = next(reader, [])
-        if bad := [name for name in columns if header.count(name) != 1]:
-            found = shorten(", ".join(header)) or "an empty file"
-            count = header.count(bad[0])
-            raise UserError(f"{path}: expected column {bad[0]!r} once in the header, found {count}: {found}")
-        rows = []
         for row in filter(None, reader):
             if len(row) != len(header):
                 expected = f"{len(header)} values ({shorten(', '.join(header))})"
@@ -102,19 +114,25 @@ def read_csv(path: Path, columns: Sequence[str]) -> dict[str, list[str]]:
             rows.append(row)
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: expected a comma-separated table, {error}") from error
-    if not rows:
-        raise UserError(f"{path}: expected rows below the header, found none")
-    return {name: [row[header.index(name)] for row in rows] for name in columns}
+    return header, rows
 
 
-def _text(path: Path) -> str:
-    content = cache.read_bytes(path)
-    if b"\0" in content:
-        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
+def encoding_of(start: bytes) -> str:
+    """Return the encoding of a text that begins with ``start``: UTF-16 if its mark is there, else UTF-8."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def decoded(path: Path, content: bytes) -> str:
+    """Return the text in the ``content`` of a file; UserError, with the line, for other bytes and for zero bytes."""
     try:
-        return content.decode("utf-8-sig")
+        text = content.decode(encoding_of(content))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected text in UTF-8, found byte {content[error.start]:#04x}") from error
+        line = 1 + content.count(b"\n", 0, error.start)
+        found = f"found byte {content[error.start]:#04x} in line {line}"
+        raise UserError(f"{path}: expected text in UTF-8, {found}; save it as UTF-8") from error
+    if "\0" in text:
+        raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
+    return text
 
 
 def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
@@ -205,11 +223,11 @@ def read_recording(path: Path) -> tuple[npt.NDArray[np.float32], int]:
     if len(data) % (bits // 8 * channels):
         width = f"samples of {bits // 8 * channels} bytes"
         raise UserError(f"{path}: expected {width} in chunk 'data', found {len(data)} bytes")
-    samples = np.frombuffer(data, f"<f{bits // 8}") if encoding == _FLOAT else _pcm(data, bits // 8)
+    samples: Array = np.frombuffer(data, f"<f{bits // 8}") if encoding == _FLOAT else _pcm(data, bits // 8)
     if not len(samples):
         raise UserError(f"{path}: expected samples, found none")
     check_not_finite(path, "samples", samples)
-    return samples.astype(np.float32).reshape(-1, channels), rate
+    return samples.astype(np.float32, copy=False).reshape(-1, channels), rate
 
 
 def _chunks(path: Path, content: bytes) -> dict[bytes, bytes]:
@@ -239,4 +257,4 @@ def _pcm(data: bytes, width: int) -> Array:
         values, width = padded.view("<i4")[:, 0], 4
     else:
         values = np.frombuffer(data, f"<i{width}")
-    return values / np.float64(2 ** (8 * width - 1))
+    return values.astype(np.float32) / np.float32(2 ** (8 * width - 1))  # exact, as it divides by a power of two

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, get_args
 from orca_ray.data.rows import ModalityName
 from orca_ray.errors import lookup
 from orca_ray.models.names import listed_body
-from orca_ray.options import Config, Number, one_of
+from orca_ray.options import Config, Number, must, one_of
 
 Patching = Literal["pad", "divide"]
 Initialisation = Literal["body", "paper", "random"]
@@ -26,7 +26,7 @@ class EmbedderConfig(Config):
 
     sequence_length: Number = 64
     "Largest number of tokens of an input for a 1-D body; the patch length follows from it"
-    image_size: Number = 56
+    image_size: Annotated[int, partial(must, "1 to 4096", lambda value: 1 <= value <= 4096)] = 56
     "Side in pixels that inputs of a 2-D body are resized to, rounded to a multiple of the body's patch side"
     patching: Annotated[Patching, partial(one_of, get_args(Patching))] = "pad"
     """How a series is cut. ``pad``: into the smallest patches that give at most ``sequence_length`` tokens; the end is

@@ -115,7 +115,7 @@ Warn = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LazySamples:
-    """N samples, maybe of unequal shapes, that are read one by one when they are selected."""
+    """N samples, maybe of unequal shapes, that are read one by one: only those that a caller keeps take memory."""
 
     num_samples: int
     read: Callable[[int], Array]
@@ -126,7 +126,16 @@ class LazySamples:
 
     def __getitem__(self, part: RowIndex) -> list[Array]:
         """Return the selected samples as a list of arrays."""
-        return [self.read(int(row)) for row in np.arange(self.num_samples)[part]]
+        return list(self.select(part))
+
+    def __iter__(self) -> Iterator[Array]:
+        """Yield the samples, each of which is read when its turn comes."""
+        return map(self.read, range(self.num_samples))
+
+    def select(self, part: RowIndex) -> Self:
+        """Return the selected samples, unread."""
+        rows = np.arange(self.num_samples)[part]
+        return replace(self, num_samples=len(rows), read=lambda row: self.read(int(rows[row])))
 
 
 Inputs = Rows | LazySamples | list[Array] | pd.DataFrame
@@ -178,7 +187,7 @@ class UserData:
         return len(self.x)
 
     def select(self, part: RowIndex) -> Self:
-        """Return a copy with only the selected samples, which are read into memory."""
+        """Return a copy with only the selected samples: in memory, but `LazySamples` stay unread."""
         rows = np.arange(len(self))[part]
 
         def taken(values: Array | None) -> Array | None:
@@ -190,7 +199,7 @@ class UserData:
         )  # fmt: skip
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
-        """Yield copies with ``size`` successive samples each, read into memory; None: as many as `batch_size` returns.
+        """Yield copies with ``size`` successive samples each, as by `select`; None: as many as `batch_size` returns.
 
         Memory of a memory-mapped file is released after each batch, so that files may be larger than the memory.
         """
@@ -205,7 +214,7 @@ class UserData:
         """Return how many float32 samples as large as the first fit into ``most_bytes``: 1 to 1024 (table: 1024)."""
         if hasattr(self.x, "columns") or not len(self):
             return _MOST_ROWS
-        first = np.asarray(_taken(self.x, slice(0, 1))[0])
+        first = np.asarray(next(iter(_taken(self.x, slice(0, 1)))))
         return max(1, min(_MOST_ROWS, most_bytes // max(1, 4 * first.size)))
 
     def place(self, row: int) -> str:
@@ -216,6 +225,8 @@ class UserData:
 def _taken(x: Inputs, part: RowIndex) -> Any:
     if isinstance(x, list):
         return [x[row] for row in np.arange(len(x))[part]]
+    if isinstance(x, LazySamples):
+        return x.select(part)
     return x.iloc[part] if hasattr(x, "iloc") else x[part]
 
 

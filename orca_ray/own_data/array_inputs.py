@@ -3,6 +3,7 @@
 Letters of axes: C channels, L steps, H rows, W columns, F features. An encoded sample is [C, L] or [C, H, W].
 """
 
+from dataclasses import replace
 from typing import Literal, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt, model_va
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import UserData, Warn
+from orca_ray.own_data import LazySamples, UserData, Warn
 from orca_ray.tasks.arrays import log_mel
 
 _PIXEL = 255.0
@@ -57,6 +58,8 @@ class ArrayInputs(BaseModel):
         Raises UserError for a sample of another shape, which the message names, and for values of another scale. Calls
         ``warn`` for series that are cut, and for values far from those of training.
         """
+        if self.mask:  # the lengths are needed too
+            data = replace(data, x=samples_of(data)[:])
         raw = self.raw(data, warn)
         self._check_scale(raw, data, warn)
         mean, std = (np.array(each, dtype=np.float32) for each in (self.mean, self.std))
@@ -91,7 +94,7 @@ class ArrayInputs(BaseModel):
         if sample.ndim != len(self.axes) or sample.dtype.kind not in "biuf":
             expected = f"expected numbers with axes {self.axes}"
             raise UserError(f"{data.place(row)}: {expected}, found {sample.dtype} of shape {list(sample.shape)}")
-        first = channels_first(sample, self.axes).astype(np.float32)
+        first = channels_first(sample, self.axes)
         if len(first) != self.num_channels:
             raise UserError(f"{data.place(row)}: expected {self.num_channels} channels, found {len(first)}")
         if len(self.shape) == 3:
@@ -154,11 +157,11 @@ class AudioInputs(BaseModel):
         return log_mel(padded, sample_rate=int(self.rate), n_mels=self.num_mels, n_fft=points)
 
 
-def samples_of(data: UserData) -> Array | list[Array]:
-    """Return the samples in memory, as an array or a list of arrays; raises UserError for a table."""
+def samples_of(data: UserData) -> Array | list[Array] | LazySamples:
+    """Return the samples, which may be unread; raises UserError for a table."""
     if hasattr(data.x, "columns"):
         raise UserError(f"{data.source}: expected arrays, found a table")
-    return data.x if isinstance(data.x, np.ndarray | list) else data.x[:]
+    return data.x if isinstance(data.x, np.ndarray | list | LazySamples) else data.x[:]
 
 
 def channels_first(sample: Array, axes: str, *, batch: bool = False) -> Array:

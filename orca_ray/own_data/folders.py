@@ -1,5 +1,6 @@
 """Folders with one file a sample: images, recordings or arrays; one sub-folder a class, or a table of labels."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
@@ -12,7 +13,7 @@ from PIL import Image
 
 from orca_ray.data import cache
 from orca_ray.data.npy import read_npy
-from orca_ray.data.readers import read_csv, read_recording
+from orca_ray.data.readers import read_recording, read_rows
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten
 from orca_ray.own_data import Format, Kind, LazySamples, Options, UserData
@@ -21,30 +22,36 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 GREY = ("1", "L", "I", "I;16", "I;16B", "F", "LA", "La")
 """Pillow's modes of images without colour."""
-_MOST_PIXELS = 2**27
+_MOST_PIXELS = 2**26
+_PIXEL_BYTES, _CHECKED_BYTES = 16, 2**26  # memory of a pixel while decoded; what is checked (it takes 0.2 ms)
 
 
 def opened(stream: BinaryIO, where: str) -> Any:
-    """Return a Pillow image, pixels not yet read; UserError for a format not in `IMAGE_FORMATS` or over 2^27 pixels."""
+    """Return a Pillow image, pixels not yet read; UserError for a format not in `IMAGE_FORMATS` and too many pixels."""
     try:
         image = Image.open(stream, formats=IMAGE_FORMATS)
     except Exception as error:  # Pillow's plug-ins raise many types for damaged headers
         expected = f"{where}: expected an image ({', '.join(IMAGE_FORMATS)})"
         raise UserError(f"{expected}, found something else: {shorten(error)}") from error
     if image.width * image.height > _MOST_PIXELS:
-        raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, found {image.width} × {image.height}")
+        found = f"found {image.width} × {image.height}; reduce it"
+        raise UserError(f"{where}: expected at most {_MOST_PIXELS:,} pixels, {found}")
+    if (num_bytes := _PIXEL_BYTES * image.width * image.height) > _CHECKED_BYTES:
+        cache.check_memory(num_bytes, f"{where}: its pixels", "reduce it")
     return image
 
 
 def decode(stream: BinaryIO, where: str, colour: str) -> Array:
-    """Return the pixels, uint8 [H, W] if ``colour`` is "grey", else [H, W, 3].
+    """Return the pixels, [H, W] if ``colour`` is "grey", else [H, W, 3].
 
-    Transparent pixels are laid on white. Values of 16 bits are scaled to 8. Raises UserError for a damaged file.
+    They are uint8, but float32 for images of 16 or 32 bits without colour, whose whole numbers are divided by 256.
+    Transparent pixels are laid on white. Raises UserError for a damaged file.
     """
     image = opened(stream, where)
     try:
-        if image.mode.startswith("I"):  # 16 bits: Pillow would cut values above 255
-            image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        if image.mode[0] in "IF":  # Pillow would cut values above 255
+            pixels = np.asarray(image, dtype=np.float32) / (1 if image.mode == "F" else 256)
+            return pixels if colour == "grey" else np.repeat(pixels[..., None], 3, axis=2)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
             white = Image.new("RGBA", image.size, "white")
@@ -72,7 +79,7 @@ def list_folder(
     """
     data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():
-        return [folder], [], partial(data, names=[folder.name])
+        return [folder], [], partial(data, names=[_utf8(folder.name)])
     every = sorted(file for file in folder.rglob("*") if file.is_file())
     hidden = (".", "__MACOSX")
     every = [file for file in every if not any(p.startswith(hidden) for p in file.relative_to(folder).parts)]
@@ -95,28 +102,34 @@ def list_folder(
             notes.append(f"{len(parts) - len(kept)} files outside of the classes' sub-folders are left out")
         paths, parts = [paths[row] for row in kept], [parts[row] for row in kept]
         splits = None if splits is None else splits[kept]
-        y = np.array([part[0] for part in parts])
-        empty = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and splits is None]
+        y = np.array([_utf8(part[0]) for part in parts])
+        empty = [_utf8(each.name) for each in sorted(folder.iterdir()) if each.is_dir() and splits is None]
         if lacking := sorted(set(empty) - set(y.tolist()) - {name for name in empty if name.startswith(".")}):
             notes.append(f"sub-folders without files: {', '.join(map(printable, lacking))}")
     elif table is not None:
         y = _labels(table, [file.name for file in paths], options)
     elif labelled:
         raise UserError(f"{folder}: no labels: put the files of each class in a sub-folder, or add labels.csv")
-    names = [file.relative_to(folder).as_posix() for file in paths]
+    names = [_utf8(file.relative_to(folder).as_posix()) for file in paths]
     return paths, notes, partial(data, y=y, splits=splits, names=names)
 
 
+def _utf8(name: str) -> str:
+    """Return the name of a file or folder with bytes that are no UTF-8 as escapes, since nothing stores such bytes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
 def _labels(table: Path, names: list[str], options: Options) -> Array:
-    with table.open(encoding="utf-8-sig") as stream:
-        header = [name.strip() for name in stream.readline().strip().split(",")]
+    header, rows = read_rows(table)
+    header = [name.strip() for name in header] or [""]
     key = next((name for name in _FILE_COLUMNS if name in header), header[0])
     others = [name for name in header if name != key]
     wanted = options.target[0] if options.target else others[0] if len(others) == 1 else ""
     if wanted not in others:
         raise UserError(f"{table}: which column is the target? Name it with --target; columns: {', '.join(others)}")
-    columns = read_csv(table, (key, wanted))
-    found = {Path(name).name: label for name, label in zip(columns[key], columns[wanted], strict=True)}
+    if twice := [name for name in (key, wanted) if header.count(name) > 1]:
+        raise UserError(f"{table}: several columns are named {quoted(twice[0])}; give each its own name")
+    found = {Path(row[header.index(key)]).name: row[header.index(wanted)] for row in rows}
     if missing := [name for name in names if name not in found]:
         raise UserError(f"{table}, column {key}: no row for the file {quoted(missing[0])}; add one, or remove the file")
     labels = np.array([found[name] for name in names])
@@ -153,6 +166,7 @@ def _decoded(path: Path, colour: str) -> Array:
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _MOST_SAMPLES = 2**27
+_MOST_RATIO = 1000  # of sampling rates
 
 
 def _read_audio_folder(path: Path, options: Options, labelled: bool) -> UserData:
@@ -183,12 +197,16 @@ def _recording(path: Path) -> tuple[Array, int]:
 
 
 def _waveform(path: Path, rate: float) -> Array:
-    """Return a recording as one channel [n] float32 at ``rate`` Hz."""
+    """Return a recording as one channel [n] float32 at ``rate`` Hz; UserError if its own rate is far from that."""
     samples, found = _recording(path)
     mono = samples.mean(axis=1)
     if found != rate:
         from scipy.signal import resample_poly
 
+        most = min(_MOST_RATIO, _MOST_SAMPLES / len(mono))
+        if not 1 / _MOST_RATIO <= rate / found <= most:
+            expected = f"{path}: expected a recording that can be converted to {rate:g} Hz"
+            raise UserError(f"{expected}, found {len(mono):,} samples at {found} Hz; correct its rate, or leave it out")
         ratio = Fraction(rate / found).limit_denominator(1000)
         mono = resample_poly(mono, ratio.numerator, ratio.denominator)
     return np.asarray(mono, dtype=np.float32)

@@ -17,14 +17,17 @@ import pyarrow as pa
 from pyarrow import csv, parquet, types
 
 from orca_ray.data import cache
+from orca_ray.data.archives import check_growth
+from orca_ray.data.readers import decoded, encoding_of
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Kind, LazySamples, Options, UserData
 from orca_ray.own_data.folders import decode
+from orca_ray.results.tables import encoded_text_bytes
 
 MISSING = ("", "?", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "none")
 """Entries that mean a missing value."""
-_GROWTH = 8.0  # memory of a table over the bytes of its text
+_GROWTH, _CELL_BYTES = 8.0, 64.0  # memory of a table over the bytes of its text, and of one cell
 _NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?([eE][-+]?\d+)?")
 
 
@@ -33,41 +36,55 @@ def _read_csv(path: Path, options: Options, labelled: bool) -> UserData:
     cache.check_memory(_GROWTH * size, f"{path}: its table", "convert it to Parquet, or split it")
     with cache.open_file(path) as stream:
         start = stream.read(2**16)
-    if b"\0" in start:
+    encoding = encoding_of(start)
+    text = start.decode(encoding, "replace")
+    if "\0" in text:
         raise UserError(f"{path}: expected text, found a zero byte: it is no table of text")
-    text = start.decode("utf-8-sig", "replace")
     header, _, rest = text.partition("\n")
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     fields = [field.strip().strip('"') for field in header.split(separator)]
     if all(_NUMBER.fullmatch(field) for field in fields):
         raise UserError(f"{path}: expected the columns' names in line 1, found numbers; add a header line")
     comma = separator == ";" and re.search(r"(^|;)-?\d+,\d+(;|\s)", rest) is not None
+    expected = f"{path}: expected a table with columns separated by {quoted(separator)}"
     try:
-        table = csv.read_csv(
-            path,
-            parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=csv.ConvertOptions(
-                null_values=list(MISSING), strings_can_be_null=True, decimal_point="," if comma else "."
-            ),
-        )
-        table.column_names  # noqa: B018 - decodes them
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected text in UTF-8, found other bytes in the header; save it as UTF-8") from error
-    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        expected = f"a table with columns separated by {quoted(separator)}"
-        raise UserError(f"{path}: expected {expected}: {shorten(error)}") from error
+        with cache.open_file(path) as stream:
+            table = csv.read_csv(
+                stream,
+                read_options=csv.ReadOptions(encoding=encoding.removesuffix("-sig")),
+                parse_options=csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+                convert_options=csv.ConvertOptions(
+                    null_values=list(MISSING), strings_can_be_null=True, decimal_point="," if comma else "."
+                ),
+            )
+        kinds = dict(zip(table.column_names, table.schema.types, strict=True))
+        is_text = not any(map(types.is_binary, kinds.values()))
+    except UnicodeDecodeError:
+        is_text = False
+    except (pa.ArrowException, ValueError, OSError) as error:
+        raise UserError(f"{expected}: {shorten(error)}") from error
+    if not is_text:
+        decoded(path, cache.read_bytes(path, size))  # raises an error with the line
+        raise UserError(f"{expected}, found other bytes")
     return from_arrow(str(path), table, options, labelled)
 
 
 def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
-    cache.check_special(path)
+    stored = cache.check_special(path)
     try:
-        with parquet.ParquetFile(path) as file:
-            meta = file.metadata
+        with cache.open_file(path) as stream:
+            meta = parquet.read_metadata(stream)
             size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
-            cells = 64.0 * meta.num_rows * meta.num_columns
+            check_growth(path, size, stored)
+            cells = _CELL_BYTES * meta.num_rows * meta.num_columns
             cache.check_memory(max(2.0 * size, cells), f"{path}: its table", "split it")
-            table = file.read()
+            leaves = [meta.schema.column(place) for place in range(meta.num_columns)]
+            texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+            if texts:  # read as dictionaries, which store equal texts once, until the expanded size is checked
+                encoded = parquet.ParquetFile(stream, metadata=meta, read_dictionary=texts).read(texts)
+                _check_expanded(str(path), encoded, stored)
+                del encoded
+            table = parquet.ParquetFile(stream, metadata=meta).read()
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -130,8 +147,6 @@ FORMATS = (
     Format(_SAVED, (".arrow",), _read_saved_dataset, folder=True, markers=(_DICT, _STATE)),
 )
 
-_CELL_BYTES = 64.0
-
 
 def _cells(column: Any, source: str, colour: str, *, images: bool) -> LazySamples:
     """Return the images or lists of numbers in a column of an Arrow table, converted when they are selected.
@@ -184,11 +199,19 @@ def from_arrow(
     y = _targets(source, table, target)
     if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
         y = _named(y, known)
-    groups, times, splits = (_values(table, name) if name in names else None for name in extra)
+    groups, times, splits = (_values(source, table, name) if name in names else None for name in extra)
     return UserData(
         x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
         splits=splits,
     )  # fmt: skip
+
+
+def _check_expanded(source: str, table: pa.Table, stored: int) -> None:
+    """Raise UserError if dictionary-encoded text takes too much for the memory, or for its ``stored`` bytes."""
+    expanded = sum(map(encoded_text_bytes, table.columns))
+    check_growth(Path(source), expanded, stored, ", text")
+    cells = _CELL_BYTES * table.num_rows * table.num_columns
+    cache.check_memory(2.0 * expanded + cells, f"{source}: its table", "give fewer rows or columns")
 
 
 def _check_unusable(source: str, table: pa.Table) -> None:
@@ -197,7 +220,7 @@ def _check_unusable(source: str, table: pa.Table) -> None:
         raise UserError(f"{source}: column {quoted(bad[0])} has no name, or another has the same; name each column")
     if not table.num_rows:
         raise UserError(f"{source}: expected rows, found none")
-    cache.check_memory(_CELL_BYTES * table.num_rows * len(names), f"{source}: its table", "give fewer rows or columns")
+    _check_expanded(source, table, table.nbytes)
     if broken := [field.name for field in table.schema if types.is_binary(field.type)]:
         raise UserError(f"{source}, column {quoted(broken[0])}: expected text in UTF-8 or numbers, found other bytes")
 
@@ -226,7 +249,7 @@ def _inputs(
     if not inputs:
         raise UserError(f"{source}: no column is left to predict from besides target, group and time")
     if not cells:
-        return to_frame(table.select(inputs)), "table", ()
+        return to_frame(source, table.select(inputs)), "table", ()
     if len(cells) > 1:
         raise UserError(f"{source}: columns {', '.join(cells)} hold lists or images; choose one with 'inputs'")
     others = [name for name in inputs if name not in cells]
@@ -237,28 +260,37 @@ def _inputs(
     return x, "images" if image else "array", notes
 
 
-def to_frame(table: pa.Table) -> pd.DataFrame:
-    """Return a data frame: numbers as float64, times as time stamps, all else as objects, None where missing."""
+def to_frame(source: str, table: pa.Table) -> pd.DataFrame:
+    """Return a data frame: numbers as float64, times as time stamps, all else as objects, None where missing.
 
+    Times keep microseconds. Raises UserError, with the column, for values that cannot be converted.
+    """
     columns: dict[str, Any] = {}
-    for field in table.schema:
-        column = table.column(field.name)
-        if types.is_dictionary(field.type):
-            column = column.cast(field.type.value_type)
-        if types.is_decimal(field.type):
-            column = column.cast("float64")
-        kind = column.type
-        if types.is_integer(kind) or types.is_floating(kind):
-            columns[field.name] = column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
-        elif types.is_temporal(kind) and not types.is_duration(kind) and not types.is_time(kind):
-            columns[field.name] = column.cast("timestamp[us]").to_numpy(zero_copy_only=False)
-        else:
-            columns[field.name] = pd.Series(column.to_pylist(), dtype=object)  # pandas 3 would make it another type
+    for name in table.column_names:
+        try:
+            columns[name] = _converted(table.column(name))
+        except (pa.ArrowException, ValueError, OverflowError) as error:
+            expected = f"expected values of type {table.column(name).type}, found damaged ones"
+            raise UserError(f"{source}, column {quoted(name)}: {expected}: {shorten(error)}") from error
     return pd.DataFrame(columns)
 
 
-def _values(table: pa.Table, name: str) -> Array:
-    return np.asarray(to_frame(table.select([name]))[name])
+def _converted(column: Any) -> Any:
+    if types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if types.is_decimal(column.type):
+        column = column.cast("float64")
+    kind = column.type
+    if types.is_integer(kind) or types.is_floating(kind):
+        return column.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+    if types.is_temporal(kind) and not types.is_duration(kind) and not types.is_time(kind):
+        nanoseconds = getattr(kind, "unit", "") == "ns"
+        return column.cast("timestamp[us]", safe=not nanoseconds).to_numpy(zero_copy_only=False)
+    return pd.Series(column.to_pylist(), dtype=object)  # pandas 3 would make it another type
+
+
+def _values(source: str, table: pa.Table, name: str) -> Array:
+    return np.asarray(to_frame(source, table.select([name]))[name])
 
 
 def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array | None:
@@ -269,10 +301,11 @@ def _targets(source: str, table: pa.Table, names: tuple[str, ...]) -> Array | No
         if len({cell.shape for cell in cells}) > 1:
             raise UserError(f"{source}, column {names[0]}: targets have unequal lengths; give fields of one size")
         return np.stack(cells)
-    values = [_values(table, name) for name in names]
+    values = [_values(source, table, name) for name in names]
     if len(names) == 1:
         return values[0]
     for name, each in zip(names, values, strict=True):
-        if each.dtype == object and not all(isinstance(value, bool) for value in each):
-            raise UserError(f"{source}, column {quoted(name)}: several targets must be numbers or true and false")
+        if each.dtype.kind not in "biuf" and not all(isinstance(value, bool) for value in each):
+            expected = "several targets must be numbers or true and false; give dates as numbers, such as days"
+            raise UserError(f"{source}, column {quoted(name)}: {expected}")
     return np.stack([each.astype(np.float64) for each in values], axis=1)

@@ -281,7 +281,7 @@ class ParquetPart:
             present = [name for name in columns if name in self.schema.names]
             found = self._file.read_row_groups(groups, columns=present, use_threads=False)
             if expand:
-                _check_size(sum(map(_expanded_bytes, found.columns)), len(found), where)
+                _check_size(found.nbytes + sum(map(encoded_text_bytes, found.columns)), len(found), where)
             for name in columns:
                 if name not in present:
                     column = kind.schema.field(name)
@@ -330,8 +330,16 @@ def _check_size(num_bytes: int, rows: int, where: str) -> None:
         raise UserError(f"{where} holds {rows} rows, which take {num_bytes / 2**30:.1f} GiB of memory; {allowed}")
 
 
-def _expanded_bytes(column: Any) -> int:
-    """Return the size in bytes of a column without dictionary encoding."""
-    chunks = [chunk for chunk in column.chunks if pa.types.is_dictionary(chunk.type)]
-    sizes = (pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0 for chunk in chunks)
-    return int(column.nbytes + sum(sizes))
+_EXPANDING = (pa.string(), pa.large_string(), pa.binary(), pa.large_binary())
+
+
+def encoded_text_bytes(column: Any) -> int:
+    """Return how many bytes the text in dictionary-encoded parts of an array or column takes once it is expanded."""
+    if isinstance(column, pa.ChunkedArray):
+        return sum(map(encoded_text_bytes, column.chunks))
+    if pa.types.is_nested(column.type):
+        inner = column.flatten() if hasattr(column, "flatten") else []  # values of lists, or fields of structs
+        return sum(map(encoded_text_bytes, inner if isinstance(inner, list) else [inner]))
+    if not pa.types.is_dictionary(column.type) or column.type.value_type not in _EXPANDING:
+        return 0
+    return int(pc.sum(pc.binary_length(column.dictionary).take(column.indices)).as_py() or 0)

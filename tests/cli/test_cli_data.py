@@ -227,6 +227,9 @@ def test_list_shows_what_is_there(command: Command) -> None:
     assert "other/first" not in table
     line = next(line.split() for line in table.splitlines() if "toy/first" in line)
     assert line == ["toy/first", "1", "200", "B", "yes", "yes", "CC-BY-NC-4.0"]
+    (Path(rows["toy/first"]["prepared"]["path"]) / "meta.json").write_text("{")
+    assert "damaged" in next(line for line in command("data", "list").out.splitlines() if "toy/first" in line)
+    assert "prepared data are damaged: after" in command("data", "show", "toy/first").err
 
 
 def test_show_without_prepared_data_shows_what_is_declared(command: Command, server: Server) -> None:

@@ -40,10 +40,12 @@ def test_classes_have_probabilities(series: Predictor, tmp_path: Path) -> None:
 
 
 def test_samples_with_names_keep_them(series: Predictor, tmp_path: Path) -> None:
-    write_predictions(series, series.inputs(UserData(x=X[:2], names=["a.wav", "b.wav"])), tmp_path / "out.csv")
+    names = ["a.wav", "=cmd()\x1b"]
+    write_predictions(series, series.inputs(UserData(x=X[:2], names=names)), tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert lines[0] == '"id","prediction","p_0","p_1","p_2"'
     assert lines[1].startswith('"a.wav",')
+    assert lines[2].startswith('"\'=cmd()\\x1b",')
 
 
 def test_several_labels(make: Make, tmp_path: Path) -> None:

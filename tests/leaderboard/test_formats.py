@@ -220,7 +220,7 @@ def test_nothing_confirmed_yet(format: str) -> None:
         assert text == text.rstrip("\n")
 
 
-@pytest.mark.parametrize("format", ["table", "markdown"])
+@pytest.mark.parametrize("format", ["table", "markdown", "csv"])
 def test_names_cannot_send_control_sequences(format: str) -> None:
     records = frame(run("digits", ODD, metric=ODD, sweep=ODD), run("digits", "orca", sweep="pocket/other\x1b[1m"))
     text = str(render(build(records, benchmark="pocket", sweep=ODD), format))
@@ -231,7 +231,8 @@ def test_names_cannot_send_control_sequences(format: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_formats_for_programs_keep_names_as_they_are() -> None:
+def test_json_keeps_names_as_they_are_and_csv_has_no_formula() -> None:
     board = build(frame(run("digits", ODD)), benchmark="pocket")
-    assert next(csv.DictReader(io.StringIO(str(render(board, "csv")))))["method"] == ODD
     assert json.loads(str(render(board, "json")))["methods"][0]["name"] == ODD
+    board = build(frame(run("digits", "=cmd()")), benchmark="pocket")
+    assert next(csv.DictReader(io.StringIO(str(render(board, "csv")))))["method"] == "'=cmd()"

@@ -181,6 +181,7 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("refine.optimizer", 3, "must be a name, got 3"),
         ("refine.epochs", 0, r"refine\.epochs must be at least 1"),
         ("embedder.image_size", 0, "image_size"),
+        ("embedder.image_size", 40_000, r"embedder\.image_size must be 1 to 4096, got 40000"),
         ("embedder.sequence_length", 0, r"embedder\.sequence_length must be at least 1 and finite, got 0"),
         ("embedder.initialisation", "boddy", "Did you mean 'body'"),
         ("head.dense", "poled", "Did you mean 'pooled'"),

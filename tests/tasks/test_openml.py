@@ -261,5 +261,7 @@ def test_more_categories_than_the_memory_holds_are_refused() -> None:
     expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory are free; leave the column out"
     with pytest.raises(UserError, match=expected):
         encode("openml/1", columns, np.arange(10))
+    with pytest.raises(UserError, match="column 'many' has 40,000 categories"):
+        encode("openml/1", columns[:1], np.arange(10))
     labels, occurring = classes("openml/1", columns[0])
     assert len(occurring) == len(set(labels.tolist())) == 40_000

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 
+from orca_ray.errors import csv_cell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import BoardReport
@@ -25,8 +26,9 @@ def _render(report: BoardReport) -> str:
     writer.writeheader()
 
     def write(section: str, **cells: object) -> None:
-        known = {name: "" if cell is None or cell != cell else cell for name, cell in cells.items()}
-        own = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol, "section": section}
+        known = {name: "" if cell is None or cell != cell else csv_cell(cell) for name, cell in cells.items()}
+        about = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol, "section": section}
+        own = {name: csv_cell(cell) for name, cell in about.items()}
         writer.writerow({**own, **known})
 
     for task in board.tasks:
@@ -62,7 +64,8 @@ def _csv_effects(effects: Effects) -> str:
         cells = ["" if value is None or math.isnan(value) else value for value in numbers]
         names = [", ".join(f"{factor}={level}" for factor, level in each.items()) for each in (levels, reference)]
         metric = effects.metrics.get(task, "")
-        writer.writerow([effects.benchmark, effects.sweep, effects.protocol, section, task, metric, *names, *cells])
+        row = [effects.benchmark, effects.sweep, effects.protocol, section, task, metric, *names, *cells]
+        writer.writerow(map(csv_cell, row))
 
     for each in effects.comparisons:
         value, low, high = each.ratio

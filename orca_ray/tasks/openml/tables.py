@@ -10,12 +10,14 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray.data import splits
+from orca_ray.data.archives import check_growth
 from orca_ray.data.cache import check_memory
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.rows import Array
@@ -160,6 +162,8 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
         f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
         "leave the column out (ignore_attribute in description.json)",
     )
+    cells = 4 * num_rows * length
+    check_growth(Path(name), cells * width, cells, f": column {widest!r} has {width:,} categories")
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
     for i, (_, slots) in enumerate(coded):
         x_NLW[np.arange(num_rows), i, slots] = 1
