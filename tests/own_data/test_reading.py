@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
@@ -237,7 +238,7 @@ def test_a_saved_dataset_with_splits_classes_and_images(tmp_path: Path) -> None:
     data = read(tmp_path / "saved")
     assert cast(np.ndarray, data.y).tolist() == ["cat", "dog", "cat", "cat", "dog"]
     assert cast(np.ndarray, data.splits).tolist() == ["train"] * 3 + ["test"] * 2
-    pixels = cast(list[np.ndarray], data.select(np.array([2])).x)[0]
+    (pixels,) = samples(data.select(np.array([2])))
     assert pixels.shape == (4, 5, 3)
     assert (pixels == 40).all()
     (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train"]}')
@@ -294,7 +295,7 @@ def test_options_are_plain(tmp_path: Path) -> None:
 
 
 def samples(data: UserData) -> list[Array]:
-    return cast(list[Array], data.select(slice(None)).x)
+    return list(cast(Iterable[Array], data.select(slice(None)).x))
 
 
 def labels(data: UserData) -> list[object]:
