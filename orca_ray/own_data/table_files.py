@@ -85,6 +85,7 @@ def _read_parquet(path: Path, options: Options, labelled: bool) -> UserData:
                 _check_expanded(str(path), encoded, stored)
                 del encoded
             table = parquet.ParquetFile(stream, metadata=meta).read()
+            table.validate(full=True)  # its text may be no UTF-8
     except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise

@@ -69,6 +69,11 @@ def _table(folder: Path, **columns: object) -> Path:
     return folder / "t.parquet"
 
 
+def _replaced(path: Path, old: bytes, new: bytes) -> Path:
+    path.write_bytes(path.read_bytes().replace(old, new))
+    return path
+
+
 OFFSETS = np.arange(1001, dtype=np.int32)
 LONG = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), ["x" * 10**6])
 BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
@@ -79,6 +84,7 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "text": (lambda path: _table(path, t=LONG), "t.parquet: unfolds to more"),
     "lists": (lambda path: _table(path, t=pa.ListArray.from_arrays(OFFSETS, LONG)), "t.parquet: unfolds to more"),
+    "bytes": (lambda path: _replaced(_table(path, t=["Bern"] * 1000), b"Bern", b"B\xe9rn"), "t.parquet: .* UTF8"),
     "days": (lambda path: _table(path, day=pa.array([2**31 - 1] * 1000, pa.date32())), "column 'day': .* date32"),
     "latin": (lambda path: _text(path, "é", "latin1"), "t.csv: expected text in UTF-8, found byte 0xe9 in line 35"),
     "labels": (lambda path: _labelled(path, b"file,y\n1.png,\xe9"), "labels.csv: .* found byte 0xe9 in line 2"),
