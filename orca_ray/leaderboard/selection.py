@@ -52,17 +52,17 @@ def build(
     scan = records.scan() if isinstance(records, ResultsStore) else records
     scan = StoreSnapshot.of_frame(scan) if isinstance(scan, pd.DataFrame) else scan
     groups = tally(scan, benchmark)
-    warnings = list(scan.warnings)
-    if known_tasks is not None:
-        unknown = groups[~groups["task"].isin(known_tasks)]
-        groups = groups.drop(unknown.index)
-        warnings += [
-            f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does not have, left out"
-            for task, count in unknown.groupby("task")["count"].sum().items()
-        ]
+    unknown = groups[:0] if known_tasks is None else groups[~groups["task"].isin(known_tasks)]
+    groups = groups.drop(unknown.index)
+    warnings = list(scan.warnings) + [
+        f"{count} record(s) of the task {shorten(repr(task))}, which {benchmark} does not have, left out"
+        for task, count in unknown.groupby("task")["count"].sum().items()
+    ]
     if groups.empty:
         select(pd.DataFrame({"benchmark": scan.values("benchmark")}), "benchmark", benchmark, _RUN_FIRST)
-        raise UserError(f"no records of tasks of {benchmark!r} yet: {_RUN_FIRST}")
+        tasks = shorten(", ".join(sorted(map(repr, set(unknown["task"])))), 300)
+        advice = "Install the plug-in, or the version of orca-ray, that has these tasks."
+        raise UserError(f"all records of {benchmark!r} are of tasks that it does not have here: {tasks}. {advice}")
     available = _available(groups)
     chosen = _choose(groups, available, sweep, protocol)
     groups = groups[(groups["sweep"] == chosen.sweep) & (groups["protocol"] == chosen.protocol)]

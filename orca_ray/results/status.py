@@ -12,7 +12,7 @@ from orca_ray.results import live
 from orca_ray.results.lease import driver_lives
 from orca_ray.results.live import Holder, LiveState, RunningTrial
 from orca_ray.results.record import Status, lower
-from orca_ray.results.store import ResultsStore
+from orca_ray.results.store import ResultsStore, warn_once
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,10 @@ def _rows(store: ResultsStore, state: LiveState, trials: Sequence[RunningTrial])
 
     names, score = ["task", "method", "status"], "validation_score"
     plain = pa.schema([*((name, pa.string()) for name in names), (score, pa.float64())])
-    for _, table in store.scan().batches(plain.names, {"sweep": [state.sweep]}):
+    scan = store.scan()
+    for warning in scan.warnings:
+        warn_once(warning)
+    for _, table in scan.batches(plain.names, {"sweep": [state.sweep]}):
         groups = table.cast(plain).group_by(names).aggregate([(score, "min"), ([], "count_all")])
         for found in groups.to_pylist():
             status, each = Status(found["status"]), row(found["task"], found["method"])

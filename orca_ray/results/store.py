@@ -1,11 +1,12 @@
 """The results store: Parquet files of results of trials and suggestions of searches, which are never changed."""
 
+import functools
 import json
 import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from orca_ray.errors import UserError
 from orca_ray.results import fencing, live, models, tables
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.fencing import Fences
-from orca_ray.results.folder import open_folder
+from orca_ray.results.folder import TEMPORARY, open_folder
 from orca_ray.results.logs import LogRow
-from orca_ray.results.marker import Marker
+from orca_ray.results.marker import MARKER, Marker
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
 from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, MemoryPart, ParquetPart, Part, Table
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _TABLES = (JOURNAL, CURVES, ARTEFACTS, LOGS, RECORDS)
 _COMPACTION = "compaction.json"
+_OTHERS = {MARKER, _COMPACTION, live.DIRECTORY, live.REQUESTS, models.DIRECTORY, "checkpoints", "imported", "staged"}
+"""Files and directories of a store beside the tables."""
 SMALL_BYTES = 4 * 2**20
 """Files up to this size are read as a whole; of larger ones, row groups and columns are read as needed."""
 _STALE_SECONDS = 3600.0
@@ -48,8 +51,9 @@ class ResultsStore:
     A store holds a marker file ``orca-ray-results.json``, which contains the schema version, and the tables
     ``records/*.parquet``, ``curves/*.parquet``, ``artefacts/*.parquet``, ``logs/*.parquet`` and ``journal/*.parquet``,
     beside the files of running sweeps (``live/``, ``requests/``; see `live` and `requests`). Each `append` adds one
-    file per table and changes no other file. Any number of processes and machines may append, read and compact at the
-    same time without locks: a reader sees only complete files, and duplicate rows count once.
+    file per table, with a checksum in its name, and changes no other file. Any number of processes and machines may
+    append, read and compact at the same time without locks: a reader sees only complete files, and duplicate rows count
+    once.
 
     Args:
         uri: a local path, or any URI of `pyarrow.fs` (``s3://bucket/prefix``, ``file:///…``).
@@ -101,7 +105,7 @@ class ResultsStore:
             if items:
                 self._marker.claim()
                 content = tables.encode(tables.from_rows((item.to_row() for item in items), table))
-                self.folder.write(f"{table.directory}/{name}.parquet", content)
+                self.folder.write(f"{table.directory}/{name}.f{tables.footer_digest(content)}.parquet", content)
                 self.num_written += 1
 
     def records(self, benchmark: str | None = None, sweep: str | None = None) -> pd.DataFrame:
@@ -121,9 +125,12 @@ class ResultsStore:
     def select(self, wanted: Mapping[str, Collection[str]], key_prefix: str = "") -> list[Record]:
         """Return the records with ``wanted`` values whose trial key starts with ``key_prefix``, one per trial.
 
-        ``wanted`` has the allowed values by name of a text column. Damaged files and invalid rows are left out.
+        ``wanted`` has the allowed values by name of a text column. Damaged files and invalid rows are left out with a
+        warning.
         """
         scan = self.scan()
+        for warning in scan.warnings:
+            warn_once(warning)
         found = [np.empty(0, np.int64)]
         for positions, table in scan.batches(["trial_key"], wanted):
             starts = pc.starts_with(table["trial_key"].cast(pa.string()), key_prefix)
@@ -161,6 +168,7 @@ class ResultsStore:
         In contrast to the other methods, damaged files and invalid rows are left out with a warning.
         """
         warnings: list[str] = []
+        self._warn_of_strangers("", set(self.folder.names()) - {table.directory for table in _TABLES} - _OTHERS)
         small, parts = [], []
         for part in self._parts(RECORDS, warnings):
             if isinstance(part, ParquetPart):
@@ -227,7 +235,8 @@ class ResultsStore:
         stamp = max(parts).partition("-")[0]
         for number, start in enumerate(range(0, len(merged), table.file_rows)):
             content = tables.encode(merged.slice(start, table.file_rows), table.group_rows)
-            self.folder.write(f"{table.directory}/{stamp}-{number:04d}{uuid.uuid4().hex}.parquet", content)
+            name = f"{stamp}-{number:04d}{uuid.uuid4().hex}.f{tables.footer_digest(content)}.parquet"
+            self.folder.write(f"{table.directory}/{name}", content)
         # Written before the first deletion: it makes a concurrent reader, which may miss old and new files, list again.
         compaction = json.dumps({"id": uuid.uuid4().hex}, indent=1).encode() + b"\n"
         self.folder.write(_COMPACTION, pa.py_buffer(compaction))
@@ -289,6 +298,7 @@ class ResultsStore:
         """
         names = self.folder.names(table.directory)
         self._latest = max([self._latest, *(int(found[0]) for name in names if (found := _STAMP.match(name)))])
+        self._warn_of_strangers(f"{table.directory}/", {name for name in names if not name.endswith(".parquet")})
         lost = self._fences.lost(table.directory, names, settled=settled)
         for name in sorted(set(names) - lost, reverse=newest_first):
             path = f"{table.directory}/{name}"
@@ -303,6 +313,13 @@ class ResultsStore:
                     if strict:
                         raise
                     yield name, error
+
+    def _warn_of_strangers(self, place: str, names: Iterable[str]) -> None:
+        """Warn once about ``names`` without a suffix, as directories have, and Parquet files that no reader opens."""
+        for name in sorted(names):
+            if name.endswith(".parquet") or "." not in name:
+                found = f"{self.folder.name}/{place}{name} is no part of this results store, and is not read"
+                warn_once(f"{found}: move it out of the directory")
 
     def _open(self, table: Table, path: str, *, strict: bool) -> Part:
         where = f"{self.folder.name}/{path}"
@@ -322,6 +339,21 @@ class ResultsStore:
             return bytes(self.folder.read(_COMPACTION))
         except FileNotFoundError:
             return None
+
+
+def check_writable(results: ResultsStore | str) -> None:
+    """Raise UserError if there is a directory at a path or URI, or of a store, in which no file can be written."""
+    folder = results.folder if isinstance(results, ResultsStore) else open_folder(results)
+    if folder.kind() == "directory":
+        path = f"{TEMPORARY}{uuid.uuid4().hex}"
+        folder.write(path, pa.py_buffer(b""))
+        folder.delete(path)
+
+
+@functools.cache
+def warn_once(text: str) -> None:
+    """Log a warning, unless this process has logged it before."""
+    logger.warning(text)
 
 
 def _whole(part: Part) -> Any:

@@ -31,6 +31,7 @@ MAX_PROBLEMS = 20
 """Number of problems after which reading a file ends; a file of another kind would otherwise fill the screen."""
 _MAX_LENGTHS = {"method": 100, "source": 300}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_IMPORTED = re.compile(r"[0-9a-f]{16}\.csv")
 _SEED = re.compile(r"\d{1,18}", re.ASCII)
 
 
@@ -109,7 +110,7 @@ def import_scores(uri: str, path: Path, known: Known) -> int:
     scores = parse_scores(content, str(path), known)
     ResultsStore(uri, create=True)
     folder = open_folder(uri)
-    name = f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+    name = _file_name(content)
     others = [(f"{DIRECTORY}/{each}", rows) for each, rows in _stored(folder)[0] if each != name]
     _, repeated = merged([*others, (str(path), scores)])
     if own := [text for text in repeated if text.startswith(f"{path}: ")]:
@@ -142,13 +143,20 @@ def merged(files: Iterable[tuple[str, Sequence[SubmittedScore]]]) -> tuple[list[
     return kept, sentences
 
 
+def _file_name(content: bytes) -> str:
+    return f"{hashlib.sha256(content).hexdigest()[:16]}.csv"
+
+
 def _stored(folder: Folder) -> tuple[list[tuple[str, list[SubmittedScore]]], list[str]]:
     """Return the imported files with their scores, and a sentence for each damaged one."""
     files, damaged = [], []
     for name in folder.names(DIRECTORY):
         path = f"{DIRECTORY}/{name}"
         try:
-            files.append((name, parse_scores(bytes(folder.read(path)), path, None)))
+            content = bytes(folder.read(path))
+            if _IMPORTED.fullmatch(name) and name != _file_name(content):
+                raise UserError(f"{path} was changed since it was imported; delete it, and import the file again")
+            files.append((name, parse_scores(content, path, None)))
         except (UserError, FileNotFoundError) as error:
             damaged.append(" ".join(str(error).splitlines()[:2]))
     return files, damaged

@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import operator
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +25,8 @@ from orca_ray.results.record import PHASES, PROTOCOLS, CurvePoint, Record, Statu
 MAX_TABLE_BYTES = 2**30
 """Largest size in memory of the table in one file; a Parquet file of a few KB can expand to far more."""
 _MAX_BRACKETS = 100
+_DIGEST = re.compile(r"\.f([0-9a-f]{16})\.parquet$")
+"""In the name of a file: `footer_digest` of the content; files that older versions wrote lack it."""
 _DISTINCT = ("trial_key", "payload", "text")
 """Columns of nearly distinct values."""
 _SUCCESSES = tuple(status.value for status in Status if not status.failed)
@@ -158,6 +162,22 @@ def encode(table: Any, group_rows: int = 2**17) -> Any:
     return sink.getvalue()
 
 
+def footer_digest(content: Any) -> str:
+    """Return a checksum, 16 hex digits, of the footer of a Parquet file, because Parquet has checksums of pages only.
+
+    ``content`` is a `pyarrow.Buffer`. The store writes the digits into the name of the file; `ParquetPart` checks them.
+    """
+    return hashlib.blake2b(_footer(pa.BufferReader(content)), digest_size=8).hexdigest()
+
+
+def _footer(source: Any) -> Any:
+    """Return the end of an open Parquet file: the footer, and then its size in 4 bytes and 4 constant bytes."""
+    source.seek(max(0, source.size() - 8))
+    length = int.from_bytes(source.read(4), "little") + 8
+    source.seek(max(0, source.size() - length))
+    return source.read_buffer()
+
+
 def check_invalid(table: Any, kind: Table, where: str) -> None:
     """Raise UserError if a row of ``table``, which was read from the file ``where``, has an invalid value."""
     for name, row, value, allowed, _ in invalid_rows(table, kind):
@@ -246,12 +266,16 @@ class ParquetPart:
     def __init__(self, source: Any, kind: Table, where: str) -> None:
         self._kind, self.where = kind, where
         with self._damage():
-            metadata = pq.read_metadata(source)
+            footer, given = _footer(source), _DIGEST.search(where)
+            if given and given[1] != footer_digest(footer):
+                raise ValueError("the footer does not have the checksum in the name")
+            metadata = pq.read_metadata(pa.BufferReader(footer))
             self.schema = metadata.schema.to_arrow_schema()
             _check_columns(self.schema, kind, where)
             # Dictionary encoding stores equal strings once, so that memory is safe until the expanded size is checked.
             text = [name for name in self.schema.names if is_text(self.schema.field(name))]
-            self._file = pq.ParquetFile(source, page_checksum_verification=True, read_dictionary=text)
+            options = {"page_checksum_verification": True, "read_dictionary": text}
+            self._file = pq.ParquetFile(source, metadata=metadata, **options)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         self._bytes = [group.total_byte_size for group in groups]
         self._source = source
@@ -280,6 +304,8 @@ class ParquetPart:
             _check_size(max(declared, 8 * rows * len(columns)), rows, where)
             present = [name for name in columns if name in self.schema.names]
             found = self._file.read_row_groups(groups, columns=present, use_threads=False)
+            if len(found) != rows:  # Arrow skips a page whose type it does not know
+                raise ValueError(f"{len(found)} of {rows} rows are readable")
             if expand:
                 _check_size(found.nbytes + sum(map(encoded_text_bytes, found.columns)), len(found), where)
             for name in columns:

@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orca_ray.errors import UserError
 from orca_ray.leaderboard import Board, build
 from orca_ray.results import scan, store, tables
 from orca_ray.results.record import Status
+from orca_ray.results.status import find_trial, sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, encode, from_rows
 from tests.results.factories import files_of, make_point, make_record
@@ -118,6 +120,34 @@ def test_a_task_that_the_benchmark_does_not_have(good: ResultsStore) -> None:
     found = board(good, known_tasks=["pocket/digits", "pocket/wdbc"])
     assert is_good(found)
     assert found.warnings == ("2 record(s) of the task 'pocket/digit', which pocket does not have, left out",)
+
+
+def test_records_of_other_tasks_alone(good: ResultsStore) -> None:
+    message = r"all records of 'pocket' are of tasks that it does not have here: 'pocket/digits'\. Install the plug-in"
+    with pytest.raises(UserError, match=message):
+        board(good, known_tasks=["pocket/wdbc"])
+
+
+def test_what_is_no_part_of_a_store_is_named_once(good: ResultsStore, caplog: pytest.LogCaptureFixture) -> None:
+    for place in ("foreign", "records/parts"):
+        (Path(good.uri) / place).mkdir()
+        (Path(good.uri) / place / "x.parquet").write_bytes(b"")
+    (Path(good.uri) / "more.parquet").write_bytes(b"")
+    (Path(good.uri) / "notes.md").write_text("mine")
+    for _ in range(2):
+        assert is_good(board(good))
+    found = [
+        text.removeprefix(f"{good.uri}/").partition(" is no part of this results store")[0] for text in caplog.messages
+    ]
+    assert found == ["foreign", "more.parquet", "records/parts"]
+
+
+def test_what_status_leaves_out_is_said(good: ResultsStore, caplog: pytest.LogCaptureFixture) -> None:
+    torn(plant(good, {}))
+    assert sweep_status(good, "pocket/quick").done == 2
+    assert find_trial(good, "a") == ("pocket/quick", "a")
+    (message,) = caplog.messages
+    assert message.startswith("left out: records/9-x.parquet is truncated or damaged")
 
 
 def test_warnings_of_many_contradictory_trials_are_few(good: ResultsStore) -> None:

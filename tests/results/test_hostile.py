@@ -18,10 +18,11 @@ from orca_ray.paths import public_uri, secrets_in
 from orca_ray.results import faults, tables
 from orca_ray.results.artefacts import MAX_BYTES, ArtefactRow
 from orca_ray.results.faults import explained, may_pass, retried
-from orca_ray.results.folder import open_folder
+from orca_ray.results.folder import LocalFolder, open_folder
 from orca_ray.results.marker import MARKER
-from orca_ray.results.store import ResultsStore
+from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.results.tables import ARTEFACTS, JOURNAL, RECORDS, Table, encode, from_rows
+from orca_ray.sweep.run.driver import run_sweep
 from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
 
@@ -33,8 +34,9 @@ def store(tmp_path: Path) -> ResultsStore:
 
 
 def _plant(store: ResultsStore, table: Any) -> Path:
-    """Replace the records of a store by a table."""
-    (path,) = files_of(store)
+    """Replace the records of a store by a table, in a file whose name has no checksum."""
+    (old,) = files_of(store)
+    path = old.rename(old.with_name("planted.parquet"))
     path.write_bytes(encode(table))
     return path
 
@@ -148,6 +150,19 @@ def test_a_pipe_among_the_files_does_not_hang(store: ResultsStore, name: str) ->
     os.mkfifo(path)
     with pytest.raises(UserError, match=f"{path}: expected a regular file, found a named pipe; remove it"):
         ResultsStore(store.uri).records()
+
+
+def test_a_store_that_cannot_be_written_ends_a_sweep_before_data_are_prepared(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(Path(store.uri).iterdir())
+    check_writable(store)
+    check_writable(f"{store.uri}-missing")
+    assert sorted(Path(store.uri).iterdir()) == before
+    monkeypatch.setattr(LocalFolder, "_write", mock.Mock(side_effect=OSError(errno.EROFS, "Read-only file system")))
+    for results in (store, store.uri):
+        with pytest.raises(UserError, match=f"cannot write {store.uri}.*Read-only file system"):
+            run_sweep(mock.Mock(), results, executor="a cluster that is not reached")
 
 
 @pytest.mark.parametrize("uri", ["/proc/self/results", "/dev/null"])

@@ -155,6 +155,11 @@ def test_a_damaged_file_of_a_store_is_named_and_left_out(store: ResultsStore, ro
     assert scores == parse(HEADER, GOOD)
     assert "imported/torn.csv: 1 problem" in warning
     assert "cells missing" in warning
+    (copy,) = (Path(store.uri) / submissions.DIRECTORY).glob("?" * 16 + ".csv")
+    copy.write_text(copy.read_text().replace("0.125", "0.25"))
+    scores, (warning, _) = imported_scores(store.uri)
+    assert scores == []
+    assert f"imported/{copy.name} was changed since it was imported; delete it, and import the file again" in warning
 
 
 def test_scores_of_one_source_are_taken_from_one_file(store: ResultsStore, rows: Path) -> None:

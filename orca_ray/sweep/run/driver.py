@@ -14,7 +14,7 @@ from orca_ray.methods.registry import get_method
 from orca_ray.options import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
-from orca_ray.results.store import ResultsStore
+from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
 from orca_ray.sweep.plan.cost import trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
@@ -80,11 +80,12 @@ def run_sweep(
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
 
     Raises:
-        UserError: the cluster cannot be reached, a trial fits on no node, a body cannot be read, no task has data, or
-            another driver runs this sweep (`lease.Lease`).
+        UserError: the store cannot be written, the cluster cannot be reached, a trial fits on no node, a body cannot be
+            read, no task has data, or another driver runs this sweep (`lease.Lease`).
     """
     options, emit = options or ExecutorOptions(), listener or (lambda event: logger.debug("%s", event))
     shared = open_folder(staging).uri if staging else None
+    check_writable(results)  # before data are prepared
 
     def emit_message(text: str) -> None:
         emit(events.Message(text))
