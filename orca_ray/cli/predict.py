@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import os
+import resource
 import socket
 import time
 from collections.abc import Mapping
@@ -85,6 +86,8 @@ def export(
 
 TOKEN = "ORCA_RAY_SERVE_TOKEN"
 MIN_TOKEN_LENGTH = 16
+MOST_CONNECTIONS = 512
+"""Number of connections at a time; at most half of the process's file descriptors."""
 END_SECONDS = 5
 """Seconds that requests in progress may still take after Ctrl-C."""
 
@@ -165,15 +168,31 @@ def _config(app: "Application", seconds: float) -> "uvicorn.Config":
     import uvicorn
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
+    most = min(MOST_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    opened: dict[H11Protocol, None] = {}  # oldest first
+
     class Protocol(H11Protocol):
-        """Ends connections whose first request has no complete head in time. h11 limits the size of heads to 64 KiB."""
+        """Ends connections whose first request has no complete head in time. h11 limits the size of heads to 64 KiB.
+
+        Of more than ``most`` connections, the oldest one ends that waits for its client. (``limit_concurrency`` of
+        uvicorn refuses every request while there are so many idle connections.)
+        """
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             self.loop.call_later(seconds, lambda: None if self.cycle else transport.close())
+            opened[self] = None
+            if len(opened) > most:
+                idle = (one for one in opened if not one.cycle or one.cycle.response_complete or one.cycle.more_body)
+                del opened[ended := next(idle)]
+                ended.transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            opened.pop(self, None)
+            super().connection_lost(exc)
 
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are clients' mistakes
     return uvicorn.Config(
         app, http=Protocol, ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-        proxy_headers=False, timeout_graceful_shutdown=END_SECONDS,
+        proxy_headers=False, timeout_graceful_shutdown=END_SECONDS, backlog=256,
     )  # fmt: skip

@@ -2,12 +2,14 @@
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import queue
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -24,6 +26,7 @@ PREDICT, OPEN = "/v1/predict", ("/healthz", "/readyz")  # OPEN: without a token
 PATHS = (PREDICT, *OPEN, "/metrics", "/openapi.json")
 MOST_REQUESTS, WAIT_SECONDS = 32, 0.005  # in a batch; its first request waits for others, unless one is computed
 IN_PROGRESS, HELD_BODIES = 64, 8  # requests for predictions, and bodies of the largest size in memory at a time
+SLOW_SECONDS = 1.0  # a body that has not arrived by then ends when another request needs its place
 _Job = tuple[Array, "Future[tuple[Array, int]]"]
 
 
@@ -85,6 +88,15 @@ class ServedModel:
             future.set_result((part, len(outputs)))
 
 
+def _is_local(host: str) -> bool:
+    """Return whether a Host header names this machine: another site's DNS may bind its name to 127.0.0.1."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
 class Application:
     """ASGI application that answers requests for predictions of one model; exceptions become answers, too."""
 
@@ -94,6 +106,8 @@ class Application:
         self._formats, self._served = Formats(model, limits.samples), ServedModel(model, limits.seconds)
         self._worker = ThreadPoolExecutor(1)  # one, so that the memory that parsing needs does not add up
         self._due, self._held, self._in_progress = 0.0, 0, 0
+        self._arriving: dict[asyncio.Timeout, tuple[float, bytearray]] = {}
+        """Requests whose body is incomplete, oldest first: their time limit, when they began, and the body so far."""
         self._registry = CollectorRegistry()
         named: dict[str, Any] = {"registry": self._registry, "namespace": "orca_ray"}
         fine, powers = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30), [4**k for k in range(8)]
@@ -126,6 +140,8 @@ class Application:
 
     async def _answer(self, request: Request) -> Response:
         path, given = request.scope["path"], request.headers.getlist("authorization")
+        if self._token is None and not _is_local(request.headers.get("host", "localhost")):
+            raise HTTPException(421, "without a token, this server answers to localhost and 127.0.0.1 only")
         right = len(given) == 1 and hmac.compare_digest(given[0].encode("latin-1"), f"Bearer {self._token}".encode())
         if self._token is not None and path not in OPEN and not right:
             raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
@@ -158,24 +174,43 @@ class Application:
         if int(length[:16]) > limits.body_bytes:
             raise large
         due = max(self._due, now - max(1.0, step)) + step
-        if due > now or self._in_progress >= IN_PROGRESS:
+        if due > now or (self._in_progress >= IN_PROGRESS and not self._end_slowest(now)):
             raise busy
         self._due = due
         self._in_progress += 1
         try:
-            async with asyncio.timeout(limits.seconds):
+            async with asyncio.timeout(limits.seconds) as deadline:
+                self._arriving[deadline] = now, body
                 async for part in request.stream():
                     body += part
                     self._held += len(part)
-                    if len(body) > limits.body_bytes or self._held > HELD_BODIES * limits.body_bytes:
-                        raise large if len(body) > limits.body_bytes else busy
+                    if len(body) > limits.body_bytes:
+                        raise large
+                    while self._held > HELD_BODIES * limits.body_bytes:
+                        if not self._end_slowest(time.monotonic()):
+                            raise busy
+                self._arriving.pop(deadline, None)
                 return await self._predicted(media, bytes(body))
         except TimeoutError as error:
-            message = f"the request took longer than {limits.seconds:g} s; send fewer samples, or send them faster"
+            most = f"{limits.seconds:g} s, or than the {SLOW_SECONDS:g} s that a body has while others wait"
+            message = f"the request took longer than {most}; send fewer samples, or send them faster"
             raise HTTPException(408, message, {"Connection": "close"}) from error
         finally:
+            self._arriving.pop(deadline, None)
             self._in_progress -= 1
             self._held -= len(body)
+
+    def _end_slowest(self, now: float) -> bool:
+        """End the oldest request whose body is incomplete after `SLOW_SECONDS`; return whether there is one."""
+        for deadline, (begin, body) in self._arriving.items():
+            if now - begin < SLOW_SECONDS:
+                break
+            del self._arriving[deadline]
+            self._held -= len(body)
+            body.clear()
+            deadline.reschedule(asyncio.get_running_loop().time())
+            return True
+        return False
 
     async def _predicted(self, media: str, body: bytes) -> Response:
         run = asyncio.get_running_loop().run_in_executor

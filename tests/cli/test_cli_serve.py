@@ -1,12 +1,16 @@
 """``orca-sweep serve``: what it refuses before it starts."""
 
+import resource
 import socket
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+from uvicorn.server import ServerState
 
 from orca_ray.cli.app import run
-from orca_ray.cli.predict import listen, read_token
+from orca_ray.cli.predict import _config, listen, read_token
 from orca_ray.errors import UserError
 
 
@@ -47,3 +51,27 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, capfd: pytest.Capt
     for path, message in ((tmp_path, "is no model folder"), (tmp_path / "nowhere", "does not exist")):
         assert run(["serve", str(path), "--port", "0"]) == 2
         assert message in capfd.readouterr().err
+
+
+def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (9, 9))
+    config = _config(MagicMock(), seconds=1)
+    config.load()
+
+    def connect() -> Any:
+        connection: Any = config.http_protocol_class(config, ServerState(), {}, MagicMock())
+        connection.connection_made(MagicMock())
+        return connection
+
+    def ended() -> list[bool]:
+        return [each.transport.abort.called for each in opened]
+
+    opened = [connect() for _ in range(4)]
+    opened[0].cycle = MagicMock(response_complete=False, more_body=False)  # its prediction is computed
+    opened[1].cycle = MagicMock(response_complete=False, more_body=True)
+    assert not any(ended())
+    opened += [connect(), connect()]
+    assert ended() == [False, True, True, False, False, False]
+    opened[3].connection_lost(None)
+    opened.append(connect())
+    assert ended() == [False, True, True, False, False, False, False]

@@ -46,7 +46,8 @@ def models(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def client_of(model: Predictor, token: str | None = None, **limits: Any) -> TestClient:
-    return TestClient(Application(model, Limits(**limits), token), raise_server_exceptions=False)
+    app = Application(model, Limits(**limits), token)
+    return TestClient(app, "http://127.0.0.1", raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -243,7 +244,7 @@ def test_limits_of_requests_at_once(models: dict[str, Predictor], monkeypatch: p
             yield b"[" * size
             await asyncio.sleep(rest)
 
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://[::1]:1") as client:
             answer = await client.post(PREDICT, content=body(), headers={"Content-Type": JSON})
             return answer.status_code, answer.headers.get("retry-after"), answer.json()["error"]
 
@@ -255,8 +256,33 @@ def test_limits_of_requests_at_once(models: dict[str, Predictor], monkeypatch: p
     for sizes in ((10, 10, 10), (900, 900)):  # nothing of the first ones is held any more
         *taken, last = asyncio.run(together(*sizes))
         assert ([status for status, *_ in taken], last) == ([422] * len(taken), busy)
-    late = asyncio.run(slow(10, 3))
-    assert late == (408, None, "the request took longer than 1 s; send fewer samples, or send them faster")
+    monkeypatch.setattr(application, "SLOW_SECONDS", 0.1)
+    most = "the request took longer than 1 s, or than the 0.1 s that a body has while others wait"
+    too_late = (408, None, f"{most}; send fewer samples, or send them faster")
+    assert asyncio.run(slow(10, 3)) == too_late
+
+    async def soon(size: int) -> Any:
+        await asyncio.sleep(0.3)
+        return await slow(size, 0)
+
+    for limit, sizes in ((2, (10, 10, 10)), (3, (900, 500, 700))):  # the oldest incomplete body makes room
+        monkeypatch.setattr(application, "IN_PROGRESS", limit)
+        found = asyncio.run(gathered(slow(sizes[0], 0.5), slow(sizes[1], 0.5), soon(sizes[2])))
+        assert [status for status, *_ in found] == [408, 422, 422], sizes
+
+
+async def gathered(*requests: Any) -> list[Any]:
+    return await asyncio.gather(*requests)
+
+
+def test_without_a_token_only_names_of_this_machine_are_answered(models: dict[str, Predictor]) -> None:
+    client, guarded = client_of(models["mixed"]), client_of(models["mixed"], token=TOKEN)
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.8.0.1", "[::1]:8000"):
+        assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
+    for host in ("rebound.example:8000", "localhost.example", "10.0.0.1", "[::1", "0x7f.1", "a_b.example", ""):
+        answer = client.post(PREDICT, json={"rows": ROWS}, headers={"Host": host})
+        assert (answer.status_code, answer.json()["error"][:15]) == (421, "without a token"), host
+        assert guarded.get("/healthz", headers={"Host": host}).status_code == 200
 
 
 def test_rate(models: dict[str, Predictor], monkeypatch: pytest.MonkeyPatch) -> None:
