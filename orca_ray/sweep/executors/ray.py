@@ -8,6 +8,7 @@ import atexit
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -111,12 +112,15 @@ class RayExecutor(Executor):
             if (memory := allowed_memory()) and memory < psutil.virtual_memory().total:
                 options |= ray_private.memory_option(int(MEMORY_FOR_TRIALS * memory))
         before, handler = cleanup.descendants(), signal.getsignal(signal.SIGTERM)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+        options |= {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+        context = ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
             self._started = cleanup.descendants() - before
             self._cleanup.callback(cleanup.note_processes(self._started).unlink, missing_ok=True)
+            # Sockets and logs, which Ray would keep.
+            self._cleanup.callback(shutil.rmtree, context.address_info["session_dir"], ignore_errors=True)
         self._shutdown = ray.shutdown
         self._cleanup.callback(self._shutdown)
 

@@ -84,11 +84,16 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
     inline: Facts, one_cpu: None, own_home: Path, store: ResultsStore
 ) -> None:
     """The killed worker is replaced, and its trial goes on."""
+    import ray
+
     killed: list[int] = []
     events: list[Event] = []
+    sessions: list[Path] = []
 
     def kill_a_worker(event: Event) -> None:
         events.append(event)
+        if isinstance(event, SweepStarted):
+            sessions.append(Path(ray._private.worker._global_node.get_session_dir_path()))
         if type(event).__name__ == "TrialProgress" and not killed:
             for process in psutil.Process().children(recursive=True):
                 with suppress(psutil.NoSuchProcess):  # it has just ended
@@ -101,6 +106,7 @@ def test_ray_gives_the_same_records_although_a_worker_is_lost(
         spec, store, executor="ray", listener=kill_a_worker, checkpoint_seconds=0.0, keep_models=KeepModels.BEST
     )
     assert killed, "no worker was found to kill"
+    assert [folder.exists() for folder in sessions] == [False]
     assert not summary.interrupted
     assert not summary.failed
     assert facts(store) == inline
