@@ -54,13 +54,18 @@ def check_output(path: Path, what: str, *, reads: Iterable[Path | str] = ()) -> 
     if path.is_dir() or not folder.is_dir():
         found = f"{path} is a directory" if path.is_dir() else f"{folder} is no directory"
         raise UserError(f"{what} {path}: {found}; give the path of a file in an existing directory")
-    real = Path(os.path.realpath(path))
+    check_unread(path, what, reads)
+
+
+def check_unread(path: Path, what: str, reads: Iterable[Path | str]) -> None:
+    """Raise `UserError` if the output file or directory ``path`` is or lies in one of ``reads``: `check_output`."""
+    real = Path(os.path.realpath(os.path.expanduser(path)))
     for each in map(str, reads):
         plain = unquote(urlsplit(each).path) if each.startswith("file://") else each
-        read = Path(os.path.realpath(Path(plain).expanduser()))
+        read = Path(os.path.realpath(os.path.expanduser(plain)))
         if real == read or (read.is_dir() and real.is_relative_to(read)):
             found = "it is read" if real == read else f"it lies in {public_uri(each)}, which is read"
-            raise UserError(f"{what} {path}: {found} by this command, which would change it; name another file")
+            raise UserError(f"{what} {path}: {found} by this command, which would change it; give another path")
 
 
 def regular_size(path: Path, *, directories: bool = False) -> int:

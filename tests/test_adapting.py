@@ -71,6 +71,9 @@ def test_what_is_left_out_is_told(
     table.to_csv("t.csv", index=False)
     assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 0
     printed = capfd.readouterr().out.splitlines()
+    Path("t.html").write_text("mine")
+    assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 2
+    assert "t.html, where the page is written, has other content: move it, or give --name" in capfd.readouterr().err
     assert printed.count(INSTALL) == 1
     assert not any("gradient_boosting:" in line for line in printed)
     monkeypatch.setattr(AdaptationSweep, "run", lambda self: None)

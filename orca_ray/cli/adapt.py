@@ -23,6 +23,7 @@ from orca_ray.cli.options import (
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
 from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
+from orca_ray.paths import check_unread
 
 if TYPE_CHECKING:
     from orca_ray.api import AdaptationSweep
@@ -102,6 +103,7 @@ def adapt(
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
     from orca_ray.api import AdaptationSweep
+    from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
@@ -110,8 +112,12 @@ def adapt(
     given = options.data_options()
     if options.out is not None:
         check_other(options.out)  # before anything is trained
+        check_unread(options.out, "--out", [data])
     samples = read(data, given)
     inferred = infer(samples, given)
+    name = inferred.task.short_name.rpartition("-")[0]
+    check_unread(options.out or Path(f"{name}-model"), "--out", [data, samples.source])  # a task file names the data
+    check_page(Path(f"{name}.html"), "--name")
     silent = options.quiet or options.json
     if not silent:  # warnings have been logged
         say(f"{data}: {inferred.task.name}")

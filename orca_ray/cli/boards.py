@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
@@ -10,7 +11,7 @@ from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_resu
 from orca_ray.cli.output import note
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.options import Protocol
-from orca_ray.paths import public_uri
+from orca_ray.paths import check_output, public_uri
 
 if TYPE_CHECKING:
     from orca_ray.leaderboard import Board, BoardReport
@@ -38,6 +39,14 @@ class BoardOptions:
         list[str] | None, Option(help="Kinds of published scores to leave out, e.g. digitised,secondary.")
     ] = None
     results: ResultsOption = None
+
+
+def check_page(path: Path, option: str) -> None:
+    """Raise UserError if a page at ``path`` would replace other content; ``option`` is the option for another path."""
+    check_output(path, "the page")
+    head = path.open("rb").read(1000) if path.is_file() else b"<!doctype html>: leaderboard</title>"
+    if not (head.startswith(b"<!doctype html>") and b": leaderboard</title>" in head):
+        raise UserError(f"{path}, where the page is written, has other content: move it, or give {option}")
 
 
 def load_board(name: str, options: BoardOptions) -> "BoardReport":

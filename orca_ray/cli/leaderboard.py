@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit, Option
 
-from orca_ray.cli.boards import BoardOptions, load_board
+from orca_ray.cli.boards import BoardOptions, check_page, load_board
 from orca_ray.cli.options import JsonOption, ResultsOption, required_store, results_uri, takes
 from orca_ray.cli.output import OUT_OF_DATE, console, emit_json, note, say, show
 from orca_ray.data.cache import disk_errors, write_bytes, write_text
 from orca_ray.errors import UserError, lookup, printable
 from orca_ray.options import Protocol
-from orca_ray.paths import check_output, check_special, public_uri
+from orca_ray.paths import check_output, check_special, check_unread, public_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ def site(
     from orca_ray.leaderboard import render
     from orca_ray.leaderboard.page import render_index
 
+    check_unread(directory, "DIR", [results_uri(results)])
     benchmarks = required_store(results_uri(results)).scan().values("benchmark")
     directory.mkdir(parents=True, exist_ok=True)
     names, options = file_names(benchmarks), BoardOptions(results=results)
@@ -115,7 +116,9 @@ def _show_page(name: str, options: LeaderboardOptions, form: str) -> None:
     if form != "html":
         raise UserError(f"--open and --watch show the page: give --format html, not {form}")
     path = options.out or Path(f"{_stem(name)}.html")
-    check_output(path, "--out", reads=[results_uri(options.results)])
+    check_unread(path, "--out", [results_uri(options.results)])
+    if options.out is None:
+        check_page(path, "--out FILE")
 
     def page(watched: bool) -> str:
         return str(render(replace(load_board(name, options), refresh_seconds=REFRESH_SECONDS * watched), form))

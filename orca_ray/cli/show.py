@@ -90,7 +90,7 @@ def show(
 
     chosen = get_task(task).under(protocol.value)
     if picture is not None:
-        check_output(picture, "--picture")
+        check_output(picture, "--picture", reads=[chosen.raw_directory])
         if picture.suffix.lower() != ".png":
             raise UserError(f"--picture {picture}: pictures are PNG files, so the name must end in .png")
     data = chosen.prepared(protocol.value)

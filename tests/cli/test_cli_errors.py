@@ -225,7 +225,9 @@ def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
     store.append([make_record(benchmark="odd", task="odd/x", sweep="odd/s")])
     ResultsStore("st ore", create=True)
     Path("model").mkdir()
+    Path("data").mkdir()
     Path("data.csv").write_text("x\n1\n")
+    Path("odd.html").write_text("<!doctype html>\n<title>mine</title>")
     os.mkfifo("pipe")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
     for given, out, message in (
@@ -236,12 +238,14 @@ def test_an_output_is_nothing_that_the_command_reads(command: Command) -> None:
         ("predict model data.csv", "model/p.csv", "it lies in model, which is read by this command"),
         ("predict model data.csv", "no/where.csv", "is no directory"),
         ("export model --to onnx", "model/model.safetensors", "it lies in model, which is read by this command"),
+        ("adapt data", "data/model", "it lies in data, which is read by this command"),
         ("export model --to onnx", "pipe", "pipe is a named pipe"),
         ("export model --to onnx", "/dev/null", "/dev/null is inside /dev"),
     ):
-        ending = command(*given.split(), "--out", out)
-        assert ending.code == 2, message
-        assert message in ending.err
+        assert message in command.refused(*given.split(), "--out", out)
+    assert "it lies in store, which is read" in command.refused("site", "store/site", "--results", "store")
+    error = command.refused("leaderboard", "odd", "--results", "store", "--format", "html", "--open")
+    assert "odd.html, where the page is written, has other content: move it, or give --out FILE" in error
     assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
 
 
