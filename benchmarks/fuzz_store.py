@@ -157,7 +157,8 @@ READERS_OF = {
     "records": _OF_RECORDS, "curves": ("curves", "curves of a trial"), "artefacts": ("artefacts",),
     "journal": ("journal",), "logs": ("logs",), "live": ("status",), "imported": ("imported scores",),
 }  # fmt: skip
-"""Readers that open a kind of file; of other kinds, such as the marker, all do."""
+"""Readers that open a kind of file. All open the marker and the note of a compaction, in the same way."""
+_OF_ALL = ("load", "curves", "status", "imported scores")
 
 
 class _Warnings(logging.Handler):
@@ -203,7 +204,7 @@ class Fuzzer:
         (self.root / flip.path).write_bytes(changed)
         try:
             with _read_as(whole=flip.whole), self._listening():
-                found = [self._read(flip, name) for name in READERS_OF.get(flip.kind, READERS)]
+                found = [self._read(flip, name) for name in READERS_OF.get(flip.kind, _OF_ALL)]
         finally:
             self.restore(flip)
         return max(found, key=lambda each: OUTCOMES.index(each.outcome))

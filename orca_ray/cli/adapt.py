@@ -108,11 +108,14 @@ def adapt(
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
     from orca_ray.own_data.registration import register
+    from orca_ray.results.store import check_writable
 
     given = options.data_options()
     if options.out is not None:
         check_other(options.out)  # before anything is trained
         check_unread(options.out, "--out", [data])
+    if not options.dry_run:
+        check_writable(results_uri(options.results))
     samples = read(data, given)
     inferred = infer(samples, given)
     name = inferred.task.short_name.rpartition("-")[0]

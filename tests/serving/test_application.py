@@ -239,40 +239,32 @@ def test_limits_of_requests_at_once(models: dict[str, Predictor], monkeypatch: p
     monkeypatch.setattr(application, "HELD_BODIES", 1.5)
     app = Application(models["mixed"], Limits(body_bytes=1000, seconds=1), None)
 
-    async def slow(size: int, rest: float) -> Any:
+    async def slow(size: int, rest: float, *, later: float = 0.0) -> Any:
         async def body() -> Any:
             yield b"[" * size
             await asyncio.sleep(rest)
 
+        await asyncio.sleep(later)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://[::1]:1") as client:
             answer = await client.post(PREDICT, content=body(), headers={"Content-Type": JSON})
             return answer.status_code, answer.headers.get("retry-after"), answer.json()["error"]
 
-    async def together(*sizes: int) -> list[Any]:
-        return await asyncio.gather(*(slow(size, 0.2) for size in sizes))
+    async def together(*requests: Any) -> list[Any]:
+        return await asyncio.gather(*requests)
 
     load = "500 requests a second, or than 2 requests or 1.5 large bodies at once"
     busy = (429, "1", f"there are more than {load}; send fewer")
     for sizes in ((10, 10, 10), (900, 900)):  # nothing of the first ones is held any more
-        *taken, last = asyncio.run(together(*sizes))
+        *taken, last = asyncio.run(together(*(slow(size, 0.2) for size in sizes)))
         assert ([status for status, *_ in taken], last) == ([422] * len(taken), busy)
     monkeypatch.setattr(application, "SLOW_SECONDS", 0.1)
     most = "the request took longer than 1 s, or than the 0.1 s that a body has while others wait"
     too_late = (408, None, f"{most}; send fewer samples, or send them faster")
     assert asyncio.run(slow(10, 3)) == too_late
-
-    async def soon(size: int) -> Any:
-        await asyncio.sleep(0.3)
-        return await slow(size, 0)
-
     for limit, sizes in ((2, (10, 10, 10)), (3, (900, 500, 700))):  # the oldest incomplete body makes room
         monkeypatch.setattr(application, "IN_PROGRESS", limit)
-        found = asyncio.run(gathered(slow(sizes[0], 0.5), slow(sizes[1], 0.5), soon(sizes[2])))
+        found = asyncio.run(together(slow(sizes[0], 0.5), slow(sizes[1], 0.5), slow(sizes[2], 0, later=0.3)))
         assert [status for status, *_ in found] == [408, 422, 422], sizes
-
-
-async def gathered(*requests: Any) -> list[Any]:
-    return await asyncio.gather(*requests)
 
 
 def test_without_a_token_only_names_of_this_machine_are_answered(models: dict[str, Predictor]) -> None:
