@@ -304,7 +304,7 @@ def main() -> int:
     failures = []
     with tempfile.TemporaryDirectory(prefix="orca-ray-fuzz-") as directory:
         fuzzer = Fuzzer(Path(make_store(Path(directory) / "results").uri))
-        flips = itertools.islice(fuzzer.flips(given.seed, given.only), given.flips)
+        flips: Iterator[Flip] = itertools.islice(fuzzer.flips(given.seed, given.only), given.flips)
         if given.every_bit:
             newest = max(path for path in fuzzer.contents if Flip(path, 0, whole=True).kind == given.only)
             flips = itertools.chain.from_iterable(fuzzer.every(newest, whole=whole) for whole in (True, False))

@@ -57,9 +57,10 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkey
     monkeypatch.setattr(resource, "getrlimit", lambda _: (9, 9))
     config = _config(MagicMock(), seconds=1)
     config.load()
+    protocol: Any = config.http_protocol_class
 
     def connect() -> Any:
-        connection: Any = config.http_protocol_class(config, ServerState(), {}, MagicMock())
+        connection = protocol(config, ServerState(), {}, MagicMock())
         connection.connection_made(MagicMock())
         return connection
 
