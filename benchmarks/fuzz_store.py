@@ -250,8 +250,7 @@ def _difference(expected: str, found: str) -> str:
 
 def _work(pipe: Any, root: str) -> None:
     fuzzer = Fuzzer(Path(root))
-    while True:
-        flip = pipe.recv()
+    while (flip := pipe.recv()) != "end":
         pipe.send((flip and fuzzer.check(flip), 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
@@ -276,6 +275,11 @@ class Process:
         self._pipe.send(flip)
         found: tuple[Finding, int] = self._pipe.recv()
         return found
+
+    def end(self) -> None:
+        """End the process."""
+        self._pipe.send("end")
+        self._process.join()
 
     def check(self, flip: Flip) -> Finding:
         """Return what the readers do after a flip."""
@@ -314,6 +318,7 @@ def main() -> int:
             counts[flip.kind][finding.outcome] += 1
             if finding.outcome not in (SAME, REPORTED):
                 failures.append(finding)
+        process.end()
     print(f"{'file':24}" + "".join(f"{name:>12}" for name in OUTCOMES))
     for kind, of in [*sorted(counts.items()), ("all", sum(counts.values(), Counter[str]()))]:
         print(f"{kind:24}" + "".join(f"{of[name]:12}" for name in OUTCOMES))

@@ -47,6 +47,8 @@ started=()
 end() {
   trap - EXIT
   trap '' INT TERM # a second Ctrl-C must not end the cleaning
+  # The job server first: it takes the end of a node for the end of a job's log, and 'ray job submit' would exit with 0.
+  pkill -KILL -P "${started[0]:-0}" -f dashboard/dashboard.py || true
   for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
   wait
   if [[ $isolated ]]; then

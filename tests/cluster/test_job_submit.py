@@ -13,7 +13,7 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, SWEEP, Cluster, local_cluster
+from .processes import ROOT, SWEEP, Cluster, local_cluster, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
@@ -61,3 +61,11 @@ def test_orca_sweep_submit(cluster: Cluster, tmp_path: Path) -> None:
     assert first.endswith(": orca-sweep plan sweep.yaml")
     log = call(cluster, *follow.removeprefix("follow it: ").split())
     assert "sent/full, protocol held-out: 1 trials, 0 done" in log
+
+
+def test_a_job_whose_cluster_ends_is_no_success(tmp_path: Path) -> None:
+    with local_cluster(tmp_path, nodes=1) as ending:
+        submit = ["ray", "job", "submit", f"--address={ending.dashboard}", "--", "sh", "-c"]
+        job = subprocess.Popen([*submit, f"touch {tmp_path}/begun; sleep 600"], env=ending.environment)
+        wait_until((tmp_path / "begun").exists, job, 120, tmp_path / "log")
+    assert job.wait(60) == 1
