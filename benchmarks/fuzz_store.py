@@ -2,9 +2,9 @@
 
 ``python -m benchmarks.fuzz_store [--flips N] [--seed N] [--only KIND]``
 
-The store is small, has all five tables, each with a compacted file and newer ones, and a marker, a live state,
-imported scores and the note of a compaction. After each flip, all readers that open the changed file read the store
-again, with files read as a whole or by row groups. Each reader returns the same as before, raises a UserError, or
+The store is small, has all five tables, each with a compacted file and newer ones of two drivers, and a marker, a live
+state, imported scores and the note of a compaction. After each flip, all readers that open the changed file read the
+store again, with files read as a whole or by row groups. Each reader returns the same as before, raises a UserError, or
 warns about what it leaves out. Everything else fails the run: another result without a warning (silent), another
 exception, the end of the process, or more than 1 GB of memory.
 """
@@ -59,8 +59,8 @@ class Flip:
 
     @property
     def kind(self) -> str:
-        """The first part of the path, e.g. ``records``."""
-        return self.path.partition("/")[0]
+        """The directory, or the name of a file outside of one; ``sealed``: a list of the files of earlier drivers."""
+        return "sealed" if self.path.endswith(".sealed") else self.path.partition("/")[0]
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ def make_store(path: Path) -> ResultsStore:
     """Return a new store with rows in all tables, partly compacted."""
     made = ResultsStore(path, create=True)
     for number in range(6):
+        if number in (1, 5):  # two drivers, one after the other
+            made.append_as(SWEEP, number)
         keys = [f"key-{number}-{index}" for index in range(4)]
         made.append(
             [_record(key, number) for key in keys],
@@ -92,7 +94,7 @@ def make_store(path: Path) -> ResultsStore:
     )
     rows = (Row(task="pocket/digits", method="orca", planned=30, done=24),)
     state = LiveState(sweep=SWEEP, sequence=7, renewed_at="2026", executor="ray", rows=rows, running=(trial,))
-    made.folder.write(live.path_of(SWEEP), state.encode())
+    made.folder.write(live.path_of(SWEEP, 5), state.encode())
     (path.parent / "theirs.csv").write_text(SCORES)
     import_scores(str(path), path.parent / "theirs.csv", Known({"pocket/digits": ("error",)}, {}))
     return made
@@ -156,6 +158,7 @@ _OF_RECORDS = ("records", "load", "select", "scan", "status")
 READERS_OF = {
     "records": _OF_RECORDS, "curves": ("curves", "curves of a trial"), "artefacts": ("artefacts",),
     "journal": ("journal",), "logs": ("logs",), "live": ("status",), "imported": ("imported scores",),
+    "sealed": ("load", "scan", "curves", "artefacts", "journal", "logs"),
 }  # fmt: skip
 """Readers that open a kind of file. All open the marker and the note of a compaction, in the same way."""
 _OF_ALL = ("load", "curves", "status", "imported scores")

@@ -7,11 +7,13 @@ on, only those of the lower numbers count that are in the list. No clock is invo
 driver stood still, nor how long a request was on its way.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable
 
 import pyarrow as pa
 
+from orca_ray.errors import UserError
 from orca_ray.results import live
 from orca_ray.results.folder import Folder
 
@@ -34,6 +36,10 @@ def _sealed_path(name: str, number: int) -> str:
     return f"{live.DIRECTORY}/{name}.{number}.sealed"
 
 
+def _checksum(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
 class Fences:
     """Which appended files of a store count; threads may share it."""
 
@@ -48,7 +54,8 @@ class Fences:
             for name in self._folder.names(directory):
                 if (owner := _owner(name)) and owner[0] == own and owner[1] < number:
                     paths.append(f"{directory}/{name}")
-        self._folder.write(_sealed_path(own, number), pa.py_buffer("\n".join(paths).encode()))
+        content = "\n".join(paths).encode()
+        self._folder.write(_sealed_path(own, number), pa.py_buffer(_checksum(content) + b"\n" + content))
 
     def lost(self, directory: str, names: Iterable[str], *, settled: bool = False) -> set[str]:
         """Return those of the files ``names``, which were listed before this call, that do not count.
@@ -75,6 +82,10 @@ class Fences:
 
     def _read(self, sweep: str, number: int) -> frozenset[str]:
         if (sweep, number) not in self._sealed:  # such a file never changes
-            content = bytes(self._folder.read(_sealed_path(sweep, number))).decode()
-            self._sealed[sweep, number] = frozenset(content.splitlines())
+            path = _sealed_path(sweep, number)
+            checksum, _, content = bytes(self._folder.read(path)).partition(b"\n")
+            if checksum != _checksum(content):
+                where = f"{self._folder.name}/{path}, the list of files of earlier drivers that count,"
+                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then they all count.")
+            self._sealed[sweep, number] = frozenset(content.decode().splitlines())
         return self._sealed[sweep, number]

@@ -12,6 +12,7 @@ driver. The path of a request names the sweep, so that each driver of a store re
 
 import hashlib
 import json
+import logging
 import re
 import time
 import uuid
@@ -24,6 +25,8 @@ from pydantic import TypeAdapter
 
 from orca_ray.errors import UserError
 from orca_ray.results.folder import Folder
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY = "live"
 MAX_RUNNING = 2000
@@ -113,19 +116,28 @@ class LiveState:
     """Lines "node: reason" for each node that gets no more trials."""
 
     def encode(self) -> Any:
-        """Return the state as a buffer of JSON text."""
-        return pa.py_buffer(json.dumps(asdict(self), indent=1).encode())
+        """Return the state as a buffer of JSON text, with a checksum."""
+        values = asdict(self)
+        return pa.py_buffer(json.dumps(values | {_CHECKSUM: _checksum(values)}, indent=1).encode())
 
 
 _ADAPTER = TypeAdapter(LiveState)
+_CHECKSUM = "sha256"
 
 
 def decode(content: Any) -> LiveState | None:
     """Return the state in the ``content`` of a file, a `pyarrow.Buffer`; None if the content is damaged."""
     try:
-        return _ADAPTER.validate_json(content.to_pybytes())
+        state = _ADAPTER.validate_json(content.to_pybytes())
     except ValueError:
         return None
+    values = json.loads(content.to_pybytes())
+    intact = values.pop(_CHECKSUM, None) in (None, _checksum(values))  # None: of an older version
+    return state if intact else None
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def file_name(sweep: str) -> str:
@@ -155,7 +167,7 @@ def highest_numbers(names: Iterable[str]) -> dict[str, int]:
 def read(folder: Folder, sweep: str) -> LiveState | None:
     """Return the live state of a sweep; None if the file is damaged or missing (e.g. the sweep never ran)."""
     try:
-        return decode(folder.read(path_of(sweep, highest_numbers(folder.names(DIRECTORY)).get(file_name(sweep), 0))))
+        return _read(folder, path_of(sweep, highest_numbers(folder.names(DIRECTORY)).get(file_name(sweep), 0)))
     except FileNotFoundError:
         return None
 
@@ -164,11 +176,17 @@ def read_all(folder: Folder) -> Iterator[LiveState]:
     """Yield the live states of all sweeps of a store; sweeps whose live state is missing or damaged are left out."""
     for name, number in sorted(highest_numbers(folder.names(DIRECTORY)).items()):
         try:
-            state = decode(folder.read(_path(name, number)))
+            state = _read(folder, _path(name, number))
         except FileNotFoundError:
             continue
         if state is not None:
             yield state
+
+
+def _read(folder: Folder, path: str) -> LiveState | None:
+    if (state := decode(folder.read(path))) is None:
+        logger.warning("%s/%s is damaged: the state of its sweep is not known", folder.name, path)
+    return state
 
 
 @dataclass(frozen=True)
