@@ -11,7 +11,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -105,7 +104,11 @@ class Folder:
         FileNotFoundError, while a local file stays readable.
         """
         stream = self._try("read", path, lambda: self._open(path))
-        return pa.PythonFile(faults.RetriedFile(stream, partial(self._try, "read", path)), mode="r")
+
+        def retry(action: Callable[[], Any]) -> Any:
+            return self._try("read", path, lambda: self._if_present(path, action))
+
+        return pa.PythonFile(faults.RetriedFile(stream, retry), mode="r")
 
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
@@ -184,6 +187,14 @@ class Folder:
         stream = self._files.open_input_file(self._at(path))
         check_size(f"{self.name}/{path}", stream.size())
         return stream
+
+    def _if_present(self, path: str, action: Callable[[], _Result]) -> _Result:
+        try:
+            return action()
+        except OSError as error:  # Arrow has many errors for a range of an object that is gone
+            if self._files.get_file_info(self._at(path)).type == pafs.FileType.NotFound:
+                raise FileNotFoundError(path) from error
+            raise
 
     def _read(self, path: str) -> Any:
         with self._open(path) as stream:

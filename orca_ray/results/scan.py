@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
 from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, MemoryPart, Part, invalid_rows
+from orca_ray.results.tables import RECORDS, MemoryPart, Part, ReplacedError, invalid_rows
 
 _SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]
@@ -44,6 +44,8 @@ class StoreSnapshot:
         for index, part in enumerate(self._parts):
             try:
                 self._examine(index, part, hashes, ranks)
+            except ReplacedError:
+                raise
             except ValueError as error:
                 self.warnings.append(f"left out: {error}")
                 self._counts[self._starts[index] : self._starts[index + 1]] = False

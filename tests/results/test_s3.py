@@ -18,6 +18,7 @@ from orca_ray.results.folder import S3Folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.results.tables import ParquetPart
 from tests.results.factories import make_point, make_record
 
 moto = pytest.importorskip(
@@ -112,6 +113,32 @@ def test_reads_of_a_busy_store_are_repeated(
     with pytest.raises(UserError, match=r"cannot read s3://bucket/.*/results/.*503") as caught:
         ResultsStore(uri).load("pocket/quick")
     assert "damaged" not in str(caught.value)
+
+
+def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", 0)  # files are read piece by piece
+    store = ResultsStore(uri, create=True)
+    for key in "abc":
+        store.append([make_record(key)], [make_point(key, 1)])
+    read, others = ParquetPart.read, [True, True]
+
+    def late(part: ParquetPart, *args: Any, **options: Any) -> Any:
+        if others:
+            others.pop()
+            with monkeypatch.context() as patch:
+                patch.setattr(ParquetPart, "read", read)
+                ResultsStore(uri).append([make_record(f"more{len(others)}")])
+                ResultsStore(uri).compact()
+        return read(part, *args, **options)
+
+    monkeypatch.setattr(ParquetPart, "read", late)
+    assert sorted(store.load("pocket/quick")) == ["a", "b", "c", "more0", "more1"]
+    others.append(True)
+    assert sorted(store.scan().values("sweep")) == ["pocket/quick"]
+    assert not others
+    assert not store.scan().warnings
 
 
 def test_a_small_file_is_written_in_one_request(uri: str, caplog: pytest.LogCaptureFixture) -> None:
