@@ -7,7 +7,9 @@ gradient of a batch is the same if it is accumulated over smaller batches that a
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from pkgutil import resolve_name
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,11 +76,11 @@ def _softmax_focal(logits_BK: Tensor, y_B: Tensor) -> Tensor:
     return -torch.logaddexp(log_p_B, log_p_B.new_full((), math.log(FOCAL_FLOOR))).mean()
 
 
-def _bce_pos(weight: float) -> Loss:
-    def loss(logits_BK: Tensor, y_BK: Tensor) -> Tensor:
-        return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
+def _bce_pos(weight: float, logits_BK: Tensor, y_BK: Tensor) -> Tensor:
+    return _bce(logits_BK, y_BK, pos_weight=logits_BK.new_full((), weight))
 
-    return loss
+
+_bce_pos4, _bce_pos10 = partial(_bce_pos, 4.0), partial(_bce_pos, 10.0)
 
 
 def _masked_bce(logits: Tensor, y: Tensor) -> Tensor:
@@ -108,31 +110,16 @@ def _relative_l2(predictions: Tensor, y: Tensor) -> Tensor:
     return (error_B / norm_B.clamp_min(torch.finfo(y.dtype).tiny)).mean()
 
 
-def _plain(loss: Loss) -> LossFactory:
-    return lambda train_y, target, device: loss
-
-
-_FACTORIES: Mapping[str, LossFactory] = {
-    "cross_entropy": _plain(functional.cross_entropy),
-    "weighted_cross_entropy": _weighted_cross_entropy,
-    "softmax_focal": _plain(_softmax_focal),
-    "bce": _plain(_bce),
-    "bce_pos4": _plain(_bce_pos(4.0)),
-    "bce_pos10": _plain(_bce_pos(10.0)),
-    "masked_bce": _plain(_masked_bce),
-    "mse": _plain(_mse),
-    "rmse": _plain(_rmse),
-    "relative_l2": _plain(_relative_l2),
-    "nrmse": _plain(_relative_l2),
-}
-"""What makes the losses that ``losses.toml`` declares."""
+def _declared(name: str, *, function: str = "", make: str = "", **words: Any) -> TrainingLoss:
+    factory = resolve_name(make) if make else lambda train_y, target, device: resolve_name(function)
+    return TrainingLoss(name, make=factory, **words)
 
 
 @cache
 def all_losses() -> Mapping[str, TrainingLoss]:
     """Return all losses by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "losses.toml")
-    shipped = {name: TrainingLoss(name, make=_FACTORIES[name], **words) for name, words in declared.items()}
+    shipped = {name: _declared(name, **words) for name, words in declared.items()}
     return with_plug_ins("loss", TrainingLoss, shipped)
 
 

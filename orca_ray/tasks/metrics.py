@@ -8,14 +8,14 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pkgutil import resolve_name
 
 import numpy as np
 
 from orca_ray.data.rows import Array
 from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import UserError, lookup
-from orca_ray.tasks import dense_metrics
-from orca_ray.tasks.dense_metrics import area_under_roc
+from orca_ray.tasks.dense_metrics import area_under_roc, check_other_shape
 
 
 @dataclass(frozen=True)
@@ -122,33 +122,16 @@ def _one_minus_r2(predictions: Array, y: Array) -> float:
 
 
 def _flat(predictions: Array, y: Array) -> tuple[Array, Array]:
-    dense_metrics.check_other_shape(predictions, y)
+    check_other_shape(predictions, y)
     return predictions.reshape(len(y), -1), y.astype(np.float64).reshape(len(y), -1)
-
-
-_FUNCTIONS: Mapping[str, Callable[[Array, Array], float]] = {
-    "error": _error,
-    "one_minus_auroc": _one_minus_auroc,
-    "one_minus_macro_f1": _one_minus_macro_f1,
-    "one_minus_map": _one_minus_map,
-    "cosmic_one_minus_auroc": dense_metrics.one_minus_mask_auroc,
-    "cosmic_one_minus_auroc_thresholded": dense_metrics.one_minus_thresholded_auroc,
-    "false_negative_rate": dense_metrics.false_negative_rate,
-    "mae_lr_d8": dense_metrics.long_range_contact_error,
-    "mae_lr_d8_reference": dense_metrics.long_range_contact_error_reference,
-    "relative_l2": _relative_l2,
-    "nrmse": _relative_l2,
-    "rmse": _rmse,
-    "one_minus_r2": _one_minus_r2,
-}
-"""Functions of the metrics that ``metrics.toml`` declares."""
 
 
 @cache
 def all_metrics() -> Mapping[str, Metric]:
     """Return all metrics by name, those of plug-ins last."""
     declared = tables("orca_ray.tasks", "metrics.toml")
-    shipped = {name: Metric(name, function=_FUNCTIONS[name], **words) for name, words in declared.items()}
+    functions = {name: resolve_name(words.pop("function")) for name, words in declared.items()}
+    shipped = {name: Metric(name, function=functions[name], **words) for name, words in declared.items()}
     return with_plug_ins("metric", Metric, shipped)
 
 
