@@ -1,10 +1,12 @@
-"""The model card: ``README.md`` of a model folder."""
+"""The model card: ``README.md`` of a model folder, whose words are in ``model_card.txt``."""
 
 import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import resources
 from statistics import mean, stdev
+from string import Template
 
 from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
 from orca_ray.methods.registry import get_method
@@ -38,29 +40,37 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
 
     ``board``: the scores of all methods that ran on the task. ``label_names``: names of the target's classes or labels.
     """
-    task = config.task
+    task, body = config.task, config.body
     target = _TARGETS.get(task.target.kind, "a field of shape {shape}")
     target = target.format(size=task.target.size, shape=task.target.shape)
-    made = f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else ""
-    rows = {
+    facts = {
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
         "target": target + (f": {', '.join(label_names)}" if label_names else ""),
         "method": config.method,
-        "body": config.body.name,
+        "body": body.name,
         "training loss": task.loss,
         "data fingerprint": task.data_fingerprint,
         "protocol": task.protocol,
         "trial": f"{config.trial} of {config.sweep}" if config.trial else "",
         "trained with": ", ".join(f"{name} {found}" for name, found in config.versions.items()),
     }
-    return "\n".join([
-        "---\nlibrary_name: orca-ray\ntags:\n- cross-modal-fine-tuning\n---\n",
-        f"# {task.title or task.name}, by {config.method}\n",
-        f"A network that `orca-ray` adapted to the task {task.name} by the method `{config.method}`.{made}\n",
-        "| | |", "|---|---|", *(f"| {name} | {value.replace('|', ' ')} |" for name, value in rows.items() if value), "",
-        _scores(config, board), _use(config), _licences(config), _LIMITS,
-    ])  # fmt: skip
+    metric = all_metrics().get(task.metric)
+    cited = f" {task.citation}" if task.citation else ""
+    template = (resources.files(__package__) / "model_card.txt").read_text(encoding="utf-8")
+    return Template(template).substitute(
+        title=task.title or task.name,
+        method=config.method,
+        task=task.name,
+        made=f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else "",
+        facts="\n".join(f"| {name} | {value.replace('|', ' ')} |" for name, value in facts.items() if value),
+        metric=f"{metric.title}: {metric.definition}" if metric else task.metric,
+        scores="".join(f"{line}\n" for line in _scores(config, board)),
+        extras=",".join(["predict", *get_method(config.method).extras(config.hyperparameters)]),
+        absent=f" The weights of the body {body.name} are not in this folder." if body.weights_sha256 else "",
+        data_licence=f"{task.licence or 'unknown: that of whoever made them'}.{cited} {task.reference}".rstrip(),
+        body_licence=body.licence or ("no pretrained weights" if body.name == "none" else "unknown"),
+    )
 
 
 def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
@@ -70,40 +80,10 @@ def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequenc
     return card, config_text(replace(config, files={**config.files, CARD: found}))
 
 
-def _scores(config: ModelConfig, board: Sequence[Score]) -> str:
-    metric = all_metrics().get(config.task.metric)
-    meaning = f"{metric.title}: {metric.definition}" if metric else config.task.metric
-    lines = [f"## Scores\n\n{meaning}. Lower is better.\n"]
+def _scores(config: ModelConfig, board: Sequence[Score]) -> list[str]:
     own = [("validation", config.validation_score), ("test", config.test_score)]
-    lines += [f"- this model on {split} data: {value:.4g}" for split, value in own if value is not None]
+    lines = [f"- this model on {split} data: {value:.4g}" for split, value in own if value is not None]
     if board:
         lines += ["", "| method | test score: mean over seeds, with its 95 % interval |", "|---|---|"]
         lines += [f"| {each.method} | {each.text()} |" for each in board]
-    return "\n".join([*lines, ""])
-
-
-def _use(config: ModelConfig) -> str:
-    extras = ",".join(["predict", *get_method(config.method).extras(config.hyperparameters)])
-    return (
-        "## Use\n\n```python\nimport orca_ray\n\nmodel = orca_ray.load(\"PATH OF THIS FOLDER\")\n"
-        "predictions = model.predict(x)\n```\n\nor `orca-sweep predict PATH DATA -o predictions.parquet`. "
-        f"It needs `pip install 'orca-ray[{extras}]'`; no Ray, model hub or data set."
-        + (f" The weights of the body {config.body.name} are not in this folder." * bool(config.body.weights_sha256))
-        + "\n"
-    )  # fmt: skip
-
-
-def _licences(config: ModelConfig) -> str:
-    task = config.task
-    data = task.licence or "unknown: that of whoever made them"
-    cited = f" {task.citation}" if task.citation else ""
-    body = config.body.licence or ("no pretrained weights" if config.body.name == "none" else "unknown")
-    return f"## Licences\n\n- data: {data}.{cited} {task.reference}".rstrip() + f"\n- body: {body}\n"
-
-
-_LIMITS = """## Limits
-
-The scores hold for data drawn as the test split was. Inputs from another device, place or time may be predicted worse
-without any sign of it. Probabilities are those of the network and were not calibrated. Nothing was tested for fairness,
-safety or medical use.
-"""
+    return lines

@@ -13,18 +13,10 @@ import torch
 
 from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError, nearest
+from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, ImageStem, Stem, seeded
 from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.family import Family, family_of, keep_layers
-from orca_ray.models.hugging_face import (
-    attention_of,
-    check_config,
-    check_size,
-    make_config,
-    quiet_transformers,
-    read_config,
-    read_weights,
-)
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 logger = logging.getLogger(__name__)
@@ -59,11 +51,11 @@ def describe_body(name: str) -> BodyArchitecture:
     base, layers = parse_body_name(name)
     if base.startswith(TIMM):
         return BodyArchitecture(name, {})
-    config = read_config(base)
+    config = hugging_face.read_config(base)
     keep_layers(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
     values = {key: value for key, value in values.items() if key not in _UNUSED}
-    return BodyArchitecture(name, values, attention_of(config))
+    return BodyArchitecture(name, values, hugging_face.attention_of(config))
 
 
 _CACHED = {True: 2, False: 1}
@@ -116,7 +108,7 @@ def body_modality(name: str) -> ModalityName:
     if base.startswith(TIMM):
         _check_timm(base)
         return "image"
-    return family_of(read_config(base)).modality
+    return family_of(hugging_face.read_config(base)).modality
 
 
 def check_body(name: str, *, pretrained: bool = True) -> None:
@@ -129,8 +121,8 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     if base.startswith(TIMM):
         _check_timm(base)
     elif base not in PACKAGED:
-        config = read_config(base)
-        family = check_config(base, config)
+        config = hugging_face.read_config(base)
+        family = hugging_face.check_config(base, config)
         keep_layers(family, config, base, layers)
         if family.modality == "image":
             image_statistics(base)
@@ -141,7 +133,7 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     base, layers = parse_body_name(name)
     make = _timm_model if base.startswith(TIMM) else _transformers_model
-    with quiet_transformers(), seeded(seed):
+    with hugging_face.quiet_transformers(), seeded(seed):
         family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
     if isinstance(stem, ImageStem) and family.library == "transformers" and base not in PACKAGED:
@@ -154,7 +146,7 @@ def _build(architecture: BodyArchitecture) -> LoadedBody:
 
     base, layers = parse_body_name(architecture.name)
     # Random initialisation would take ten times as long as all else (vit-s14: 7 s of 7.5 s on a busy core).
-    with quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
+    with hugging_face.quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
         if base.startswith(TIMM):
             family, model = _timm_model(base, layers, pretrained=False)
         else:
@@ -169,8 +161,8 @@ def _described_model(base: str, architecture: BodyArchitecture) -> tuple[Family,
     from transformers import AutoModel
 
     try:
-        config = make_config(base, dict(architecture.values))
-        family, _ = check_size(base, config)
+        config = hugging_face.make_config(base, dict(architecture.values))
+        family, _ = hugging_face.check_size(base, config)
         model = AutoModel.from_config(
             config, dtype=torch.float32, trust_remote_code=False, attn_implementation=architecture.attention
         )
@@ -214,11 +206,11 @@ def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family
 def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
     from transformers import AutoModel
 
-    config = read_config(base)
-    family = family_of(config) if base in PACKAGED else check_config(base, config)
+    config = hugging_face.read_config(base)
+    family = family_of(config) if base in PACKAGED else hugging_face.check_config(base, config)
     keep_layers(family, config, base, layers)
     if pretrained:
-        return family, read_weights(base, config)
+        return family, hugging_face.read_weights(base, config)
     return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
 
 

@@ -14,19 +14,11 @@ from torch.nn import Parameter
 from orca_ray.data.rows import Rows
 from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training import sample_cost
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import SplitInputs, forward, make_samples
 from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
-from orca_ray.training.sample_cost import (
-    SampleCost,
-    budget_bytes,
-    even_micro_batch,
-    halved,
-    max_micro_batch,
-    measure_cost,
-    memory_limits,
-)
 
 _log = logging.getLogger(__name__)
 
@@ -90,15 +82,15 @@ class GradientAccumulator:
         self.cost = self._measure_cost()
         """Measured cost of one training sample without gradient checkpointing."""
         self.limit = self._choose_limit()
-        if memory_limits().halvings:
-            self.limit = halved(self.micro_batch)
+        if sample_cost.memory_limits().halvings:
+            self.limit = sample_cost.halved(self.micro_batch)
         """Maximum number of samples of a micro-batch; halved when memory runs out."""
 
     @property
     def micro_batch(self) -> int:
         """Number of samples of the largest micro-batch of a full optimiser step."""
         step = range(min(self._config.batch_size * self._config.accumulation, self._num_samples))
-        return even_micro_batch(max(1, len(step[self._ranks.share(len(step))])), self.limit)
+        return sample_cost.even_micro_batch(max(1, len(step[self._ranks.share(len(step))])), self.limit)
 
     def gradients(
         self, steps: Sequence[np.ndarray], augment: Augment | None = None, *, seed: int = 0
@@ -190,12 +182,14 @@ class GradientAccumulator:
                 # Recomputed layers have activations as large as without checkpointing, so the limit for CPUs stays.
                 cost = replace(self._measure_cost(), largest_bytes=self.cost.largest_bytes)
                 extra = self.cost.saved_bytes // layers
-        return max_micro_batch(cost, budget_bytes(self._config.memory_mib, self._device), self._device, extra)
+        return sample_cost.max_micro_batch(
+            cost, sample_cost.budget_bytes(self._config.memory_mib, self._device), self._device, extra
+        )
 
-    def _measure_cost(self) -> SampleCost:
+    def _measure_cost(self) -> sample_cost.SampleCost:
         few = min(2, self._num_samples)
         with self._measuring():
-            return measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
+            return sample_cost.measure_cost(self._first_loss, self._parameters, self._model.body, num_samples=few)
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:

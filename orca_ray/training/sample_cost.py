@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from orca_ray.discovery import tables
 from orca_ray.torch_private import flop_counter
 from orca_ray.training.numerics import Precision
 
@@ -156,20 +157,8 @@ def _saved_tensors() -> Iterator[dict[int, int]]:
         yield sizes
 
 
-_COLUMNS = ("bfloat16", "tf32", "float32")
-PEAKS: dict[str, tuple[float | None, float | None, float | None]] = {
-    "GB200": (2500, 1250, 80), "B200": (2250, 1100, 75), "GH200": (989, 494, 67),
-    "H200": (989, 494, 67), "H200 NVL": (835, 417, 60), "H100 PCIe": (756, 378, 51),
-    "H100 NVL": (835, 417, 60), "H100": (989, 494, 67), "A100": (312, 156, 19.5),
-    "A800": (312, 156, 19.5), "A40": (150, 75, 37.4), "A30": (165, 82, 10.3),
-    "A10": (125, 62.5, 31.2), "A10G": (70, 35, 35), "L40S": (362, 183, 91.6),
-    "L40": (181, 90.5, 90.5), "L4": (121, 60, 30.3), "V100": (None, None, 15.7),
-    "T4": (None, None, 8.1), "RTX 3090": (71, 35.6, 35.6), "RTX 3090 Ti": (80, 40, 40),
-    "RTX 4090": (165, 82.6, 82.6), "RTX 4090 D": (147, 73.5, 73.5), "RTX A6000": (155, 77.4, 38.7),
-    "RTX 6000 Ada": (364, 182, 91.1),
-}  # fmt: skip
-"""Peak TFLOP/s (1e12 floating-point operations per second) in bfloat16, TF32 and float32, without sparsity, from the
-makers' data sheets. The key must occur in the name that CUDA reports, as whole words; the longest such key applies."""
+PEAKS = tables("orca_ray.training", "gpus.toml")
+"""Peak TFLOP/s of GPUs by a part of their name, then by the name of a precision."""
 _SLOWER_VARIANTS = ("MIG", "Laptop")
 """Words in a device name that mean it is slower than its key in `PEAKS` says; its peak is then unknown."""
 
@@ -207,7 +196,7 @@ def peak_flops(precision: Precision) -> float | None:
     found = [word for word in (*PEAKS, *_SLOWER_VARIANTS) if re.search(rf"\b{word}\b", name)]
     if not found or not set(found).isdisjoint(_SLOWER_VARIANTS):
         return None
-    rate = PEAKS[max(found, key=len)][_COLUMNS.index(precision.name)]
+    rate = PEAKS[max(found, key=len)].get(precision.name)
     return None if rate is None else rate * 1e12
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from orca_ray.data.download import Patience
 from orca_ray.data.rows import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.errors import UserError
-from orca_ray.models import body_files, weights
+from orca_ray.models import body_files, hugging_face
 from orca_ray.models.body import Body
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
 from orca_ray.models.names import list_bodies, parse_body_name
@@ -200,7 +200,7 @@ def test_every_family_is_built_without_its_directory(
     def refused(*given: object, **named: object) -> None:
         raise AssertionError("the hub or the cache was asked")
 
-    monkeypatch.setattr(weights, "read_config", refused)
+    monkeypatch.setattr(hugging_face, "read_config", refused)
     monkeypatch.setattr(body_files, "local_file", refused)
     same(described, name, pretrained=True)  # from the bodies that this process keeps
 

@@ -13,7 +13,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.process import progress_count
 from orca_ray.testing.trials import copy_of
-from orca_ray.training import evaluate, gradient_accumulation, refine, sample_cost
+from orca_ray.training import evaluate, refine, sample_cost
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Samples, SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator, wants_compile
@@ -96,7 +96,7 @@ def test_a_micro_batch_stays_within_the_memory_budget(bert: str, monkeypatch: py
         saved_by_autograd(model, torch.from_numpy(split.x[:16])) / 16, rel=0.1
     )
     budget = 10 * accumulator.cost.saved_bytes
-    monkeypatch.setattr(gradient_accumulation, "budget_bytes", lambda memory_mib, device: budget)
+    monkeypatch.setattr(sample_cost, "budget_bytes", lambda memory_mib, device: budget)
     accumulator = make_accumulator(model, split, batch_size=64)
     assert 4 <= accumulator.micro_batch <= accumulator.limit < 10
     assert saved_by_autograd(model, torch.from_numpy(split.x[: accumulator.limit])) <= budget

@@ -4,29 +4,19 @@ import re
 from collections.abc import Sequence
 
 from orca_ray.errors import printable
+from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import BoardReport
-from orca_ray.leaderboard.text import (
-    cost_grid,
-    effects_footer,
-    effects_sections,
-    effects_title,
-    footer,
-    published_footer,
-    published_tables,
-    score_grid,
-    titles,
-)
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"
 """Marks the best score of a task until the text around it is escaped; no record holds this character unescaped."""
 
 
-def escaped(text: str) -> str:
+def escaped(words: str) -> str:
     """Return text that Markdown shows as it is; unprintable characters become escapes."""
-    return _SPECIAL.sub(r"\\\g<0>", printable(text))
+    return _SPECIAL.sub(r"\\\g<0>", printable(words))
 
 
 def markdown_table(grid: Sequence[Sequence[str]], names: int) -> list[str]:
@@ -41,29 +31,29 @@ def _cells(grid: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def _render(report: BoardReport) -> str:
     board = report.board
-    title, subtitle = titles(report)
+    title, subtitle = text.titles(report)
     lines = [escaped(f"{title}; {subtitle}"), ""]
     if board.tasks:
-        grid = score_grid(report, _BEST, " ± ")
+        grid = text.score_grid(report, _BEST, " ± ")
         for row, metric in zip(grid, ["metric", *board.metrics.values(), *[""] * len(grid)], strict=False):
             row.insert(1, metric)
         lines += [*markdown_table(_cells(grid), 2), ""]
-    lines += [f"- {escaped(line)}" for line in footer(report)]
+    lines += [f"- {escaped(line)}" for line in text.footer(report)]
     tables = [
-        (table.heading(board.benchmark), table.grid(board.benchmark, _BEST)) for table in published_tables(report)
+        (table.heading(board.benchmark), table.grid(board.benchmark, _BEST)) for table in text.published_tables(report)
     ]
-    for heading, grid in [*filter(None, [cost_grid(report)]), *tables]:
+    for heading, grid in [*filter(None, [text.cost_grid(report)]), *tables]:
         lines += ["", f"**{escaped(heading)}**", "", *markdown_table(_cells(grid), 1)]
-    if notes := published_footer(report):
+    if notes := text.published_footer(report):
         lines += ["", *(f"- {escaped(line)}" for line in notes)]
     return "\n".join(lines).rstrip()
 
 
 def _markdown_effects(effects: Effects) -> str:
-    foot = [f"- {escaped(text)}" for text in effects_footer(effects)]
+    foot = [f"- {escaped(note)}" for note in text.effects_footer(effects)]
     foot.append("- Ratios on single tasks: **bold** is better beyond noise, *italic* worse.")
-    lines = [escaped(effects_title(effects)), "", *foot]
-    for title, rows, names in effects_sections(effects, full=True):
+    lines = [escaped(text.effects_title(effects)), "", *foot]
+    for title, rows, names in text.effects_sections(effects, full=True):
         cells = [[printable(cell).replace("|", "\\|") for cell in row] for row in rows]
         lines += ["", f"## {printable(title)}", "", *markdown_table(cells, names)]
     return "\n".join(lines)

@@ -11,23 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from orca_ray.errors import printable
+from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import Format
 from orca_ray.leaderboard.report import BoardReport
-from orca_ray.leaderboard.text import (
-    WIDTH,
-    cost_grid,
-    effects_footer,
-    effects_sections,
-    effects_title,
-    footer,
-    metrics_text,
-    published_footer,
-    published_tables,
-    score_grid,
-    titles,
-    wrapped,
-)
 
 BEST = "*"
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -36,35 +23,35 @@ MAX_CURVE = 12
 TextRows = Sequence[Sequence[str]]
 
 
-def renderables(report: BoardReport, width: int = WIDTH, *, curves: bool = True) -> Iterator[RenderableType]:
+def renderables(report: BoardReport, width: int = text.WIDTH, *, curves: bool = True) -> Iterator[RenderableType]:
     """Yield a leaderboard as Rich text and tables that are at most ``width`` characters wide.
 
     A wider table is split by methods; a table of one method may still be wider. ``curves`` adds sparklines, which need
     a terminal with Unicode.
     """
     board = report.board
-    title, subtitle = titles(report)
-    yield Text("\n".join([printable(title), *wrapped(subtitle, width)]), style="bold")
+    title, subtitle = text.titles(report)
+    yield Text("\n".join([printable(title), *text.wrapped(subtitle, width)]), style="bold")
     below = []
     if board.tasks:
-        grid = [[printable(cell) for cell in row] for row in score_grid(report, "{}" + BEST, "±")]
+        grid = [[printable(cell) for cell in row] for row in text.score_grid(report, "{}" + BEST, "±")]
         yield ""
         drawn = curves and _add_curves(report, grid)
         yield from _tables(grid, width, 1 + len(board.tasks))
-        below = [f"{BEST} best score of the task", metrics_text(board.metrics, board.benchmark)]
+        below = [f"{BEST} best score of the task", text.metrics_text(board.metrics, board.benchmark)]
         below += ["curves: validation score by epoch, mean over seeds, one scale per task"] if drawn else []
-    if lines := [*below, *footer(report)]:
+    if lines := [*below, *text.footer(report)]:
         yield _sentences(lines, width)
-    if costs := cost_grid(report):
+    if costs := text.cost_grid(report):
         yield from _section(*costs, width)
-    for table in published_tables(report):
+    for table in text.published_tables(report):
         yield from _section(table.heading(board.benchmark), table.grid(board.benchmark), width)
-    if lines := published_footer(report):
+    if lines := text.published_footer(report):
         yield _sentences(lines, width)
 
 
 def _section(heading: str, grid: TextRows, width: int) -> Iterator[RenderableType]:
-    yield Text("\n".join(["", *wrapped(heading, width), ""]), style="bold")
+    yield Text("\n".join(["", *text.wrapped(heading, width), ""]), style="bold")
     yield from _tables([[printable(cell) for cell in row] for row in grid], width)
 
 
@@ -97,7 +84,7 @@ def _level(value: float, low: float, high: float) -> int:
 
 
 def _sentences(texts: Sequence[str], width: int) -> RenderableType:
-    return Text("\n".join(["", *(line for text in texts for line in wrapped(text, width))]))
+    return Text("\n".join(["", *(line for note in texts for line in text.wrapped(note, width))]))
 
 
 def _tables(grid: TextRows, width: int, rule: int = 0) -> Iterator[RenderableType]:
@@ -136,10 +123,10 @@ def _render(report: BoardReport) -> str:
 
 
 def _table_effects(effects: Effects) -> str:
-    lines = [printable(effects_title(effects))]
-    for title, rows, _ in effects_sections(effects, full=False):
+    lines = [printable(text.effects_title(effects))]
+    for title, rows, _ in text.effects_sections(effects, full=False):
         lines += ["", printable(title), "", *_plain_table(rows)]
-    return "\n".join([*lines, "", *(line for text in effects_footer(effects) for line in wrapped(text))])
+    return "\n".join([*lines, "", *(line for note in text.effects_footer(effects) for line in text.wrapped(note))])
 
 
 def _plain_table(grid: Sequence[Sequence[str]]) -> list[str]:

@@ -7,26 +7,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import pandas as pd
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.leaderboard.published.tables import (
-    CLAIM,
-    FLAGS,
-    IMPORTED,
-    OWN,
-    PRIMARY,
-    PROTOCOLS,
-    SUBMITTED,
-    Column,
-    Published,
-    PublishedRow,
-    PublishedTable,
-    published_rows,
-    rows_of_others,
-    sources,
-)
+from orca_ray.leaderboard.published import tables
 from orca_ray.leaderboard.statistics import ScoreTable, get_statistic
 from orca_ray.results.submissions import SubmittedScore
 
-_OTHERS = (SUBMITTED, IMPORTED)
+_OTHERS = (tables.SUBMITTED, tables.IMPORTED)
 _MAX_NAMES = 6
 """Number of methods that a note on a protocol names."""
 
@@ -37,13 +22,13 @@ def published_for(
     imported: Iterable[SubmittedScore] = (),
     hide: Collection[str] = (),
     tasks: Collection[str] | None = None,
-) -> Published | None:
+) -> tables.Published | None:
     """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
 
     Rows whose `PublishedRow.kind` is in ``hide`` are left out of all tables, ranks and notes; `Published.hidden` says
     how many they are. With ``tasks``, rows of other tasks are left out, uncounted.
     """
-    rows = [*published_rows(board.benchmark), *rows_of_others(board.benchmark, imported)]
+    rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported)]
     if tasks is not None:
         rows = [row for row in rows if row.task in tasks]
     if not rows:
@@ -63,42 +48,42 @@ def published_for(
     return compare(rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol, hide=hide)
 
 
-def reason_apart(row: PublishedRow, metric: str | None, protocol: str) -> str:
+def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) -> str:
     """Return why a published row is not comparable with the store's scores on its task; "" if it is comparable.
 
     ``metric`` is the metric of the store's scores on the row's task, None without scores; ``protocol`` is the
     protocol of the store's scores.
     """
-    if row.setting == CLAIM:
+    if row.setting == tables.CLAIM:
         return "statement about the whole benchmark"
     if row.flag:
-        return FLAGS[row.flag]
+        return tables.FLAGS[row.flag]
     if metric is None:
         return "no own score on the task"
     if row.metric != metric:
         return f"its metric is {row.metric}, not {metric}" if row.metric else f"its {row.quantity} may not be {metric}"
     if row.protocol != protocol:
-        return f"{PROTOCOLS[row.protocol]}; own scores: {PROTOCOLS[protocol]}"
+        return f"{tables.PROTOCOLS[row.protocol]}; own scores: {tables.PROTOCOLS[protocol]}"
     return ""
 
 
 def compare(
-    rows: Sequence[PublishedRow],
+    rows: Sequence[tables.PublishedRow],
     benchmark: str,
     *,
-    own: Sequence[PublishedRow] = (),
+    own: Sequence[tables.PublishedRow] = (),
     metrics: Mapping[str, str] | None = None,
     protocol: str = "",
     hide: Collection[str] = (),
-) -> Published:
+) -> tables.Published:
     """Return tables of published rows, and a table of the store's scores with the published rows comparable to them.
 
     ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
     protocol of own scores. Rows whose kind is in ``hide`` are left out, and counted in `Published.hidden`.
     """
     shown = tuple(row for row in rows if row.kind not in hide)
-    ranked = [row for row in shown if row.setting != CLAIM and row.flag != "repeat"]
-    claims = [row for row in shown if row.setting == CLAIM]
+    ranked = [row for row in shown if row.setting != tables.CLAIM and row.flag != "repeat"]
+    claims = [row for row in shown if row.setting == tables.CLAIM]
     others = dict.fromkeys(row.source for row in shown if row.kind in _OTHERS)
     numbers = {source: number for number, source in enumerate(others, start=1)}
     reasons = [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in shown] if own else []
@@ -106,7 +91,7 @@ def compare(
     tasks = {row.task for row in beside}
     fair = [*(row for row in own if row.task in tasks), *beside]
     notes = [*(f"[{number}] {source}" for source, number in numbers.items()), *_notes(ranked, claims)]
-    return Published(
+    return tables.Published(
         benchmark=benchmark,
         beside=_table("own and published scores, same metric and protocol", fair, numbers) if beside else None,
         tables=tuple(_table(title, group, numbers) for title, group in _groups(ranked).items()),
@@ -117,9 +102,9 @@ def compare(
     )
 
 
-def _groups(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
+def _groups(rows: Iterable[tables.PublishedRow]) -> dict[str, list[tables.PublishedRow]]:
     """Return the rows of each table by its title; a table has one setting, and one quantity for each task."""
-    groups: dict[str, list[PublishedRow]] = {}
+    groups: dict[str, list[tables.PublishedRow]] = {}
     quantities: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         known = quantities.setdefault((row.setting, row.task), [])
@@ -131,34 +116,36 @@ def _groups(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
     return groups
 
 
-def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int) -> PublishedRow:
+def own_row(task: str, method: str, metric: str, protocol: str, mean: float, std: float, n: int) -> tables.PublishedRow:
     """Return the mean score of a method in the store as a row of kind `OWN`; a NaN ``std`` becomes None."""
-    return PublishedRow(
+    return tables.PublishedRow(
         task=task, method=method, metric=metric, quantity=metric, score=mean, std=None if math.isnan(std) else std, n=n,
-        published_metric=metric, protocol=protocol, kind=OWN, source="this store",
+        published_metric=metric, protocol=protocol, kind=tables.OWN, source="this store",
     )  # fmt: skip
 
 
-def _table(title: str, rows: Sequence[PublishedRow], numbers: Mapping[str, int]) -> PublishedTable:
+def _table(title: str, rows: Sequence[tables.PublishedRow], numbers: Mapping[str, int]) -> tables.PublishedTable:
     """Return a table; of several rows for a cell, one without a flag wins, then the first.
 
     ``numbers`` are the numbers of the sources of other people's rows, which keep methods of equal name apart.
     """
     ordered = sorted(rows, key=lambda row: bool(row.flag))
-    units = {row.task: row for row in reversed(ordered) if row.kind != OWN}
+    units = {row.task: row for row in reversed(ordered) if row.kind != tables.OWN}
     columns = {
-        task: Column(task, units[task].quantity, units[task].published_metric)
+        task: tables.Column(task, units[task].quantity, units[task].published_metric)
         for task in dict.fromkeys(row.task for row in rows if row.task in units)
     }
-    cells: dict[tuple[str, Column], PublishedRow] = {}
+    cells: dict[tuple[str, tables.Column], tables.PublishedRow] = {}
     for row in ordered:
-        name = f"{row.method}, this store" if row.kind == OWN else row.method
+        name = f"{row.method}, this store" if row.kind == tables.OWN else row.method
         name += f" [{numbers[row.source]}]" if row.kind in _OTHERS else ""
         cells.setdefault((name, columns[row.task]), row)
-    return PublishedTable(title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values())))
+    return tables.PublishedTable(title, tuple(columns.values()), cells, _summary(cells, tuple(columns.values())))
 
 
-def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence[Column]) -> pd.DataFrame:
+def _summary(
+    cells: Mapping[tuple[str, tables.Column], tables.PublishedRow], columns: Sequence[tables.Column]
+) -> pd.DataFrame:
     methods = list(dict.fromkeys(name for name, _ in cells))
     scores = {
         name: {c.task: cells[name, c].score for c in columns if (name, c) in cells and not cells[name, c].flag}
@@ -174,21 +161,22 @@ def _summary(cells: Mapping[tuple[str, Column], PublishedRow], columns: Sequence
     return found.reindex(methods).sort_values("mean_rank", kind="stable")
 
 
-def _notes(ranked: Sequence[PublishedRow], claims: Iterable[PublishedRow]) -> Iterator[str]:
+def _notes(ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.PublishedRow]) -> Iterator[str]:
     for row in ranked:
         if row.flag:
-            yield f"{row.method} on {row.task}, {row.published} in {row.source}, is {FLAGS[row.flag]}: {row.note}"
+            flag = tables.FLAGS[row.flag]
+            yield f"{row.method} on {row.task}, {row.published} in {row.source}, is {flag}: {row.note}"
     protocols: dict[str, set[str]] = {}
     for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)
     for protocol, methods in protocols.items():
-        yield f"protocol of {_listed(methods)}: {PROTOCOLS[protocol]}"
+        yield f"protocol of {_listed(methods)}: {tables.PROTOCOLS[protocol]}"
     for row in claims:
-        kind = "" if row.kind == PRIMARY else f"{row.kind}, "
+        kind = "" if row.kind == tables.PRIMARY else f"{row.kind}, "
         yield f"stated of {row.method}: {row.published_metric} {row.published} ({row.note}; {kind}{row.source})"
     for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
-        if key in sources():
-            yield f"source {key}: {sources()[key]}"
+        if key in tables.sources():
+            yield f"source {key}: {tables.sources()[key]}"
 
 
 def _listed(methods: Collection[str]) -> str:

