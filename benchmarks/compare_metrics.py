@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from orca_ray.tasks.dense_metrics import IGNORED
-from orca_ray.tasks.metrics import get_metric
+from orca_ray.tasks.metrics import IGNORED, get_metric
 from tests.tasks.test_scores import _inputs, _loss, protein
 
 CHECKOUT = os.environ.get("ORCA_REFERENCE", "")

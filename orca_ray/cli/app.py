@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orca_ray.cli import adapt, benchmark, catalogue, data, leaderboard, predict, results, show, submit, watch
+from orca_ray.cli import adapt, benchmark, catalogue, data, leaderboard, predict, results, show, watch
 from orca_ray.cli import output as log
 from orca_ray.cli.options import remember
 from orca_ray.cli.output import CLUSTER_LOST, INTERNAL_ERROR, INTERRUPTED, USER_ERROR, fail
@@ -55,7 +55,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list,
 for function in (
     adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, leaderboard.site, watch.status, watch.logs, watch.stop, watch.pause, watch.retry,
-    watch.cancel, submit.submit, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks,
+    watch.cancel, watch.submit, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks,
     catalogue.bodies, catalogue.methods, catalogue.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)

@@ -186,7 +186,6 @@ def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool
 
 
 def _print_plan(planned: "Plan") -> None:
-    """Print a plan: a table of (task, method) pairs, the resources, a table of costs, and what is missing."""
     resources = []
     for row in planned.rows:
         amounts = ((row.cpus, "CPU"), (row.gpus, "GPU"), (row.memory_gib, "GiB"))

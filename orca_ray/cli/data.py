@@ -68,7 +68,6 @@ def fetch(
 
 
 def _fetch(task: "Task", raw: Path, progress: DataProgress, workers: int, *, quiet: bool) -> None:
-    """Fetch the packages and the raw files of a task."""
     from orca_ray.data import packages
 
     begin = time.monotonic()

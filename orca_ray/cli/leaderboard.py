@@ -254,7 +254,7 @@ def leaderboard_diff(
 
 def _sides(given: tuple[str, str], benchmark: str | None, options: BoardOptions) -> "list[pd.DataFrame]":
     """Return the scores of two boards; if only one is a store and no benchmark is named, the other board names it."""
-    from orca_ray.leaderboard.report import SUFFIXES, read_scores
+    from orca_ray.leaderboard.format import SUFFIXES, read_scores
 
     files = [read_scores(Path(each)) if Path(each).suffix in SUFFIXES else None for each in given]
     for file in files:
@@ -270,7 +270,7 @@ def _sides(given: tuple[str, str], benchmark: str | None, options: BoardOptions)
 
 def _stored(uri: str, benchmark: str | None, options: BoardOptions) -> "pd.DataFrame":
     from orca_ray.leaderboard import build
-    from orca_ray.leaderboard.report import score_frame
+    from orca_ray.leaderboard.format import score_frame
 
     scan = required_store(uri, "give a results store, or a board exported as .json or .parquet").scan()
     if benchmark is None:

@@ -244,7 +244,6 @@ class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only 
         self.addFilter(lambda record: record.name != hidden)
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record, with control sequences escaped."""
         return printable(super().format(record), keep="\n")
 
     def emit(self, record: logging.LogRecord) -> None:

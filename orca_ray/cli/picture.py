@@ -1,17 +1,14 @@
 """Draws samples of a task with Pillow: photographs, curves, spectrograms, physical fields and contact maps."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Array
-
-if TYPE_CHECKING:
-    from orca_ray.data.prepared import PreparedData, Split
-    from orca_ray.tasks.task import Task
+from orca_ray.tasks.task import Task
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -27,7 +24,7 @@ _INKS = ((31, 90, 160), (200, 80, 20), (30, 130, 60), (140, 60, 140))
 _TARGET_INK = (190, 20, 40)
 
 
-def draw(task: "Task", data: "PreparedData") -> Image.Image:
+def draw(task: Task, data: PreparedData) -> Image.Image:
     """Return a picture of some training samples with their targets.
 
     Images with three channels are drawn in colour, images with one channel in grey. Of other 2-D inputs, at most the
@@ -41,7 +38,7 @@ def draw(task: "Task", data: "PreparedData") -> Image.Image:
     return _arranged(samples, f"{task.name}: {task.title}; input {shape}, training samples")
 
 
-def _chosen(task: "Task", split: "Split") -> list[int]:
+def _chosen(task: Task, split: Split) -> list[int]:
     """Return the indices of samples to draw: one for each of the first classes, else evenly spaced ones."""
     if task.target.kind == "classes":
         _, first = np.unique(split.y, return_index=True)
@@ -50,7 +47,7 @@ def _chosen(task: "Task", split: "Split") -> list[int]:
     return sorted({int(index) for index in np.linspace(0, len(split) - 1, min(NUM_SAMPLES, len(split)))})
 
 
-def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str]:
+def _sample(task: Task, split: Split, index: int) -> tuple[list[Pixels], str]:
     """Return the panels [height, width, 3] of a sample, from left to right, and its caption."""
     rows = slice(index, index + 1)
     x, y = np.nan_to_num(split.x[rows][0]).astype(np.float64), np.asarray(split.y[rows][0])
@@ -62,7 +59,7 @@ def _sample(task: "Task", split: "Split", index: int) -> tuple[list[Pixels], str
     return panels, _caption(task, y)
 
 
-def _caption(task: "Task", y: Array) -> str:
+def _caption(task: Task, y: Array) -> str:
     match task.target.kind:
         case "classes":
             return f"class {int(y)}"

@@ -2,8 +2,7 @@
 
 from orca_ray.leaderboard.board import Board, BoardCell, Other, Provenance, Score, TaskInfo, TrialCost, empty_board
 from orca_ray.leaderboard.effects import EffectGrid, Effects, build_effects
-from orca_ray.leaderboard.format import Format, all_formats, render
-from orca_ray.leaderboard.report import BoardReport, subset
+from orca_ray.leaderboard.format import BoardReport, Format, all_formats, render, subset
 from orca_ray.leaderboard.selection import build
 from orca_ray.leaderboard.statistics import Statistic, all_statistics, get_statistic
 

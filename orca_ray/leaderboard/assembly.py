@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Board, empty_board
 from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
+from orca_ray.leaderboard.format import BoardReport, subset
 from orca_ray.leaderboard.page import chosen_pictures
 from orca_ray.leaderboard.published import published_for
-from orca_ray.leaderboard.report import BoardReport, subset
 from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
 from orca_ray.results.store import ResultsStore
@@ -81,7 +81,6 @@ def effects_report(
 
 
 def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
-    """Return the records of the board's sweep, tasks and methods."""
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "task": board.tasks}
     records = to_frame(scan.take(_positions(scan, wanted), RECORDS.schema.names))
     return records[board.labels(records).isin(board.methods)]

@@ -53,7 +53,7 @@ class Change:
 def compare_boards(before: pd.DataFrame, after: pd.DataFrame) -> list[Change]:
     """Return the change of each (task, method) that has a score in at least one board, sorted by task and method.
 
-    The boards are tables of scores with the columns of `orca_ray.leaderboard.report.SCHEMA`. `RULE` says which changes
+    The boards are tables of scores with the columns of `orca_ray.leaderboard.format.SCHEMA`. `RULE` says which changes
     are beyond noise.
     """
     sides = [

@@ -8,11 +8,11 @@ from itertools import combinations
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import PublishedTable
-from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
-from orca_ray.leaderboard.statistics.paired import Levels, Ratio
+from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.leaderboard.statistics.verdict import describe, smallest_p
 from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS
 from orca_ray.results.record import Status
@@ -202,10 +202,6 @@ def _interval(ratio: Ratio) -> str:
     return text if math.isnan(ratio.low) else f"{text} [{_ratio(ratio.low)}, {_ratio(ratio.high)}]"
 
 
-def _named(levels: Levels) -> str:
-    return ", ".join(f"{factor} {level}" for factor, level in levels.items())
-
-
 def _on_task(ratio: Ratio | None) -> str:
     """Format the ratio on one task: bold if better beyond noise, italic if worse."""
     if ratio is None:
@@ -225,9 +221,9 @@ def effects_sections(effects: Effects, *, full: bool) -> Iterator[tuple[str, lis
         for each in effects.comparisons:
             if list(each.changed) == [factor] and (full or len(each.given) < 2):
                 counts = [str(each.better), str(each.worse), f"{each.pairs}/{each.planned}"]
-                name, given = each.levels[factor], _named(each.given) or "all"
+                given = ", ".join(f"{other} {level}" for other, level in each.given.items()) or "all"
                 on_tasks = [_on_task(each.tasks.get(task)) for task in tasks] if full else []
-                rows.append([name, given, _interval(each.ratio), *counts, *on_tasks])
+                rows.append([each.levels[factor], given, _interval(each.ratio), *counts, *on_tasks])
         if len(rows) > 1:
             yield f"Effect of {factor}, relative to {baseline}", rows, 2
     for one, two in combinations(effects.factors, 2):

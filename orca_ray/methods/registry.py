@@ -4,7 +4,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
@@ -13,9 +13,7 @@ from orca_ray.methods.options import SHARED, Hyperparameters, LoraConfig, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.models.modality import DecoderConfig
 from orca_ray.options import section_name
-
-if TYPE_CHECKING:
-    from orca_ray.tasks.task import Task
+from orca_ray.tasks.task import Task
 
 FIELD = "field"
 """Name of the group of all methods, except those with `Recipe.variant`."""
@@ -57,7 +55,7 @@ def _objection(new: Recipe, found: Mapping[str, Recipe]) -> str:
     return ""
 
 
-def check_unfit(method: str, task: "Task") -> None:
+def check_unfit(method: str, task: Task) -> None:
     """Raise UserError if ``method`` cannot adapt to ``task`` (`Recipe.problem`)."""
     if problem := get_method(method).problem(task):
         raise UserError(

@@ -48,6 +48,10 @@ def check_hub(base: str, *names: str) -> None:
         check_answer(constants.ENDPOINT, _PATIENCE)
 
 
+def _unreadable(base: str, reason: str) -> UserError:
+    return UserError(f"cannot read the weights of body {base!r}: {reason}")
+
+
 def weight_files(base: str) -> list[Path]:
     """Return the weight files of a local directory, or those of a hub name in the hub's cache; may be empty.
 
@@ -60,10 +64,8 @@ def weight_files(base: str) -> list[Path]:
     names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else [""]
     files = {each: local_file(base, each) for each in names if each == Path(each).name}
     if absent := [each for each in names if files.get(each) is None]:
-        raise UserError(
-            f"cannot read the weights of body {base!r}: {path} lists the file {absent[0]!r}, which is not in the same "
-            "directory; get the missing files"
-        )
+        reason = f"lists the file {absent[0]!r}, which is not in the same directory; get the missing files"
+        raise _unreadable(base, f"{path} {reason}")
     return [file for file in files.values() if file is not None]
 
 
@@ -74,10 +76,8 @@ def check_weights(base: str) -> None:
     """
     paths = weight_files(base)
     if not paths and Path(base).is_dir():
-        raise UserError(
-            f"cannot read the weights of body {base!r}: the directory has none of {', '.join(WEIGHT_FILES)}; save the "
-            "model with save_pretrained"
-        )
+        names = ", ".join(WEIGHT_FILES)
+        raise _unreadable(base, f"the directory has none of {names}; save the model with save_pretrained")
     for path in paths:
         (_check_safetensors if path.suffix == ".safetensors" else _check_pickle)(base, path)
 
@@ -103,7 +103,8 @@ def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tens
         return None
     for name, least in _STATISTICS:
         found = values.get(name)
-        if not (isinstance(found, list) and len(found) == 3 and all(_within(each, least) for each in found)):
+        numbers = isinstance(found, list) and all(type(each) in (int, float) and least <= each <= 1 for each in found)
+        if not (numbers and len(found) == 3):
             raise UserError(
                 f"cannot read the image statistics of body {base!r}: {name} in {path} is {quoted(found)}, expected "
                 f"three numbers from {least:g} to 1; correct it, or remove the file to use its class's usual values"
@@ -142,11 +143,9 @@ def _check_safetensors(base: str, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             num_values = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"cannot read the weights of body {base!r}: {path} is damaged ({cause(error)}); get the file again"
-        ) from error
+        raise _unreadable(base, f"{path} is damaged ({cause(error)}); get the file again") from error
     if not num_values:
-        raise UserError(f"cannot read the weights of body {base!r}: {path} holds no tensors; get the file again")
+        raise _unreadable(base, f"{path} holds no tensors; get the file again")
 
 
 def _check_pickle(base: str, path: Path) -> None:
@@ -155,13 +154,8 @@ def _check_pickle(base: str, path: Path) -> None:
         # torch's older format is not a zip archive and cannot be memory-mapped.
         content = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged file raises UnpicklingError, RuntimeError, EOFError or others
-        raise UserError(
-            f"cannot read the weights of body {base!r}: {path} is damaged or holds objects other than tensors, which "
-            f"are never unpickled ({type(error).__name__}); get the file again, or save it as model.safetensors"
-        ) from error
+        reason = f"holds objects other than tensors, which are never unpickled ({type(error).__name__})"
+        advice = "get the file again, or save it as model.safetensors"
+        raise _unreadable(base, f"{path} is damaged or {reason}; {advice}") from error
     if not isinstance(content, dict) or not content:
-        raise UserError(f"cannot read the weights of body {base!r}: {path} holds no named tensors; get the file again")
-
-
-def _within(value: object, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1
+        raise _unreadable(base, f"{path} holds no named tensors; get the file again")

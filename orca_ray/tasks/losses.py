@@ -19,7 +19,7 @@ from torch.nn import functional
 from orca_ray.data.rows import Rows, Target
 from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import UserError, lookup
-from orca_ray.tasks.dense_metrics import IGNORED, check_other_shape
+from orca_ray.tasks.metrics import IGNORED, check_other_shape
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Function of predictions [B, *output_shape] and targets [B, ...] that returns a scalar."""

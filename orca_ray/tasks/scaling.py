@@ -53,7 +53,6 @@ def with_target_statistics(task: Task, data: PreparedData) -> PreparedData:
 
 
 def _sample(rows: Rows) -> np.ndarray:
-    """Return evenly spaced rows as float64."""
     row_bytes = num_bytes(rows) // len(rows) * 2  # float64
     number = min(len(rows), _MOST_ROWS, max(_LEAST_ROWS, _MOST_BYTES // max(1, row_bytes)))
     return np.asarray(rows[np.linspace(0, len(rows) - 1, number).astype(np.int64)], dtype=np.float64)

@@ -29,7 +29,6 @@ from orca_ray.alignment.tensor_cache import environment
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import num_bytes
-from orca_ray.training.probe import ProbePoint
 
 _MAGIC = b"ORCARAY1"
 _HEADER = len(_MAGIC) + 4
@@ -99,6 +98,16 @@ class AlignEpoch:
     """Distance of the epoch's random subset before the optimiser step."""
     learning_rate: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class ProbePoint:
+    """Record of one probe of the embedder during the align stage."""
+
+    epoch: int
+    """Number of align epochs that had run; 0: the embedder before aligning."""
+    error: float
+    """Mean of `align.ridge_errors`; lower is better, and predicting the mean target has error 1."""
 
 
 @dataclass(frozen=True)

@@ -273,7 +273,6 @@ class RefineLoop:
         return float(total) / seen, learning_rate
 
     def _update(self, learning_rate: float) -> None:
-        """Run one optimiser step with the present gradients, and clear them."""
         set_learning_rate(self._optimizer, learning_rate)
         if self._config.clip > 0:
             torch.nn.utils.clip_grad_norm_(self._trained.parameters, self._config.clip)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orca_ray.cli import submit
+from orca_ray.cli import watch
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -165,16 +165,16 @@ class TestSubmit:
 
     def test_sizes(self, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.track("large.bin", "x" * 2000)
-        files = submit.tracked_files(checkout)
+        files = watch.tracked_files(checkout)
         with pytest.raises(UserError, match=r"have 2.0 KiB, more than the 1.0 KiB that Ray takes.*large.bin"):
-            submit.check_size(files, 1024)
-        monkeypatch.setattr(submit, "WARN_BYTES", 1000)
-        submit.check_size(files, 10_000)
+            watch.check_size(files, 1024)
+        monkeypatch.setattr(watch, "WARN_BYTES", 1000)
+        watch.check_size(files, 10_000)
         assert "warning: every node downloads 2.0 KiB" in capsys.readouterr().err
 
     def test_outside_of_a_checkout(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="is not in a git checkout"):
-            submit.tracked_files(tmp_path)
+            watch.tracked_files(tmp_path)
 
 
 @pytest.mark.parametrize("options", [[], ["--watch"]])

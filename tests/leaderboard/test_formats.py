@@ -16,11 +16,11 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render, subset
+from orca_ray.leaderboard.format import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
 from orca_ray.leaderboard.formats.table import sparkline
 from orca_ray.leaderboard.published.comparison import compare
 from orca_ray.leaderboard.published.tables import published_rows
-from orca_ray.leaderboard.report import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore

@@ -12,7 +12,7 @@ import pytest
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Other, build
 from orca_ray.leaderboard.difference import Change, Kind, compare_boards
-from orca_ray.leaderboard.report import score_frame
+from orca_ray.leaderboard.format import score_frame
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import RECORDS, from_rows, to_frame

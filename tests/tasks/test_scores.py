@@ -12,9 +12,8 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from orca_ray.errors import UserError
-from orca_ray.tasks.dense_metrics import IGNORED, MARGIN, PADDING, area_under_roc
 from orca_ray.tasks.losses import all_losses, get_loss
-from orca_ray.tasks.metrics import all_metrics, get_metric
+from orca_ray.tasks.metrics import IGNORED, MARGIN, PADDING, all_metrics, area_under_roc, get_metric
 from orca_ray.testing import LossSuite, MetricSuite
 
 Floats = npt.NDArray[np.float64]

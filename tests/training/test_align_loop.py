@@ -20,11 +20,10 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.testing.trials import changed, copy_of
 from orca_ray.training import align
-from orca_ray.training.align import AlignLoop
+from orca_ray.training.align import NUM_SAMPLES, PENALTIES, AlignLoop, Probe, encoded_targets, ridge_errors
 from orca_ray.training.config import AlignConfig
 from orca_ray.training.numerics import NotFiniteError
 from orca_ray.training.optimisation import relative_steps
-from orca_ray.training.probe import NUM_SAMPLES, PENALTIES, Probe, encoded_targets, ridge_errors
 
 from .training_toys import CLASSES, CPU, Recording, toy_model, toy_split
 

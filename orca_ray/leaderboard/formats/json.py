@@ -8,8 +8,7 @@ import pandas as pd
 
 from orca_ray.leaderboard.board import BoardCell
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import KIND, VERSION, BoardReport, score_rows
+from orca_ray.leaderboard.format import KIND, VERSION, BoardReport, Format, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Comparison
 from orca_ray.leaderboard.statistics.questions import QuestionAnswer

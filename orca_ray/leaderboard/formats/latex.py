@@ -5,8 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from orca_ray.errors import printable
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_tables, score_grid, titles
 

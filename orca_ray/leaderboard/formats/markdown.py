@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from orca_ray.errors import printable
 from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.format import BoardReport, Format
 
 _SPECIAL = re.compile(r"[\\`*<>|&~$]|\](?=[(:\[])|(?<!\w)_|_(?!\w)")
 _BEST = "\0{}\0"

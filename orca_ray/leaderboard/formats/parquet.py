@@ -3,8 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import KIND, SCHEMA, VERSION, BoardReport, score_rows
+from orca_ray.leaderboard.format import KIND, SCHEMA, VERSION, BoardReport, Format, score_rows
 
 _PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}

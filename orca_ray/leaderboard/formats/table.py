@@ -13,8 +13,7 @@ from rich.text import Text
 from orca_ray.errors import printable
 from orca_ray.leaderboard import text
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import Format
-from orca_ray.leaderboard.report import BoardReport
+from orca_ray.leaderboard.format import BoardReport, Format
 
 BEST = "*"
 BLOCKS = "▁▂▃▄▅▆▇█"

@@ -13,8 +13,8 @@ import pandas as pd
 
 from orca_ray.leaderboard.board import Board, BoardCell
 from orca_ray.leaderboard.effects import Effects
+from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
-from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
 from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.leaderboard.statistics.questions import answers, gains
@@ -163,7 +163,6 @@ def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, 
 
 
 def _records(board: Board, rows: pd.DataFrame) -> dict[str, list[Any]]:
-    """Return the columns of the records, as lists of equal length."""
     columns: dict[str, list[Any]] = {
         "key": rows["trial_key"].tolist(),
         "task": rows["task"].tolist(),

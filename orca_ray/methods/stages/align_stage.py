@@ -16,10 +16,9 @@ from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
-from orca_ray.training.align import AlignLoop
-from orca_ray.training.checkpoint import AlignEpoch, AlignReplay, alignment_key
+from orca_ray.training.align import AlignLoop, Probe
+from orca_ray.training.checkpoint import AlignEpoch, AlignReplay, ProbePoint, alignment_key
 from orca_ray.training.config import AlignConfig
-from orca_ray.training.probe import Probe, ProbePoint
 
 POINTS = (0.0, 0.25, 1.0)
 """Shares of the align schedule after which the embedder is probed. More would take over 15 % of a short trial."""

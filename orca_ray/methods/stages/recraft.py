@@ -67,7 +67,6 @@ class _HeadStage(EpochStage):
         return {"head": self._head.linear.state_dict(), "stage": super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._head.linear.load_state_dict(state["head"])
         if state["stage"] is not None:
             super().load_state_dict(state["stage"])
@@ -193,7 +192,6 @@ class DistortionStage(_HeadStage):
 
     @cached_property
     def _classes(self) -> list[np.ndarray]:
-        """Indices of the training samples of each class."""
         trial, y = self._trial, self._trial.data.train.y
         if trial.task.target.kind != "classes":
             y = pseudo_labels(y, seed=derive_seed(trial.seed, "labels") % 2**32)

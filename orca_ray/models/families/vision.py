@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor, nn
@@ -177,18 +178,6 @@ def _cut_timm(model: Any, body: Callable[[Any, ImageStem], Body]) -> tuple[Body,
     return body(model, stem), stem
 
 
-def _is_vit(model: Any) -> bool:
-    from timm.models.vision_transformer import VisionTransformer
-
-    return isinstance(model, VisionTransformer)
-
-
-def _is_swin(model: Any) -> bool:
-    from timm.models.swin_transformer import SwinTransformer
-
-    return isinstance(model, SwinTransformer)
-
-
 def _set_swin_depths(model: Any, depths: list[int]) -> None:
     for stage, depth in zip(model.layers, depths, strict=True):
         stage.blocks = stage.blocks[:depth]
@@ -213,7 +202,7 @@ FAMILIES = (
         name="Swin of timm",
         modality="image",
         library="timm",
-        resembles=_is_swin,
+        resembles=lambda model: isinstance(model, resolve_name("timm.models.swin_transformer:SwinTransformer")),
         depths=lambda model: [len(stage.blocks) for stage in model.layers],
         set_depths=_set_swin_depths,
         cut=lambda model: _cut_timm(model, TimmSwinBody),
@@ -222,7 +211,7 @@ FAMILIES = (
         name="plain ViTs of timm",
         modality="image",
         library="timm",
-        resembles=_is_vit,
+        resembles=lambda model: isinstance(model, resolve_name("timm.models.vision_transformer:VisionTransformer")),
         depths=lambda model: [len(model.blocks)],
         set_depths=lambda model, depths: setattr(model, "blocks", model.blocks[: depths[0]]),
         cut=lambda model: _cut_timm(model, TimmViTBody),

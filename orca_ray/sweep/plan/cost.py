@@ -162,7 +162,6 @@ def _hours(task: Task, plans: Sequence[SearchPlan], rate: Rate) -> float | None:
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
-    """Return the sum of ``values``; None if one of them is None."""
     known = list(values)
     return None if None in known else sum(each for each in known if each is not None)
 

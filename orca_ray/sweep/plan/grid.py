@@ -116,7 +116,6 @@ def _shown(location: Location) -> str:
 
 
 def _combinations(file: SweepFile) -> Iterator[dict[str, Level]]:
-    """Yield the levels of each cell by factor."""
     for block in _blocks(file):
         for levels in product(*block.values()):
             yield dict(zip(block, levels, strict=True))

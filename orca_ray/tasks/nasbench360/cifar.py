@@ -33,7 +33,7 @@ def _build(workspace: Workspace) -> Arrays:
     path = workspace.file(ARCHIVE)
     contents = _unpickled(path)
     given, held_out = (_images(path, part, contents[part], ("data", "fine_labels"), SHAPE) for part in _PARTS)
-    return published_splits(workspace, path, given, held_out, _normalised)
+    return published_splits(workspace, path, given, held_out, lambda x: np.asarray((_scaled(x) - _MEAN) / _STD))
 
 
 def _build_spherical(workspace: Workspace) -> Arrays:
@@ -46,10 +46,6 @@ def _build_spherical(workspace: Workspace) -> Arrays:
 
 def _scaled(images: Array) -> Array:
     return np.asarray(images.astype(np.float32) / np.float32(255))
-
-
-def _normalised(images: Array) -> Array:
-    return np.asarray((_scaled(images) - _MEAN) / _STD)
 
 
 def _unpickled(path: Path) -> dict[str, Any]:

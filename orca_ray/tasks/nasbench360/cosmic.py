@@ -22,7 +22,7 @@ from orca_ray.data.prepared import PAPER, SPLITS
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
-from orca_ray.tasks.dense_metrics import IGNORED
+from orca_ray.tasks.metrics import IGNORED
 from orca_ray.tasks.nasbench360._shared import located, task
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 

@@ -25,7 +25,7 @@ from orca_ray.data.readers import check_not_finite, check_shape, read_lines
 from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
-from orca_ray.tasks.dense_metrics import MARGIN, PADDING
+from orca_ray.tasks.metrics import MARGIN, PADDING
 from orca_ray.tasks.nasbench360._shared import task
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 

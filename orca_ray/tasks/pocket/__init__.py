@@ -116,7 +116,6 @@ _BUILDS: Mapping[str, Callable[[Sizes], Arrays]] = {
 
 
 def _task(name: str, target: Any, num_samples: Sizes, packages: Iterable[str] = (), **declared: Any) -> Task:
-    """Return the task that the table ``[name]`` of ``tasks.toml`` declares."""
     task = Task(
         name=f"pocket/{name}",
         target=Target(**target),

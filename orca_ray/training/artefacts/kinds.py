@@ -20,7 +20,7 @@ from orca_ray.results.artefacts import (
     Series,
     rounded,
 )
-from orca_ray.tasks.dense_metrics import CONTACT, IGNORED, MARGIN, PADDING, area_under_roc
+from orca_ray.tasks.metrics import CONTACT, IGNORED, MARGIN, PADDING, area_under_roc
 from orca_ray.tasks.task import Task
 from orca_ray.training.artefacts.base import Aligned, ArtefactKind, Evaluated, evenly, shrunk
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.page import page_data
-from orca_ray.leaderboard.report import BoardReport
 from orca_ray.leaderboard.selection import build
 from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import CurvePoint, Record, Status
