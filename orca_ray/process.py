@@ -3,6 +3,7 @@
 The count distinguishes a slow trial from one that hangs. Limits are read from cgroups, versions 1 and 2.
 """
 
+import multiprocessing
 import os
 import threading
 import time
@@ -70,6 +71,18 @@ def _lines(path: Path) -> list[str]:
         return path.read_text().splitlines()
     except OSError:
         return []
+
+
+def end_with_parent() -> None:
+    """End this process of `multiprocessing` as soon as the process that started it ends, even if that is killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 _count = 0

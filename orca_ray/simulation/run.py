@@ -4,10 +4,8 @@ import contextlib
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 import signal
-import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -22,6 +20,7 @@ from threadpoolctl import threadpool_limits
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
+from orca_ray.process import end_with_parent
 from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
 from orca_ray.version import __version__
 
@@ -280,13 +279,5 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    """Limit the worker process to one thread, and end it when its parent process ends, even if that is killed."""
     threadpool_limits(limits=1)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.process import end_with_parent
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.run.retries import RankFailedError, bounded, classify
@@ -121,8 +122,11 @@ def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connec
 def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None:
     """Run one rank after the first, until the first one ends it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first rank ends the others
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-    _own_gpu_first(ranks.rank)
+    end_with_parent()
+    # In all threads, ``cuda`` now means the rank's own of the visible GPUs; CUDA has not been used before.
+    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = names.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[ranks.rank :] + visible[: ranks.rank])
     try:
         trainer, connected = build(ranks), False
         while True:
@@ -144,17 +148,3 @@ def _run(connection: Connection, ranks: Ranks, file: Path, build: Build) -> None
             text = bounded("".join(traceback.format_exception(error)))
         connection.send((status, f"{multiprocessing.current_process().name}: {text}"))
         raise SystemExit(1) from error
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _own_gpu_first(rank: int) -> None:
-    """Make ``cuda`` mean the rank's own of the visible GPUs, in all threads; CUDA must not have been used before."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
-    visible = names.split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[rank:] + visible[:rank])
