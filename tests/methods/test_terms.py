@@ -13,8 +13,7 @@ from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.methods.options import JointConfig
 from orca_ray.methods.registry import resolve
-from orca_ray.methods.stages.refine_stage import RefineStage
-from orca_ray.methods.stages.terms import DistanceTerm, MixTerm, replace_lowest
+from orca_ray.methods.stages.refine_stage import DistanceTerm, MixTerm, RefineStage, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, make_task, run, start
 from orca_ray.training.evaluate import Objective

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.refine_stage import RefineStage
-    from orca_ray.methods.stages.terms import DistanceTerm
+    from orca_ray.methods.stages.refine_stage import DistanceTerm, RefineStage
 
     config, refining = trial.hyperparameters.of(JointConfig), trial.hyperparameters.refine
     joint = replace(

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.refine_stage import RefineStage
-    from orca_ray.methods.stages.terms import MixTerm
+    from orca_ray.methods.stages.refine_stage import MixTerm, RefineStage
 
     return [RefineStage(trial, batch_term=MixTerm(trial, trial.hyperparameters.of(PareConfig)))]
 
