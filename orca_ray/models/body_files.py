@@ -102,7 +102,7 @@ def image_statistics(base: str, *, download: bool = False) -> tuple[Tensor, Tens
     if not any(name in values for name, _ in _STATISTICS):
         return None
     for name, least in _STATISTICS:
-        found = values.get(name)
+        found: Any = values.get(name)
         numbers = isinstance(found, list) and all(type(each) in (int, float) and least <= each <= 1 for each in found)
         if not (numbers and len(found) == 3):
             raise UserError(
