@@ -21,7 +21,7 @@ from scipy.io import wavfile
 from sklearn.datasets import load_digits, load_wine
 
 from orca_ray.data import packages, readers
-from orca_ray.tasks.pocket import AEON, NEURALOPERATOR
+from orca_ray.tasks.pocket import PACKAGES
 
 RATE = 8000
 CULTIVARS = np.array(["barolo", "grignolino", "barbera"])
@@ -36,7 +36,7 @@ def wine(folder: Path) -> None:
 
 def basic_motions(folder: Path) -> None:
     parts = [f"aeon/datasets/data/BasicMotions/BasicMotions_{split}.ts" for split in ("TRAIN", "TEST")]
-    read = [readers.parse_ts(packages.read_member(AEON, member).decode(), member) for member in parts]
+    read = [readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member) for member in parts]
     x = np.stack([series for found, _ in read for series in found]).astype(np.float32)
     y = np.concatenate([labels for _, labels in read])
     np.savez(folder / "basic_motions.npz", x=x, y=np.array(y, dtype=str))
@@ -51,7 +51,7 @@ def digits(folder: Path) -> None:
 
 
 def darcy(folder: Path) -> None:
-    content = packages.read_member(NEURALOPERATOR, "neuralop/datasets/data/darcy_train_16.pt")
+    content = packages.read_member(PACKAGES["neuraloperator"], "neuralop/datasets/data/darcy_train_16.pt")
     tensors = torch.load(io.BytesIO(content), weights_only=True)
     with h5py.File(folder / "darcy.h5", "w") as file:
         file["permeability"] = tensors["x"][:300].numpy().astype(np.float32)

