@@ -23,16 +23,35 @@ name: scale
 benchmark: openml
 methods: [nft, orca, scratch]
 early_stopping: null
-settings: {{refine.epochs: 1, refine.warmup_epochs: 0, align.epochs: 1}}
+deterministic: {deterministic}
+parallel: {parallel}
+settings: {{refine.epochs: {epochs}, refine.warmup_epochs: 0, align.epochs: 1}}
 space: {{refine.learning_rate: {{log_uniform: [1e-5, 1e-2]}}}}
 budgets: {{full: {{search_trials: {search}, confirm_seeds: {confirm}}}}}
 """
 THOUSAND = 1000
 
 
-def plans(num_searches: int, search_trials: int, confirm_trials: int = 1, *, gpus: bool = False) -> list[SearchPlan]:
-    """Plan the first ``num_searches`` of 126 searches (42 tasks, 3 methods)."""
-    spec = parse_spec(SWEEP.format(search=search_trials, confirm=list(range(1, confirm_trials + 1))))
+def plans(
+    num_searches: int,
+    search_trials: int,
+    confirm_trials: int = 1,
+    *,
+    gpus: bool = False,
+    epochs: int = 1,
+    generation: int | None = None,
+) -> list[SearchPlan]:
+    """Plan the first ``num_searches`` of 126 searches (42 tasks, 3 methods).
+
+    With a ``generation``, that many trials of a search are suggested together, and the sweep is deterministic.
+    """
+    deterministic, parallel = ("true", generation) if generation else ("false", "null")
+    spec = parse_spec(
+        SWEEP.format(
+            search=search_trials, confirm=list(range(1, confirm_trials + 1)), epochs=epochs,
+            deterministic=deterministic, parallel=parallel,
+        )
+    )  # fmt: skip
     return plan_searches(spec, dict.fromkeys(spec.tasks, "0" * 16), gpus=gpus)[:num_searches]
 
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.leaderboard.board import Board
-from orca_ray.results.record import Record
 from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.tables import RECORDS
 
@@ -73,13 +72,13 @@ def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
     ``hyperparameters`` (a JSON object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
     """
     wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
-    schema, found, num = pa.schema([Record.SCHEMA.field(name) for name in _COLUMNS]), [], 0
-    for _, table in scan.batches(_COLUMNS, {**wanted, "task": board.tasks}):
-        num += len(table)
+    found, num = [np.empty(0, np.int64)], 0
+    for positions, _ in scan.batches(["task"], {**wanted, "task": board.tasks}):
+        num += len(positions)
         if num > MAX_SEARCH_TRIALS:
             return None
-        found.append(table.cast(schema))
-    trials: pd.DataFrame = pa.concat_tables([schema.empty_table(), *found]).to_pandas()
+        found.append(positions)
+    trials: pd.DataFrame = scan.take(np.concatenate(found), _COLUMNS).to_pandas()
     rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
     rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
     rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())

@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,13 @@ from ray.tune.search import Searcher
 
 from orca_ray.sweep.executors import ray_private, trainable
 from orca_ray.sweep.executors.cleanup import scratch_directory
-from orca_ray.sweep.executors.liveness import Deadlines, read_heartbeat
+from orca_ray.sweep.executors.liveness import CHECK_SECONDS, Deadlines, read_heartbeat
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
 from orca_ray.sweep.run.retries import CAUSES, Cause, Failure, bounded, classify
 
 logger = logging.getLogger(__name__)
-
-ANNOUNCE_SECONDS = 10.0
-"""Time between two announcements to an autoscaler."""
 
 
 class TuneSearcher(Searcher):  # type: ignore[misc]  # ray is untyped
@@ -153,23 +151,20 @@ class TuneScheduler(FIFOScheduler):  # type: ignore[misc]
         trials are shorter than the start of an actor, a cluster would never have more than its first few actors. Tune
         does not say for which trials actors start; they are taken to be the oldest ones, as many as there is room for.
         """
-        states = {each.trial_id: each for each in tune_controller.get_live_trials()}
-        trials = [
-            (states[name], self._searcher.controller.trials[key].trial)
-            for name, key in self._searcher.keys.items()
-            if name in states
-        ]
-        waiting = [(state, trial) for state, trial in trials if state.status == Trial.PENDING]
-        for state, _ in waiting:
+        controller, keys = self._searcher.controller, self._searcher.keys
+        pending = {each.trial_id: each for each in tune_controller.get_live_trials() if each.status == Trial.PENDING}
+        for state in pending.values():
             if ray_private.actor_of(state) is not None:  # a free actor is being given to it
                 self._searcher.deadlines.watch(state.trial_id)
-        if not waiting:
+        oldest = next((name for name in keys if name in pending), None)
+        if oldest is None:
             return None
-        size = waiting[0][1].resources
-        alike = [state for state, trial in waiting if trial.resources == size]
-        num_running = sum(trial.resources == size for state, trial in trials if state.status == Trial.RUNNING)
-        num_starting = self._searcher.controller.placement.capacity(size) - num_running - 1
-        return alike[min(max(num_starting, 0), len(alike) - 1)]
+        size = controller.trials[keys[oldest]].trial.resources
+        # With thousands of workers, few trials are younger than the one that is chosen: it is looked for from the end.
+        num_younger = max(0, controller.in_flight[size] - controller.placement.capacity(size))
+        newest_first = (name for name in reversed(keys) if name in pending)
+        alike = (name for name in newest_first if controller.trials[keys[name]].trial.resources == size)
+        return pending[next(islice(alike, num_younger, None), oldest)]
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Store Ray's exception and Tune's text about a failed trial, from which `failure_of` finds the cause."""
@@ -192,7 +187,7 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
 
     def __init__(self, searcher: TuneSearcher, announce: Callable[[Mapping[Resources, int]], None]) -> None:
         """Store the arguments; ``announce`` informs an autoscaler how many trials could run."""
-        self._searcher, self._announce, self._announced_at = searcher, announce, -math.inf
+        self._searcher, self._announce, self._checked_at = searcher, announce, -math.inf
 
     def __getstate__(self) -> dict[str, Any]:
         """Return nothing to pickle; see `TuneSearcher`."""
@@ -207,12 +202,13 @@ class TuneCallback(Callback, Stopper):  # type: ignore[misc]
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Write rows, apply requests, announce waiting trials, and kill the workers of trials that exceed a time limit.
 
-        Tune calls it about ten times a second, and reports the trials of killed workers as failed.
+        Tune calls it at least ten times a second, and reports the trials of killed workers as failed.
         """
         self._searcher.tick()
-        if time.monotonic() - self._announced_at > ANNOUNCE_SECONDS:
-            self._announced_at = time.monotonic()
-            self._announce(self._searcher.controller.demand())
+        if time.monotonic() - self._checked_at < CHECK_SECONDS:
+            return
+        self._checked_at = time.monotonic()
+        self._announce(self._searcher.controller.demand())
         exceeded = self._searcher.deadlines.exceeded()
         for trial in trials if exceeded else ():
             if trial.trial_id in exceeded and (actor := ray_private.actor_of(trial)) is not None:

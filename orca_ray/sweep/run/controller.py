@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import takewhile
 
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.lease import Lease
@@ -69,6 +70,9 @@ class SweepController:
         self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
         self.trials: dict[str, TrialState] = {}
         """Trials that have not ended and have been suggested or planned to start, by key."""
+        self.in_flight = Counter[Resources]()  # trials that the executor has
+        self._waiting: dict[str, TrialState] = {}  # in the order in which they may start
+        self._unplaced: dict[str, TrialState] = {}  # handed out, without a worker
         self.failures = FailureLedger()
         """Decides which failed trials run again, and on which nodes trials may run."""
         self.placement = Placement()
@@ -89,8 +93,7 @@ class SweepController:
     @property
     def pausing(self) -> bool:
         """Whether trials will start later: a user paused the sweep, or trials wait for room or another attempt."""
-        waits = self.control.paused or any(item.waits for item in self.trials.values())
-        return waits and not self.control.stopping and not self.done
+        return bool(self.control.paused or self._waiting) and not self.control.stopping and not self.done
 
     @property
     def quarantined(self) -> tuple[str, ...]:
@@ -121,14 +124,14 @@ class SweepController:
         """
         self._recorder.flush_due()
         if self.control.tick():
-            self._recorder.logs(item for item in self.trials.values() if not item.waits)
+            self._recorder.logs(self.trials.values())
             if self.control.retries and not self.searches.retrying:
                 self._recorder.flush()
                 self.control.forget_retries()
 
     def close(self) -> None:
         """Write all waiting rows; call it at the end of the sweep, also after an exception."""
-        self._recorder.close(item for item in self.trials.values() if not item.waits)
+        self._recorder.close(self.trials.values())
         if not self.searches.retrying:
             self.control.forget_retries()
 
@@ -136,6 +139,7 @@ class SweepController:
         """Set the start time of a trial, which may have waited for resources, and emit `TrialStarted`."""
         item = self.trials[key]
         item.placed = True
+        self._unplaced.pop(key, None)
         if item.attempts == 1:
             item.started_at = datetime.now(UTC)
         trial = item.trial
@@ -185,8 +189,8 @@ class SweepController:
             self._emit(events.Message(f"no more trials on node {self.placement.node_name(node)}: {reason}"))
         if not again:
             return self.finish(key, report or TrialReport(status=RULES[failure.cause].status, error=failure.reason))
-        item = self.trials[key] = self.trials.pop(key)  # the last of the waiting ones
-        item.handed_out, item.placed = None, False
+        item = self.trials[key] = self._waiting[key] = self._released(key)  # the last of the waiting ones
+        item.placed = False
         self._recorder.attempt_failed(item)
         item.attempts += RULES[failure.cause].counts
         name, reason = f"{item.trial.task} {item.trial.method}", (failure.reason.strip().splitlines() or [""])[-1]
@@ -199,7 +203,7 @@ class SweepController:
 
         The record is durable within seconds (`writer.Writer`), and the trial's checkpoint is deleted only then.
         """
-        item = self.trials.pop(key)
+        item = self._released(key)
         if key in self.control.cancelled:
             self.control.cancelled.remove(key)
             report = replace(report, status=Status.CANCELLED, error="cancelled by request")
@@ -266,20 +270,20 @@ class SweepController:
 
     def _live_state(self) -> LiveState:
         """Return the state of the sweep that its store publishes; trials with a worker come first."""
-        trials = sorted((item.live() for item in self.trials.values()), key=lambda trial: trial.waiting)
+        trials = sorted(self.trials.values(), key=lambda item: not item.placed)
         return LiveState(
-            sweep=self.sweep, executor=self.executor, rows=self.searches.rows(), running=tuple(trials[:MAX_RUNNING]),
-            num_running=sum(not trial.waiting for trial in trials), seconds_left=self.seconds_left(),
+            sweep=self.sweep, executor=self.executor, rows=self.searches.rows(),
+            running=tuple(item.live() for item in trials[:MAX_RUNNING]),
+            num_running=sum(item.placed for item in trials), seconds_left=self.seconds_left(),
             quarantined=self.quarantined,
         )  # fmt: skip
 
     def _next_trial(self) -> TrialSpec | None:
         admits = self._room()
-        waiting = [item for item in self.trials.values() if item.waits]
-        for item in waiting:
+        for item in self._waiting.values():
             if self.failures.of(item.trial.key).not_before <= self.failures.now() and self._starts(item, admits):
                 return item.trial
-        blocked = {id(item.search) for item in waiting if not self.failures.of(item.trial.key).counts}
+        blocked = {id(item.search) for item in self._waiting.values() if not self.failures.of(item.trial.key).counts}
         for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
             staged = self.stager is None or search.plan.task in self.searches.tasks_staged
             if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
@@ -288,7 +292,8 @@ class SweepController:
                 continue
             self._recorder.suggestions(search.new_suggestions())
             before = self.searches.attempts(trial.key)
-            item = self.trials[trial.key] = TrialState(trial, search, datetime.now(UTC), earlier_attempts=before)
+            item = TrialState(trial, search, datetime.now(UTC), earlier_attempts=before)
+            self.trials[trial.key] = self._waiting[trial.key] = item
             if self._starts(item, admits):
                 return item.trial
         return None
@@ -296,13 +301,17 @@ class SweepController:
     def _room(self) -> Callable[[Resources], bool]:
         """Return a function that says whether a trial with some resources may start; it is valid until one starts."""
         long_ago = self.failures.now() - PATIENCE_SECONDS
-        in_flight, overdue = Counter[Resources](), set[Resources]()
-        for item in self.trials.values():
-            if item.handed_out is not None:
-                in_flight[item.trial.resources] += 1
-                if not item.placed and item.handed_out < long_ago:
-                    overdue.add(item.trial.resources)
-        return functools.cache(lambda wanted: self.placement.admits(wanted, in_flight, overdue))
+        late = takewhile(lambda item: item.handed_out < long_ago, self._unplaced.values())
+        overdue = {item.trial.resources for item in late}
+        return functools.cache(lambda wanted: self.placement.admits(wanted, self.in_flight, overdue))
+
+    def _released(self, key: str) -> TrialState:
+        """Remove and return a trial that no executor has any more."""
+        item = self.trials.pop(key)
+        self._unplaced.pop(key, None)
+        if self._waiting.pop(key, None) is None:
+            self.in_flight[item.trial.resources] -= 1
+        return item
 
     def _usual_resources(self, search: Search) -> Resources:
         """Return the resources that the next trial of a search gets, unless its batch size changes them."""
@@ -316,6 +325,8 @@ class SweepController:
             return False
         item.trial = replace(item.trial, resources=resources, halvings=failures.halvings)
         item.handed_out = self.failures.now()
+        self._unplaced[item.trial.key] = self._waiting.pop(item.trial.key)
+        self.in_flight[resources] += 1
         return True
 
     def _take_staged(self, *, idle: bool) -> bool:

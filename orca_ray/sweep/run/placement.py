@@ -76,20 +76,29 @@ class Placement:
         self._listed_at = -math.inf
         self._names: dict[str, str] = {}
         self._nodes: Sequence[NodeResources] = ()
+        self._capacities: dict[tuple[object, ...], int] = {}
         self._has_gpus = False
 
     @property
     def nodes(self) -> list[NodeResources]:
         """Nodes that get trials: those that are alive and not in quarantine, or all nodes if none are left."""
+        self._refresh()
+        return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
+
+    def _refresh(self) -> None:
         if self._list_nodes is not None and self._clock() - self._listed_at >= REFRESH_SECONDS:
             self._nodes, self._listed_at = self._list_nodes(), self._clock()
             self._has_gpus = self._has_gpus or any(node.gpus for node in self._nodes)
             self._names.update({node.id: node.name for node in self._nodes})
-        return [node for node in self._nodes if node.id not in self._quarantined] or list(self._nodes)
+            self._capacities.clear()
 
     def capacity(self, wanted: Resources) -> int:
         """Return how many trials with the resources ``wanted`` fit on the nodes at a time."""
-        return sum(node.slots(wanted) for node in self.nodes)
+        self._refresh()
+        key = (wanted, *self._quarantined)
+        if key not in self._capacities:
+            self._capacities[key] = sum(node.slots(wanted) for node in self.nodes)
+        return self._capacities[key]
 
     def avoided(self, wanted: Resources, history: FailuresOfTrial) -> list[str]:
         """Return the ids of nodes that a trial should avoid: those in quarantine, and those where the trial failed.
@@ -111,8 +120,8 @@ class Placement:
         """
         if self._requests is None:
             return trial.resources
-        nodes, request = self.nodes, self._requests[trial.task, trial.method]
-        gpus = 0.0
+        self._refresh()
+        request, gpus = self._requests[trial.task, trial.method], 0.0
         if request.gpus and (request.required or self._has_gpus):
             measured = request.measured and not trial.deterministic and request.gpus <= 1
             gpus = self._share(trial, request.gpus, measured=measured)
@@ -120,7 +129,7 @@ class Placement:
         if gpus or history.counts[Cause.MEMORY] < 2:
             return wanted
         # Without a request, Ray places by CPUs alone: half of the largest node's memory keeps others away.
-        largest = max((node.memory_gib for node in nodes), default=0.0)
+        largest = max((node.memory_gib for node in self.nodes), default=0.0)
         return replace(wanted, memory_gib=min(2 * wanted.memory_gib or largest / 2, max(largest, wanted.memory_gib)))
 
     def admits(

@@ -43,18 +43,13 @@ class TrialState:
     """Number of attempts in this run of the sweep, the present one included."""
     earlier_attempts: int = 0
     """Number of attempts that the store knows of, in earlier runs or before the trial had to run again."""
-    handed_out: float | None = None
-    """Time of `FailureLedger.now` at which an executor got the trial; None: it waits."""
+    handed_out: float = 0.0
+    """Time of `FailureLedger.now` at which an executor got the trial."""
     placed: bool = False
     """Whether the trial has a worker."""
     node: str = ""
     """Host name of the machine of the trial's worker."""
     log: LogStream = field(default_factory=LogStream)
-
-    @property
-    def waits(self) -> bool:
-        """Whether no executor has the trial."""
-        return self.handed_out is None
 
     @property
     def attempt(self) -> int:

@@ -1,19 +1,24 @@
 """The choice of the trial that gets a free actor, and causes from Ray's exceptions, without a cluster."""
 
+import sys
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from functools import partial
+from pathlib import Path
+from types import FrameType, SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from benchmarks import bench_cluster
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors.liveness import Deadlines, TimeLimits
 from orca_ray.sweep.executors.tune_adapter import TuneScheduler, TuneSearcher, failure_of
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run.placement import Placement
 from orca_ray.sweep.run.retries import Cause
-from tests.sweep.fakes import new_controller
+from tests.sweep.fakes import TEXT, new_controller
 
 
 class Slots(Placement):
@@ -39,9 +44,9 @@ class TuneTrial:
 class Tune:
     """A searcher with the trials that it has given to Tune."""
 
-    def __init__(self, store: ResultsStore, slots: int, statuses: str) -> None:
+    def __init__(self, store: ResultsStore, slots: int, statuses: str, text: str = TEXT) -> None:
         self.now = 0.0
-        controller = new_controller(store)
+        controller = new_controller(store, text=text)
         controller.placement = Slots(slots)
         limits = TimeLimits(heartbeat=60.0)
         self.deadlines = Deadlines(limits, read=lambda name: ("", 0), clock=lambda: self.now)
@@ -85,6 +90,31 @@ def test_a_worker_that_hangs_before_its_next_trial_starts_is_noticed(store: Resu
         tune.chosen()
         exceeded = tune.deadlines.exceeded()
     assert list(exceeded) == ["t1"]
+
+
+def _note(events: list[str], frame: FrameType, event: str, argument: object) -> None:
+    events.append(event)
+
+
+def test_a_step_of_tune_takes_as_many_calls_with_ten_times_as_many_workers(tmp_path: Path) -> None:
+    found = []
+    for workers in (40, 400):
+        text = TEXT.replace("search_trials: 4", f"search_trials: {workers}")
+        tune = Tune(ResultsStore(tmp_path / str(workers), create=True), workers, "r" * workers + "pp", text)
+        events: list[str] = []
+        with mock.patch.object(Slots, "admits", return_value=False):
+            sys.setprofile(partial(_note, events))
+            assert tune.searcher.suggest("next") is None
+            assert tune.chosen() == f"t{workers}"
+            sys.setprofile(None)
+        found.append(events.count("call"))
+    assert found[1] <= found[0] + 20
+
+
+def test_workers_that_fail_hang_and_get_lost_with_their_nodes_change_no_record() -> None:
+    found = bench_cluster.check(median=60.0, limits=TimeLimits(heartbeat=180.0))
+    assert found.pop("trials") == 300
+    assert found.keys() == {"dead node", "hang", "preempted", "process", "silent node"}, "each fault has happened"
 
 
 OOM_KILLER = "Worker exit type: SYSTEM_ERROR. Possible reasons: (1) killed by the OOM killer due to high memory usage"
