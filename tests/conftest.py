@@ -1,7 +1,7 @@
 """Settings for every test, what a whole session shares, and the order of tests on parallel workers.
 
 For tests that need a Ray cluster: `ray_cluster` gives that of the session; only tests of faults and of the shape of a
-cluster start another one. For tests that train: `module_home` or `own_home`.
+cluster start another one. For tests that train: `module_home` or `own_home`; `empty_home` has not even packages.
 """
 
 import gc
@@ -98,6 +98,13 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     home = session.new_home(tmp_path_factory.mktemp("home"))
     monkeypatch.setenv("ORCA_RAY_HOME", str(home))
     return home
+
+
+@pytest.fixture
+def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a test an empty cache directory, ``home`` in its temporary one; return its path."""
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture

@@ -57,7 +57,6 @@ def end() -> None:
 
 
 def folder() -> Path:
-    """Return the folder of the session."""
     return Path(os.environ[FOLDER_VARIABLE])
 
 
@@ -84,8 +83,6 @@ def new_home(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class RayCluster:
-    """The Ray cluster of the session."""
-
     address: str
     """Host and port of its head, for ``address=`` or RAY_ADDRESS."""
 

@@ -200,6 +200,7 @@ def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, 
     folder = series.save(tmp_path / "model")
     again = orca_ray.load(folder, device="cpu")
     assert isinstance(again, orca_ray.Predictor)
+    assert orca_ray.Adapted is orca_ray.Predictor is Predictor, "the former name still works"
     x = make_data(SERIES).test.x
     assert np.array_equal(again.outputs(x), series.outputs(x))
     second = again.save(tmp_path / "again")
@@ -293,7 +294,3 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -
         model.predict(table.drop(columns="acid"))
     with pytest.raises(UserError, match="blue"):
         model.evaluate(table, table["kind"].replace("red", "blue"))
-
-
-def test_the_former_name_of_a_predictor_still_works() -> None:
-    assert orca_ray.Adapted is orca_ray.Predictor is Predictor

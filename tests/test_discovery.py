@@ -1,10 +1,12 @@
-"""Entry points of other packages: what they add, and what happens if one cannot be used."""
+"""What other packages add by entry points, and what one new file adds; and what happens if a plug-in cannot be used."""
 
+import importlib
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
@@ -15,7 +17,7 @@ from orca_ray.methods.registry import all_methods, expand, get_method
 from orca_ray.models.family import all_families, family_of
 from orca_ray.tasks.metrics import all_metrics, get_metric
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
-from tests.plug_in_packages import EXAMPLE, installed, write_package
+from tests.plug_in_packages import EXAMPLE, forget, installed, write_package
 
 RECIPE = """
 from orca_ray.methods.recipe import Recipe
@@ -25,11 +27,14 @@ BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
 """
 
 
+def text_of(module: str) -> str:
+    """Return a module of the example package, which may as well be one of orca-ray."""
+    return (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
+
+
 def example(kind: str, name: str, module: str, attribute: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return an entry point to a module of the example package, and the module."""
-    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {
-        module: (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
-    }
+    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text_of(module)}
 
 
 def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
@@ -43,8 +48,7 @@ def test_an_object_or_a_tuple_of_them(tmp_path: Path) -> None:
         assert list(all_methods()) == [*own, "first", "second"]
         assert get_method("second").title == "t"
         assert expand(["field"])[-2:] == ["first", "second"]
-        assert origin("method", "first") == "others 1.0"
-        assert origin("method", "orca") == ""
+        assert (origin("method", "first"), origin("method", "orca")) == ("others 1.0", "")
     assert list(all_methods()) == own
 
 
@@ -62,8 +66,7 @@ def test_one_that_cannot_be_used_breaks_nothing_else(
     write_package(tmp_path, "bad", methods(broken=value, first="FIRST"), recipes_of_others=RECIPE)
     where = rf"the entry point 'broken = recipes_of_others:{value}' in orca_ray.methods of the package bad 1.0 "
     with installed(tmp_path):
-        assert get_method("orca").name == "orca"
-        assert get_method("first").name == "first"
+        assert (get_method("orca").name, get_method("first").name) == ("orca", "first")
         with pytest.raises(UserError, match=rf"^{where}{reason}: update or uninstall bad$"):
             get_method("broken")
         with pytest.raises(UserError, match=rf"unknown method 'ocra'\. Did you mean 'orca'\? .* Left out: {where}"):
@@ -123,10 +126,8 @@ def test_a_method_cannot_take_the_options_of_others(tmp_path: Path) -> None:
         ("own/tones-0123ab", r"but 'own' is the benchmark of users' own data"),
     ],
 )
-def test_no_task_is_added_to_a_benchmark_of_others(
-    name: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+@pytest.mark.usefixtures("empty_home")
+def test_no_task_is_added_to_a_benchmark_of_others(name: str, reason: str, tmp_path: Path) -> None:
     entries, modules = example("task", "tones", "tones", "TASK")
     more = f"from dataclasses import replace\nfrom tones import TASK\nX = replace(TASK, name={name!r})\n"
     entries["orca_ray.tasks"]["other"] = "more:X"
@@ -179,3 +180,66 @@ def test_a_source_and_a_metric(tmp_path: Path) -> None:
         assert "recipes" not in source_names("image")
         assert list(all_metrics())[-1] == "worst_class_error"
         assert [plug_in.package for plug_in in plug_ins("metric")] == ["example-metric 1.0"]
+
+
+Drop = Callable[[str, str, str], None]
+
+
+@pytest.fixture
+def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
+    """Write a module into a directory that is appended to a package's path."""
+    before = set(sys.modules)
+
+    def write(package: str, path: str, text: str) -> None:
+        root = tmp_path / package
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.parent != root:
+            (file.parent / "__init__.py").touch()
+        file.write_text(text)
+        module = importlib.import_module(package)
+        monkeypatch.setattr(module, "__path__", list(dict.fromkeys([*module.__path__, str(root)])))
+        forget()
+
+    yield write
+    monkeypatch.undo()
+    for name in set(sys.modules) - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[name]
+    forget()
+
+
+def test_a_task(drop: Drop) -> None:
+    with pytest.raises(UserError, match="unknown task"):
+        get_task("example/tones")
+    drop("orca_ray.tasks", "example/tones.py", text_of("tones"))
+    assert [task.name for task in get_benchmark("example")] == ["example/tones"]
+    assert get_task("example/tones").num_samples == (60, 20, 20)
+
+
+def test_a_method_a_family_of_bodies_and_a_statistic(drop: Drop) -> None:
+    drop("orca_ray.methods.recipes", "l2sp.py", text_of("l2sp"))
+    assert get_method("l2sp").stage_names
+    drop("orca_ray.models.families", "gpt_neo.py", text_of("gpt_neo"))
+    assert "GPT-Neo" in all_families()
+    drop("orca_ray.leaderboard.statistics", "worst_rank.py", text_of("worst_rank"))
+    scores = pd.DataFrame({"task": ["t", "u"], "method": ["nft", "orca"], "seed": 0, "score": [0.25, 0.5]})
+    scores = pd.concat([scores, scores.assign(method=["orca", "nft"], score=0.3)])
+    assert get_statistic("worst_rank").compute(scores)["value"].to_dict() == {"nft": 1, "orca": 2}
+
+
+def test_a_distance_and_a_source_each_named_like_its_file(drop: Drop) -> None:
+    before = source_names()
+    for name in ("coral", "silent"):
+        drop("orca_ray.alignment.distances", f"{name}.py", text_of("coral"))
+    assert get_distance("coral").name == "coral"
+    with pytest.raises(UserError, match=r"unknown distance 'corall'\. Did you mean 'coral'.*Allowed: bures, coral, "):
+        get_distance("corall")
+    with pytest.raises(ValueError, match="silent must define DISTANCE with the name 'silent'"):
+        get_distance("silent")
+    drop("orca_ray.alignment.sources", "_helper.py", "")  # declares no source
+    drop("orca_ray.alignment.sources", "recipes.py", text_of("recipes"))
+    assert source_names() == sorted([*before, "recipes"])
+    assert "recipes" in source_names("sequence")
+    assert "recipes" not in source_names("image")
+    assert get_source("recipes").present()

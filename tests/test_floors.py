@@ -139,20 +139,16 @@ def test_a_wrong_arrow_is_found(source: str, module: str, expected: str | None) 
     assert answer is None if expected is None else expected in str(answer)
 
 
-LIGHT = """
-import sys
-import orca_ray, orca_ray.results.store, orca_ray.leaderboard, orca_ray.tasks.registry
-from orca_ray.methods.registry import all_methods
-from orca_ray.sweep.plan import loading, searches
-from orca_ray.tasks.registry import all_tasks
-assert all_tasks() and all_methods()
-spec = loading.load_spec("pocket")
-assert searches.plan_searches(spec, dict.fromkeys(spec.tasks, ""), gpus=False)
-"""
+LIGHT = [
+    pytest.param(
+        each["code"], [*HEAVY, *each.get("more", ())], id=name, marks=pytest.mark.slow if "slow" in each else ()
+    )
+    for name, each in TABLES["light"].items()
+]
 
 
-@pytest.mark.slow
-def test_stores_boards_registries_and_planning_stay_light() -> None:
-    code = f"{LIGHT}\nheavy = {set(HEAVY)!r} & set(sys.modules)\nassert not heavy, heavy"
+@pytest.mark.parametrize(("code", "packages"), LIGHT)
+def test_stores_boards_registries_and_planning_stay_light(code: str, packages: list[str]) -> None:
+    code = f"import sys\n{code}\nheavy = {set(packages)!r} & set(sys.modules)\nassert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

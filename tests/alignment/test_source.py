@@ -5,7 +5,7 @@ import math
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import ImageStem, TextStem
 from orca_ray.models.crossmodal import build_model
 from orca_ray.models.modality import EmbedderConfig
+from orca_ray.testing.tasks import Hostile
 from orca_ray.testing.trials import CLASSES
 
 WORDS = 400
@@ -67,7 +68,6 @@ class Loads:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache of the test's own."""
     monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
     source_module._features.cache_clear()
     yield tmp_path
@@ -297,13 +297,6 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
     assert len(image_features("imagenet200", 100).y) == 9
 
 
-class Harmful:
-    """Is opened as a path, which is no array, when it is unpickled without care."""
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
-        return Path, ("made-by-the-pickle",)
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -311,11 +304,7 @@ class Harmful:
         ("conll2003/train.txt", b"word\n", "train.txt:1"),
         ("conll2003/train.txt", b"a b B-ANIMAL\n", "a tag of CoNLL-2003"),
         ("cifar10/cifar-10-python.tar.gz", b"truncated", "not the archive of CIFAR-10"),
-        (
-            "cifar10/cifar-10-python.tar.gz",
-            cifar_archive([{b"data": Harmful(), b"labels": [0]}]),
-            r"asks for .pathlib\S*Path., which is refused",
-        ),
+        ("cifar10/cifar-10-python.tar.gz", cifar_archive([{b"data": Hostile()}]), r"system', which is refused"),
         ("imagenet200/tiny-imagenet-200.zip", b"no zip", "not the archive of Tiny"),
         ("imagenet200/tiny-imagenet-200.zip", image_net([])[0], "no training image"),
     ],
@@ -398,8 +387,7 @@ def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeyp
     features = features_of(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
     embedded = model.features(torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))).detach()
     assert embedded.shape[1] == features.x.shape[1]
-    ratio = embedded.square().mean().sqrt() / features.x.square().mean().sqrt()
-    assert 0.3 < ratio < 3
+    assert 0.3 < embedded.square().mean().sqrt() / features.x.square().mean().sqrt() < 3
     centred = features.x - features.x.mean(0)
     means = torch.stack([centred[features.y == c].mean(0) for c in range(int(features.y.max()) + 1)])
     assert means.square().sum(1).mean() > 0.05 * centred.square().sum(1).mean()

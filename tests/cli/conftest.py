@@ -17,8 +17,6 @@ SWEEP = Path(__file__).with_name("sweep.yaml").read_text()
 
 @dataclass(frozen=True)
 class Ending:
-    """How a command ended."""
-
     code: int
     out: str
     err: str
@@ -39,6 +37,12 @@ class Command:
         code = run(arguments)
         captured = self._capsys.readouterr()
         return Ending(code, captured.out, captured.err)
+
+    def done(self, *arguments: str) -> Ending:
+        """Return how a command ends that must succeed."""
+        ending = self(*arguments)
+        assert ending.code == 0, ending
+        return ending
 
     def refused(self, *arguments: str) -> str:
         """Return what a command prints to stderr that ends as one with bad input."""

@@ -1,14 +1,18 @@
-"""``tasks``, ``bodies``, ``methods``, ``data`` and ``doctor`` against the real registries."""
+"""``tasks``, ``bodies``, ``methods``, ``data``, ``doctor`` against the registries; plug-ins that cannot be used."""
 
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.executors import ray as ray_executor
 from orca_ray.tasks.registry import all_tasks
 from tests.cli.conftest import Command
+from tests.plug_in_packages import installed, write_package
+from tests.results.factories import make_record
 
 
 def test_tasks_are_listed(command: Command) -> None:
@@ -69,9 +73,7 @@ def test_doctor_reports_and_passes(command: Command, own_cache: Path, monkeypatc
     monkeypatch.setattr("orca_ray.cli.catalogue.allowed_cpus", lambda: 3)
     (own_cache / "packages").mkdir(parents=True)
     (own_cache / "packages" / "a.whl").write_bytes(b"x" * 2048)
-    ending = command("doctor", "--json")
-    assert ending.code == 0
-    findings = {(finding["topic"], finding["item"]): finding for finding in ending.json}
+    findings = {(finding["topic"], finding["item"]): finding for finding in command.done("doctor", "--json").json}
     assert findings["versions", "python"]["value"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}")
     assert findings["versions", "torch"]["value"]
     assert findings["cache", "packages"]["value"] == "2.0 KiB"
@@ -109,3 +111,38 @@ def test_doctor_does_not_wait_for_a_service_that_does_not_answer(
     assert ending.code == 2
     [found] = [finding for finding in ending.json if (finding["topic"], finding["item"]) == ("cluster", "address")]
     assert found["advice"] == "cannot connect: another service than Ray answers there"
+
+
+WHERE = "the entry point 'broken = absent_module:X' in orca_ray.methods of the package bad 1.0 cannot be imported"
+
+
+@pytest.fixture
+def bad_package(tmp_path: Path) -> Iterator[None]:
+    """Install a package whose plug-ins cannot be used."""
+    site = tmp_path / "site"
+    groups = ("methods", "tasks", "distances", "statistics")
+    write_package(site, "bad", {f"orca_ray.{group}": {"broken": "absent_module:X"} for group in groups})
+    with installed(site):
+        yield
+
+
+@pytest.mark.usefixtures("bad_package")
+def test_commands_that_do_not_name_a_plug_in_that_cannot_be_used_work_and_warn(command: Command) -> None:
+    ending = command.done("methods", "--json")
+    assert {"orca", "nft"} <= {method["name"] for method in ending.json}
+    assert ending.err.count(f"left out: {WHERE}") == 1
+    assert command("plan", "pocket", "--methods", "nft", "--tasks", "digits").code == 0
+    ResultsStore("results", create=True).append([make_record("a", test_score=0.125)])
+    assert "0.125" in command("leaderboard", "pocket").out
+    for option, kind in (("--methods", "methods"), ("--tasks", "tasks")):
+        error = command.refused("plan", "pocket", option, "broken").partition("error: ")[2]
+        assert f"in orca_ray.{kind} of the package bad 1.0 cannot be imported" in error
+
+
+@pytest.mark.usefixtures("bad_package")
+def test_doctor_notes_a_plug_in_that_cannot_be_used_and_passes(command: Command) -> None:
+    found = command.done("doctor", "--json").json
+    findings = {finding["item"]: finding for finding in found if finding["topic"] == "plug-ins"}
+    assert set(findings) == {"method broken", "task broken", "distance broken", "statistic broken"}
+    assert findings["method broken"]["state"] == "note"
+    assert WHERE in findings["method broken"]["advice"]

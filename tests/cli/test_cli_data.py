@@ -64,7 +64,6 @@ def _task(name: str, server: Server, **changes: Any) -> Task:
 
 @pytest.fixture
 def mine() -> Path:
-    """Return a directory of the user with the raw file."""
     Path("mine").mkdir()
     Path("mine/x.npy").write_bytes(_table())
     return Path("mine")
@@ -211,7 +210,6 @@ def test_verify_compares_raw_files_and_arrays_with_what_they_were(
 
 @pytest.fixture
 def prepared(command: Command, server: Server) -> None:
-    """Fetch and prepare the data of toy/first."""
     assert command("data", "fetch", "toy/first", "-q").code == 0
     assert command("data", "prepare", "toy/first", "-q").code == 0
 
@@ -233,8 +231,7 @@ def test_list_shows_what_is_there(command: Command) -> None:
 
 
 def test_show_without_prepared_data_shows_what_is_declared(command: Command, server: Server) -> None:
-    ending = command("data", "show", "toy/first")
-    assert ending.code == 0
+    ending = command.done("data", "show", "toy/first")
     for expected in ("1×2", "classes 2", "CC-BY-NC-4.0", TERMS, "Nobody, 2024", "x.npy (200 B, not fetched)"):
         assert expected in ending.out
     assert "orca-sweep data prepare toy/first" in ending.err
@@ -243,9 +240,7 @@ def test_show_without_prepared_data_shows_what_is_declared(command: Command, ser
 
 @pytest.mark.usefixtures("prepared")
 def test_show_prints_shapes_classes_ranges_and_draws(command: Command) -> None:
-    ending = command("data", "show", "toy/first")
-    assert ending.code == 0
-    assert "picture" in ending.out
+    assert "picture" in command.done("data", "show", "toy/first").out
     assert [path.name for path in Path().iterdir()] == ["first.png"]
     assert Image.open("first.png").format == "PNG"
     facts = command("data", "show", "toy/first", "--json", "--picture", "mine.png").json
@@ -261,8 +256,7 @@ def test_show_prints_shapes_classes_ranges_and_draws(command: Command) -> None:
 @pytest.mark.usefixtures("prepared")
 def test_show_replaces_no_picture_unasked(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("first.png").write_text("a photograph")
-    ending = command("data", "show", "toy/first")
-    assert ending.code == 0
+    ending = command.done("data", "show", "toy/first")
     assert ending.err == "no picture drawn: first.png already exists; choose another file with --picture FILE.png\n"
     assert Path("first.png").read_text() == "a photograph"
     assert command("data", "show", "toy/first", "--json").json["picture"] is None
@@ -336,16 +330,12 @@ def test_a_photograph_keeps_its_colours_and_a_spectrogram_stands_upright() -> No
     assert panel[0, 0].tolist() == [68, 1, 84]
 
 
-class _Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 def test_a_terminal_shows_bars_and_keeps_stdout_clean(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="orca_ray.data")
-    screen = _Terminal()
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
     log = logging.getLogger("orca_ray.data.raw")
@@ -427,14 +417,6 @@ def test_a_file_is_made_where_its_task_reads_it(command: Command, own_cache: Pat
     ending = command(*GENERATE, "-n", "1", "--seed", "9", "--out", "new", "-q")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
     assert Path("new", FILE).is_file()
-
-
-def test_a_download_is_left_alone(command: Command) -> None:
-    Path(FILE).write_text("a download")
-    ending = command(*GENERATE, "--samples", "1", "--out", ".", "--overwrite")
-    assert (ending.code, ending.out) == (2, "")
-    assert "left alone" in ending.err
-    assert Path(FILE).read_text() == "a download"
 
 
 def test_an_interruption_prints_what_is_kept(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

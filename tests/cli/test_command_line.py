@@ -1,17 +1,29 @@
-"""The console script: its frozen options; as a process, what it imports, its streams, its environment, and Ctrl-C."""
+"""The console script: frozen options, imports, streams, Ctrl-C; and what the base install is enough for."""
 
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Collection, Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
+import orca_ray
+from orca_ray.cli import catalogue
 from orca_ray.cli.app import app
+from orca_ray.errors import HEAVY_PACKAGES
+from orca_ray.results.record import Status
+from orca_ray.results.store import ResultsStore
+from tests.cli.conftest import Ending
+from tests.docs.pages import ROOT
+from tests.results.factories import make_record
 
 FROZEN = Path(__file__).with_name("command_line.txt")
 """One line a command: arguments, then options with their defaults. Update it together with the command line."""
@@ -103,3 +115,101 @@ def test_ctrl_c_during_the_imports_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise KeyboardInterrupt")
     done = shell("orca tasks", PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+HIDE = f"""
+import contextlib, io, json, sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {sorted(HEAVY_PACKAGES)!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+from orca_ray.cli.app import run
+endings = []
+for arguments in json.loads(sys.argv[1]):
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(arguments)
+    endings.append((code, out.buffer.getvalue().decode(), err.buffer.getvalue().decode()))
+print(json.dumps(endings))
+"""
+
+
+def without_the_extra(*commands: str) -> list[Ending]:
+    """Run commands, one after another, in one process without the heavy packages."""
+    arguments = [sys.executable, "-c", HIDE, json.dumps([command.split() for command in commands])]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True)
+    return [Ending(*ending) for ending in json.loads(done.stdout)]
+
+
+@pytest.mark.slow
+def test_boards_effects_catalogue_and_status_need_the_base_alone() -> None:
+    lost = make_record("b", status=Status.LOST, test_score=None, validation_score=None)
+    ResultsStore("store", create=True).append([make_record("a", test_score=0.125), lost])
+    Path("study.yaml").write_text(
+        "{name: study, benchmark: pocket, methods: [nft], tasks: [pocket/digits], grid: {refine.epochs: [3, 6]}}"
+    )
+    common: dict[str, Any] = {"method": "nft", "sweep": "study/full", "seed": 1}
+    ResultsStore("grid", create=True).append(
+        [
+            make_record(f"k{epochs}", test_score=score, hyperparameters=f'{{"refine.epochs": {epochs}}}', **common)
+            for epochs, score in ((3, 0.5), (6, 0.25), (9, 0.1))
+        ]
+    )
+    study = "leaderboard study.yaml --results grid"
+    board, effects, status, log, *lists, misspelt, sweep = without_the_extra(
+        "leaderboard pocket --results store", f"{study} --format markdown", "status pocket --results store",
+        "logs a --results store", "tasks --json", "bodies --json", "methods --json", "data list pocket --json",
+        "doctor --json", f"{study} --budget ful", "benchmark pocket",
+    )  # fmt: skip
+    for ending in (board, effects, status, log, *lists):
+        assert (ending.code, ending.err) == (0, "")
+    assert "0.125" in board.out
+    assert "## Effect of refine.epochs, relative to 3\n" in effects.out
+    assert "| 6 | all | 0.50 | 0 | 0 | 1/3 | 0.50 |" in effects.out
+    assert "- 1 trial(s) that are not in the grid left out" in effects.out
+    assert "pocket/quick: 2/? trials, 0 running, 1 lost" in status.out  # a store without live state and logs
+    assert "no driver runs" in status.out
+    assert log.out.startswith("trial a of pocket/quick has no log")
+    assert all(ending.json for ending in lists)
+    assert (misspelt.code, sweep.code) == (2, 2)
+    assert "Did you mean 'full'?" in misspelt.err
+    assert "pip install 'orca-ray[sweep]'" in sweep.err
+    assert "Traceback" not in sweep.err
+    assert not Path("results").exists()
+
+
+def test_every_package_of_the_extras_is_known_by_its_module() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = metadata.packages_distributions()
+    for name in {Requirement(each).name.lower() for each in [*extras["predict"], *extras["sweep"]]} - {"orca-ray"}:
+        assert {top for top, owners in modules.items() if name in map(str.lower, owners)} & HEAVY_PACKAGES, name
+
+
+@pytest.mark.parametrize(
+    ("name", "extra", "package"),
+    [("load", "predict", "torch"), ("CrossModalClassifier", "predict", "torch"), ("adapt", "sweep", "optuna")],
+)
+def test_a_missing_package_is_named_in_python(
+    name: str, extra: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(place: str) -> None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr(orca_ray, "resolve_name", missing)
+    with pytest.raises(ModuleNotFoundError, match=rf"orca_ray\.{name} needs .*'{package}'.*orca-ray\[{extra}\]"):
+        getattr(orca_ray, name)
+
+
+def test_doctor_says_what_works_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gone, works in ((["ray", "optuna"], "leaderboards and models"), (["ray", "timm"], "leaderboards")):
+
+        def version(name: str, gone: Collection[str] = gone) -> str:
+            if name in gone:
+                raise metadata.PackageNotFoundError(name)
+            return "1.0"
+
+        monkeypatch.setattr(metadata, "version", version)
+        *_, missing = catalogue._versions()
+        assert (missing.item, missing.value, missing.state) == ("missing", ", ".join(gone), "problem")
+        assert missing.advice.startswith(f"{works} work, sweeps do not")

@@ -103,7 +103,6 @@ def bucket() -> Iterator[int]:
 
 
 def ran_on(results: ResultsStore) -> dict[str, int]:
-    """Return the number of records by node."""
     try:
         counts = results.records()["node"].value_counts()
     except UserError:

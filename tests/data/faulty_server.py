@@ -41,8 +41,6 @@ class Served:
 
 @dataclass
 class Request:
-    """One request as it came."""
-
     path: str
     range: str
     if_range: str
@@ -71,7 +69,6 @@ class Server:
         return f"{self.url}/{path}"
 
     def gets(self, path: str) -> list[Request]:
-        """Return the requests of a file."""
         return [request for request in self.log if request.path == path]
 
 

@@ -57,7 +57,6 @@ def get(raw: Path, *urls: str, **facts: str) -> None:
 
 
 def names(raw: Path) -> list[str]:
-    """What is in the raw directory, locks aside."""
     return sorted(str(p.relative_to(raw)) for p in raw.rglob("*") if p.is_file() and not p.name.endswith(".lock"))
 
 

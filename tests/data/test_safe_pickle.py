@@ -79,8 +79,7 @@ PYTHON_2 = (
 def test_pickles_of_python_2(encoding: str, key: object) -> None:
     (found,) = loads(PYTHON_2, encoding).items()
     assert found[0] == key
-    assert found[1].tolist() == [[0, 128, 255]]
-    assert found[1].dtype == np.uint8
+    assert (found[1].tolist(), found[1].dtype) == ([[0, 128, 255]], np.uint8)
 
 
 class _Runs:

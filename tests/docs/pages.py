@@ -19,19 +19,14 @@ FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
 def name_of(page: Path) -> str:
-    """Return the path of a page in the repository."""
     return str(page.relative_to(ROOT))
 
 
-def fenced_lines(text: str) -> Iterator[str]:
-    for block in FENCE.findall(text):
-        yield from block.splitlines()[1:-1]
-    yield from (line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    "))
-
-
 def code_lines(text: str) -> list[str]:
-    """Return the lines of code blocks without comments."""
-    return [found for line in fenced_lines(text) if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
+    """Return the lines of code blocks, fenced ones first, without comments."""
+    lines = [line for block in FENCE.findall(text) for line in block.splitlines()[1:-1]]
+    lines += [line[4:] for line in FENCE.sub("", text).splitlines() if line.startswith("    ")]
+    return [found for line in lines if (found := re.sub(r"(^|\s)#.*", "", line).strip())]
 
 
 def command_lines(snippets: Iterable[str]) -> Iterator[list[str]]:

@@ -1,17 +1,32 @@
-"""The documentation: links resolve, paths exist, and every command line shown is accepted by the parsers."""
+"""The documentation: links resolve, paths exist, parsers accept the command lines shown, blocks run, the site builds.
+
+A page is a session: its blocks run in order, in a directory of their own with a results store, `results`. A command of
+``orca-sweep`` that no table of ``blocks.toml`` names runs as it stands and must succeed. The site builds without a
+network and without a warning, and its pages load nothing from elsewhere.
+"""
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from orca_ray.cli.app import app
 from orca_ray.discovery import GROUPS
+from orca_ray.methods.registry import all_methods
 from orca_ray.sweep.plan.loading import parse_spec
+from orca_ray.tasks.registry import all_tasks
+from tests.cli.conftest import Command
 
 from .pages import BLOCK, FENCE, PAGES, ROOT, code_lines, command_lines, name_of, parse
 
@@ -105,3 +120,135 @@ def test_options_exist(name: str) -> None:
     spans = (snippet.split() for snippet in code_spans((ROOT / name).read_text()) if snippet.startswith("--"))
     found = {word for words in spans for word in words if word.startswith("--")}
     assert found <= all_options(typer.main.get_command(app))
+
+
+TABLES = tomllib.loads(Path(__file__).with_name("blocks.toml").read_text())
+
+
+def entry(arguments: Sequence[str], table: Mapping[str, str]) -> str:
+    """Return the value of the entry of ``table`` whose first word starts a command line that holds its other words."""
+    for words, value in table.items():
+        first, *others = words.split()
+        if arguments[:1] == [first] and set(others) <= set(arguments):
+            return value
+    return ""
+
+
+def altered(arguments: Sequence[str]) -> list[str]:
+    """Return the command line that runs in place of ``arguments``."""
+    kept = [TABLES["replaced"].get(word, word) for word in arguments]
+    for option in TABLES["dropped"]:
+        name, *value = shlex.split(option)
+        if name in kept:
+            place = kept.index(name)
+            del kept[place : place + 1 + len(value)]
+    added = TABLES["appended"].get(kept[0], [])
+    return kept if set(added) <= set(kept) else [*kept, *added]
+
+
+TEXTS = {name_of(page): page.read_text() for page in PAGES if name_of(page) not in TABLES["elsewhere"]}
+WITH_BLOCKS = [
+    pytest.param(name, marks=[] if name == "README.md" else pytest.mark.exhaustive)
+    for name, text in TEXTS.items()
+    if code_lines(text)
+]
+
+
+@pytest.fixture
+def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a page's session a directory with the stores and sweep files of the repository, and its own cache."""
+    for name in ("docs/stores", "sweeps"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "docs/stores/pocket-quick", tmp_path / "results")
+    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+    for name in ("ORCA_RAY_RESULTS", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def check(command: Command, arguments: list[str]) -> None:
+    """Run a command line of ``orca-sweep`` as the tables say, and check how it ends."""
+    if entry(arguments, TABLES["parsed_only"]):
+        return
+    instead, refused = altered(arguments), entry(arguments, TABLES["refused"])
+    ended = command(*instead)
+    as_said = ended.code == 2 and refused in ended.err if refused else ended.code == 0
+    assert as_said, f"orca-sweep {shlex.join(instead)}: {ended.err}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_BLOCKS)
+def test_the_blocks_of_a_page_run_in_order(name: str, session: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocks, command = BLOCK.findall(TEXTS[name]), Command(capsys)
+    for language, content in blocks:
+        if language == "yaml" and (sweep := yaml.safe_load(content).get("name")):
+            (session / f"{sweep}.yaml").write_text(content)
+    names: dict[str, object] = {"__name__": "page"}
+    for language, content in [*blocks, ("", "\n".join(code_lines(FENCE.sub("", TEXTS[name]))))]:
+        if language == "python":
+            exec(compile(content, name, "exec"), names)
+        elif language == "csv":
+            (session / "block.csv").write_text(content)
+            check(command, ["results", "check", "block.csv"])
+        elif language == "":
+            for line in code_lines(f"```\n{content}```"):
+                if line.startswith("mkdir "):
+                    Path(line.split()[-1]).mkdir()
+                for arguments in command_lines([line]):
+                    check(command, arguments)
+
+
+def test_every_block_is_of_a_known_kind() -> None:
+    for language, content in (block for text in TEXTS.values() for block in BLOCK.findall(text)):
+        language = language.split(" ")[0]
+        assert language in TABLES["languages"], f"say in blocks.toml how a block of {language} is tested"
+        for line in code_lines(f"```\n{content}```") if language == "" else ():
+            program = line.split()[0]
+            assert program in {"orca-sweep", *TABLES["programs"]}, f"say in blocks.toml how {line} is tested"
+
+
+NO_NETWORK = """
+import socket, sys
+def refuse(*given):
+    raise OSError("the site is built without a network")
+socket.socket.connect = refuse
+from sphinx.cmd.build import main
+sys.exit(main(sys.argv[1:]))
+"""
+OPTIONS = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "-m sphinx" in line).split()[3:]
+"""Options of ``make docs``."""
+
+
+class Elements(HTMLParser):
+    """The addresses that a page loads: those of all its elements but links to follow."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag != "a":
+            self.loaded += [value for name, value in attrs if name in ("src", "href", "srcset", "data") and value]
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+def test_the_site(tmp_path: Path) -> None:
+    """Built as ``make docs`` does: a link without a target would end the build."""
+    command = [sys.executable, "-c", NO_NETWORK, "-d", f"{tmp_path}/doctrees", *OPTIONS[:-1], f"{tmp_path}/html"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    site = tmp_path / "html"
+    for page in site.rglob("*.html"):
+        assert not [each for each in Elements(page.read_text()).loaded if re.match(r"(https?:)?//", each)], page.name
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style.name
+    text = (site / "reference" / "registries.html").read_text()
+    for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "sinkhorn", "nrmse"):
+        assert f">{name}<" in text, name
+    assert 'href="files/orca_ray/cli/app.py.html"' in (site / "way-of-a-trial.html").read_text()
+    assert 'class="highlight"' in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()
+    assert "--trial-minutes" in (site / "reference" / "commands.html").read_text()
+    assert 'id="orca_ray.tasks.task.Task.prepare"' in (site / "reference" / "python.html").read_text()

@@ -1,15 +1,23 @@
-"""Each example runs as its first line says, and its model can be loaded."""
+"""Each example runs as its first line says; the walk-throughs of docs/own-data.md run with a small budget.
+
+Their models are loaded, also elsewhere, predict, and are exported.
+"""
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import orca_ray
+from orca_ray.cli.app import run
+from orca_ray.predictor import Predictor, load
+from orca_ray.serving.formats import JSON, Formats
 from orca_ray.testing.suite import make_home
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -39,10 +47,17 @@ def show(cell):
 """
 """Runs a cell as Jupyter does: the value of its last expression is shown."""
 
-pytestmark = [pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory in which ``my-data`` holds the data sets that ``examples/make_data.py`` writes."""
+    folder = tmp_path_factory.mktemp("own")
+    done = subprocess.run([sys.executable, EXAMPLES / "make_data.py", folder / "my-data"], check=False)
+    assert done.returncode == 0
+    return folder
 
 
-def run(command: list[str], directory: Path) -> str:
+def run_in(command: list[str], directory: Path) -> str:
     """Run a command in a directory with a cache of its own, and return what it prints."""
     home = str(make_home(directory / "home"))
     environment = {**os.environ, "ORCA_RAY_HOME": home, "PYTHONPATH": str(EXAMPLES.parent)}
@@ -55,6 +70,9 @@ def test_all_are_tested() -> None:
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == {*SCRIPTS, "make_data.py", "notebook.ipynb"}
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script(name: str, data: Path, tmp_path: Path) -> None:
     model, expected = SCRIPTS[name]
@@ -62,19 +80,110 @@ def test_a_script(name: str, data: Path, tmp_path: Path) -> None:
     for file in (data / "my-data").iterdir():
         (tmp_path / "my-data" / file.name).symlink_to(file)
     assert f"``python examples/{name} my-data``" in (EXAMPLES / name).read_text().partition("\n")[0]
-    printed = run([sys.executable, str(EXAMPLES / name), "my-data"], tmp_path)
+    printed = run_in([sys.executable, str(EXAMPLES / name), "my-data"], tmp_path)
     assert re.search(expected, printed), printed
     assert orca_ray.load(tmp_path / "my-data" / model, device="cpu").label_names or name == "pde_field.py"
 
 
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.timeout(600)
 def test_the_notebook(tmp_path: Path) -> None:
     cells = json.loads((EXAMPLES / "notebook.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell["outputs"] for cell in cells if cell["cell_type"] == "code")
     script = SHOW + "\n".join(f"show({cell!r})" for cell in code)
-    printed = run([sys.executable, "-c", script], tmp_path)
+    printed = run_in([sys.executable, "-c", script], tmp_path)
     assert "13 features, 3 classes, (124, 27, 27) samples" in printed
     assert "<caption>orca-ray model</caption>" in printed
     assert re.search(r"^method +linear_probe", printed, re.MULTILINE)
     assert re.search(r"\{'error': 0\.[0-2]\d+\}", printed)
     assert orca_ray.load(tmp_path / "wine-model", device="cpu").label_names == ("class_0", "class_1", "class_2")
+
+
+PAGE = (EXAMPLES.parent / "docs" / "own-data.md").read_text()
+WALKS = [
+    block.splitlines() for block in re.findall(r"^```\n(orca-sweep adapt my-data.*?)^```$", PAGE, re.DOTALL | re.M)
+]
+"""Lines of the code block of each kind of data."""
+KINDS = {
+    "wine.csv": (178, "gradient_boosting"), "basic_motions.npz": (80, "minirocket"), "digits": (600, "linear_probe"),
+    "darcy.h5": (300, "fno"), "tones": (120, "linear_probe"),
+}  # fmt: skip
+"""Data sets, their number of samples, and the method that adapts to them here: often the one that wins."""
+SMALL = ["--executor", "inline", "--minutes", "1"]
+
+
+def typed(walk: list[str], command: str) -> list[str]:
+    """Return the words after ``orca-sweep`` of the line of a walk-through that calls a command."""
+    (line,) = [line for line in walk if line.startswith(f"orca-sweep {command} ")]
+    return shlex.split(line, comments=True)[1:]
+
+
+def test_the_page_has_a_walk_through_for_each_data_set() -> None:
+    assert [typed(walk, "adapt")[1].removeprefix("my-data/") for walk in WALKS] == list(KINDS)
+    for walk in WALKS:
+        assert len(walk) <= 10
+        model = typed(walk, "adapt")[typed(walk, "adapt").index("--out") + 1]
+        assert [typed(walk, command)[1] for command in ("predict", "export", "serve")] == [model] * 3
+        (request,) = [shlex.split(line)[-1] for line in walk if line.startswith("python -c ")]
+        assert shlex.split(walk[-1])[-1] == f"@{request}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "walk",
+    [pytest.param(walk, marks=pytest.mark.exhaustive if number else []) for number, walk in enumerate(WALKS)],
+    ids=list(KINDS),
+)
+def test_a_data_set_becomes_a_model_that_predicts_elsewhere(
+    walk: list[str], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(data)
+    words = typed(walk, "adapt")
+    out = words[words.index("--out") + 1]
+    given = words[: words.index("--minutes")]
+    samples, method = KINDS[Path(words[1]).name]
+    assert run([*given, "--methods", method, *SMALL, "--json"]) == 0, capfd.readouterr().err
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["model"] == out
+    assert 0 <= answer["record"]["test_score"] < 1
+    assert Path(answer["page"]).read_text().startswith("<!doctype html>")
+    predict = typed(walk, "predict")
+    source, predictions = predict[2], predict[-1]
+    assert run([*predict, "--quiet"]) == 0
+    assert len(pd.read_parquet(predictions)) == samples
+    assert run(typed(walk, "export")) == 0
+    assert "largest difference from the model" in capfd.readouterr().out
+    assert answered(walk, load(out, device="cpu")) > 0
+    (data / out).rename(tmp_path / "moved")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["ray", "optuna", "arff"])  # of the extra sweep
+import numpy as np, pandas as pd, orca_ray
+found = np.asarray(orca_ray.load("moved").predict({str(data / source)!r}))
+stored = pd.read_parquet({str(data / predictions)!r})["prediction"]
+stored = np.stack([np.asarray(each.tolist() if hasattr(each, "tolist") else each) for each in stored])
+stored = stored.reshape(found.shape) if found.dtype.kind == "f" else stored
+assert np.allclose(found, stored, rtol=1e-4, atol=1e-5) if found.dtype.kind == "f" else (found == stored).all()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def answered(walk: list[str], model: Predictor) -> int:
+    """Return the number of predictions for the request that a walk-through sends to the server."""
+    (line,) = [line for line in walk if line.startswith("python -c ")]
+    subprocess.run(line.replace("python", shlex.quote(sys.executable), 1), shell=True, check=True)
+    inputs, warnings = Formats(model, 10).read(JSON, Path(shlex.split(line)[-1]).read_bytes())
+    assert warnings == []
+    return len(model.decide(model.outputs_of(inputs)))
+
+
+def test_a_folder_of_something_else_is_refused_before_training(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run(["adapt", str(tmp_path / "missing.csv"), "--target", "y", "--out", str(tmp_path)]) == 2
+    assert "has files and is no model folder" in capfd.readouterr().err

@@ -34,5 +34,4 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 @pytest.fixture(scope="session")
 def series(make: Make) -> Predictor:
-    """A model of three classes of series."""
     return make(make_task(CLASSES))

@@ -1,5 +1,10 @@
-"""Trees as operations of torch: equal to LightGBM's own predictions, also at thresholds and for missing values."""
+"""Exported networks and trees: equal outputs for any batch size; trees as operations of torch equal LightGBM's own.
 
+Predictions of trees are compared at thresholds and for missing values, too.
+"""
+
+import itertools
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from orca_ray import export
+from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
+from orca_ray.methods.registry import all_methods
 from orca_ray.models.trees import TreeArrays, TreeBody
 from orca_ray.predictor import Predictor
-from orca_ray.testing.trials import make_task
+from orca_ray.testing.trials import CLASSES, make_task
 
 from .conftest import Make
 
@@ -185,6 +193,12 @@ def _made(make: Make, kind: str) -> Predictor:
     return model
 
 
+def _needs(to: str) -> None:
+    if to == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "to"),
@@ -195,12 +209,7 @@ def _made(make: Make, kind: str) -> Predictor:
     ],
 )
 def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path) -> None:
-    if to == "onnx":
-        pytest.importorskip("onnxscript")
-        pytest.importorskip("onnxruntime")
-    exported = export_model(_made(make, kind), to, tmp_path / "network")
-    assert exported.difference is not None
-    assert exported.difference < 1e-6
+    _exported_agrees(_made(make, kind), to, tmp_path, most=1e-6)
 
 
 @pytest.mark.slow
@@ -209,3 +218,92 @@ def test_the_difference_is_that_from_lightgbm(make: Make, tmp_path: Path, monkey
     monkeypatch.setattr(TreeArrays, "forward", lambda self, *given: right(self, *given) + 1)
     with pytest.raises(UserError, match="differs from the model"):
         export_model(_made(make, "number"), "torch", tmp_path / "network")
+
+
+TASKS = {
+    "series": make_task(CLASSES),
+    "number": make_task(Target("scalar"), (1, 30)),
+    "field": make_task(Target("dense", shape=(8, 8)), (2, 8, 8)),
+    "image": make_task(CLASSES, (1, 40, 40)),  # reduced with anti-aliasing
+}
+SAMPLED = [
+    ("torch", "series", "cnn"), ("onnx", "image", "nft"), ("torch", "number", "lora"), ("torch", "field", "fno"),
+]  # fmt: skip
+COMMON = [("series", "minirocket"), ("field", "fno"), *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"])]
+OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - {"gradient_boosting"})
+"""Methods without a test of both formats; trees have their own."""
+EVERY = [(to, *case) for to in FORMATS for case in COMMON]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("to", "kind", "method"),
+    [*SAMPLED, *(pytest.param(*case, marks=pytest.mark.exhaustive) for case in EVERY if case not in SAMPLED)],
+)
+def test_an_exported_network_agrees(make: Make, to: str, kind: str, method: str, tmp_path: Path) -> None:
+    _exported_agrees(make(TASKS[kind], method), to, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", OTHERS)
+def test_the_network_of_any_method_can_be_exported(make: Make, method: str, tmp_path: Path) -> None:
+    kind = next(kind for kind, task in TASKS.items() if all_methods()[method].problem(task) is None)
+    _exported_agrees(make(TASKS[kind], method), "torch", tmp_path)
+
+
+def _exported_agrees(model: Predictor, to: str, tmp_path: Path, most: float = 1e-5) -> None:
+    _needs(to)
+    exported = export_model(model, to, tmp_path / "network")
+    assert exported.difference is not None
+    assert exported.difference < most
+    assert [path.name for path in tmp_path.iterdir()] == ["network"]
+
+
+@pytest.mark.slow
+def test_a_torch_program_has_names_and_predicts_alone(make: Make, tmp_path: Path) -> None:
+    model = make(TASKS["number"])
+    export_model(model, "torch", tmp_path / "network.pt2")
+    extra = {"orca_ray.json": ""}
+    program = torch.export.load(tmp_path / "network.pt2", extra_files=extra).module()
+    about = json.loads(extra["orca_ray.json"])
+    assert (about["input_shape"], about["outputs"]) == ([1, 30], "values")
+    x = np.random.default_rng(0).normal(size=(7, 1, 30)).astype(np.float32)
+    with torch.no_grad():
+        found = program(torch.from_numpy(x)).numpy()
+    assert np.allclose(found, model.predict(x), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_an_onnx_file_has_names_and_predicts_alone(series: Predictor, tmp_path: Path) -> None:
+    _needs("onnx")
+    import onnxruntime
+
+    export_model(series, "onnx", tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "network.onnx"), providers=["CPUExecutionProvider"])
+    about = json.loads(session.get_modelmeta().custom_metadata_map["orca_ray"])
+    assert (about["target"], about["preprocessing"]) == ("classes", None)
+    x = np.random.default_rng(0).normal(size=(130, 2, 16)).astype(np.float32)
+    assert np.allclose(session.run(None, {"inputs": x})[0], series.outputs(x), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_network_that_differs_is_not_written(
+    series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(UserError, match=r"differs from the model by .* nothing was written"):
+        export_model(series, "torch", tmp_path / "network.pt2")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"install the package 'onnxscript': pip install 'orca-ray\[export\]'"):
+        export_model(series, "onnx", tmp_path / "network.onnx")
+
+
+@pytest.mark.slow
+def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, out = str(series.save(tmp_path / "model")), tmp_path / "network.pt2"
+    assert run(["export", folder, "--to", "torch", "-o", str(out)]) == 0
+    assert "largest difference from the model" in capsys.readouterr().out
+    assert run(["export", folder, "--to", "torch", "-o", str(tmp_path)]) == 2
+    assert "is a directory" in capsys.readouterr().err

@@ -147,8 +147,7 @@ class TestWhichBoard:
     def test_many_configurations_of_one_seed_are_one_score(self) -> None:
         cells = [orca(0.1, sweep="study/full", hyperparameters=f'{{"n":{n}}}') for n in range(5)]
         board = build(frame(*seeds("digits", "orca", 0.3, 0.3), *cells), benchmark="pocket")
-        assert board.sweep == "pocket/quick"
-        assert board.others == (Other("study/full", "held-out", 5),)
+        assert (board.sweep, board.others) == ("pocket/quick", (Other("study/full", "held-out", 5),))
 
     def test_names_that_are_not_there(self, records: pd.DataFrame) -> None:
         for asked, message in (

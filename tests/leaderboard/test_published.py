@@ -2,24 +2,15 @@
 
 import json
 from decimal import Decimal
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import rankdata
 
 from orca_ray.leaderboard.board import empty_board
-from orca_ray.leaderboard.published import KINDS, Published, PublishedRow, PublishedTable, published_for
+from orca_ray.leaderboard.published import KINDS, Published, PublishedRow, PublishedTable, published_for, tables
 from orca_ray.leaderboard.published.comparison import compare, own_row, reason_apart
-from orca_ray.leaderboard.published.tables import (
-    CLAIM,
-    FLAGS,
-    FOLDER,
-    PROTOCOLS,
-    all_published,
-    published_rows,
-    rows_of_others,
-    sources,
-)
 from orca_ray.leaderboard.selection import build
 from orca_ray.results.submissions import SubmittedScore
 from orca_ray.tasks.metrics import all_metrics
@@ -28,11 +19,11 @@ from tests.leaderboard.test_leaderboard import frame, run
 
 ORCA = ["6.53", "29.85", "7.28e-3", "1.91", "0.152", "7.54", "0.56", "0.28", "11.59", "0.29"]
 """The row of arXiv:2302.05738, as printed."""
-SCORED = [row for row in all_published() if row.setting != CLAIM]
+SCORED = [row for row in tables.all_published() if row.setting != tables.CLAIM]
 
 
 def published(benchmark: str, *hide: str) -> Published:
-    return compare(published_rows(benchmark), benchmark, hide=hide)
+    return compare(tables.published_rows(benchmark), benchmark, hide=hide)
 
 
 def texts(table: PublishedTable, method: str) -> list[str]:
@@ -40,19 +31,20 @@ def texts(table: PublishedTable, method: str) -> list[str]:
 
 
 def published_row(task: str, method: str, source: str) -> PublishedRow:
-    (found,) = (r for r in all_published() if (r.task, r.method, r.source) == (task, method, source))
+    (found,) = (r for r in tables.all_published() if (r.task, r.method, r.source) == (task, method, source))
     return found
 
 
 def test_every_row_is_valid_and_its_score_is_the_published_one_in_our_unit() -> None:
-    for row in all_published():
-        assert (row.kind in KINDS, row.protocol in PROTOCOLS, row.flag in FLAGS) == (True, True, True), row
+    for row in tables.all_published():
+        allowed = row.kind in KINDS, row.protocol in tables.PROTOCOLS, row.flag in tables.FLAGS
+        assert allowed == (True, True, True), row
         assert row.direction in ("lower", "higher")
         assert row.published
-        text = sources()[row.source]
+        text = tables.sources()[row.source]
         assert ("DIGITISED" in text) == (row.kind == "digitised")
         assert (text.startswith("secondary") or "transcribed" in text) == (row.kind == "secondary")
-        assert row.setting != CLAIM or (row.task in all_benchmarks(), row.score, row.metric) == (True, None, "")
+        assert row.setting != tables.CLAIM or (row.task in all_benchmarks(), row.score, row.metric) == (True, None, "")
     for row in SCORED:
         task = get_task(row.task)
         if row.metric:
@@ -67,7 +59,7 @@ def test_every_row_is_valid_and_its_score_is_the_published_one_in_our_unit() -> 
         assert row.std == (float(Decimal(row.published_std) / scale) if row.published_std else None)
     keys = [(row.task, row.method, row.quantity, row.setting) for row in SCORED if not row.flag]
     assert len(set(keys)) == len(keys) == 194
-    assert {row.source for row in all_published()} == set(sources())
+    assert {row.source for row in tables.all_published()} == set(tables.sources())
 
 
 def test_ranks_of_the_complete_methods_agree_with_what_the_authors_state() -> None:
@@ -122,14 +114,10 @@ def test_a_row_stands_beside_own_scores_only_with_equal_task_metric_and_protocol
 
 
 def test_own_scores_beside_are_shown_in_the_published_unit() -> None:
-    rows = published_rows("nasbench360")
+    rows = tables.published_rows("nasbench360")
     own = [own_row("nasbench360/cifar100", "orca", "error", "paper", 0.0612, 0.001, 3)]
-    found = compare(rows, "nasbench360", own=own, metrics={"nasbench360/cifar100": "error"}, protocol="paper")
-    assert found.beside is not None
-    assert found.beside.grid("nasbench360")[1:] == [
-        ["orca, this store", "6.12*", "1", "1"],
-        ["ORCA", "6.53", "2", "0"],
-    ]
+    found: Any = compare(rows, "nasbench360", own=own, metrics={"nasbench360/cifar100": "error"}, protocol="paper")
+    assert found.beside.grid("nasbench360")[1:] == [["orca, this store", "6.12*", "1", "1"], ["ORCA", "6.53", "2", "0"]]
     assert sum(found.reasons.values()) == len(rows) - 1
     apart = compare(rows, "nasbench360", own=own, metrics={"nasbench360/cifar100": "error"}, protocol="held-out")
     assert apart.beside is None
@@ -140,33 +128,27 @@ def test_a_board_takes_its_protocol_and_the_version_of_its_metric() -> None:
     runs = [run("x", "orca", 0.07, seed, benchmark="nasbench360", protocol="paper") for seed in (0, 1)]
     for each in runs:
         each["task"] = "nasbench360/cifar100"
-    found = published_for(build(frame(*runs), benchmark="nasbench360"))
-    assert found is not None
-    assert found.beside is not None
+    found: Any = published_for(build(frame(*runs), benchmark="nasbench360"))
     assert found.beside.methods == ["ORCA", "orca, this store"]
-    changed = published_for(build(frame(*(each | {"metric_version": 2} for each in runs)), benchmark="nasbench360"))
-    assert changed is not None
-    assert changed.beside is None
-    assert "its metric is error, not error (version 2)" in changed.reasons
+    found = published_for(build(frame(*(each | {"metric_version": 2} for each in runs)), benchmark="nasbench360"))
+    assert found.beside is None
+    assert "its metric is error, not error (version 2)" in found.reasons
 
 
 def test_scores_of_others_are_means_over_seeds_marked_with_their_source() -> None:
     common = ("theirs", "pocket/digits", "error", "held-out")
     scores = [SubmittedScore(*common, score, seed, "a paper") for seed, score in enumerate((0.1, 0.2, 0.6))]
     scores.append(SubmittedScore(*common, 0.25, None, "a page", 0.02))
-    seeds, mean = rows_of_others("pocket", scores)
+    seeds, mean = tables.rows_of_others("pocket", scores)
     assert seeds.n == 3
     assert (seeds.score, seeds.std) == pytest.approx((0.3, np.std([0.1, 0.2, 0.6], ddof=1)))
     assert (mean.score, mean.std, mean.n) == (0.25, 0.02, None)
     assert [row.source for row in (seeds, mean)] == ["a paper", "a page"]
-    own = build(frame(run("digits", "orca", 0.2)), benchmark="pocket")
-    found = published_for(own, imported=scores)
-    assert found is not None
-    assert found.beside is not None
+    found: Any = published_for(build(frame(run("digits", "orca", 0.2)), benchmark="pocket"), imported=scores)
     assert found.beside.methods == ["orca, this store", "theirs [2]", "theirs [1]"]
     assert found.notes[:2] == ("[1] a paper", "[2] a page")
 
 
 def test_the_folder_of_submitted_files_holds_nothing_else() -> None:
-    assert {path.suffix for path in FOLDER.iterdir()} <= {".csv", ".md"}
+    assert {path.suffix for path in tables.FOLDER.iterdir()} <= {".csv", ".md"}
     assert published_for(empty_board("pocket")) is None

@@ -214,8 +214,7 @@ def test_each_label_has_a_booster_and_two_classes_have_one_with_two_logits() -> 
     logits = trainer.model(torch.from_numpy(splits["test"].x))
     assert logits.shape == (45, 2)
     assert not logits[:, 0].any()
-    booster = lightgbm.Booster(model_str=trees(trainer).models[0])
-    assert booster.dump_model()["objective"].startswith("binary")
+    assert lightgbm.Booster(model_str=trees(trainer).models[0]).dump_model()["objective"].startswith("binary")
 
 
 def test_it_is_saved_without_pickle_and_loads_into_a_model_without_trees(tmp_path: Path) -> None:

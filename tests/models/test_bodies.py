@@ -185,7 +185,6 @@ def name(request: pytest.FixtureRequest, tiny: TinyDirectory) -> str:
 
 @pytest.fixture
 def model(name: str) -> Any:
-    """The Hugging Face model itself."""
     from transformers import AutoModel
 
     return AutoModel.from_pretrained(name).eval()

@@ -94,8 +94,7 @@ def test_a_pooled_series_consists_of_averages_of_each_feature() -> None:
     """Tokens of 4 components, patches of 2: the averages of the first and of the last two components."""
     head = build_head(4, (3,), Target("dense", shape=(5,)), (5,), patch=2, dense="pooled")
     assert not list(head.parameters())
-    features = torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])
-    assert head(features).tolist() == [[2, 6, 1, 2, 8]]
+    assert head(torch.tensor([[[1.0, 3, 5, 7], [0, 2, 0, 4], [8, 8, 1, 1]]])).tolist() == [[2, 6, 1, 2, 8]]
 
 
 @torch.no_grad()

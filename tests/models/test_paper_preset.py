@@ -1,10 +1,11 @@
-"""With equal weights, the presets ``paper`` and ``random`` and pooled heads compute what the reference computes."""
+"""Whole models: shapes, determinism, gradients, dropout, sizes; and what the reference computes with equal weights."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,14 @@ import torch
 from benchmarks import reference_outputs
 from benchmarks.reference_outputs import BODIES, DECODER, MOST_TOKENS, SHAPES, TARGETS, inputs, sample, set_layer
 from orca_ray.data.rows import Target
-from orca_ray.models.crossmodal import build_model
-from orca_ray.models.modality import EmbedderConfig, Initialisation
+from orca_ray.errors import UserError
+from orca_ray.models import weights
+from orca_ray.models.convolution import Architecture, build_convolutional
+from orca_ray.models.crossmodal import CrossModalModel, build_model
+from orca_ray.models.modality import DenseHeadName, EmbedderConfig, Initialisation
+from tests.models.conftest import RandomTensor, TinyDirectory
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
 REFERENCE = os.environ.get("ORCA_REFERENCE", "")
 STARTS: tuple[Initialisation, ...] = ("paper", "random")
@@ -76,3 +83,145 @@ def test_outputs_equal_the_references(ours: Arrays, tmp_path: Path) -> None:
         assert set(theirs.files) == ours.keys()
         for name, array in ours.items():
             np.testing.assert_allclose(array.reshape(theirs[name].shape), theirs[name], 1e-5, 1e-5, err_msg=name)
+
+
+KINDS = ["roberta", "mpnet", "modernbert", "vit", "dinov2", "swin"]
+INPUTS = [(1, 30), (12, 29), (1, 427), (2, 1), (1, 8, 8), (3, 21, 50), (5, 1, 7)]
+CLASSES = Target("classes", 6)
+DENSE = [Target("dense", shape=shape) for shape in ((29,), (2, 50), (3, 21, 50))]
+OUTPUTS = [CLASSES, DENSE[0], Target("labels", 4), DENSE[1], Target("scalar"), DENSE[2]]
+
+
+def build(
+    body: str, input_shape: tuple[int, ...] = (1, 30), target: Target = CLASSES, **arguments: object
+) -> CrossModalModel:
+    values = {"pretrained": True, "config": EmbedderConfig(16, 24), "seed": 0, **arguments}
+    return build_model(body=body, input_shape=input_shape, target=target, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("number", range(12))
+@torch.no_grad()
+def test_any_input_on_any_body_gives_exactly_the_targets_shape(
+    number: int, tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    """Twelve combinations: each kind of body with two inputs, each input and each target with one or two bodies."""
+    body, input_shape = str(tiny(KINDS[number % 6])), INPUTS[number % 7]
+    target = OUTPUTS[(number + number // 6) % 6]
+    start, dense = (get_args(each)[number % len(get_args(each))] for each in (Initialisation, DenseHeadName))
+    model = build(body, input_shape, target, config=EmbedderConfig(16, 24, initialisation=start), dense_head=dense)
+    predictions = model(x := random_tensor(3, *input_shape))
+    assert predictions.shape == (3, *target.output_shape)
+    assert predictions.isfinite().all()
+    assert model.features(x).shape == (3, weights.load_body(body).stem.width)
+
+
+@pytest.mark.parametrize(("kind", "pretrained"), [("roberta", True), ("dinov2", False), ("swin", False)])
+def test_equal_seeds_give_equal_models(kind: str, pretrained: bool, tiny: TinyDirectory) -> None:
+    name = str(tiny(kind))
+    first = build(name, pretrained=pretrained, seed=5).state_dict()
+    build(str(tiny("bert")), seed=9)
+    weights._pristine[pretrained].clear()
+    again = build(name, pretrained=pretrained, seed=5).state_dict()
+    other = build(name, pretrained=pretrained, seed=6).state_dict()
+    assert first.keys() == again.keys()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    assert not torch.equal(first["head.output.weight"], other["head.output.weight"])
+    matrices = [key for key, value in first.items() if key.startswith("body.") and value.ndim > 1]
+    assert matrices
+    assert all(torch.equal(first[key], other[key]) == pretrained for key in matrices if "bias_table" not in key)
+
+
+@pytest.mark.parametrize(("kind", "probability"), [("roberta", 0.3), ("swin", 0.3), ("swin", 0.0)])
+@torch.no_grad()
+def test_dropout_reaches_embedder_and_body(
+    kind: str, probability: float, tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    x = random_tensor(2, 1, 30)
+    model = build(str(tiny(kind)), dropout=probability).train()
+    with torch.random.fork_rng(devices=[]):
+        embedded, predicted = (torch.equal(part(x), part(x)) for part in (model.embed, model))
+    assert embedded == predicted == (probability == 0.0)
+    assert torch.equal(model.eval()(x), model(x))
+
+
+@torch.no_grad()
+def test_the_body_sees_the_grid_of_an_image_as_a_sequence_and_the_reverse(
+    tiny: TinyDirectory, random_tensor: RandomTensor
+) -> None:
+    image = build(str(tiny("roberta")), (1, 8, 12))
+    assert image.embedder.layout == (3, 4)
+    assert image.embed(random_tensor(2, 1, 8, 12)).shape == (2, 12, 24)
+    series = build(str(tiny("dinov2")), (1, 30))
+    assert series.embedder.layout == (3, 3)
+    assert series.embed(random_tensor(2, 1, 30)).shape == (2, 1 + 9, 24)
+
+
+@torch.no_grad()
+def test_pooling_leaves_prefix_tokens_out(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    model = build(str(tiny("dinov2_with_registers")), (1, 24, 24)).eval()
+    x = random_tensor(2, 1, 24, 24)
+    features = model.body(model.embed(x), (3, 3))
+    assert features.shape[1] == 3 + 9
+    torch.testing.assert_close(model(x), model.head(features[:, 3:]))
+
+
+def test_bad_input_shapes_are_refused() -> None:
+    for shape in [(3,), (1, 2, 3, 4), (1, 0)]:
+        with pytest.raises(UserError, match="input shape must be"):
+            build("minilm-l6", shape)
+
+
+def residual(
+    input_shape: tuple[int, ...], target: Target = CLASSES, *, seed: int = 0, **values: Any
+) -> CrossModalModel:
+    others = {"table": values.pop("table", False), "stride": values.pop("stride", 1)}
+    architecture = Architecture(**{"kernel": 3, "dilation": 1, "blocks": 1, "width": 16, **values})
+    return build_convolutional(architecture, input_shape=input_shape, target=target, seed=seed, **others)
+
+
+def size_of(model: CrossModalModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_parameters_of_a_field_whose_layers_keep_width_and_resolution() -> None:
+    """Stem 1·16·3; three blocks of two norms 2·16 and two convolutions 16·16·3; norm 2·16; head 16 + 1."""
+    model = residual((1, 20), Target("dense", shape=(20,)))
+    assert size_of(model) == 48 + 3 * (2 * 32 + 2 * 768) + 32 + 17
+    assert model.body.feature_layout(model.embedder.layout) == (20,)
+
+
+def test_parameters_of_a_classifier_whose_layers_shrink_and_widen() -> None:
+    """The blocks map 16 to 16, 16 to 32 and 32 to 64 channels; the last two have shortcuts."""
+    blocks = [
+        3 * a * b + 3 * b * b + 2 * a + 2 * b + (a * b if a != b else 0) for a, b in ((16, 16), (16, 32), (32, 64))
+    ]
+    model = residual((1, 30))
+    assert size_of(model) == 48 + sum(blocks) + 2 * 64 + 6 * (64 + 1)
+    assert model.body.feature_layout(model.embedder.layout) == (8,)  # 30, 15, 8
+    assert residual((3, 21, 50), stride=4).embedder.layout == (6, 13)
+
+
+def test_weights_that_would_only_see_padding_are_left_out() -> None:
+    """In four positions, a kernel with dilation 3 reaches at most one of its steps to either side, if at all."""
+    target = Target("dense", shape=(4,))
+    assert size_of(residual((1, 4), target, kernel=15, dilation=3)) == size_of(
+        residual((1, 4), target, kernel=3, dilation=3)
+    )
+    assert size_of(residual((1, 4), target, kernel=3, dilation=4)) == size_of(residual((1, 4), target, kernel=1))
+
+
+@torch.no_grad()
+def test_a_table_has_no_neighbourhoods(random_tensor: RandomTensor) -> None:
+    x = random_tensor(3, 2, 30)
+    predicted = residual((2, 30), table=True)(x)
+    torch.testing.assert_close(residual((2, 30), table=True, kernel=15, dilation=3)(x), predicted)
+    torch.testing.assert_close(residual((60, 1), table=True)(x.reshape(3, 60, 1)), predicted)
+    assert not torch.allclose(residual((2, 30))(x), predicted)
+
+
+@torch.no_grad()
+def test_samples_of_a_batch_do_not_affect_each_other_and_the_seed_decides(random_tensor: RandomTensor) -> None:
+    model, x = residual((2, 29)).train(), random_tensor(4, 2, 29)
+    torch.testing.assert_close(torch.cat([model(x[:1]), model(x[1:])]), model(x))
+    assert torch.equal(residual((2, 29)).train()(x), model(x))
+    assert not torch.equal(residual((2, 29), seed=1)(x), model(x))

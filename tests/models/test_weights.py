@@ -182,8 +182,7 @@ def same(described: BodyArchitecture, name: str, *, pretrained: bool) -> None:
     shapes = {key: (value.shape, value.dtype) for key, value in state.items()}
     assert {key: (value.shape, value.dtype) for key, value in built.body.state_dict().items()} == shapes
     built.body.load_state_dict(copy.deepcopy(state))
-    assert built.body.feature_width == expected.body.feature_width
-    assert built.stem.width == expected.stem.width
+    assert (built.body.feature_width, built.stem.width) == (expected.body.feature_width, expected.stem.width)
     assert torch.equal(features(built.body, built.stem.width), features(expected.body, built.stem.width))
 
 

@@ -9,21 +9,20 @@ from typing import Any
 from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, garbage
 
 
-@cache
 def writers() -> dict[str, Writer]:
     """Return the writer of every task's raw files by the task's name."""
-    return {name: writer for module in _modules() for name, writer in module.WRITERS.items()}
+    return _declared("WRITERS")
+
+
+def corruptions() -> dict[str, list[Corruption]]:
+    """Return the corruptions of every task's raw files by the task's name."""
+    return _declared("CORRUPTIONS")
 
 
 @cache
-def corruptions() -> dict[str, list[Corruption]]:
-    """Return the corruptions of every task's raw files by the task's name."""
-    return {name: list(found) for module in _modules() for name, found in module.CORRUPTIONS.items()}
-
-
-def _modules() -> list[Any]:
-    found = [importlib.import_module(f"tests.raw_files.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return [module for module in found if hasattr(module, "WRITERS")]
+def _declared(table: str) -> dict[str, Any]:
+    modules = [importlib.import_module(f"tests.raw_files.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return {name: found for module in modules for name, found in getattr(module, table).items()}
 
 
 def broken(path: str, files: int) -> list[Corruption]:

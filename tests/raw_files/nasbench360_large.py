@@ -94,8 +94,7 @@ def write_cosmic(raw: Path) -> None:
             stamps = write_field(raw / f"cosmic/npy_{split}/f435w/{field}", random)
             listed += stamps if field in fields else []
         write_field(raw / f"cosmic/npy_{split}/f606w/{fields[0]}", random)
-        names = [f"./{path.relative_to(raw)}" for path in listed]
-        np.save(raw / f"cosmic/{split}_dirs.npy", np.array(names))
+        np.save(raw / f"cosmic/{split}_dirs.npy", np.array([f"./{path.relative_to(raw)}" for path in listed]))
 
 
 def write_field(folder: Path, random: np.random.RandomState) -> list[Path]:

@@ -39,7 +39,6 @@ def _images(part: str, side: int) -> tuple[Array, Array]:
 
 
 def cifar100_content() -> Content:
-    """Return what the two files of the archive hold."""
     parts = {part: _images(part, 32) for part in ("train", "test")}
     return {part: {"fine_labels": y.tolist(), "data": x.reshape(len(x), -1)} for part, (x, y) in parts.items()}
 

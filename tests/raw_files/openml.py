@@ -111,8 +111,6 @@ def edit_description(dataset_id: int, edit: Callable[[str], str]) -> Writer:
 
 @dataclass(frozen=True)
 class Mixture:
-    """What the columns of a table are."""
-
     numeric: int
     nominal: tuple[int, ...] = ()
     """Numbers of declared categories."""

@@ -14,12 +14,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 
-from orca_ray.testing.tasks import Corruption, Writer
+from orca_ray.testing.tasks import Array, Corruption, Writer
 from tests.raw_files import broken
-
-Array = npt.NDArray[Any]
 
 MARK = "orca_ray_generated"
 
@@ -123,8 +120,6 @@ def write(raw: Path, *, task: str, generated: bool = False, num_samples: int | N
 
 
 def _edited(edit: Callable[[h5py.File], object]) -> Writer:
-    """Return a corruption that changes an open file."""
-
     def corrupt(path: Path) -> None:
         with h5py.File(path, "r+") as file:
             edit(file)
@@ -194,11 +189,10 @@ def _corruptions_of_generated(layout: Layout) -> list[Corruption]:
 
 def _of_file(file: str, corruptions: list[Corruption]) -> list[Corruption]:
     """Return corruptions of a raw directory, given those of the path of the file in it."""
-
-    def below(corrupt: Writer) -> Writer:
-        return lambda raw: corrupt(raw / file)
-
-    return [(label, below(corrupt), pattern) for label, corrupt, pattern in corruptions]
+    return [
+        (label, lambda raw, corrupt=corrupt: corrupt(raw / file), pattern)  # type: ignore[misc]
+        for label, corrupt, pattern in corruptions
+    ]
 
 
 def _corruptions_of_stacked(layout: Any) -> list[Corruption]:

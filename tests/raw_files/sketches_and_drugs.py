@@ -79,8 +79,6 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
 
 
 def _image(save: Callable[[Path], object]) -> Writer:
-    """Return a corruption that replaces an image."""
-
     def corrupt(raw: Path) -> None:
         save(raw / _IMAGE)
 

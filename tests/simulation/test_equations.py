@@ -36,8 +36,7 @@ def test_an_initial_field_is_periodic_and_bounded_by_its_amplitudes(seed: int, l
 
 
 def test_scaling_to_the_unit_range() -> None:
-    scaled = to_unit_range(np.array([-3.0, 1.0, 5.0]))
-    assert scaled.tolist() == [0.0, 0.5, 1.0]
+    assert to_unit_range(np.array([-3.0, 1.0, 5.0])).tolist() == [0.0, 0.5, 1.0]
     assert to_unit_range(np.full(4, 2.0)).tolist() == [0.0] * 4
 
 

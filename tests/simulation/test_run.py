@@ -25,17 +25,11 @@ from orca_ray.simulation.simulation import Fields, get_simulation
 TASK = "pdebench/advection"
 ADVECTION = get_simulation(TASK)
 FILE = ADVECTION.file
-
-
-@pytest.fixture(autouse=True)
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
+pytestmark = pytest.mark.usefixtures("empty_home")
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Advection two samples at a time."""
     monkeypatch.setattr(run, "get_simulation", lambda _: replace(ADVECTION, batch=2))
 
 
@@ -51,11 +45,11 @@ def _tensor(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
 
 
 @pytest.mark.usefixtures("small")
-def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(home: Path) -> None:
+def test_a_file_is_marked_as_generated_and_lies_where_its_task_reads_it(empty_home: Path) -> None:
     reports: list[tuple[int, int]] = []
     path, made = run.generate(TASK, 5, seed=3, progress=lambda done, total: reports.append((done, total)))
     assert made
-    assert path == home / "raw" / "pdebench_generated" / FILE
+    assert path == empty_home / "raw" / "pdebench_generated" / FILE
     assert reports == [(2, 5), (4, 5), (5, 5)]
     with h5py.File(path) as file:
         marker = json.loads(file.attrs[MARK])

@@ -44,7 +44,6 @@ def fake_score(trial: TrialSpec, epoch: int) -> float:
 
 
 def fake_reports(trial: TrialSpec) -> Iterator[TrialReport]:
-    """Yield the reports that a runner would."""
     for epoch in range(1, trial.epochs + 1):
         point = EpochProgress(
             stage="refine", epoch=epoch, epochs=trial.epochs, loss=1.0, validation_score=fake_score(trial, epoch),

@@ -119,8 +119,7 @@ def test_targets_stay_as_they_are_beside_their_statistics() -> None:
     np.testing.assert_array_equal(pointwise["validation_y"], (y + 5).astype(np.float32))
     np.testing.assert_allclose(pointwise["y_mean"], [2, 20])
     np.testing.assert_allclose(pointwise["y_std"], [1, 10])
-    overall = arrays.regression(parts, target_axes=(0, 1))
-    np.testing.assert_allclose(overall["y_mean"], [11])
+    np.testing.assert_allclose(arrays.regression(parts, target_axes=(0, 1))["y_mean"], [11])
 
 
 @given(
@@ -136,8 +135,6 @@ def test_statistics_do_not_depend_on_the_blocks(sizes: list[int], offset: float,
     np.testing.assert_allclose(scale, wide.std(axis=0, ddof=1) + 1e-5, rtol=1e-5)
 
 
-Waveform = npt.NDArray[np.float32]
-
 LIBROSA_BANDS, LIBROSA_FRAMES = slice(5, None, 18), slice(None, None, 20)
 LIBROSA = [
     [33.620, -17.100, -19.218, -12.394, -0.624, -36.150],
@@ -151,7 +148,7 @@ LIBROSA = [
 n_mels=96, htk=True, norm=None, pad_mode="reflect")``, then ``power_to_db``."""
 
 
-def chirp() -> Waveform:
+def chirp() -> npt.NDArray[np.float32]:
     """A second at 22,050 Hz: a rising tone under noise, then silence."""
     time = np.arange(22050) / 22050
     tone = 0.5 * np.sin(2 * np.pi * (200 + 2000 * time) * time)

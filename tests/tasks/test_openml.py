@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,7 +23,7 @@ from orca_ray.tasks.openml._table import Column, Nominal, Numeric
 from orca_ray.tasks.openml.tables import LEAST_ROWS, TASKS, build, classes, encode, frequent, standardise_again
 from orca_ray.tasks.task import SPLIT_SEED, Arrays
 from tests.raw_files.openml import WRITERS, Kind, SmallTable, real_mfeat_factors, real_wdbc, synthetic, write_table
-from tests.tasks.digests import digest
+from tests.tasks.conftest import digest
 
 BY_ID = {int(task.short_name): task for task in TASKS}
 SAMPLE = {
@@ -51,8 +50,7 @@ def _x(arrays: Arrays, *splits: str) -> np.ndarray:
 
 def test_the_42_tables_of_the_paper() -> None:
     assert len(TASKS) == 42
-    assert BY_ID[1510].title == "wdbc (OpenML 1510)"
-    assert BY_ID[1510].modality == "sequence"
+    assert (BY_ID[1510].title, BY_ID[1510].modality) == ("wdbc (OpenML 1510)", "sequence")
     assert [BY_ID[number].under("paper").metric for number in (12, 1510)] == ["error", "one_minus_auroc"]
 
 
@@ -155,10 +153,6 @@ def _nominal(*values: str | None, declared: tuple[str, ...] | None = None) -> No
     return Nominal("c", declared or tuple(sorted({value for value in values if value})), values)
 
 
-def _all(count: int) -> npt.NDArray[np.int64]:
-    return np.arange(count)
-
-
 class TestEncode:
     def test_categories_come_first_in_slots_sorted_as_text(self) -> None:
         columns: list[Column] = [
@@ -166,7 +160,7 @@ class TestEncode:
             _nominal("10", "9", None, "a", declared=("a", "9", "unused", "10")),
             _nominal("x", "x", "y", "y"),
         ]
-        x_NLW = encode("t", columns, _all(4))
+        x_NLW = encode("t", columns, np.arange(4))
         assert x_NLW.dtype == np.float32
         # Slots of the first: "10" < "9" < "NaN" < "a"; what is declared and does not occur has none.
         np.testing.assert_array_equal(x_NLW[:, 0], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -174,12 +168,12 @@ class TestEncode:
         np.testing.assert_array_equal(x_NLW[:, 2], [[-1, 0, 0, 0], [1, 0, 0, 0], [-1, 0, 0, 0], [1, 0, 0, 0]])
 
     def test_missing_numbers_are_zero_before_they_are_standardised(self) -> None:
-        x_NLW = encode("t", [_nominal("a", "b", "a"), _numeric(math.nan, 3, 6)], _all(3))
+        x_NLW = encode("t", [_nominal("a", "b", "a"), _numeric(math.nan, 3, 6)], np.arange(3))
         np.testing.assert_allclose(x_NLW[:, 1, 0], np.array([-3, 0, 3]) / math.sqrt(6), rtol=1e-6)
 
     def test_without_categories_columns_with_a_missing_value_go(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
-            x_NLW = encode("t", [_numeric(math.nan, 1, 2, name="gone"), _numeric(0, 1, 2)], _all(3))
+            x_NLW = encode("t", [_numeric(math.nan, 1, 2, name="gone"), _numeric(0, 1, 2)], np.arange(3))
         assert x_NLW.shape == (3, 1, 1)
         assert "t: columns with missing values are left out: gone" in caplog.text
 
@@ -188,16 +182,16 @@ class TestEncode:
         np.testing.assert_array_equal(x_NLW[:, 0, 0], [-1, 1, 999])
 
     def test_constant_columns_are_centred_and_large_numbers_keep_their_differences(self) -> None:
-        x_NLW = encode("t", [_numeric(0.1, 0.1, 0.1, 0.3)], _all(3))
+        x_NLW = encode("t", [_numeric(0.1, 0.1, 0.1, 0.3)], np.arange(3))
         assert x_NLW.ravel().tolist() == [0, 0, 0, np.float32(0.3 - 0.1)]
-        x_NLW = encode("t", [_numeric(*(1e9 + i for i in range(4)))], _all(4))
+        x_NLW = encode("t", [_numeric(*(1e9 + i for i in range(4)))], np.arange(4))
         np.testing.assert_allclose(x_NLW.ravel().astype(np.float64), (np.arange(4) - 1.5) / np.sqrt(1.25), rtol=1e-6)
 
     def test_no_column_left_is_refused(self) -> None:
         with pytest.raises(UserError, match="t: the table has no column left to predict from"):
-            encode("t", [_numeric(math.nan, 1)], _all(2))
+            encode("t", [_numeric(math.nan, 1)], np.arange(2))
         with pytest.raises(UserError, match="no column left"):
-            encode("t", [], _all(2))
+            encode("t", [], np.arange(2))
 
 
 def test_standardising_again_is_by_the_unbiased_deviation_and_a_little_more() -> None:

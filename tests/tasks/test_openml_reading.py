@@ -244,13 +244,10 @@ def test_a_data_set_is_fetched_once_verified_pinned_and_prepared(server: Server,
     assert _asked(server) == [DESCRIPTION, ARFF]
 
 
-def test_the_task_fetches_into_its_raw_directory(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
+def test_the_task_fetches_into_its_raw_directory(server: Server, empty_home: Path) -> None:
     fetcher = partial(_table.fetch, 61, server=server.url, patience=HASTY)
     replace(IRIS, files=_table.raw_files(61, server.url), fetcher=fetcher).fetch()
-    assert _is_whole(tmp_path / "raw" / "openml")
+    assert _is_whole(empty_home / "raw" / "openml")
     data = IRIS.prepare()
     assert (len(data.train), len(data.validation), len(data.test)) == (121, 14, 15)
 

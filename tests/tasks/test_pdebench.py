@@ -6,7 +6,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,13 +13,12 @@ from hypothesis import strategies as st
 from orca_ray.data import prepared
 from orca_ray.data.prepared import HELD_OUT, PAPER
 from orca_ray.data.raw import Workspace
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.tasks.pdebench import _reading
 from orca_ray.tasks.pdebench.problems import READINGS
 from orca_ray.tasks.registry import get_benchmark, get_task
 from tests.raw_files import pdebench as files
-
-Array = npt.NDArray[Any]
 
 TASKS = tuple(files.LAYOUTS)
 SPLITS = prepared.SPLITS
@@ -147,8 +145,7 @@ def test_the_last_frame_is_counted_after_thinning(tmp_path: Path) -> None:
     with h5py.File(path, "w") as file:
         file["tensor"] = np.arange(13, dtype=np.float32)[None, :, None] + np.zeros((10, 1, 1024), np.float32)
     data = get_task("pdebench/advection").prepare(raw=tmp_path, out=tmp_path / "out")
-    assert set(np.unique(data.test.x[:])) == {0}
-    assert set(np.unique(data.test.y[:])) == {10}
+    assert (set(np.unique(data.test.x[:])), set(np.unique(data.test.y[:]))) == ({0}, {10})
 
 
 def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> None:
@@ -163,8 +160,7 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> No
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
-        blocks = samples.chosen(np.array([1, 5, 200]), 0)
-        assert [len(block) for block in blocks] == [2, 1]
+        assert [len(block) for block in samples.chosen(np.array([1, 5, 200]), 0)] == [2, 1]
 
 
 def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> None:
@@ -177,8 +173,8 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
             _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), READINGS["cfd_2d"], simulations)
 
 
-def test_what_is_to_be_generated_is_told_instead_of_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
+@pytest.mark.usefixtures("empty_home")
+def test_what_is_to_be_generated_is_told_instead_of_fetched() -> None:
     task = get_task("pdebench_generated/darcy")
     for action in (task.fetch, task.prepare):
         with pytest.raises(UserError, match="orca-sweep data generate pdebench/darcy"):

@@ -9,23 +9,17 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
 from orca_ray.data.raw import RawFile, Workspace
-from orca_ray.data.rows import Target
+from orca_ray.data.rows import Array, Target
 from orca_ray.discovery import declared
 from orca_ray.errors import UserError
 from orca_ray.tasks.task import Arrays, Task
 from orca_ray.testing.trials import make_task
 
-Array = npt.NDArray[Any]
-
-
-@pytest.fixture(autouse=True)
-def _cache_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("empty_home")
 
 
 def _arrays(target: Target, **changes: Array | None) -> Mapping[str, Array]:
@@ -100,9 +94,7 @@ def test_the_directory_of_another_task_is_not_replaced(tmp_path: Path) -> None:
 def test_what_only_the_data_tell_is_filled_in() -> None:
     task = replace(_task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None)
     resolved = task.resolved(task.prepare())
-    assert resolved.input_shape == (2, 5)
-    assert resolved.target.size == 3
-    assert resolved.num_samples == (6, 6, 6)
+    assert (resolved.input_shape, resolved.target.size, resolved.num_samples) == ((2, 5), 3, (6, 6, 6))
     with pytest.raises(ValueError, match="must say its input_kind"):
         replace(task, input_kind=None)
 

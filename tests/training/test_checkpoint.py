@@ -27,7 +27,6 @@ STATE: dict[str, Any] = {"weights": WEIGHTS, **SMALL}
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Path of a checkpoint of `STATE`, in a directory of its own."""
     path = tmp_path / "deeper" / "trial.ckpt"
     checkpoint.save(path, STATE)
     return path
@@ -141,12 +140,11 @@ def test_splits_of_one_data_set_have_different_keys_however_large(monkeypatch: p
     assert len({key(train=Split(split.x[part], split.y[part])) for part in parts}) == 4
 
 
-def test_alignments_in_the_default_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
+def test_alignments_in_the_default_directory(empty_home: Path) -> None:
     assert AlignedCache().load(KEY, toy_model().embedder) is None
     AlignedCache().store(KEY, an_alignment())
     assert_loads(AlignedCache())
-    assert [path.parent.name for path in (tmp_path / "home").rglob("*") if path.is_file()] == ["aligned"]
+    assert [path.parent.name for path in empty_home.rglob("*") if path.is_file()] == ["aligned"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "foreign", "of another embedder"])

@@ -1,14 +1,26 @@
-"""A headless Chromium that shows pages, and fails a test in which a page reports an error or requests anything."""
+"""A board with several tasks, methods, seeds, curves and failures, its page's data, and a browser that shows pages.
 
+The browser is a headless Chromium; a test fails in which a page reports an error or requests anything.
+"""
+
+import functools
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from orca_ray.leaderboard.page import render
-from tests.leaderboard.page.boards import data
+from orca_ray.leaderboard.format import BoardReport
+from orca_ray.leaderboard.page import page_data, render
+from orca_ray.leaderboard.selection import build
+from orca_ray.leaderboard.trials import read_searches
+from orca_ray.results.record import CurvePoint, Record, Status
+from orca_ray.results.scan import StoreSnapshot
+from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame
+from tests.results.factories import make_record
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -55,3 +67,70 @@ def open_page(browser: Any, tmp_path: Path) -> Iterator[Open]:
     for context in contexts:
         context.close()
     assert problems == []
+
+
+TASKS = ("burgers16", "darcy16", "digits", "mnist", "osuleaf", "wdbc")
+METHODS = {"orca": 0.1, "nft": 0.11, "scratch": 0.3}
+SEEDS = 3
+HOSTILE = "<img src=x onerror=alert(1)>"
+SCRIPT = "</script><script>alert(2)</script>"
+
+
+def records() -> list[Record]:
+    """Return scored trials of all methods, one failed trial, and search trials of one task."""
+    random = np.random.default_rng(0)
+    cells = [(t, m, seed) for t in range(len(TASKS)) for m in range(len(METHODS)) for seed in range(SEEDS)]
+    names, levels, rates = list(METHODS), list(METHODS.values()), (3e-4, 1e-3, 3e-3)
+    settings = '{{"refine.epochs":5,"refine.learning_rate":{}}}'
+    scored = [
+        make_record(
+            f"key-{TASKS[t]}-{names[m]}-{seed}", task=f"pocket/{TASKS[t]}", method=names[m], seed=seed,
+            test_score=levels[m] * (1 + t) * random.uniform(0.8, 1.25), hyperparameters=settings.format(rates[m]),
+            wall_seconds=10.0 + m, peak_memory_mib=500.0 + 100 * m, num_trainable=1000 * (m + 1),
+            metric="relative_l2" if t % 2 else "error", minutes=float(number),
+        )
+        for number, (t, m, seed) in enumerate(cells)
+    ]  # fmt: skip
+    searches = [
+        make_record(
+            f"search-{index}", phase="search", test_score=None, validation_score=0.5 - 0.1 * index,
+            minutes=61.0 + index, hyperparameters=settings.format(rate),
+        )
+        for index, rate in enumerate((1e-4, 3e-4, 1e-3))
+    ]  # fmt: skip
+    error = "CUDA out of memory: tried to allocate 2 GiB"
+    oom = make_record("key-failed", method="fpt", test_score=None, status=Status.FAILED_OOM, error=error, minutes=60)
+    return [*scored, oom, *searches]
+
+
+def curves(rows: Sequence[Record]) -> list[CurvePoint]:
+    """Return five epochs of refining for each scored trial, and of aligning for those of ``orca``."""
+    points = []
+    for each in rows:
+        place = (each.sweep, each.trial_key)
+        for epoch in range(1, 6) if each.test_score is not None else ():
+            score = (each.test_score or 0) * (1 + 2 / epoch)
+            points.append(CurvePoint(*place, "refine", epoch, 1 / epoch, None, score, 1e-3, 1.0))
+            if each.method == "orca":
+                points.append(CurvePoint(*place, "align", epoch, None, 3 / epoch, None, 1e-3, 1.0))
+    return points
+
+
+def tables(rows: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return records and curves as the store does."""
+    return (
+        to_frame(from_rows((record.to_row() for record in rows), RECORDS)),
+        to_frame(from_rows((point.to_row() for point in curves(rows)), CURVES)),
+    )
+
+
+@functools.cache
+def data() -> dict[str, Any]:
+    return page_of(records())
+
+
+def page_of(rows: Sequence[Record], **options: Any) -> dict[str, Any]:
+    frame, points = tables(rows)
+    board = build(frame, benchmark="pocket")
+    options |= {"read_searches": lambda: read_searches(StoreSnapshot.of_frame(frame), board)}
+    return page_data(BoardReport(board, read_records=lambda: frame, read_curves=lambda: points, **options))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orca_ray.leaderboard.page import render
-from tests.leaderboard.page.boards import HOSTILE, SCRIPT, data, page_of
+from tests.leaderboard.page.conftest import HOSTILE, SCRIPT, data, page_of
 from tests.results.factories import make_record
 
 ROOT = Path(__file__).parents[3]

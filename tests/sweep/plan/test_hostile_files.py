@@ -71,8 +71,7 @@ def test_a_large_grid_is_refused_before_it_is_expanded() -> None:
 
 def test_anchors_may_be_used() -> None:
     text = HEAD + "settings: &s {refine.epochs: 3}\nper_method:\n  nft: {settings: {<<: *s, refine.batch_size: 8}}\n"
-    spec = parse_spec(text)
-    assert spec.settings("pocket/digits", "nft") == {"refine.epochs": 3, "refine.batch_size": 8}
+    assert parse_spec(text).settings("pocket/digits", "nft") == {"refine.epochs": 3, "refine.batch_size": 8}
 
 
 def test_control_characters_in_the_text_and_in_the_name() -> None:

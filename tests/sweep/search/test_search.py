@@ -192,8 +192,7 @@ class TestMore:
         assert curves.drop(columns="sweep").equals(old.drop(columns="sweep"))
         assert [trial.phase for trial in play(controller)] == ["search"] * 8 + ["confirm"] * 2
         assert len(store.journal("fake/full-trials12")) == 12
-        less = controller_of(store, LONG, trials=4, methods=["nft"])
-        assert less.done
+        assert controller_of(store, LONG, trials=4, methods=["nft"]).done
         assert controller_of(store, LONG, trials=3, methods=["nft"]).searches.finished_before >= 3
 
     def test_a_further_dimension(self, store: ResultsStore) -> None:

@@ -146,8 +146,7 @@ def _wandb_entry(run: ShownRun, entry: Any) -> None:
             if name.startswith(f"{stage}/") and not name.endswith("/epoch"):
                 run.point(name, int(values[f"{stage}/epoch"]), value)
     if entry.HasField("run"):
-        assert entry.run.project == "mine"
-        assert entry.run.run_group == "fake/full"
+        assert (entry.run.project, entry.run.run_group) == ("mine", "fake/full")
         run.tags = dict(tag.split(": ") for tag in entry.run.tags)
         run.settings = {item.key: str(json.loads(item.value_json)) for item in entry.run.config.update}
     for item in entry.summary.update:
@@ -209,8 +208,7 @@ def test_an_interrupted_sweep_is_shown_as_one_run_per_trial(name: str, tmp_path:
         place.mkdir()
     option = target.format(place=place)
     assert len(sweep(tmp_path / "store", option, most=2)) == 2
-    before = read(place)
-    assert sorted(run.status for run in before.values()) == ["", "completed", "completed"]
+    assert sorted(run.status for run in read(place).values()) == ["", "completed", "completed"]
     records = {record.trial_key: record for record in sweep(tmp_path / "store", option)}
     assert len(records) == 6
 

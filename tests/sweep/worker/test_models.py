@@ -60,8 +60,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Summary
 @pytest.mark.slow
 def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Summary]) -> None:
     _, store, summary = swept
-    records = ResultsStore(store).select({"phase": ["confirm"]})
-    best = best_of(records)
+    best = best_of(ResultsStore(store).select({"phase": ["confirm"]}))
     assert best is not None
     assert summary.models == {TASK: str(store / "models" / best.trial_key)}
     assert not summary.missing_models

@@ -29,8 +29,6 @@ class FakeCluster:
         self.killed: list[str] = []
 
     def start(self, node: str, settings: WorkerSettings) -> Any:
-        """Return the fake actor of a node."""
-
         def stage(request: StagingRequest) -> Callable[[], Staged]:
             def result() -> Staged:
                 if node in self.lost:

@@ -19,13 +19,6 @@ WDBC = get_task("pocket/wdbc")
 REQUEST = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint=WDBC.fingerprint or "")
 
 
-@pytest.fixture
-def new_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give this process an empty cache, as a new node has; return its directory."""
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Let another node stage the task and publish it; return the URI of the shared folder."""
     uri = (tmp_path / "shared").as_uri()
@@ -36,17 +29,17 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_node_without_data_copies_what_another_has_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
     uri = published(tmp_path, monkeypatch)
     monkeypatch.setattr(Task, "fetch", lambda *_, **__: pytest.fail("fetched from the origin"))
     assert stage(REQUEST, uri) == WDBC.fingerprint
-    assert staged_data(REQUEST, uri).directory.is_relative_to(new_node)
+    assert staged_data(REQUEST, uri).directory.is_relative_to(empty_home)
 
 
 @pytest.mark.parametrize("share", [True, False])
 def test_damaged_data_are_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path, share: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path, share: bool
 ) -> None:
     uri = published(tmp_path, monkeypatch) if share else None
     WDBC.prepare()
@@ -60,7 +53,7 @@ def test_damaged_data_are_replaced(
 
 
 def test_a_damaged_copy_is_not_taken_and_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
     uri = published(tmp_path, monkeypatch)
     copy = next((tmp_path / "shared").rglob("train_x.npy"))
@@ -73,7 +66,7 @@ def test_a_damaged_copy_is_not_taken_and_replaced(
 
 
 def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError("read-only")
@@ -85,7 +78,7 @@ def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
     assert messages[-1].endswith(": read-only")
 
 
-def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(new_node: Path) -> None:
+def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(empty_home: Path) -> None:
     assert stage(REQUEST, None) == WDBC.fingerprint
     other = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint="0" * 16)
     with pytest.raises(StagingError, match="orca-sweep data verify pocket/wdbc"):
@@ -123,7 +116,7 @@ def test_a_manifest_that_leads_outside_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
-def test_a_task_that_cannot_be_fetched_fails_alone(new_node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_task_that_cannot_be_fetched_fails_alone(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetch = Task.fetch
 
     def dead(task: Task, *args: object, protocol: str = "held-out") -> None:
@@ -161,7 +154,7 @@ def test_workers_get_listed_variables_and_nothing_shows_them(
 
 
 def test_an_own_task_comes_with_its_declaration(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_node: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_home: Path
 ) -> None:
     uri = (tmp_path / "shared").as_uri()
     with monkeypatch.context() as patch:
@@ -175,7 +168,7 @@ def test_an_own_task_comes_with_its_declaration(
         StagingError, match=r"missing or damaged in .*name a folder that all nodes share with --staging"
     ):
         stage(request, None)
-    assert staged_data(request, uri).directory.is_relative_to(new_node)
+    assert staged_data(request, uri).directory.is_relative_to(empty_home)
     assert get_task(task.name) == task
     shutil.rmtree(own_directory(task.name))
     assert len(staged_data(request, uri).train)

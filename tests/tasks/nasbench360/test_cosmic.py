@@ -4,18 +4,16 @@ import hashlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from orca_ray.data import splits
 from orca_ray.data.prepared import PreparedData
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import cosmic
 
-Array = npt.NDArray[Any]
 TASK = cosmic.TASK
 
 
@@ -34,7 +32,6 @@ def stamps(raw: Path, split: str) -> list[Path]:
 
 
 def sky(path: Path) -> float:
-    """Return the sky of a stamp's exposure."""
     return float(np.load(path.parent / "sky.npy")[int(path.name.split("_")[0]) - 1])
 
 

@@ -3,22 +3,20 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.readers import read_wav
+from orca_ray.data.rows import Array
 from orca_ray.tasks.arrays import log_mel
 from orca_ray.tasks.nasbench360 import fsd50k
 from tests.raw_files.nasbench360_large import NUM_CLIPS, write_wav
-from tests.tasks.digests import digest
+from tests.tasks.conftest import digest
 
-Array = npt.NDArray[Any]
 TASK = fsd50k.TASK
 
 

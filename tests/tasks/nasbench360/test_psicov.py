@@ -2,19 +2,17 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from orca_ray.data.prepared import PreparedData
+from orca_ray.data.rows import Array
 from orca_ray.tasks.nasbench360 import psicov
 from tests.raw_files.nasbench360_large import PROTEINS
 
-Array = npt.NDArray[Any]
 TASK = psicov.TASK
 LONG = len(PROTEINS["deepcov"]) - 1
 
@@ -100,6 +98,5 @@ def test_a_long_test_protein_keeps_the_separation_of_its_residues(raw: Path, tmp
             target.symlink_to(path)
     (tmp_path / "protein/deepcov.lst").write_text("1DEEA\n2DEEA\n")
     (tmp_path / "protein/psicov.lst").write_text("6DEEA\n6DEEA\n")
-    test = TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").test
-    diagonal = np.diagonal(test.y[0])
+    diagonal = np.diagonal(TASK.prepare(raw=tmp_path, out=tmp_path / "out" / "1").test.y[0])
     assert (diagonal[5:-5] < 6).all()  # residues next to each other along the chain
