@@ -2,8 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from statistics import mean, stdev
 from string import Template
@@ -15,27 +15,11 @@ from orca_ray.tasks.metrics import all_metrics
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
-    """Record of a method's test scores (lower is better) on the model's task, one per confirm seed."""
-
-    method: str
-    scores: tuple[float, ...]
-    """Test score of each seed; at least one."""
-
-    def text(self) -> str:
-        """Return the mean and, with several seeds, its 95 % t interval, e.g. "0.105 [0.09, 0.12], 3 seeds"."""
-        count = len(self.scores)
-        shown = f"{mean(self.scores):.4g}"
-        if count < 2:
-            return f"{shown}, 1 seed"
-        from orca_ray.leaderboard.statistics.intervals import student_quantile
-
-        half = student_quantile(0.05, count - 1) * stdev(self.scores) / math.sqrt(count)
-        return f"{shown} [{mean(self.scores) - half:.4g}, {mean(self.scores) + half:.4g}], {count} seeds"
+Board = Mapping[str, Sequence[float]]
+"""Test scores (lower is better) of each method on the model's task, one or more per method: one per confirm seed."""
 
 
-def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Sequence[str] = ()) -> str:
+def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequence[str] = ()) -> str:
     """Return the model card in Markdown.
 
     ``board``: the scores of all methods that ran on the task. ``label_names``: names of the target's classes or labels.
@@ -73,17 +57,28 @@ def make_card(config: ModelConfig, board: Sequence[Score] = (), label_names: Seq
     )
 
 
-def write_card(config: ModelConfig, board: Sequence[Score], label_names: Sequence[str] = ()) -> tuple[str, str]:
+def write_card(config: ModelConfig, board: Board, label_names: Sequence[str] = ()) -> tuple[str, str]:
     """Return the texts of ``README.md`` and of ``config.json``, which has the hash of ``README.md``; writes no file."""
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))
 
 
-def _scores(config: ModelConfig, board: Sequence[Score]) -> list[str]:
+def _scores(config: ModelConfig, board: Board | None) -> list[str]:
     own = [("validation", config.validation_score), ("test", config.test_score)]
     lines = [f"- this model on {split} data: {value:.4g}" for split, value in own if value is not None]
     if board:
         lines += ["", "| method | test score: mean over seeds, with its 95 % interval |", "|---|---|"]
-        lines += [f"| {each.method} | {each.text()} |" for each in board]
+        lines += [f"| {method} | {_interval(scores)} |" for method, scores in board.items()]
     return lines
+
+
+def _interval(scores: Sequence[float]) -> str:
+    """Return the mean and, with several seeds, its 95 % t interval, e.g. "0.105 [0.09, 0.12], 3 seeds"."""
+    count, centre = len(scores), mean(scores)
+    if count < 2:
+        return f"{centre:.4g}, 1 seed"
+    from orca_ray.leaderboard.statistics.intervals import student_quantile
+
+    half = student_quantile(0.05, count - 1) * stdev(scores) / math.sqrt(count)
+    return f"{centre:.4g} [{centre - half:.4g}, {centre + half:.4g}], {count} seeds"

@@ -81,11 +81,9 @@ class PareConfig(Config):
     begin: Share = 0.64
     """Share of source tokens in a mix in the first epoch. The paper's code: 2000 of 3136 tokens on most images."""
     end: Fraction = 0.16
-    """Share of source tokens that the last epochs approach; a mix has at least one. The paper's code: 500 of 3136 on
-    images, none on sequences."""
+    """Share of source tokens that the last epochs approach; a mix has at least one. The paper's code: 500 of 3136."""
     drawn: Fraction = 0.1
-    """Share of the epochs, counted from the first, in which tokens are drawn at random and the gate learns. The paper's
-    code: 10 epochs, on sequences 5."""
+    """Share of the epochs, counted from the first, in which tokens are drawn at random and the gate learns."""
     weight: Amount = 0.0
     """Weight ω of the loss of mixes. 0: the weight in the paper's code, i.e. 0.3 for dense targets, else 1 for image
     bodies and 0.1 for sequence bodies."""
@@ -104,8 +102,7 @@ class RecraftConfig(Config):
     source_batch_size: Number = 8
     """Number of source samples in an optimiser step. The published code: 4 on images."""
     source_learning_rate: Positive = 1e-3
-    """Learning rate of the source head; with a much higher one the penalty grows in training. The published code: 1e-4,
-    with ten times as many source samples."""
+    """Learning rate of the source head; with a much higher one the penalty grows in training."""
     penalty: Amount = 100.0
     """Weight ρ of the gradient penalty."""
     threshold: Amount = 0.4

@@ -3,16 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-StageName = str
-"""``align``, ``refine`` or another stage of the method; ``probe``: a probe scores the embedder, before, during or after
-aligning; ``done``: the trial has ended."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpochProgress:
     """Record of progress after one `TrialTrainer.step`; fields that do not apply to the stage are None."""
 
-    stage: StageName
+    stage: str
+    """``align``, ``refine`` or another stage of the method; ``probe``: a probe scores the embedder, before, during or
+    after aligning; ``done``: the trial has ended."""
     epoch: int
     """Number of the epoch in its stage, from 1 to at most ``epochs``. For a probe: number of align epochs before it."""
     epochs: int

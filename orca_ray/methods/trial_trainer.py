@@ -16,7 +16,7 @@ from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import check_unfit, get_method, resolve
-from orca_ray.methods.reports import EpochProgress, Outcome, StageName
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
 from orca_ray.models.body import num_values
@@ -115,7 +115,7 @@ class TrialTrainer:
             "task": task.name, "data": data.fingerprint, "method": method, "body": body,
             "hyperparameters": self._hyperparameters.to_flat(), "seed": seed, "test": test,
         }  # fmt: skip
-        self.stage: StageName = self._stages[0].name
+        self.stage = self._stages[0].name
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
             num_parameters=sum(map(num_values, model.parameters())),
@@ -222,7 +222,6 @@ class TrialTrainer:
 
 
 def _check_data(task: Task, data: PreparedData) -> None:
-    """Raise UserError unless training and validation data are numeric arrays with the shapes of the task."""
     assert task.input_shape is not None, "a resolved task knows its shapes"
     target_shape = () if task.target.kind == "classes" else task.target.output_shape
     for name, split in (("training", data.train), ("validation", data.validation)):

@@ -58,20 +58,16 @@ class FamilySuite(Suite, ABC):
 
         return str(made_once((type(self), name), tmp_path_factory, save))
 
-    @pytest.fixture
-    def model(self, directory: str) -> Any:
-        """Return the Hugging Face model in ``directory``, in evaluation mode."""
-        from transformers import AutoModel
-
-        return AutoModel.from_pretrained(directory).eval()
-
     def test_a_configuration_is_recognised_without_its_weights(self, name: str, directory: str) -> None:
         check_body(directory)
         family = family_of(read_config(directory))
         assert load_body(directory).body.modality == body_modality(directory) == family.modality
 
     @torch.no_grad()
-    def test_the_body_is_the_model(self, name: str, directory: str, model: Any) -> None:
+    def test_the_body_is_the_model(self, name: str, directory: str) -> None:
+        from transformers import AutoModel
+
+        model = AutoModel.from_pretrained(directory).eval()
         for size in (0, 1):
             loaded = load_body(directory)
             inputs = samples(loaded)[size]
@@ -97,12 +93,14 @@ class FamilySuite(Suite, ABC):
             check_body(f"{directory}:layers={sum(depths) + 1}")
 
     @torch.no_grad()
-    def test_it_keeps_no_state_between_calls(self, name: str, directory: str) -> None:
+    def test_it_keeps_no_state_between_calls_and_leaves_the_random_state_alone(self, name: str, directory: str) -> None:
+        before = torch.get_rng_state()
         loaded = load_body(directory)
         large, small = samples(loaded)
         first = features(loaded, large)
         features(loaded, small)
         assert torch.equal(features(loaded, large), first)
+        assert torch.equal(torch.get_rng_state(), before)
 
     def test_every_parameter_of_the_body_gets_a_gradient(self, name: str, directory: str) -> None:
         loaded = load_body(directory)
@@ -121,12 +119,6 @@ class FamilySuite(Suite, ABC):
                 torch.manual_seed(0)
                 spread = float((features(loaded, inputs) - features(loaded, inputs)).abs().max())
             assert least <= spread <= most
-
-    def test_loading_and_running_leave_the_random_state_alone(self, name: str, directory: str) -> None:
-        before = torch.get_rng_state()
-        loaded = load_body(directory)
-        features(loaded, samples(loaded)[0])
-        assert torch.equal(torch.get_rng_state(), before)
 
     def test_it_adapts_to_other_inputs(self, name: str, directory: str) -> None:
         shape = (2, 30) if body_modality(directory) == "sequence" else (2, 20, 24)

@@ -103,8 +103,8 @@ def _try(folder: Path, x: Any) -> str:
     return "predicted"
 
 
-def main(folder: str, inputs: str, number: str = "", seed: str = "0") -> int:
-    """Try ``number`` random forgeries of a model folder ("": all) and print the outcome of each.
+def main(folder: str, inputs: str, number: str) -> int:
+    """Try ``number`` random forgeries of a model folder and print the outcome of each.
 
     A forgery may take `SECONDS`, and all together may take `MEMORY_BYTES` more than the intact model. Returns 1 if one
     neither raised `UserError` nor predicted ``inputs``, else 0.
@@ -120,8 +120,7 @@ def main(folder: str, inputs: str, number: str = "", seed: str = "0") -> int:
         Predictor.load(copied, device="cpu").predict(x)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-        every = list(forgeries(config, preprocessing))
-        for what, *contents in random.Random(int(seed)).sample(every, int(number or len(every))):
+        for what, *contents in random.Random(0).sample(list(forgeries(config, preprocessing)), int(number)):
             sys.stdout.write(f"{what}: ")
             sys.stdout.flush()  # the last line names what ended the process
             write(copied, *contents)

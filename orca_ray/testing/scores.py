@@ -6,19 +6,16 @@ from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
-from orca_ray.data.rows import Rows, Target
+from orca_ray.data.rows import Array, Rows, Target
 from orca_ray.leaderboard.statistics.table import INDEX, get_statistic
 from orca_ray.tasks.losses import Loss, get_loss
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.testing.suite import Suite
-
-Array = npt.NDArray[Any]
 
 
 class MetricSuite(Suite):
@@ -31,10 +28,10 @@ class MetricSuite(Suite):
     ordered: ClassVar[Collection[str]] = ()
     """Names of metrics that depend on the order of the samples."""
 
-    def test_perfect_predictions_score_zero_and_worse_ones_more(self, name: str) -> None:
-        predictions, targets = self.perfect[name]
-        assert get_metric(name).compute(predictions, targets) == pytest.approx(0, abs=1e-12)
-        assert get_metric(name).compute(-predictions, targets) > 0.4
+    def test_perfect_predictions_score_zero_and_worse_ones_more_up_to_the_largest(self, name: str) -> None:
+        (predictions, targets), metric = self.perfect[name], get_metric(name)
+        assert metric.compute(predictions, targets) == pytest.approx(0, abs=1e-12)
+        assert 0.4 < metric.compute(-predictions, targets) <= metric.largest
 
     def test_the_order_of_samples_does_not_matter(self, name: str) -> None:
         predictions, targets = self.perfect[name]
@@ -42,24 +39,17 @@ class MetricSuite(Suite):
         reverse = get_metric(name).compute(-predictions[::-1], targets[::-1])
         assert reverse == pytest.approx(score) or name in self.ordered
 
-    def test_no_score_exceeds_the_largest(self, name: str) -> None:
+    def test_predictions_not_finite_of_another_length_or_of_no_sample_are_refused(self, name: str) -> None:
         predictions, targets = self.perfect[name]
-        assert get_metric(name).compute(-predictions, targets) <= get_metric(name).largest
-
-    def test_predictions_that_are_not_finite_are_refused(self, name: str) -> None:
-        predictions, targets = self.perfect[name]
+        refused = [(predictions[1:], targets, "predictions for")]
+        refused += [(predictions[:0], targets[:0], "0 predictions for 0 targets")]
         for value in (np.nan, np.inf):
             broken = predictions.astype(np.float64)
             broken[0] = value
-            with pytest.raises(ValueError, match="not finite"):
-                get_metric(name).compute(broken, targets)
-
-    def test_other_lengths_and_empty_splits_are_refused(self, name: str) -> None:
-        predictions, targets = self.perfect[name]
-        with pytest.raises(ValueError, match="predictions for"):
-            get_metric(name).compute(predictions[1:], targets)
-        with pytest.raises(ValueError, match="0 predictions for 0 targets"):
-            get_metric(name).compute(predictions[:0], targets[:0])
+            refused.append((broken, targets, "not finite"))
+        for given, wanted, message in refused:
+            with pytest.raises(ValueError, match=message):
+                get_metric(name).compute(given, wanted)
 
     def test_its_name_title_definition_and_source_are_there(self, name: str) -> None:
         metric = get_metric(name)

@@ -27,13 +27,7 @@ def made_once(key: Hashable, factory: pytest.TempPathFactory, make: Callable[[Pa
 
 
 class Suite:
-    """Base class of the suites: test classes whose tests run for every name in `names`.
-
-    Use: subclass it in a test module, under a name that starts with ``Test``, and set `names`. ::
-
-        class TestDistances(DistanceSuite):
-            names = ("energy",)
-    """
+    """Base class of the suites: test classes whose tests run for every name in `names`; see `orca_ray.testing`."""
 
     names: ClassVar[Iterable[str]]
     """Registered names of the objects to test; a plug-in must be installed, so that its entry points are found."""
@@ -57,6 +51,12 @@ class Suite:
     def marks(self, test: str, case: tuple[str, ...], number: int) -> Collection[pytest.MarkDecorator]:
         """Return pytest marks for case ``number`` of a test; override it to leave cases out of the usual runs."""
         return ()
+
+    @pytest.fixture
+    def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+        """Return the names of random bodies by modality."""
+        makers = {"sequence": save_bert, "image": save_vit}
+        return {modality: str(made_once(make, tmp_path_factory, make)) for modality, make in makers.items()}
 
 
 def make_home(directory: Path, shared: Iterable[str] = SHARED) -> Path:

@@ -10,11 +10,11 @@ from string import Template
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from orca_ray.data import prepared
 from orca_ray.data.prepared import PreparedData
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import build
 from orca_ray.results.record import Status
@@ -27,9 +27,8 @@ from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
-from orca_ray.testing.suite import SHARED, Suite, made_once, make_home, save_bert, save_vit
+from orca_ray.testing.suite import SHARED, Suite, made_once, make_home
 
-Array = npt.NDArray[Any]
 Writer = Callable[[Path], None]
 """Takes a directory, and writes the raw files of one task below it or corrupts those that are there."""
 Corruption = tuple[str, Writer, str]
@@ -48,12 +47,7 @@ class Hostile:
 
 def deleted(name: str) -> Writer:
     """Return a `Writer` that removes the file or folder ``name``."""
-
-    def corrupt(raw: Path) -> None:
-        path = raw / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-    return corrupt
+    return lambda raw: shutil.rmtree(raw / name) if (raw / name).is_dir() else (raw / name).unlink()
 
 
 def cut(name: str) -> Writer:
@@ -100,7 +94,6 @@ def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array
 
 LEAST_CORRUPTIONS = 6
 """Least number of corruptions that `RawFilesSuite` requires for one task of each module that reads raw files."""
-Bodies = dict[str, Path]
 _SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
 
 
@@ -173,13 +166,9 @@ class RawFilesSuite(Suite):
         """Return the directory with the small raw files that the writer of a task has written."""
         return made_once((type(self), name), tmp_path_factory, self.writers[name])
 
-    @pytest.fixture
-    def bodies(self, tmp_path_factory: pytest.TempPathFactory) -> Bodies:
-        """Return the directories of tiny random bodies by modality."""
-        bert, vit = made_once("bert", tmp_path_factory, save_bert), made_once("vit", tmp_path_factory, save_vit)
-        return {"sequence": bert, "image": vit}
-
-    def test_raw_files_become_a_row_of_a_board(self, name: str, raw: Path, bodies: Bodies, tmp_path: Path) -> None:
+    def test_raw_files_become_a_row_of_a_board(
+        self, name: str, raw: Path, bodies: dict[str, str], tmp_path: Path
+    ) -> None:
         task = get_task(name)
         task.raw_directory.parent.mkdir(parents=True, exist_ok=True)
         task.raw_directory.symlink_to(raw)

@@ -22,7 +22,7 @@ from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.results.record import Record
 from orca_ray.tasks.task import Task
-from orca_ray.testing.suite import Suite, made_once, make_home, save_bert, save_vit
+from orca_ray.testing.suite import Suite, made_once, make_home
 
 QUICK: dict[str, Scalar] = {
     "embedder.sequence_length": 8,
@@ -95,13 +95,12 @@ def make_data(task: Task, *, readable_test: bool = True) -> PreparedData:
         )
         splits[name] = Split(x.astype(np.float32), _target(task.target, hidden, x))
     scaled = task.target.kind in ("scalar", "dense")
-    mean, std = (np.float32(splits["train"].y.mean()), np.float32(splits["train"].y.std())) if scaled else (None, None)
     return PreparedData(
         name=task.name,
         fingerprint="0" * 16,
         splits=splits if readable_test else NoTest(splits),
-        y_mean=None if mean is None else np.asarray(mean),
-        y_std=None if std is None else np.asarray(std),
+        y_mean=np.asarray(np.float32(splits["train"].y.mean())) if scaled else None,
+        y_std=np.asarray(np.float32(splits["train"].y.std())) if scaled else None,
         directory=Path("unused"),
     )
 
@@ -198,21 +197,11 @@ class MethodSuite(Suite):
         """Set the cache directory to a temporary one, which all tests of the suite share."""
         monkeypatch.setenv("ORCA_RAY_HOME", str(made_once("home", tmp_path_factory, make_home)))
 
-    @pytest.fixture
-    def bert(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """Return the name of a random sequence body."""
-        return str(made_once("bert", tmp_path_factory, save_bert))
-
-    @pytest.fixture
-    def vit(self, tmp_path_factory: pytest.TempPathFactory) -> str:
-        """Return the name of a random image body."""
-        return str(made_once("vit", tmp_path_factory, save_vit))
-
-    def test_every_kind_of_task(self, name: str, kind: str, bert: str, vit: str) -> None:
+    def test_every_kind_of_task(self, name: str, kind: str, bodies: dict[str, str]) -> None:
         task = make_task(*TASKS[kind])
         if problem := get_method(name).problem(task):
             pytest.skip(problem)
-        body = vit if len(TASKS[kind][1]) == 3 else bert
+        body = bodies["image" if len(TASKS[kind][1]) == 3 else "sequence"]
         trainer = start(body, name, task=task, hyperparameters=SHORT)
         reports = run(trainer)
         outcome = trainer.result()
@@ -226,8 +215,10 @@ class MethodSuite(Suite):
             assert math.isfinite(value)
         assert 0 < outcome.num_trainable <= outcome.num_parameters
 
-    def test_resume_after_every_step_is_exact_and_nothing_leaks(self, name: str, bert: str, tmp_path: Path) -> None:
-        task = fitting_task(name)
+    def test_resume_after_every_step_is_exact_and_nothing_leaks(
+        self, name: str, bodies: dict[str, str], tmp_path: Path
+    ) -> None:
+        task, bert = fitting_task(name), bodies["sequence"]
         whole = start(bert, name, task=task, hyperparameters=SHORT)
         state = torch.get_rng_state(), torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
         expected = run(whole)
@@ -245,9 +236,9 @@ class MethodSuite(Suite):
         assert scores(piece.result()) == scores(whole.result())
         assert not changed(copy_of(piece.model), copy_of(whole.model))
 
-    def test_a_search_trial_does_not_read_test(self, name: str, bert: str) -> None:
+    def test_a_search_trial_does_not_read_test(self, name: str, bodies: dict[str, str]) -> None:
         task = fitting_task(name)
         data = make_data(task, readable_test=False)
-        search = start(bert, name, task=task, data=data, test=False, hyperparameters=SHORT)
+        search = start(bodies["sequence"], name, task=task, data=data, test=False, hyperparameters=SHORT)
         run(search)
         assert search.result().test_score is None

@@ -161,7 +161,7 @@ class AlignLoop:
         self._optimizer.load_state_dict(state["optimizer"])
         self._set_labels(state["labels"].numpy())
         self.notes = tuple(state["notes"])
-        self._plateau.restart(state["plateau"])
+        self._plateau.values = list(state["plateau"])
         self._history = None
         self._position = state["place"]
         for name in _STORED:
@@ -181,7 +181,6 @@ class AlignLoop:
         self._index = ClassIndex(labels)
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
-        """Do one optimiser step and return the distance before it."""
         with optimisation.requires_grad(self._parameters, True):
             distance = self.distance_of(indices)
             self._optimizer.zero_grad(set_to_none=True)
@@ -202,7 +201,7 @@ class AlignLoop:
             while not self.done and self._schedule(self._position) == rate:
                 self._position += 1
         if self._schedule(self._position) != rate:
-            self._plateau.restart()
+            self._plateau.values = []
         self.plateaued = self.done and self.epoch < self._config.epochs
 
     def _measure(self) -> float:

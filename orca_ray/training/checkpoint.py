@@ -172,15 +172,8 @@ class AlignReplay:
         return replace(stored, seconds=time.perf_counter() - started) if isinstance(stored, AlignEpoch) else stored
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for `from_state`; it contains the whole alignment, which the cache may lose meanwhile."""
+        """Return the whole alignment, which the cache may lose meanwhile, and the position."""
         return {"replay": self._alignment.to_state(), "position": self._position}
-
-    @classmethod
-    def from_state(cls, embedder: nn.Module, state: Mapping[str, Any]) -> "AlignReplay | None":
-        """Return the replay that `state_dict` saved as ``state``; None if an `AlignLoop` saved it."""
-        if "replay" not in state:
-            return None
-        return cls(embedder, Alignment.from_state(state["replay"]), state["position"])
 
 
 class AlignedCache:

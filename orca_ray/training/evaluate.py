@@ -46,7 +46,7 @@ class SplitInputs:
     @cached_property
     def samples(self) -> "Samples":
         """Reader of batches of the inputs; cached, because every validation uses it."""
-        return make_samples([self.inputs], self.precision.device)
+        return Samples([self.inputs], self.precision.device)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the float32 outputs [b, *output_shape] of `network` for ``inputs``, b rows of `SplitInputs.inputs`."""
@@ -103,7 +103,11 @@ def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterat
 class Samples:
     """Reader of batches of arrays, which are on the device or, if ``streamed``, read by a thread during computation."""
 
-    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool = False) -> None:
+    def __init__(self, arrays: Sequence[Rows | Tensor], device: torch.device, *, streamed: bool | None = None) -> None:
+        """Read ``arrays`` [N, ...]; by default streamed if they exceed `RESIDENT_FRACTION` of a GPU's free memory."""
+        if streamed is None:
+            needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
+            streamed = device.type == "cuda" and needed > RESIDENT_FRACTION * _free_bytes(device)
         self.streamed, self._device = streamed, device
         self._rows = [_load(array, torch.device("cpu") if streamed else device) for array in arrays]
 
@@ -147,13 +151,6 @@ def _select(rows: Rows | Tensor, selection: RowIndex) -> Tensor:
     if isinstance(selection, slice):
         return rows[selection]
     return rows[torch.from_numpy(selection).to(rows.device, non_blocking=True)]
-
-
-def make_samples(arrays: Sequence[Rows | Tensor], device: torch.device) -> Samples:
-    """Return a reader of ``arrays`` [N, ...], streamed if they exceed `RESIDENT_FRACTION` of a GPU's free memory."""
-    needed = sum(array.nbytes if isinstance(array, Tensor) else num_bytes(array) for array in arrays)
-    too_large = device.type == "cuda" and needed > RESIDENT_FRACTION * _free_bytes(device)
-    return Samples(arrays, device, streamed=too_large)
 
 
 def _free_bytes(device: torch.device) -> float:
@@ -202,10 +199,6 @@ class Objective:
         """
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
-
-    def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
-        """Return the metric (lower is better) of the ``predictions`` and ``targets`` of a whole split."""
-        return float(get_metric(self.metric).compute(predictions, targets))
 
 
 def predict(
@@ -266,7 +259,7 @@ def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: n
     Raises NotFiniteError if the metric is NaN or infinite.
     """
     predictions, y, _ = of_samples(predictions, y, group)
-    value = objective.score(predictions, y)
+    value = float(get_metric(objective.metric).compute(predictions, y))
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")
     return value

@@ -16,7 +16,7 @@ from orca_ray.models.body import checkpoint_layers
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import sample_cost
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import SplitInputs, forward, make_samples
+from orca_ray.training.evaluate import Samples, SplitInputs, forward
 from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
 from orca_ray.training.ranks import ALONE, Ranks
 
@@ -74,7 +74,7 @@ class GradientAccumulator:
         self._term, self._ranks = term, ranks
         self._model, self._parameters, self._feed = model, parameters, feed
         self._loss, self._config, self._seed, self._device = loss, config, seed, feed.precision.device
-        self._samples, self._num_samples = make_samples([feed.inputs, y], self._device), len(y)
+        self._samples, self._num_samples = Samples([feed.inputs, y], self._device), len(y)
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compile_decided = False
         self.notes: list[str] = []

@@ -166,7 +166,7 @@ class Plateau:
         """Start with an empty curve; ``patience`` 0 never detects a plateau."""
         self._patience, self._tolerance = patience, tolerance
         self.values: list[float] = []
-        """The last 2 * ``patience`` values at most, which are the whole state."""
+        """The last 2 * ``patience`` values at most, which are the whole state; an empty list starts a new curve."""
 
     def add(self, value: float, start: float) -> bool:
         """Append ``value`` and return True if the curve, whose first value was ``start``, has reached a plateau."""
@@ -178,7 +178,3 @@ class Plateau:
         earlier = sum(self.values[: self._patience]) / self._patience
         latest = sum(self.values[self._patience :]) / self._patience
         return earlier - latest <= self._tolerance * abs(start)
-
-    def restart(self, values: Iterable[float] = ()) -> None:
-        """Replace the values of the curve by ``values``, e.g. those of another instance; by default, by none."""
-        self.values = list(values)

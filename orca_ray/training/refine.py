@@ -61,13 +61,6 @@ class _PartialEpoch:
         cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
         return {**vars(replace(self, loss=self.loss.cpu().clone())), "generators": [torch.get_rng_state(), *cuda]}
 
-    def restore_generators(self, device: torch.device) -> None:
-        """Set the generators to their stored state, if there is one."""
-        if self.generators:
-            torch.set_rng_state(self.generators[0])
-        for state in self.generators[1:]:
-            torch.cuda.set_rng_state(state, device)
-
 
 class RefineLoop:
     """Loop that trains ``parameters`` of the model on the training split; one `step` is one epoch and one validation.
@@ -182,7 +175,6 @@ class RefineLoop:
         return self._predict(SplitInputs(split.x, self._model, self.precision), len(split), batch_size)
 
     def _predict(self, feed: SplitInputs, num_samples: int, batch_size: int) -> np.ndarray:
-        """Return the predictions for the inputs of ``feed``, which are processed in batches of ``batch_size``."""
         self._model.eval()
         wanted = min(batch_size, num_samples, self._fitting or batch_size)
         predictions, fitting = predict(feed, self._objective, wanted, self._ranks)
@@ -251,7 +243,10 @@ class RefineLoop:
         self._model.train()
         steps, started = self._step_indices(), perf_counter()
         partial = self._partial or _PartialEpoch(0, torch.zeros((), dtype=torch.float64), 0.0)  # unless resumed
-        partial.restore_generators(self._device)
+        if partial.generators:
+            torch.set_rng_state(partial.generators[0])
+        for state in partial.generators[1:]:
+            torch.cuda.set_rng_state(state, self._device)
         total = partial.loss.to(self._device, copy=True)
         seed = derive_seed(self._seed, "ranks", self.epoch)
         losses = self._accumulator.gradients(steps[partial.steps :], self._augment(), seed=seed)

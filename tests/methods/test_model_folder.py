@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
-from orca_ray.methods.model_card import Score, make_card, write_card
+from orca_ray.methods.model_card import make_card, write_card
 from orca_ray.methods.model_folder import ModelConfig, config_text, read_config, read_preprocessing, write_folder
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
@@ -199,7 +199,7 @@ def test_the_card_names_what_to_install(snapshot: Snapshot) -> None:
 
 
 def test_the_card(snapshot: Snapshot, folder: Path) -> None:
-    board = [Score(method="nft", scores=(0.1, 0.2, 0.3)), Score(method="cnn", scores=(0.4,))]
+    board = {"nft": (0.1, 0.2, 0.3), "cnn": (0.4,)}
     config = replace(read_config(folder), command="orca-sweep benchmark tiny")
     card, described = write_card(config, board)
     (folder / "README.md").write_text(card)

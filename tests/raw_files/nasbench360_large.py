@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from orca_ray.data.rows import Array
 from orca_ray.testing.tasks import (
-    Array,
     Corruption,
     Hostile,
     Writer,

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.testing.tasks import Array, Corruption, Hostile, Writer, changed, with_item
+from orca_ray.data.rows import Array
+from orca_ray.testing.tasks import Corruption, Hostile, Writer, changed, with_item
 from tests.raw_files import broken
 
 Content = dict[str, Any]

@@ -15,7 +15,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from orca_ray.testing.tasks import Array, Corruption, Writer
+from orca_ray.data.rows import Array
+from orca_ray.testing.tasks import Corruption, Writer
 from tests.raw_files import broken
 
 MARK = "orca_ray_generated"

@@ -76,7 +76,7 @@ def main(uri: str, seconds: float, name: str = "fake") -> int:
         (trial_runner.TrialRunner, "_build", build),
         (trial_runner, "this_worker", lambda device: Worker(node="here")),
         (base, "this_node", lambda: NodeResources("here", 2.0, 0.0, 8.0)),
-        (trial_runner, "_limit_memory", lambda device, share, halvings: None),
+        (trial_runner, "limit_memory", lambda limits, device: None),
         (driver, "resolve", lambda searches, say: searches),
         (driver, "fingerprints", lambda spec: dict.fromkeys(spec.tasks, "0123456789abcdef")),
         (staging, "stage", lambda request, shared, progress: request.fingerprint),

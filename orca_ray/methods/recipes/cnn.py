@@ -1,11 +1,8 @@
 """``cnn``: a tuned convolutional network without pretraining, after DASH (arXiv:2204.07554) and DASHA (2411.02796).
 
-DASH chooses kernel size k and dilation d of each convolution from {3, 5, 7, 9} x {1, 3, 7, 15} (1-D: {3, 7, 11, 15, 19}
-x {1, 3, 7, 15}) by a differentiable search with Fourier layers, then the learning rate, weight decay, dropout and
-momentum by a grid (DASHA: by ASHA), then trains a wide ResNet WRN-16-4. Here all of these are ordinary hyper-parameters
-of the sweep, and one k and one d hold for the whole network: a search of a dozen trials can choose between 20 pairs
-(k, d), but not between 20 pairs for each of 13 layers. Batch norm is replaced by group norm (see
-`orca_ray.models.convolution`). If the target is dense, no layer reduces the resolution or adds channels.
+The choices of DASH's search, e.g. kernel size and dilation, are ordinary hyper-parameters of the sweep here, and hold
+for the whole network (`docs/methods.md`). Batch norm is replaced by group norm (see `orca_ray.models.convolution`). If
+the target is dense, no layer reduces the resolution or adds channels.
 
 A table has no neighbourhoods. For tasks whose domain is one of `TABLES`, and for inputs of a single position, the
 same network sees all features as channels of one position: a residual multilayer perceptron (Gorishniy et al.,

@@ -1,8 +1,6 @@
 """``fno``: a small Fourier neural operator without pretraining, the usual baseline for fields.
 
-The operator is `orca_ray.models.fourier`, trained by the refine stage. It is our own because the library
-neuraloperator (2.0.0) requires wandb and matplotlib, takes seconds to import, and stores metadata among the weights.
-Its `SpectralConv` and our `SpectralConvolution` give equal outputs for equal weights.
+The operator is `orca_ray.models.fourier`, trained by the refine stage; `docs/methods.md` says why it is our own.
 """
 
 import math

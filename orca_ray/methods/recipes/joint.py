@@ -6,18 +6,9 @@ that aligning starts from an embedder that carries information, and then by
 
     ℓ(h(f(e(x))), y) + w d(mean tokens of e(x), source features).
 
-The second stage fine-tunes everything by the task's loss, as `nft` does. L2G weights the terms by α and β; as Adam
-ignores a common factor, w = α / β, which is 1 in most of its configurations and 0.01 in three. d is ``align.distance``:
-the squared maximum mean discrepancy by default, as in L2G. Of the other options ``align.*``, only ``align.source`` and
-``align.source_samples`` matter.
-
-In L2G, e is a convolutional network that a search finds, the task's loss is that of a head on e itself, without the
-body between them, and 60 of 100 epochs have the task's loss alone, with more than 256 samples in a step. Two of its
-configurations never align, because their epochs end before those with the task's loss alone do.
-
-The first stage has the schedule of refining, so that with `warmup_linear` the learning rate falls to 0 while the
-distance acts. Training embedder and head before the body may help without any distance (arXiv:2202.10054): a gain over
-`nft` shows what the distance adds only beside a trial with ``joint.weight: 0``.
+The second stage fine-tunes everything by the task's loss, as `nft` does. d is ``align.distance``: the squared maximum
+mean discrepancy by default, as in L2G. Of the other options ``align.*``, only ``align.source`` and
+``align.source_samples`` matter. `docs/methods.md` says where this differs from L2G.
 """
 
 from dataclasses import replace

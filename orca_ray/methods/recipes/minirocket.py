@@ -61,7 +61,6 @@ def _stages(trial: "Trial") -> "list[Stage]":
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
-    """Return the operations of convolutions and comparisons."""
     if task.input_shape is None:
         return None
     channels, length = task.input_shape

@@ -18,14 +18,8 @@ second derivative is the central difference [∇_e L(e, θ + ε g) − ∇_e L(e
 error is O(ε²). (A form without the second derivative would lose S altogether.) Stage 2 computes in float32, because
 bfloat16 would round the perturbations ± ε g away. A step of stage 2 costs about as much as three of fine-tuning.
 
-There is no public code, and only summaries of the paper were available: hence "after". Our own choices are the virtual
-step (plain gradient descent), the outer loss at θ instead of θ', the optimiser (without weight decay), the head that is
-learned with the embedder, the positive pairs (two random samples of one class), and the defaults. Of the options
-``align.*``, only ``align.source`` and ``align.source_samples`` matter. Notes on the paper name λ from 0.3 to 0.5, a
-learning rate of 3e-5, and 5 to 10 epochs of stage 2.
-
-Training embedder and head before the body may help without S (arXiv:2202.10054): a gain over `nft` shows what S adds
-only beside a trial with ``mona.source_weight: 0``.
+Of the options ``align.*``, only ``align.source`` and ``align.source_samples`` matter. There is no public code, and only
+summaries of the paper were available: hence "after" (`docs/methods.md` lists our own choices).
 """
 
 from dataclasses import replace

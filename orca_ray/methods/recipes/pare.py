@@ -14,16 +14,7 @@ sigmoid((key − κ) / 0.9), where κ is the k-th key, as if the choice were a f
 Later the choice is by the gates alone, and the gate no longer learns. An optimiser step costs at least twice that of
 `nft`. There is no align stage: of the options ``align.*``, only ``align.source`` and ``align.source_samples`` matter.
 
-Where this differs from the published code (BIT-DA/PaRe, 7d5362c):
-
-- The code replaces the target tokens with the highest gates once it no longer draws, the opposite of what it does
-  before. Its last epochs may have k = 0, which fails.
-- The code counts tokens: k falls from 2000 to 500 of 3136 on images, from 32 to 1 of 32 source tokens on sequences.
-  Here k is a share of T, so that the same options serve any T; the defaults are those of images, also for sequences.
-- The code draws tokens by k softmaxes in turn and uses their gradient. Here one top-k draws them (arXiv:1903.06059).
-- For dense targets, the code predicts object masks of the source images by the target's head. The sources here have
-  no masks, so for every kind of target the source term is the cross-entropy of h_s for the samples' classes.
-- The code drops the loss of mixes where a batch and its source batch differ in size. Here each sample has a partner.
+`docs/methods.md` says where this differs from the published code.
 
 Source tokens keep the position embeddings of their places in the source sample. Prefix tokens are the target's.
 """

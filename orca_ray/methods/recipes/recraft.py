@@ -14,22 +14,9 @@ Let e be the target's embedder, f the pretrained body, and h a linear head that 
    the entropy of the source class, given the class of the target. Targets without classes are clustered.
 4. Fine-tune everything by the task's loss.
 
-Stages 1 and 2 do not depend on each other. The published code trains h on 5,000 images for 20 epochs, 10 of them with
-the penalty (30 epochs on text, without), aligns for 60 epochs, and reduces the distortion for 2 to 6. An epoch
-with the penalty needs second derivatives and takes about three times as long as fine-tuning on as many samples; an
-epoch without it takes nearly no time.
-
-Where the published code (khiembk/RECRAFT, abc2a04) and the equations differ, ``recraft.form`` decides:
-
-- The norm is that of a sample's whole gradient; with ``code``, of each channel over the tokens, and of the gradient of
-  the batch's mean loss, which is smaller by the batch size.
-- ``code`` applies the softmax twice and has no penalty on sequence bodies, as the code does for 1-D tasks.
-- ``code`` also trains h in stage 3, where the paper's figure and the code's argument say that it is frozen.
-
-Both forms differ from the code in this: classes of the target have equal weight in stage 1, as in `orca`, and its
-learning rate and scale are those of ``align.*``; the learning rate of stage 2 is constant (in the code: a cosine), its
-gradients are clipped at ``refine.clip``; the smallest batches of stage 3 are not skipped; dropout is off in stages 1 to
-3. The defaults are below the published settings: fewer source epochs, one of them with the penalty.
+Stages 1 and 2 do not depend on each other. An epoch with the penalty needs second derivatives and takes about three
+times as long as fine-tuning on as many samples; an epoch without it takes nearly no time. ``recraft.form`` chooses
+between the paper's equations and the published code where they differ (`docs/methods.md`).
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.names import parse_body_name
 from orca_ray.training.align import AlignLoop, Probe
-from orca_ray.training.checkpoint import AlignEpoch, AlignReplay, ProbePoint, alignment_key
+from orca_ray.training.checkpoint import AlignEpoch, Alignment, AlignReplay, ProbePoint, alignment_key
 from orca_ray.training.config import AlignConfig
 
 POINTS = (0.0, 0.25, 1.0)
@@ -31,8 +31,7 @@ class AlignGuard:
 
     The first choice is the embedder before aligning. The embedder at a later point replaces the present choice if its
     mean error over the samples of the probe is lower by more than `MARGIN` standard errors of the difference, which
-    noise alone seldom causes. So aligning is discarded unless it clearly lowers the error
-    (``docs/decisions/0012-guarded.md`` has measurements).
+    noise alone seldom causes (``docs/decisions/0012-guarded.md`` has measurements).
     """
 
     def __init__(self, embedder: nn.Module, probe: Callable[[], Tensor]) -> None:
@@ -154,12 +153,14 @@ class AlignStage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an earlier stage, to continue there; restore the embedder's weights before."""
-        self._stage = AlignReplay.from_state(self._trial.model.embedder, state)
-        if self._stage is None:
-            self._stage = self._make_loop()
-            self._stage.load_state_dict(dict(state))
-            if self._guard is not None:
-                self._guard.load_state_dict(state["guard"])
+        if "replay" in state:
+            alignment = Alignment.from_state(state["replay"])
+            self._stage = AlignReplay(self._trial.model.embedder, alignment, state["position"])
+            return
+        self._stage = self._make_loop()
+        self._stage.load_state_dict(dict(state))
+        if self._guard is not None:
+            self._guard.load_state_dict(state["guard"])
 
     def _store(self, loop: AlignLoop) -> None:
         if self._guard is not None:

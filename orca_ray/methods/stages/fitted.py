@@ -22,7 +22,7 @@ from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
-from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, make_samples, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, Samples, SplitInputs, head_inputs, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
 
 if TYPE_CHECKING:
@@ -162,16 +162,13 @@ class RidgeStage(FittedStage):
         decode, best = trial.objective.decoder(trial.device), np.inf
         for weight, bias in ridge(x[:, 0], regressed(trial).to(trial.device), PENALTIES):
             note_progress()
-            former = head.output.weight.clone(), head.output.bias.clone()
             head.output.weight.copy_(weight)
             head.output.bias.copy_(bias)
             predictions = decode(head(validation)).cpu().numpy()
             value = score(predictions, data.validation.y, trial.objective, data.validation.group)
             if value < best:
-                best = value
-            else:
-                head.output.weight.copy_(former[0])
-                head.output.bias.copy_(former[1])
+                best, chosen = value, {name: each.clone() for name, each in head.output.state_dict().items()}
+        head.output.load_state_dict(chosen)
 
     def _tokens(self, indices: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.asarray(self._trial.data.train.x[indices], np.float32))
@@ -246,11 +243,10 @@ class BoostingStage(FittedStage):
 
     @cached_property
     def _datasets(self) -> "list[Dataset]":
-        """The training split, once for each booster."""
         from lightgbm import Dataset
 
         trial, x = self._trial, self._trial.data.train.x
-        samples = make_samples([x], trial.device)
+        samples = Samples([x], trial.device)
         rows = np.concatenate([table_rows(trial.model, inputs) for (inputs,) in samples.batches(row_slices(x))])
         kind = trial.task.target.kind
         columns = [np.asarray(trial.data.train.y)] if kind == "classes" else list(regressed(trial).numpy().T)

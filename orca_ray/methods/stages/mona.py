@@ -69,10 +69,8 @@ class BilevelStage(EpochStage):
         trial, train = self._trial, self._trial.data.train
         # Layers are recomputed in training mode only.
         config = replace(trial.hyperparameters.refine, gradient_checkpointing="off")
-        feed, loss = (
-            SplitInputs(train.x, trial.model, self._precision),
-            trial.objective.training_loss(train.y, trial.device),
-        )
+        feed = SplitInputs(train.x, trial.model, self._precision)
+        loss = trial.objective.training_loss(train.y, trial.device)
         parameters = [*self.parameters(), *self._body]
         with requires_grad(self._body, True):
             return GradientAccumulator(trial.model, parameters, feed, train.y, loss, config, seed=trial.seed)

@@ -54,8 +54,6 @@ class SourceHead:
 
 
 class _HeadStage(EpochStage):
-    """A stage that passes samples through the body to a source head."""
-
     def __init__(
         self, trial: Trial, config: RecraftConfig, head: SourceHead, epochs: int, learning_rate: float
     ) -> None:
@@ -173,13 +171,8 @@ class DistortionStage(_HeadStage):
 
     def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
         """Return batches of sample indices, each of one class, in random order; a class is split into equal batches."""
-        split = [
-            part
-            for members in self._classes
-            for part in np.array_split(
-                random.permutation(members), -(-len(members) // self._config.distortion_batch_size)
-            )
-        ]
+        size, shuffled = self._config.distortion_batch_size, map(random.permutation, self._classes)
+        split = [part for members in shuffled for part in np.array_split(members, -(-len(members) // size))]
         return [split[number] for number in random.permutation(len(split))]
 
     def backward(self, indices: np.ndarray) -> Tensor:

@@ -135,12 +135,12 @@ class _Document:
 
     def holds(self, location: Sequence[str | int]) -> bool:
         """Return whether the merged file contains ``location``, a path of keys and list indices."""
-        value: Any = self.data
-        for part in location:
-            try:
-                value = value[part]
-            except (LookupError, TypeError):
-                return False
+        found: Any = self.data
+        try:
+            for part in location:
+                found = found[part]
+        except (LookupError, TypeError):
+            return False
         return True
 
     def position(self, location: Sequence[str | int]) -> str:

@@ -70,8 +70,7 @@ class Dimension(_Model):
             return distributions.IntDistribution(*self.integer)
         if self.choice is not None:
             return distributions.CategoricalDistribution(self.choice)
-        bounds = self.bounds()
-        return distributions.FloatDistribution(*bounds, log=self.log_uniform is not None)
+        return distributions.FloatDistribution(*self.bounds(), log=self.log_uniform is not None)
 
     def bounds(self) -> tuple[float, float]:
         """Return the lowest and the highest value of a range; AssertionError for a ``choice``, which is no range."""
@@ -191,8 +190,7 @@ class SuccessiveHalving(_Model):
 
     As in ASHA (Li et al., 2020, "A System for Massively Parallel Hyperparameter Tuning"), a trial never waits: it is
     compared with all trials of its search that have reached the rung so far, so decisions depend on timing. In a
-    deterministic sweep it is compared with the trials of earlier generations, which have all ended: equal seeds then
-    give equal decisions with any number of workers (docs/decisions/0015-journal.md).
+    deterministic sweep it is compared with the trials of earlier generations alone (docs/decisions/0015-journal.md).
     """
 
     eta: Annotated[float, Field(ge=1.01)] = 2.0

@@ -182,12 +182,9 @@ def _distinct(configurations: Iterable[Mapping[str, Scalar]]) -> tuple[Mapping[s
 
 
 def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: bool) -> list[SearchPlan]:
-    """Return one plan for each (task, method) of a sweep.
+    """Return one plan for each (task, method) of a sweep, given the data fingerprint of each task.
 
-    Args:
-        spec: the sweep.
-        fingerprints: data fingerprint of each task.
-        gpus: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
+    ``gpus``: whether any node has a GPU; if not, trials request none, whatever the sweep file says.
     """
 
     def plan(task: str, method: str) -> SearchPlan:

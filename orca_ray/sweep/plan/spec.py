@@ -2,7 +2,7 @@
 
 With ``published: true``, the first trial of a search is the tuned configuration that ORCA's authors published for the
 task, from the configuration files of github.com/sjunhongshen/ORCA (commit 19b8c1c). ``reference_hyperparameters.csv``
-holds their values, one data set per row.
+holds their values, one data set per row, and ``reference_options.toml`` the options that are copies of these values.
 """
 
 import csv
@@ -14,6 +14,7 @@ from importlib.resources import files
 from itertools import chain, islice, product
 
 from orca_ray.data.prepared import PAPER
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError, unknown_name
 from orca_ray.methods.recipe import NO_BODY
 from orca_ray.methods.registry import check_unfit, expand, get_method, relevant, resolve
@@ -27,6 +28,7 @@ MAX_SEEDS = 9_999
 _MAX_TOKENS = {"PDE-Burgers": 512}
 """Largest number of tokens, where the reference's code does not use the configured one. For Burgers' equation 128
 tokens are configured for 256 points, i.e. patches of two; the code reads 1024 points, which makes 512 patches."""
+_OPTIONS = tables("orca_ray.sweep.plan", "reference_options.toml")
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,6 @@ class SweepSpec:
         return [layer for layer in layers if layer is not None]
 
     def _own_layers(self, task: str, method: str) -> list[Layer | None]:
-        """Return the file's blocks for the method, for the task, and for the method on the task."""
         of_task = self.file.per_task.get(task)
         both = None if of_task is None else of_task.per_method.get(method)
         return [self.file.per_method.get(method), of_task, both]
@@ -229,7 +230,7 @@ def _rows() -> Mapping[str, Mapping[str, str]]:
 
 
 def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
-    optimizer, rate, decay = row["optimizer"].lower(), float(row["lr"]), float(row["weight_decay"])
+    optimizer, rate = row["optimizer"].lower(), float(row["lr"])
     batch, accumulation = int(row["batch_size"]), int(row["accum"])
     summed = accumulation if optimizer == "sgd" else 1
     l2 = accumulation if optimizer in ("sgd", "adam") else 1
@@ -237,30 +238,15 @@ def _settings(task: str, row: Mapping[str, str]) -> dict[str, Scalar]:
     embedder = get_modality(get_task(task).modality).paper_embedder(max_tokens)
     return {
         **{f"embedder.{name}": value for name, value in embedder.items()},
-        "align.distance": "otdd_reference",
-        "align.epochs": int(row["align_epochs"]),
-        "align.steps": "absolute",
-        "align.schedule": "reference_step",
+        **_OPTIONS["fixed"],
+        **{option: int(row[column]) for option, column in _OPTIONS["integers"].items()},
+        **{option: float(row[column]) for option, column in _OPTIONS["numbers"].items()},
         "align.optimizer": optimizer,
         "align.learning_rate": rate * (10.0 if rate <= 1e-3 else 1.0),
-        "align.weight_decay": decay,
-        "align.momentum": float(row["momentum"]),
         "align.samples_per_class": (int(row["align_maxsamples"]) // batch + 1) * batch,
-        "align.source_samples": 5000,
-        "align.patience": 0,
-        "align.clip": 0.0,
-        "refine.epochs": int(row["refine_epochs"]),
         "refine.optimizer": optimizer,
         "refine.learning_rate": rate * summed,
-        "refine.weight_decay": decay / l2,
-        "refine.momentum": float(row["momentum"]),
-        "refine.batch_size": batch,
-        "refine.accumulation": accumulation,
+        "refine.weight_decay": float(row["weight_decay"]) / l2,
         "refine.last_step": "drop" if accumulation > 1 else "keep",
-        "refine.schedule": "warmup_linear",
-        "refine.warmup_epochs": float(row["warmup_epochs"]),
-        "refine.decay_epochs": float(row["decay_epochs"]),
         "refine.clip": max(0.0, float(row["clip"])),
-        "refine.dropout": float(row["dropout"]),
-        "refine.stochastic_depth": "body",
     }

@@ -49,7 +49,7 @@ class Run:
 class Tracker(ABC):
     """Base class of trackers, which write runs to one place. `Tracking` calls all methods in one thread.
 
-    Methods may wait for a network. ``start`` is called first for each run, and again if the trial starts again;
+    Methods may wait for a network. ``start`` is called first for each run, and once although the trial may start again;
     ``finish`` is called at most once. After any exception no method but ``close`` is called.
     """
 
@@ -175,17 +175,15 @@ class _TrackerThread:
             case events.TrialProgress():
                 self._tracker.log(event.trial_key, event.progress)
             case events.TrialFinished(record):
-                if record.trial_key not in self._started:  # it had ended before the interruption
-                    self._start(record, json.loads(record.hyperparameters))
+                self._start(record, json.loads(record.hyperparameters))  # it may have ended before an interruption
                 self._started.discard(record.trial_key)
                 self._tracker.finish(record.trial_key, record)
 
     def _start(self, trial: events.TrialStarted | Record, hyperparameters: Mapping[str, Scalar]) -> None:
-        tags = {name: str(getattr(trial, name)) for name in ("task", "method", "phase", "seed")}
-        self._tracker.start(
-            Run(key=trial.trial_key, sweep=self._sweep, tags=tags, hyperparameters=dict(hyperparameters))
-        )
-        self._started.add(trial.trial_key)
+        if (key := trial.trial_key) not in self._started:
+            tags = {name: str(getattr(trial, name)) for name in ("task", "method", "phase", "seed")}
+            self._tracker.start(Run(key=key, sweep=self._sweep, tags=tags, hyperparameters=dict(hyperparameters)))
+            self._started.add(key)
 
     def _give_up(self, why: str) -> None:
         if not self._given_up:

@@ -28,8 +28,6 @@ class MLflowTracker(Tracker):
         """Create the experiment and the run if they do not exist, and log the hyperparameters."""
         from mlflow.entities import Param
 
-        if run.key in self._open:
-            return
         if self._client is None:
             from mlflow import MlflowClient
 

@@ -21,8 +21,6 @@ class TensorBoardTracker(Tracker):
         """Open a writer; TensorBoard drops epochs of an interrupted attempt, since they are logged again."""
         from tensorboardX import SummaryWriter
 
-        if run.key in self._open:
-            return
         folder = self._directory / run.sweep / run.tags["task"] / run.tags["method"] / run.key
         # Without a suffix, two writers that open in the same second write to the same file.
         writer = SummaryWriter(str(folder), purge_step=0, filename_suffix=f".{time.time_ns()}")

@@ -20,18 +20,15 @@ class WandbTracker(Tracker):
         """Create the run, or continue it."""
         import wandb
 
-        if run.key in self._open:
-            return
         # Statistics, code and output would be the driver's, which trains nothing.
         quiet = wandb.Settings(
             silent=True, console="off", x_disable_stats=True, disable_git=True, disable_code=True, init_timeout=60
         )
-        opened = wandb.init(
+        self._open[run.key] = wandb.init(
             project=self._project, dir=self._directory, id=run.key, name=run.name, group=run.sweep,
             job_type=run.tags["phase"], config={**run.hyperparameters, **run.tags}, resume="allow",
             tags=[f"{name}: {value}"[:64] for name, value in run.tags.items()], reinit="create_new", settings=quiet,
         )  # fmt: skip
-        self._open[run.key] = opened
 
     def log(self, key: str, progress: EpochProgress) -> None:
         """Add the values of an epoch; charts have the epoch of the stage as their horizontal axis."""

@@ -145,7 +145,6 @@ def _stamp(key: str) -> dict[str, Any]:
 
 
 def _report(line: bytes, key: str) -> TrialReport:
-    """Return the report in the first line of a file; raises ValueError if the file is not of this version and trial."""
     header = json.loads(line)
     wanted = _stamp(key)
     if found := {name: header.get(name) for name, value in wanted.items() if header.get(name) != value}:

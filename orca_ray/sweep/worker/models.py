@@ -12,7 +12,7 @@ from typing import Any
 
 from orca_ray.data import cache
 from orca_ray.errors import UserError
-from orca_ray.methods.model_card import Score, make_card, write_card
+from orca_ray.methods.model_card import make_card, write_card
 from orca_ray.methods.model_folder import CARD, CONFIG, PREPROCESSING, parse_config, write_folder
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
@@ -83,7 +83,6 @@ class ModelKeeper:
             self._emit(f"{task}: models cannot be tidied: {error}")
 
     def _complete(self, record: Record, confirmed: Sequence[Record]) -> None:
-        """Write the card of a stored model again, with the scores of all methods."""
         text = self._models.read(record.trial_key, CONFIG)
         if text is None:
             return
@@ -113,14 +112,13 @@ def best_of(confirmed: Sequence[Record]) -> Record | None:
     return min(scored[min(scored, key=rank)])[2]
 
 
-def board_of(confirmed: Sequence[Record]) -> list[Score]:
+def board_of(confirmed: Sequence[Record]) -> dict[str, list[float]]:
     """Return the test scores of each method, sorted by their mean, lowest (best) first, for a model card."""
     scores: dict[str, list[float]] = defaultdict(list)
     for each in confirmed:
         if each.test_score is not None:
             scores[each.method].append(each.test_score)
-    found = [Score(method=method, scores=tuple(values)) for method, values in scores.items()]
-    return sorted(found, key=lambda each: (mean(each.scores), each.method))
+    return dict(sorted(scores.items(), key=lambda each: (mean(each[1]), each[0])))
 
 
 def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:

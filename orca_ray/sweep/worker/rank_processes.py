@@ -106,7 +106,6 @@ class RankProcesses:
 
 
 def _failure_of(process: multiprocessing.process.BaseProcess, connection: Connection) -> tuple[Status, str]:
-    """Return why a rank that has ended did so."""
     process.join()
     try:
         while connection.poll():

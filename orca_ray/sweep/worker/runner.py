@@ -95,7 +95,7 @@ class TrialRunner:
         if self._trainer is not None:
             self._trainer.close()
             self._trainer = None
-            _limit_memory(device_for(self.trial), 1.0, 0)
+            limit_memory(MemoryLimits(), torch.device(device_for(self.trial)))
 
     def _end_ranks(self) -> None:
         if self._ranks is not None:
@@ -228,7 +228,7 @@ def build_trainer(
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:  # fmt: skip
     """Return the trainer of a trial in one of its ``ranks``, with data and model; see `TrialRunner`, `TrialTrainer`."""
-    _limit_memory(device, min(trial.resources.gpus or 1.0, 1.0), trial.halvings)
+    limit_memory(MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings), torch.device(device))
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
     return TrialTrainer(
@@ -239,10 +239,6 @@ def build_trainer(
         deterministic=trial.deterministic, reuse_aligned=reuse_aligned,
         standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
     )  # fmt: skip
-
-
-def _limit_memory(device: str, share: float, halvings: int) -> None:
-    limit_memory(MemoryLimits(share, halvings), torch.device(device))
 
 
 def device_for(trial: TrialSpec) -> str:

@@ -15,8 +15,7 @@ from orca_ray.data import cache
 from orca_ray.data.prepared import PreparedData
 from orca_ray.errors import UserError
 from orca_ray.process import noting_progress
-from orca_ray.sweep.worker.shared_folder import SharedFolder
-from orca_ray.sweep.worker.staging_items import Item, StagingRequest
+from orca_ray.sweep.worker.staging_items import Item, SharedFolder, StagingRequest
 from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)

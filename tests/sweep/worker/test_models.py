@@ -43,7 +43,7 @@ def test_the_best_model_is_chosen_by_validation_and_the_mean_over_seeds() -> Non
 
 def test_the_board_of_a_card_has_the_best_method_first() -> None:
     board = board_of([confirmed("b", 1, 0.1, 0.4), confirmed("a", 1, 0.1, 0.2), confirmed("b", 2, 0.1, 0.6)])
-    assert [(each.method, each.scores) for each in board] == [("a", (0.2,)), ("b", (0.4, 0.6))]
+    assert list(board.items()) == [("a", [0.2]), ("b", [0.4, 0.6])]
 
 
 @pytest.fixture(scope="module")

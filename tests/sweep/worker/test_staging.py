@@ -9,9 +9,8 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.sweep.run.messages import WorkerSettings, passed_environment
-from orca_ray.sweep.worker.shared_folder import SharedFolder
 from orca_ray.sweep.worker.staging import InlineStager, StagingError, stage, staged_data
-from orca_ray.sweep.worker.staging_items import Item, StagingRequest
+from orca_ray.sweep.worker.staging_items import Item, SharedFolder, StagingRequest
 from orca_ray.tasks.registry import get_task, own_directory
 from orca_ray.tasks.task import Task
 
