@@ -8,6 +8,7 @@ import io
 import math
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
@@ -78,6 +79,8 @@ class Npz(Mapping[str, Array]):
     def __init__(self, path: Path, names: Sequence[str] | None = None) -> None:
         with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
             found = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if twice := [name for name, count in Counter(found).items() if count > 1]:
+            raise UserError(f"{path}: expected arrays of different names, found two named {twice[0]!r}")
         self._path, self._names = path, tuple(found if names is None else names)
         if missing := [name for name in self._names if name not in found]:
             raise UserError(f"{path}: expected an array {missing[0]!r}, found {', '.join(found)[:300] or 'none'}")
@@ -88,16 +91,14 @@ class Npz(Mapping[str, Array]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array without reading the array; raises UserError for a damaged header."""
-        path = self._path
-        with (
-            cache.open_file(path) as file,
-            archive_errors(path, "archive (.npz)"),
-            zipfile.ZipFile(file) as archive,
-            archive.open(f"{name}.npy") as stream,
-        ):
-            return _read_header(stream, f"{path}, {name}").shape
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of all arrays without reading the arrays; raises UserError for a damaged header."""
+        path, found = self._path, {}
+        with cache.open_file(path) as file, archive_errors(path, "archive (.npz)"), zipfile.ZipFile(file) as archive:
+            for name in self._names:
+                with archive.open(f"{name}.npy") as stream:
+                    found[name] = _read_header(stream, f"{path}, {name}").shape
+        return found
 
     def __getitem__(self, name: str) -> Array:
         if name not in self._names:

@@ -3,7 +3,11 @@
 Large arrays are read as rows are selected.
 """
 
+import math
+import os
+import pickletools
 import re
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +17,8 @@ import h5py
 import numpy as np
 
 from orca_ray.data import cache
-from orca_ray.data.hdf5 import mat5_variables, open_hdf5, read_mat
+from orca_ray.data.archives import archive_errors, check_growth
+from orca_ray.data.hdf5 import check_heaps, datasets, mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
@@ -21,8 +26,14 @@ from orca_ray.own_data import TARGET_NAMES, Format, Inputs, Options, UserData
 
 INPUT_NAMES = ("x", "inputs", "input", "data", "features", "images", "series", "signals")
 _SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
-_PART = re.compile(rf"^(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.+?)(?:_(?P<after>{'|'.join(_SPLITS)}))?$", re.I)
+_PART = re.compile(
+    rf"(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.*?)(?:_(?P<after>{'|'.join(_SPLITS)}))?\Z", re.I | re.S
+)
 _NUMBERS, _TARGETS = "biuf", "biufUS"
+_TEXTS = 64
+"""Number of texts that are read at once: each may be the longest one of the file, which is stored once."""
+_SAMPLE_BYTES = 256.0
+"""Memory that a sample takes beside its values: its hash, label, place in the splits."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Read = Callable[[str], Inputs]
@@ -58,33 +69,38 @@ def _renamed(stem: str, name: str) -> str:
 
 def _read_npz(path: Path, options: Options, labelled: bool) -> UserData:
     arrays = Npz(path)
-    return _choose(str(path), {name: arrays.shape(name) for name in arrays}, arrays.__getitem__, options, labelled)
+    return _choose(str(path), arrays.shapes(), arrays.__getitem__, options, labelled)
 
 
 def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
     shapes: dict[str, tuple[int, ...]] = {}
     types: dict[str, np.dtype[Any]] = {}
 
-    def visit(name: str, found: Any) -> None:
-        if isinstance(found, h5py.Dataset) and found.shape:
-            shapes[name], types[name] = tuple(found.shape), found.dtype
-
-    with open_hdf5(path) as file:
-        file.visititems(visit)
+    with open_hdf5(path, ()) as file:
+        for name, found in datasets(path, file):
+            if found.shape:
+                shapes[name], types[name] = tuple(found.shape), found.dtype
 
     def read(name: str, part: RowIndex) -> Array:
         rows, place = np.unique(np.arange(shapes[name][0])[part], return_inverse=True)
         if not len(rows):
             return np.empty((0, *shapes[name][1:]), types[name])
         dense = len(rows) == rows[-1] - rows[0] + 1  # h5py requires ascending indices, each once
-        with open_hdf5(path) as file:
+        with open_hdf5(path, (name,)) as file:
             return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
 
     def rows(name: str) -> Any:
         if h5py.check_string_dtype(types[name]) is None:
             return LazyRows(shapes[name], types[name], partial(read, name))
-        with open_hdf5(path) as file:
-            return np.asarray(file[name].asstr()[:], dtype="U")
+        with open_hdf5(path, (name,)) as file:
+            check_heaps(path, file)
+            texts, size = file[name].asstr(errors="replace"), 0
+            parts = [np.empty((0, *shapes[name][1:]), "U1")]
+            for start in range(0, len(texts), _TEXTS):
+                parts.append(np.asarray(texts[start : start + _TEXTS], dtype="U"))
+                size = max(size, parts[-1].itemsize)
+                check_growth(path, size * math.prod(shapes[name]), path.stat().st_size, f", {name}")
+            return np.concatenate(parts)
 
     return _choose(str(path), shapes, rows, options, labelled)
 
@@ -92,8 +108,8 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
 def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
     cache.check_special(path)
     if h5py.is_hdf5(path):
-        with open_hdf5(path) as file:
-            items = {name: item for name, item in file.items() if isinstance(item, h5py.Dataset)}
+        with open_hdf5(path, ()) as file:
+            items = {name: item for name, item in datasets(path, file) if "/" not in name}
             given = {name: tuple(item.shape[::-1]) for name, item in items.items() if item.dtype.kind in "biuf"}
     else:
         given = {name: found.shape for name, found in mat5_variables(path).items() if found.is_numeric}
@@ -101,7 +117,7 @@ def _read_mat(path: Path, options: Options, labelled: bool) -> UserData:
 
     def read(name: str) -> Array:
         array = read_mat(path, name)
-        cache.check_memory(float(np.prod(array.shape)) * 8, f"{path}, {name}", "store it as .npy or .h5")
+        cache.check_memory(8.0 * math.prod(array.shape), f"{path}, {name}", "store it as .npy or .h5")
         return array[slice(None)].reshape(shapes[name])
 
     return _choose(str(path), shapes, read, options, labelled)
@@ -115,7 +131,7 @@ def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
     import torch
 
-    cache.check_special(path)
+    _check_calls(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # PyTorch raises a dozen types, none documented, for a damaged file
@@ -131,13 +147,32 @@ def _read_pt(path: Path, options: Options, labelled: bool) -> UserData:
     for name, value in content.items():
         if not torch.is_tensor(value):
             continue
-        if value.layout is not torch.strided or value.is_quantized:
-            found = f"found {value.layout}; call to_dense() before saving"
-            raise UserError(f"{path}, {name}: expected a dense tensor, {found}")
-        plain = value.detach()
-        arrays[str(name)] = (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+        if value.is_nested or value.is_meta or value.layout is not torch.strided or value.is_quantized:
+            found = f"found {'a nested one' if value.is_nested else value.device if value.is_meta else value.layout}"
+            raise UserError(f"{path}, {name}: expected a dense tensor, {found}; call to_dense() before saving")
+        num_bytes = value.numel() * value.element_size()
+        check_growth(path, num_bytes, value.untyped_storage().nbytes(), f", {name}")  # expand() takes no storage
+        plain = value.detach().resolve_conj().resolve_neg()
+        if plain.dtype == torch.bfloat16:
+            cache.check_memory(4.0 * plain.numel(), f"{path}, {name}", "save it as float16 or float32")
+            plain = plain.float()
+        try:
+            arrays[str(name)] = plain.numpy()
+        except (TypeError, RuntimeError) as error:
+            raise UserError(f"{path}, {name}: expected numbers that NumPy has, found {plain.dtype}") from error
     shapes = {name: array.shape for name, array in arrays.items()}
     return _choose(str(path), shapes, arrays.__getitem__, options, labelled)
+
+
+def _check_calls(path: Path) -> None:
+    """Raise UserError for a pickle that calls what PyTorch allows, but takes memory without storing anything."""
+    expected = "file of tensors saved by torch.save"
+    with cache.open_file(path) as file, archive_errors(path, expected), zipfile.ZipFile(file) as archive:
+        for member in (name for name in archive.namelist() if name.endswith("data.pkl")):
+            check_growth(path, archive.getinfo(member).file_size, path.stat().st_size)
+            for operation, found, _ in pickletools.genops(archive.read(member)):
+                if "GLOBAL" in operation.name and re.search("bytearray|_rebuild_device_tensor", str(found)):
+                    raise UserError(f"{path}: expected tensors, found {shorten(found)}")
 
 
 CODECS = frozenset(
@@ -147,50 +182,54 @@ CODECS = frozenset(
     }
 )  # fmt: skip
 """Names of the codecs that a Zarr group may use."""
+_HOLDERS = ("compressor", "filters")
 
 
 def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
-    _check_codecs(path)
+    stored = _checked_store(path)
     try:
-        import zarr
+        from orca_ray.data.zarr_chunks import zarr_arrays
     except ImportError as error:
         raise UserError(f"{path}: Zarr needs a library that is not installed: pip install 'orca-ray[adapt]'") from error
-    try:
-        group = zarr.open_group(str(path), mode="r")
-        arrays = {str(name): array for name, array in group.arrays()}
-    except Exception as error:
-        raise UserError(f"{path}: expected a Zarr group of arrays: {shorten(error)}") from error
-    if objects := [name for name, array in arrays.items() if np.dtype(array.dtype).kind == "O"]:
-        raise UserError(
-            f"{path}, {objects[0]}: holds objects, which are not read: store numbers or text of fixed length"
-        )
-    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-
-    def read(array: Any, part: RowIndex) -> Array:
-        return np.asarray(array[part] if isinstance(part, slice) else array.oindex[part])
-
-    def rows(name: str) -> LazyRows:
-        return LazyRows(shapes[name], np.dtype(arrays[name].dtype), partial(read, arrays[name]))
-
-    return _choose(str(path), shapes, rows, options, labelled)
+    arrays = zarr_arrays(path, stored)
+    return _choose(
+        str(path), {name: rows.shape for name, rows in arrays.items()}, arrays.__getitem__, options, labelled
+    )
 
 
-def _check_codecs(path: Path) -> None:
-    """Raise UserError for a codec that is not listed: one of numcodecs unpickles what it reads, whatever the type."""
-    for file in (found for name in (".zarray", ".zmetadata", "zarr.json") for found in path.rglob(name)):
-        if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):
-            raise UserError(f"{file}: expected compression by {', '.join(sorted(CODECS))}, found {unknown[0]!r}")
+def _checked_store(path: Path) -> dict[str, tuple[int, int]]:
+    """Return number and bytes of the files of each array; raises UserError for what must not be read.
+
+    These are a codec that is not listed (one of numcodecs unpickles what it reads, whatever the type), a link to a
+    folder, whose codecs would not be looked at, and a file that is neither a regular one nor a link to one.
+    """
+    stored: dict[str, tuple[int, int]] = {}
+    for folder, folders, files in os.walk(path):
+        place = Path(folder)
+        if links := [name for name in folders if (place / name).is_symlink()]:
+            raise UserError(f"{place / links[0]}: expected a folder, found a link; put what it points to in its place")
+        array = (*place.relative_to(path).parts, "")[0]
+        for file in map(place.joinpath, files):
+            count, size = stored.get(array, (0, 0))
+            stored[array] = count + 1, size + cache.check_special(file)
+            if file.name not in (".zarray", ".zmetadata", "zarr.json"):
+                continue
+            if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):
+                raise UserError(f"{file}: expected compression by {', '.join(sorted(CODECS))}, found {unknown[0]!r}")
+    return stored
 
 
-def _codecs(value: Any, *, codec: bool = False) -> set[str]:
+def _codecs(metadata: Any) -> set[str]:
     """Return the names of codecs in metadata of version 2 (compressor, filters: id) and 3 (codecs: name)."""
-    if isinstance(value, list):
-        return {name for each in value for name in _codecs(each, codec=codec)}
-    if not isinstance(value, dict):
-        return set()
-    named = {str(value.get("id", value.get("name", "")))} if codec else set()
-    inner = ((key in ("compressor", "filters") or key.endswith("codecs"), each) for key, each in value.items())
-    return named | {name for inside, each in inner for name in _codecs(each, codec=inside)}
+    named, waiting = set[str](), [(metadata, False)]
+    while waiting:  # not by recursion: JSON may be nested as deeply as the interpreter allows
+        value, inside = waiting.pop()
+        if isinstance(value, list):
+            waiting += [(each, inside) for each in value]
+        elif isinstance(value, dict):
+            named |= {str(value.get("id", value.get("name", "")))} if inside else set()
+            waiting += [(each, key in _HOLDERS or key.endswith("codecs")) for key, each in value.items()]
+    return named
 
 
 def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
@@ -236,19 +275,22 @@ def _numeric(source: str, name: str, x: Inputs) -> Inputs:
         raise UserError(
             f"{source}, {printable(name)}: expected inputs [N, ...] of real numbers, found {kind!r} {shape}"
         )
-    if not len(x):
-        raise UserError(f"{source}, {printable(name)}: expected samples, found none")
+    if not len(x) or 0 in shape:
+        found = f"found shape {list(shape)}" if len(x) else "found none"
+        raise UserError(f"{source}, {printable(name)}: expected samples, {found}")
+    cache.check_memory(_SAMPLE_BYTES * len(x), f"{source}, {printable(name)}: its {len(x)} samples", "give fewer")
     return x
 
 
 def _target(source: str, name: str, y: Inputs) -> Array:
     """Return the targets as an array, in memory unless memory-mapped; bytes become text."""
-    cache.check_memory(float(np.prod(getattr(y, "shape", (1,)))) * 8, f"{source}, {name}", "give a smaller target")
+    shape, dtype = getattr(y, "shape", (1,)), getattr(y, "dtype", np.dtype("f8"))
+    cache.check_memory(float(max(8, dtype.itemsize)) * math.prod(shape), f"{source}, {name}", "give a smaller target")
+    if dtype.kind not in _TARGETS or not shape or 0 in shape:
+        what = f"{dtype} of shape {list(shape)}"
+        raise UserError(f"{source}, {printable(name)}: expected targets as numbers or text, found {what}")
     array = y if isinstance(y, np.ndarray) else np.asarray(cast(Array, y)[:])
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8", "replace")
-    if array.dtype.kind not in _TARGETS or not array.ndim:
-        raise UserError(f"{source}, {printable(name)}: expected targets as numbers or text, found {array.dtype}")
+    array = np.char.decode(array, "utf-8", "replace") if array.dtype.kind == "S" else array
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 

@@ -86,6 +86,8 @@ def fit_array(
     if len(channels) > 1:
         least, most = min(channels), max(channels)
         raise UserError(f"{data.source}: samples have {least} to {most} channels; give all the same (axes {axes})")
+    if 0 in (*channels, *spatial):
+        raise UserError(f"{data.source}: expected samples with values, found shape {list(shape)}")
     mask = options.mask and given is None and len(spatial) == 1
     width = spatial[0] if axes == "F" else next(iter(channels))
     plain = ArrayInputs(

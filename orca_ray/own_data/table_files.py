@@ -101,41 +101,82 @@ def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserDat
     if not (path / _DICT).is_file():
         table, features = _part(path)
         return _samples(path, table, features, options, labelled)
-    names = [str(name) for name in cache.read_json(path / _DICT).get("splits", [])]
-    parts = {name: _part(path / Path(name).name) for name in names}
-    if not parts:
-        raise UserError(f"{path / _DICT}: expected the names of splits, found none")
+    names = _file_names(cache.read_json(path / _DICT).get("splits"), path / _DICT)
+    parts = {name: _part(path / name) for name in names}
     try:
         table = pa.concat_tables([table for table, _ in parts.values()])
     except pa.ArrowInvalid as error:
-        raise UserError(f"{path}: its splits {', '.join(names)} have different columns") from error
+        raise UserError(f"{path}: its splits {', '.join(parts)} have different columns") from error
     data = _samples(path, table, next(iter(parts.values()))[1], options, labelled)
     if len(parts) == 1 or data.splits is not None:
         return data
-    kinds = np.repeat([_SPLITS.get(name, "test") for name in names], [table.num_rows for table, _ in parts.values()])
+    kinds = np.repeat([_SPLITS.get(name, "test") for name in parts], [table.num_rows for table, _ in parts.values()])
     return replace(data, splits=kinds)
 
 
 def _part(folder: Path) -> tuple[Any, Mapping[str, Any]]:
     state, info = cache.read_json(folder / _STATE), cache.read_json(folder / "dataset_info.json")
-    files = [folder / Path(str(entry.get("filename", ""))).name for entry in state.get("_data_files", [])]
+    entries = state.get("_data_files")
+    names = [each.get("filename") for each in entries if isinstance(each, dict)] if isinstance(entries, list) else []
     tables = []
-    for file in files:
+    for file in map(folder.joinpath, _file_names(names, folder / _STATE)):
         cache.check_special(file)
         try:
+            _check_unfolded(file)
             tables.append(pa.ipc.open_stream(pa.memory_map(str(file))).read_all())
-        except (pa.ArrowException, OSError) as error:
+            tables[-1].validate(full=True)  # wrong offsets would be followed out of bounds
+        except UserError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(f"{file}: expected an Arrow file of 'save_to_disk': {shorten(error)}") from error
-    if not tables:
-        raise UserError(f"{folder / _STATE}: expected names of Arrow files, found none")
     features = info.get("features")
-    return pa.concat_tables(tables), features if isinstance(features, dict) else {}
+    try:
+        return pa.concat_tables(tables), features if isinstance(features, dict) else {}
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{folder}: its files have different columns") from error
+
+
+def _file_names(names: object, where: Path) -> list[str]:
+    if isinstance(names, list) and names and all(isinstance(each, str) and each.isprintable() for each in names):
+        return [Path(each).name for each in names]
+    raise UserError(f"{where}: expected names of files or splits, found {quoted(names)}")
+
+
+def _check_unfolded(file: Path) -> None:
+    """Raise UserError if the compressed buffers of an Arrow stream declare too much; pyarrow takes what they say.
+
+    A record batch is a flatbuffer: field 2 lists the buffers, field 3 is present if they are compressed. A compressed
+    buffer begins with its unfolded size.
+    """
+    declared = 0
+    for message in pa.ipc.MessageReader.open_stream(pa.memory_map(str(file))):
+        meta, body = bytes(message.metadata), memoryview(message.body or b"")
+        batch = _field(meta, int.from_bytes(meta[:4], "little"), 2)
+        if message.type == "dictionary":
+            batch = _field(meta, batch, 1)
+        if message.type == "schema" or not _field(meta, batch, 3):
+            continue
+        buffers = _field(meta, batch, 2)
+        for place in range(buffers + 4, buffers + 4 + 16 * int.from_bytes(meta[buffers : buffers + 4], "little"), 16):
+            start = int.from_bytes(meta[place : place + 8], "little")
+            declared += max(0, int.from_bytes(body[start : start + 8], "little", signed=True))
+    check_growth(file, declared, file.stat().st_size)
+    cache.check_memory(declared, f"{file}: its table", "save it without compression")
+
+
+def _field(meta: bytes, table: int, number: int) -> int:
+    """Return the position of what a field of a flatbuffer's table points to; 0: it is absent."""
+    offsets = table - int.from_bytes(meta[table : table + 4], "little", signed=True)
+    start, size = 4 + 2 * number, int.from_bytes(meta[offsets : offsets + 2], "little")
+    place = table + int.from_bytes(meta[offsets + start : offsets + start + 2], "little") if start < size else table
+    return place + int.from_bytes(meta[place : place + 4], "little") if place > table else 0
 
 
 def _samples(path: Path, table: Any, features: Mapping[str, Any], options: Options, labelled: bool) -> UserData:
     kinds = {name: found.get("_type") for name, found in features.items() if isinstance(found, dict)}
     images = tuple(name for name, kind in kinds.items() if kind == "Image")
-    labels = {name: tuple(map(str, features[name].get("names", ()))) for name, k in kinds.items() if k == "ClassLabel"}
+    given = {name: features[name].get("names") for name, kind in kinds.items() if kind == "ClassLabel"}
+    labels = {name: tuple(map(str, each)) for name, each in given.items() if isinstance(each, list)}
     if not options.target and len(labels) == 1:
         options = Options(target=tuple(labels)).over(options)
     return from_arrow(str(path), table, options, labelled, images=images, label_names=labels)
