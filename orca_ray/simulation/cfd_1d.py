@@ -11,14 +11,11 @@ import numpy as np
 
 from orca_ray.simulation.hyperbolic import Boundary, Gas, sweep
 from orca_ray.simulation.periodic import sample_waves, to_unit_range
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray.simulation.stiff import Periodic
 
 ETA = ZETA = 0.1
-LOW, HIGH = -1.0, 1.0
-END = 1.0
-NUM_FRAMES = 101
-NUM_CELLS = 1024
+GRID = Grid(low=-1.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
 COURANT = 0.8
 DENSITY_RANGE = (1.0, 10.0)
 PRESSURE_RANGE = (10.0, 100.0)
@@ -83,7 +80,7 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
     """
 
     def waves() -> Array:
-        return sample_waves(rng, num_modes=3, windowed=0.5, low=LOW, period=HIGH - LOW)(x)
+        return sample_waves(rng, num_modes=3, windowed=0.5, low=GRID.low, period=GRID.high - GRID.low)(x)
 
     positive = []
     for bounds in (DENSITY_RANGE, PRESSURE_RANGE):
@@ -94,19 +91,9 @@ def sample_initial(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    x = centres(LOW, HIGH, NUM_CELLS)
-    initial = np.stack([sample_initial(rng, x) for rng in rngs], axis=1)
-    mu = 4 / 3 * ETA + ZETA
-    frames = evolve(initial, mu, (HIGH - LOW) / NUM_CELLS, END / (NUM_FRAMES - 1), NUM_FRAMES).astype(np.float32)
+    initial = np.stack([sample_initial(rng, GRID.x) for rng in rngs], axis=1)
+    frames = evolve(initial, 4 / 3 * ETA + ZETA, GRID.cell, GRID.interval, GRID.num_frames).astype(np.float32)
     return dict(zip(("density", "Vx", "pressure"), frames, strict=True))
 
 
-SIMULATION = Simulation(
-    name="pdebench/cfd_1d",
-    equation="compressible Navier-Stokes, ideal gas, gamma = 5/3, eta = zeta = 0.1, on [-1, 1), periodic, to t = 1",
-    numerics="finite volumes on 1024 cells, MUSCL-Hancock with van Leer's slopes and HLLC fluxes, stress by an "
-    f"L-stable DIRK, Strang splitting, Courant number {COURANT}",
-    layout=tensor_layout(("density", "pressure", "Vx"), "x", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, eta=ETA, zeta=ZETA),
-    batch=2,
-    solve=_solve,
-)
+SIMULATION = described("cfd_1d", GRID.tensors(("density", "pressure", "Vx"), "x", eta=ETA, zeta=ZETA), _solve)

@@ -11,13 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from orca_ray.simulation.hyperbolic import GAMMA, Boundary, Gas, Stress, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, tensor_layout
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 
 ETA = ZETA = 0.1
 MACH = 1.0
-END = 1.0
-NUM_FRAMES = 21
-NUM_CELLS = 128
+GRID = Grid(low=0.0, high=1.0, num_cells=128, end=1.0, num_frames=21)
 COURANT = 0.8
 RANGE = (0.1, 10.0)
 """Range of the random mean density, and of the random mean temperature."""
@@ -26,7 +24,6 @@ CONTRAST = (0.01, 0.2)
 _TOP_WAVE = 4
 _WINDOW_WIDTH = 0.01
 _LEAST = 0.05
-_FIELDS = ("density", "Vx", "Vy", "pressure")
 
 
 def evolve(
@@ -97,22 +94,11 @@ def _edge(rng: np.random.Generator, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    x = centres(0.0, 1.0, NUM_CELLS)
-    interval = END / (NUM_FRAMES - 1)
-    initial = [sample_initial(rng, x) for rng in rngs]
-    frames = np.stack([evolve(each, ETA, ZETA, 1 / NUM_CELLS, interval, NUM_FRAMES) for each in initial], axis=1)
-    return dict(zip(_FIELDS, frames.astype(np.float32), strict=True))
+    initial = (sample_initial(rng, GRID.x) for rng in rngs)
+    frames = [evolve(each, ETA, ZETA, GRID.cell, GRID.interval, GRID.num_frames) for each in initial]
+    fields = np.stack(frames, axis=1).astype(np.float32)
+    return dict(zip(("density", "Vx", "Vy", "pressure"), fields, strict=True))
 
 
-SIMULATION = Simulation(
-    name="pdebench/cfd_2d",
-    equation="compressible Navier-Stokes, ideal gas with gamma = 5/3, eta = zeta = 0.1, initial Mach number 1, on "
-    "[0, 1)^2, periodic, to t = 1",
-    numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLLC fluxes, stress "
-    f"by Runge-Kutta-Legendre of second order, Strang splitting, Courant number {COURANT}",
-    layout=tensor_layout(
-        ("density", "pressure", "Vx", "Vy"), "xy", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES, eta=ETA, zeta=ZETA, M=MACH
-    ),
-    batch=1,
-    solve=_solve,
-)
+_LAYOUT = GRID.tensors(("density", "pressure", "Vx", "Vy"), "xy", eta=ETA, zeta=ZETA, M=MACH)
+SIMULATION = described("cfd_2d", _LAYOUT, _solve)

@@ -9,7 +9,7 @@ from functools import cache
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Simulation, TensorLayout, centres
+from orca_ray.simulation.simulation import Array, Fields, TensorLayout, centres, described
 
 SOURCE = 0.1
 HIGH_PERMEABILITY, LOW_PERMEABILITY = 1.0, 0.1
@@ -23,25 +23,23 @@ def solve_steady(permeability: Array, source: Array | float) -> Array:
     ``permeability`` [N, N] is a, which is positive; ``source`` is [N, N] or a number. The method is five-point finite
     volumes of second order.
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import diags_array
     from scipy.sparse.linalg import splu
 
     n = len(permeability)
-    index = np.arange(n * n).reshape(n, n)
     diagonal = np.zeros((n, n))
-    rows, columns, values = [], [], []
+    faces = []
     for axis in (0, 1):
-        a, cells, total = (np.moveaxis(array, axis, 0) for array in (permeability, index, diagonal))
+        a, total = (np.moveaxis(array, axis, 0) for array in (permeability, diagonal))
         through = 2 * a[1:] * a[:-1] / (a[1:] + a[:-1])
         total[1:] += through
         total[:-1] += through
         total[0] += 2 * a[0]
         total[-1] += 2 * a[-1]
-        rows += [cells[1:].ravel(), cells[:-1].ravel()]
-        columns += [cells[:-1].ravel(), cells[1:].ravel()]
-        values += [-through.ravel()] * 2
-    positions = (np.concatenate([*rows, index.ravel()]), np.concatenate([*columns, index.ravel()]))
-    matrix = coo_array((np.concatenate([*values, diagonal.ravel()]), positions), shape=(n * n, n * n)).tocsc()
+        faces.append(-through)
+    below, beside = faces[0].ravel(), np.pad(faces[1].T, ((0, 0), (0, 1))).ravel()[:-1]  # no face between two rows
+    matrix = diags_array([diagonal.ravel(), below, below, beside, beside], offsets=[0, n, -n, 1, -1], format="csc")
+    matrix.eliminate_zeros()
     right = np.broadcast_to(np.asarray(source, dtype=float) / n**2, (n, n))
     factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     solution: Array = factors.solve(right.ravel())
@@ -74,15 +72,9 @@ def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     return {"nu": np.stack(permeabilities).astype(np.float32), "tensor": np.stack(solutions).astype(np.float32)}
 
 
-SIMULATION = Simulation(
-    name="pdebench/darcy",
-    equation="-div(a grad u) = 0.1 on the unit square, u = 0 on its edge, a = 1 or 0.1",
-    numerics="five-point finite volumes on 128 x 128 cells, harmonic means at faces, sparse LU",
-    layout=TensorLayout(
-        datasets={"nu": (NUM_CELLS, NUM_CELLS), "tensor": (1, NUM_CELLS, NUM_CELLS)},
-        coordinates=dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
-        attributes={"beta": SOURCE},
-    ),
-    batch=4,
-    solve=_solve,
+_LAYOUT = TensorLayout(
+    datasets={"nu": (NUM_CELLS, NUM_CELLS), "tensor": (1, NUM_CELLS, NUM_CELLS)},
+    coordinates=dict.fromkeys(("x-coordinate", "y-coordinate"), centres(0.0, 1.0, NUM_CELLS)),
+    attributes={"beta": SOURCE},
 )
+SIMULATION = described("darcy", _LAYOUT, _solve)

@@ -9,15 +9,12 @@ from functools import partial
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray.simulation.stiff import Etdrk4, Modes
 
 DIFFUSION = (1e-3, 5e-3)
 K = 5e-3
-LOW, HIGH = -1.0, 1.0
-END = 5.0
-NUM_FRAMES = 101
-NUM_CELLS = 128
+GRID = Grid(low=-1.0, high=1.0, num_cells=128, end=5.0, num_frames=101)
 STEPS_PER_FRAME = 2
 FIRST_STEPS = 8
 
@@ -35,7 +32,7 @@ def reaction(fields: Array) -> Array:
 
 
 def evolve(
-    initial: Array, interval: float, num_frames: int, *, cell: float = (HIGH - LOW) / NUM_CELLS, reacting: bool = True,
+    initial: Array, interval: float, num_frames: int, *, cell: float = GRID.cell, reacting: bool = True,
     steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS,
 ) -> Array:  # fmt: skip
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
@@ -65,22 +62,14 @@ def evolve(
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    noise = (rng.standard_normal((2, NUM_CELLS, NUM_CELLS)) for rng in rngs)
-    frames = np.stack([evolve(initial, END / (NUM_FRAMES - 1), NUM_FRAMES) for initial in noise])
+    noise = (rng.standard_normal((2, GRID.num_cells, GRID.num_cells)) for rng in rngs)
+    frames = np.stack([evolve(initial, GRID.interval, GRID.num_frames) for initial in noise])
     return {"data": np.moveaxis(frames, 2, -1).astype(np.float32)}
 
 
 _PARAMETERS = {
-    "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": END, "tdim": NUM_FRAMES, "x_left": LOW, "x_right": HIGH,
-    "xdim": NUM_CELLS, "y_bottom": LOW, "y_top": HIGH, "ydim": NUM_CELLS, "n": 1,
+    "Du": DIFFUSION[0], "Dv": DIFFUSION[1], "k": K, "t": GRID.end, "tdim": GRID.num_frames, "x_left": GRID.low,
+    "x_right": GRID.high, "xdim": GRID.num_cells, "y_bottom": GRID.low, "y_top": GRID.high, "ydim": GRID.num_cells,
+    "n": 1,
 }  # fmt: skip
-SIMULATION = Simulation(
-    name="pdebench/diffusion_reaction_2d",
-    equation="u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v, v_t = 5e-3 Lap v + u - v on [-1, 1]^2, no flux, to t = 5; initial "
-    "fields standard normal in every cell",
-    numerics="finite volumes on 128 x 128 cells (five-point Laplacian, exact in cosines), ETDRK4, "
-    f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} in the first",
-    layout=group_layout(2, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
-    batch=1,
-    solve=_solve,
-)
+SIMULATION = described("diffusion_reaction_2d", GRID.groups(2, "xy", _PARAMETERS, "lzf"), _solve)

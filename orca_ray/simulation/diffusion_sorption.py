@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Simulation, group_layout
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray.simulation.stiff import Tridiagonal
 
 D = 5e-4
@@ -19,9 +19,7 @@ GRAIN_DENSITY = 2880.0
 FREUNDLICH_FACTOR = 3.5e-4
 FREUNDLICH_EXPONENT = 0.874
 LEFT_VALUE = 1.0
-END = 500.0
-NUM_FRAMES = 101
-NUM_CELLS = 1024
+GRID = Grid(low=0.0, high=1.0, num_cells=1024, end=500.0, num_frames=101)
 STEPS_PER_FRAME = 4
 FIRST_STEPS = 64
 _OFFSET = 1e-6
@@ -47,31 +45,25 @@ class Diffusion:
         cell = 1.0 / num_cells
         self.rate = D / cell**2
         # Value at the right end divided by that of the last cell, from u = -D u_x over the last half cell.
-        self.right_share = (2 * D / cell) / (1 + 2 * D / cell)
+        right_share = (2 * D / cell) / (1 + 2 * D / cell)
+        self.outflow = 2 * self.rate * (1 - right_share)
+        self.diagonal = np.full(num_cells, -2 * self.rate)
+        """Diagonal [N] of the tridiagonal matrix d(D u_xx) / du."""
+        self.diagonal[0] -= self.rate
+        self.diagonal[-1] = -self.rate - self.outflow
 
     def __call__(self, u: Array) -> Array:
-        """Return D u_xx for u [B, N]."""
-        inflow, outflow = self.ends(u)
+        """Return D u_xx for u [B, N]: the differences of the fluxes through the cells' ends."""
+        inflow, outflow = 2 * self.rate * (LEFT_VALUE - u[:, :1]), self.outflow * u[:, -1:]
         flux = np.concatenate([inflow, self.rate * (u[:, :-1] - u[:, 1:]), outflow], axis=1)
         gain: Array = flux[:, :-1] - flux[:, 1:]
         return gain
-
-    def ends(self, u: Array) -> tuple[Array, Array]:
-        """Return the fluxes into the left end and out of the right end, divided by the cell length, [B, 1] each."""
-        return 2 * self.rate * (LEFT_VALUE - u[:, :1]), 2 * self.rate * (1 - self.right_share) * u[:, -1:]
-
-    def diagonal(self, num_cells: int) -> Array:
-        """Return the diagonal [N] of the tridiagonal matrix d(D u_xx) / du."""
-        values = np.full(num_cells, -2 * self.rate)
-        values[0] -= self.rate
-        values[-1] = -self.rate - 2 * self.rate * (1 - self.right_share)
-        return values
 
 
 def _implicit(u: Array, wanted: Array, dt: float, diffusion: Diffusion) -> Array:
     """Solve content(u) - dt D u_xx = wanted for u [B, N] by Newton's method; ``u`` is the initial guess."""
     off = np.full((len(u), 1), -dt * diffusion.rate)
-    diagonal = -dt * diffusion.diagonal(u.shape[1])
+    diagonal = -dt * diffusion.diagonal
     for _ in range(_NEWTON_LIMIT):
         residual = content(u) - dt * diffusion(u) - wanted
         if np.abs(residual).max() < _NEWTON_TOLERANCE:
@@ -107,21 +99,13 @@ def evolve(
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    initial = np.stack([np.full(NUM_CELLS, rng.uniform(0.0, 0.2)) for rng in rngs])
-    return {"data": evolve(initial, END / (NUM_FRAMES - 1), NUM_FRAMES)[..., None].astype(np.float32)}
+    initial = np.stack([np.full(GRID.num_cells, rng.uniform(0.0, 0.2)) for rng in rngs])
+    return {"data": evolve(initial, GRID.interval, GRID.num_frames)[..., None].astype(np.float32)}
 
 
 _PARAMETERS = {
     "D": D, "por": POROSITY, "rho_s": GRAIN_DENSITY, "k_f": FREUNDLICH_FACTOR, "n_f": FREUNDLICH_EXPONENT,
-    "sol": LEFT_VALUE, "t": END, "tdim": NUM_FRAMES, "x_left": 0.0, "x_right": 1.0, "xdim": NUM_CELLS,
+    "sol": LEFT_VALUE, "t": GRID.end, "tdim": GRID.num_frames, "x_left": GRID.low, "x_right": GRID.high,
+    "xdim": GRID.num_cells,
 }  # fmt: skip
-SIMULATION = Simulation(
-    name="pdebench/diffusion_sorption",
-    equation="R(u) u_t = 5e-4 u_xx on [0, 1] to t = 500, Freundlich retardation; u = 1 at the left, u = -D u_x at the "
-    "right; initial fields constant, uniform in [0, 0.2]",
-    numerics="conservative finite volumes on 1024 cells, two-stage L-stable DIRK with Newton's method, "
-    f"{STEPS_PER_FRAME} steps a frame, {FIRST_STEPS} growing ones in the first",
-    layout=group_layout(1, "x", 0.0, 1.0, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS),
-    batch=8,
-    solve=_solve,
-)
+SIMULATION = described("diffusion_sorption", GRID.groups(1, "x", _PARAMETERS, "lzf"), _solve)

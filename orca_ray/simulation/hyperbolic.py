@@ -1,4 +1,4 @@
-"""Finite volume method for hyperbolic systems (MUSCL-Hancock), and an ideal gas, with its viscous stress in 2D.
+"""Finite volume method for hyperbolic systems (MUSCL-Hancock); shallow water; an ideal gas, with viscous stress in 2D.
 
 A "sweep" is a time step along one axis of the grid. Arrays are [F, ..., N] with F fields; the last axis is that of the
 sweep. Conserved fields are (density, momenta..., others), primitive fields (density, velocities..., others); the
@@ -8,7 +8,7 @@ energy (conserved) or pressure (primitive).
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -18,31 +18,13 @@ Boundary = Literal["periodic", "outflow"]
 FLOOR = 1e-8
 """Densities and pressures at the faces between cells are clamped to at least this value."""
 GAMMA = 5.0 / 3.0
+GRAVITY = 1.0
 _SAFETY = 0.9
 _LONGEST = 300.0
 """Maximum product of time step and `Stress.stiffness`; longer steps are stable, but damp long waves too little."""
 
 
-class System(Protocol):
-    """Interface of a system of conservation laws, which `sweep` solves."""
-
-    positive: tuple[int, ...]
-    """Indices of the primitive fields that must stay positive."""
-
-    def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields that correspond to conserved fields."""
-
-    def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
-
-    def flux(self, left: Array, right: Array) -> Array:
-        """Return the flux of the conserved fields at faces, given primitive fields on their ``left`` and ``right``."""
-
-    def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed [..., N] of the fastest wave along axis ``direction`` (0: that of the first velocity)."""
-
-
-def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boundary) -> Array:
+def sweep(conserved: Array, ratio: Array | float, system: "Gas | Water", boundary: Boundary) -> Array:
     """Return the conserved fields [F, ..., N] after one time step along the last axis; stable if ratio * speed <= 1.
 
     Second order in smooth regions, no new extrema elsewhere (van Leer's limited slopes, half step in primitive fields;
@@ -62,7 +44,7 @@ def sweep(conserved: Array, ratio: Array | float, system: System, boundary: Boun
     return conserved - ratio * (flux[..., 1:] - flux[..., :-1])
 
 
-def sweep_axis(conserved: Array, ratio: float, system: System, boundary: Boundary, direction: int) -> Array:
+def sweep_axis(conserved: Array, ratio: float, system: "Gas | Water", boundary: Boundary, direction: int) -> Array:
     """Return the conserved fields [F, ..., X, Y] after a `sweep` along x (``direction`` 0) or y (``direction`` 1)."""
     order = np.arange(len(conserved))
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
@@ -92,9 +74,10 @@ def _limited_slopes(state: Array) -> Array:
 
 
 class Gas:
-    """Euler's equations of an ideal gas in one or more dimensions (a `hyperbolic.System`)."""
+    """Euler's equations of an ideal gas in one or more dimensions."""
 
-    positive: tuple[int, ...] = (0, -1)
+    positive = (0, -1)
+    """Indices of the primitive fields that must stay positive."""
 
     def primitive(self, conserved: Array) -> Array:
         """Return the primitive fields (density, velocities..., pressure) that correspond to conserved fields."""
@@ -171,6 +154,47 @@ class Gas:
     def _sound(self, state: Array) -> Array:
         speed: Array = np.sqrt(GAMMA * state[-1] / state[0])
         return speed
+
+
+class Water:
+    """Shallow water over a flat bed; primitive fields: depth, velocities; conserved: depth, momenta."""
+
+    positive = (0,)
+    """Indices of the primitive fields that must stay positive."""
+
+    def primitive(self, conserved: Array) -> Array:
+        """Return the primitive fields (depth, velocities) that correspond to conserved fields."""
+        state = conserved.copy()
+        state[1:] /= conserved[0]
+        return state
+
+    def drift(self, state: Array, slopes: Array) -> Array:
+        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
+        result: Array = -state[1] * slopes
+        result[0] -= state[0] * slopes[1]
+        result[1] -= GRAVITY * slopes[0]
+        return result
+
+    def speed(self, conserved: Array, direction: int) -> Array:
+        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
+        speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
+        return speed
+
+    def flux(self, left: Array, right: Array) -> Array:
+        """Return the HLL flux between primitive fields; the transverse velocity is taken upwind (Toro 2001, ch. 10)."""
+        wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
+        slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
+        fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
+        stream_left, stream_right = left[0] * left[1], right[0] * right[1]
+        span = fastest - slowest
+        product = slowest * fastest
+        result = np.empty_like(left)
+        result[0] = (fastest * stream_left - slowest * stream_right + product * (right[0] - left[0])) / span
+        push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
+        push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
+        result[1] = (fastest * push_left - slowest * push_right + product * (stream_right - stream_left)) / span
+        result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
+        return result
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, frame_times, tensor_layout
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 from orca_ray.simulation.stiff import evolve_spectral
 
 _CHOSEN = 2
@@ -58,13 +58,12 @@ def to_unit_range(field: Array) -> Array:
     return shifted / (shifted.max() or 1.0)
 
 
-NUM_POINTS = 1024
-INTERVAL = 0.01
-"""Time between two frames."""
-ADVECTION_BETA, ADVECTION_FRAMES = 0.4, 201
-BURGERS_NU, BURGERS_FRAMES, BURGERS_STEPS = 1.0, 201, 10
-"""Parameters of Burgers' equation: nu, number of frames, time steps per frame."""
-GROWTH_NU, GROWTH_RHO, GROWTH_FRAMES, GROWTH_STEPS = 0.5, 1.0, 101, 5
+ADVECTION = Grid(low=0.0, high=1.0, num_cells=1024, end=2.0, num_frames=201)
+ADVECTION_BETA = 0.4
+BURGERS, BURGERS_NU, BURGERS_STEPS = ADVECTION, 1.0, 10
+"""Grid of Burgers' equation, nu, and time steps per frame."""
+GROWTH = Grid(low=0.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
+GROWTH_NU, GROWTH_RHO, GROWTH_STEPS = 0.5, 1.0, 5
 
 
 def evolve_growth(
@@ -77,55 +76,28 @@ def evolve_growth(
 
 
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
-    x, times = centres(0.0, 1.0, NUM_POINTS), frame_times(2.0, ADVECTION_FRAMES)
-    origins = x[None, :] - ADVECTION_BETA * times[:, None]
+    times = np.arange(ADVECTION.num_frames) * ADVECTION.interval
+    origins = ADVECTION.x[None, :] - ADVECTION_BETA * times[:, None]
     return {"tensor": np.stack([sample_waves(rng)(origins).astype(np.float32) for rng in rngs])}
 
 
 def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
-    x = centres(0.0, 1.0, NUM_POINTS)
-    initial = np.stack([sample_waves(rng)(x) for rng in rngs])
+    initial = np.stack([sample_waves(rng)(BURGERS.x) for rng in rngs])
     frames = evolve_spectral(
-        initial,
-        lambda k: -BURGERS_NU / np.pi * k**2,
-        lambda k: -0.5j * k,
-        interval=INTERVAL,
-        num_frames=BURGERS_FRAMES,
-        steps=BURGERS_STEPS,
-    )
+        initial, lambda k: -BURGERS_NU / np.pi * k**2, lambda k: -0.5j * k, interval=BURGERS.interval,
+        num_frames=BURGERS.num_frames, steps=BURGERS_STEPS,
+    )  # fmt: skip
     return {"tensor": frames.astype(np.float32)}
 
 
 def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
-    x = centres(0.0, 1.0, NUM_POINTS)
-    initial = np.stack([to_unit_range(sample_waves(rng)(x)) for rng in rngs])
-    return {"tensor": evolve_growth(initial, GROWTH_NU, GROWTH_RHO, INTERVAL, GROWTH_FRAMES).astype(np.float32)}
+    initial = np.stack([to_unit_range(sample_waves(rng)(GROWTH.x)) for rng in rngs])
+    frames = evolve_growth(initial, GROWTH_NU, GROWTH_RHO, GROWTH.interval, GROWTH.num_frames)
+    return {"tensor": frames.astype(np.float32)}
 
 
-_NUMERICS = "Fourier pseudo-spectral on 1024 points, two thirds dealiased, ETDRK4"
 SIMULATIONS = (
-    Simulation(
-        name="pdebench/advection",
-        equation="u_t + 0.4 u_x = 0 on [0, 1), periodic, to t = 2",
-        numerics="exact: the initial field evaluated at x - 0.4 t, at the centres of 1024 cells",
-        layout=tensor_layout(("tensor",), "x", 0.0, 1.0, NUM_POINTS, 2.0, ADVECTION_FRAMES, beta=ADVECTION_BETA),
-        batch=16,
-        solve=_solve_advection,
-    ),
-    Simulation(
-        name="pdebench/burgers",
-        equation="u_t + (u^2 / 2)_x = (1 / pi) u_xx on [0, 1), periodic, to t = 2",
-        numerics=f"{_NUMERICS}, {BURGERS_STEPS} steps of {INTERVAL / BURGERS_STEPS:g} a frame",
-        layout=tensor_layout(("tensor",), "x", 0.0, 1.0, NUM_POINTS, 2.0, BURGERS_FRAMES, Nu=BURGERS_NU),
-        batch=8,
-        solve=_solve_burgers,
-    ),
-    Simulation(
-        name="pdebench/diffusion_reaction_1d",
-        equation="u_t = 0.5 u_xx + u (1 - u) on [0, 1), periodic, to t = 1; initial fields scaled to [0, 1]",
-        numerics=f"{_NUMERICS}, {GROWTH_STEPS} steps a frame",
-        layout=tensor_layout(("tensor",), "x", 0.0, 1.0, NUM_POINTS, 1.0, GROWTH_FRAMES, Nu=GROWTH_NU, rho=GROWTH_RHO),
-        batch=8,
-        solve=_solve_growth,
-    ),
+    described("advection", ADVECTION.tensors(("tensor",), "x", beta=ADVECTION_BETA), _solve_advection),
+    described("burgers", BURGERS.tensors(("tensor",), "x", Nu=BURGERS_NU), _solve_burgers),
+    described("diffusion_reaction_1d", GROWTH.tensors(("tensor",), "x", Nu=GROWTH_NU, rho=GROWTH_RHO), _solve_growth),
 )

@@ -7,10 +7,12 @@ import multiprocessing
 import shutil
 import signal
 import zipfile
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, MARK
 from orca_ray.errors import UserError
 from orca_ray.process import end_with_parent
-from orca_ray.simulation.simulation import Bounds, Fields, Simulation, generators, get_simulation
+from orca_ray.simulation.simulation import Fields, Simulation, generators, get_simulation
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -172,7 +174,6 @@ def generate(
 
 
 def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
-    """Return whether ``path`` is the file that ``marker`` describes; raises UserError if it must not be replaced."""
     if not path.exists():
         return False
     found = _read_marker(path)
@@ -189,7 +190,6 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
 
 
 def _read_marker(path: Path) -> dict[str, Any] | None:
-    """Return the marker of a generated file (options that it was generated with); None for any other file."""
     import h5py
 
     try:
@@ -214,36 +214,21 @@ def _disk_errors(directory: Path) -> Iterator[None]:
 def _solve_all(
     chosen: Simulation, samples: int, seed: int, workers: int, store: BatchStore, progress: ReportSolved | None
 ) -> None:
+    """Solve and store the batches that are not stored, in order; an error terminates the workers at once."""
     missing = [bounds for bounds in chosen.batches(samples) if not store.file(*bounds).exists()]
     done = samples - sum(stop - start for start, stop in missing)
     if done:
         logger.info("%s: continues after %d of %d samples", chosen.name, done, samples)
-    # Closing the generator terminates the workers at once, also if ``progress`` raises.
-    with contextlib.closing(_solved(store, chosen.name, seed, missing, workers)) as batches:
-        for start, stop in batches:
+    with contextlib.ExitStack() as stack:
+        if workers == 1 or len(missing) < 2:
+            results: Iterator[None] = starmap(partial(_solve, store, chosen.name, seed), missing)
+        else:
+            pool = stack.enter_context(_pool(min(workers, len(missing))))
+            results = map(Future.result, [_submit(pool, store, chosen.name, seed, *bounds) for bounds in missing])
+        for (start, stop), _ in zip(missing, results, strict=True):
             done += stop - start
             if progress is not None:
                 progress(done, samples)
-
-
-def _solved(store: BatchStore, name: str, seed: int, todo: list[Bounds], workers: int) -> Generator[Bounds, None, None]:
-    """Solve and store the batches ``todo``; yield each, in order, once it is stored."""
-    if workers == 1 or len(todo) < 2:
-        for bounds in todo:
-            _solve(store, name, seed, *bounds)
-            yield bounds
-        return
-    with _pool(min(workers, len(todo))) as pool:
-        try:
-            futures = [_submit(pool, store, name, seed, *bounds) for bounds in todo]
-            for bounds, future in zip(todo, futures, strict=True):
-                future.result()
-                yield bounds
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, most likely because memory ran out: run the command again with fewer "
-                "--workers; it continues after the samples that are done"
-            ) from error
 
 
 def _submit(pool: ProcessPoolExecutor, *batch: Any) -> Future[None]:
@@ -272,6 +257,11 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process died, most likely because memory ran out: run the command again with fewer "
+            "--workers; it continues after the samples that are done"
+        ) from error
     finally:
         for process in set(multiprocessing.active_children()) - before:
             process.terminate()

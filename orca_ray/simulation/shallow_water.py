@@ -5,57 +5,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.hyperbolic import Boundary, sweep_axis
-from orca_ray.simulation.simulation import Array, Fields, Simulation, centres, group_layout
+from orca_ray.simulation.hyperbolic import GRAVITY, Boundary, Water, sweep_axis
+from orca_ray.simulation.simulation import Array, Fields, Grid, described
 
-GRAVITY = 1.0
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
 RADII = (0.3, 0.7)
-LOW, HIGH = -2.5, 2.5
-END = 1.0
-NUM_FRAMES = 101
-NUM_CELLS = 128
+GRID = Grid(low=-2.5, high=2.5, num_cells=128, end=1.0, num_frames=101)
 COURANT = 0.8
-
-
-class Water:
-    """Shallow water over a flat bed, a `System`; primitive fields: depth, velocities; conserved: depth, momenta."""
-
-    positive: tuple[int, ...] = (0,)
-
-    def primitive(self, conserved: Array) -> Array:
-        """Return the primitive fields (depth, velocities) that correspond to conserved fields."""
-        state = conserved.copy()
-        state[1:] /= conserved[0]
-        return state
-
-    def drift(self, state: Array, slopes: Array) -> Array:
-        """Return dw/dt of the primitive fields w = ``state`` if dw/dx = ``slopes``, with x along the first velocity."""
-        result: Array = -state[1] * slopes
-        result[0] -= state[0] * slopes[1]
-        result[1] -= GRAVITY * slopes[0]
-        return result
-
-    def speed(self, conserved: Array, direction: int) -> Array:
-        """Return the speed of the fastest wave along axis ``direction`` in each cell."""
-        speed: Array = np.abs(conserved[1 + direction] / conserved[0]) + np.sqrt(GRAVITY * conserved[0])
-        return speed
-
-    def flux(self, left: Array, right: Array) -> Array:
-        """Return the HLL flux between primitive fields; the transverse velocity is taken upwind (Toro 2001, ch. 10)."""
-        wave_left, wave_right = np.sqrt(GRAVITY * left[0]), np.sqrt(GRAVITY * right[0])
-        slowest = np.minimum(np.minimum(left[1] - wave_left, right[1] - wave_right), 0.0)
-        fastest = np.maximum(np.maximum(left[1] + wave_left, right[1] + wave_right), 0.0)
-        stream_left, stream_right = left[0] * left[1], right[0] * right[1]
-        span = fastest - slowest
-        product = slowest * fastest
-        result = np.empty_like(left)
-        result[0] = (fastest * stream_left - slowest * stream_right + product * (right[0] - left[0])) / span
-        push_left = stream_left * left[1] + 0.5 * GRAVITY * left[0] ** 2
-        push_right = stream_right * right[1] + 0.5 * GRAVITY * right[0] ** 2
-        result[1] = (fastest * push_left - slowest * push_right + product * (stream_right - stream_left)) / span
-        result[2:] = result[0] * np.where(result[0] >= 0, left[2:], right[2:])
-        return result
 
 
 def evolve(
@@ -90,24 +46,15 @@ def cylinder(radius: float, x: Array) -> Array:
 
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
-    x = centres(LOW, HIGH, NUM_CELLS)
-    initial = np.stack([cylinder(rng.uniform(*RADII), x) for rng in rngs], axis=1)
+    initial = np.stack([cylinder(rng.uniform(*RADII), GRID.x) for rng in rngs], axis=1)
     top_speed = 2 * math.sqrt(GRAVITY * INNER_DEPTH)
-    depths = evolve(initial, (HIGH - LOW) / NUM_CELLS, END / (NUM_FRAMES - 1), NUM_FRAMES, top_speed)
+    depths = evolve(initial, GRID.cell, GRID.interval, GRID.num_frames, top_speed)
     return {"data": depths[..., None].astype(np.float32)}
 
 
 _PARAMETERS = {
-    "T_end": END, "n_time_steps": NUM_FRAMES - 1, "xdim": NUM_CELLS, "ydim": NUM_CELLS, "gravity": GRAVITY,
-    "inner_height": INNER_DEPTH, "x_left": LOW, "x_right": HIGH, "y_bottom": LOW, "y_top": HIGH,
+    "T_end": GRID.end, "n_time_steps": GRID.num_frames - 1, "xdim": GRID.num_cells, "ydim": GRID.num_cells,
+    "gravity": GRAVITY, "inner_height": INNER_DEPTH, "x_left": GRID.low, "x_right": GRID.high, "y_bottom": GRID.low,
+    "y_top": GRID.high,
 }  # fmt: skip
-SIMULATION = Simulation(
-    name="pdebench/shallow_water",
-    equation="shallow water, g = 1, flat bed, on [-2.5, 2.5]^2, open to all sides, to t = 1; at rest, depth 2 within a "
-    "radius uniform in [0.3, 0.7] and depth 1 without",
-    numerics="finite volumes on 128 x 128 cells, MUSCL-Hancock sweeps with van Leer's slopes and HLL fluxes, Strang "
-    "splitting, one step of 0.01 a frame; depth is written",
-    layout=group_layout(1, "xy", LOW, HIGH, NUM_CELLS, END, NUM_FRAMES, parameters=_PARAMETERS, compression=None),
-    batch=1,
-    solve=_solve,
-)
+SIMULATION = described("shallow_water", GRID.groups(1, "xy", _PARAMETERS, None), _solve)

@@ -2,26 +2,22 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from orca_ray import simulation
 from orca_ray.data.raw import PDEBENCH_FILES
-from orca_ray.discovery import declared, modules
+from orca_ray.discovery import declared, modules, tables
 from orca_ray.errors import lookup
 
 if TYPE_CHECKING:
     import h5py
 
 Array = npt.NDArray[np.float64]
-Bounds = tuple[int, int]
-"""Index of the first sample of a batch, and the index after its last sample."""
 Fields = dict[str, npt.NDArray[np.float32]]
 """Values [B, *shape of one sample] by dataset name, for a batch of B samples."""
-
-Coordinates = Mapping[str, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +26,7 @@ class TensorLayout:
 
     datasets: Mapping[str, tuple[int, ...]]
     """Shape of one sample of each quantity, by dataset name."""
-    coordinates: Coordinates
+    coordinates: Mapping[str, Array]
     attributes: Mapping[str, float]
     """Parameters of the equation, stored as attributes of the HDF5 root."""
 
@@ -58,9 +54,9 @@ class GroupLayout:
 
     shape: tuple[int, ...]
     """Shape of one sample: (T, X, 1) or (T, X, Y, C)."""
-    grid: Coordinates
+    grid: Mapping[str, Array]
     parameters: Mapping[str, float]
-    compression: str | None = "lzf"
+    compression: str | None
 
     def num_bytes(self, samples: int) -> int:
         """Return the approximate size of a file of ``samples`` samples, without compression."""
@@ -83,7 +79,7 @@ class GroupLayout:
 Layout = TensorLayout | GroupLayout
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Simulation:
     """Generator of the data of one task: equation, numerical method and file layout.
 
@@ -92,22 +88,26 @@ class Simulation:
 
     name: str
     """Name of the PDEBench task whose data are imitated, e.g. ``pdebench/darcy``."""
+    layout: Layout
+    solve: Callable[[Sequence[np.random.Generator]], Fields]
     equation: str
     numerics: str
-    """``equation`` (with its parameters) and ``numerics`` are descriptions in words, which are stored in the file."""
-    layout: Layout
     batch: int
-    """Number of samples that are solved together, chosen to fit the cache of a processor core."""
-    solve: Callable[[Sequence[np.random.Generator]], Fields]
+    """Number of samples that are solved together."""
 
     @property
     def file(self) -> str:
         """Name of the file, as in PDEBench."""
         return PDEBENCH_FILES[self.name.split("/")[1]]
 
-    def batches(self, samples: int) -> list[Bounds]:
-        """Return the bounds of all batches of a file with ``samples`` samples."""
+    def batches(self, samples: int) -> list[tuple[int, int]]:
+        """Return the first sample of each batch of ``samples`` samples, and the one after the last."""
         return [(start, min(start + self.batch, samples)) for start in range(0, samples, self.batch)]
+
+
+def described(name: str, layout: Layout, solve: Callable[[Sequence[np.random.Generator]], Fields]) -> Simulation:
+    """Return the simulation of the PDEBench task ``name``; its texts and batch are in ``simulations.toml``."""
+    return Simulation(f"pdebench/{name}", layout, solve, **tables(simulation.__name__, "simulations.toml")[name])
 
 
 def simulations() -> Mapping[str, Simulation]:
@@ -130,34 +130,43 @@ def centres(low: float, high: float, num_cells: int) -> Array:
     return low + (high - low) / num_cells * (np.arange(num_cells, dtype=np.float64) + 0.5)
 
 
-def frame_times(end: float, num_frames: int) -> Array:
-    """Return ``num_frames`` equally spaced times from 0 to ``end``."""
-    return np.arange(num_frames, dtype=np.float64) * (end / (num_frames - 1))
+@dataclass(frozen=True)
+class Grid:
+    """Equal cells from ``low`` to ``high`` along each axis, and equally spaced times from 0 to ``end``."""
 
+    low: float
+    high: float
+    num_cells: int
+    end: float
+    num_frames: int
 
-def tensor_layout(
-    names: Iterable[str],
-    axes: str,
-    low: float,
-    high: float,
-    num_cells: int,
-    end: float,
-    num_frames: int,
-    **attributes: float,
-) -> TensorLayout:
-    """Return a layout of datasets ``names`` on equal cells from ``low`` to ``high`` along ``axes``, e.g. "xy".
+    @property
+    def x(self) -> Array:
+        """The centres [num_cells] of the cells along an axis."""
+        return centres(self.low, self.high, self.num_cells)
 
-    As in PDEBench's files, the time coordinate has one value more than there are frames.
-    """
-    coordinates = {f"{axis}-coordinate": centres(low, high, num_cells) for axis in axes}
-    coordinates["t-coordinate"] = frame_times(end * num_frames / (num_frames - 1), num_frames + 1)
-    datasets = dict.fromkeys(names, (num_frames, *[num_cells] * len(axes)))
-    return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
+    @property
+    def cell(self) -> float:
+        """Length of a cell."""
+        return (self.high - self.low) / self.num_cells
 
+    @property
+    def interval(self) -> float:
+        """Time between two frames."""
+        return self.end / (self.num_frames - 1)
 
-def group_layout(
-    channels: int, axes: str, low: float, high: float, num_cells: int, end: float, num_frames: int, **options: Any
-) -> GroupLayout:
-    """Return a layout on equal cells along ``axes``, e.g. "xy"; ``options`` are further fields of `GroupLayout`."""
-    grid = {axis: centres(low, high, num_cells) for axis in axes} | {"t": frame_times(end, num_frames)}
-    return GroupLayout(shape=(num_frames, *[num_cells] * len(axes), channels), grid=grid, **options)
+    def tensors(self, names: Iterable[str], axes: str, **attributes: float) -> TensorLayout:
+        """Return a layout of datasets ``names`` on this grid along ``axes``, e.g. "xy".
+
+        As in PDEBench's files, the time coordinate has one value more than there are frames.
+        """
+        times = np.arange(self.num_frames + 1) * (self.end * self.num_frames / (self.num_frames - 1) / self.num_frames)
+        coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {"t-coordinate": times}
+        datasets = dict.fromkeys(names, (self.num_frames, *[self.num_cells] * len(axes)))
+        return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
+
+    def groups(self, channels: int, axes: str, parameters: Mapping[str, float], compression: str | None) -> GroupLayout:
+        """Return a layout of samples with ``channels`` values at each point of this grid along ``axes``, e.g. "xy"."""
+        points = dict.fromkeys(axes, self.x) | {"t": np.arange(self.num_frames) * self.interval}
+        shape = (self.num_frames, *[self.num_cells] * len(axes), channels)
+        return GroupLayout(shape=shape, grid=points, parameters=parameters, compression=compression)

@@ -102,7 +102,6 @@ class Periodic:
     """Like `Tridiagonal`, but ``off`` also couples the first and the last unknown (Sherman-Morrison formula)."""
 
     def __init__(self, diagonal: Array, off: Array) -> None:
-        """Factor the matrices; arguments as for `Tridiagonal`."""
         corner = -diagonal[:, :1]
         modified = diagonal.copy()
         modified[:, :1] -= corner

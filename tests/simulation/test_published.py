@@ -5,6 +5,7 @@ those published.
 """
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -104,8 +105,7 @@ def test_a_file_of_groups(task: str, tmp_path: Path) -> None:
 
 
 def _shrink(monkeypatch: pytest.MonkeyPatch, module: ModuleType, num_cells: int, end: float, num_frames: int) -> None:
-    for name, value in (("NUM_CELLS", num_cells), ("END", end), ("NUM_FRAMES", num_frames)):
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(module, "GRID", replace(module.GRID, num_cells=num_cells, end=end, num_frames=num_frames))
 
 
 def test_solved_samples_fit_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
