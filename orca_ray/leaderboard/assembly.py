@@ -87,5 +87,4 @@ def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
 
 
 def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
-    """Return the sorted positions of the records that have ``wanted`` values."""
     return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))

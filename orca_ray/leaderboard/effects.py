@@ -7,7 +7,6 @@ from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Score
@@ -98,7 +97,7 @@ def build_effects(
     if protocol is None and len(protocols) > 1:
         raise UserError(f"{sweep} has records of several protocols: give --protocol {' or '.join(protocols)}")
     rows = select(rows, "protocol", protocol or protocols[0], "")
-    table = _Table.fill(rows, grid)
+    table = _Table(rows, grid)
     comparisons = [table.compare(*each) for each in _questions(grid.factors)]
     counts = rows["status"].value_counts()
     return Effects(
@@ -130,21 +129,10 @@ def _questions(factors: Mapping[str, Sequence[str]]) -> Iterator[tuple[Levels, L
             yield {one: level, two: other}, {one: base, two: other_base}
 
 
-@dataclass(frozen=True)
 class _Table:
     """The test scores of a grid's cells. Axes of arrays: T tasks, C cells, S seeds, P pairs of cells."""
 
-    metrics: Mapping[str, str]
-    seeds: Sequence[int]
-    cells: Sequence[Levels]
-    logs: LogScores
-    """Logarithms of the scores [T, C, S], whose methods are the indices of ``cells``; NaN where there is no score."""
-    trials_TC: NDArray[np.int64]
-    """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
-    notes: Sequence[str]
-
-    @classmethod
-    def fill(cls, rows: pd.DataFrame, grid: EffectGrid) -> "_Table":
+    def __init__(self, rows: pd.DataFrame, grid: EffectGrid) -> None:
         """Put the scores of the confirm records among ``rows`` into the cells that they belong to."""
         tasks, names = list(dict.fromkeys(task for task, _ in grid.cells)), grid.names
         cells: list[Levels] = []
@@ -158,9 +146,11 @@ class _Table:
             cells += [] if levels in cells else [levels]
             places.setdefault(label(task, method, values), []).append((tasks.index(task), cells.index(levels)))
             sources.setdefault((task, method), set()).add(values.get(_SOURCE))
-        trials_TC = np.full((len(tasks), len(cells)), -1)
+        self.cells = cells
+        self.trials_TC = np.full((len(tasks), len(cells)), -1)
+        """Equal numbers mark cells that share their trials; -1 marks a cell that is not planned for the task."""
         for number, entries in enumerate(places.values()):
-            trials_TC[tuple(zip(*entries, strict=True))] = number
+            self.trials_TC[tuple(zip(*entries, strict=True))] = number
 
         def stored(task: str, method: str, text: str) -> str:
             values, known = json.loads(text), sources.get((task, method), set())
@@ -169,17 +159,18 @@ class _Table:
 
         rows = rows.assign(label=list(map(stored, rows["task"], rows["method"], rows["hyperparameters"])))
         inside = rows["label"].isin(places)
-        scored, notes = grid_scores(rows[inside].sort_values(["finished_at", "trial_key"], kind="stable"))
+        scored, self.notes = grid_scores(rows[inside].sort_values(["finished_at", "trial_key"], kind="stable"))
         if outside := int((~inside).sum()):
-            notes.append(f"{outside} trial(s) that are not in the grid left out")
-        seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
-        scores_TCS = np.full((*trials_TC.shape, len(seeds)), np.nan)
+            self.notes.append(f"{outside} trial(s) that are not in the grid left out")
+        self.seeds = sorted({*grid.seeds, *map(int, scored["seed"])})
+        scores_TCS = np.full((*self.trials_TC.shape, len(self.seeds)), np.nan)
         for name, seed, score in zip(scored["label"], scored["seed"], scored["test_score"], strict=True):
             for place in places[name]:
-                scores_TCS[(*place, seeds.index(seed))] = score
+                scores_TCS[(*place, self.seeds.index(seed))] = score
         found = dict(zip(scored["task"], scored["metric"], strict=True))
-        logs = LogScores.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
-        return cls({task: found.get(task, "") for task in tasks}, seeds, cells, logs, trials_TC, notes)
+        self.metrics = {task: found.get(task, "") for task in tasks}
+        self.logs = LogScores.of(ScoreTable(tuple(tasks), tuple(map(str, range(len(cells)))), scores_TCS))
+        """Logarithms of the scores [T, C, S], whose methods are the indices of ``cells``; NaN for no score."""
 
     def summary(self) -> dict[tuple[str, int], Score]:
         """Return mean, standard deviation and number of the scores of each task and cell."""

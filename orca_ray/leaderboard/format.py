@@ -105,17 +105,6 @@ class BoardReport:
             if each.inputs == ("scores",) and each.shape in shapes
         }
 
-    def costs(self, name: str, over_tasks: str) -> pd.DataFrame:
-        """Return the statistic ``cost`` of the field ``name`` of `TrialCost`: a row per method, NaN where unknown.
-
-        ``over_tasks`` says how the costs on single tasks are combined: ``sum``, ``mean`` or ``max``.
-        """
-        known = [
-            (*key, value) for key, cell in self.board.cells.items() if (value := getattr(cell.cost, name)) == value
-        ]
-        costs = pd.DataFrame(known, columns=["task", "method", "cost"])
-        return get_statistic("cost").compute(costs, over_tasks=over_tasks).reindex(list(self.methods))
-
     @property
     def common_tasks(self) -> tuple[str, ...]:
         """Tasks on which every method has a score; methods without any score do not count."""
@@ -144,14 +133,8 @@ class BoardReport:
         rows = self.curves[(self.curves["stage"] == "refine") & self.curves["validation_score"].notna()]
         return {str(key): group.set_index("epoch")["validation_score"] for key, group in rows.groupby("trial_key")}
 
-    def missing(self) -> dict[str, list[str]]:
-        """Return the tasks on which a method has no score, by method; methods with all scores are left out."""
-        gaps = {m: [t for t in self.board.tasks if not self.board.score(t, m).n] for m in self.methods}
-        return {method: tasks for method, tasks in gaps.items() if tasks}
-
 
 def _rounded(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with its floating-point numbers rounded to `_DIGITS` significant digits."""
     floats = {str(name): column for name, column in frame.select_dtypes("float").items()}
     return frame.assign(**{name: [float(f"{v:.{_DIGITS}g}") for v in column] for name, column in floats.items()})
 

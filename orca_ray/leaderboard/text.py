@@ -4,6 +4,10 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from itertools import combinations
+from pathlib import Path
+from string import Template
+
+import pandas as pd
 
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
@@ -76,7 +80,9 @@ def cost_grid(report: BoardReport) -> tuple[str, list[list[str]]] | None:
     """
     columns, most = [["method", *report.methods]], 0
     for title, name, over_tasks, digits in _COSTS:
-        costs = report.costs(name, over_tasks)
+        found = [(*key, getattr(cell.cost, name)) for key, cell in report.board.cells.items()]
+        known = pd.DataFrame(found, columns=["task", "method", "cost"]).dropna()
+        costs = get_statistic("cost").compute(known, over_tasks=over_tasks).reindex(list(report.methods))
         values: list[float] = costs["value"].tolist()
         num = 0 if costs["value"].isna().all() else int(costs["num_tasks"].max())
         most = most or num
@@ -119,9 +125,9 @@ def _own_lines(report: BoardReport) -> Iterator[str]:
     yield from _verdict(report)
     if report.left_out:
         yield f"left out on request, and out of all ranks: {', '.join(report.left_out)}"
-    prefix = f"{board.benchmark}/"
-    for method, tasks in report.missing().items():
-        yield f"no score of {method}: {', '.join(task.removeprefix(prefix) for task in tasks)}"
+    for method in report.methods:
+        if without := [t.removeprefix(f"{board.benchmark}/") for t in board.tasks if not board.score(t, method).n]:
+            yield f"no score of {method}: {', '.join(without)}"
     totals = {status.value: sum(board.count(m, status) for m in board.methods) for status in Status}
     yield f"trials by status: {', '.join(f'{status} {count}' for status, count in totals.items() if count)}"
     for method in report.methods:
@@ -255,25 +261,16 @@ def effects_title(effects: Effects) -> str:
 
 
 def effects_footer(effects: Effects) -> list[str]:
-    """Return the sentences that explain the effects, and the numbers of scores and trials."""
-    totals = ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items() if count)
-    missing = sum(len(effects.seeds) - score.n for score in effects.scores.values())
-    counted = f"scores: {len(effects.scores) * len(effects.seeds) - missing} found, {missing} missing"
-    interval = "with a 95% interval of the noise over seeds, which holds for these few tasks only."
-    if len(effects.metrics) >= MIN_TASKS:
-        interval = "with a 95% bootstrap interval over tasks."
-    return [
-        "Each ratio compares test scores that are paired by task, seed and the levels of all other factors; below 1 "
-        "the level is better. On one task, it is the ratio of means over seeds, averaged geometrically over the other "
-        f"factors' levels. Over all tasks, it is the geometric mean, {interval}",
-        "better, worse: number of tasks on which the ratio differs from 1 by more than two standard errors, computed "
-        "from the task's deviation over seeds (of log scores, pooled over all cells).",
-        "pairs: pairs of scores, of those planned. A mean below half of the task's smallest positive score counts as "
-        "that.",
-        f"There are {len(effects.comparisons)} intervals; if no factor had an effect, about one in twenty would "
-        "exclude 1.",
-        metrics_text(effects.metrics, effects.benchmark),
-        counted,
-        f"trials: {totals}",
-        *effects.notes,
-    ]
+    """Return the sentences that explain the effects (``effects.txt``), and the numbers of scores and trials."""
+    found = sum(score.n for score in effects.scores.values())
+    few = "interval of the noise over seeds, which holds for these few tasks only"
+    values = {
+        "interval": few if len(effects.metrics) < MIN_TASKS else "bootstrap interval over tasks",
+        "intervals": len(effects.comparisons),
+        "metrics": metrics_text(effects.metrics, effects.benchmark),
+        "found": found,
+        "missing": len(effects.scores) * len(effects.seeds) - found,
+        "trials": ", ".join(f"{status.value} {count}" for status, count in effects.statuses.items() if count),
+    }
+    lines = Path(__file__).with_name("effects.txt").read_text(encoding="utf-8").splitlines()
+    return [*(Template(line).substitute(values) for line in lines), *effects.notes]

@@ -15,14 +15,8 @@ def _render(report: BoardReport) -> str:
 def _render_effects(effects: Effects) -> str:
     """Return a page that shows the effects of a grid first, and no methods."""
     infos = {task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()}
-    board = replace(
-        empty_board(effects.benchmark),
-        sweep=effects.sweep,
-        protocol=effects.protocol,
-        infos=infos,
-        notes=tuple(effects.notes),
-    )
-    return _render(BoardReport(board, effects=effects))
+    named = {"sweep": effects.sweep, "protocol": effects.protocol, "notes": tuple(effects.notes)}
+    return _render(BoardReport(replace(empty_board(effects.benchmark), infos=infos, **named), effects=effects))
 
 
 FORMAT = Format("html", ".html", _render, _render_effects)

@@ -65,7 +65,6 @@ def _answer(answer: QuestionAnswer) -> dict[str, Any]:
 
 
 def _cell(cell: BoardCell) -> dict[str, Any]:
-    """Return task, method, provenance and cost of a cell as plain JSON."""
     provenance = asdict(cell.provenance)
     times = {name: provenance[name] and provenance[name].isoformat() for name in ("started_at", "finished_at")}
     statuses = {status.value: count for status, count in cell.provenance.statuses.items()}

@@ -129,7 +129,6 @@ def _table_effects(effects: Effects) -> str:
 
 
 def _plain_table(grid: Sequence[Sequence[str]]) -> list[str]:
-    """Return the lines of a table with aligned columns; the first row holds their titles, and a rule follows it."""
     cells = [[printable(cell) for cell in row] for row in grid]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]

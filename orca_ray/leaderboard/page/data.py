@@ -45,8 +45,8 @@ _DIGITS = {"seconds": 4, "distance": 7, "memory": 5}
 def page_data(report: BoardReport) -> dict[str, Any]:
     """Return the content of a report's page as plain JSON; equal reports give equal content in equal order."""
     board = report.board
-    records = report.read_records() if report.read_records else _empty(Record)
-    curves = _empty(CurvePoint) if report.curves is None else report.curves
+    records = report.read_records() if report.read_records else Record.SCHEMA.empty_table().to_pandas()
+    curves = CurvePoint.SCHEMA.empty_table().to_pandas() if report.curves is None else report.curves
     artefacts = report.read_artefacts() if report.read_artefacts else {}
     about = report.read_about() if report.read_about else {}
     methods = sorted(board.methods)
@@ -57,7 +57,7 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
     return {
         **{name: getattr(board, name) for name in ("benchmark", "sweep", "protocol")},
-        "updated": _time(max(finished, default=None)),
+        "updated": _plain(max(finished, default=None)),
         "tasks": [
             {
                 **asdict(info),
@@ -85,10 +85,6 @@ def page_data(report: BoardReport) -> dict[str, Any]:
         "others": [other._asdict() for other in board.others],
         "reproduce": report.reproduce,
     }
-
-
-def _empty(kind: type[Record] | type[CurvePoint]) -> pd.DataFrame:
-    return kind.SCHEMA.empty_table().to_pandas()  # type: ignore[no-any-return]
 
 
 def _scores(board: Board, keys: Sequence[str]) -> list[list[Any]]:
@@ -151,7 +147,6 @@ def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
 
 
 def _chosen_records(board: Board, records: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return the records that the page holds, sorted, and a sentence about which they are."""
     rows, num = records, len(records)
     note = f"All {num} trials of the sweep."
     if num > MAX_RECORDS:
@@ -186,7 +181,6 @@ def _search_trials(report: BoardReport) -> pd.DataFrame:
 
 
 def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the importance of hyper-parameters for each method, the most important first."""
     scored = searches[searches["score"].notna()]
     found = get_statistic("importance").compute(scored).reset_index() if len(scored) else pd.DataFrame()
     rows = [{str(name): _plain(value) for name, value in row.items()} for row in found.to_dict("records")]
@@ -194,8 +188,6 @@ def _importance(searches: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _effects(effects: Effects) -> dict[str, Any]:
-    """Return the main effects of a grid by factor, and all tables of the effects as text."""
-
     def ratio(found: Ratio) -> dict[str, float | None]:
         return {name: _plain(value) for name, value in found._asdict().items()}
 
@@ -215,7 +207,7 @@ def _plain(value: Any, digits: int | None = None) -> Any:
     if value is None or value is pd.NA or value is pd.NaT:
         return None
     if isinstance(value, datetime):
-        return _time(value)
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float):
@@ -223,10 +215,6 @@ def _plain(value: Any, digits: int | None = None) -> Any:
             return None
         return value if digits is None else float(f"{value:.{digits}g}")
     return value
-
-
-def _time(value: datetime | None) -> str | None:
-    return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
@@ -245,7 +233,6 @@ def _hyperparameters(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
-    """Return the curves by trial key, stage and column."""
     found: dict[str, dict[str, dict[str, list[Any]]]] = {}
     names = ("epoch", "loss", "distance", "validation")
     ordered = rows.sort_values(["trial_key", "stage", "epoch"], kind="stable")
@@ -266,7 +253,6 @@ def _curves(rows: pd.DataFrame) -> dict[str, dict[str, dict[str, list[Any]]]]:
 
 
 def _cell(cell: BoardCell) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the known costs of a cell, and the facts about its trials that are not in their records."""
     provenance = cell.provenance
     return {name: value for name, value in asdict(cell.cost).items() if not math.isnan(value)}, {
         "statuses": {status.value: count for status, count in provenance.statuses.items() if count},
@@ -286,7 +272,6 @@ def _published(published: Published) -> dict[str, Any]:
 
 
 def _published_table(table: PublishedTable) -> dict[str, Any]:
-    """Return the published cells of a table by method and task."""
     fields = ("score", "std", "kind", "flag", "source", "note", "direction")
     return {
         "title": table.title,

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orca_ray.discovery import tables
 from orca_ray.results.submissions import SubmittedScore, merged, parse_scores
 
 PRIMARY, SUBMITTED, IMPORTED = "primary", "submitted", "imported"
@@ -22,25 +23,9 @@ their figure; ``secondary``: in somebody else's transcription; ``submitted``: in
 OWN = "own"
 """The ``kind`` of a row that holds scores of the store's own records."""
 
-PROTOCOLS = {
-    "paper": "selected on test",
-    "held-out": "selected on validation",
-    "rollout": "averaged over the time steps of a roll-out; a sweep here predicts the last frame from the first",
-    "one-step": "predicts one time step ahead; a sweep here predicts the last frame from the first",
-    "several-coefficients": "data with several coefficients per equation, and a protocol that is not stated",
-    "": "the source does not say which split selected",
-}
-"""Meaning of each protocol. ``paper`` and ``held-out`` are the protocols of sweeps; rows with another protocol are
-shown in tables of their own."""
-
-FLAGS = {
-    "misprint": "misprinted",
-    "suspect": "doubtful",
-    "repeat": "repeats another row",
-    "": "",
-}
-"""Why a row has no rank, by `PublishedRow.flag`; rows with the flag "" can have one."""
-
+_WORDS = tables("orca_ray.leaderboard.published", "words.toml")
+PROTOCOLS: Mapping[str, str] = _WORDS["protocols"]
+FLAGS: Mapping[str, str] = _WORDS["flags"]
 CLAIM = "claim"
 """The ``setting`` of a statement about a whole benchmark: its ``task`` is the benchmark, and it has no score."""
 
