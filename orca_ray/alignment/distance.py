@@ -21,10 +21,7 @@ MEMORY_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class SourceFeatures:
-    """Record of features and labels of the source, to which the target is aligned; UserError if they are invalid.
-
-    Instances are compared by identity.
-    """
+    """Features and labels of the source, to which the target is aligned; UserError if invalid; compared by identity."""
 
     x: Tensor
     """[N, D] float features; a sample's feature is the mean over its embedded tokens."""
@@ -180,7 +177,6 @@ class Distance(ABC):
 
 
 def _check_features(what: str, x: Tensor) -> None:
-    """Raise UserError unless ``x`` is a finite float matrix with at least one row and one column."""
     if x.ndim != 2 or 0 in x.shape or not x.is_floating_point():
         raise UserError(f"{what}: expected a float matrix [samples, features], got {x.dtype} of shape {tuple(x.shape)}")
     if not bool(torch.isfinite(torch.stack(torch.aminmax(x.detach()))).all()):  # allocates no mask
@@ -192,7 +188,6 @@ def _check_features(what: str, x: Tensor) -> None:
 
 
 def _check_labels(what: str, y: Tensor, x: Tensor) -> None:
-    """Raise UserError unless ``y`` contains one integer for each row of ``x``."""
     if y.ndim != 1 or len(y) != len(x) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise UserError(f"{what}: expected {len(x)} integer class ids, got {y.dtype} of shape {tuple(y.shape)}")
 

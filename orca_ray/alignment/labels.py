@@ -39,10 +39,7 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
 
 
 def is_sketched(y: Rows) -> bool:
-    """Return whether `pseudo_labels` clusters sketches (`sketched`) instead of the targets ``y`` themselves.
-
-    It does if a target has more than `SKETCH_WIDTH` numbers and all targets have more than `MOST_NUMBERS`.
-    """
+    """Return whether targets are `sketched`: each has over `SKETCH_WIDTH` numbers, and all have over `MOST_NUMBERS`."""
     num_columns = math.prod(y.shape[1:])
     return num_columns > SKETCH_WIDTH and len(y) * num_columns > MOST_NUMBERS
 

@@ -1,6 +1,6 @@
 """Look up distances and alignment sources by name.
 
-Each public module of `distances` defines the distance of its name; modules of `sources` declare a ``SOURCE`` each.
+Each module of `distances` defines the distance of its name; modules of `sources` declare a ``SOURCE`` each.
 Other packages add both by entry points (docs/plug-ins.md). Listing names and looking up a source do not import torch.
 """
 
@@ -54,8 +54,7 @@ def get_distance(name: str) -> "Distance":
 
 
 def _own_distances() -> list[str]:
-    names = (name.rpartition(".")[2] for name in module_names(distances))
-    return [name for name in names if not name.startswith("_")]
+    return [name.rpartition(".")[2] for name in module_names(distances)]
 
 
 @functools.cache
@@ -81,10 +80,7 @@ def check_suitable(name: str, modality: ModalityName) -> None:
 
 
 def default_source(modality: ModalityName) -> str:
-    """Return the name of the default source for bodies of ``modality``.
-
-    This is the source of the ORCA paper if it is on this machine, else the substitute (`Modality.stand_in`).
-    """
+    """Return the name of the ORCA paper's source for ``modality`` if that is present here, else `Modality.stand_in`."""
     found = get_modality(modality)
     return found.paper_source if get_source(found.paper_source).present() else found.stand_in
 

@@ -79,21 +79,14 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
 
 def environment(device: torch.device) -> tuple[str, ...]:
     """Return texts that say what affects the last digits of results: versions, hardware, threads, determinism."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    return *_versions(), _hardware(device), f"{torch.get_num_threads()} threads", f"deterministic: {deterministic}"
-
-
-@once
-def _versions() -> tuple[str, ...]:
-    return (f"orca-ray {__version__}", *(f"{library} {version(library)}" for library in _LIBRARIES))
-
-
-def _hardware(device: torch.device) -> str:
-    """Return a name of the device that differs whenever libraries may choose kernels that sum in another order."""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
-    return f"{device.type} {processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
+        hardware = torch.cuda.get_device_name(device)
+    else:  # libraries choose their kernels, which sum in different orders, by these
+        units = "bfloat16" if has_bfloat16_units(device) else "no bfloat16"
+        hardware = f"{device.type} {processor()} {torch.backends.cpu.get_cpu_capability()} {units}"
+    versions = (f"orca-ray {__version__}", *(f"{library} {version(library)}" for library in _LIBRARIES))
+    settings = (f"{torch.get_num_threads()} threads", f"deterministic: {torch.are_deterministic_algorithms_enabled()}")
+    return *versions, hardware, *settings
 
 
 @once

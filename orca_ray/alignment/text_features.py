@@ -80,10 +80,7 @@ def _passages(
 
 
 def tokenizer(body: str) -> Callable[[str], list[int]]:
-    """Return the function that maps a sentence to token ids, without special tokens, for the body named ``body``.
-
-    Raises UserError if the body has no tokenizer.
-    """
+    """Return the function that maps a sentence to token ids, without special tokens; UserError if ``body`` has none."""
     # With the space, byte-level tokenizers encode the first word as they do inside a text. Others ignore it.
     if body in PACKAGED:
         from tokenizers import Tokenizer

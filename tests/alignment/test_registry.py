@@ -69,7 +69,7 @@ def test_stored_by_all_that_the_terms_depend_on(
     fitted_distance("otdd", src)
     monkeypatch.setattr(tensor_cache, "processor", lambda: "another")
     fitted_distance("otdd", src)
-    monkeypatch.setattr(tensor_cache, "_versions", lambda: ("torch 9.9",))
+    monkeypatch.setattr(tensor_cache, "version", lambda _: "9.9")
     fitted_distance("otdd", src)
     monkeypatch.setattr(OTDD, "version", OTDD.version + 1)
     source_features._fitted.cache_clear()

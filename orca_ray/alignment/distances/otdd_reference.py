@@ -168,27 +168,18 @@ def _exponentials(exponents: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return exponents.sub_(peaks).mul_(_LOG2_E).clamp_min_(_FLOOR).exp2_(), peaks
 
 
-@dataclass(frozen=True)
 class _Source:
-    """Source points, centred and sorted by class, with the bounding box of each class."""
+    """Source points of the `_usable_classes`, centred and sorted by class, with the bounding box of each class."""
 
-    x_ND: Tensor
-    y_N: Tensor
-    center_D: Tensor
-    classes: tuple[slice, ...]
-    low_KD: Tensor
-    high_KD: Tensor
-
-    @classmethod
-    def of(cls, x_ND: Tensor, y_N: Tensor) -> "_Source":
+    def __init__(self, x_ND: Tensor, y_N: Tensor) -> None:
+        x_ND, y_N, self.notes = _usable_classes(x_ND, y_N)
         order_N = torch.argsort(y_N, stable=True)
-        center_D = x_ND.mean(0)
-        x_ND = (x_ND - center_D)[order_N]
+        self.center_D = x_ND.mean(0)
+        self.x_ND, self.y_N = (x_ND - self.center_D)[order_N], y_N[order_N]
         ends = torch.bincount(y_N).cumsum(0).tolist()
-        classes = tuple(slice(start, end) for start, end in zip([0, *ends], ends, strict=False))
-        low_KD = torch.stack([x_ND[c].amin(0) for c in classes])
-        high_KD = torch.stack([x_ND[c].amax(0) for c in classes])
-        return cls(x_ND, y_N[order_N], center_D, classes, low_KD, high_KD)
+        self.classes = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+        self.low_KD = torch.stack([self.x_ND[c].amin(0) for c in self.classes])
+        self.high_KD = torch.stack([self.x_ND[c].amax(0) for c in self.classes])
 
     def diameters(self, x_nD: Tensor) -> tuple[float, list[float]]:
         """Return d² of the box of ``x_nD`` and all classes (class id as coordinate), and of ``x_nD`` and each class."""
@@ -242,7 +233,7 @@ class ReferenceOTDD(Distance):
     precision = torch.float32
 
     def _source_terms(self, x_ND: Tensor, y_N: Tensor) -> Mapping[str, Tensor]:
-        source = _Source.of(*_usable_classes(x_ND, y_N)[:2])
+        source = _Source(x_ND, y_N)
         squared, _ = source.diameters(source.x_ND)
         if not _in_range(squared, source.x_ND.dtype):
             raise UserError(
@@ -258,8 +249,7 @@ class ReferenceOTDD(Distance):
         return {"self_KSP": self_KSP, "self_SP": self_values(cost, squared)}
 
     def _prepare(self, x_ND: Tensor, y_N: Tensor, terms: Mapping[str, Tensor]) -> None:
-        x_ND, y_N, self._source_notes = _usable_classes(x_ND, y_N)
-        self._points = _Source.of(x_ND, y_N)
+        self._points = _Source(x_ND, y_N)
         self._self_KSP, self._self_SP = terms["self_KSP"].cpu(), terms["self_SP"].cpu()
 
     def _distance(self, x_nD: Tensor, y_n: Tensor, shares_L: Tensor) -> Tensor:
@@ -271,7 +261,7 @@ class ReferenceOTDD(Distance):
                 value, class_error, steps, part_nD = self._one_class(centred_nD[y_n == c], x_nD.requires_grad)
                 total, error, iterations = total + share * value, max(error, class_error), max(iterations, steps)
                 gradient_nD[y_n == c] = share * part_nD.to(x_nD.dtype)
-        notes, singles = list(self._source_notes), sizes.count(1)
+        notes, singles = list(self._points.notes), sizes.count(1)
         if singles == len(sizes):
             notes.append("all target classes have one sample, so nothing is aligned: raise align.samples_per_class")
         elif singles:

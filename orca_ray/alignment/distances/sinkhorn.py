@@ -67,10 +67,7 @@ class Sinkhorn(Distance):
         return {}, None
 
     def _label_distances(self, x_nD: Tensor, y_n: Tensor, report: SolverReport) -> tuple[Tensor | None, Tensor | None]:
-        """Return the distances [L, K] of target classes from source classes, and [L, L] between target classes.
-
-        Return None twice if labels are ignored.
-        """
+        """Return distances [L, K] of target from source classes and [L, L] of target classes; None without labels."""
         return None, None
 
 
