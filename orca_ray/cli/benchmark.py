@@ -6,19 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Exit
 
+from orca_ray.cli import output
 from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
-from orca_ray.cli.output import (
-    INTERRUPTED,
-    TRIALS_FAILED,
-    USER_ERROR,
-    duration,
-    emit_json,
-    note,
-    plain,
-    reason,
-    say,
-    show,
-)
+from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
 from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
@@ -69,10 +59,7 @@ def extend(
 
 
 def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
-    """Run the sweep in ``source``, or print its plan with ``--dry-run``.
-
-    Exit with a code for an interruption or failed trials.
-    """
+    """Run the sweep, or print its plan with ``--dry-run``; exit with a code for an interruption or failed trials."""
     uri = results_uri(options.results, announce=not options.quiet)
     if options.dry_run:
         show_plan(spec, uri, options, quiet=options.quiet)
@@ -99,13 +86,13 @@ def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:
         _print_summary(summary, spec, source, uri)
     _print_failures(summary)
     if summary.interrupted:
-        raise Exit(INTERRUPTED)
+        raise Exit(output.INTERRUPTED)
     if summary.failed or summary.unfinished:
-        raise Exit(TRIALS_FAILED)
+        raise Exit(output.TRIALS_FAILED)
 
 
 def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str) -> None:
-    """Print how a sweep ended, the notes of its trials, and the command that prints its leaderboard."""
+    """Print how a sweep ended, notes of its trials, its best models, and the command that prints its leaderboard."""
     from orca_ray.sweep.plan.spec import Overrides
 
     if spec.file.grid:
@@ -127,12 +114,6 @@ def _print_summary(summary: "Summary", spec: "SweepSpec", source: str, uri: str)
         say(f"note: {text} ({count} {'trial' if count == 1 else 'trials'})")
     if len(summary.notes) > MAX_NOTES:
         say(f"note: and {len(summary.notes) - MAX_NOTES} more kinds; --json prints all")
-    _print_models(summary, where)
-    say(f"leaderboard: orca-sweep leaderboard {shlex.quote(name)}{which}{where}")
-
-
-def _print_models(summary: "Summary", where: str) -> None:
-    """Print where the best model of each task is, and how to make models of trials that had ended without one."""
     for task, place in summary.models.items():
         say(f"model of {task}: {place}")
     for key, task in list(summary.missing_models.items())[:MAX_NOTES]:
@@ -142,6 +123,7 @@ def _print_models(summary: "Summary", where: str) -> None:
         )
     if len(summary.missing_models) > MAX_NOTES:
         say(f"and {len(summary.missing_models) - MAX_NOTES} more models; --json prints all")
+    say(f"leaderboard: orca-sweep leaderboard {shlex.quote(name)}{which}{where}")
 
 
 def _print_failures(summary: "Summary") -> None:
@@ -182,7 +164,7 @@ def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool
     for problem in planned.problems:
         note(f"cannot be placed: {problem}")
     if planned.problems:
-        raise Exit(USER_ERROR)
+        raise Exit(output.USER_ERROR)
 
 
 def _print_plan(planned: "Plan") -> None:
@@ -210,7 +192,12 @@ def _print_plan(planned: "Plan") -> None:
     nodes = (f"{n.name} ({n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB)" for n in planned.nodes)
     say(f"nodes: {', '.join(nodes)}")
     _print_costs(planned)
-    _print_missing(planned)
+    for state in ("missing", "fetched"):
+        if wanted := [cost for cost in planned.costs if cost.state == state]:
+            say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
+            say("\n".join(f"  {command}" for command in _commands(wanted)))
+    for absent in planned.absent:
+        say(f"missing: {absent.what}\n  {absent.command}")
 
 
 def _print_costs(planned: "Plan") -> None:
@@ -236,15 +223,6 @@ def _print_costs(planned: "Plan") -> None:
         say(f"hours unknown for {unknown} of {len(planned.costs)} tasks: data not prepared, or body not listed")
     if needed := sum(cost.disk_bytes for cost in planned.costs):
         say(f"disk needed: about {_gigabytes(needed)} GB")
-
-
-def _print_missing(planned: "Plan") -> None:
-    for state in ("missing", "fetched"):
-        if wanted := [cost for cost in planned.costs if cost.state == state]:
-            say(f"{state}: data of {len(wanted)} of {len(planned.costs)} tasks")
-            say("\n".join(f"  {command}" for command in _commands(wanted)))
-    for each in planned.absent:
-        say(f"missing: {each.what}\n  {each.command}")
 
 
 def _commands(costs: "list[TaskCost]") -> list[str]:

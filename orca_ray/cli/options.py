@@ -163,7 +163,6 @@ ExecutorOption = Annotated[Executor, Option(help="ray: a cluster or this machine
 
 
 def _address(given: str | None) -> str | None:
-    """Return ``given`` if it is a Ray address (HOST:PORT, auto, local) or None; else fail before any work starts."""
     host, _, port = (given or "auto").rpartition(":")
     if given not in (None, "auto", "local") and not (host and port.isdecimal() and 0 < int(port[:6]) < 65536):
         raise BadParameter(f"{given!r} is not the address of a Ray cluster; give HOST:PORT, or auto")
@@ -171,7 +170,6 @@ def _address(given: str | None) -> str | None:
 
 
 def _gpus(given: str | None) -> str | None:
-    """Return ``given`` if it is ``auto``, a number in (0, 1] or None; else fail."""
     try:
         if given in (None, "auto") or 0 < float(given or 0) <= 1:
             return given

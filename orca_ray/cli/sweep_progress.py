@@ -35,16 +35,11 @@ class RowState:
     """Stage and epoch of each running trial, by trial key; the trial with the latest report is last."""
 
     @property
-    def remaining(self) -> int:
-        """Number of trials that have not ended."""
-        return max(0, self.planned - self.done)
-
-    @property
     def stage(self) -> str:
         """Stage and epoch of the running trial that reported last; ``waiting`` or ``done`` if no trial runs."""
         if self.running:
             return next(reversed(self.running.values()))
-        return "waiting" if self.remaining else "done"
+        return "waiting" if self.done < self.planned else "done"
 
 
 class SweepState:
@@ -132,7 +127,9 @@ def _fitting(rows: list[RowState], room: int | None) -> list[RowState]:
     """Return at most ``room`` rows: those with running trials, then those with waiting ones, in their usual order."""
     if room is None or len(rows) <= room:
         return rows
-    urgent = sorted(range(len(rows)), key=lambda index: (not rows[index].running, not rows[index].remaining))
+    urgent = sorted(
+        range(len(rows)), key=lambda index: (not rows[index].running, rows[index].done >= rows[index].planned)
+    )
     return [rows[index] for index in sorted(urgent[: max(1, room)])]
 
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,7 @@ from orca_ray.errors import UserError
 from orca_ray.paths import public_uri
 
 if TYPE_CHECKING:
-    from orca_ray.results.live import Holder, LiveState, RunningTrial
+    from orca_ray.results.live import Holder, LiveState
     from orca_ray.results.status import SweepStatus
     from orca_ray.results.store import ResultsStore
 
@@ -99,7 +98,6 @@ def _runs(store: "ResultsStore", sweep: str, key: str) -> bool:
 
 
 def _live(store: "ResultsStore", sweep: str) -> "LiveState | None":
-    """Return the live state of a sweep whose driver runs; None if no driver runs."""
     from orca_ray.results import live
     from orca_ray.results.lease import driver_lives
 
@@ -118,7 +116,15 @@ def _print(found: "SweepStatus") -> None:
     show(columns, rows, right=("done", "run", "wait", "best val."))
     if found.running or found.waiting:
         say()
-        _print_trials([*found.running, *found.waiting])
+        trials = []
+        for trial in (*found.running, *found.waiting):
+            epochs = f"{trial.stage} {trial.epoch}/{trial.epochs}" if trial.stage else "starting"
+            stage = "waiting" if trial.waiting else epochs
+            which = (trial.key, trial.task.partition("/")[2], trial.method, f"{trial.phase} {trial.seed}")
+            since = trial.started_at[:19].replace("T", " ")
+            trials.append((*which, stage, score(trial.score), score(trial.best), since, trial.node))
+        columns = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
+        show(columns, trials, right=("val.", "best"))
     facts = [f"{found.done}/{'?' if found.planned is None else found.planned} trials", f"{found.num_running} running"]
     if found.waiting:
         facts.append(f"{len(found.waiting)} waiting")
@@ -133,18 +139,6 @@ def _print(found: "SweepStatus") -> None:
     if found.quarantined:
         say(f"nodes that get no trials: {', '.join(found.quarantined)}")
     say(f"{found.state}: {found.holder}" if found.has_driver else _STATES[found.state])
-
-
-def _print_trials(trials: Sequence["RunningTrial"]) -> None:
-    rows = []
-    for trial in trials:
-        epochs = f"{trial.stage} {trial.epoch}/{trial.epochs}" if trial.stage else "starting"
-        stage = "waiting" if trial.waiting else epochs
-        which = (trial.key, trial.task.partition("/")[2], trial.method, f"{trial.phase} {trial.seed}")
-        since = trial.started_at[:19].replace("T", " ")
-        rows.append((*which, stage, score(trial.score), score(trial.best), since, trial.node))
-    columns = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
-    show(columns, rows, right=("val.", "best"))
 
 
 def stop(sweep: SweepArgument, results: ResultsOption = None) -> None:
@@ -163,14 +157,11 @@ def pause(
 
 def cancel(trial: TrialArgument, sweep: OneSweepOption = None, results: ResultsOption = None) -> None:
     """End a running trial after its epoch, with the status ``cancelled``; only ``retry`` runs it again."""
-    from orca_ray.results import live
     from orca_ray.results.status import only_trial, running_keys
 
     store = required_store(results_uri(results))
     name, key = only_trial(running_keys(store), trial, sweep)
-    holder = _driver(store, name)
-    live.write_request(store.folder, name, live.Request("cancel", key))
-    say(f"asked {holder} to cancel trial {key} of {name}")
+    say(f"asked {_request(store, name, 'cancel', key)} to cancel trial {key} of {name}")
 
 
 def retry(
@@ -200,21 +191,21 @@ def retry(
 
 
 def _ask(sweep: str, kind: str, results: str | None, what: str) -> None:
-    from orca_ray.results import live
     from orca_ray.results.status import find_sweep
 
     store = required_store(results_uri(results))
     name = find_sweep(store, sweep)
-    holder = _driver(store, name)
-    live.write_request(store.folder, name, live.Request(kind))
-    say(f"{name}: asked {holder} {what}; it does within seconds")
+    say(f"{name}: asked {_request(store, name, kind)} {what}; it does within seconds")
 
 
-def _driver(store: "ResultsStore", sweep: str) -> "Holder":
-    """Return the driver that runs a sweep; raise UserError if there is none."""
+def _request(store: "ResultsStore", sweep: str, kind: str, key: str = "") -> "Holder":
+    """Write a request to the driver that runs a sweep, and return the driver."""
+    from orca_ray.results import live
+
     state = _live(store, sweep)
     if state is None or state.holder is None:
         raise UserError(f"no driver runs {sweep} in this store, so there is nothing to stop, pause or cancel")
+    live.write_request(store.folder, sweep, live.Request(kind, key))
     return state.holder
 
 
