@@ -123,8 +123,8 @@ def _print(found: "SweepStatus") -> None:
             which = (trial.key, trial.task.partition("/")[2], trial.method, f"{trial.phase} {trial.seed}")
             since = trial.started_at[:19].replace("T", " ")
             trials.append((*which, stage, score(trial.score), score(trial.best), since, trial.node))
-        columns = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
-        show(columns, trials, right=("val.", "best"))
+        about = ("trial", "task", "method", "seed", "stage", "val.", "best", "since (UTC)", "node")
+        show(about, trials, right=("val.", "best"))
     facts = [f"{found.done}/{'?' if found.planned is None else found.planned} trials", f"{found.num_running} running"]
     if found.waiting:
         facts.append(f"{len(found.waiting)} waiting")

@@ -76,8 +76,7 @@ def evolve_growth(
 
 
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
-    times = np.arange(ADVECTION.num_frames) * ADVECTION.interval
-    origins = ADVECTION.x[None, :] - ADVECTION_BETA * times[:, None]
+    origins = ADVECTION.x[None, :] - ADVECTION_BETA * ADVECTION.times[:, None]
     return {"tensor": np.stack([sample_waves(rng)(origins).astype(np.float32) for rng in rngs])}
 
 

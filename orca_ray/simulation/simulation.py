@@ -155,18 +155,24 @@ class Grid:
         """Time between two frames."""
         return self.end / (self.num_frames - 1)
 
+    @property
+    def times(self) -> Array:
+        """The times [num_frames] of the frames."""
+        return np.arange(self.num_frames, dtype=np.float64) * self.interval
+
     def tensors(self, names: Iterable[str], axes: str, **attributes: float) -> TensorLayout:
         """Return a layout of datasets ``names`` on this grid along ``axes``, e.g. "xy".
 
         As in PDEBench's files, the time coordinate has one value more than there are frames.
         """
-        times = np.arange(self.num_frames + 1) * (self.end * self.num_frames / (self.num_frames - 1) / self.num_frames)
+        step = self.end * self.num_frames / (self.num_frames - 1) / self.num_frames
+        times = np.arange(self.num_frames + 1, dtype=np.float64) * step
         coordinates = {f"{axis}-coordinate": self.x for axis in axes} | {"t-coordinate": times}
         datasets = dict.fromkeys(names, (self.num_frames, *[self.num_cells] * len(axes)))
         return TensorLayout(datasets=datasets, coordinates=coordinates, attributes=attributes)
 
     def groups(self, channels: int, axes: str, parameters: Mapping[str, float], compression: str | None) -> GroupLayout:
         """Return a layout of samples with ``channels`` values at each point of this grid along ``axes``, e.g. "xy"."""
-        points = dict.fromkeys(axes, self.x) | {"t": np.arange(self.num_frames) * self.interval}
+        points = dict.fromkeys(axes, self.x) | {"t": self.times}
         shape = (self.num_frames, *[self.num_cells] * len(axes), channels)
         return GroupLayout(shape=shape, grid=points, parameters=parameters, compression=compression)

@@ -248,7 +248,7 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     state.apply(progress("b", "digits", "orca", EpochProgress(stage="align", epoch=1, epochs=9, distance=3.0)))
     assert (state.totals(), row.best, row.stage) == ((3, 6, 2), 0.31, "align 1/9")
     finish(state, "b", 2, validation_score=0.2, wall_seconds=10.0)
-    assert (row.best, row.stage, row.done, row.remaining) == (0.2, "refine 2/5", 2, 2)
+    assert (row.best, row.stage, row.done, row.planned) == (0.2, "refine 2/5", 2, 4)
     state.apply(events.Message("fetched [mnist]"))
     clock.now += 65
     lines = lines_of(state)

@@ -15,8 +15,9 @@ def _render(report: BoardReport) -> str:
 def _render_effects(effects: Effects) -> str:
     """Return a page that shows the effects of a grid first, and no methods."""
     infos = {task: TaskInfo(task, metric, 1, "") for task, metric in effects.metrics.items()}
-    named = {"sweep": effects.sweep, "protocol": effects.protocol, "notes": tuple(effects.notes)}
-    return _render(BoardReport(replace(empty_board(effects.benchmark), infos=infos, **named), effects=effects))
+    empty = empty_board(effects.benchmark)
+    board = replace(empty, sweep=effects.sweep, protocol=effects.protocol, infos=infos, notes=tuple(effects.notes))
+    return _render(BoardReport(board, effects=effects))
 
 
 FORMAT = Format("html", ".html", _render, _render_effects)
