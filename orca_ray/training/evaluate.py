@@ -48,10 +48,6 @@ class SplitInputs:
         """Reader of batches of the inputs; cached, because every validation uses it."""
         return Samples([self.inputs], self.precision.device)
 
-    def outputs(self, inputs: Tensor) -> Tensor:
-        """Return the float32 outputs [b, *output_shape] of `network` for ``inputs``, b rows of `SplitInputs.inputs`."""
-        return forward(self.network, inputs, self.precision)
-
     def slices(self, batch_size: int, rows: slice | None = None) -> list[RowIndex]:
         """Return consecutive slices of at most ``batch_size`` samples that cover ``rows``, or the whole split."""
         first, last, _ = (rows or slice(None)).indices(len(self.inputs))
@@ -93,7 +89,7 @@ def head_inputs(model: CrossModalModel, x: Rows, precision: Precision) -> Iterat
     try:
         with torch.no_grad(), precision.active():
             for (inputs,) in feed.samples.batches(feed.slices(BATCH_SIZE)):
-                feed.outputs(inputs)
+                forward(model, inputs, precision)
                 yield seen.pop()
     finally:
         model.train(was_training)
@@ -200,6 +196,10 @@ class Objective:
         decode, loss = self.decoder(device), get_loss(self.loss).make(train_y, self.target, device)
         return lambda outputs, targets: loss(decode(outputs), targets)
 
+    def score(self, predictions: np.ndarray, targets: np.ndarray) -> float:
+        """Return the metric (lower is better) of the ``predictions`` and ``targets`` of a whole split."""
+        return float(get_metric(self.metric).compute(predictions, targets))
+
 
 def predict(
     feed: SplitInputs, objective: Objective, batch_size: int = BATCH_SIZE, ranks: Ranks = ALONE
@@ -227,7 +227,7 @@ def _predict_if_it_fits(feed: SplitInputs, objective: Objective, batch_size: int
         decode = objective.decoder(feed.precision.device)
         with torch.no_grad(), feed.precision.active():
             samples = feed.samples.batches(feed.slices(batch_size, rows))
-            parts = [decode(feed.outputs(inputs)) for (inputs,) in samples]
+            parts = [decode(forward(feed.network, inputs, feed.precision)) for (inputs,) in samples]
             return torch.cat(parts).cpu().numpy() if parts else np.empty((0, *objective.target.output_shape), "f4")
     except Exception as error:
         if batch_size == 1 or not is_out_of_memory(error):
@@ -259,7 +259,7 @@ def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: n
     Raises NotFiniteError if the metric is NaN or infinite.
     """
     predictions, y, _ = of_samples(predictions, y, group)
-    value = float(get_metric(objective.metric).compute(predictions, y))
+    value = objective.score(predictions, y)
     if not np.isfinite(value):
         raise NotFiniteError(f"the score ({objective.metric}) is {value}")
     return value

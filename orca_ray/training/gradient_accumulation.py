@@ -206,10 +206,10 @@ class GradientAccumulator:
         return self._loss_of(*next(self._samples.batches([slice(0, num_samples)])))
 
     def _loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        network: Callable[[Tensor], Tensor] = self._feed.network
         if self._compiled is not None and len(x) == self.micro_batch:
-            loss = self._loss(forward(self._compiled, x, self._feed.precision), y)
-        else:
-            loss = self._loss(self._feed.outputs(x), y)
+            network = self._compiled
+        loss = self._loss(forward(network, x, self._feed.precision), y)
         return loss if self._term is None else loss + self._term(x, y)
 
 
