@@ -75,7 +75,8 @@ class AlignLoop:
         if target.kind != "classes" and is_sketched(y):
             self._note(f"pseudo-classes come from a sketch of the targets {tuple(y.shape)}, too large to cluster")
         labels = y if target.kind == "classes" else pseudo_labels(y, seed=derive_seed(seed, "labels") % 2**32)
-        self._set_labels(np.asarray(labels).astype(np.int64))
+        self._labels = np.asarray(labels).astype(np.int64)
+        self._index = ClassIndex(self._labels)
         self._chunk_size: int | None = None
         self._history: list[AlignEpoch] | None = []  # None: the loop was resumed
         self._position = 0  # argument of the schedule; larger than `epoch` after a plateau
@@ -159,7 +160,8 @@ class AlignLoop:
         """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
         self._model.embedder.load_state_dict(state["embedder"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._set_labels(state["labels"].numpy())
+        self._labels = state["labels"].numpy()
+        self._index = ClassIndex(self._labels)
         self.notes = tuple(state["notes"])
         self._plateau.values = list(state["plateau"])
         self._history = None
@@ -175,10 +177,6 @@ class AlignLoop:
             if sentence not in self.notes:
                 self.notes = (*self.notes, sentence)
                 _log.warning("aligning: %s", sentence)
-
-    def _set_labels(self, labels: np.ndarray) -> None:
-        self._labels = labels
-        self._index = ClassIndex(labels)
 
     def _train(self, indices: np.ndarray, learning_rate: float) -> float:
         with optimisation.requires_grad(self._parameters, True):

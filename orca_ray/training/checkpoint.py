@@ -185,7 +185,7 @@ class AlignedCache:
 
     def load(self, key: str, embedder: nn.Module) -> Alignment | None:
         """Return the alignment stored under ``key``; None if there is none or it does not fit ``embedder``."""
-        path = self._path(key)
+        path = self._directory / f"{key}{_SUFFIX}"
         state = load(path)
         if state is None:
             return None
@@ -204,15 +204,12 @@ class AlignedCache:
 
     def store(self, key: str, alignment: Alignment) -> None:
         """Store an alignment under ``key`` and prune the cache to its limits; a failed write is only logged."""
-        path = self._path(key)
+        path = self._directory / f"{key}{_SUFFIX}"
         try:
             save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
             cache.prune(self._directory, _SUFFIX, MOST_FILES, MOST_BYTES)
         except OSError as error:
             _log.warning("the alignment cannot be stored for other trials: %s: %s", path, error)
-
-    def _path(self, key: str) -> Path:
-        return self._directory / f"{key}{_SUFFIX}"
 
 
 def alignment_key(

@@ -50,8 +50,7 @@ class RefineStage:
         """Plan the stage.
 
         Args:
-            trial: the trial that the stage belongs to.
-            name: name in reports.
+            trial, name: the trial that the stage belongs to, and the stage's name in reports.
             parameters: returns the parameters to train; None: `Trial.trainable`.
             config: options; None: those of the trial.
             batch_term, step_term: losses that are added to the task's loss.
