@@ -112,7 +112,7 @@ def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
 
 
 HEAVY_PACKAGES = {
-    "PIL", "arff", "filelock", "h5py", "huggingface_hub", "onnx", "optuna", "ot", "peft", "pot", "psutil", "ray",
+    "PIL", "arff", "filelock", "h5py", "huggingface_hub", "obstore", "onnx", "optuna", "ot", "peft", "pot", "psutil", "ray",
     "requests", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision", "transformers",
     "urllib3",
 }  # fmt: skip
