@@ -104,7 +104,7 @@ def tables(package: str, file: str) -> dict[str, dict[str, Any]]:
     def frozen(value: Any) -> Any:
         if isinstance(value, dict):
             return {key: frozen(each) for key, each in value.items()}
-        return tuple(value) if isinstance(value, list) else value
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
 
     text = (resources.files(package) / file).read_text(encoding="utf-8")
     found: dict[str, dict[str, Any]] = frozen(tomllib.loads(text))

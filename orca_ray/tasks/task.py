@@ -15,6 +15,7 @@ from orca_ray.data.packages import Package
 from orca_ray.data.prepared import HELD_OUT, PAPER, Arrays, PreparedData
 from orca_ray.data.raw import RawFile, Workspace, check_missing, missing
 from orca_ray.data.rows import PAPER_BODIES, Array, ModalityName, Rows, Target, row_slices
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -315,3 +316,24 @@ class Task:
                         f"{self.name}: {what} hold values that are not finite (NaN or infinite), in an array of shape "
                         f"{tuple(values.shape)}: fill in or leave out what is missing"
                     )
+
+
+def declared_task(
+    name: str, build: Callable[[Workspace], Arrays], target: Mapping[str, Any], *, files: Any = (), **declared: Any
+) -> Task:
+    """Return a task from TOML: ``target`` and ``files`` are tables of the fields of `Target` and `RawFile`."""
+    raw_files = tuple(RawFile(**file) for file in files)
+    return Task(name=name, build=build, target=Target(**target), files=raw_files, **{"num_samples": None, **declared})
+
+
+def declared_tasks(package: str) -> tuple[Task, ...]:
+    """Return the tasks of the benchmark ``package``: each table of ``tasks.toml`` has the arguments of `declared_task`.
+
+    The table names the function ``build`` as MODULE:FUNCTION; the module is imported when data are prepared.
+    """
+
+    def task(name: str, build: str, **declared: Any) -> Task:
+        full_name = f"{package.rpartition('.')[2]}/{name}"
+        return declared_task(full_name, lambda workspace: resolve_name(build)(workspace), **declared)
+
+    return tuple(task(name, **declared) for name, declared in tables(package, "tasks.toml").items())

@@ -18,10 +18,9 @@ import numpy as np
 from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_lines
 from orca_ray.data.rows import IMAGENET_STATISTICS
-from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, named
-from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, RawFile, Target, Task, Workspace
+from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace, declared_tasks
 
 NUM_CLASSES = 40
 SIDE, LARGER = 224, 256
@@ -103,11 +102,4 @@ def _normalised(pixels: Array) -> Array:
     return scaled.transpose(2, 0, 1)
 
 
-_DECLARED = tables(__name__, "task.toml")
-TASK = Task(
-    name="domainnet/sketch",
-    target=Target("classes", size=NUM_CLASSES),
-    files=tuple(RawFile(path=path, **file) for path, file in _DECLARED["files"].items()),
-    build=_build,
-    **_DECLARED["task"],
-)
+(TASK,) = declared_tasks(__name__)

@@ -1,4 +1,4 @@
-"""Functions that tasks of NAS-Bench-360 share: declarations, checks of raw files, splits, lists of files."""
+"""Functions that tasks of NAS-Bench-360 share: checks of raw files, splits, lists of files."""
 
 import logging
 import os
@@ -8,38 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from orca_ray.data.raw import RawFile, Workspace
+from orca_ray.data.raw import Workspace
 from orca_ray.data.readers import check_labels, check_shape
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted, shorten
 from orca_ray.tasks.arrays import filled, hold_out
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task
+from orca_ray.tasks.task import SPLIT_SEED
 
 logger = logging.getLogger(__name__)
-
-_BENCHMARK_PAPER = "Tu et al., NAS-Bench-360: benchmarking neural architecture search on diverse tasks, NeurIPS 2022"
-_HOST = "https://pde-xd.s3.amazonaws.com"
-_DECLARED = tables("orca_ray.tasks.nasbench360", "tasks.toml")
-
-
-def task(name: str, build: Callable[[Workspace], Arrays]) -> Task:
-    """Return the task that the table ``[name]`` of ``tasks.toml`` declares."""
-    declared = dict(_DECLARED[name])
-    files, citation, target = (declared.pop(field) for field in ("files", "citation", "target"))
-    return Task(
-        name=f"nasbench360/{name}",
-        target=Target(**target),
-        citation=f"{citation}; {_BENCHMARK_PAPER}",
-        files=tuple(_raw_file(**file) for file in files),
-        build=build,
-        **declared,
-    )
-
-
-def _raw_file(path: str, at: str = "", urls: Sequence[str] = (), **declared: Any) -> RawFile:
-    return RawFile(path=path, urls=tuple(urls) or (f"{_HOST}/{at or path}",), **declared)
 
 
 def entries(path: Path, content: Any, *keys: str) -> list[Any]:
@@ -84,7 +62,8 @@ def published_splits(
     Validation gets as many training samples as ``test`` has. ``scaled`` maps a batch of inputs in the file to
     prepared inputs. A warning is logged if the file ``path`` has fewer training samples than published.
     """
-    log_fewer(path, len(given[1]), sum(_DECLARED[workspace.task.split("/")[1]]["num_samples"][:2]))
+    declared = tables("orca_ray.tasks.nasbench360", "tasks.toml")[workspace.task.split("/")[1]]
+    log_fewer(path, len(given[1]), sum(declared["num_samples"][:2]))
     kept, held_out = (np.sort(part) for part in hold_out(path, given[1], len(test[1]), SPLIT_SEED))
     chosen = {"train": (given, kept), "validation": (given, held_out), "test": (test, np.arange(len(test[1])))}
     arrays: dict[str, Array] = {}

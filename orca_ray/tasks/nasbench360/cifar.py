@@ -16,7 +16,7 @@ from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
-from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits, task
+from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 ARCHIVE = "cifar-100-python.tar.gz"
@@ -75,7 +75,3 @@ def _images(
     stored = (3 * 32 * 32,) if shape == SHAPE else shape
     images = numbers(path, f"{fields[0]} of {part}", images, (None, *stored), "u").reshape(-1, *shape)
     return images, class_labels(path, f"{fields[1]} of {part}", labels, len(images), NUM_CLASSES)
-
-
-CIFAR100, SPHERICAL = task("cifar100", _build), task("spherical", _build_spherical)
-TASKS = (CIFAR100, SPHERICAL)

@@ -23,7 +23,7 @@ from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.metrics import IGNORED
-from orca_ray.tasks.nasbench360._shared import located, task
+from orca_ray.tasks.nasbench360._shared import located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
@@ -131,6 +131,3 @@ def _sky(stamp: Path, skies: Array) -> float:
             f"and '_', found {number!r}"
         )
     return float(skies[int(number) - 1])
-
-
-TASK = task("cosmic", _build)

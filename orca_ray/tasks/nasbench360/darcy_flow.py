@@ -15,7 +15,7 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import check_not_finite
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named, pointwise
-from orca_ray.tasks.nasbench360._shared import log_fewer, task
+from orca_ray.tasks.nasbench360._shared import log_fewer
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 TRAIN_FILE, TEST_FILE = "piececonst_r421_N1024_smooth1.mat", "piececonst_r421_N1024_smooth2.mat"
@@ -72,6 +72,3 @@ def _subsampled(workspace: Workspace, path: Path, field: str, most: int) -> Arra
         check_not_finite(path, field, points)
         fields[part] = points
     return fields
-
-
-TASK = task("darcy_flow", _build)

@@ -8,7 +8,7 @@ from orca_ray.data.npy import Npz
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import Pair, filled, named
-from orca_ray.tasks.nasbench360._shared import log_fewer, numbers, task
+from orca_ray.tasks.nasbench360._shared import log_fewer, numbers
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 FILE = "deepsea_filtered.npz"
@@ -45,6 +45,3 @@ def _zeros_and_ones(path: Path, field: str, values: Array) -> Array:
     if wrong.any():
         raise UserError(f"{path}: {field} must hold 0 and 1 only, found {values[wrong][0]}")
     return values
-
-
-TASK = task("deepsea", _build)

@@ -16,7 +16,7 @@ from orca_ray.data.prepared import PAPER, SplitName
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, quoted
-from orca_ray.tasks.nasbench360._shared import entries, log_fewer, numbers, task
+from orca_ray.tasks.nasbench360._shared import entries, log_fewer, numbers
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 FILE = "challenge2017.pkl"
@@ -102,6 +102,3 @@ def _listed(path: Path, field: str, value: Any) -> list[Any]:
     if not isinstance(value, list | tuple | np.ndarray) or (isinstance(value, np.ndarray) and value.ndim == 0):
         raise UserError(f"{path}: {field} must be a list or an array with an entry a record, found {quoted(value)}")
     return list(value)
-
-
-TASK = task("ecg", _build)

@@ -23,7 +23,7 @@ from orca_ray.data.prepared import PAPER
 from orca_ray.data.readers import read_csv, read_wav
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import each, filled, hold_out, log_mel
-from orca_ray.tasks.nasbench360._shared import located, task
+from orca_ray.tasks.nasbench360._shared import located
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 NUM_LABELS = 200
@@ -190,6 +190,3 @@ def _band(size: int, most: float, random: np.random.RandomState) -> slice:
     width = int(random.uniform(0, most) * size)
     start = int(random.uniform(0, size - width))
     return slice(start, start + width)
-
-
-TASK = task("fsd50k", _build)

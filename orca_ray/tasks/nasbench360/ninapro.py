@@ -7,7 +7,7 @@ import numpy as np
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
 from orca_ray.tasks.arrays import named
-from orca_ray.tasks.nasbench360._shared import class_labels, numbers, task
+from orca_ray.tasks.nasbench360._shared import class_labels, numbers
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 NUM_STEPS, NUM_ELECTRODES = 52, 16
@@ -31,6 +31,3 @@ def _windows(path: Path) -> Array:
     x = numbers(path, "windows", read_npy(path, ndim=3, kind="fiu"), (None, NUM_STEPS, NUM_ELECTRODES))
     check_not_finite(path, "windows", x)
     return np.ascontiguousarray(x.transpose(0, 2, 1)[:, None], dtype=np.float32)
-
-
-TASK = task("ninapro", _build)

@@ -26,7 +26,6 @@ from orca_ray.data.rows import PairwiseRows
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.metrics import MARGIN, PADDING
-from orca_ray.tasks.nasbench360._shared import task
 from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SIDE = 512
@@ -156,6 +155,3 @@ def _squares(workspace: Workspace, split: str, folder: str, names: list[str]) ->
             y[index][rows, across] = np.minimum(distances[from_rows, from_across], clip)
     x = PairwiseRows({"positions": positions, "columns": columns, "pairs": pairs, "extents": extents})
     return {f"{split}_x": x, f"{split}_y": y}
-
-
-TASK = task("psicov", _build)

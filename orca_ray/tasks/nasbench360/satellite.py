@@ -9,7 +9,7 @@ import numpy as np
 
 from orca_ray.data.npy import read_npy
 from orca_ray.data.readers import check_not_finite
-from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits, task
+from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
 TRAIN_FILE, TEST_FILE = "satellite_train.npy", "satellite_test.npy"
@@ -31,6 +31,3 @@ def _series(path: Path) -> tuple[Array, Array]:
     data = numbers(path, "data", data, (None, LENGTH))
     check_not_finite(path, "data", data)
     return data, class_labels(path, "label", label, len(data), NUM_CLASSES, first=1)
-
-
-TASK = task("satellite", _build)

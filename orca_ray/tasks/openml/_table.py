@@ -6,7 +6,6 @@ scikit-learn's client does not resume or record hashes, and OpenML's own client 
 """
 
 import hashlib
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -120,8 +119,6 @@ def _names(path: Path, fields: Mapping[str, Any], name: str) -> list[str]:
     return [column for each in given for column in each.split(",")]
 
 
-logger = logging.getLogger(__name__)
-
 Row = Sequence[Any]
 Attribute = tuple[str, str | list[str]]
 """Declaration of a column: its name, and its type or its categories."""
@@ -178,7 +175,13 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
     """
     description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
     description = read_description(description_path, dataset_id)
-    _check_changed(path, description.md5)
+    with path.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != description.md5:
+        raise UserError(
+            f"{path} has MD5 {found}, expected {description.md5} as description.json beside it says: it is truncated "
+            f"or changed; remove it and fetch it again"
+        )
     attributes, rows = _parsed(path)
     if not rows:
         raise UserError(f"{path} has no rows")
@@ -190,16 +193,6 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
     columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
     target = columns.pop(description.target)
     return Table(tuple(columns.values()), target)
-
-
-def _check_changed(path: Path, md5: str) -> None:
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if found != md5:
-        raise UserError(
-            f"{path} has MD5 {found}, expected {md5} as description.json beside it says: it is truncated or changed; "
-            f"remove it and fetch it again"
-        )
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:

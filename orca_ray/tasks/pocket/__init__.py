@@ -5,9 +5,9 @@ The tasks are declared in ``tasks.toml``.
 
 import gzip
 import io
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from functools import partial
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from orca_ray.data.rows import PACKAGED_BODIES, Array
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 from orca_ray.tasks import arrays
-from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Target, Task
+from orca_ray.tasks.task import SPLIT_SEED, Arrays, Package, Task, declared_task
 
 Sizes = tuple[int, int, int]
 """Numbers of samples of train, validation and test."""
@@ -60,20 +60,15 @@ def _mfeat_fourier(sizes: Sizes) -> Arrays:
     return arrays.classification(_stratified(x, labels, sizes), axes=(0,))
 
 
-def _archive(
-    sizes: Sizes, *, name: str, stack: Callable[[list[Array]], Array], axes: tuple[int, ...] | None = None
-) -> Arrays:
-    """Return the arrays of a UCR or UEA data set; ``stack`` joins its series to [N, channels, length]."""
-    (x, y), (test_x, test_y) = (_archive_series(name, split) for split in ("TRAIN", "TEST"))
-    train, validation = _stratified(stack(x), y, sizes[:2])
-    return arrays.classification([train, validation, (stack(test_x), test_y)], axes=axes)
-
-
-def _archive_series(name: str, split: str) -> tuple[list[Array], Array]:
-    """Return N series [channels, length_i] and their classes [N], numbered from 0."""
-    member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
-    series, labels = readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member)
-    return series, np.array([int(label) - 1 for label in labels], dtype=np.int64)
+def _archive(sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | None = None) -> Arrays:
+    """Return the arrays of a UCR or UEA data set, whose series have at most ``length`` steps."""
+    parts = []
+    for split in ("TRAIN", "TEST"):
+        member = f"aeon/datasets/data/{name}/{name}_{split}.ts"
+        series, labels = readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member)
+        parts.append((readers.pad(series, length), np.array([int(label) - 1 for label in labels], dtype=np.int64)))
+    (x, y), test = parts
+    return arrays.classification([*_stratified(x, y, sizes[:2]), test], axes=axes)
 
 
 def _darcy16(sizes: Sizes) -> Arrays:
@@ -103,26 +98,15 @@ def _operator_tensors(file: str) -> dict[str, Array]:
     return {key: value.numpy() for key, value in tensors.items()}
 
 
-_BUILDS: Mapping[str, Callable[[Sizes], Arrays]] = {
-    "burgers16": _burgers16,
-    "darcy16": _darcy16,
-    "digits": _digits,
-    "japanese_vowels": partial(_archive, name="JapaneseVowels", stack=partial(readers.pad, length=29), axes=(0, 2)),
-    "mfeat_fourier": _mfeat_fourier,
-    "mnist": _mnist,
-    "osuleaf": partial(_archive, name="OSULeaf", stack=np.stack),
-    "wdbc": _wdbc,
-}
-
-
-def _task(name: str, target: Any, num_samples: Sizes, packages: Iterable[str] = (), **declared: Any) -> Task:
-    task = Task(
-        name=f"pocket/{name}",
-        target=Target(**target),
+def _task(
+    name: str, build: str, num_samples: Sizes, packages: Iterable[str] = (), archive: Any = None, **declared: Any
+) -> Task:
+    task = declared_task(
+        f"pocket/{name}",
+        lambda _: resolve_name(build)(num_samples, **archive or {}),
         input_scale="standardised",
         num_samples=num_samples,
         packages=tuple(PACKAGES[package] for package in packages),
-        build=lambda _: _BUILDS[name](num_samples),
         **declared,
     )
     return replace(task, body=PACKAGED_BODIES[task.modality])

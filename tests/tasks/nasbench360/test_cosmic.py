@@ -13,8 +13,9 @@ from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.tasks.nasbench360 import cosmic
+from orca_ray.tasks.registry import get_task
 
-TASK = cosmic.TASK
+TASK = get_task("nasbench360/cosmic")
 
 
 @pytest.fixture(scope="module")

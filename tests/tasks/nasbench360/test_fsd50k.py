@@ -14,10 +14,11 @@ from orca_ray.data.readers import read_wav
 from orca_ray.data.rows import Array
 from orca_ray.tasks.arrays import log_mel
 from orca_ray.tasks.nasbench360 import fsd50k
+from orca_ray.tasks.registry import get_task
 from tests.raw_files.nasbench360_large import NUM_CLIPS, write_wav
 from tests.tasks.conftest import digest
 
-TASK = fsd50k.TASK
+TASK = get_task("nasbench360/fsd50k")
 
 
 def rows(raw: Path, name: str) -> list[dict[str, str]]:

@@ -14,10 +14,12 @@ from orca_ray.data.prepared import SPLITS, PreparedData, under_protocol
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.tasks.augmentations import all_augmentations
-from orca_ray.tasks.nasbench360 import darcy_flow, deepsea, ecg, ninapro, satellite
-from orca_ray.tasks.nasbench360.cifar import CIFAR100, SPHERICAL
+from orca_ray.tasks.nasbench360 import darcy_flow, ecg
+from orca_ray.tasks.registry import get_task
 from orca_ray.tasks.task import Task
 from tests.raw_files import nasbench360_series as files
+
+CIFAR100, DEEPSEA, ECG = (get_task(f"nasbench360/{name}") for name in ("cifar100", "deepsea", "ecg"))
 
 
 def prepare(
@@ -79,8 +81,8 @@ def _satellite(part: str) -> tuple[Array, Array]:
     ("task", "content", "sizes", "of_a_class"),
     [
         (CIFAR100, _cifar, (200, 100, 100), 1),
-        (SPHERICAL, _spherical, (200, 100, 100), 1),
-        (satellite.TASK, _satellite, (96, 48, 48), 2),
+        (get_task("nasbench360/spherical"), _spherical, (200, 100, 100), 1),
+        (get_task("nasbench360/satellite"), _satellite, (96, 48, 48), 2),
     ],
 )
 def test_validation_is_carved_from_train_with_every_class(
@@ -100,8 +102,8 @@ def test_validation_is_carved_from_train_with_every_class(
 
 
 def test_electrodes_become_rows_and_bases_channels(tmp_path: Path) -> None:
-    windows = prepare(ninapro.TASK, tmp_path / "ninapro")
-    sequences, content = prepare(deepsea.TASK, tmp_path / "deepsea"), files.deepsea_content()
+    windows = prepare(get_task("nasbench360/ninapro"), tmp_path / "ninapro")
+    sequences, content = prepare(DEEPSEA, tmp_path / "deepsea"), files.deepsea_content()
     for split, name in zip(SPLITS, ("train", "val", "test"), strict=True):
         x, y = (np.load(tmp_path / f"ninapro/raw/ninaPro/{axis}_{name}.npy") for axis in ("ninapro", "label"))
         np.testing.assert_array_equal(windows.splits[split].x[:][:, 0], x.transpose(0, 2, 1).astype(np.float32))
@@ -115,7 +117,7 @@ def test_other_types_of_numbers_give_the_same_arrays(tmp_path: Path) -> None:
     for dtype in (np.uint8, np.bool_, np.float64, np.int64):
         content = {key: array.astype(dtype) for key, array in files.deepsea_content().items()}
         write = partial(files.save_deepsea, content=content)
-        fingerprints.add(prepare(deepsea.TASK, tmp_path / np.dtype(dtype).name, write=write).fingerprint)
+        fingerprints.add(prepare(DEEPSEA, tmp_path / np.dtype(dtype).name, write=write).fingerprint)
     assert len(fingerprints) == 1
 
 
@@ -130,7 +132,7 @@ def test_windows_begin_where_the_class_says_and_keep_the_order_of_records(protoc
     letters = ["NAO~"[i % 4] for i in range(40)]
     ramps = [np.arange(LENGTHS[letter]) * (1 + i % 7) + i for i, letter in enumerate(letters)]
     content = {"data": np.array(ramps, dtype=object), "label": letters}
-    data = prepare(ecg.TASK, tmp_path, protocol, write=partial(files.save_ecg, content=content))
+    data = prepare(ECG, tmp_path, protocol, write=partial(files.save_ecg, content=content))
     if protocol == "held-out":
         train, rest = train_test_split(range(40), test_size=0.2, random_state=0)
         validation, test = train_test_split(rest, test_size=0.5, random_state=0)
@@ -161,7 +163,7 @@ def test_a_window_that_ends_with_its_record_is_none(length: int, label: int, win
 def test_a_constant_record_becomes_zeros(tmp_path: Path) -> None:
     content = files.ecg_content()
     content["data"][:20] = [np.full(1300, 7, np.int16)] * 20
-    x = np.asarray(prepare(ecg.TASK, tmp_path, write=partial(files.save_ecg, content=content)).train.x)
+    x = np.asarray(prepare(ECG, tmp_path, write=partial(files.save_ecg, content=content)).train.x)
     assert np.isfinite(x).all()
     assert (x == 0).all(axis=(1, 2)).any()
 
@@ -169,15 +171,15 @@ def test_a_constant_record_becomes_zeros(tmp_path: Path) -> None:
 def test_records_may_be_in_a_list(tmp_path: Path) -> None:
     content = files.ecg_content()
     listed = partial(files.save_ecg, content=content | {"data": list(content["data"])})
-    expected = prepare(ecg.TASK, tmp_path / "array")
-    assert prepare(ecg.TASK, tmp_path / "list", write=listed).fingerprint == expected.fingerprint
+    expected = prepare(ECG, tmp_path / "array")
+    assert prepare(ECG, tmp_path / "list", write=listed).fingerprint == expected.fingerprint
     assert all(set(expected.splits[split].y) == {0, 1, 2, 3} for split in SPLITS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("protocol", "seen"), [("held-out", 11), ("paper", 12)])
 def test_every_fifth_point_is_kept_and_statistics_are_of_what_trains(protocol: str, seen: int, tmp_path: Path) -> None:
-    data: Any = prepare(darcy_flow.TASK, tmp_path, protocol)
+    data: Any = prepare(get_task("nasbench360/darcy_flow"), tmp_path, protocol)
     assert (len(data.train), len(data.validation), len(data.test)) == (11, 1, 3)
     content, test = files.darcy_content(12), files.darcy_content(3, 1)
     coefficients, solutions = (content[name][:, ::5, ::5] for name in ("coeff", "sol"))
@@ -203,5 +205,5 @@ def test_files_of_matlab_5_and_7_3_give_the_same_arrays(tmp_path: Path) -> None:
             save(raw / darcy_flow.TRAIN_FILE, files.darcy_content(5))
             save(raw / darcy_flow.TEST_FILE, files.darcy_content(3, 1))
 
-        fingerprints.add(prepare(darcy_flow.TASK, tmp_path / name, write=write).fingerprint)
+        fingerprints.add(prepare(get_task("nasbench360/darcy_flow"), tmp_path / name, write=write).fingerprint)
     assert len(fingerprints) == 1

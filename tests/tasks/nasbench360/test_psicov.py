@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from orca_ray.data.prepared import PreparedData
 from orca_ray.data.rows import Array
 from orca_ray.tasks.nasbench360 import psicov
+from orca_ray.tasks.registry import get_task
 from tests.raw_files.nasbench360_large import PROTEINS
 
-TASK = psicov.TASK
+TASK = get_task("nasbench360/psicov")
 LONG = len(PROTEINS["deepcov"]) - 1
 
 
