@@ -155,8 +155,7 @@ def test_only_the_frames_wanted_are_read_a_batch_at_a_time(tmp_path: Path) -> No
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (250_000, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
     with h5py.File(path) as file:
-        simulations = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"].grid)
-        samples = _reading.Samples(simulations, READINGS["cfd_2d"])
+        samples = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"])
         assert samples.batch_size % 3 == 0
         assert samples.batch_size * 4 * 128 * 128 * 4 <= _reading.BATCH_BYTES
         assert samples.read(slice(200_000, 200_002), 20).shape == (2, 4, 64, 64)
@@ -168,9 +167,9 @@ def test_more_simulations_than_can_be_indexed_are_refused(tmp_path: Path) -> Non
     with h5py.File(path, "w") as file:
         for field in ("density", "pressure", "Vx", "Vy"):
             file.create_dataset(field, (10**7 + 1, 21, 128, 128), "f4", chunks=(3, 1, 128, 128))
-        simulations = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"].grid)
+        simulations = READINGS["cfd_2d"].layout(file, path, READINGS["cfd_2d"])
         with pytest.raises(UserError, match=r"expected at most 10000000 simulations, found 10000001"):
-            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), READINGS["cfd_2d"], simulations)
+            _reading.build(Workspace("pdebench/cfd_2d", tmp_path, tmp_path), simulations)
 
 
 @pytest.mark.usefixtures("empty_home")

@@ -38,23 +38,48 @@ Hdf5 = Any
 class Simulations(ABC):
     """Abstract base class of the simulations in an open file; each layout of files has a subclass.
 
-    The constructor raises UserError if the file lacks data sets of the layout or has another grid.
+    The constructor raises UserError if the file lacks data sets of the layout or has another grid. Except in `stored`,
+    only the frames and the points that ``reading`` uses are counted.
     """
 
     num_samples: int
-    num_frames: int
+    num_stored_frames: int
     channels: int
     chunk_rows: int = 1
     """Number of samples in one chunk of the HDF5 file; h5py always reads whole chunks."""
 
-    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
-        self.path = path
-        self.grid = grid
+    def __init__(self, file: Hdf5, path: Path, reading: "Reading") -> None:
+        self.path, self.reading, self.grid = path, reading, reading.grid
         self._file = file
 
     @abstractmethod
-    def read(self, rows: slice, frame: int) -> Array:
+    def stored(self, rows: slice, frame: int) -> Array:
         """Return frame ``frame`` of the samples ``rows``, float32 [b, C, *grid]; UserError if damaged or not finite."""
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames used."""
+        return len(range(0, self.num_stored_frames, self.reading.time_stride))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples to read at once: a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`."""
+        size = max(1, BATCH_BYTES // (4 * self.channels * int(np.prod(self.grid))))
+        return max(size - size % self.chunk_rows, 1) if self.chunk_rows <= size else size
+
+    def read(self, rows: slice, frame: int) -> Array:
+        """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
+        thin = (..., *[slice(None, None, self.reading.stride)] * len(self.grid))
+        return np.asarray(self.stored(rows, frame * self.reading.time_stride)[thin])
+
+    def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
+        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C, *space], in the file's order."""
+        wanted = np.zeros(int(rows.max()) + 1, bool)
+        wanted[rows] = True
+        for start in range(0, len(wanted), self.batch_size):
+            part = slice(start, min(start + self.batch_size, len(wanted)))
+            if wanted[part].any():
+                yield self.read(part, frame)[wanted[part]]
 
     def _dataset(self, name: str, expected: tuple[int | None, ...]) -> Hdf5:
         with self._damage(name):
@@ -84,22 +109,18 @@ class Simulations(ABC):
             ) from error
 
 
-Layout = Callable[[Hdf5, Path, tuple[int, ...]], Simulations]
-"""Function that opens the simulations of a file, given the open file, its path and the expected grid."""
-
-
 class Stacked(Simulations):
     """Layout with one data set [N, T, *grid] for each of ``fields``, which become the channels."""
 
-    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, fields: tuple[str, ...]) -> None:
-        super().__init__(file, path, grid)
-        first = self._dataset(fields[0], (None, None, *grid))
-        self.num_samples, self.num_frames = first.shape[:2]
+    def __init__(self, file: Hdf5, path: Path, reading: "Reading", *, fields: tuple[str, ...]) -> None:
+        super().__init__(file, path, reading)
+        first = self._dataset(fields[0], (None, None, *self.grid))
+        self.num_samples, self.num_stored_frames = first.shape[:2]
         self.channels = len(fields)
         self.chunk_rows = _chunk_rows(first)
         self._fields = {name: self._dataset(name, first.shape) for name in fields}
 
-    def read(self, rows: slice, frame: int) -> Array:
+    def stored(self, rows: slice, frame: int) -> Array:
         place = f"frame {frame} from sample {rows.start} on"
         return np.stack([self._values(name, each, (rows, frame), place) for name, each in self._fields.items()], axis=1)
 
@@ -107,16 +128,16 @@ class Stacked(Simulations):
 class Seeds(Simulations):
     """Layout with one group for each simulation, named by its seed, with ``data`` [T, *grid, C]; sorted by name."""
 
-    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...], *, channels: int) -> None:
-        super().__init__(file, path, grid)
+    def __init__(self, file: Hdf5, path: Path, reading: "Reading", *, channels: int) -> None:
+        super().__init__(file, path, reading)
         self._names = sorted(file)
         self.num_samples, self.channels = len(self._names), channels
-        self.num_frames = self._seed(self._names[0], None).shape[0] if self._names else 0
+        self.num_stored_frames = self._seed(self._names[0], None).shape[0] if self._names else 0
 
-    def read(self, rows: slice, frame: int) -> Array:
+    def stored(self, rows: slice, frame: int) -> Array:
         fields = np.empty((len(self._names[rows]), self.channels, *self.grid), np.float32)
         for field, name in zip(fields, self._names[rows], strict=True):
-            found = self._values(f"{name}/data", self._seed(name, self.num_frames), frame, f"frame {frame}")
+            found = self._values(f"{name}/data", self._seed(name, self.num_stored_frames), frame, f"frame {frame}")
             field[...] = np.moveaxis(found, -1, 0)
         return fields
 
@@ -127,18 +148,18 @@ class Seeds(Simulations):
 class Steady(Simulations):
     """Layout with a coefficient ``nu`` [N, *grid], frame 0, and a steady state ``tensor`` [N, 1, *grid], frame 1."""
 
-    num_frames = 2
+    num_stored_frames = 2
     channels = 1
 
-    def __init__(self, file: Hdf5, path: Path, grid: tuple[int, ...]) -> None:
-        super().__init__(file, path, grid)
-        coefficient = self._dataset("nu", (None, *grid))
+    def __init__(self, file: Hdf5, path: Path, reading: "Reading") -> None:
+        super().__init__(file, path, reading)
+        coefficient = self._dataset("nu", (None, *self.grid))
         self.num_samples = coefficient.shape[0]
-        solution = self._dataset("tensor", (self.num_samples, 1, *grid))
+        solution = self._dataset("tensor", (self.num_samples, 1, *self.grid))
         self.chunk_rows = _chunk_rows(solution)
         self._frames = (("nu", coefficient), ("tensor", solution))
 
-    def read(self, rows: slice, frame: int) -> Array:
+    def stored(self, rows: slice, frame: int) -> Array:
         return self._values(*self._frames[frame], rows, f"from sample {rows.start} on").reshape(-1, 1, *self.grid)
 
 
@@ -153,7 +174,8 @@ class Reading:
     The target is the frame with the number ``t_train``, counted from 1; the last frame if there are fewer.
     """
 
-    layout: Layout
+    layout: Callable[[Hdf5, Path, "Reading"], Simulations]
+    """Function that opens the simulations of a file, given the open file, its path and this reading."""
     grid: tuple[int, ...]
     """Number of points on each axis of the file's fields."""
     stride: int = 1
@@ -164,12 +186,12 @@ class Reading:
     test_first: bool
     """True: test is the first tenth of the file; False: the last tenth."""
     input_channels: tuple[int, ...] = (0,)
-    """Indices of the input's channels in a frame as `Simulations.read` returns it."""
+    """Indices of the input's channels in a frame as `Simulations.stored` returns it."""
     target_channels: tuple[int, ...] = (0,)
     """Indices of the target's channels, as many as the input has."""
     flattened: bool = False
     """Whether the channels are concatenated along the spatial axis to a single channel."""
-    scaling: Callable[["Samples", Indices, Iterable[int]], Mapping[int, Scale]] | None = None
+    scaling: Callable[[Simulations, Indices, Iterable[int]], Mapping[int, Scale]] | None = None
     """`by_inputs` or `by_frame`, which return how to scale inputs and targets; None: they are not scaled."""
 
     @property
@@ -192,43 +214,13 @@ class Reading:
         return frames
 
 
-class Samples:
-    """The simulations of a file, reduced to the points and frames that ``reading`` uses."""
-
-    def __init__(self, simulations: Simulations, reading: Reading) -> None:
-        self._simulations, self._reading = simulations, reading
-        self._thin: tuple[Any, ...] = (..., *[slice(None, None, reading.stride)] * len(reading.grid))
-        self.num_samples = simulations.num_samples
-        self.num_frames = len(range(0, simulations.num_frames, reading.time_stride))
-
-    @property
-    def batch_size(self) -> int:
-        """Number of samples to read at once: a multiple of the file's chunk size, if a chunk fits `BATCH_BYTES`."""
-        simulations = self._simulations
-        size = max(1, BATCH_BYTES // (4 * simulations.channels * int(np.prod(simulations.grid))))
-        return max(size - size % simulations.chunk_rows, 1) if simulations.chunk_rows <= size else size
-
-    def read(self, rows: slice, frame: int) -> Array:
-        """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
-        return np.asarray(self._simulations.read(rows, frame * self._reading.time_stride)[self._thin])
-
-    def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
-        """Yield frame ``frame`` of the samples ``rows`` in batches, float32 [b, C, *space], in the file's order."""
-        wanted = np.zeros(int(rows.max()) + 1, bool)
-        wanted[rows] = True
-        for start in range(0, len(wanted), self.batch_size):
-            part = slice(start, min(start + self.batch_size, len(wanted)))
-            if wanted[part].any():
-                yield self.read(part, frame)[wanted[part]]
-
-
-def by_inputs(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
+def by_inputs(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
     """Return one (mean, deviation) for all frames: `pointwise` of the inputs (frame 0) of the samples ``rows``."""
     scale = pointwise(samples.chosen(rows, 0))
     return dict.fromkeys((0, *frames), scale)
 
 
-def by_frame(samples: Samples, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
+def by_frame(samples: Simulations, rows: Indices, frames: Iterable[int]) -> dict[int, Scale]:
     """Return (mean, deviation) for each frame: `pointwise` of it over the first hundred of the samples ``rows``."""
     return {frame: pointwise(samples.chosen(rows[:100], frame)) for frame in {0, *frames}}
 
@@ -243,15 +235,22 @@ def divide(num_samples: int, test_first: bool) -> dict[str, Indices]:
     return {"train": rest[np.sort(train)], "validation": rest[np.sort(validation)], "test": test}
 
 
-def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> Arrays:
+def build(workspace: Workspace, samples: Simulations) -> Arrays:
     """Read the samples in order and return the arrays of all splits; UserError for too few or too many samples."""
-    samples = Samples(simulations, reading)
-    _check_sizes(samples, simulations.path)
+    path, reading = samples.path, samples.reading
+    if samples.num_samples < 10:
+        raise UserError(
+            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
+        )
+    if samples.num_samples > MOST_SAMPLES:
+        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
+    if samples.num_frames < 2:
+        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
     division = divide(samples.num_samples, reading.test_first)
     frames = reading.frames(samples.num_frames, workspace.protocol)
     scales: Mapping[int, Scale] = {}
     if reading.scaling is not None:
-        logger.info("%s: statistics of %s", workspace.task, simulations.path)
+        logger.info("%s: statistics of %s", workspace.task, path)
         seen = ("train", "validation") if workspace.protocol == PAPER else ("train",)
         scales = reading.scaling(samples, np.sort(np.concatenate([division[split] for split in seen])), frames.values())
     named = {f"{split}_{axis}": (len(rows), *reading.shape) for split, rows in division.items() for axis in "xy"}
@@ -266,17 +265,6 @@ def build(workspace: Workspace, reading: Reading, simulations: Simulations) -> A
             arrays[f"{split}_x"][place] = x.reshape(-1, *reading.shape)
             arrays[f"{split}_y"][place] = y.reshape(-1, *reading.shape)
     return arrays
-
-
-def _check_sizes(samples: Samples, path: Path) -> None:
-    if samples.num_samples < 10:
-        raise UserError(
-            f"{path}: expected at least 10 simulations, so that each split has one, found {samples.num_samples}"
-        )
-    if samples.num_samples > MOST_SAMPLES:
-        raise UserError(f"{path}: expected at most {MOST_SAMPLES} simulations, found {samples.num_samples}")
-    if samples.num_frames < 2:
-        raise UserError(f"{path}: expected at least 2 frames, an input and a target, found {samples.num_frames}")
 
 
 def _scaled(fields: Array, scale: Scale | None) -> Array:

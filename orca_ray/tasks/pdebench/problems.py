@@ -64,7 +64,7 @@ def _task(name: str, problem: Mapping[str, Any], **declared: Any) -> Task:
         path = workspace.file(PDEBENCH_FILES[short_name])
         with open_hdf5(path) as file:
             _check_origin(path, file, name)
-            return _reading.build(workspace, reading, reading.layout(file, path, reading.grid))
+            return _reading.build(workspace, reading.layout(file, path, reading))
 
     return Task(
         name=name,
@@ -84,7 +84,6 @@ def _task(name: str, problem: Mapping[str, Any], **declared: Any) -> Task:
 
 
 def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> Reading:
-    """Return the reading that a table ``reading`` of ``problems.toml`` declares."""
     options = dict(layout)
     opened = partial(_LAYOUTS[options.pop("name")], **options)
     return Reading(layout=opened, scaling=_SCALINGS[scaling], **fields)
