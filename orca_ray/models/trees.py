@@ -71,7 +71,6 @@ class TreeBody(Body):
         return self._boosters
 
     def _trees(self) -> list[list["_Tree"]]:
-        """Return the checked trees of each booster."""
         found = [_parsed(text, self._num_features) for text in self.models]
         if len(found) not in (0, 1, self.num_trained) or any(len(trees) % self._turns for trees in found):
             counts = ", ".join(str(len(trees)) for trees in found)
