@@ -177,7 +177,12 @@ def unpack(
         # One sync for all files: with half a million small files, one sync per file would take very long.
         os.sync()
         moves = list(_moves(scratch, into))
-        _check_replacing(moves, archive)
+        for path, target in moves:  # an equal file may be there, so that an interrupted move can be repeated
+            if target.exists() and path.is_dir() != target.is_dir():
+                raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
+            if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
+                reason = f"{target} is there with another content, and is not replaced"
+                raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
         if stamp:
             stamp.parent.mkdir(parents=True, exist_ok=True)
             stamp.touch()
@@ -308,16 +313,6 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
             yield
         if stream.tell() != size:
             raise EOFError(f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there")
-
-
-def _check_replacing(moves: list[tuple[Path, Path]], archive: Path) -> None:
-    """Raise UserError if a target of ``moves`` exists and is not an equal file; a move can thus be repeated."""
-    for path, target in moves:
-        if target.exists() and path.is_dir() != target.is_dir():
-            raise UserError(f"{archive}: {target} is in the way: one is a file, the other a directory. Move it")
-        if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
-            reason = f"{target} is there with another content, and is not replaced"
-            raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
 
 
 def _moves(source: Path, into: Path) -> Iterator[tuple[Path, Path]]:

@@ -256,7 +256,6 @@ class Download:
             raise Failed(f"{size} bytes came, {total} were announced")
 
     def _explained(self, error: Exception, answered: bool) -> Failed:
-        """Return the `Failed` exception that describes an error of the requests library."""
         import requests
         import urllib3
 

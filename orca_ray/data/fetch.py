@@ -117,7 +117,7 @@ class ThreadPool:
         """Store ``progress``: `map` calls it with each reported line, in the thread that called `map`."""
         self.stop = threading.Event()
         self._progress = progress
-        self._messages: queue.SimpleQueue[str | tuple[int, BaseException | None]] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: an item is done
 
     def report(self, line: str) -> None:
         """Pass a line of progress from any thread to the thread that calls `map`."""
@@ -131,7 +131,7 @@ class ThreadPool:
         UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception
         is raised once all threads have ended or `GRACE_SECONDS` have passed.
         """
-        waiting = deque(enumerate(items))
+        waiting, failures = deque(enumerate(items)), dict[int, BaseException]()
 
         def run() -> None:
             while not self.stop.is_set():
@@ -139,26 +139,20 @@ class ThreadPool:
                     index, item = waiting.popleft()
                 except IndexError:
                     return
-                error: BaseException | None = None
                 try:
                     work(item)
-                except BaseException as caught:
-                    error = caught
-                self._messages.put((index, error))
+                except BaseException as error:
+                    failures[index] = error
+                self._messages.put(None)
 
         threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(workers, len(items))))]
         try:
             for thread in threads:
                 thread.start()
-            failures: dict[int, BaseException] = {}
-            num_running = len(items)
-            while num_running:
-                message = self._messages.get()
-                if not isinstance(message, str):
-                    num_running -= 1
-                    failures |= {} if message[1] is None else {message[0]: message[1]}
-                elif self._progress:
-                    self._progress(message)
+            for _ in items:
+                while (line := self._messages.get()) is not None:
+                    if self._progress:
+                        self._progress(line)
             errors = sorted(map(failures.__getitem__, sorted(failures)), key=lambda error: isinstance(error, UserError))
             if len(errors) > 1 and isinstance(errors[0], UserError):
                 raise UserError("\n".join(dict.fromkeys(map(str, errors))))
@@ -172,8 +166,6 @@ class ThreadPool:
 
 
 class _RawDirectory:
-    """Downloads and checks single files of one raw directory."""
-
     def __init__(self, directory: Path, pool: ThreadPool, patience: Patience) -> None:
         self._directory, self._pool, self._patience = directory, pool, patience
         self._pins = Pins(directory)
@@ -290,8 +282,6 @@ class _RawDirectory:
 
 
 class _ByteProgress:
-    """Reports progress in bytes every five seconds."""
-
     def __init__(self, name: str, report: SayText) -> None:
         self._name, self._report = name, report
         self._start = self._last = time.monotonic()

@@ -96,8 +96,6 @@ class _Source:
 
 
 class _Machine:
-    """Stack machine that executes the opcodes of one pickle."""
-
     def __init__(self, source: _Source, encoding: str) -> None:
         self.source, self._bytes = source, encoding == "bytes"
         self.stack: list[Any] = []

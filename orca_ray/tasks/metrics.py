@@ -78,16 +78,11 @@ def _one_minus_auroc(logits_NK: Array, y: Array) -> float:
         raise UserError(f"AUROC needs every class in the split; {len(present)} of {num_classes} are there")
     if num_classes == 2:
         return 1 - area_under_roc(logits_NK[:, 1] - logits_NK[:, 0], y)
-    return 1 - _one_versus_one(_log_odds(logits_NK), y, num_classes)
-
-
-def _one_versus_one(scores_NK: Array, y_N: Array, num_classes: int) -> float:
-    """Return the mean over pairs i ≠ j of the AUROC of class i against j by scores of i: Hand and Till, 2001, eq. 7."""
-    areas = []
-    for i, j in itertools.permutations(range(num_classes), 2):
-        chosen = (y_N == i) | (y_N == j)
-        areas.append(area_under_roc(scores_NK[chosen, i], y_N[chosen] == i))
-    return float(np.mean(areas))
+    scores_NK, areas = _log_odds(logits_NK), []
+    for i, j in itertools.permutations(range(num_classes), 2):  # Hand and Till, 2001, eq. 7
+        chosen = (y == i) | (y == j)
+        areas.append(area_under_roc(scores_NK[chosen, i], y[chosen] == i))
+    return 1 - float(np.mean(areas))
 
 
 def _log_odds(logits_NK: Array) -> Array:
