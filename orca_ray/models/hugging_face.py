@@ -172,7 +172,6 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def _no_config(base: str, error: Exception) -> UserError:
-    """Return the UserError for a configuration that could not be read or downloaded, with advice what to do."""
     if Path(base).is_dir():
         return UserError(
             f"cannot read a Hugging Face configuration in {base}: {cause(error)}. Its model_type and values must be "

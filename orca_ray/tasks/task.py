@@ -267,7 +267,9 @@ class Task:
         return "\n".join([f"{self.name}, version {self.version}, {splits}", *known])
 
     def _checked(self, arrays: Arrays) -> Arrays:
-        size = self._num_classes(arrays.get("train_y"))
+        size, train_y = self.target.size, arrays.get("train_y")
+        if not size and isinstance(train_y, np.ndarray) and train_y.dtype == np.int64 and train_y.size:
+            size = int(train_y.max()) + 1
         for split in prepared.SPLITS:
             if f"{split}_x" in arrays and f"{split}_y" in arrays:  # `prepared.prepare` refuses arrays without a split
                 x = arrays[f"{split}_x"]
@@ -280,12 +282,6 @@ class Task:
             if key in arrays:
                 self._check_finite(key, arrays[key])
         return arrays
-
-    def _num_classes(self, train_y: Array | Rows | None) -> int:
-        """Return the declared number of classes; if it is 0, the largest training label + 1, or 0 if not labels."""
-        if self.target.size or not isinstance(train_y, np.ndarray) or train_y.dtype != np.int64 or not train_y.size:
-            return self.target.size
-        return int(train_y.max()) + 1
 
     def _check_target(self, split: str, y: Array | Rows, size: int) -> None:
         expected = () if self.target.kind == "classes" else self.target.output_shape

