@@ -99,8 +99,8 @@ class PickledArray:
         return flat.reshape(self._shape, order=self._order)
 
 
-class StandIns:
-    """The replacements for all globals that a pickle may name."""
+class StandIns(dict[str, Global]):
+    """The replacements for all globals that a pickle may name; raises NotPlain, with its name, for any other global."""
 
     def __init__(self, charge: Charge) -> None:
         self._charge = charge
@@ -114,13 +114,10 @@ class StandIns:
             calls[f"{builtins}.set"] = lambda items: set(self._items(items))
             calls[f"{builtins}.frozenset"] = lambda items: frozenset(self._items(items))
             calls[f"{builtins}.bytes"] = lambda: b""  # with arguments, no Python writes it
-        self._globals = {name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array}
+        super().__init__({name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array})
 
-    def find(self, name: str) -> Global:
-        """Return the replacement for the global ``name``; raises NotPlain with this name if it is not allowed."""
-        if name not in self._globals:
-            raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {ALLOWED}")
-        return self._globals[name]
+    def __missing__(self, name: str) -> Global:
+        raise NotPlain(f"it asks for {name[:200]!r}, which is refused; {ALLOWED}")
 
     def _reconstruct(self, subtype: object, *_: object) -> PickledArray:
         if subtype is not self._array:

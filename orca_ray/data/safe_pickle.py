@@ -164,7 +164,7 @@ class _Machine:
         self._frame_end = self.source.num_bytes + size
 
     def find(self, name: str) -> Global:
-        return self._globals.find(name.replace(" ", ".", 1))
+        return self._globals[name.replace(" ", ".", 1)]
 
     def call(self, arguments: Any, function: object) -> None:
         if not isinstance(function, Global):

@@ -4,7 +4,7 @@ Every epoch, parameters are drawn for all samples of the split, in order of thei
 order of training nor on the sizes of batches. Only training in the refine stage augments. Validation, test and the
 align stage use the inputs unchanged, whereas ORCA's code aligns on augmented inputs.
 
-To add an augmentation, add an entry to `_ALL`, or declare an entry point in another package.
+To add an augmentation, add a table to ``augmentations.toml``, or declare an entry point in another package.
 
 Letters: N samples of a split, B of a batch, C channels, H, W sides.
 """
@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from orca_ray.discovery import with_plug_ins
+from orca_ray.discovery import tables, with_plug_ins
 from orca_ray.errors import lookup
 
 if TYPE_CHECKING:  # task modules import this one, and importing them all must stay cheap
     import torch
     from torch import Tensor
-
-CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-"""Mean and deviation of each channel of CIFAR-100's training images, in units of the largest pixel value."""
 
 
 @dataclass(frozen=True)
@@ -85,26 +82,10 @@ class CropFlip(Augmentation):
         return padded[samples, channels, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-_ALL: tuple[Augmentation, ...] = (
-    CropFlip(
-        "crop_flip",
-        "random crop after a border of 4 zeros, and horizontal flip at probability ½ (He et al., 2016); for inputs in "
-        "which a black pixel is 0",
-        (0.0,),
-    ),
-    CropFlip(
-        "crop_flip_cifar100",
-        "random crop after a border of 4 black pixels, and horizontal flip at probability ½ (He et al., 2016); for "
-        "CIFAR-100 standardised by its channels' means and deviations",
-        tuple(-mean / std for mean, std in zip(CIFAR100_MEAN, CIFAR100_STD, strict=True)),
-    ),
-)
-
-
 @cache
 def all_augmentations() -> Mapping[str, Augmentation]:
     """Return all augmentations by name, those of plug-ins last."""
-    own = {each.name: each for each in _ALL}
+    own = {name: CropFlip(name, **words) for name, words in tables("orca_ray.tasks", "augmentations.toml").items()}
     return with_plug_ins("augmentation", Augmentation, own)  # type: ignore[type-abstract] # only for isinstance
 
 

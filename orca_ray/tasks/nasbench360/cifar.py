@@ -15,7 +15,6 @@ import numpy as np
 from orca_ray.data import safe_pickle
 from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
-from orca_ray.tasks.augmentations import CIFAR100_MEAN, CIFAR100_STD
 from orca_ray.tasks.nasbench360._shared import class_labels, entries, numbers, published_splits
 from orca_ray.tasks.task import Array, Arrays, Workspace
 
@@ -24,7 +23,8 @@ SPHERICAL_FILE = "s2_cifar100.gz"
 SHAPE, SPHERICAL_SHAPE = (3, 32, 32), (3, 60, 60)
 NUM_CLASSES = 100
 
-_MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in (CIFAR100_MEAN, CIFAR100_STD))
+_STATISTICS = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))  # of each channel, by the largest pixel value
+_MEAN, _STD = (np.array(values, np.float32)[:, None, None] for values in _STATISTICS)
 _PARTS = ("train", "test")
 _MOST_BYTES = 2**29  # limit for the unpacked archive, which has 186 MB
 
