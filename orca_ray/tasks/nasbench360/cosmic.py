@@ -115,15 +115,14 @@ def _skies(stamps: Sequence[str]) -> Mapping[str, float]:
     skies = {folder: read_npy(folder / "sky.npy", ndim=1, kind="fiu") for folder in folders}
     for folder, values in skies.items():
         check_not_finite(folder / "sky.npy", "", values)
-    return {stamp: _sky(Path(stamp), skies[Path(stamp).parent]) for stamp in stamps}
-
-
-def _sky(stamp: Path, skies: Array) -> float:
-    """Return the sky brightness of the exposure that a stamp is cut from, whose number begins the stamp's name."""
-    number = stamp.name.split("_")[0]
-    if not number.isdecimal() or not 1 <= int(number) <= len(skies):
-        raise UserError(
-            f"{stamp}: expected a name that begins with an exposure of {stamp.parent / 'sky.npy'}, 1 to {len(skies)}, "
-            f"and '_', found {number!r}"
-        )
-    return float(skies[int(number) - 1])
+    found = {}
+    for stamp in stamps:
+        folder, exposure = Path(stamp).parent, Path(stamp).name.split("_")[0]
+        most = len(skies[folder])
+        if not exposure.isdecimal() or not 1 <= int(exposure) <= most:
+            raise UserError(
+                f"{stamp}: expected a name that begins with an exposure of {folder / 'sky.npy'}, 1 to {most}, and '_', "
+                f"found {exposure!r}"
+            )
+        found[stamp] = float(skies[folder][int(exposure) - 1])
+    return found

@@ -209,14 +209,10 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # the ARFF reader raises other exceptions than it documents
-        raise UserError(f"{path} is not a table in ARFF: {shorten(_worded(error))}") from error
+        message = getattr(error, "message", None)  # the reader's own errors fail to print a text with a percent sign
+        reason = str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
+        raise UserError(f"{path} is not a table in ARFF: {shorten(reason)}") from error
     return content["attributes"], content["data"]
-
-
-def _worded(error: Exception) -> str:
-    """Return the message of an ARFF reader's error, whose own ``__str__`` fails for text with a percent sign."""
-    message = getattr(error, "message", None)
-    return str(message).replace("%d", str(getattr(error, "line", "?")), 1) if message else str(error)
 
 
 def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:

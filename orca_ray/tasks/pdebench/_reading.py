@@ -69,7 +69,7 @@ class Simulations(ABC):
 
     def read(self, rows: slice, frame: int) -> Array:
         """Return frame ``frame``, counted among the frames used, of the samples ``rows``: float32 [b, C, *space]."""
-        thin = (..., *[slice(None, None, self.reading.stride)] * len(self.grid))
+        thin: tuple[Any, ...] = (..., *[slice(None, None, self.reading.stride)] * len(self.grid))
         return np.asarray(self.stored(rows, frame * self.reading.time_stride)[thin])
 
     def chosen(self, rows: Indices, frame: int) -> Iterator[Array]:
