@@ -2,10 +2,11 @@
 
 Files made by ``orca-sweep data generate`` have the root attribute `MARK`, a JSON object with the settings.
 Generated files belong to the benchmark ``pdebench_generated``, other files to ``pdebench``: they share no leaderboard.
-The problems are declared in ``problems.toml``.
+The problems are declared in ``problems.toml``, and what the tasks of a benchmark have in common in ``benchmarks.toml``.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,66 +22,35 @@ from orca_ray.tasks.task import Arrays, Target, Task, Workspace
 
 DOWNLOADED, GENERATED = "pdebench", "pdebench_generated"
 _DATAFILES = "https://darus.uni-stuttgart.de/api/access/datafile"
-_CITATION = (
-    "Takamoto, Praditia, Leiteritz, MacKinlay, Alesiani, Pflüger and Niepert, "
-    "PDEBench: An extensive benchmark for scientific machine learning, NeurIPS Datasets and Benchmarks, 2022"
-)
 _LAYOUTS = {"Seeds": Seeds, "Stacked": Stacked, "Steady": Steady}
 _SCALINGS = {"": None, "by_frame": by_frame, "by_inputs": by_inputs}
 
 
-def _tasks(name: str, problem: Mapping[str, Any]) -> tuple[Task, Task]:
+def _tasks(name: str) -> tuple[Task, Task]:
     """Return the tasks of one table of ``problems.toml``: for the published file, and for one in the same layout."""
-    title, file = problem["title"], PDEBENCH_FILES[name]
+    problem, file = _PROBLEMS[name], PDEBENCH_FILES[name]
     address = f"{_DATAFILES}/{problem['datafile']}"
     published = RawFile(path=file, urls=(address,), md5=problem["md5"], num_bytes=problem["num_bytes"])
     made = RawFile(path=file, made_by=f"orca-sweep data generate {DOWNLOADED}/{name} --samples 1000")
-    downloaded = _task(
-        f"{DOWNLOADED}/{name}",
-        problem,
-        title=title,
-        files=(published,),
-        num_samples=problem.get("num_samples", (8000, 1000, 1000)),
-        licence="CC-BY-4.0",
-        terms="Asks to be cited.",
-    )
-    generated = _task(
-        f"{GENERATED}/{name}",
-        problem,
-        title=f"{title} (generated)",
-        files=(made,),
-        num_samples=None,
-        licence="none (made by orca-ray on the user's machine)",
-        fetcher=lambda raw, _: check_missing(f"{GENERATED}/{name}", (made,), raw),
-    )
-    return downloaded, generated
+    title, sizes = problem["title"], problem.get("num_samples", (8000, 1000, 1000))
+    downloaded = _task(DOWNLOADED, name, title=title, files=(published,), num_samples=sizes)
+    generated = _task(GENERATED, name, title=f"{title} (generated)", files=(made,), num_samples=None)
+    return downloaded, replace(generated, fetcher=lambda raw, _: check_missing(generated.name, (made,), raw))
 
 
-def _task(name: str, problem: Mapping[str, Any], **declared: Any) -> Task:
-    short_name = name.split("/")[1]
-    reading = READINGS[short_name]
+def _task(benchmark: str, problem: str, **declared: Any) -> Task:
+    name, reading = f"{benchmark}/{problem}", READINGS[problem]
 
     def build(workspace: Workspace) -> Arrays:
-        path = workspace.file(PDEBENCH_FILES[short_name])
+        path = workspace.file(PDEBENCH_FILES[problem])
         with open_hdf5(path) as file:
             _check_origin(path, file, name)
             return _reading.build(workspace, reading.layout(file, path, reading))
 
-    return Task(
-        name=name,
-        domain="pde",
-        input_shape=reading.shape,
-        target=Target("dense", shape=reading.shape),
-        loss=problem["loss"],
-        metric="nrmse",
-        input_scale=problem.get("input_scale", "units"),
-        target_scale=problem.get("target_scale", "units"),
-        citation=_CITATION,
-        reference="https://doi.org/10.18419/darus-2986",
-        paper_splits=problem.get("paper_splits", False),
-        build=build,
-        **declared,
-    )
+    stated = ("loss", "input_scale", "target_scale", "paper_splits")
+    fields = _BENCHMARKS[benchmark] | {key: value for key, value in _PROBLEMS[problem].items() if key in stated}
+    target = Target("dense", shape=reading.shape)
+    return Task(name=name, input_shape=reading.shape, target=target, build=build, **fields, **declared)
 
 
 def _reading_of(layout: Mapping[str, Any], scaling: str = "", **fields: Any) -> Reading:
@@ -110,6 +80,7 @@ def _check_origin(path: Path, file: Hdf5, task: str) -> None:
         ) from error
 
 
+_BENCHMARKS = tables("orca_ray.tasks.pdebench", "benchmarks.toml")
 _PROBLEMS = tables("orca_ray.tasks.pdebench", "problems.toml")
 READINGS = {name: _reading_of(**problem["reading"]) for name, problem in _PROBLEMS.items()}
-TASKS = tuple(task for name, problem in _PROBLEMS.items() for task in _tasks(name, problem))
+TASKS = tuple(task for name in _PROBLEMS for task in _tasks(name))
