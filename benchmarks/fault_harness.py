@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.faults.checks import check_machine, check_store
-from benchmarks.faults.kinds import KINDS, Fault, wait
+from benchmarks.faults.fault import Fault, wait
+from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.run import Run
 from benchmarks.faults.site import Site
 

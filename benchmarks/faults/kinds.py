@@ -13,51 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.faults.proxy import Proxy
-from benchmarks.faults.requests import RequestProxy
+from benchmarks.faults.fault import Fault, wait
+from benchmarks.faults.requests import REQUEST_FAULTS
 from benchmarks.faults.run import Run
 from benchmarks.faults.site import NAME
+from benchmarks.faults.stores import BrokenStore, FrozenStore, SlowStore, disturbed_requests
 from tests.cluster.processes import descendants, free_ports
-
-
-class Fault:
-    """A fault in a running sweep. Subclasses say what happens, and how the disturbed command may end."""
-
-    codes: Collection[int] = (0,)
-    """Exit codes that the disturbed command may have. With 0 among them it may go on, for as long as it takes."""
-    messages: Collection[str] = ()
-    """Texts that the command prints if it ends with another code than 0."""
-    options: tuple[str, ...] = ()
-    """More options of the disturbed command."""
-    early = False
-    """Whether the fault comes with the first trial, because it takes long to be felt."""
-
-    def __init__(self, run: Run, chance: random.Random) -> None:
-        """Store the arguments; ``chance`` decides everything that is random."""
-        self.run, self.chance = run, chance
-
-    def prepare(self) -> str:
-        """Prepare the surroundings before the first command; return the reason if this machine cannot, else ""."""
-        return ""
-
-    def inject(self) -> bool:
-        """Make the fault; return False if there is nothing (any more) that it could hit."""
-        raise NotImplementedError
-
-    def relieve(self) -> None:
-        """End the fault; called once, after the disturbed command ended or the fault has lasted for `lasts`."""
-
-    @property
-    def lasts(self) -> float:
-        """Seconds until `relieve` if the command still runs."""
-        return float("inf")
-
-    def problems(self) -> list[str]:
-        """Return what went wrong beside the disturbed command; called after it has ended."""
-        return []
-
-    def clean(self) -> None:
-        """Remove what `prepare` made, at the end of the run."""
 
 
 class _Signal(Fault):
@@ -204,118 +165,6 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-class FrozenStore(Fault):
-    """A real S3 server, behind a proxy, accepts connections and requests, and answers nothing.
-
-    Half of the faults of a store pass after 3 to 15 seconds, the others last until the command ends.
-    """
-
-    codes: Collection[int] = (0, 2)
-    messages = ("s3://",)
-
-    def __init__(self, run: Run, chance: random.Random) -> None:
-        super().__init__(run, chance)
-        self._lasts = chance.uniform(3.0, 15.0) if chance.random() < 0.5 else float("inf")
-
-    @property
-    def lasts(self) -> float:
-        return self._lasts
-
-    def prepare(self) -> str:
-        self.proxy = Proxy(self.run.site.s3_port())
-        self.run.use_s3(self.proxy.port)
-        return ""
-
-    def inject(self) -> bool:
-        self.proxy.frozen = True
-        return True
-
-    def relieve(self) -> None:
-        self.proxy.frozen, self.proxy.broken, self.proxy.delay = False, False, 0.0
-
-    def clean(self) -> None:
-        self.proxy.close()
-
-
-class BrokenStore(FrozenStore):
-    """The server resets every connection."""
-
-    def inject(self) -> bool:
-        self.proxy.broken = True
-        return True
-
-
-class SlowStore(FrozenStore):
-    """Each part of a request or an answer takes up to half a second; the sweep goes on."""
-
-    codes = (0,)
-
-    def inject(self) -> bool:
-        self.proxy.delay = self.chance.uniform(0.1, 0.5)
-        return True
-
-
-class _Requests(FrozenStore):
-    """For 5 to 15 seconds, a share of the requests to the store meets a fault of `RequestProxy`."""
-
-    kind = ""
-
-    def __init__(self, run: Run, chance: random.Random) -> None:
-        super().__init__(run, chance)
-        self._lasts = chance.uniform(5.0, 15.0)
-
-    def prepare(self) -> str:
-        self.requests = RequestProxy(self.run.site.s3_port(), self.chance)
-        self.run.use_s3(self.requests.port)
-        return ""
-
-    def inject(self) -> bool:
-        self.requests.kind = self.kind
-        return True
-
-    def relieve(self) -> None:
-        self.requests.kind = ""
-
-    def clean(self) -> None:
-        self.requests.close()
-
-
-class LostRequests(_Requests):
-    """Writes never reach the server."""
-
-    kind = "lost-request"
-
-
-class LostReplies(_Requests):
-    """Writes are done, and nobody learns it."""
-
-    kind = "lost-reply"
-
-
-class RepeatedRequests(_Requests):
-    """Writes arrive a second time, up to three seconds later, after others."""
-
-    kind = "twice"
-
-
-class LateRequests(_Requests):
-    """Writes break off, are repeated, and the first one arrives after all."""
-
-    kind = "late"
-
-
-class BusyReads(_Requests):
-    """Reads are answered with status 503."""
-
-    kind = "busy-reads"
-
-
-class Throttled(_Requests):
-    """Everything is answered with status 503."""
-
-    kind = "busy"
-
-
 class _Hooked(Fault):
     """The driver acts on itself at one exact place (`hooks`)."""
 
@@ -441,13 +290,6 @@ class Reader(Fault):
         return [] if self._code == 0 else [f"the reader ended with {self._code}: {self.run.tail()}"]
 
 
-def wait(command: "subprocess.Popen[bytes]", seconds: float) -> int | None:
-    """Wait for the end of a process, and return its exit code; None if it takes longer."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return command.wait(seconds)
-    return None
-
-
 KINDS: dict[str, type[Fault]] = {
     "driver": KillDriver,
     "worker": KillWorker,
@@ -461,12 +303,7 @@ KINDS: dict[str, type[Fault]] = {
     "store-freeze": FrozenStore,
     "store-slow": SlowStore,
     "store-break": BrokenStore,
-    "lost-request": LostRequests,
-    "lost-reply": LostReplies,
-    "twice": RepeatedRequests,
-    "late": LateRequests,
-    "busy-reads": BusyReads,
-    "throttled": Throttled,
+    **{kind: disturbed_requests(kind) for kind in REQUEST_FAULTS},
     "stop-write": StopBeforeWrite,
     "two-drivers": TwoDrivers,
     "clock": ClockStep,

@@ -10,6 +10,8 @@ BUSY = (
     b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.'
     b"</Message></Error>"
 )
+REQUEST_FAULTS = ("lost-request", "lost-reply", "twice", "late", "busy-reads", "busy")
+"""Kinds of faults, see `RequestProxy`."""
 READS, WRITES = ("GET", "HEAD"), ("PUT", "POST", "DELETE")
 
 
