@@ -22,6 +22,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,19 @@ class Tally:
         self.slowest, self.peak = max(self.slowest, outcome.seconds), max(self.peak, outcome.peak)
         if outcome.is_finding:
             self.findings.append(outcome)
+
+
+@contextmanager
+def limits(num_bytes: int, seconds: float = 60.0) -> Iterator[None]:
+    """Fail if the block takes more than ``num_bytes`` of new memory or ``seconds``."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    started = time.monotonic()
+    resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert time.monotonic() - started < seconds
 
 
 def adapt_without_training(sample: Sample) -> None:

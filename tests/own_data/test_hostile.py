@@ -1,10 +1,7 @@
 """Hostile and unusual files of a user: read, or refused with what is wrong, within limits of time and memory."""
 
 import os
-import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +11,13 @@ import pytest
 from PIL import Image
 from pyarrow import parquet
 
+from benchmarks.fuzz_readers import limits
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, read
 from orca_ray.own_data.infer_task import infer
 
 from .writers import image, tone
-
-MOST_BYTES, MOST_SECONDS = 2**28, 60.0
-
-
-@contextmanager
-def limits() -> Iterator[None]:
-    """Fail if the block takes more than `MOST_BYTES` of new memory or `MOST_SECONDS`."""
-    pages, soft, hard = Path("/proc/self/statm").read_text().split()[0], *resource.getrlimit(resource.RLIMIT_AS)
-    started = time.monotonic()
-    resource.setrlimit(resource.RLIMIT_AS, (int(pages) * resource.getpagesize() + MOST_BYTES, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert time.monotonic() - started < MOST_SECONDS
 
 
 def _recordings(folder: Path, rate: int) -> Path:
@@ -97,13 +80,13 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
 def test_bad_data_are_refused(name: str, tmp_path: Path) -> None:
     write, expected = BAD[name]
     path = write(tmp_path)
-    with limits(), pytest.raises(UserError, match=expected):
+    with limits(2**28), pytest.raises(UserError, match=expected):
         infer(read(path, Options(target=("y",))))
 
 
 def test_large_images_are_not_in_memory_at_the_same_time(tmp_path: Path) -> None:
     path = _images(tmp_path, *[np.zeros((2000, 2000), np.uint8)] * 24)
-    with limits():
+    with limits(2**28):
         assert len(infer(read(path)).splits["train"]) > 20
 
 

@@ -16,20 +16,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from orca_ray.data import archives, hdf5
+from orca_ray.data import archives
 from orca_ray.errors import UserError
 from orca_ray.own_data import read
 
-from .writers import arrow_folder
+from .writers import arrow_folder, hdf5, write_zarr
 
 X, Y = np.ones((20, 3, 7), np.float32), np.arange(20) % 3
 
 
 def zarr(folder: Path, change: Callable[[Path], object] = os.unlink, old: str = "", new: str = "") -> Path:
     library = pytest.importorskip("zarr")
-    group = library.open_group(str(folder / "a.zarr"), mode="w")
-    for name, array in (("x", X), ("y", Y)):
-        group.create_array(name, data=array, chunks=(4, *array.shape[1:]), compressors=library.codecs.GzipCodec())
+    write_zarr(folder / "a.zarr", X, Y, compressors=library.codecs.GzipCodec())
     described = folder / "a.zarr/x/zarr.json"
     described.write_text(described.read_text().replace(old, new, 1))
     change(folder / "a.zarr/x/c/0/0/0")
@@ -53,9 +51,7 @@ def pt(folder: Path, x: object) -> Path:
 
 
 def hdf(folder: Path, **content: Any) -> Path:
-    with h5py.File(folder / "a.h5", "w") as file:
-        for name, array in {"x": X, "y": Y, **content}.items():
-            file[name.replace("_", "/")] = array
+    hdf5(folder / "a.h5", **{"x": X, "y": Y, **content})
     return folder / "a.h5"
 
 
@@ -107,7 +103,7 @@ ARROW = "data-00000-of-00001.arrow"
         (lambda at: zarr(at, link), "expected a folder, found a link"),
         (lambda at: zarr(at, lambda _: None, "\n        4,", "\n        4000000,"), "unfolds .*, x: 336000000 bytes"),
         (lambda at: zarr(at, old='"attributes": {}', new=f'"attributes": {{"a": {"[" * 400}{"]" * 400}}}'), ""),
-        (lambda at: hdf(at, **{"_".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
+        (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
         (lambda at: texts(at, same=True), "unfolds to more than 200 times its size, y"),
         (lambda at: texts(at, same=False), "a.h5: expected a whole HDF5 file, found damaged texts"),
         (lambda at: hdf(at, x=X[:, :0]), r"x: expected samples, found shape \[20, 0, 7\]"),
@@ -116,11 +112,13 @@ ARROW = "data-00000-of-00001.arrow"
         (lambda at: pt(at, torch.zeros(20, 3, dtype=torch.cfloat).conj()), "x: expected inputs .* of real numbers"),
         (lambda at: pt(at, torch.zeros(20, 3, device="meta")), "x: expected a dense tensor, found meta"),
         (lambda at: pt(at, torch.nested.nested_tensor([torch.zeros(3)])), "x: expected a dense tensor, found a nested"),
+        (lambda at: pt(at, pytest.raises), "expected tensors"),
         (lambda at: pt(at, bytearray(9)), "expected tensors, found .*bytearray"),
         (lambda at: saved(at, ARROW, (8000).to_bytes(8, "little"), (2**40).to_bytes(8, "little")), "unfolds to more"),
         (lambda at: saved(at, "state.json", b'[{"filename"', b'{"filename"'), "state.json"),
         (lambda at: saved(at, "state.json", b'"data-00000-of-00001.arrow"', b"1.5"), "expected names of files"),
         (lambda at: saved(at, "dataset_info.json", b'["n", "p"]', b"2.5"), ""),
+        (lambda at: npz(at, x=np.array([{"a": 1}], dtype=object), y=Y[:1]), "x: expected an array .*, found object"),
         (lambda at: npz(at, x=X[:, :0], y=Y), r"x: expected samples, found shape \[20, 0, 7\]"),
         (lambda at: npz(at, x=X, y=Y, z=X), "expected arrays of different names, found two named 'x'"),
     ],
@@ -139,8 +137,8 @@ def test_what_is_no_plain_array_is_named(
 
 def test_only_the_data_set_that_is_read_is_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[str] = []
-    path = hdf(tmp_path, **{f"more_{number}": Y for number in range(50)})
-    monkeypatch.setattr(hdf5, "_check_growth", lambda _, name, found: checked.append(name))
+    path = hdf(tmp_path, **{f"more/{number}": Y for number in range(50)})
+    monkeypatch.setattr("orca_ray.data.hdf5._check_growth", lambda _, name, found: checked.append(name))
     data = read(path)
     assert len(checked) == 53, "all once, then the targets"
     data.select(np.array([3, 5]))

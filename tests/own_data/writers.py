@@ -4,6 +4,7 @@ import json
 import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,28 +20,28 @@ def _npy(path: Path, x: Array, y: Array) -> None:
     np.save(path.with_name("y.npy"), y)
 
 
-def _hdf5(path: Path, **arrays: Array) -> None:
+def hdf5(path: Path, **arrays: Array) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
 
 
-def _zarr(path: Path, x: Array, y: Array) -> None:
+def write_zarr(path: Path, x: Array, y: Array, **options: Any) -> None:
     import zarr
 
     group = zarr.open_group(str(path), mode="w")
     for name, array in (("x", x), ("y", y)):
-        group.create_array(name, shape=array.shape, dtype=array.dtype, chunks=(4, *array.shape[1:]))[:] = array
+        group.create_array(name, data=array, chunks=(4, *array.shape[1:]), **options)
 
 
 ARRAYS: Mapping[str, Callable[[Path, Array, Array], object]] = {
     "data.npz": lambda path, x, y: np.savez(path, x=x, y=y),
     "x.npy": _npy,
-    "data.h5": lambda path, x, y: _hdf5(path, inputs=x, labels=y),
+    "data.h5": lambda path, x, y: hdf5(path, inputs=x, labels=y),
     "data.mat": lambda path, x, y: scipy.io.savemat(path, {"X": x, "y": y}, do_compression=True),
-    "v73.mat": lambda path, x, y: _hdf5(path, X=x.T, y=y[None]),
+    "v73.mat": lambda path, x, y: hdf5(path, X=x.T, y=y[None]),
     "data.pt": lambda path, x, y: torch.save({"x": torch.tensor(x), "y": torch.tensor(y)}, path),
-    "data.zarr": _zarr,
+    "data.zarr": write_zarr,
 }
 """Writers of samples by the name of the file."""
 
