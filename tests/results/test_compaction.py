@@ -1,14 +1,13 @@
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.crashes import after_crashes
 from orca_ray.errors import UserError
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -96,30 +95,6 @@ class TestCompaction:
         assert {path.name for path in Path(store.uri).rglob(".tmp-*")} == {".tmp-fresh.parquet"}
 
 
-ROOT = Path(__file__).parents[2]
-
-
-class Crash(BaseException):
-    """The power goes: nothing that follows is carried out, clean-up included."""
-
-
-def after_crashes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[ResultsStore], object]
-) -> Iterator[tuple[ResultsStore, list[str]]]:
-    """Yield a store of three trials and the changes made, for a crash at each point of ``action``, at last for none."""
-    template = ResultsStore(tmp_path / "template", create=True)
-    for key in "abc":
-        template.append([make_record(key)], [make_point(key)])
-    for limit in range(100):
-        store = ResultsStore(shutil.copytree(template.uri, tmp_path / str(limit)))
-        with monkeypatch.context() as patch, suppress(Crash):
-            done = _arm(patch, limit)
-            action(store)
-        yield ResultsStore(store.uri), done
-        if len(done) < limit:
-            return
-
-
 @pytest.mark.slow
 def test_compaction_survives_a_crash_at_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
@@ -144,26 +119,6 @@ def test_append_is_all_or_nothing_at_every_point(tmp_path: Path, monkeypatch: py
     assert (seen[0], seen[-1]) == (False, True)
 
 
-def _arm(patch: pytest.MonkeyPatch, limit: int) -> list[str]:
-    """Let the changes of the file system after the first ``limit`` ones fail, as if the machine had stopped."""
-    done: list[str] = []
-
-    def guard(name: str) -> None:
-        original = getattr(os, name)
-
-        def guarded(*arguments: Any, **options: Any) -> Any:
-            if len(done) >= limit:
-                raise Crash
-            done.append(name)
-            return original(*arguments, **options)
-
-        patch.setattr(os, name, guarded)
-
-    for name in ("fsync", "replace", "unlink"):
-        guard(name)
-    return done
-
-
 WRITER = """
 import sys, time
 from pathlib import Path
@@ -184,11 +139,12 @@ print(appended, flush=True)
 
 @pytest.mark.slow
 def test_writers_compactor_and_reader_at_the_same_time(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
     uri = str(tmp_path / "results")  # which of the processes creates it is not settled either
     with ExitStack() as stack:
         processes = {
             role: stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", WRITER, role, uri], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+                subprocess.Popen([sys.executable, "-c", WRITER, role, uri], stdout=subprocess.PIPE, text=True, cwd=root)
             )
             for role in ("left", "right", "compact")
         }
