@@ -15,7 +15,7 @@ import requests
 from orca_ray.cli.output import emit_json, note, say, show
 from orca_ray.data import cache
 from orca_ray.errors import UserError, printable, unknown_name
-from orca_ray.paths import check_directory, check_special, open_regular
+from orca_ray.paths import check_directory, check_special
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan import loading
 from tests.cli.conftest import SWEEP, Command, EndBy
@@ -169,36 +169,30 @@ def test_a_malformed_address_is_refused_at_once(command: Command) -> None:
     assert not list(Path().iterdir())
 
 
-def test_the_credentials_of_a_store_are_not_printed(command: Command) -> None:
-    ending = command("status", "pocket", "--results", "s3://AKIA:pa55@bucket/run?no_such_option=1&secret_key=pa55word")
-    assert ending.code == 2
-    assert "s3://bucket/run" in ending.err
-    assert "pa55" not in ending.err + ending.out
-
-
 @pytest.mark.parametrize(
-    "given",
+    ("given", "shown"),
     [
-        "predict hub:https://me:pa55@host/x data.csv -o o.csv",
-        "plan pocket --address ray://me:pa55@host:1",
-        "benchmark pocket --body https://me:pa55@host/x",
-        "adapt https://me:pa55@host/x.csv",
-        "adapt https://host/x.csv?api_key=pa55&x=1",
-        "data fetch https://pa55@host/y",
-        "leaderboard https://me:pa55@host/y",
-        "plan pocket --body https://me:pa55/2@host/x",
-        "plan pocket --body https://me:p@pa55@host/x",
-        f"plan pocket --body https://me:{'pa55' * 99}@host/x",
-        "adapt https://h/m?X-Amz-Signature=pa55",
+        ("predict hub:https://me:pa55@host/x data.csv -o o.csv", "***"),
+        ("plan pocket --address ray://me:pa55@host:1", "***"),
+        ("benchmark pocket --body https://me:pa55@host/x", "***"),
+        ("adapt https://me:pa55@host/x.csv", "***"),
+        ("adapt https://host/x.csv?api_key=pa55&x=1", "***"),
+        ("data fetch https://pa55@host/y", "***"),
+        ("leaderboard https://me:pa55@host/y", "***"),
+        ("plan pocket --body https://me:pa55/2@host/x", "***"),
+        ("plan pocket --body https://me:p@pa55@host/x", "***"),
+        (f"plan pocket --body https://me:{'pa55' * 99}@host/x", "***"),
+        ("adapt https://h/m?X-Amz-Signature=pa55", "***"),
+        ("status pocket --results s3://AKIA:pa55@bucket/run?no_such_option=1&secret_key=pa55word", "s3://bucket/run"),
     ],
 )
 def test_a_password_is_not_echoed_wherever_it_is_given(
-    command: Command, given: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    command: Command, given: str, shown: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("requests.head", mock.Mock(side_effect=requests.Timeout))
     ending = command(*given.split())
     assert ending.code == 2
-    assert "***" in ending.err
+    assert shown in ending.err
     assert "pa55" not in ending.err + ending.out
 
 
@@ -287,13 +281,12 @@ def test_printable_keeps_ordinary_text() -> None:
     assert str(unknown_name("task", "a\x1bb", ["c\x1bd"])).isprintable()
 
 
-def test_directories_and_files_of_the_user(tmp_path: Path) -> None:
+def test_directories_of_the_user(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "new" / "deep", Path("/dev/shm/new"), Path("relative")):
         check_special(path, "--out")
         assert check_directory(path, "--out") == path
     (tmp_path / "file").write_bytes(b"content")
     (tmp_path / "broken").symlink_to("nowhere")
-    os.mkfifo(tmp_path / "pipe")
     for path, expected in (
         (tmp_path / "file", "is a file; give a directory"),
         (tmp_path / "file" / "below", f"{tmp_path / 'file'} is a file; give a directory"),
@@ -301,13 +294,6 @@ def test_directories_and_files_of_the_user(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=expected):
             check_directory(path, "--out")
-    with open_regular(tmp_path / "file") as stream:
-        assert stream.read() == b"content"
-    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(UserError, match=r"expected a regular file, found .*remove it"):
-            open_regular(path)
-    with pytest.raises(FileNotFoundError):
-        open_regular(tmp_path / "nowhere")
 
 
 def test_a_group_without_a_command_lists_its_commands(command: Command) -> None:

@@ -35,14 +35,13 @@ def builder(**changes: Array | None) -> mock.Mock:
     return mock.Mock(return_value={name: array for name, array in (arrays | changes).items() if array is not None})
 
 
-def prepare(version: int, build: prepared.Build, *, expected: str | None = None) -> prepared.PreparedData:
-    directory = prepared.directory_of("pocket/toy", version)
-    return prepared.prepare("pocket/toy", directory, build, expected=expected)
+def prepare(build: prepared.Build, version: int = 1, **options: Any) -> prepared.PreparedData:
+    return prepared.prepare("pocket/toy", prepared.directory_of("pocket/toy", version), build, **options)
 
 
 def test_arrays_come_back_memory_mapped_and_read_only() -> None:
     build = builder(y_mean=np.ones(1, np.float32), y_std=np.array(2, np.float32))
-    data = prepare(1, build)
+    data = prepare(build)
     assert isinstance(data.train.x, np.memmap)
     assert not data.train.x.flags.writeable
     for name, split in data.splits.items():
@@ -58,49 +57,40 @@ def test_arrays_come_back_memory_mapped_and_read_only() -> None:
 
 def test_data_is_built_once_per_version_fingerprint_and_task() -> None:
     build, new = builder(), builder(train_y=np.array([3, 2, 1, 0]))
-    first = prepare(1, build)
-    assert prepare(1, build).fingerprint == first.fingerprint
+    first = prepare(build)
+    assert prepare(build).fingerprint == first.fingerprint
     assert build.call_count == 1
-    prepare(2, build)
+    prepare(build, 2)
     assert build.call_count == 2
-    data = prepare(1, new, expected=prepared.fingerprint(new.return_value))
+    data = prepare(new, expected=prepared.fingerprint(new.return_value))
     assert (new.call_count, data.train.y[0]) == (1, 3)
     assert prepared.opened("pocket/other", data.directory) is None
     assert prepared.prepare("pocket/other", data.directory, build).train.y[0] == 0
 
 
-def _truncate(directory: Path) -> None:
-    path = directory / "validation_x.npy"
-    path.write_bytes(path.read_bytes()[:-8])
+def cut(name: str, end: int) -> Callable[[Path], object]:
+    """Return a function that cuts a file of a directory."""
+    return lambda directory: (path := directory / name).write_bytes(path.read_bytes()[:end])
 
 
-def _truncate_meta(directory: Path) -> None:
-    path = directory / "meta.json"
-    path.write_text(path.read_text()[:50])
-
-
-DAMAGES: list[Callable[[Path], object]] = [
-    _truncate,
-    _truncate_meta,
-    lambda directory: (directory / "train_y.npy").unlink(),
-    lambda directory: (path := directory / "train_x.npy").write_bytes(bytes(path.stat().st_size)),
-]
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut("validation_x.npy", -8),
+        cut("meta.json", 50),
+        lambda directory: (directory / "train_y.npy").unlink(),
+        lambda directory: (path := directory / "train_x.npy").write_bytes(bytes(path.stat().st_size)),
+    ],
+)
 def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], caplog: pytest.LogCaptureFixture) -> None:
     build = builder()
-    first = prepare(1, build)
-    damage(first.directory)
-    if damage is _truncate_meta:
-        with pytest.raises(UserError, match=r"meta\.json is unreadable"):
-            prepared.verify(first)
-    again = prepare(1, build)
+    damage(prepare(build).directory)
+    again = prepare(build)
     (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "damaged" in warning.message
     np.testing.assert_array_equal(again.validation.x, build.return_value["validation_x"])
     prepared.verify(again)
-    prepare(1, build)
+    prepare(build)
     assert build.call_count == 2
 
 
@@ -112,16 +102,19 @@ def test_damaged_files_are_prepared_again(damage: Callable[[Path], object], capl
     ],
 )  # fmt: skip
 def test_a_description_of_other_types_counts_as_damaged(changes: dict[str, object]) -> None:
-    path = prepare(1, builder()).directory / "meta.json"
+    path = prepare(builder()).directory / "meta.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     assert prepared.opened("pocket/toy", path.parent) is None
 
 
 def test_verify_names_the_file_that_changed() -> None:
-    data = prepare(1, builder())
+    data = prepare(builder())
     path = data.directory / "test_x.npy"
     path.write_bytes(path.read_bytes()[:-1] + b"\1")
     with pytest.raises(UserError, match=r"test_x\.npy changed since it was prepared: expected sha256 \w{64}, got \w"):
+        prepared.verify(data)
+    cut("meta.json", 50)(data.directory)
+    with pytest.raises(UserError, match=r"meta\.json is unreadable"):
         prepared.verify(data)
 
 
@@ -140,15 +133,15 @@ EMPTY = {"validation_x": np.zeros((0, 2, 3), np.float32), "validation_y": np.zer
 )
 def test_incomplete_splits_are_refused_and_nothing_is_written(changes: dict[str, Array | None], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        prepare(1, builder(**changes))
+        prepare(builder(**changes))
     assert not prepared.directory_of("pocket/toy", 1).exists()
 
 
 def test_another_fingerprint_than_declared_is_refused() -> None:
     build = builder()
-    old = prepare(1, builder(train_y=np.array([3, 2, 1, 0])))
+    old = prepare(builder(train_y=np.array([3, 2, 1, 0])))
     with pytest.raises(UserError, match=r"has fingerprint \w{16}, expected 0123456789abcdef"):
-        prepare(1, build, expected="0123456789abcdef")
+        prepare(build, expected="0123456789abcdef")
     assert prepared.opened("pocket/toy", old.directory, expected=old.fingerprint) is not None
     assert sorted(os.listdir(old.directory.parent)) == ["1", "1.lock"]
 
@@ -179,7 +172,7 @@ def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -
     assert sorted(os.listdir(tmp_path)) == ["home", "out"]  # no lock next to it
     (out / "notes.txt").write_text("years of work")
     assert len(users(out, builder()).train) == 4  # nothing is replaced
-    _truncate(out)
+    cut("validation_x.npy", -8)(out)
     with pytest.raises(UserError, match=r"also holds notes\.txt, which would be removed"):
         users(out, builder())
     assert (out / "notes.txt").read_text() == "years of work"
@@ -244,12 +237,8 @@ def _others() -> dict[str, Array]:
     return {"train_y": np.arange(6, dtype=np.int64), "validation_x": x, "validation_y": y, "test_x": x, "test_y": y}
 
 
-def _prepare(build: prepared.Build, identity: str = "") -> prepared.PreparedData:
-    return prepared.prepare("big/toy", prepared.directory_of("big/toy", 1), build, identity=identity)
-
-
 def _left() -> list[str]:
-    return sorted(os.listdir(prepared.directory_of("big/toy", 1).parent))
+    return sorted(os.listdir(prepared.directory_of("pocket/toy", 1).parent))
 
 
 FILES = sorted(["meta.json", *(f"{key}.npy" for key in prepared.REQUIRED)])
@@ -259,8 +248,8 @@ FILLED = np.repeat(np.arange(1, 7, dtype=np.float32), 6).reshape(6, 2, 3)
 def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
     first, second = Counting(stop=4), Counting()
     with pytest.raises(KeyboardInterrupt):
-        _prepare(first)
-    data = _prepare(second)
+        prepare(first)
+    data = prepare(second)
     assert (first.filled, second.filled) == ([0, 1, 2, 3], [4, 5])
     np.testing.assert_array_equal(data.train.x, FILLED)
     assert _left() == ["1", "1.lock"]
@@ -269,8 +258,8 @@ def test_an_interrupted_build_goes_on_where_it_stopped() -> None:
     prepared.verify(data)
     shutil.rmtree(data.directory)
     with pytest.raises(KeyboardInterrupt):
-        _prepare(Counting(stop=4), "raw of yesterday")
-    _prepare(again := Counting(), "raw of today")
+        prepare(Counting(stop=4), identity="raw of yesterday")
+    prepare(again := Counting(), identity="raw of today")
     assert again.filled == list(range(6))
 
 
@@ -280,28 +269,32 @@ def _truncated(_: str) -> UserError:
     return error
 
 
-@pytest.mark.parametrize("error", [UserError, ValueError, _truncated])
-def test_bad_input_leaves_nothing_behind(error: Any) -> None:
-    with pytest.raises((UserError, ValueError), match="stopped"):
-        _prepare(Counting(stop=4, error=error))
-    assert _left() == ["1.lock"]
-
-
-@pytest.mark.parametrize("error", [MemoryError, partial(OSError, errno.ENOSPC), partial(OSError, errno.EIO)])
-def test_finished_batches_outlive_what_the_input_is_not_at_fault_for(error: Any) -> None:
-    with pytest.raises((UserError, MemoryError, OSError)):
-        _prepare(Counting(stop=4, error=error))
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (UserError, False),
+        (ValueError, False),
+        (_truncated, False),
+        (MemoryError, True),
+        (partial(OSError, errno.ENOSPC), True),
+        (partial(OSError, errno.EIO), True),
+    ],
+)
+def test_finished_batches_outlive_only_what_the_input_is_not_at_fault_for(error: Any, kept: bool) -> None:
+    with pytest.raises((UserError, MemoryError, OSError, ValueError), match=r"stopped|space"):
+        prepare(Counting(stop=4, error=error))
+    assert (_left() == ["1.lock"]) is not kept
     second = Counting()
-    _prepare(second)
-    assert second.filled == [4, 5]
+    prepare(second)
+    assert second.filled == ([4, 5] if kept else [*range(6)])
 
 
 @pytest.mark.parametrize(("module", "name"), [(layout, "fingerprint"), (cache, "flush")])
 def test_an_interruption_after_the_build_loses_no_batch(module: ModuleType, name: str) -> None:
     with mock.patch.object(module, name, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        _prepare(Counting())
+        prepare(Counting())
     second = Counting()
-    data = _prepare(second)
+    data = prepare(second)
     assert second.filled == []
     assert sorted(path.name for path in data.directory.iterdir()) == FILES
     np.testing.assert_array_equal(data.train.x, FILLED)
@@ -314,7 +307,7 @@ def test_a_build_may_return_a_part_of_its_own_array(view: Any) -> None:
         x, y = view(arrays["train_x"]), view(np.asarray(arrays["train_y"]))
         return {**arrays, "train_x": x, "train_y": y}
 
-    data = _prepare(build)
+    data = prepare(build)
     prepared.verify(data)
     np.testing.assert_array_equal(data.train.x, view(FILLED))
     assert data.fingerprint == prepared.fingerprint({**_others(), "train_x": data.train.x, "train_y": data.train.y})
@@ -365,7 +358,7 @@ def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
     rows, whole = _pairwise(6, 0)
     others, others_whole = _pairwise(4, 1)
     arrays: Arrays = {**_others(), "train_x": rows, "validation_x": others, "test_x": others}
-    data = _prepare(lambda _: arrays)
+    data = prepare(lambda _: arrays)
     assert data.train.x.shape == (6, 8, 5, 5)
     for part in (slice(1, 4), np.array([5, 0, 2])):
         np.testing.assert_array_equal(data.train.x[part], whole[part])
@@ -379,7 +372,7 @@ def test_composite_rows_are_stored_as_parts_and_come_back_whole() -> None:
 
 def test_groups_are_kept_and_stay_apart_when_two_splits_are_joined() -> None:
     groups = {"train_group": np.array([0, 0, 1, 2, 2, 2]), "validation_group": np.array([1, 1, 0, 2])}
-    data = _prepare(lambda _: {"train_x": FILLED, **_others(), **groups})
+    data = prepare(lambda _: {"train_x": FILLED, **_others(), **groups})
     assert data.test.group is None
     np.testing.assert_array_equal(data.validation.group, [1, 1, 0, 2])
     np.testing.assert_array_equal(under_protocol(data, "paper").train.group, [0, 0, 1, 2, 2, 2, 4, 4, 3, 5])

@@ -18,8 +18,6 @@ from orca_ray.errors import UserError
 
 Array = np.ndarray[Any, Any]
 X = Path("x.npy")
-
-
 NAN = np.ones((20, 3), np.float32)
 NAN[17, 2] = np.nan
 
@@ -73,13 +71,13 @@ def test_a_file_beyond_the_limit_is_not_read(read: Callable[[Path], object], tmp
         read(tmp_path / "sparse")
 
 
-HEADER = "#a comment: with, commas\n@problemName Toy\n@classLabel true 1 2\n@data\n"
+HEADER = b"#a comment: with, commas\n@problemName Toy\n@classLabel true 1 2\n@data\n"
 
 
 @given(st.lists(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=2, max_size=2), min_size=1))
 def test_the_series_that_are_written_are_read(series: list[list[list[float]]]) -> None:
     lines = [":".join(",".join(map(repr, row)) for row in each) + f":{number}" for number, each in enumerate(series)]
-    parsed, labels = readers.parse_ts(HEADER + "\n".join(lines) + "\n", "toy.ts")
+    parsed, labels = readers.parse_ts(HEADER.decode() + "\n".join(lines) + "\n", "toy.ts")
     assert labels == [str(number) for number in range(len(series))]
     assert [each.tolist() for each in parsed] == series
 
@@ -104,43 +102,29 @@ def _fmt(encoding: int, bits: int, rate: int = 22050, channels: int = 1) -> byte
 PCM, SAMPLES = (b"fmt ", _fmt(1, 16)), (b"data", bytes(4))
 
 
+EXTENSIBLE = _fmt(0xFFFE, 16) + struct.pack("<HHIH", 22, 16, 4, 1) + bytes(14)
+
+
 @pytest.mark.parametrize(
-    ("width", "frames"),
+    ("fmt", "samples", "expected"),
     [
-        (1, bytes([0, 64, 128, 192])),
-        (2, struct.pack("<4h", -(2**15), -(2**14), 0, 2**14)),
-        (3, b"\x00\x00\x80\x00\x00\xc0\x00\x00\x00\x00\x00\x40"),
-        (4, struct.pack("<4i", -(2**31), -(2**30), 0, 2**30)),
+        (_fmt(1, 8), bytes([0, 64, 128, 192]), [-1, -0.5, 0, 0.5]),
+        (_fmt(1, 16), struct.pack("<4h", -(2**15), -(2**14), 0, 2**14), [-1, -0.5, 0, 0.5]),
+        (_fmt(1, 24), b"\x00\x00\x80\x00\x00\xc0\x00\x00\x00\x00\x00\x40", [-1, -0.5, 0, 0.5]),
+        (_fmt(1, 32), struct.pack("<4i", -(2**31), -(2**30), 0, 2**30), [-1, -0.5, 0, 0.5]),
+        (_fmt(3, 32), struct.pack("<3f", 0.25, -1.5, 0), [0.25, -1.5, 0]),
+        (_fmt(3, 64), struct.pack("<3d", 0.25, -1.5, 0), [0.25, -1.5, 0]),
+        (EXTENSIBLE, struct.pack("<2h", 2**14, 0), [0.5, 0]),
     ],
 )
-def test_wav_of_whole_numbers(width: int, frames: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.wav").write_bytes(_riff((b"fmt ", _fmt(1, 8 * width)), (b"data", frames)))
+def test_wav(fmt: bytes, samples: bytes, expected: list[float], tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(_riff((b"fmt ", fmt), (b"LIST", b"odd"), (b"data", samples)))
     found = read_wav(tmp_path / "a.wav", 22050)
     assert found.dtype == np.float32
-    assert found.tolist() == [-1, -0.5, 0, 0.5]
+    assert found.tolist() == expected
 
 
-def test_wav_of_floating_point_and_of_extensible_format(tmp_path: Path) -> None:
-    values = [0.25, -1.5, 0]
-    extensible = _fmt(0xFFFE, 16) + struct.pack("<HHIH", 22, 16, 4, 1) + bytes(14)
-    for fmt, data, expected in (
-        (_fmt(3, 32), struct.pack("<3f", *values), values),
-        (_fmt(3, 64), struct.pack("<3d", *values), values),
-        (extensible, struct.pack("<2h", 2**14, 0), [0.5, 0]),
-    ):
-        (tmp_path / "a.wav").write_bytes(_riff((b"fmt ", fmt), (b"LIST", b"odd"), (b"data", data)))
-        assert read_wav(tmp_path / "a.wav", 22050).tolist() == expected
-
-
-def csv(content: bytes | None, message: str) -> tuple[str, bytes | None, str]:
-    return "a.csv", content, message
-
-
-def ts(text: str, message: str) -> tuple[str, bytes | None, str]:
-    return "a.ts", text.encode(), message
-
-
-def wav(message: str, *chunks: tuple[bytes, bytes], length: int | None = None) -> tuple[str, bytes | None, str]:
+def wav(message: str, *chunks: tuple[bytes, bytes], length: int | None = None) -> tuple[str, bytes, str]:
     return "a.wav", _riff(*chunks)[:length], message
 
 
@@ -152,26 +136,26 @@ READ: dict[str, Callable[[Path], object]] = {
     "a.wav": lambda path: read_wav(path, 22050),
 }
 BAD = [
-    csv(None, "cannot read"),
-    csv(b"", "expected column 'files' once in the header, found 0: an empty file"),
-    csv(b"file,labels\n", "expected column 'files' once in the header, found 0: file, labels"),
-    csv(b"files,files\n1,2\n", "expected column 'files' once in the header, found 2"),
-    csv(b"files,labels\n", "expected rows below the header, found none"),
-    csv(b"files,labels\na,b\nc\n", r"line 3: expected 2 values \(files, labels\), found 1"),
-    csv(b'files,labels\na,"b\n', "expected a comma-separated table"),
-    csv(b"files,labels\na,\xff\n", "expected text in UTF-8, found byte 0xff"),
-    csv(b"files,labels\na,\0\n", "found a zero byte"),
+    ("a.csv", None, "cannot read"),
+    ("a.csv", b"", "expected column 'files' once in the header, found 0: an empty file"),
+    ("a.csv", b"file,labels\n", "expected column 'files' once in the header, found 0: file, labels"),
+    ("a.csv", b"files,files\n1,2\n", "expected column 'files' once in the header, found 2"),
+    ("a.csv", b"files,labels\n", "expected rows below the header, found none"),
+    ("a.csv", b"files,labels\na,b\nc\n", r"line 3: expected 2 values \(files, labels\), found 1"),
+    ("a.csv", b'files,labels\na,"b\n', "expected a comma-separated table"),
+    ("a.csv", b"files,labels\na,\xff\n", "expected text in UTF-8, found byte 0xff"),
+    ("a.csv", b"files,labels\na,\0\n", "found a zero byte"),
     ("a.lst", None, "cannot read"),
     ("a.lst", b" \n", "found an empty file"),
     ("a.lst", b"\x80\x04", "in UTF-8"),
     *(("a.json", text, r"expected (a )?JSON.{0,400}$") for text in (b"[" * 60_000, b"9" * 5000, b"[1]", b"\0")),
-    ts(HEADER[:30], "no @data line"),
-    ts(HEADER + "1,?,3:1\n", "line 5: could not convert"),
-    ts(HEADER, "no series after @data"),
-    ts(HEADER + "1,nan,3:1\n", "line 5: a value is not finite"),
-    ts(HEADER + "1,2:1\n1,2:3,4:1\n", "line 6: 2 channels where the first series has 1"),
-    ts(HEADER + "1,2:3:1\n", r"line 5: channels of different lengths: \[1, 2\]"),
-    ts(HEADER + "1\n", "line 5: no values before the class label"),
+    ("a.ts", HEADER[:30], "no @data line"),
+    ("a.ts", HEADER + b"1,?,3:1\n", "line 5: could not convert"),
+    ("a.ts", HEADER, "no series after @data"),
+    ("a.ts", HEADER + b"1,nan,3:1\n", "line 5: a value is not finite"),
+    ("a.ts", HEADER + b"1,2:1\n1,2:3,4:1\n", "line 6: 2 channels where the first series has 1"),
+    ("a.ts", HEADER + b"1,2:3:1\n", r"line 5: channels of different lengths: \[1, 2\]"),
+    ("a.ts", HEADER + b"1\n", "line 5: no values before the class label"),
     ("a.wav", None, "cannot read"),
     ("a.wav", b"", "expected a wav file"),
     wav("expected 22050 samples a second, found 44100", (b"fmt ", _fmt(1, 16, 44100)), SAMPLES),
