@@ -1,13 +1,12 @@
-"""Small trained models to serve: a table of mixed columns, series, arrays, fields and recordings."""
+"""Small trained models to serve."""
 
 from orca_ray.data.rows import Target
 from orca_ray.own_data import Options
-from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.infer_task import Encoder, Preprocessing
 from orca_ray.own_data.tables import Column, TableInputs
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor
-from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
+from orca_ray.testing.trials import QUICK, make_data, make_task, run, start
 
 MIXED = TableInputs(
     columns=(
@@ -17,8 +16,6 @@ MIXED = TableInputs(
         Column(name="bottled", kind="date", part="month", mean=6, std=3),
     )
 )
-SERIES = ArrayInputs(axes="LC", given=None, shape=(3, 16), mask=True, mean=(0, 0), std=(1, 1), largest=3)
-RECORDINGS = AudioInputs(rate=8000, num_samples=1600, num_mels=16)
 
 
 def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, ...] = (2, 16)) -> Predictor:
@@ -36,14 +33,3 @@ def model(body: str, target: Target, encoder: Encoder | None, shape: tuple[int, 
 
 def table_model(bert: str) -> Predictor:
     return model(bert, Target("labels", size=3), MIXED)
-
-
-def every_model(bert: str, vit: str) -> dict[str, Predictor]:
-    """Return a model of each form of requests and of each kind of target."""
-    return {
-        "mixed": table_model(bert),
-        "unequal": model(bert, CLASSES, SERIES),
-        "recordings": model(vit, CLASSES, RECORDINGS),
-        "arrays": model(bert, Target("scalar"), None),
-        "fields": model(vit, Target("dense", shape=(8, 8)), None, (2, 8, 8)),
-    }

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import json
-import re
 import threading
 import time
 from pathlib import Path
@@ -17,9 +16,10 @@ import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData
+from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.own_data.targets import TargetCoding
 from orca_ray.predictor import Predictor
@@ -27,10 +27,12 @@ from orca_ray.serving import application
 from orca_ray.serving.application import MOST_REQUESTS, PREDICT, Application, Limits, ServedModel
 from orca_ray.serving.formats import ARROW, JSON, Formats
 from orca_ray.testing.suite import save_bert, save_vit
+from orca_ray.testing.trials import CLASSES
 from tests.docs.pages import BLOCK, ROOT
-from tests.serving.models import SERIES, every_model
+from tests.serving.models import model, table_model
 
 TOKEN = "0123456789abcdef"
+SERIES = ArrayInputs(axes="LC", given=None, shape=(3, 16), mask=True, mean=(0, 0), std=(1, 1), largest=3)
 TOLERANCE = 1e-5
 """Largest difference of probabilities and standardised outputs: sums in batches of other sizes round differently."""
 ROWS: list[dict[str, Any]] = [
@@ -42,7 +44,15 @@ ROWS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def models(module_home: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Predictor]:
-    return every_model(save_bert(tmp_path_factory.mktemp("bert")), save_vit(tmp_path_factory.mktemp("vit")))
+    """A model of each form of requests and of each kind of target."""
+    bert, vit = save_bert(tmp_path_factory.mktemp("bert")), save_vit(tmp_path_factory.mktemp("vit"))
+    return {
+        "mixed": table_model(bert),
+        "unequal": model(bert, CLASSES, SERIES),
+        "recordings": model(vit, CLASSES, AudioInputs(rate=8000, num_samples=1600, num_mels=16)),
+        "arrays": model(bert, Target("scalar"), None),
+        "fields": model(vit, Target("dense", shape=(8, 8)), None, (2, 8, 8)),
+    }
 
 
 def client_of(model: Predictor, token: str | None = None, **limits: Any) -> TestClient:
@@ -137,6 +147,17 @@ def test_dates_of_arrow_and_warnings(clients: dict[str, TestClient]) -> None:
 ROW = '{"rows": [{"age of cask": %s, "1": %s, "bottled": %s}]}'
 
 
+def coded(count: int, text: str) -> pa.Table:
+    return pa.table({"1": pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), [text])})
+
+
+def nested(kind: Any, *values: Any) -> pa.Table:
+    return pa.table({"x": pa.array(values, pa.list_(kind))})
+
+
+LONG = pa.table({"1": ["oak" * 300] * 900})
+
+
 @pytest.mark.parametrize(
     ("name", "body", "message"),
     [
@@ -155,33 +176,11 @@ ROW = '{"rows": [{"age of cask": %s, "1": %s, "bottled": %s}]}'
         ("arrays", json.dumps({"samples": [[[None] * 16] * 2]}), "sample 1, position [0, 0]: input should be a valid"),
         ("arrays", json.dumps({"samples": [[[1e300] * 16] * 2]}), "row 1 has values that are not finite"),
         ("arrays", json.dumps({"samples": [[[3e38] * 16] * 2]}), "outputs are not finite"),
-    ],
-)  # fmt: skip
-def test_wrong_json_is_explained(clients: dict[str, TestClient], name: str, body: str, message: str) -> None:
-    answer = post(clients[name], body.encode())
-    assert (answer.status_code, list(answer.json())) == (422, ["error"]), answer.text
-    assert message.lower() in answer.json()["error"].lower()
-
-
-def coded(count: int, text: str) -> pa.Table:
-    return pa.table({"1": pa.DictionaryArray.from_arrays(np.zeros(count, np.int8), [text])})
-
-
-def nested(kind: Any, *values: Any) -> pa.Table:
-    return pa.table({"x": pa.array(values, pa.list_(kind))})
-
-
-LONG = pa.table({"1": ["oak" * 300] * 900})
-
-
-@pytest.mark.parametrize(
-    ("name", "body", "message"),
-    [
         ("mixed", stream(pa.table({"1": ["oak"]})), "column 'age of cask' is missing"),
         ("mixed", stream(pa.table({"1": [b"x"]})), "column '1': expected numbers, text or dates, found binary"),
         ("mixed", stream(pa.table({"1": ["x" * 1001]})), "column '1': a text of 1001 characters is too long"),
         ("mixed", stream(coded(10, "x" * 1001)), "column '1': a text of 1001 characters is too long"),
-        ("mixed", stream(pa.table([[1], [2]], names=["1", "1"])), "no Arrow stream for this model: .*1"),
+        ("mixed", stream(pa.table([[1], [2]], names=["1", "1"])), "no Arrow stream for this model: "),
         ("mixed", stream(pa.table({"1": pa.nulls(10_001)})), "has 10001 rows; send 1 to 10000 in one request"),
         ("mixed", stream(LONG, "zstd"), "compress"),
         ("mixed", stream(LONG, "lz4"), "compress"),
@@ -192,10 +191,14 @@ LONG = pa.table({"1": ["oak" * 300] * 900})
         ("unequal", stream(nested(pa.list_(pa.int8()), [[1, 2], [3]])), "unequal lengths"),
     ],
 )  # fmt: skip
-def test_wrong_arrow_is_explained(clients: dict[str, TestClient], name: str, body: bytes, message: str) -> None:
-    answer = post(clients[name], body, ARROW)
-    assert answer.status_code == 422, answer.text
-    assert re.search(message, answer.json()["error"], re.IGNORECASE), answer.text
+def test_a_wrong_request_is_explained(
+    clients: dict[str, TestClient], name: str, body: str | bytes, message: str
+) -> None:
+    """Bodies that are text are JSON, others Arrow."""
+    sent = (body.encode(), JSON) if isinstance(body, str) else (body, ARROW)
+    answer = post(clients[name], *sent)
+    assert (answer.status_code, list(answer.json())) == (422, ["error"]), answer.text
+    assert message.lower() in answer.json()["error"].lower()
 
 
 def test_a_dictionary_must_not_expand_far(models: dict[str, Predictor]) -> None:
