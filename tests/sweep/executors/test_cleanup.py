@@ -13,6 +13,8 @@ import pytest
 from orca_ray.sweep.executors import cleanup
 from orca_ray.sweep.executors.cleanup import note_processes, reap_orphans
 
+pytestmark = pytest.mark.usefixtures("empty_home")
+
 DRIVER = """
 import subprocess, sys, time
 from orca_ray.sweep.executors.cleanup import descendants, note_processes
@@ -21,11 +23,6 @@ note_processes(descendants())
 print(child.pid, flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture(autouse=True)
-def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ORCA_RAY_HOME", str(tmp_path))
 
 
 @pytest.mark.slow

@@ -1,19 +1,28 @@
+"""A sweep without training: its trials, what is made of each cause of a failure, and messages of workers."""
+
+import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks import bench_scale
 from orca_ray.errors import UserError
+from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import Resources, TrialSpec
 from orca_ray.sweep.plan.spec import Overrides
-from orca_ray.sweep.run.events import Event, TrialFinished
-from orca_ray.sweep.run.messages import TrialReport
-from orca_ray.sweep.run.retries import Cause, Failure
-from tests.results.factories import files_of
+from orca_ray.sweep.run.controller import SweepController
+from orca_ray.sweep.run.events import Event, Message, TrialFinished
+from orca_ray.sweep.run.messages import TrialReport, Worker, make_record, trial_from_json, trial_to_json
+from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
+from tests.results.factories import Clock, files_of
 from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, new_controller, play, take
 
 
@@ -202,3 +211,160 @@ def test_a_sweep_continues_on_odd_and_refuses_damaged_records(store: ResultsStor
 
 def test_the_driver_runs_many_trials_in_virtual_time() -> None:
     assert bench_scale.driver(158, 8)["trials"] == 157, "two suggestions of a search are the same trial"
+
+
+@pytest.fixture
+def controller(store: ResultsStore) -> SweepController:
+    return new_controller(store)
+
+
+@pytest.mark.parametrize(
+    ("cause", "status", "attempts", "elsewhere"),
+    [
+        (Cause.USER, Status.FAILED_USER, 1, False),
+        (Cause.NOT_FINITE, Status.FAILED_NAN, 1, False),
+        (Cause.CODE, Status.FAILED_CODE, 2, True),
+        (Cause.TIME, Status.TIMED_OUT, 2, True),
+        (Cause.MEMORY, Status.FAILED_OOM, 4, False),
+        (Cause.LOST, Status.LOST, 6, True),
+    ],
+)
+def test_each_cause_has_a_status_a_number_of_attempts_and_a_preference_for_another_node(
+    controller: SweepController, cause: Cause, status: Status, attempts: int, elsewhere: bool
+) -> None:
+    controller.failures = FailureLedger(clock := Clock())
+    trial, started = take(controller), 1
+    while (record := controller.failed(trial.key, Failure(cause, "why", "a node"))) is None:
+        clock.now += 60
+        assert take(controller).key == trial.key, "a trial that failed comes before those that have not run"
+        started += 1
+    assert (record.status, record.attempts, record.error) == (status, attempts, "why")
+    assert started == attempts
+    assert controller.failures.of(trial.key).avoid == ({"a node"} if elsewhere else set())
+
+
+def test_preemption_never_counts(controller: SweepController) -> None:
+    controller.failures = FailureLedger(clock := Clock())
+    trial = take(controller)
+    for _ in range(50):
+        assert controller.failed(trial.key, Failure(Cause.PREEMPTED, "spot instance", "a node")) is None
+        clock.now += 60
+        assert controller.next_trial() == trial
+    assert not controller.failures.of(trial.key).avoid
+    record = controller.ended(trial.key, list(fake_reports(trial))[-1])
+    assert record is not None
+    assert (record.status, record.attempts) == (Status.COMPLETED, 1)
+
+
+def test_a_pause_lets_other_trials_pass(controller: SweepController) -> None:
+    controller.failures = FailureLedger(clock := Clock())
+    lost = take(controller)
+    controller.failed(lost.key, Failure(Cause.LOST, "node gone"))
+    assert take(controller).key != lost.key
+    assert not controller.done
+    clock.now += 1.1
+    assert take(controller).key == lost.key
+
+
+def test_a_worker_that_ran_out_of_memory_gets_smaller_micro_batches(controller: SweepController) -> None:
+    trial = take(controller)
+    for halvings in (1, 2, 3):
+        report = TrialReport(status=Status.FAILED_OOM, error="OutOfMemoryError: CUDA")
+        assert controller.ended(trial.key, report) is None
+        again = take(controller)
+        assert (again.key, again.halvings) == (trial.key, halvings)
+
+
+def test_a_node_that_fails_trials_is_quarantined_and_named(store: ResultsStore) -> None:
+    events: list[Event] = []
+    controller = new_controller(store, listener=events.append)
+    good, *bad = [take(controller) for _ in range(4)]
+    controller.observe(good.key, next(fake_reports(good)), "node-a")
+    for trial in bad[:2]:
+        controller.failed(trial.key, Failure(Cause.LOST, "worker died", "node-b"))
+    assert not controller.failures.quarantined
+    controller.failed(bad[2].key, Failure(Cause.CODE, "OSError: disk", "node-b"))
+    assert list(controller.failures.quarantined) == ["node-b"]
+    assert any(isinstance(event, Message) and "node-b" in event.text and "disk" in event.text for event in events)
+    assert controller.summary(interrupted=True).quarantined[0].startswith("node-b: 3 trials")
+
+
+def test_a_node_is_not_blamed_without_a_reason() -> None:
+    ledger = FailureLedger()
+    for key in "abc":
+        ledger.retries(key, Failure(Cause.LOST, "gone", "only"))
+    assert ledger.new_quarantines() == [], "no other node works"
+    ledger.works("other", ended=False)
+    assert ledger.new_quarantines() == ["only"]
+    ledger.retries("a", Failure(Cause.LOST, "gone", "other"))
+    assert not ledger.quarantined, "the trial fails everywhere"
+    for key in "xyz":
+        ledger.retries(key, Failure(Cause.MEMORY, "large", "third"))
+    for key in "uv":
+        ledger.retries(key, Failure(Cause.LOST, "gone", "third"))
+    ledger.works("third", ended=True)
+    ledger.retries("w", Failure(Cause.LOST, "gone", "third"))
+    assert ledger.new_quarantines() == []
+
+
+def test_failures_on_a_node_in_quarantine_do_not_count() -> None:
+    ledger = FailureLedger()
+    ledger.works("good", ended=False)
+    for key in "abc":
+        ledger.retries(key, Failure(Cause.CODE, "broken", "bad"))
+    ledger.new_quarantines()
+    assert all(ledger.retries("d", Failure(Cause.CODE, "broken", "bad")) for _ in range(4))
+    assert ledger.of("d").avoid == {"bad"}
+    assert not ledger.retries("d", Failure(Cause.CODE, "broken", "bad")), "but no trial runs for ever"
+
+
+def test_error_texts_are_bounded() -> None:
+    half = (MAX_ERROR_BYTES - 5) // 2
+    assert bounded("x" * MAX_ERROR_BYTES) == "x" * MAX_ERROR_BYTES
+    assert bounded("a" * 10**5 + "b" * 10**5) == "a" * half + "\n...\n" + "b" * half
+    assert len(bounded("ü" * 10**5 + "end").encode()) <= MAX_ERROR_BYTES
+
+
+SCALARS = (
+    st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.booleans() | st.text()
+)
+
+
+@given(st.dictionaries(st.text(), SCALARS), st.integers(0, 2**63 - 1), st.floats(0.1, 64.0))
+def test_an_assignment_arrives_with_its_key(hyperparameters: dict[str, Scalar], seed: int, cpus: float) -> None:
+    trial = TrialSpec(
+        task="pocket/wdbc", method="orca", body="./körper", hyperparameters=hyperparameters, seed=seed,
+        protocol="held-out", data_fingerprint="0" * 16, phase="search", epochs=3, resources=Resources(cpus),
+        deterministic=cpus > 32,
+    )  # fmt: skip
+    arrived = trial_from_json(trial_to_json(trial))
+    assert arrived == trial
+    assert arrived.key == trial.key  # 1, 1.0 and true are equal, but not the same hyper-parameter
+
+
+def test_a_lost_trial_keeps_distances_and_durations_of_its_curve() -> None:
+    curve = [EpochProgress(stage="align", epoch=n, epochs=2, distance=5.0 - n, seconds=2.0) for n in (1, 2)]
+    curve += [EpochProgress(stage="refine", epoch=n, epochs=3, validation_score=s) for n, s in ((1, 0.3), (2, 0.4))]
+    trial = fake_searches()[0].trial({}, 0, "search")
+    report = TrialReport(status=Status.LOST)
+    record = make_record(trial, "fake", report, curve, datetime.now(UTC), executor="inline", attempts=6)
+    assert (record.distance_before, record.distance_after, record.align_epochs, record.align_seconds) == (4, 3, 2, 4)
+    assert (record.validation_score, record.best_epoch, record.epochs, record.test_score) == (0.3, 1, 2, None)
+
+
+@given(st.floats(), st.floats() | st.none(), st.sampled_from([None, *Status]), st.text() | st.none())
+def test_a_report_arrives_as_it_was_sent(loss: float, score: float | None, status: Status | None, text: str) -> None:
+    point = EpochProgress(stage="refine", epoch=1, epochs=3, loss=loss, validation_score=score)
+    worker = Worker(node=text or "", device="cpu", torch="2")
+    sent = TrialReport(progress=(point,), outcome=Outcome(notes=text), worker=worker, status=status, error=text)
+    arrived = TrialReport.from_json(sent.to_json())
+    assert arrived.to_json() == sent.to_json()  # NaN is not equal to itself
+    assert arrived.done is (status is not None)
+    if not any(value is not None and math.isnan(value) for value in (loss, score)):
+        assert arrived == sent
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"progress": [{}]}', '{"done": true}', '{"status": "asleep"}'])
+def test_other_texts_are_no_reports(text: str) -> None:
+    with pytest.raises(ValueError):
+        TrialReport.from_json(text)
