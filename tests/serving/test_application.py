@@ -180,7 +180,7 @@ LONG = pa.table({"1": ["oak" * 300] * 900})
         ("mixed", stream(pa.table({"1": [b"x"]})), "column '1': expected numbers, text or dates, found binary"),
         ("mixed", stream(pa.table({"1": ["x" * 1001]})), "column '1': a text of 1001 characters is too long"),
         ("mixed", stream(coded(10, "x" * 1001)), "column '1': a text of 1001 characters is too long"),
-        ("mixed", stream(pa.table([[1], [2]], names=["1", "1"])), "no Arrow stream for this model: "),
+        ("mixed", stream(pa.table([[1], [2]], names=["1", "1"])), 'stream for this model: \'Field "1" exists 2 times'),
         ("mixed", stream(pa.table({"1": pa.nulls(10_001)})), "has 10001 rows; send 1 to 10000 in one request"),
         ("mixed", stream(LONG, "zstd"), "compress"),
         ("mixed", stream(LONG, "lz4"), "compress"),
