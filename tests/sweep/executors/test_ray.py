@@ -1,7 +1,8 @@
-"""The executors on a real Ray cluster on this machine: the same records, whatever dies in between."""
+"""The executors on a real Ray cluster on this machine: the same records, whatever hangs or dies in between."""
 
 import os
 import signal
+import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -12,22 +13,25 @@ from typing import Any
 import psutil
 import pytest
 
-from orca_ray.errors import UserError
 from orca_ray.options import KeepModels
 from orca_ray.predictor import load
 from orca_ray.results import live
 from orca_ray.results.lease import Lease
+from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.executors.base import ExecutorOptions
+from orca_ray.sweep.executors.liveness import TimeLimits
 from orca_ray.sweep.executors.ray import trial_bundle
 from orca_ray.sweep.plan.searches import Resources
 from orca_ray.sweep.run import driver
-from orca_ray.sweep.run.driver import make_executor, run_sweep
-from orca_ray.sweep.run.events import Event, SweepStarted, TrialFinished
-from orca_ray.sweep.run.messages import trial_to_json
+from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.events import Event, Message, Summary, SweepStarted, TrialFinished
+from orca_ray.sweep.run.messages import WorkerSettings, trial_to_json
 from orca_ray.sweep.worker.models import best_of
 from tests import session
 from tests.session import new_home
-from tests.sweep.fakes import fake_searches
+from tests.sweep import fakes
+from tests.sweep.fakes import fake_searches, new_controller
 from tests.sweep.real import facts, tiny_spec
 from tests.sweep.slow_sweep import slow_sweep
 
@@ -163,12 +167,83 @@ def test_resources_of_a_trial_become_a_placement_group() -> None:
     assert group.bundles == [{"CPU": 2.0, "GPU": 0.25, "memory": 1.5 * 2**30}]
 
 
+TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_trials: 0, confirm_seeds: [1, 2, 3]")
+
+
+def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str, where: str = "step") -> None:
+    """Replace the trials of workers by arithmetic. The method ``fault`` of the actor runs before each step or setup."""
+    import ray
+
+    from orca_ray.sweep.executors import trainable
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(fakes)
+
+    class FakeActor(trainable.TrialActor):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(config)
+            if where == "setup":
+                getattr(self, fault)()
+            self._reports = fakes.fake_reports(self._runner.trial)
+
+        def step(self) -> dict[str, Any]:
+            if where == "step":
+                getattr(self, fault)()
+            report = next(self._reports)
+            return {"report": report.to_json(), "done": report.done, "node": self._node}
+
+        def hang_once(self) -> None:
+            if not marker.exists():
+                marker.touch()
+                time.sleep(600)
+
+        def wait(self) -> None:
+            time.sleep(600)
+
+    def make_trainable(name: str, settings: WorkerSettings) -> Any:
+        return type(name, (FakeActor,), {"settings": settings})
+
+    monkeypatch.setattr(trainable, "make_trainable", make_trainable)
+
+
+def run(store: ResultsStore, text: str, hang_seconds: float, events: list[Event]) -> Summary:
+    """Run a sweep of fake actors on a Ray cluster of its own."""
+    from orca_ray.sweep.executors.ray import RayExecutor
+
+    controller, limits = new_controller(store, text=text, listener=events.append), TimeLimits(heartbeat=hang_seconds)
+    with RayExecutor() as engine:
+        engine.open("local")
+        settings = WorkerSettings(store.uri, time=limits)
+        engine.run(controller, settings, ExecutorOptions(limits))
+    return controller.summary()
+
+
 @pytest.mark.ray
-def test_unreachable_clusters_and_misspelt_executors() -> None:
-    with (
-        pytest.raises(UserError, match=r"cannot reach a Ray cluster at '127\.0\.0\.1:1'"),
-        make_executor("ray") as engine,
-    ):
-        engine.open("127.0.0.1:1")
-    with pytest.raises(UserError, match="Did you mean 'inline'"):
-        make_executor("inlin")
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("one_cpu", "empty_home")
+@pytest.mark.parametrize(("where", "expected"), [("step", "the worker hangs"), ("setup", "lost (")])
+def test_a_hung_worker_is_killed_and_its_trial_runs_again(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str, expected: str
+) -> None:
+    fake_actors(monkeypatch, tmp_path / "marker", "hang_once", where)
+    events: list[Event] = []
+    summary = run(store, TEXT, 3.0, events)
+    assert summary.statuses[Status.COMPLETED] == summary.planned == 12
+    assert any(isinstance(event, Message) and expected in event.text for event in events)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.exhaustive
+@pytest.mark.usefixtures("one_cpu", "empty_home")
+def test_a_worker_that_the_memory_monitor_kills_is_out_of_memory(
+    store: ResultsStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # Ray kills every worker, whatever it uses
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "250")
+    fake_actors(monkeypatch, tmp_path / "marker", "wait")
+    text = TEXT.replace("[1, 2, 3]", "[1]").replace("[nft, orca]", "[nft]").replace("pocket/digits, ", "")
+    (record,) = run(store, text, 1800.0, []).failed
+    assert (record.status, record.attempts) == (Status.FAILED_OOM, 4)
+    assert "memory" in (record.error or "")
