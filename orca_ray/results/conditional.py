@@ -49,13 +49,12 @@ def _open(uri: str, region: str | None) -> Any:
     retries: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=10)}
     if parts.scheme != "s3":
         return obstore.store.from_url(parts._replace(query="").geturl(), retry_config=retries)
-    scheme = options.get("scheme", "https")
     config: dict[str, Any] = {"region": region or options.get("region")}
-    if "endpoint_override" in options:
-        config["endpoint"] = f"{scheme}://{options['endpoint_override']}"
+    if endpoint := options.get("endpoint_override"):
+        config["endpoint"] = endpoint if "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
     if parts.username:
         config |= {"access_key_id": unquote(parts.username), "secret_access_key": unquote(parts.password or "")}
     given: Any = {name: value for name, value in config.items() if value}
     address = f"s3://{parts.netloc.rpartition('@')[2]}{parts.path}"
-    client: Any = {"allow_http": scheme == "http"}
+    client: Any = {"allow_http": True}  # where the endpoint, here or in AWS_ENDPOINT_URL, says so
     return obstore.store.from_url(address, config=given, client_options=client, retry_config=retries)

@@ -3,8 +3,8 @@
 Each driver of a sweep has a lease number, higher than those before, and the name of each file that it appends to a
 table ends with the sweep and the number. A driver that takes the lease first creates its live state, then lists the
 files of drivers with lower numbers, and stores the list beside its live state, before it reads anything else. From then
-on, only those of the lower numbers count that are in the list. No clock is involved: it doesn't matter how long a
-driver stood still, nor how long a request was on its way.
+on, only those of the lower numbers count that are in the list; of several lists, the one with the highest number
+decides. No clock is involved: it doesn't matter how long a driver stood still, nor how long a request was on its way.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ def suffix(sweep: str, number: int) -> str:
     return f".{live.file_name(sweep)}.{number}"
 
 
-def _owner(name: str) -> tuple[str, int] | None:
-    match = _APPENDED.fullmatch(name)
+def _owner(path: str) -> tuple[str, int] | None:
+    match = _APPENDED.fullmatch(path.rpartition("/")[2])
     return (match[1], int(match[2])) if match else None
 
 
@@ -48,37 +48,37 @@ class Fences:
         self._sealed: dict[tuple[str, int], frozenset[str]] = {}
 
     def seal(self, sweep: str, number: int, directories: Iterable[str]) -> None:
-        """Store which files in ``directories`` were appended by drivers of ``sweep`` with numbers below ``number``."""
+        """Store which files in ``directories``, listed in this order, count of drivers with numbers below ``number``.
+
+        What the list before decided stays: a file that has arrived since then does not count.
+        """
         own, paths = live.file_name(sweep), list[str]()
         for directory in directories:
             for name in self._folder.names(directory):
                 if (owner := _owner(name)) and owner[0] == own and owner[1] < number:
                     paths.append(f"{directory}/{name}")
-        content = "\n".join(paths).encode()
+        lost, _ = self.judge(paths)
+        content = "\n".join(path for path in paths if path not in lost).encode()
         self._folder.write(_sealed_path(own, number), pa.py_buffer(_checksum(content) + b"\n" + content))
 
-    def lost(self, directory: str, names: Iterable[str], *, settled: bool = False) -> set[str]:
-        """Return those of the files ``names``, which were listed before this call, that do not count.
+    def judge(self, paths: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return which of the files ``paths``, listed before this call, do not count, and which are undecided.
 
-        With ``settled``, files are added of which it is not known yet, because a new driver is about to list them: a
-        compaction must not merge those.
+        A file is undecided as long as the driver with the highest number has not stored its list. That list may differ
+        from the one before, by which readers go until then: a compaction must neither merge nor delete the file.
         """
-        owners = {name: owner for name in names if (owner := _owner(name))}
-        if not owners:
-            return set()
-        present = self._folder.names(live.DIRECTORY)
-        sealed = sorted((match[1], int(match[2])) for name in present if (match := _SEALED.fullmatch(name)))
+        owners = {path: owner for path in paths if (owner := _owner(path))}
+        lost, undecided = set[str](), set[str]()
+        present = self._folder.names(live.DIRECTORY) if owners else []
+        sealed = dict(sorted((match[1], int(match[2])) for name in present if (match := _SEALED.fullmatch(name))))
         highest = live.highest_numbers(present)
-        found = set()
-        for name, (sweep, number) in owners.items():
-            later = next((each for each in sealed if each[0] == sweep and each[1] > number), None)
-            if later is None:
-                counts = not settled or highest.get(sweep, 0) <= number
-            else:
-                counts = f"{directory}/{name}" in self._read(*later)
-            if not counts:
-                found.add(name)
-        return found
+        for path, (sweep, number) in owners.items():
+            last = sealed.get(sweep, 0)
+            if number < last and path not in self._read(sweep, last):
+                lost.add(path)
+            if max(number, last) < highest.get(sweep, 0):
+                undecided.add(path)
+        return lost, undecided
 
     def _read(self, sweep: str, number: int) -> frozenset[str]:
         if (sweep, number) not in self._sealed:  # such a file never changes
@@ -86,6 +86,6 @@ class Fences:
             checksum, _, content = bytes(self._folder.read(path)).partition(b"\n")
             if checksum != _checksum(content):
                 where = f"{self._folder.name}/{path}, the list of files of earlier drivers that count,"
-                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then they all count.")
+                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then all those files count.")
             self._sealed[sweep, number] = frozenset(content.decode().splitlines())
         return self._sealed[sweep, number]

@@ -91,9 +91,9 @@ class Lease:
         self._thread.join()
         if not self._lost:
             with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
-                self._delete_carried_out()
                 self._other_holder()
                 if not self._lost:
+                    self._delete_carried_out()
                     self._state = replace(self._state, running=(), num_running=0, seconds_left=None)
                     self._rewrite(left=True)
 
@@ -169,8 +169,8 @@ class Lease:
                 if not self._lost:
                     self._rewrite()
                     self._renewed = seconds_since_boot()
-                self._delete_carried_out()
-                self._requests.extend(self._take())
+                    self._delete_carried_out()
+                    self._requests.extend(self._take())
             except Exception as error:  # the thread must not die: the lease would expire while the sweep runs
                 logger.warning("%s: the live state cannot be renewed: %s", self._sweep, error)
 

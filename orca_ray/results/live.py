@@ -35,7 +35,7 @@ REQUESTS = "requests"
 MAX_TAKEN = 50
 """Largest number of requests that `take_requests` reads, because the same thread must soon renew the lease."""
 
-_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})(?:\.(\d+))?\.json")
+_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})(?:\.(\d+))?\.(?:json|sealed)")
 
 STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
@@ -156,7 +156,10 @@ def _path(name: str, number: int) -> str:
 
 
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
-    """Return the highest lease number of each sweep by its `file_name`, from the ``names`` of files in `DIRECTORY`."""
+    """Return the highest lease number of each sweep by its `file_name`, from the ``names`` of files in `DIRECTORY`.
+
+    Lists of `fencing` count too: a number whose live state a user has deleted is not given again.
+    """
     found: dict[str, int] = {}
     for name in names:
         if match := _LIVE_STATE.fullmatch(name):

@@ -95,7 +95,8 @@ class ResultsStore:
 
         See `fencing`. Call it as soon as the lease is taken, before anything is read.
         """
-        self._fences.seal(sweep, number, [table.directory for table in _TABLES])
+        # Records are listed first: the other rows of a record in the list are written before it, so they are in it too.
+        self._fences.seal(sweep, number, [table.directory for table in reversed(_TABLES)])
         self._suffix = fencing.suffix(sweep, number)
 
     def append(
@@ -209,9 +210,11 @@ class ResultsStore:
         removed = 0
         for table in _TABLES:
             self.folder.sweep_temporary(table.directory, _STALE_SECONDS)
-            for name in self._fences.lost(table.directory, self.folder.names(table.directory)):
-                self.folder.delete(f"{table.directory}/{name}")
-                removed += 1
+            names = self.folder.names(table.directory)
+            lost, undecided = self._fences.judge(f"{table.directory}/{name}" for name in names)
+            for path in lost - undecided:
+                self.folder.delete(path)
+            removed += len(lost - undecided)
             removed += self._merge(table, dict(self._files(table, settled=True)))
         for directory in ("", live.DIRECTORY):
             self.folder.sweep_temporary(directory, _STALE_SECONDS)
@@ -311,14 +314,16 @@ class ResultsStore:
         """Yield name and content of each file of a table, by default oldest first.
 
         ``known`` holds files that are read already. The error of a damaged file is raised if ``strict``, else yielded.
-        ``settled``: see `Fences.lost`.
+        ``settled``: without the undecided files (`Fences.judge`).
         """
         names = self.folder.names(table.directory)
         self._latest = max([self._latest, *(int(found[0]) for name in names if (found := _STAMP.match(name)))])
         self._warn_of_strangers(f"{table.directory}/", {name for name in names if not name.endswith(".parquet")})
-        lost = self._fences.lost(table.directory, names, settled=settled)
-        for name in sorted(set(names) - lost, reverse=newest_first):
+        lost, undecided = self._fences.judge(f"{table.directory}/{name}" for name in names)
+        for name in sorted(set(names), reverse=newest_first):
             path = f"{table.directory}/{name}"
+            if path in lost or (settled and path in undecided):
+                continue
             if known and name in known:
                 yield name, known[name]
             elif name.endswith(".parquet"):

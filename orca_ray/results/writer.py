@@ -30,7 +30,8 @@ class Writer:
     stores each record when its trial ends. An exception while rows are written keeps them for the next flush. Small
     files of the store are merged now and then. Not thread-safe.
 
-    ``before`` is called before each write; if it raises, nothing is written. ``clock`` returns seconds.
+    ``before`` is called before and after each write; if it raises, the rows still wait, and no ``then`` is called.
+    ``clock`` returns seconds.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Writer:
         before: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._before, self._clock = store, before, clock
+        self._store, self._before, self._clock = store, before or (lambda: None), clock
         self._rows: dict[str, list[Any]] = {}
         self._then: list[Callable[[], None]] = []
         self._flushed_at = clock() - MAX_SECONDS
@@ -66,10 +67,10 @@ class Writer:
     def flush(self) -> None:
         """Write all waiting rows now. Raises UserError if the store fails; the rows then wait for the next flush."""
         rows, then = self._rows, self._then
+        self._before()
         if any(rows.values()):
-            if self._before is not None:
-                self._before()
             self._store.append(**rows)
+            self._before()  # a driver that lost the lease meanwhile must not delete checkpoints
         self._rows, self._then = {}, []
         self._flushed_at = self._clock()
         for call in then:
@@ -82,15 +83,24 @@ class Writer:
 
 
 def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
-    """Add records of other sweeps to ``sweep``, with their learning curves and artefacts."""
+    """Add records of other sweeps to ``sweep``, with their learning curves and artefacts, as last attempts."""
+    if not records:
+        return
+    own = store.curves(sweep, [record.trial_key for record in records]).groupby("trial_key")["attempt"].max()
+    earlier = {key: int(number) for key, number in own.fillna(0).items()}
     curves: list[CurvePoint] = []
     artefacts: list[ArtefactRow] = []
     for origin in dict.fromkeys(record.sweep for record in records):
         keys = [record.trial_key for record in records if record.sweep == origin]
-        curves += [CurvePoint(**row | {"sweep": sweep}) for row in _rows(store.curves(origin, keys))]
+        for row in _rows(store.curves(origin, keys)):
+            if (before := earlier.get(row["trial_key"])) is not None:
+                row["attempt"] = before + (row["attempt"] or 1)
+            curves.append(CurvePoint(**row | {"sweep": sweep}))
         artefacts += [ArtefactRow(**row | {"sweep": sweep}) for row in _rows(store.artefacts(origin, keys))]
-    if records:
-        store.append([replace(record, sweep=sweep) for record in records], curves, artefacts)
+    copies = [
+        replace(record, sweep=sweep, attempts=record.attempts + earlier.get(record.trial_key, 0)) for record in records
+    ]
+    store.append(copies, curves, artefacts)
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -64,9 +64,11 @@ def test_what_a_driver_appends_after_it_lost_the_lease_does_not_count(uri: str, 
         slow._renewed -= 3600
         with pytest.raises(UserError, match="has taken over: this one ends"):
             slow.check()
+    for state in (Path(uri) / live.DIRECTORY).glob("*.json"):
+        state.unlink()
     third = Lease(ResultsStore(uri), SWEEP, **QUICK)
     with third:
-        assert third.number == 3
+        assert third.number == 3, "though a user has deleted the live states"
         assert keys(ResultsStore(uri)) == ["a", "c"]
 
 
@@ -107,6 +109,66 @@ def test_the_next_driver_decides_for_one_that_died_before_it_listed(uri: str) ->
         assert keys(ResultsStore(uri)) == ["a"]
 
 
+@pytest.mark.parametrize("directory", ["records", "logs", "artefacts", "curves", "journal"])
+def test_rows_that_arrive_during_the_listing_count_with_their_record(
+    uri: str, directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ResultsStore(uri), ResultsStore(uri)
+    first.append_as(SWEEP, 1)
+    names, waiting = LocalFolder.names, ["a"]
+
+    def late(folder: LocalFolder, path: str = "", **options: bool) -> list[str]:
+        found = names(folder, path, **options)
+        if path == directory and waiting:
+            key = waiting.pop()
+            first.append([make_record(key)], [make_point(key)], suggestions=[make_suggestion(0)])
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "names", late)
+        second.append_as(SWEEP, 2)
+    assert not waiting
+    if second.load(SWEEP):
+        assert len(second.curves()) == len(second.journal(SWEEP)) == 1
+
+
+def test_a_list_that_is_stored_after_a_later_one_decides_nothing(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second driver stands still before it stores its list, while the first one still writes."""
+    first, second, third = ResultsStore(uri), ResultsStore(uri), ResultsStore(uri)
+    for number in (1, 2):
+        assert first.folder.write_new(live.path_of(SWEEP, number), LiveState(sweep=SWEEP).encode())
+    first.append_as(SWEEP, 1)
+    write = LocalFolder.write
+
+    def late(folder: LocalFolder, path: str, content: Any) -> None:
+        if path.endswith(".2.sealed"):
+            first.append([make_record("a")])
+            assert third.folder.write_new(live.path_of(SWEEP, 3), LiveState(sweep=SWEEP).encode())
+            third.append_as(SWEEP, 3)
+            assert keys(third) == ["a"]
+        write(folder, path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", late)
+        second.append_as(SWEEP, 2)
+    second.append([make_record("b")])
+    assert keys(ResultsStore(uri)) == keys(third) == ["a"]
+    assert third.folder.write_new(live.path_of(SWEEP, 4), LiveState(sweep=SWEEP).encode())
+    assert ResultsStore(uri).compact() == 0, "the fourth has not decided yet"
+    third.append_as(SWEEP, 4)
+    assert keys(ResultsStore(uri)) == ["a"]
+    assert ResultsStore(uri).compact() == 1
+
+
+def test_a_driver_that_lost_the_lease_leaves_requests_to_the_next_one(uri: str) -> None:
+    with Lease(ResultsStore(uri), SWEEP, renew_seconds=0.2) as lease:
+        folder = ResultsStore(uri).folder
+        assert folder.write_new(live.path_of(SWEEP, 2), LiveState(sweep=SWEEP).encode())
+        live.write_request(folder, SWEEP, live.Request(live.STOP))
+        lease._thread.join(10)
+    assert [request.kind for request in live.take_requests(folder, SWEEP)] == [live.STOP]
+
+
 def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> None:
     one, other = ResultsStore(uri), ResultsStore(uri)
     with Lease(one, SWEEP, **QUICK), Lease(other, "pocket/full", **QUICK):
@@ -115,7 +177,8 @@ def test_other_sweeps_and_writers_without_a_lease_are_not_fenced(uri: str) -> No
         other.append([make_record("y", sweep="pocket/full")])
         ResultsStore(uri).append([make_record("z", sweep="pocket/full")])
     assert sorted(ResultsStore(uri).load("pocket/full")) == ["x", "y", "z"]
-    assert Fences(one.folder).lost("records", ["odd.parquet", "0" * 20 + "-" + "0" * 32 + ".parquet"]) == set()
+    unowned = ["odd.parquet", "records/" + "0" * 20 + "-" + "0" * 32 + ".parquet"]
+    assert Fences(one.folder).judge(unowned) == (set(), set())
 
 
 def test_a_clock_that_is_behind_changes_no_order(uri: str, monkeypatch: Any) -> None:

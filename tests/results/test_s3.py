@@ -189,6 +189,20 @@ def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pyte
             Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()
 
 
+@pytest.mark.parametrize("in_uri", [True, False])
+def test_conditional_writes_reach_an_endpoint_without_tls(
+    server: str, in_uri: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    if not in_uri:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{server}")
+    options = f"?endpoint_override=http%3A%2F%2F{server}" if in_uri else ""
+    folder = S3Folder(f"s3://key:word@bucket/{uuid.uuid4().hex}{options}")
+    assert folder.write_new("live/a.json", pa.py_buffer(b"one"))
+    assert not folder.write_new("live/a.json", pa.py_buffer(b"other"))
+    assert "no conditional writes" not in caplog.text
+
+
 def test_a_file_is_created_once_by_a_conditional_write(
     uri: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

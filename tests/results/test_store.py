@@ -172,6 +172,11 @@ def test_trials_are_copied_with_curves(store: ResultsStore) -> None:
     curves = store.curves("new")
     assert curves.drop(columns="sweep").equals(store.curves("pocket/quick").drop(columns="sweep"))
     assert set(store.load("pocket/quick")) == {"a", "c"}
+    lost = make_record("a", sweep="late", status=Status.LOST, test_score=None, attempts=2)
+    store.append([lost], [make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)])
+    copy_trials(store, records[:1], "late")
+    assert store.load("late")["a"] == replace(records[0], sweep="late", attempts=3)
+    assert list(store.curves("late")["epoch"]) == [1, 2]
 
 
 @pytest.fixture
@@ -244,6 +249,11 @@ def test_nothing_is_written_after_a_check_that_fails(store: ResultsStore, clock:
     with pytest.raises(UserError, match="another driver"):
         writer.add(records=[make_record("a")])
     assert not stored(store)
+    removed = mock.Mock()
+    writer = Writer(store, before=mock.Mock(side_effect=[None, UserError("another driver")]), clock=clock)
+    with pytest.raises(UserError, match="another driver"):
+        writer.add(records=[make_record("a")], then=removed)
+    removed.assert_not_called()
 
 
 def test_compaction_of_recent_files_leaves_a_large_old_one(
