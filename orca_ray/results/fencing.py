@@ -86,6 +86,6 @@ class Fences:
             checksum, _, content = bytes(self._folder.read(path)).partition(b"\n")
             if checksum != _checksum(content):
                 where = f"{self._folder.name}/{path}, the list of files of earlier drivers that count,"
-                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then all those files count.")
+                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then all of them count.")
             self._sealed[sweep, number] = frozenset(content.decode().splitlines())
         return self._sealed[sweep, number]
