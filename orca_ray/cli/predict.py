@@ -183,7 +183,11 @@ def _config(app: "Application", seconds: float) -> "uvicorn.Config":
             self.loop.call_later(seconds, lambda: None if self.cycle else transport.close())
             opened[self] = None
             if len(opened) > most:
-                idle = (one for one in opened if not one.cycle or one.cycle.response_complete or one.cycle.more_body)
+                idle = (
+                    one
+                    for one in opened
+                    if not one.cycle or one.cycle.response_complete or one.cycle.more_body or one.flow.write_paused
+                )
                 del opened[ended := next(idle)]
                 ended.transport.abort()
 
