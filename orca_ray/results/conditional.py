@@ -37,7 +37,7 @@ def create_object(uri: str, path: str, content: bytes, region: str | None = None
         _warned.add(uri)
         logger.warning(
             "%s: no conditional writes (%s), so two drivers of one sweep that start within two seconds may both run. "
-            "Conditional writes need credentials in the environment, in the URI, or of the machine.",
+            "Conditional writes need credentials in the environment, in the URI, or of the machine, not in ~/.aws.",
             public_uri(uri, options=False), reason,
         )  # fmt: skip
     return False

@@ -141,7 +141,7 @@ class Application:
     async def _answer(self, request: Request) -> Response:
         path, given = request.scope["path"], request.headers.getlist("authorization")
         if self._token is None and not _is_local(request.headers.get("host", "localhost")):
-            raise HTTPException(421, "without a token, this server answers to localhost and 127.0.0.1 only")
+            raise HTTPException(421, "without a token, this server answers to localhost and 127.0.0.1 alone: set one")
         right = len(given) == 1 and hmac.compare_digest(given[0].encode("latin-1"), f"Bearer {self._token}".encode())
         if self._token is not None and path not in OPEN and not right:
             raise HTTPException(401, "send the token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
