@@ -89,6 +89,7 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self._store.append_as(self._sweep, 0)
         if not self._lost:
             with contextlib.suppress(UserError):  # the store is gone or full: the lease expires by itself
                 self._other_holder()

@@ -93,11 +93,12 @@ class ResultsStore:
     def append_as(self, sweep: str, number: int) -> None:
         """Append rows as the driver of ``sweep`` with a lease number from now on; later ones of lower numbers are void.
 
-        See `fencing`. Call it as soon as the lease is taken, before anything is read.
+        See `fencing`. Call it as soon as the lease is taken, before anything is read. 0: append without a lease again.
         """
-        # Records are listed first: the other rows of a record in the list are written before it, so they are in it too.
-        self._fences.seal(sweep, number, [table.directory for table in reversed(_TABLES)])
-        self._suffix = fencing.suffix(sweep, number)
+        if number:
+            # Records first: the other rows of a record in the list are written before it, so they are in the list too.
+            self._fences.seal(sweep, number, [table.directory for table in reversed(_TABLES)])
+        self._suffix = fencing.suffix(sweep, number) if number else ""
 
     def append(
         self,
