@@ -150,7 +150,7 @@ class StoreSnapshot:
         contradictory = spread[spread["min"] < spread["max"]]
         for sweep, key, low, high in contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False):
             contradiction = f"trial {key} of {sweep} has records with different test scores, {low} to {high}"
-            self.warnings.append(f"{contradiction}: the one that finished last counts")
+            self.warnings.append(f"{contradiction}: the one that was attempted last counts")
         if len(contradictory) > MAX_WARNINGS:
             more = len(contradictory) - MAX_WARNINGS
             self.warnings.append(f"{more} more trial(s) have records with different test scores")
