@@ -223,7 +223,8 @@ class Folder:
     def _write_new(self, path: str, content: Any) -> bool:
         from orca_ray.results.conditional import create_object  # its client is in the extra "sweep"
 
-        if self._holds(path, None) and not create_object(self.uri, path, content.to_pybytes(), self._region):
+        failed = self._holds(path, None) and not create_object(self.uri, path, content.to_pybytes(), self._region)
+        if failed and (self._holds(path, None) or self._holds(path, content)):  # no other writer's file came meanwhile
             self._write(path, content)
             time.sleep(_SETTLE_SECONDS)
         return self._holds(path, content)

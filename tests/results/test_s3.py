@@ -222,3 +222,11 @@ def test_a_file_is_created_once_by_a_conditional_write(
         assert folder.write_new(f"live/{name}.json", one), "without conditions, what stays in the end counts"
     assert caplog.text.count("no conditional writes (the server ignores If-None-Match)") == 1
     assert "word" not in caplog.text
+
+    def busy(store: Any, path: str, content: bytes, mode: str) -> None:
+        put(store, path, b"other")
+        raise obstore.exceptions.GenericError("503 Slow Down")
+
+    monkeypatch.setattr(obstore, "put", busy)
+    assert not folder.write_new("live/d.json", one), "after an error, the file of another driver is not replaced"
+    assert folder.read("live/d.json") == other
