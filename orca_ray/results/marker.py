@@ -67,7 +67,9 @@ class Marker:
         if version > SCHEMA_VERSION:
             found = f"schema {version}, this one reads up to {SCHEMA_VERSION}"
             found += f"; created by {content.get('created_by', 'unknown')}"
-            raise UserError(f"{self._folder.name} was written by a newer orca-ray ({found}): upgrade orca-ray.")
+            raise UserError(
+                f"{self._folder.name} was written by a newer orca-ray ({found}), as {MARKER} says: upgrade orca-ray."
+            )
         self._version = version
         return content
 

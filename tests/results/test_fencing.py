@@ -1,15 +1,13 @@
 """Two drivers of one sweep: exactly one gets each lease number, and what the other appends later does not count."""
 
-import random
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from benchmarks.drivers import drivers, problems, stand_still
 from orca_ray.errors import UserError
 from orca_ray.results import live
 from orca_ray.results.fencing import Fences
@@ -27,12 +25,6 @@ QUICK = {"renew_seconds": 0.05, "expiry_seconds": 0.2}
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
     return ResultsStore(tmp_path / "results", create=True).uri
-
-
-def stand_still(lease: Lease) -> None:
-    """Stop the thread of a lease, as SIGSTOP does to the whole driver; nothing is written at the end."""
-    lease._ended.set()
-    lease._thread.join()
 
 
 def keys(store: ResultsStore) -> list[str]:
@@ -212,60 +204,9 @@ def test_a_file_is_created_once(tmp_path: Path) -> None:
         assert folder.read(path).equals(one)
 
 
-class Unreliable(LocalFolder):
-    """A folder whose requests are late, arrive twice, or arrive although their reply is lost."""
-
-    def __init__(self, path: Path, seed: int) -> None:
-        super().__init__(path)
-        self._chance = random.Random(seed)
-
-    def _write_new(self, path: str, content: Any) -> bool:
-        time.sleep(self._chance.uniform(0, 0.02))
-        done = super()._write_new(path, content)
-        if self._chance.random() < 0.3:
-            raise TimeoutError("timed out")
-        return done
-
-    def _write(self, path: str, content: Any) -> None:
-        if self._chance.random() < 0.3:
-            threading.Timer(self._chance.uniform(0, 0.3), super()._write, (path, content)).start()
-        super()._write(path, content)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_no_two_drivers_write_under_one_number(uri: str, seed: int, monkeypatch: Any) -> None:
-    monkeypatch.setattr("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr("orca_ray.results.lease.ended_here", lambda holder: False)
-    seen: list[tuple[int, set[str]]] = []
-    end = time.monotonic() + 2.0
-
-    def drive(number: int) -> None:
-        chance = random.Random(10 * seed + number)
-        while time.monotonic() < end:
-            store = ResultsStore(uri)
-            store.folder = Unreliable(Path(uri), chance.randrange(2**32))
-            lease = Lease(store, SWEEP, renew_seconds=0.02, expiry_seconds=0.1)
-            try:
-                lease.__enter__()
-            except UserError:
-                continue
-            seen.append((lease.number, set(store.load(SWEEP))))
-            store.append([make_record(f"{lease.number} first")])
-            stand_still(lease)
-            time.sleep(chance.uniform(0, 0.3))
-            store.append([make_record(f"{lease.number} second")])
-
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(drive, range(4)))
-    time.sleep(0.4)
-    assert sorted(number for number, _ in seen) == list(range(1, len(seen) + 1)), "each number was given once"
+def test_no_two_drivers_write_under_one_number(uri: str, seed: int) -> None:
+    seen = drivers(uri, seed)
+    assert problems(uri, seen) == []
     assert len(seen) >= 3
-    with Lease(ResultsStore(uri), SWEEP, **QUICK) as last:
-        assert last.number == len(seen) + 1
-    for _ in range(2):
-        found = keys(ResultsStore(uri))
-        for number, then in seen:
-            assert {key for key in found if int(key.split()[0]) < number} == then, "what a driver has read stays so"
-        ResultsStore(uri).compact()
-    assert len(found) < 2 * len(seen), "some were late"
