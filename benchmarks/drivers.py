@@ -74,7 +74,7 @@ def drivers(uri: str, seed: int, seconds: float = 2.0) -> Seen:
             time.sleep(chance.uniform(0, 0.3))
             store.append([make_record(f"{lease.number} second")])
 
-    here = mock.patch("orca_ray.results.lease.ended_here", lambda holder: False)
+    here = mock.patch("orca_ray.results.lease.ended_here", return_value=False)
     with here, mock.patch("orca_ray.results.faults.FIRST_PAUSE_SECONDS", 0.01), ThreadPoolExecutor(4) as threads:
         list(threads.map(drive, range(4)))
     time.sleep(0.4)  # late requests arrive
@@ -86,7 +86,7 @@ def problems(uri: str, seen: Seen) -> list[str]:
     found = []
     if sorted(number for number, _ in seen) != list(range(1, len(seen) + 1)):
         found.append(f"numbers {sorted(number for number, _ in seen)}")
-    with mock.patch("orca_ray.results.lease.ended_here", lambda holder: True), Lease(ResultsStore(uri), SWEEP) as last:
+    with mock.patch("orca_ray.results.lease.ended_here", return_value=True), Lease(ResultsStore(uri), SWEEP) as last:
         if last.number != len(seen) + 1:
             found.append(f"the next number is {last.number}")
     for compacted in (False, True):
