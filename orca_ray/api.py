@@ -1,55 +1,70 @@
 """Adapt a body to one task within a given time: the implementation of ``orca_ray.adapt`` and ``orca-sweep adapt``.
 
-Every method first runs once with its best known configuration, the cheapest method first, so that there is a model
-early. Then every method gets the same number of search trials: the largest one that the remaining time allows.
+Methods that fit in seconds run first, in this process; then all methods race over the folds of the data on the
+executor (`orca_ray.sweep.search.race`). The model is the best configuration, or an ensemble (`orca_ray.selection`).
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.errors import UserError
-from orca_ray.methods.model_folder import check_other
-from orca_ray.methods.registry import get_method
+from orca_ray.methods import model_folder
+from orca_ray.methods.model_card import make_card
+from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
+from orca_ray.methods.registry import all_methods, get_method
+from orca_ray.methods.snapshot import read_weights
 from orca_ray.options import KeepModels
+from orca_ray.own_data.infer_task import Preprocessing
+from orca_ray.predictor import Predictor
 from orca_ray.results.models import StoredModels
-from orca_ray.results.record import Record, Status
+from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
+from orca_ray.selection import Candidate, Choice, Judge, Report
 from orca_ray.sweep.executors import joined_address
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
-from orca_ray.sweep.worker.models import best_of
+from orca_ray.sweep.search import Race
+from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
 if TYPE_CHECKING:
     from orca_ray.own_data import UserData
-    from orca_ray.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 
 SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
-SEARCHES = (32, 16, 8, 4, 2, 0)
-"""Numbers of search trials per method; the second round takes the largest that fits the time. 0: no search."""
-SEEDS = (1, 2, 3)
-"""Confirm seeds of the second round; the first round has only the first of these seeds."""
-MARGIN = 0.8
-"""Share of the remaining time that the estimated duration of the second round may take."""
-BASELINES = {"tabular": "gradient_boosting", "time series": "minirocket", "field": "fno"}
-"""Method without pretraining that `adapt` compares, by domain; ``cnn`` in other domains."""
+BASELINES = {
+    "tabular": ("linear", "nearest", "forest", "gradient_boosting"),
+    "time series": ("linear", "nearest", "minirocket", "hydra", "cnn"),
+    "field": ("linear", "fno", "unet"),
+    "image": ("linear", "nearest", "cnn"),
+    "audio": ("linear", "minirocket", "cnn"),
+}
+"""Methods without pretraining that `adapt` compares, by domain."""
+TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
+FIRST_SHARE, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 4.0, 20.0
+"""Largest share of the time for the methods that fit in seconds; seconds for selecting and writing the model; least
+time for which a Ray cluster is started."""
+KEPT = 5
+"""Number of configurations, best first, whose models stay in the store, so that a longer run can choose them."""
 
 
 def usual_methods(task: Task) -> dict[str, str | None]:
     """Return, for each method compared by default, why it cannot adapt to ``task`` on this machine; None if it can."""
-    baseline = "fno" if task.target.kind == "dense" else BASELINES.get(task.domain, "cnn")
-    names = ("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline)
-    return {name: get_method(name).problem(task) for name in names}
+    domain = "field" if task.target.kind == "dense" and task.domain != "tabular" else task.domain
+    names = (*BASELINES.get(domain, ("linear", "cnn")), *TRANSFORMERS)
+    return {name: get_method(name).problem(task) for name in names if name in all_methods()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +73,7 @@ class AdaptationSweep:
 
     task: Task
     minutes: float = 20.0
-    """Minutes for all trials together; trials that still run then are interrupted, and the next `run` resumes them."""
+    """Minutes for everything, from the start of `run` to the end of `save`."""
     methods: Sequence[str] = ()
     """Names of methods; empty: those of `usual_methods` that can adapt to the task on this machine."""
     body: str = ""
@@ -72,16 +87,25 @@ class AdaptationSweep:
     """Path or URI of a folder through which nodes get the prepared data, which no node can make itself. None: the
     folder ``staged`` of the results store, if trials run on an existing cluster and the store is a URI; else no
     folder, and nodes must share the cache directory."""
+    single: bool = False
+    """Whether the model must be one network, and no ensemble."""
+    max_size: float = math.inf
+    """Largest size of the model in megabytes."""
+    max_latency: float = math.inf
+    """Largest duration of a prediction for one sample in milliseconds, on this machine."""
     command: str = ""
     """Command line that runs the sweep, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
 
-    def spec(self, search_trials: int = 0, seeds: Sequence[int] = SEEDS[:1]) -> SweepSpec:
-        """Return the sweep of one round, named like the task; raises UserError for an unknown method or body."""
-        methods = list(self.methods) or [name for name, why in usual_methods(self.task).items() if not why]
-        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], methods, self.body or self.task.body))
-        budget = spec.budget.model_copy(update={"search_trials": search_trials, "confirm_seeds": list(seeds)})
-        return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}), budget=budget)
+    def chosen_methods(self) -> list[str]:
+        """Return the names of the methods that are compared."""
+        return list(self.methods) or [name for name, why in usual_methods(self.task).items() if not why]
+
+    def spec(self, methods: Sequence[str] = ()) -> SweepSpec:
+        """Return the sweep over ``methods`` (default: all), named like the task; UserError for an unknown name."""
+        names = list(methods) or self.chosen_methods()
+        spec = load_spec(SWEEP, overrides=Overrides([self.task.name], names, self.body or self.task.body))
+        return replace(spec, file=spec.file.model_copy(update={"name": self.task.short_name}))
 
     def left_out(self) -> list[str]:
         """Return a sentence for each method of `usual_methods` that cannot adapt here; [] if ``methods`` is set."""
@@ -89,15 +113,21 @@ class AdaptationSweep:
         return [f"{name} is not compared: {why}" for name, why in problems.items() if why]
 
     def run(self) -> Summary:
-        """Run the first round and, if there is time, the second; Ctrl-C ends both. Return the last round's summary."""
-        deadline = time.monotonic() + 60 * self.minutes
+        """Run the race until the time is over, or until Ctrl-C; return the summary of the last part."""
+        started, seconds = time.monotonic(), 60 * self.minutes
+        deadline = started + seconds - min(ENDING_SECONDS, 0.2 * seconds)
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
-        summary = self._round(self.spec(), deadline, shortest_first=True)
-        if summary.interrupted:
-            return summary
-        more = self._affordable(summary.seconds, deadline - time.monotonic())
-        return summary if more is None else self._round(self.spec(more, SEEDS), deadline)
+        names = self.chosen_methods()
+        quick = [name for name in names if get_method(name).fitted]
+        slow = len(quick) < len(names)
+        if quick:
+            until = started + FIRST_SHARE * seconds if slow else deadline
+            summary = self._race(quick, until, "inline")
+            if summary.interrupted or not slow:
+                return summary
+        short = deadline - time.monotonic() < LEAST_SECONDS_OF_RAY and joined_address(self.address) is None
+        return self._race(names, deadline, "inline" if short else self.executor)
 
     @property
     def shared(self) -> str | None:
@@ -108,57 +138,127 @@ class AdaptationSweep:
         place, mark, query = self.results.partition("?")
         return f"{place.rstrip('/')}/staged{mark}{query}"
 
-    def best(self) -> Record:
-        """Return the record of the best trial whose model is in the store, chosen by validation scores.
+    def judge(self) -> Judge:
+        """Return the judge of the trials that have ended. UserError if none has ended with a model."""
+        records = list(ResultsStore(self.results).load(self.spec().sweep_id).values())
+        return Judge(self.task, self._data(), records, StoredModels(self.results))
 
-        Raises UserError if no trial has ended with a model.
+    def save(self, out: str | Path) -> Report:
+        """Write the model to the folder ``out``, and return its report.
+
+        Models in the results store are deleted, except those of the best configurations.
+
+        Raises UserError if no trial ended with a model, no model is within the limits, or ``out`` has other files.
         """
-        models = StoredModels(self.results)
-        found = best_of([record for record in self._confirmed() if models.has(record.trial_key)])
-        if found is None:
-            raise UserError(
-                f"no trial of {self.task.name} has ended with a model: run the same command again, which continues it, "
-                "and give more time with --minutes"
-            )
-        return found
-
-    def save(self, out: str | Path) -> Record:
-        """Write the best model to the folder ``out``, and delete the sweep's other models from the results store.
-
-        Returns the best trial's record. Raises UserError if no trial ended with a model, or ``out`` has other files.
-        """
-        best, models, folder = self.best(), StoredModels(self.results), Path(out).expanduser()
+        folder = Path(out).expanduser()
         check_other(folder)
-        models.fetch(best.trial_key, folder)  # first: if it fails, nothing is lost
-        for record in self._confirmed():
-            if record.trial_key != best.trial_key:
-                models.remove(record.trial_key)
-        return best
+        judge = self.judge()
+        with scratch_directory() as scratch:
+            for number, choice in enumerate(self._choices(judge)):
+                config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
+                report = self._report(judge, choice, config)
+                names = () if preprocessing is None else Preprocessing.from_json(preprocessing).label_names
+                write = {"card": make_card(replace(config, report=report.to_json()), label_names=names)}
+                write_folder(scratch / "model", config, weights, preprocessing=preprocessing, **write)
+                report = self._measured(report, scratch / "model")
+                if report.size_mb <= self.max_size and report.latency_ms <= self.max_latency:
+                    config = replace(config, report=report.to_json())
+                    write_folder(folder, config, weights, preprocessing=preprocessing, **write)
+                    break
+            else:
+                raise UserError(
+                    f"no model of {self.task.name} has at most {self.max_size:g} MB and {self.max_latency:g} ms: the "
+                    f"smallest has {report.size_mb:.3g} MB and {report.latency_ms:.3g} ms; raise --max-size or "
+                    "--max-latency, or give cheaper methods with --methods"
+                )
+        self._tidy(judge, choice)
+        return report
 
-    def _round(self, spec: SweepSpec, deadline: float, *, shortest_first: bool = False) -> Summary:
+    def _race(self, methods: Sequence[str], deadline: float, executor: str, **options: Any) -> Summary:
+        data = self._data()
+        folds = list(range(1, num_folds(data) + 1)) or [0]
+        division = 0 if data.folds is None else int(data.folds[0].max())
+        race = Race(folds, deadline=deadline, division=division, **options)
         return run_sweep(
-            spec, self.results, executor=self.executor, listener=self.listener, address=self.address,
-            keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=shortest_first,
-            deadline=deadline,
+            self.spec(methods), self.results, executor=executor, listener=self.listener, address=self.address,
+            keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=True,
+            deadline=deadline, race=race,
         )  # fmt: skip
 
-    def _confirmed(self) -> list[Record]:
-        records = ResultsStore(self.results).load(self.spec().sweep_id).values()
-        return [each for each in records if each.phase == "confirm" and each.status is Status.COMPLETED]
+    def _data(self) -> PreparedData:
+        data = self.task.prepared()
+        if data is None:
+            raise UserError(f"{self.task.name}: its prepared data are missing or damaged: run the same command again")
+        return data
 
-    def _affordable(self, elapsed: float, left: float) -> int | None:
-        """Return the number of search trials of the second round; None if it has no room at all.
+    def _choices(self, judge: Judge) -> list[Choice]:
+        """Return what may become the model, the best first; later ones count if the first exceed a limit."""
+        ranked = [each for each in judge.ranked() if each.whole]
+        found = [] if self.single or (best := judge.ensemble()) is None else [best]
+        return [judge.calibrated(each) for each in [*found, *map(judge.single, ranked)]]
 
-        ``elapsed`` are the seconds of the first round, ``left`` those that remain. A trial takes as long as that of the
-        same method in the first round, and as many trials run at a time as there.
-        """
-        seconds: dict[str, float] = {}
-        for record in self._confirmed():
-            seconds[record.method] = max(record.wall_seconds, seconds.get(record.method, 0.0))
-        total = sum(seconds.values())
-        parallel = max(1.0, total / elapsed) if elapsed else 1.0
-        fits = [n for n in SEARCHES if (n + len(SEEDS) - 1) * total / parallel <= MARGIN * left]
-        return fits[0] if seconds and fits else None
+    def _assembled(self, judge: Judge, choice: Choice, scratch: Path) -> tuple[ModelConfig, dict[str, Any], Any]:
+        """Return configuration, weights and preprocessing of a chosen model, whose parts are copied to ``scratch``."""
+        models, members, weights = StoredModels(self.results), list[ModelConfig](), dict[str, Any]()
+        shares: list[float] = []
+        for candidate, share in choice.parts:
+            records = self._trained(judge, candidate)
+            for record in records:
+                folder = scratch / record.trial_key
+                models.fetch(record.trial_key, folder)
+                mark = f"{len(members)}."
+                weights |= {f"{mark}{name}": value for name, value in read_weights(folder).items()}
+                members.append(replace(read_config(folder), files={}, command=""))
+                shares.append(share / len(records))
+        first = replace(members[0], command=self.command, sweep=self.spec().sweep_id)
+        preprocessing = read_preprocessing(folder, read_config(folder))
+        if len(members) == 1 and choice.temperature == 1:
+            return first, {name.partition(".")[2]: value for name, value in weights.items()}, preprocessing
+        mixed = replace(
+            first, members=tuple(members), member_weights=tuple(shares), temperature=choice.temperature, trial=""
+        )
+        return mixed, weights, preprocessing
+
+    def _trained(self, judge: Judge, candidate: Candidate) -> list[Record]:
+        """Return the records of the models that stand for a candidate: one of all samples, or those of the folds."""
+        place = candidate.method, candidate.values
+        if get_method(candidate.method).refits and candidate.records.keys() != {0}:
+            if place not in judge.final:
+                self._race([candidate.method], math.inf, "inline", final={place})
+                judge.final |= self.judge().final
+            if place in judge.final:
+                return [judge.final[place]]
+        records = list(candidate.records.values())
+        return [min(records, key=lambda each: each.validation_score or 0.0)] if self.single else records
+
+    def _report(self, judge: Judge, choice: Choice, config: ModelConfig) -> Report:
+        base, verdict = judge.verdict(choice)
+        single = f"{choice.parts[0][0].name}, {len(config.members) or 1} model(s)"
+        return Report(
+            metric=self.task.metric, score=choice.score.value, low=choice.score.low, high=choice.score.high,
+            num_samples=len(judge.rows), num_folds=len(judge.leader.records),
+            model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
+            baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
+            standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
+        )  # fmt: skip
+
+    def _measured(self, report: Report, folder: Path) -> Report:
+        model, sample, found = Predictor.load(folder), self._data().train.x[:1], list[float]()
+        for _ in range(6):
+            started = time.perf_counter()
+            model.outputs_of(sample)
+            found.append(1000 * (time.perf_counter() - started))
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+        return replace(report, size_mb=size, latency_ms=median(found[1:]))
+
+    def _tidy(self, judge: Judge, choice: Choice) -> None:
+        models = StoredModels(self.results)
+        kept = [*(candidate for candidate, _ in choice.parts), *judge.ranked()[:KEPT]]
+        keys = {record.trial_key for each in kept for record in each.records.values()}
+        for each in judge.candidates:
+            for record in each.records.values():
+                if record.trial_key not in keys:
+                    models.remove(record.trial_key, keep=OUTPUTS)
 
 
 def adapt(
@@ -182,8 +282,6 @@ def adapt(
     Raises:
         UserError: nothing can be learnt from the data, an option does not fit, or no trial ended in time.
     """
-    from orca_ray.predictor import Predictor
-
     sweep = AdaptationSweep(
         task=as_task(task, options), minutes=minutes, methods=methods, body=body, results=results, executor=executor,
         listener=listener,

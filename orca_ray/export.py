@@ -23,8 +23,10 @@ from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, csv_cell, lookup, shorten
 from orca_ray.methods.model_inputs import ModelInputs
+from orca_ray.methods.snapshot import averaging
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.mixture import combined
 from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
 
@@ -139,23 +141,34 @@ class _Whole(nn.Module):
 
     y_mean: Tensor
     y_std: Tensor
+    shares: Tensor
 
-    def __init__(self, model: Predictor, body: Body) -> None:
-        """Wrap the network of ``model`` with ``body`` in the place of its body."""
+    def __init__(self, model: Predictor, *, exportable: bool) -> None:
+        """Wrap the network of ``model``; ``exportable``: with bodies that can be exported in the place of its own."""
         super().__init__()
-        network = model.network
-        mean, deviation = network.input_mean, network.input_deviation
-        statistics = None if mean is None or deviation is None else (mean, deviation)
-        self.network = CrossModalModel(network.embedder, body, network.head, statistics)
+        self.members = nn.ModuleList(_replaced(each, exportable) for each in model.members)
+        config = model.config
+        self.register_buffer(
+            "shares", torch.tensor(config.member_weights or (1.0,)) / sum(config.member_weights or (1.0,))
+        )
+        self._average, self._temperature = averaging(config.task.target, config.task.loss), config.temperature
         for name in ("y_mean", "y_std"):
-            stored = getattr(model.config, name)
+            stored = getattr(config, name)
             self.register_buffer(name, None if stored is None else torch.from_numpy(stored.array()))
-        self._scaled = model.config.y_mean is not None and not model.decides
+        self._scaled = config.y_mean is not None and not model.decides
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs [B, *output_shape], computed without autocast, which cannot be exported."""
-        outputs: Tensor = self.network.head(self.network.encode(self.network.embed(inputs)))
+        found: list[Tensor] = [each.head(each.encode(each.embed(inputs))) for each in self.members]
+        outputs = found[0] if len(found) == 1 else combined(found, self.shares, self._average, self._temperature)
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
+
+
+def _replaced(network: CrossModalModel, exportable: bool) -> CrossModalModel:
+    mean, deviation = network.input_mean, network.input_deviation
+    body: Body = network.body.exportable() if exportable else network.body
+    statistics = None if mean is None or deviation is None else (mean, deviation)
+    return CrossModalModel(network.embedder, body, network.head, statistics)
 
 
 def export_model(model: Predictor, to: str, path: Path) -> Exported:
@@ -167,7 +180,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
     write = lookup("export format", to, FORMATS)
     check_output(path, "the file")
     cpu = Predictor(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
-    expected, whole = (_Whole(cpu, body).eval() for body in (cpu.network.body, cpu.network.body.exportable()))
+    expected, whole = (_Whole(cpu, exportable=exportable).eval() for exportable in (False, True))
     with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporters, about their own future

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -17,7 +18,8 @@ from orca_ray.methods.model_folder import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild, weight_names
-from orca_ray.models.crossmodal import pooled
+from orca_ray.models.crossmodal import CrossModalModel, pooled
+from orca_ray.models.mixture import Mixture
 from orca_ray.own_data.infer_task import Preprocessing
 from orca_ray.tasks.losses import get_loss
 from orca_ray.training.evaluate import Objective, SplitInputs, predict, score
@@ -66,11 +68,15 @@ class Predictor:
         self._card = card
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised outputs [B, *output_shape]."""
+        self.members: list[CrossModalModel] = (
+            list(self.network.members) if isinstance(self.network, Mixture) else [self.network]
+        )
+        """The networks whose predictions are averaged; the network itself if there is one."""
         config = snapshot.config
         statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]
         self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
         option = resolve(config.method, config.hyperparameters).refine.precision
-        self._precision = choose_precision(option, self.device, int(self.network.body.feature_width))
+        self._precision = choose_precision(option, self.device, int(self.members[0].body.feature_width))
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
@@ -103,9 +109,14 @@ class Predictor:
 
     def snapshot(self) -> Snapshot:
         """Return the description and weights of this model, from which an equal model can be built."""
-        state = self.network.state_dict()
-        names = weight_names(get_method(self.config.method), self.network)
-        return Snapshot(self.config, {name: state[name].cpu().contiguous() for name in names})
+        weights: dict[str, Tensor] = {}
+        for number, (config, network) in enumerate(
+            zip(self.config.members or [self.config], self.members, strict=True)
+        ):
+            state, mark = network.state_dict(), f"{number}." if self.config.members else ""
+            names = weight_names(get_method(config.method), network)
+            weights |= {f"{mark}{name}": state[name].cpu().contiguous() for name in names}
+        return Snapshot(self.config, weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the content of a model folder; the copy is loaded onto a GPU only where there is one."""
@@ -143,17 +154,23 @@ class Predictor:
         return self.probabilities(self.outputs(x))
 
     def embed(self, x: Any) -> Array:
-        """Return the body's pooled features [N, F] of samples, float32; a classifier's head maps them to logits."""
+        """Return the body's pooled features [N, F] of samples, float32; a classifier's head maps them to logits.
+
+        Features of several members follow each other.
+        """
         inputs, found = self.inputs(x), []
         with torch.no_grad(), self._precision.active():
             for chunk in inputs.chunks():
                 for part in torch.split(torch.from_numpy(chunk), BATCH_SIZE):
-                    with self._precision.autocast():
-                        with torch.autocast(self.device.type, enabled=False):
-                            tokens = self.network.embed(part.to(self.device))
-                        features = pooled(self.network.encode(tokens), self.network.body.pooling)
-                    found.append(features.float().cpu().numpy())
+                    features = [self._features(network, part.to(self.device)) for network in self.members]
+                    found.append(torch.cat(features, dim=1).float().cpu().numpy())
         return np.concatenate(found)
+
+    def _features(self, network: CrossModalModel, part: Tensor) -> Tensor:
+        with self._precision.autocast():
+            with torch.autocast(self.device.type, enabled=False):
+                tokens = network.embed(part)
+            return pooled(network.encode(tokens), network.body.pooling)
 
     def evaluate(self, x: Any, y: Any = None, *, group: Array | None = None) -> dict[str, float]:
         """Return the score as a dict from the name of the task's metric to its value; lower is better.
@@ -235,7 +252,7 @@ class Predictor:
             "task": f"{task.name} {task.title}".strip(),
             "inputs": f"{task.modality} {task.input_shape}".strip(),
             "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
-            "method": f"{config.method} on {config.body.name}",
+            "method": f"{config.method} on {config.body.name}" if not config.members else model_folder.composed(config),
             "parameters": f"{count:,}",
             f"score ({task.metric}, lower is better)": shown or "unknown",
             "device": str(self.device),

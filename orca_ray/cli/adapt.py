@@ -1,9 +1,11 @@
 """``orca-sweep adapt``: from a user's data to a model folder."""
 
+import math
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -21,7 +23,6 @@ from orca_ray.cli.options import (
     typed,
 )
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
-from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 from orca_ray.paths import check_unread
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from orca_ray.api import AdaptationSweep
     from orca_ray.own_data import Options
     from orca_ray.own_data.infer_task import Inferred
+    from orca_ray.selection import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,12 @@ class AdaptOptions:
     licence: Annotated[str | None, Option(help="Licence of the data, for the model's card.")] = None
     minutes: Annotated[float, Option(min=0.05, help="Time for all trials together.")] = 20.0
     methods: Annotated[
-        list[str] | None, Option(help="Methods to compare. Default: six, among them baselines without a body.")
+        list[str] | None, Option(help="Methods to compare. Default: baselines of the kind of data, and transformers.")
+    ] = None
+    single: Annotated[bool, Option("--single", help="Write one network, no ensemble.")] = False
+    max_size: Annotated[float | None, Option(min=0.0, metavar="MB", help="Largest size of the model.")] = None
+    max_latency: Annotated[
+        float | None, Option(min=0.0, metavar="MS", help="Largest time of a prediction for one sample.")
     ] = None
     body: Annotated[str | None, Option(help="Pretrained body, e.g. minilm-l6:layers=4.")] = None
     executor: ExecutorOption = Executor.RAY
@@ -103,7 +110,6 @@ def adapt(
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
     from orca_ray.api import AdaptationSweep
-    from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
@@ -119,8 +125,8 @@ def adapt(
     samples = read(data, given)
     inferred = infer(samples, given)
     name = inferred.task.short_name.rpartition("-")[0]
-    check_unread(options.out or Path(f"{name}-model"), "--out", [data, samples.source])  # a task file names the data
-    check_page(Path(f"{name}.html"), "--name")
+    out = options.out or Path(f"{name}-model")
+    check_unread(out, "--out", [data, samples.source])  # a task file names the data
     silent = options.quiet or options.json
     if not silent:  # warnings have been logged
         say(f"{data}: {inferred.task.name}")
@@ -130,53 +136,47 @@ def adapt(
         task=register(inferred, samples), minutes=options.minutes,
         methods=split_names("--methods", options.methods) or (), body=options.body or "",
         results=results_uri(options.results, announce=not silent), executor=options.executor.value,
-        address=options.address, staging=options.staging, command=typed(),
+        address=options.address, staging=options.staging, command=typed(), single=options.single,
+        max_size=options.max_size or math.inf, max_latency=options.max_latency or math.inf,
     )  # fmt: skip
-    _run(sweep, options, inferred)
+    _run(sweep, options, inferred, out)
 
 
-def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred") -> None:
-    from orca_ray.cli.boards import BoardOptions, load_board
+def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path) -> None:
     from orca_ray.cli.sweep_progress import SweepProgress
-    from orca_ray.leaderboard import render
 
     silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
     if not silent:
-        _print_cost(sweep)
+        say(f"\nmethods: {', '.join(sweep.chosen_methods())}, for {sweep.minutes:g} minutes (--minutes)")
+        say("\n".join([*sweep.left_out(), ""]))
     if options.dry_run:
         return
     with SweepProgress(quiet=silent) as progress:
         summary = replace(sweep, listener=progress).run()
-    name = sweep.task.short_name.rpartition("-")[0]
-    out = options.out or Path(f"{name}-model")
-    best = sweep.save(out)
-    board = load_board(sweep.task.benchmark, BoardOptions(sweep=sweep.spec().sweep_id, results=sweep.results))
-    page = Path(f"{name}.html")
-    write_text(page, str(render(board, "html")))
+    report = replace(sweep.save(out), warnings=warnings)
     if options.json:
-        emit_json({"model": str(out), "record": plain(best), "page": str(page), "warnings": warnings})
+        emit_json({"model": str(out), **plain(report.to_json())})
     elif not options.quiet:
-        say(str(render(board, "table")))
-        say(f"page: {page}")
-        say(f"model: {out} ({best.method}, {best.metric} {best.test_score:.4g} on test)")
-        say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
+        _print_report(report, out)
     for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
         note(f"{record.status.value}: {record.method} seed {record.seed}: {reason(record)}")
     if summary.interrupted and not silent:
-        note("not all trials have ended: the same command goes on, --minutes gives it more time")
+        note("the time or Ctrl-C ended trials that still ran: the same command goes on, --minutes gives it more time")
 
 
-def _print_cost(sweep: "AdaptationSweep") -> None:
-    """Print the estimated time of the first round; the time measured in it then determines the second round."""
-    from orca_ray.sweep.plan.plan import build_plan
+def _print_report(report: "Report", out: Path) -> None:
+    def interval(row: Mapping[str, Any]) -> str:
+        return f"{row['score']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
 
-    planned = build_plan(sweep.spec(), None)
-    hours = [cost.cpu_hours if cost.cpu_hours is not None else cost.gpu_hours for cost in planned.costs]
-    known = "unknown" if None in hours else f"about {duration(3600 * sum(filter(None, hours)))}"
-    methods = ", ".join(row.method for row in planned.rows)
-    say(f"\n{methods}: one trial of each takes {known} on {planned.cpu or planned.gpu};")
-    say(f"then a search in what is left of {sweep.minutes:g} minutes (--minutes)")
-    say("\n".join([*sweep.left_out(), ""]))
+    rows = [(row["method"], interval(row), row["num_folds"], duration(row["seconds"])) for row in report.standings]
+    show(("method", f"{report.metric}, 90 % interval", "folds", "a trial"), rows, right=("folds", "a trial"))
+    judged = f"out of fold, {report.num_samples} samples" if report.num_folds > 1 else f"{report.num_samples} samples"
+    say(f"\n{report.verdict}")
+    say(f"score: {report.metric} {interval(vars(report))} ({judged}; lower is better)")
+    if report.holdout is not None:
+        say(f"on {report.num_holdout} samples that no choice has seen: {report.holdout:.4g}")
+    say(f"model: {out} ({report.model}; {report.size_mb:.3g} MB, {report.latency_ms:.3g} ms for one sample)")
+    say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")

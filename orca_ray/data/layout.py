@@ -24,7 +24,7 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 STATISTICS = ("y_mean", "y_std")
 REQUIRED = tuple(f"{split}_{axis}" for split in SPLITS for axis in "xy")
-ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS)
+ALLOWED = (*REQUIRED, *(f"{split}_group" for split in SPLITS), *STATISTICS, "folds")
 
 META = "meta.json"
 
@@ -213,7 +213,8 @@ def move(source: Path, directory: Path) -> None:
 
 def _check_names(name: str, arrays: Arrays) -> None:
     for split in SPLITS:
-        if not all(f"{split}_{axis}" in arrays and len(arrays[f"{split}_{axis}"]) for axis in "xy"):
+        optional = split == "test" and "folds" in arrays  # samples that are judged by folds need no test split
+        if not all(f"{split}_{axis}" in arrays and (optional or len(arrays[f"{split}_{axis}"])) for axis in "xy"):
             hint = " Carve it from the training data; test data is never used for selection." * (split == "validation")
             raise UserError(f"task {name!r} has no {split} split ({split}_x and {split}_y).{hint}")
         if len({len(arrays[key]) for key in (f"{split}_x", f"{split}_y", f"{split}_group") if key in arrays}) > 1:

@@ -24,7 +24,8 @@ from orca_ray.options import Protocol
 
 __all__ = [
     "HELD_OUT", "PAPER", "REQUIRED", "SPLITS", "STATISTICS", "Array", "Arrays", "Build", "PreparedData", "Split",
-    "SplitName", "directory_of", "fingerprint", "opened", "prepare", "under_protocol", "verify", "with_train_fraction",
+    "SplitName", "directory_of", "fingerprint", "held_rows", "joined", "num_folds", "opened", "prepare",
+    "under_protocol", "verify", "with_fold", "with_train_fraction",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class PreparedData:
     y_mean: Array | None
     y_std: Array | None
     directory: Path
+    folds: Array | None = None
+    """Fold of each sample of train, then of validation: [R, N] int8, from 1, in R divisions; None: no folds."""
 
     @property
     def train(self) -> Split:
@@ -235,7 +238,8 @@ def _open(name: str, directory: Path, meta: Mapping[str, Any]) -> PreparedData:
     splits = {
         split: Split(arrays[f"{split}_x"], stored[f"{split}_y"], stored.get(f"{split}_group")) for split in SPLITS
     }
-    return PreparedData(name, meta["fingerprint"], splits, stored.get("y_mean"), stored.get("y_std"), directory)
+    statistics = stored.get("y_mean"), stored.get("y_std")
+    return PreparedData(name, meta["fingerprint"], splits, *statistics, directory, stored.get("folds"))
 
 
 def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
@@ -249,15 +253,55 @@ def under_protocol(data: PreparedData, protocol: str) -> PreparedData:
     """
     if protocol != PAPER:
         return data
-    train, validation = data.train, data.validation
-    x = _in_memory(joined_rows(train.x, validation.x), train.x, validation.x)
-    y = _in_memory(joined_rows(train.y, validation.y), train.y, validation.y)
+    return replace(
+        data, splits={"train": joined(data.train, data.validation), "validation": data.test, "test": data.test}
+    )
+
+
+def joined(first: Split, second: Split) -> Split:
+    """Return the rows of two splits as one; sample ids of ``second`` are shifted, so that no id occurs in both."""
+    x = _in_memory(joined_rows(first.x, second.x), first.x, second.x)
+    y = _in_memory(joined_rows(first.y, second.y), first.y, second.y)
     group = None
-    if train.group is not None and validation.group is not None:  # shifted, so that no id occurs in both
-        shifted = validation.group - validation.group.min() + train.group.max() + 1
-        group = np.concatenate([train.group, shifted])
-    joined = Split(x, cast(Array, y), group)
-    return replace(data, splits={"train": joined, "validation": data.test, "test": data.test})
+    if first.group is not None and second.group is not None:
+        group = np.concatenate([first.group, second.group - second.group.min() + first.group.max() + 1])
+    return Split(x, cast(Array, y), group)
+
+
+def with_fold(data: PreparedData, fold: int) -> PreparedData:
+    """Return the prepared data with the splits of ``data.fold`` (see `orca_ray.training.config.DataConfig`).
+
+    Folds are numbered through all divisions: with divisions of 5 folds, 6 is the first fold of the second division.
+    Statistics stay those of the prepared training split. Raises UserError if there is no such fold.
+    """
+    if fold == 0:
+        return data
+    known = joined(data.train, data.validation)
+    if fold == -1:
+        return replace(data, splits={**data.splits, "train": joined(known, data.test) if len(data.test) else known})
+    rows = held_rows(data, fold)
+    others = np.setdiff1d(np.arange(len(known)), rows)
+    parts = {"train": _selected(known, others), "validation": _selected(known, rows)}
+    return replace(data, splits={**data.splits, **parts})
+
+
+def num_folds(data: PreparedData) -> int:
+    """Return the number of folds of all divisions together; 0 if there are none."""
+    return 0 if data.folds is None else int(data.folds.max(axis=1).sum())
+
+
+def held_rows(data: PreparedData, fold: int) -> Array:
+    """Return the rows of train and validation together that are ``fold``; UserError if there is no such fold."""
+    if data.folds is None or not 1 <= fold <= num_folds(data):
+        raise UserError(f"{data.name} has {num_folds(data)} folds: data.fold must be one of them, got {fold}")
+    sizes = data.folds.max(axis=1)
+    division = int(np.searchsorted(np.cumsum(sizes), fold))
+    return np.flatnonzero(data.folds[division] == fold - sizes[:division].sum())
+
+
+def _selected(split: Split, rows: Array) -> Split:
+    x, y = (_in_memory(selected_rows(each, rows), each) for each in (split.x, split.y))
+    return Split(x, cast(Array, y), None if split.group is None else split.group[rows])
 
 
 def _in_memory(rows: LazyRows, *sources: Rows) -> Rows:
@@ -277,7 +321,4 @@ def with_train_fraction(data: PreparedData, fraction: float, seed: int, *, class
     _, firsts, samples = np.unique(ids, return_index=True, return_inverse=True)
     labels = np.asarray(train.y)[firsts] if classes else np.zeros(len(firsts))
     drawn = np.isin(samples, stratified_share(labels, fraction, seed))
-    rows = np.flatnonzero(drawn)
-    group = None if train.group is None else train.group[rows]
-    x, y = (_in_memory(selected_rows(each, rows), each) for each in (train.x, train.y))
-    return replace(data, splits={**data.splits, "train": Split(x, cast(Array, y), group)})
+    return replace(data, splits={**data.splits, "train": _selected(train, np.flatnonzero(drawn))})

@@ -15,6 +15,7 @@ import json
 import logging
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -66,6 +67,8 @@ class StoredArray:
 
 _LARGEST = float(np.finfo(np.float32).max)
 _MOST_VALUES = 2**27  # of an input or an output
+MOST_MEMBERS = 200
+"""Largest number of models whose predictions are averaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,8 +160,22 @@ class ModelConfig:
     """Versions of the libraries that trained the model."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file of the folder except ``config.json``, by name."""
+    members: "tuple[ModelConfig, ...]" = ()
+    """Models whose predictions are averaged (see `orca_ray.models.mixture.Mixture`); (): this is one model. The weights
+    of member k have names that begin with ``k.``. Method, body and hyper-parameters are those of the first member."""
+    member_weights: tuple[float, ...] = ()
+    temperature: float = 1.0
+    """Number that divides the averaged logits."""
+    report: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `orca_ray.selection.Report`; empty if no adaptation to own data made the model."""
 
     def __post_init__(self) -> None:
+        if len(self.members) != len(self.member_weights) or len(self.members) > MOST_MEMBERS:
+            raise ValueError(f"{len(self.members)} members with {len(self.member_weights)} weights")
+        if not all(0 < weight <= 1 for weight in self.member_weights) or not 0.01 <= self.temperature <= 100:
+            raise ValueError("a weight must be above 0 and at most 1, a temperature at least 0.01 and at most 100")
+        if any(each.members or _outputs_of(each) != _outputs_of(self) for each in self.members):
+            raise ValueError("all members must be single models of one task")
         channels, *rest = self.task.input_shape
         of_inputs = (channels, *(1 for _ in rest))
         if any(each is not None and each.shape != of_inputs for each in (self.input_mean, self.input_deviation)):
@@ -178,6 +195,18 @@ class ModelConfig:
     @property
     def _statistics(self) -> tuple[tuple[StoredArray | None, StoredArray | None], ...]:
         return (self.input_mean, self.input_deviation), (self.y_mean, self.y_std)
+
+
+def composed(config: ModelConfig) -> str:
+    """Return the number of members of an ensemble by method and body, e.g. "5 of linear, 10 of nft on minilm-l6"."""
+    bodies = ("" if each.body.name in ("", "none") else f" on {each.body.name}" for each in config.members)
+    counts = Counter(f"{each.method}{body}" for each, body in zip(config.members, bodies, strict=True))
+    return ", ".join(f"{count} of {name}" for name, count in counts.most_common())
+
+
+def _outputs_of(config: ModelConfig) -> tuple[object, ...]:
+    task = config.task
+    return task.input_shape, task.target, task.loss, config.y_mean, config.y_std
 
 
 def read_config(directory: Path) -> ModelConfig:

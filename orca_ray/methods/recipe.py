@@ -79,6 +79,10 @@ class Recipe:
     other_epochs: "Callable[[Mapping[str, Scalar], int], float]" = lambda values, num_train: 0.0
     """Returns how many epochs of ``nft`` take as long as all stages except ``align`` and ``refine``, given all
     hyper-parameters and the number of training samples."""
+    fitted: bool = False
+    """Whether the method fits its model without gradients, in seconds on one core."""
+    refits: bool = False
+    """Whether the method needs no validation data to choose an epoch or a penalty, so that it can fit all samples."""
     variant: bool = False
     """Whether the group `FIELD` leaves the method out: a variant of another method, or a baseline for some tasks
     only."""

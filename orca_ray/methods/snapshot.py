@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.alignment.tensor_cache import tensor_bytes
-from orca_ray.data.rows import Array
+from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_folder import BodySummary, ModelConfig, StoredArray, TaskSummary
@@ -21,8 +21,10 @@ from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.trial import Trial, network_request
 from orca_ray.models.bounded import AtMost
 from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.models.mixture import Average, Mixture
 from orca_ray.models.names import listed_body
 from orca_ray.models.weights import BodyArchitecture, describe_body
+from orca_ray.tasks.losses import get_loss
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
 
@@ -73,14 +75,22 @@ def take_snapshot(trial: Trial, names: Iterable[str], outcome: Outcome, protocol
     return Snapshot(config, {name: state[name].detach().to("cpu", copy=True).contiguous() for name in names})
 
 
-def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
-    """Return the network of a model folder, in evaluation mode on the CPU.
+def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel | Mixture:
+    """Return the network of a model folder, in evaluation mode on the CPU: a `Mixture` if it has several members.
 
     No model hub, packaged body or cache is read, unless the folder lacks weights of the body (`Recipe.names_body`).
 
     Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly
     those of `weight_names`, or if the body on this machine is not the one that the model was trained with.
     """
+    if config.members:
+        parts = [_of_member(weights, number) for number in range(len(config.members))]
+        if strange := weights.keys() - {f"{k}.{name}" for k, part in enumerate(parts) for name in part}:
+            raise UserError(f"the weights {min(strange)} belong to no member that config.json describes")
+        networks = [rebuild(member, part) for member, part in zip(config.members, parts, strict=True)]
+        return Mixture(
+            networks, config.member_weights, averaging(config.task.target, config.task.loss), config.temperature
+        ).eval()
     recipe = get_method(config.method)
     statistics = None
     if config.input_mean is not None and config.input_deviation is not None:
@@ -123,6 +133,18 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     if found != config.task.target.output_shape:
         raise UserError(f"config.json describes outputs of shape {config.task.target.output_shape}, not {found}")
     return model
+
+
+def averaging(target: Target, loss: str) -> Average:
+    """Return what is averaged in an ensemble of models with this target and training loss."""
+    if target.kind == "classes":
+        return "softmax"
+    return "sigmoid" if target.kind == "labels" or not get_loss(loss).regression else "values"
+
+
+def _of_member(weights: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+    mark = f"{number}."
+    return {name.removeprefix(mark): value for name, value in weights.items() if name.startswith(mark)}
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from orca_ray.data.prepared import HELD_OUT, PreparedData, with_train_fraction
+from orca_ray.data.prepared import HELD_OUT, PreparedData, SplitName, with_fold, with_train_fraction
+from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import check_unfit, get_method, resolve
@@ -27,8 +28,8 @@ from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
 from orca_ray.training import checkpoint
 from orca_ray.training.checkpoint import AlignedCache
-from orca_ray.training.evaluate import Objective
-from orca_ray.training.numerics import derive_seed, torch_settings
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict
+from orca_ray.training.numerics import choose_precision, derive_seed, torch_settings
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import memory_mib
 
@@ -85,6 +86,8 @@ class TrialTrainer:
         _check_data(task, data)
         check_unfit(method, task)
         recipe, self._hyperparameters = get_method(method), resolve(method, hyperparameters)
+        data = with_fold(data, self._hyperparameters.data.fold)
+        test = test and len(data.test) > 0  # own data may have no test split
         if (fraction := self._hyperparameters.data.fraction) != 1:
             drawn = derive_seed(seed, "fraction") % 2**32
             data = with_train_fraction(data, fraction, drawn, classes=task.target.kind == "classes")
@@ -168,6 +171,14 @@ class TrialTrainer:
     def artefacts(self) -> tuple[Artefact, ...]:
         """Return the artefacts (small pictures of what the model does) computed so far; none unless ``test``."""
         return tuple(self._artefacts.found)
+
+    def outputs(self, split: SplitName) -> Array:
+        """Return the predictions [N, *output_shape] of the present model for a split, as metrics take them."""
+        trial, model = self.trial, self.model
+        precision = choose_precision(self._hyperparameters.refine.precision, trial.device, model.body.feature_width)
+        with self._computing():
+            model.eval()
+            return predict(SplitInputs(trial.data.splits[split].x, model, precision), trial.objective, BATCH_SIZE)[0]
 
     def snapshot(self, protocol: str = HELD_OUT) -> Snapshot:
         """Return the present model as a model folder holds it; once `done`, with the weights of the best epoch.

@@ -106,6 +106,8 @@ class Inferred:
     """Sorted indices of the samples of train, validation and, if a test split was wanted, test."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
+    folds: Array | None = None
+    """Fold of each sample of train, then of validation: [R, N] int8 (see `PreparedData.folds`); None: no folds."""
 
 
 def infer(

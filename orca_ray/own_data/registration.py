@@ -72,6 +72,10 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
         else:
             made = coding.encode(y[indices])
         arrays[f"{split}_y"] = made
+    if "test" not in inferred.splits:
+        arrays |= {f"test_{axis}": np.asarray(arrays[f"train_{axis}"][:0]) for axis in "xy"}
+    if inferred.folds is not None:
+        arrays["folds"] = inferred.folds
     return {**arrays, **_statistics(arrays["train_y"], coding.kind, by_column=data.kind_hint == "table")}
 
 

@@ -36,7 +36,7 @@ class StoredModels:
 
     def has(self, key: str) -> bool:
         """Return whether there is a complete model of the trial ``key``."""
-        return _CONFIG in self._folder.names(f"{DIRECTORY}/{key}")
+        return _CONFIG in self.names(key)
 
     def place(self, key: str) -> str:
         """Return the path or URI of the model of the trial ``key``, without credentials."""
@@ -80,11 +80,18 @@ class StoredModels:
         """Write the file ``name`` of a model, in place of an earlier one."""
         self._folder.write(f"{DIRECTORY}/{key}/{name}", pa.py_buffer(content))
 
-    def remove(self, key: str) -> None:
-        """Delete the model of the trial ``key``, if there is one, even if it was written only in part."""
+    def names(self, key: str) -> list[str]:
+        """Return the names of the files that are stored for the trial ``key``."""
+        return self._folder.names(f"{DIRECTORY}/{key}")
+
+    def remove(self, key: str, *, keep: str = "") -> None:
+        """Delete the model of the trial ``key``, if there is one, even if it was written only in part.
+
+        ``keep``: name of a file that stays.
+        """
         names = self._folder.names(f"{DIRECTORY}/{key}", hidden=True)
-        for name in sorted(names, key=lambda name: name != _CONFIG):
+        for name in sorted(set(names) - {keep}, key=lambda name: name != _CONFIG):
             self._folder.delete(f"{DIRECTORY}/{key}/{name}")
-        if names and isinstance(self._folder, LocalFolder):
+        if names and keep not in names and isinstance(self._folder, LocalFolder):
             with contextlib.suppress(OSError):  # a user may have put a directory there
                 (self._folder.path / DIRECTORY / key).rmdir()

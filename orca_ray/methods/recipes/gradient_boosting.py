@@ -67,5 +67,6 @@ RECIPE = Recipe(
     network=_network,
     stages=_stages,
     operations=_operations,
+    fitted=True,
     variant=True,
 )

@@ -83,5 +83,6 @@ RECIPE = Recipe(
     stages=_stages,
     trainable=head_parameters,
     operations=_operations,
+    fitted=True,
     variant=True,
 )

@@ -27,7 +27,7 @@ from orca_ray.sweep.run.placement import PATIENCE_SECONDS, Placement
 from orca_ray.sweep.run.recorder import Recorder, TrialState
 from orca_ray.sweep.run.retries import CAUSES, RULES, Failure, FailureLedger, FailuresOfTrial
 from orca_ray.sweep.run.searches import Durations, SweepSearches
-from orca_ray.sweep.search import Search
+from orca_ray.sweep.search import Race, Search
 from orca_ray.sweep.worker.staging import Stager
 
 
@@ -45,6 +45,7 @@ class SweepController:
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
+        race: Race | None = None,
     ) -> None:
         """Rebuild the state of the sweep from what ``store`` holds.
 
@@ -59,10 +60,11 @@ class SweepController:
                 always run again.
             listener: called with every event.
             lease: lease of the sweep, through which requests arrive; None, e.g. in tests: there are no requests.
+            race: see `SweepSearches`.
         """
         self._emit: events.Listener = listener or (lambda event: None)
         retried = {request.trial for request in lease.retried} if lease else set[str]()
-        self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])})
+        self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])}, race=race)
         """The searches of the sweep."""
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager: Stager | None = None

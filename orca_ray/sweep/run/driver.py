@@ -23,6 +23,7 @@ from orca_ray.sweep.plan.spec import SweepSpec
 from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings
+from orca_ray.sweep.search import Race
 from orca_ray.sweep.worker.models import ModelKeeper
 from orca_ray.sweep.worker.staging import Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
@@ -59,6 +60,7 @@ def run_sweep(
     command: str = "",
     shortest_first: bool = False,
     deadline: float = math.inf,
+    race: Race | None = None,
 ) -> events.Summary:
     """Run the trials of a sweep that have no record yet, and return a summary; the same call continues a sweep.
 
@@ -78,6 +80,7 @@ def run_sweep(
         command: the command that runs the sweep, for the cards of models.
         shortest_first: whether searches with short trials start first, for a sweep that may be stopped early.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
+        race: race that decides which trials of the methods run; None: the searches and the grid of ``spec``.
 
     Raises:
         UserError: the store cannot be written, the cluster cannot be reached, a trial fits on no node, a body cannot be
@@ -94,6 +97,8 @@ def run_sweep(
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
         searches = resolve(plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
+        if race is not None:
+            race.estimates = trial_seconds(searches)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: events.Event) -> None:
@@ -104,6 +109,7 @@ def run_sweep(
         controller = SweepController(
             searches, store, executor=executor, trial_seconds=trial_seconds(searches), shortest_first=shortest_first,
             retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
+            race=race,
         )  # fmt: skip
         stack.enter_context(contextlib.closing(controller))
         settings = WorkerSettings(store.uri, shared, checkpoint_seconds, keep_models, options.time)

@@ -10,27 +10,36 @@ from orca_ray.results.record import Record, Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.writer import copy_trials
 from orca_ray.sweep.plan.searches import SearchPlan
-from orca_ray.sweep.search import History, Search
+from orca_ray.sweep.search import FoldSearch, History, Race, Search
 from orca_ray.sweep.worker.staging import Staged
 
 
 class SweepSearches:
     """Searches of a sweep; iteration yields each search, done or not, once the fingerprint of its data is known."""
 
-    def __init__(self, plans: Sequence[SearchPlan], store: ResultsStore, *, retry: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        plans: Sequence[SearchPlan],
+        store: ResultsStore,
+        *,
+        retry: Collection[str] = (),
+        race: Race | None = None,
+    ) -> None:
         """Rebuild the searches from what ``store`` holds.
 
         Args:
             plans: the searches; those without a fingerprint begin when :meth:`staged` is called for their task.
             store: results store that records are read from; trials of variants of the sweep are copied within it.
             retry: keys of failed trials that run again; "" for all. Lost trials always run again.
+            race: race of all searches; None: each search decides for itself.
         """
         if not plans:
             raise UserError("nothing to run: the sweep has no task or no method")
         self.spec, self._store = plans[0].spec, store
         self._history = History.read(store, self.spec, retry=retry)
         self._rerun = dict(self._history.rerun)
-        self._searches = [Search(plan, self._history) for plan in plans if plan.fingerprint]
+        self._race = race
+        self._searches = [self._search(plan) for plan in plans if plan.fingerprint]
         self._unopened = [plan for plan in plans if not plan.fingerprint]
         self.tasks_staged: set[str] = set()
         """Tasks whose data were staged in this run."""
@@ -95,7 +104,7 @@ class SweepSearches:
         self.tasks_staged.add(staged.task)
         plans = [replace(plan, fingerprint=staged.fingerprint) for plan in self._unopened if plan.task == staged.task]
         self._unopened = [plan for plan in self._unopened if plan.task != staged.task]
-        opened = [Search(plan, self._history) for plan in plans]
+        opened = [self._search(plan) for plan in plans]
         self._adopt(opened)
         self._searches += opened
         self.finished_before += sum(search.num_finished for search in opened)
@@ -115,10 +124,13 @@ class SweepSearches:
         history = History.read(self._store, self.spec, retry={key, *self._rerun})
         failed = [record for record in history.rerun.values() if record.sweep == self.spec.sweep_id]
         again = {each.trial_key for each in failed if key in ("", each.trial_key)} - self._rerun.keys()
-        if again:
+        if again and self._race is None:
             self._history, self._rerun = history, dict(history.rerun)
             self._searches = [Search(search.plan, history, running=running) for search in self._searches]
-        return len(again)
+        return len(again) if self._race is None else 0
+
+    def _search(self, plan: SearchPlan) -> Search:
+        return Search(plan, self._history) if self._race is None else FoldSearch(plan, self._history, self._race)
 
     def _reused(self) -> str:
         records = self.records

@@ -4,10 +4,14 @@ Each suggestion is an entry of the journal in the results store, which a sweep t
 (docs/decisions/0015-journal.md).
 
 `Search` decides which trial runs next, `SuggestionSampler` when the next suggestion may be made and which answers it
-uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs.
+uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs. Own data are searched by a `Race`,
+over folds and within a given time; its `FoldSearch` takes the place of a `Search`.
 """
 
+from orca_ray.sweep.search.race import FoldSearch, Race
 from orca_ray.sweep.search.sampler import NUM_STARTUP, Study, Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.sweep.search.search import History, Search
 
-__all__ = ["NUM_STARTUP", "History", "Search", "Study", "Suggestion", "SuggestionSampler", "TrialAnswer"]
+__all__ = [
+    "NUM_STARTUP", "FoldSearch", "History", "Race", "Search", "Study", "Suggestion", "SuggestionSampler", "TrialAnswer",
+]  # fmt: skip

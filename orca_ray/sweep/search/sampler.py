@@ -264,3 +264,20 @@ def _ranges(numbers: Sequence[int]) -> list[list[int]]:
         else:
             ranges.append([number, number])
     return ranges
+
+
+def suggest(
+    first: Mapping[str, Scalar],
+    space: Mapping[str, Dimension],
+    known: Sequence[tuple[Mapping[str, Scalar], float | None]],
+) -> dict[str, Scalar]:
+    """Return values to try next, given the ``known`` values, each of which overrides ``first``, and their scores.
+
+    A score of None belongs to values that are tried now.
+    """
+    sampler = SuggestionSampler(first, space, len(known) + 1)
+    for number, (values, score) in enumerate(known):
+        sampler.restore(Suggestion(number, {name: values.get(name, first[name]) for name in space}))
+        if score is not None:
+            sampler.tell(number, TrialAnswer(score))
+    return dict(sampler.ask().values)

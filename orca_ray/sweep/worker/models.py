@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from safetensors.numpy import save_file
+
 from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods.model_card import make_card, write_card
@@ -20,9 +22,12 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.search import Search
-from orca_ray.tasks.registry import get_task
+from orca_ray.tasks.registry import get_task, is_own
 
 logger = logging.getLogger(__name__)
+
+OUTPUTS = "outputs.safetensors"
+"""File beside the model of a trial on own data: the model's outputs by split, from which ensembles are selected."""
 
 
 def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> None:
@@ -33,6 +38,9 @@ def write_model(trainer: TrialTrainer, directory: Path, trial: TrialSpec) -> Non
     preprocessing = cache.read_json(path) if path.is_file() else None
     card = make_card(config, label_names=_label_names(preprocessing))
     write_folder(directory, config, taken.weights, card=card, preprocessing=preprocessing)
+    if is_own(trial.task):
+        parts = {name: trainer.outputs(name) for name in ("validation", "test") if len(trainer.trial.data.splits[name])}
+        save_file(parts, directory / OUTPUTS)
 
 
 class ModelKeeper:

@@ -1,0 +1,328 @@
+"""The search of own data: a race of configurations of several methods over folds, within a given time.
+
+Each method starts with its first configuration on the first fold, the cheapest method first. Then configurations that
+are not measurably worse than the leader get further folds; trials whose score still improved at the last epoch get a
+longer schedule; and the best methods get further configurations, which Optuna suggests. No trial starts whose expected
+duration exceeds the time that is left.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean, stdev
+
+from orca_ray.results.record import Record, Status, SuggestionRow
+from orca_ray.sweep.plan.schema import Scalar
+from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
+from orca_ray.sweep.search.sampler import suggest
+from orca_ray.sweep.search.search import History, Search
+
+FOLD = "data.fold"
+MOST_VARIANTS, FIRST_VARIANTS = 40, 2
+"""Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
+LONGER = 3
+"""Factor of the epochs of a longer schedule."""
+_SAFETY = 1.25
+"""Factor of the expected duration of a trial, which must fit into the time that is left."""
+_SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
+"""Relative distance to the leader on a single fold up to which a configuration is not behind."""
+_LIMIT = 2.0
+"""Number of standard errors of the paired difference to the leader from which a configuration is behind."""
+
+
+@dataclass
+class Contender:
+    """One configuration in a race, with the validation scores of its folds."""
+
+    search: "FoldSearch"
+    values: Mapping[str, Scalar]
+    """Hyper-parameters that differ from the first configuration of the method."""
+    suggested: bool = False
+    """Whether Optuna's sampler has suggested the values."""
+    records: dict[int, Record] = field(default_factory=dict)
+    """Records of the trials that ended, by fold."""
+    running: set[int] = field(default_factory=set)
+
+    @property
+    def scores(self) -> dict[int, float]:
+        """Validation scores by fold."""
+        found = {fold: record.validation_score for fold, record in self.records.items() if not record.status.failed}
+        return {fold: score for fold, score in found.items() if score is not None and math.isfinite(score)}
+
+    @property
+    def failed(self) -> bool:
+        """Whether a trial has failed."""
+        return len(self.scores) < len(self.records)
+
+    @property
+    def epochs(self) -> int:
+        """Number of refine epochs of a trial."""
+        return num_epochs({**self.search.plan.first, **self.values})
+
+    @property
+    def improves(self) -> bool:
+        """Whether the best epoch of the first fold was among the last fifth of the epochs."""
+        first = self.records.get(min(self.records, default=0))
+        return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
+
+    def trial(self, fold: int) -> TrialSpec:
+        """Return the trial of a fold."""
+        plan = self.search.plan
+        return plan.trial({**self.values, **({FOLD: fold} if fold else {})}, plan.confirm_seeds[0], "confirm")
+
+
+class Race:
+    """The race of all methods of one task: decides which trial starts next."""
+
+    def __init__(
+        self,
+        folds: Sequence[int],
+        *,
+        deadline: float,
+        division: int = 0,
+        final: Collection[tuple[str, str]] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start without contenders.
+
+        Args:
+            folds: numbers of all folds, in the order in which they run; [0]: the prepared validation split.
+            deadline: time of ``clock`` at which the last trial should have ended.
+            division: number of folds of one division of the data; 0: all of them.
+            final: methods and values (as canonical JSON) that train on all samples, instead of a race.
+        """
+        self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
+        self._final, self._clock = set(final), clock
+        self.contenders: list[Contender] = []
+        self.estimates: Mapping[tuple[str, str], float] = {}
+        """Relative duration of a trial by task and method; only ratios matter."""
+        self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
+
+    def join(self, search: "FoldSearch", history: History) -> None:
+        """Add the configurations of a method: the first one, and those of which earlier runs have records."""
+        plan, first = search.plan, search.plan.usual_trial.hyperparameters
+        known = {"{}": Contender(search, {})}
+        own = [each for each in history.records.values() if (each.task, each.method) == (plan.task, plan.method)]
+        for record in sorted(own, key=lambda each: (each.started_at, each.trial_key)):
+            given = dict(json.loads(record.hyperparameters))
+            fold = int(given.pop(FOLD, 0))
+            values = {name: value for name, value in given.items() if first.get(name) != value}
+            contender = known.get(canonical_json(values)) or Contender(search, values, set(values) <= set(search.space))
+            if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
+                known[canonical_json(values)] = contender
+                contender.records[fold] = search.records[record.trial_key] = record
+        self.contenders += known.values()
+
+    def choose(self) -> tuple[Contender, int] | None:
+        """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
+        left = self._deadline - self._clock()
+        if self._urgent is None:
+            self._urgent = list(self._final_trials() if self._final else self._trials())
+        for contender, fold in self._urgent:
+            if _SAFETY * self.seconds(contender) <= left:
+                return contender, fold
+        return None
+
+    def started(self, contender: Contender, fold: int) -> None:
+        """Note that the trial of a contender has started."""
+        if not any(each is contender for each in self.contenders):
+            self.contenders.append(contender)
+        contender.running.add(fold)
+        self._urgent = None
+
+    def ended(self, contender: Contender, fold: int, record: Record) -> None:
+        """Note that the trial of a contender has ended."""
+        contender.running.discard(fold)
+        contender.records[fold] = record
+        self._urgent = None
+
+    @property
+    def done(self) -> bool:
+        """Whether no trial runs and none can start any more."""
+        return not any(each.running for each in self.contenders) and self.choose() is None
+
+    def seconds(self, contender: Contender) -> float:
+        """Return the expected duration of a trial; 0 if nothing has been measured yet."""
+        if contender.records:
+            return mean(record.wall_seconds for record in contender.records.values())
+        rates: dict[str, list[float]] = {}
+        for each in self.contenders:
+            for record in each.records.values():
+                rates.setdefault(each.search.plan.method, []).append(record.wall_seconds / each.epochs)
+        method = contender.search.plan.method
+        if method in rates:
+            return contender.epochs * max(rates[method])
+        firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
+        ratios = [
+            mean(found) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name, found in rates.items()
+        ]
+        return self._estimate(firsts[method]) * mean(ratios) if ratios else 0.0
+
+    def _estimate(self, plan: SearchPlan) -> float:
+        return self.estimates.get((plan.task, plan.method), 1.0)
+
+    def standings(self) -> list[tuple[float, Contender]]:
+        """Return the contenders with scores and their mean score, freed of the difficulty of their folds; best first.
+
+        Score and difficulty are the two main effects of the table of scores by contender and fold.
+        """
+        scored = [each for each in self.contenders if each.scores and not each.failed]
+        level = {id(each): mean(each.scores.values()) for each in scored}
+        difficulty: dict[int, float] = {}
+        for _ in range(20):
+            for fold in self.folds:
+                found = [each.scores[fold] - level[id(each)] for each in scored if fold in each.scores]
+                difficulty[fold] = mean(found) if found else 0.0
+            for each in scored:
+                level[id(each)] = mean(score - difficulty.get(fold, 0.0) for fold, score in each.scores.items())
+        return sorted(((level[id(each)], each) for each in scored), key=lambda pair: pair[0])
+
+    def behind(self, contender: Contender, leader: Contender, slack: float = _SLACK) -> bool:
+        """Return whether a contender is measurably worse than the leader on their common folds."""
+        common = contender.scores.keys() & leader.scores.keys()
+        differences = [contender.scores[fold] - leader.scores[fold] for fold in common]
+        if not differences or contender is leader:
+            return False
+        if len(differences) < 3:
+            return mean(differences) > slack * abs(mean(leader.scores[fold] for fold in common))
+        error = stdev(differences) / math.sqrt(len(differences))
+        return mean(differences) > _LIMIT * error
+
+    def _final_trials(self) -> Iterator[tuple[Contender, int]]:
+        for each in self.contenders:
+            chosen = (each.search.plan.method, canonical_json(dict(each.values))) in self._final
+            if chosen and -1 not in each.records and -1 not in each.running:
+                yield each, -1
+
+    def _trials(self) -> Iterator[tuple[Contender, int]]:
+        """Yield possible trials, the most urgent first."""
+        new = [each for each in self.contenders if not each.records and not each.running]
+        yield from ((each, self.folds[0]) for each in sorted(new, key=self.seconds))
+        standings = self.standings()
+        if not standings:
+            return
+        leader = standings[0][1]
+        alive = [each for _, each in standings if not self.behind(each, leader, self._slack(each))]
+        yield from self._longer(standings, leader)
+        rows = range(0, len(self.folds), self._division)
+        for number, start in enumerate(rows):
+            for each in alive:
+                for fold in self.folds[start : start + self._division]:
+                    if fold not in each.records and fold not in each.running:
+                        yield each, fold
+            yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
+
+    @staticmethod
+    def _slack(contender: Contender) -> float:
+        return _SLACK_OF_VARIANT if contender.values else _SLACK
+
+    def _longer(
+        self, standings: Sequence[tuple[float, Contender]], leader: Contender
+    ) -> Iterator[tuple[Contender, int]]:
+        """Yield contenders with more epochs, of those that still improved in their last epochs."""
+        for _, each in standings:
+            longer = {**each.values, "refine.epochs": LONGER * each.epochs}
+            hopeful = each.improves and not self.behind(each, leader, slack=1.5)
+            if hopeful and not self._known(each.search, longer):
+                yield Contender(each.search, longer), self.folds[0]
+
+    def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
+        """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""
+        best: dict[str, Contender] = {}
+        for each in alive:
+            best.setdefault(each.search.plan.method, each)
+
+        def tried(method: str) -> int:
+            return sum(each.suggested for each in self.contenders if each.search.plan.method == method)
+
+        rank = {method: place for place, method in enumerate(best, start=1)}
+        for method in sorted(best, key=lambda name: (tried(name) + 1) * rank[name]):
+            search = best[method].search
+            if search.space and tried(method) < most:
+                values = {**best[method].values, **search.suggest(self._known_values(search))}
+                if not self._known(search, values):
+                    yield Contender(search, values, suggested=True), self.folds[0]
+
+    def _known_values(self, search: "FoldSearch") -> list[tuple[Mapping[str, Scalar], float | None]]:
+        own = [each for each in self.contenders if each.search is search]
+        return [(each.values, next(iter(each.scores.values()), None)) for each in own]
+
+    def _known(self, search: "FoldSearch", values: Mapping[str, Scalar]) -> bool:
+        return any(each.search is search and each.values == values for each in self.contenders)
+
+
+class FoldSearch(Search):
+    """The part of a race that belongs to one method, with the interface of a `Search`."""
+
+    def __init__(self, plan: SearchPlan, history: History | None, race: Race) -> None:
+        """Join the race, with the records of earlier runs."""
+        self.plan, self._race = plan, race
+        self.records: dict[str, Record] = {}
+        self.adopted: list[Record] = []
+        self.space = {
+            name: dimension for name, dimension in plan.spec.space(plan.task, plan.method).items() if name in plan.first
+        }
+        """Search space of the method, by hyper-parameter."""
+        self._trials: dict[str, tuple[Contender, int]] = {}
+        race.join(self, history or History())
+
+    @property
+    def num_finished(self) -> int:
+        """Number of trials that have ended."""
+        return len(self.records)
+
+    @property
+    def num_remaining(self) -> int:
+        """Number of trials that run, and one more unless the race is over."""
+        return 0 if self.done else len(self._trials) + 1
+
+    @property
+    def num_running(self) -> int:
+        """Number of trials that run."""
+        return len(self._trials)
+
+    @property
+    def unended(self) -> set[str]:
+        """Keys of the trials that run."""
+        return set(self._trials)
+
+    @property
+    def done(self) -> bool:
+        """Whether the race is over."""
+        return self._race.done
+
+    @property
+    def failure(self) -> str | None:
+        """Why the method has no score; None if it has one, or the race is not over."""
+        completed = any(record.status is Status.COMPLETED for record in self.records.values())
+        return "every trial failed" if self.done and self.records and not completed else None
+
+    def suggest(self, known: Sequence[tuple[Mapping[str, Scalar], float | None]]) -> Mapping[str, Scalar]:
+        """Return new values of the search space, given the values and the scores of the contenders so far."""
+        return suggest(self.plan.first, self.space, known)
+
+    def take(self) -> TrialSpec | None:
+        """Return the trial that the race starts next, if it is one of this method's, and mark it as running."""
+        found = self._race.choose()
+        if found is None or found[0].search is not self:
+            return None
+        contender, fold = found
+        trial = contender.trial(fold)
+        self._trials[trial.key] = contender, fold
+        self._race.started(contender, fold)
+        return trial
+
+    def new_suggestions(self) -> list[SuggestionRow]:
+        """Return no rows: the records of a race say what was tried."""
+        return []
+
+    def stops(self, trial: TrialSpec, scores: Sequence[float]) -> bool:
+        """Return False: the race stops configurations, not trials."""
+        return False
+
+    def finish(self, record: Record, scores: Sequence[float]) -> None:
+        """Store the record of a trial that has ended."""
+        self.records[record.trial_key] = record
+        self._race.ended(*self._trials.pop(record.trial_key), record)
