@@ -7,6 +7,7 @@ outer test split decides nothing.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -215,7 +216,9 @@ class Judge:
         """Return the metric of predictions for `rows`."""
         return self._value(predictions, self.targets)
 
-    def intervals(self, *predictions: Array, of: Callable[..., float] = lambda score: score) -> Interval:
+    def intervals(
+        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL
+    ) -> Interval:
         """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
         random, found = np.random.default_rng(0), []
         resamples = RESAMPLES if len(self.rows) * self.targets[:1].size < 10**6 else RESAMPLES // 8
@@ -226,34 +229,34 @@ class Judge:
             except (UserError, ValueError, ZeroDivisionError):  # a class may be absent
                 continue
         value = of(*map(self.score, predictions))
-        tail = 50 * (1 - LEVEL)
+        tail = 50 * (1 - level)
         low, high = np.percentile(found or [value], [tail, 100 - tail])
         return Interval(value, min(float(low), value), max(float(high), value))
 
     def ensemble(self) -> Choice | None:
-        """Return the ensemble that greedy selection finds, if it is measurably better than the leader; else None.
+        """Return the ensemble of a greedy selection if it is better than the leader in nine of ten resamples; else None.
 
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
         candidates = [each for each in self.ranked() if each.whole][:MOST_CANDIDATES]
         outputs = [self.predictions(each) for each in candidates]
-        counts, total, best = [0] * len(candidates), np.zeros_like(outputs[0]), math.inf
+        chosen, total = list[int](), np.zeros_like(outputs[0])
+        found: list[tuple[float, int]] = []
         for step in range(1, MOST_STEPS + 1):
             scores = [self.score((total + each) / step) for each in outputs]
-            chosen = int(np.argmin(scores))
-            if scores[chosen] >= best:
-                break
-            best, total = scores[chosen], total + outputs[chosen]
-            counts[chosen] += 1
-        size = sum(counts)
-        if sum(map(bool, counts)) < 2:
+            chosen.append(int(np.argmin(scores)))
+            total += outputs[chosen[-1]]
+            found.append((min(scores), step))
+        size = min(found)[1]
+        counts = Counter(chosen[:size])
+        if len(counts) < 2:
             return None
-        single = self.predictions(candidates[0])
-        gain = self.intervals(single, total / size, of=lambda one, several: one - several)
+        single, total = outputs[0], np.asarray(sum(count * outputs[number] for number, count in counts.items()))
+        gain = self.intervals(single, total / size, of=lambda one, several: one - several, level=0.8)
         if gain.low <= 0:
             return None
-        parts = [(each, count / size) for each, count in zip(candidates, counts, strict=True) if count]
+        parts = [(candidates[number], count / size) for number, count in counts.items()]
         return Choice(parts, self.intervals(total / size))
 
     def single(self, candidate: Candidate) -> Choice:

@@ -1,0 +1,173 @@
+"""A race of configurations over folds, in virtual time: what starts next, what is dropped, what fits into the time."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from orca_ray.results.record import Record, Status
+from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.search import FoldSearch, History, Race
+from tests.results.factories import make_record
+from tests.sweep.fakes import fake_searches, fake_spec
+
+TEXT = """
+name: adapt
+benchmark: pocket
+methods: [nft, scratch, linear_probe]
+tasks: [pocket/wdbc]
+settings: {refine.learning_rate: 1e-3, refine.epochs: 6}
+space: {refine.learning_rate: {log_uniform: [1e-5, 1e-1]}}
+budgets:
+  full: {search_trials: 0, confirm_seeds: [1]}
+"""
+BEST = {"nft": 0.2, "scratch": 0.25, "linear_probe": 0.9}
+Score = Callable[[TrialSpec, int], float]
+
+
+def fold_of(trial: TrialSpec) -> int:
+    return int(trial.hyperparameters.get("data.fold", 0))
+
+
+def usual_score(trial: TrialSpec, fold: int) -> float:
+    """A level of the method, plus the difficulty of the fold, plus noise that depends on both."""
+    noise = random.Random(f"{trial.method} {fold}").gauss(0, 0.005)
+    return BEST[trial.method] + 0.05 * fold + noise
+
+
+@dataclass
+class Track:
+    """A race with a clock of its own; a trial takes one second an epoch."""
+
+    seconds: float
+    folds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
+    score: Score = usual_score
+    improving: bool = False
+    history: History = field(default_factory=History)
+    division: int = 0
+    now: float = 0.0
+    ran: list[TrialSpec] = field(default_factory=list)
+    records: dict[str, Record] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.race = Race(self.folds, deadline=self.seconds, division=self.division, clock=lambda: self.now)
+        self.searches = [FoldSearch(plan, self.history, self.race) for plan in fake_searches(fake_spec(TEXT))]
+
+    def run(self, most: int | None = None) -> "Track":
+        while (most is None or len(self.ran) < most) and (trial := self.take()) is not None:
+            self.end(trial)
+        return self
+
+    def take(self) -> TrialSpec | None:
+        for search in self.searches:
+            if (trial := search.take()) is not None:
+                self.ran.append(trial)
+                return trial
+        return None
+
+    def end(self, trial: TrialSpec, status: Status = Status.COMPLETED) -> None:
+        self.now += trial.epochs
+        failed = status.failed
+        record = make_record(
+            trial_key=trial.key, task=trial.task, method=trial.method, phase="confirm", seed=trial.seed, status=status,
+            hyperparameters=json.dumps(dict(trial.hyperparameters)), wall_seconds=float(trial.epochs),
+            validation_score=None if failed else self.score(trial, fold_of(trial)),
+            best_epoch=trial.epochs if self.improving else 1,
+        )  # fmt: skip
+        self.records[trial.key] = record
+        next(each for each in self.searches if trial.key in each.unended).finish(record, [])
+
+    def started(self) -> list[tuple[str, int]]:
+        return [(trial.method, fold_of(trial)) for trial in self.ran]
+
+
+def test_every_method_starts_on_the_first_fold_and_the_leaders_get_all_folds() -> None:
+    track = Track(1000.0).run(12)
+    assert sorted(track.started()[:3]) == [("linear_probe", 1), ("nft", 1), ("scratch", 1)]
+    rest = track.started()[3:]
+    assert rest[:4] == [("nft", fold) for fold in (2, 3, 4, 5)]
+    assert ("linear_probe", 2) not in rest, "it is far behind"
+    assert ("scratch", 2) in rest, "a fifth more error on one fold is not far"
+
+
+def test_folds_differ_in_difficulty_and_standings_do_not_mind() -> None:
+    track = Track(1000.0).run(8)  # nft has five folds, whose later ones are harder; scratch two
+    levels = {each.search.plan.method: level for level, each in track.race.standings()}
+    assert levels["nft"] < levels["scratch"] < levels["linear_probe"]
+    assert levels["scratch"] - levels["nft"] == pytest.approx(0.05, abs=0.02)
+
+
+def test_further_configurations_are_suggested_when_the_leaders_have_their_folds() -> None:
+    track = Track(200.0).run()
+    suggested = [trial for trial in track.ran if trial.hyperparameters["refine.learning_rate"] != 1e-3]
+    assert suggested, "time is left"
+    assert {trial.method for trial in suggested} == {"nft"}, "scratch is measurably behind on five folds"
+    assert len({trial.key for trial in track.ran}) == len(track.ran)
+    assert 200 - 6 * 1.25 - 6 < track.now <= 200, "the time is used to the end"
+
+
+def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
+    epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
+    assert {6, 18, 54} <= set(epochs)
+    assert max(trial.epochs for trial in Track(60.0, improving=True).run().ran) == 18
+
+
+def test_no_trial_starts_that_cannot_end() -> None:
+    track = Track(30.0, improving=True).run()
+    assert track.now <= 30
+    assert track.race.done
+    assert all(search.done and search.num_remaining == 0 for search in track.searches)
+
+
+def test_a_race_that_continues_runs_nothing_again() -> None:
+    first = Track(60.0).run()
+    second = Track(120.0, history=History(records=first.records)).run()
+    assert not {trial.key for trial in first.ran} & {trial.key for trial in second.ran}
+    assert second.ran
+
+
+def test_a_configuration_that_fails_is_not_tried_on_other_folds() -> None:
+    track = Track(200.0)
+    trial = track.take()
+    assert trial is not None
+    track.end(trial, Status.FAILED_OOM)
+    track.run()
+    again = [each for each in track.ran[1:] if each.method == trial.method]
+    assert not again
+    failures = {search.plan.method: search.failure for search in track.searches}
+    assert failures[trial.method] == "every trial failed"
+
+
+def test_several_workers_get_different_trials() -> None:
+    track = Track(1000.0)
+    taken = [track.take() for _ in range(3)]
+    assert len({trial.method for trial in taken if trial is not None}) == 3
+    assert track.take() is None, "nothing is known of the folds before one trial has ended"
+    assert not track.race.done
+
+
+def test_second_divisions_follow_some_suggestions() -> None:
+    track = Track(1000.0, folds=[1, 2, 3, 4], division=2).run(30)
+    order = track.started()
+    assert order.index(("nft", 3)) > order.index(("nft", 2))
+    before = track.ran[: order.index(("nft", 3))]
+    assert sum(trial.hyperparameters["refine.learning_rate"] != 1e-3 for trial in before) >= 2
+
+
+def test_without_folds_there_is_one_trial_a_configuration() -> None:
+    track = Track(200.0, folds=[0]).run()
+    assert {fold_of(trial) for trial in track.ran} == {0}
+    assert "data.fold" not in track.ran[0].hyperparameters
+
+
+def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
+    first = Track(60.0).run()
+    race = Race([-1], deadline=float("inf"), final={("nft", "{}")})
+    [plan, *_] = fake_searches(fake_spec(TEXT))
+    search = FoldSearch(plan, History(records=first.records), race)
+    trial = search.take()
+    assert trial is not None
+    assert (trial.method, fold_of(trial)) == ("nft", -1)
+    assert search.take() is None
