@@ -242,13 +242,15 @@ class Judge:
         candidates = [each for each in self.ranked() if each.whole][:MOST_CANDIDATES]
         outputs = [self.predictions(each) for each in candidates]
         chosen, total = list[int](), np.zeros_like(outputs[0])
-        found: list[tuple[float, int]] = []
+        found: list[tuple[float, float, int]] = []
         for step in range(1, MOST_STEPS + 1):
-            scores = [self.score((total + each) / step) for each in outputs]
-            chosen.append(int(np.argmin(scores)))
-            total += outputs[chosen[-1]]
-            found.append((min(scores), step))
-        size = min(found)[1]
+            mixtures = [(total + each) / step for each in outputs]
+            ranks = [(self.score(each), self._log_loss(each), number) for number, each in enumerate(mixtures)]
+            best, smooth, number = min(ranks)  # an error has ties, which the log loss breaks
+            chosen.append(number)
+            total += outputs[number]
+            found.append((best, smooth, step))
+        size = min(found)[-1]
         counts = Counter(chosen[:size])
         if len(counts) < 2:
             return None
@@ -267,16 +269,10 @@ class Judge:
         """Return a choice with the temperature that lowers the out-of-fold log loss, if it lowers it by over 1 %."""
         if self._average == "values":
             return choice
-        mixed = sum(weight * self.predictions(candidate) for candidate, weight in choice.parts)
-        chances = np.clip(np.asarray(mixed), _LEAST, 1 - _LEAST)
-        logits = np.log(chances) if self._average == "softmax" else logit(chances)
-        y = self.targets
+        mixed = np.asarray(sum(weight * self.predictions(candidate) for candidate, weight in choice.parts))
 
         def loss(log_temperature: float) -> float:
-            scaled = logits / math.exp(log_temperature)
-            if self._average == "softmax":
-                return float(-log_softmax(scaled, axis=1)[np.arange(len(y)), y].mean())
-            return float(np.mean(np.logaddexp(0, scaled) - scaled * y.reshape(scaled.shape)))
+            return self._log_loss(mixed, math.exp(log_temperature))
 
         found = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded")
         return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * loss(0.0) else choice
@@ -330,11 +326,22 @@ class Judge:
         return found
 
     def _value(self, predictions: Array, targets: Array) -> float:
-        if self._average == "softmax":
-            predictions = np.log(np.clip(predictions, _LEAST, 1))
-        elif self._average == "sigmoid":
-            predictions = logit(np.clip(predictions, _LEAST, 1 - _LEAST))
+        if self._average != "values":
+            predictions = self._logits(predictions)
         return self._metric(predictions, targets)
+
+    def _log_loss(self, chances: Array, temperature: float = 1.0) -> float:
+        """Return the mean log loss of probabilities for `rows`; 0 for predictions that are no probabilities."""
+        if self._average == "values":
+            return 0.0
+        logits = self._logits(chances) / temperature
+        if self._average == "softmax":
+            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.targets].mean())
+        return float(np.mean(np.logaddexp(0, logits) - logits * self.targets.reshape(logits.shape)))
+
+    def _logits(self, predictions: Array) -> Array:
+        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
+        return np.asarray(np.log(clipped) if self._average == "softmax" else logit(clipped))
 
     def _on_test(self, candidate: Candidate) -> Array:
         return np.asarray(np.mean([self._part(record, "test") for record in candidate.records.values()], axis=0))
