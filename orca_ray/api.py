@@ -7,7 +7,7 @@ executor (`orca_ray.sweep.search.race`). The model is the best configuration, or
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -123,7 +123,7 @@ class AdaptationSweep:
         slow = len(quick) < len(names)
         if quick:
             until = started + FIRST_SHARE * seconds if slow else deadline
-            summary = self._race(quick, until, "inline")
+            summary = self._race(quick, deadline, "inline", until=until)
             if summary.interrupted or not slow:
                 return summary
         short = deadline - time.monotonic() < LEAST_SECONDS_OF_RAY and joined_address(self.address) is None
@@ -174,11 +174,15 @@ class AdaptationSweep:
         self._tidy(judge, choice)
         return report
 
-    def _race(self, methods: Sequence[str], deadline: float, executor: str, **options: Any) -> Summary:
+    def _race(
+        self, methods: Sequence[str], deadline: float, executor: str, *, until: float = math.inf,
+        final: Collection[tuple[str, str]] = (),
+    ) -> Summary:  # fmt: skip
+        """Run trials of ``methods``, of which none starts that would end after ``until``, nor after ``deadline``."""
         data = self._data()
         folds = list(range(1, num_folds(data) + 1)) or [0]
         division = 0 if data.folds is None else int(data.folds[0].max())
-        race = Race(folds, deadline=deadline, division=division, **options)
+        race = Race(folds, deadline=min(until, deadline), division=division, final=final)
         return run_sweep(
             self.spec(methods), self.results, executor=executor, listener=self.listener, address=self.address,
             keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=True,

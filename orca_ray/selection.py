@@ -234,7 +234,7 @@ class Judge:
         return Interval(value, min(float(low), value), max(float(high), value))
 
     def ensemble(self) -> Choice | None:
-        """Return the ensemble of a greedy selection if it is better than the leader in nine of ten resamples; else None.
+        """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
