@@ -37,6 +37,8 @@ RESAMPLES, LEVEL = 400, 0.9
 """Number of bootstrap resamples of the samples, and the level of all intervals."""
 MOST_CANDIDATES, MOST_STEPS = 15, 20
 """Largest number of configurations that an ensemble is selected from, and of steps of its greedy selection."""
+_MOST_VALUES, _LEAST_DRAWN = 10**6, 100
+"""Largest number of predicted values of a resample, unless it has as few samples as the second number."""
 _LEAST = 1e-7
 
 
@@ -221,16 +223,19 @@ class Judge:
     ) -> Interval:
         """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
         random, found = np.random.default_rng(0), []
-        resamples = RESAMPLES if len(self.rows) * self.targets[:1].size < 10**6 else RESAMPLES // 8
-        for _ in range(resamples):
-            drawn = random.integers(len(self.rows), size=len(self.rows))
+        # Of many samples, a part is drawn, whose scores spread more.
+        count = min(len(self.rows), max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
+        for _ in range(RESAMPLES):
+            drawn = random.integers(len(self.rows), size=count)
             try:
                 found.append(of(*(self._value(each[drawn], self.targets[drawn]) for each in predictions)))
             except (UserError, ValueError, ZeroDivisionError):  # a class may be absent
                 continue
         value = of(*map(self.score, predictions))
-        tail = 50 * (1 - level)
+        tail, shrunk = 50 * (1 - level), math.sqrt(count / len(self.rows))
         low, high = np.percentile(found or [value], [tail, 100 - tail])
+        if count < len(self.rows):
+            low, high = (value + shrunk * (end - float(np.mean(found))) for end in (low, high))
         return Interval(value, min(float(low), value), max(float(high), value))
 
     def ensemble(self) -> Choice | None:

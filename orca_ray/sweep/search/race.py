@@ -91,7 +91,7 @@ class Race:
             folds: numbers of all folds, in the order in which they run; [0]: the prepared validation split.
             deadline: time of ``clock`` at which the last trial should have ended.
             division: number of folds of one division of the data; 0: all of them.
-            final: methods and values (as canonical JSON) that train on all samples, instead of a race.
+            final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
         self._final, self._clock = set(final), clock
@@ -192,7 +192,7 @@ class Race:
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
-            chosen = (each.search.plan.method, canonical_json(dict(each.values))) in self._final
+            chosen = (each.search.plan.method, canonical_json(dict(each.trial(0).hyperparameters))) in self._final
             if chosen and -1 not in each.records and -1 not in each.running:
                 yield each, -1
 

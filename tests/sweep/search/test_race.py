@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orca_ray.results.record import Record, Status
-from orca_ray.sweep.plan.searches import TrialSpec
+from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
@@ -164,7 +164,8 @@ def test_without_folds_there_is_one_trial_a_configuration() -> None:
 
 def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
     first = Track(60.0).run()
-    race = Race([-1], deadline=float("inf"), final={("nft", "{}")})
+    given = {name: value for name, value in first.ran[0].hyperparameters.items() if name != "data.fold"}
+    race = Race([-1], deadline=float("inf"), final={("nft", canonical_json(given))})
     [plan, *_] = fake_searches(fake_spec(TEXT))
     search = FoldSearch(plan, History(records=first.records), race)
     trial = search.take()
