@@ -146,7 +146,8 @@ class _Whole(nn.Module):
     def __init__(self, model: Predictor, *, exportable: bool) -> None:
         """Wrap the network of ``model``; ``exportable``: with bodies that can be exported in the place of its own."""
         super().__init__()
-        self.members = nn.ModuleList(_replaced(each, exportable) for each in model.members)
+        self._members = [_replaced(each, exportable) for each in model.members]
+        self.members = nn.ModuleList(self._members)
         config = model.config
         self.register_buffer(
             "shares", torch.tensor(config.member_weights or (1.0,)) / sum(config.member_weights or (1.0,))
@@ -159,7 +160,7 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs [B, *output_shape], computed without autocast, which cannot be exported."""
-        found: list[Tensor] = [each.head(each.encode(each.embed(inputs))) for each in self.members]
+        found: list[Tensor] = [each.head(each.encode(each.embed(inputs))) for each in self._members]
         outputs = found[0] if len(found) == 1 else combined(found, self.shares, self._average, self._temperature)
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 

@@ -69,7 +69,7 @@ class Predictor:
         self.network = rebuild(snapshot.config, snapshot.weights).to(self.device)
         """The `torch.nn.Module` that maps inputs [B, *input_shape] to standardised outputs [B, *output_shape]."""
         self.members: list[CrossModalModel] = (
-            list(self.network.members) if isinstance(self.network, Mixture) else [self.network]
+            self.network.networks if isinstance(self.network, Mixture) else [self.network]
         )
         """The networks whose predictions are averaged; the network itself if there is one."""
         config = snapshot.config

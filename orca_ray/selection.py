@@ -371,7 +371,8 @@ class Judge:
 
     @staticmethod
     def _mean(candidate: Candidate, folds: set[int]) -> float:
-        return float(np.mean([candidate.records[fold].validation_score for fold in folds]))
+        scores = (candidate.records[fold].validation_score for fold in folds)
+        return float(np.mean([math.inf if score is None else score for score in scores]))
 
 
 def _finished(record: Record) -> float:

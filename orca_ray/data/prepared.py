@@ -281,7 +281,7 @@ def with_fold(data: PreparedData, fold: int) -> PreparedData:
         return replace(data, splits={**data.splits, "train": joined(known, data.test) if len(data.test) else known})
     rows = held_rows(data, fold)
     others = np.setdiff1d(np.arange(len(known)), rows)
-    parts = {"train": _selected(known, others), "validation": _selected(known, rows)}
+    parts: dict[SplitName, Split] = {"train": _selected(known, others), "validation": _selected(known, rows)}
     return replace(data, splits={**data.splits, **parts})
 
 

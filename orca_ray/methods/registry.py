@@ -9,11 +9,12 @@ from typing import Any
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
-from orca_ray.methods.options import SHARED, DataConfig, Hyperparameters, LoraConfig, Scalar
+from orca_ray.methods.options import SHARED, Hyperparameters, LoraConfig, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.models.modality import DecoderConfig
 from orca_ray.options import section_name
 from orca_ray.tasks.task import Task
+from orca_ray.training.config import DataConfig
 
 FIELD = "field"
 """Name of the group of all methods, except those with `Recipe.variant`."""

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from orca_ray.models.crossmodal import CrossModalModel
+
 Average = Literal["softmax", "sigmoid", "values"]
 """What is averaged: the probabilities of classes, those of labels or masks, or the outputs themselves."""
 _LEAST = 1e-7
@@ -18,13 +20,15 @@ class Mixture(nn.Module):
     weights: Tensor
 
     def __init__(
-        self, networks: Sequence[nn.Module], weights: Sequence[float], average: Average, temperature: float = 1.0
+        self, networks: Sequence[CrossModalModel], weights: Sequence[float], average: Average, temperature: float = 1.0
     ) -> None:
         """Average the outputs [B, ...] of ``networks`` with ``weights``, which are scaled to the sum 1.
 
         ``temperature`` divides the logits of the average, which changes no decision but the probabilities.
         """
         super().__init__()
+        self.networks = list(networks)
+        """The networks, in the order of their weights."""
         self.members = nn.ModuleList(networks)
         scaled = torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("weights", scaled / scaled.sum(), persistent=False)
@@ -32,7 +36,7 @@ class Mixture(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the averaged outputs [B, ...] for inputs [B, ...]."""
-        return combined([member(inputs) for member in self.members], self.weights, self._average, self._temperature)
+        return combined([network(inputs) for network in self.networks], self.weights, self._average, self._temperature)
 
 
 def combined(outputs: Sequence[Tensor], weights: Tensor, average: Average, temperature: float = 1.0) -> Tensor:
