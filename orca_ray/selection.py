@@ -324,7 +324,7 @@ class Judge:
             level = min(
                 float(np.mean(scores))
                 for each in self.candidates
-                if (scores := [own.validation_score for own in each.records.values() if own in ended[:number]])
+                if (scores := [own.validation_score or 0.0 for own in each.records.values() if own in ended[:number]])
             )
             if not found or level < found[-1][1]:
                 found.append(((record.finished_at - began).total_seconds(), level))

@@ -87,10 +87,13 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
         parts = [_of_member(weights, number) for number in range(len(config.members))]
         if strange := weights.keys() - {f"{k}.{name}" for k, part in enumerate(parts) for name in part}:
             raise UserError(f"the weights {min(strange)} belong to no member that config.json describes")
-        networks = [rebuild(member, part) for member, part in zip(config.members, parts, strict=True)]
-        return Mixture(
-            networks, config.member_weights, averaging(config.task.target, config.task.loss), config.temperature
-        ).eval()
+        networks = [_rebuilt(member, part) for member, part in zip(config.members, parts, strict=True)]
+        average = averaging(config.task.target, config.task.loss)
+        return Mixture(networks, config.member_weights, average, config.temperature).eval()
+    return _rebuilt(config, weights)
+
+
+def _rebuilt(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
     recipe = get_method(config.method)
     statistics = None
     if config.input_mean is not None and config.input_deviation is not None:
