@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
+from scipy.stats import beta
 
 from orca_ray.data.prepared import PreparedData, held_rows, joined
 from orca_ray.data.rows import Array
@@ -232,6 +233,10 @@ class Judge:
             except (UserError, ValueError, ZeroDivisionError):  # a class may be absent
                 continue
         value = of(*map(self.score, predictions))
+        if self._task.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
+            wrong = value * len(self.rows)
+            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], wrong + 0.5, len(self.rows) - wrong + 0.5)
+            return Interval(value, min(float(low), value), float(high))
         tail, shrunk = 50 * (1 - level), math.sqrt(count / len(self.rows))
         low, high = np.percentile(found or [value], [tail, 100 - tail])
         if count < len(self.rows):

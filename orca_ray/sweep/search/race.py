@@ -24,8 +24,9 @@ MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LONGER = 3
 """Factor of the epochs of a longer schedule."""
-_SAFETY = 1.25
-"""Factor of the expected duration of a trial, which must fit into the time that is left."""
+_SAFETY, _MOST_EXTRA = 1.25, 1.0
+"""Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
+a trial is expected to take beside its stages, after a single trial."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration is not behind."""
 _LIMIT = 2.0
@@ -145,20 +146,26 @@ class Race:
 
     def seconds(self, contender: Contender) -> float:
         """Return the expected duration of a trial; 0 if nothing has been measured yet."""
+        records = [record for each in self.contenders for record in each.records.values()]
+        if not records:
+            return 0.0
+        # The first trial of a process also imports libraries and reads the data.
+        extra = min(record.wall_seconds - _busy(record) for record in records)
+        extra = min(extra, _MOST_EXTRA) if len(records) == 1 else extra
         if contender.records:
-            return mean(record.wall_seconds for record in contender.records.values())
+            return extra + max(map(_busy, contender.records.values()))
         rates: dict[str, list[float]] = {}
         for each in self.contenders:
             for record in each.records.values():
-                rates.setdefault(each.search.plan.method, []).append(record.wall_seconds / each.epochs)
+                rates.setdefault(each.search.plan.method, []).append(_busy(record) / each.epochs)
         method = contender.search.plan.method
         if method in rates:
-            return contender.epochs * max(rates[method])
+            return extra + contender.epochs * max(rates[method])
         firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
         ratios = [
             mean(found) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name, found in rates.items()
         ]
-        return self._estimate(firsts[method]) * mean(ratios) if ratios else 0.0
+        return extra + self._estimate(firsts[method]) * mean(ratios)
 
     def _estimate(self, plan: SearchPlan) -> float:
         return self.estimates.get((plan.task, plan.method), 1.0)
@@ -251,6 +258,10 @@ class Race:
 
     def _known(self, search: "FoldSearch", values: Mapping[str, Scalar]) -> bool:
         return any(each.search is search and each.values == values for each in self.contenders)
+
+
+def _busy(record: Record) -> float:
+    return record.align_seconds + record.refine_seconds + record.evaluate_seconds
 
 
 class FoldSearch(Search):

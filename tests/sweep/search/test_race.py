@@ -73,6 +73,7 @@ class Track:
         record = make_record(
             trial_key=trial.key, task=trial.task, method=trial.method, phase="confirm", seed=trial.seed, status=status,
             hyperparameters=json.dumps(dict(trial.hyperparameters)), wall_seconds=float(trial.epochs),
+            align_seconds=0.0, refine_seconds=float(trial.epochs), evaluate_seconds=0.0,
             validation_score=None if failed else self.score(trial, fold_of(trial)),
             best_epoch=trial.epochs if self.improving else 1,
         )  # fmt: skip
