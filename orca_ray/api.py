@@ -28,10 +28,11 @@ from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.selection import Candidate, Choice, Judge, Report
 from orca_ray.sweep.executors import joined_address
+from orca_ray.sweep.executors.base import Executor
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.loading import load_spec, shipped_sweeps
 from orca_ray.sweep.plan.spec import Overrides, SweepSpec
-from orca_ray.sweep.run.driver import run_sweep
+from orca_ray.sweep.run.driver import make_executor, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
 from orca_ray.sweep.worker.models import OUTPUTS
@@ -118,16 +119,20 @@ class AdaptationSweep:
         deadline = started + seconds - min(ENDING_SECONDS, 0.2 * seconds)
         if self.shared:
             ResultsStore(self.results, create=True)  # before nodes write into its folder: a new store must be empty
+        engine = make_executor(self.executor)
         names = self.chosen_methods()
         quick = [name for name in names if get_method(name).fitted]
         slow = len(quick) < len(names)
-        if quick:
-            until = started + FIRST_SHARE * seconds if slow else deadline
-            summary = self._race(quick, deadline, "inline", until=until)
-            if summary.interrupted or not slow:
-                return summary
-        short = deadline - time.monotonic() < LEAST_SECONDS_OF_RAY and joined_address(self.address) is None
-        return self._race(names, deadline, "inline" if short else self.executor)
+        short = seconds < LEAST_SECONDS_OF_RAY and joined_address(self.address) is None
+        with engine:
+            if slow and not short:
+                engine.open_early(self.address)
+            if quick:
+                until = started + FIRST_SHARE * seconds if slow else deadline
+                summary = self._race(quick, deadline, "inline", until=until)
+                if summary.interrupted or not slow:
+                    return summary
+            return self._race(names, deadline, "inline" if short else engine)
 
     @property
     def shared(self) -> str | None:
@@ -175,7 +180,7 @@ class AdaptationSweep:
         return report
 
     def _race(
-        self, methods: Sequence[str], deadline: float, executor: str, *, until: float = math.inf,
+        self, methods: Sequence[str], deadline: float, executor: str | Executor, *, until: float = math.inf,
         final: Collection[tuple[str, str]] = (),
     ) -> Summary:  # fmt: skip
         """Run trials of ``methods``, of which none starts that would end after ``until``, nor after ``deadline``."""

@@ -49,6 +49,8 @@ class Executor(AbstractContextManager["Executor"], ABC):
     processes that the executor started, even after an exception or Ctrl-C.
     """
 
+    name: str
+    """Name of the executor in records and on the command line."""
     where: str = ""
     """Where trials run, for users, e.g. "Ray cluster at 10.0.0.1:6379, 3 node(s), ..."; ``open`` sets it."""
     grows: bool = False
@@ -57,6 +59,10 @@ class Executor(AbstractContextManager["Executor"], ABC):
     @abstractmethod
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address``, or start one if it is None; return its nodes. UserError if that fails."""
+
+    def open_early(self, address: str | None) -> None:
+        """Begin what ``open`` does in another thread, if it takes seconds; ``open`` then waits for it."""
+        return
 
     def nodes(self) -> list[NodeResources]:
         """Return the nodes that the cluster has now."""
@@ -96,6 +102,7 @@ def this_node() -> NodeResources:
 class InlineExecutor(Executor):
     """Executor that runs trials one by one in the calling process, for tests, debugging and machines without Ray."""
 
+    name = "inline"
     where = "this process"
 
     def open(self, address: str | None) -> list[NodeResources]:

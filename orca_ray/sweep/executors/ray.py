@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
 import psutil
@@ -57,7 +58,10 @@ ANSWER_SECONDS = 10.0
 class RayExecutor(Executor):
     """Executor that runs trials on a Ray cluster, which it joins, or starts on this machine."""
 
+    name = "ray"
+
     def __init__(self) -> None:
+        self._early: Future[list[NodeResources]] | None = None
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
         self._started: frozenset[psutil.Process] = frozenset()
@@ -65,8 +69,15 @@ class RayExecutor(Executor):
         self._abandoned = False
         """Whether a thread still waits for a cluster that is lost."""
 
+    def open_early(self, address: str | None) -> None:
+        """Begin to join or start the cluster in another thread; a start takes ten seconds."""
+        self._early = ThreadPoolExecutor(1).submit(self._open, address)
+
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its nodes. May raise UserError."""
+        return self._open(address) if self._early is None else self._early.result()
+
+    def _open(self, address: str | None) -> list[NodeResources]:
         os.environ.update({key: value for key, value in _TUNE_ENVIRONMENT.items() if key not in os.environ})
         import ray
 
@@ -183,6 +194,8 @@ class RayExecutor(Executor):
 
     def close(self) -> None:
         """Disconnect from the cluster, and end the cluster if this executor started it."""
+        if self._early is not None:
+            wait([self._early])
         if self._abandoned:  # Ray ends the process if a thread uses it after `ray.shutdown`
             atexit.unregister(self._shutdown)
             cleanup.kill_with_descendants(self._started)

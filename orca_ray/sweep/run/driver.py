@@ -48,7 +48,7 @@ def run_sweep(
     spec: SweepSpec,
     results: ResultsStore | str,
     *,
-    executor: str = "ray",
+    executor: str | Executor = "ray",
     listener: events.Listener | None = None,
     address: str | None = None,
     retry_failed: bool = False,
@@ -68,7 +68,7 @@ def run_sweep(
         spec: the sweep.
         results: the results store, or its path or URI. A missing store is created when the sweep is known to be valid
             and the cluster is reached.
-        executor: ``ray`` or ``inline``.
+        executor: ``ray``, ``inline``, or an `Executor`, which is closed at the end.
         listener: called with every event, in the calling thread.
         address: Ray cluster to join; None joins the one that RAY_ADDRESS names, or starts one on this machine.
         retry_failed: whether to run trials again whose record says that they failed.
@@ -93,7 +93,8 @@ def run_sweep(
     def emit_message(text: str) -> None:
         emit(events.Message(text))
 
-    with make_executor(executor) as engine, contextlib.ExitStack() as stack:
+    executor = make_executor(executor) if isinstance(executor, str) else executor
+    with executor as engine, contextlib.ExitStack() as stack:
         gpus = wait_for_room(engine, spec, engine.open(address), wait_seconds, emit, needs_gpus=options.needs_gpus)
         searches = resolve(plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
@@ -107,7 +108,7 @@ def run_sweep(
                 keeper.tidy(controller.searches)
 
         controller = SweepController(
-            searches, store, executor=executor, trial_seconds=trial_seconds(searches), shortest_first=shortest_first,
+            searches, store, executor=engine.name, trial_seconds=trial_seconds(searches), shortest_first=shortest_first,
             retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
             race=race,
         )  # fmt: skip
