@@ -189,7 +189,8 @@ class AdaptationSweep:
         division = 0 if data.folds is None else int(data.folds[0].max())
         race = Race(folds, deadline=min(until, deadline), division=division, final=final)
         return run_sweep(
-            self.spec(methods), self.results, executor=executor, listener=self.listener, address=self.address,
+            self.spec(methods), self.results, executor=executor, listener=self.listener,
+            address=None if executor == "inline" else self.address,
             keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=True,
             deadline=deadline, race=race,
         )  # fmt: skip
