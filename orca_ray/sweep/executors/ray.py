@@ -62,6 +62,8 @@ class RayExecutor(Executor):
 
     def __init__(self) -> None:
         self._early: Future[list[NodeResources]] | None = None
+        self._thread = ThreadPoolExecutor(1)
+        """Thread of `open_early`. Linux ends Ray's processes with the thread that started them, so it ends last."""
         self._cleanup = contextlib.ExitStack()
         self._announced: list[dict[str, float]] = []
         self._started: frozenset[psutil.Process] = frozenset()
@@ -71,7 +73,7 @@ class RayExecutor(Executor):
 
     def open_early(self, address: str | None) -> None:
         """Begin to join or start the cluster in another thread; a start takes ten seconds."""
-        self._early = ThreadPoolExecutor(1).submit(self._open, address)
+        self._early = self._thread.submit(self._open, address)
 
     def open(self, address: str | None) -> list[NodeResources]:
         """Join the cluster at ``address`` or RAY_ADDRESS, or start one here; return its nodes. May raise UserError."""
@@ -203,6 +205,7 @@ class RayExecutor(Executor):
         if self._announced:
             self.announce({})
         self._cleanup.close()
+        self._thread.shutdown()
 
 
 def _resources(node: Mapping[str, Any]) -> NodeResources:
