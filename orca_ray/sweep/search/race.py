@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
 
+from orca_ray.methods.registry import get_method
 from orca_ray.results.record import Record, Status, SuggestionRow
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, num_epochs
@@ -162,10 +163,9 @@ class Race:
         if method in rates:
             return extra + contender.epochs * max(rates[method])
         firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
-        ratios = [
-            mean(found) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name, found in rates.items()
-        ]
-        return extra + self._estimate(firsts[method]) * mean(ratios)
+        alike = [name for name in rates if get_method(name).fitted == get_method(method).fitted]
+        ratios = [mean(rates[name]) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name in alike]
+        return extra + self._estimate(firsts[method]) * mean(ratios) if ratios else 0.0
 
     def _estimate(self, plan: SearchPlan) -> float:
         return self.estimates.get((plan.task, plan.method), 1.0)
