@@ -203,9 +203,8 @@ class AdaptationSweep:
 
     def _choices(self, judge: Judge) -> list[Choice]:
         """Return what may become the model, the best first; later ones count if the first exceed a limit."""
-        ranked = [each for each in judge.ranked() if each.whole]
-        found = [] if self.single or (best := judge.ensemble()) is None else [best]
-        return [judge.calibrated(each) for each in [*found, *map(judge.single, ranked)]]
+        best = None if self.single else judge.ensemble()
+        return [*([best] if best else []), *(judge.single(each) for each in judge.ranked if each.whole)]
 
     def _assembled(self, judge: Judge, choice: Choice, scratch: Path) -> tuple[ModelConfig, dict[str, Any], Any]:
         """Return configuration, weights and preprocessing of a chosen model, whose parts are copied to ``scratch``."""
@@ -242,11 +241,11 @@ class AdaptationSweep:
         return [min(records, key=lambda each: each.validation_score or 0.0)] if self.single else records
 
     def _report(self, judge: Judge, choice: Choice, config: ModelConfig) -> Report:
-        base, verdict = judge.verdict(choice)
+        base, verdict = judge.verdict()
         single = f"{choice.parts[0][0].name}, {len(config.members) or 1} model(s)"
         return Report(
             metric=self.task.metric, score=choice.score.value, low=choice.score.low, high=choice.score.high,
-            num_samples=len(judge.rows), num_folds=len(judge.leader.records),
+            num_samples=choice.num_samples, num_folds=choice.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
             baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
             standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
@@ -263,9 +262,9 @@ class AdaptationSweep:
 
     def _tidy(self, judge: Judge, choice: Choice) -> None:
         models = StoredModels(self.results)
-        kept = [*(candidate for candidate, _ in choice.parts), *judge.ranked()[:KEPT]]
+        kept = [*(candidate for candidate, _ in choice.parts), *judge.ranked[:KEPT]]
         keys = {record.trial_key for each in kept for record in each.records.values()}
-        for each in judge.candidates:
+        for each in judge.ranked:
             for record in each.records.values():
                 if record.trial_key not in keys:
                     models.remove(record.trial_key, keep=OUTPUTS)

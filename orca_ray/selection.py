@@ -5,12 +5,13 @@ all folds of one configuration are predictions for samples that the predicting m
 outer test split decides nothing.
 """
 
+import contextlib
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from statistics import mean, pstdev
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,11 @@ from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import CONFIG
 from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import averaging
+from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.race import FOLD
+from orca_ray.sweep.search.race import FOLD, levels
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.task import Task
@@ -59,6 +61,12 @@ class Candidate:
         """Method and body, for users."""
         body = next(iter(self.records.values())).body
         return self.method if body in ("", "none") else f"{self.method} on {body}"
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the method adapts a pretrained body."""
+        recipe = get_method(self.method)
+        return recipe.pretrained and recipe.uses_body
 
     @property
     def seconds(self) -> float:
@@ -97,6 +105,8 @@ class Choice:
 
     parts: Sequence[tuple[Candidate, float]]
     score: Interval
+    num_samples: int
+    num_folds: int
     temperature: float = 1.0
 
 
@@ -133,17 +143,66 @@ class Report:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
 
 
+@dataclass(frozen=True)
+class Judged:
+    """Out-of-fold predictions of several candidates for the same samples, and the targets of these samples."""
+
+    metric: str
+    average: Average
+    y: Array
+    predictions: Sequence[Array]
+    """Probabilities or numbers [N, ...] of each candidate."""
+    num_folds: int
+
+    def score(self, predictions: Array, rows: Array | slice = slice(None)) -> float:
+        """Return the metric of predictions [N, ...] on the samples ``rows``."""
+        chosen = predictions[rows]
+        return get_metric(self.metric).compute(
+            chosen if self.average == "values" else self._logits(chosen), self.y[rows]
+        )
+
+    def interval(
+        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL
+    ) -> Interval:
+        """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
+        size, value = len(self.y), of(*map(self.score, predictions))
+        if self.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
+            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * size + 0.5, (1 - value) * size + 0.5)
+            return Interval(value, min(float(low), value), max(float(high), value))
+        # Of many samples, a part is drawn, whose scores spread more.
+        count = min(size, max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
+        random, found = np.random.default_rng(0), []
+        for _ in range(RESAMPLES):
+            drawn = random.integers(size, size=count)
+            with contextlib.suppress(UserError, ValueError):  # a class may be absent
+                found.append(of(*(self.score(each, drawn) for each in predictions)))
+        low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
+        if count < size:
+            low, high = (value + math.sqrt(count / size) * (end - np.mean(found)) for end in (low, high))
+        return Interval(value, min(float(low), value), max(float(high), value))
+
+    def log_loss(self, chances: Array, temperature: float = 1.0) -> float:
+        """Return the mean log loss of probabilities; 0 for predictions that are no probabilities."""
+        if self.average == "values":
+            return 0.0
+        logits = self._logits(chances) / temperature
+        if self.average == "softmax":
+            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.y].mean())
+        return float(np.mean(np.logaddexp(0, logits) - logits * self.y.reshape(logits.shape)))
+
+    def _logits(self, predictions: Array) -> Array:
+        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
+        return np.asarray(np.log(clipped) if self.average == "softmax" else logit(clipped))
+
+
 class Judge:
     """Judge of the configurations of one task by their out-of-fold outputs."""
 
     def __init__(self, task: Task, data: PreparedData, records: Sequence[Record], models: StoredModels) -> None:
-        """Collect the candidates of the completed trials that have a stored model.
-
-        Raises UserError if there is none.
-        """
+        """Collect the candidates of the completed trials whose outputs are stored; UserError if none has a model."""
         self._task, self._data, self._models = task, data, models
-        self._metric = get_metric(task.metric).compute
         self._average = averaging(task.target, task.loss)
+        self._outputs: dict[str, Mapping[str, Array]] = {}
         found: dict[tuple[str, str], dict[int, Record]] = {}
         lacking: set[tuple[str, str]] = set()
         self.final: dict[tuple[str, str], Record] = {}
@@ -164,84 +223,37 @@ class Judge:
                 f"no trial of {task.name} has ended with a model: run the same command again, which continues it, and "
                 "give more time with --minutes"
             )
-        self._outputs: dict[str, Mapping[str, Array]] = {}
-        self.candidates = [Candidate(*place, folds, place not in lacking) for place, folds in found.items()]
+        self.ranked = _ranked([Candidate(*place, folds, place not in lacking) for place, folds in found.items()])
+        """The candidates, the best first."""
+        self.leader = next(each for each in self.ranked if each.whole)
+        """The best candidate whose models are stored."""
 
-    @cached_property
-    def leader(self) -> Candidate:
-        """The candidate with the best score on the folds that it shares with each other candidate."""
-        best, *others = (each for each in self.candidates if each.whole)
-        for each in others:
-            common = each.records.keys() & best.records.keys()
-            if common and self._mean(each, common) < self._mean(best, common):
-                best = each
-        return best
+    def judged(self, *candidates: Candidate) -> Judged | None:
+        """Return the out-of-fold predictions of ``candidates`` for the samples that all have predicted; None if none.
 
-    @cached_property
-    def rows(self) -> Array:
-        """Indices of the samples, of train and validation together, on which the leader has been scored."""
-        return np.unique(np.concatenate([self._rows(fold) for fold in self.leader.records]))
-
-    @cached_property
-    def targets(self) -> Array:
-        """Targets of the samples `rows`."""
-        return np.asarray(joined(self._data.train, self._data.validation).y[self.rows])
-
-    def ranked(self) -> list[Candidate]:
-        """Return the candidates that have outputs for all `rows`, best out-of-fold score first."""
-        able = [each for each in self.candidates if self.covers(each)]
-        return sorted(able, key=lambda each: self.score(self.predictions(each)))
-
-    def covers(self, candidate: Candidate) -> bool:
-        """Return whether a candidate has outputs for all `rows`."""
-        return set(self.leader.records) <= set(candidate.records)
-
-    def predictions(self, candidate: Candidate) -> Array:
-        """Return the out-of-fold predictions for `rows`: probabilities, or numbers, as mean over repeated divisions."""
-        place = {row: number for number, row in enumerate(self.rows.tolist())}
-        shape = self._part(next(iter(candidate.records.values())), "validation").shape[1:]
-        total, count = np.zeros((len(self.rows), *shape)), np.zeros(len(self.rows))
-        for fold in self.leader.records:
-            chosen = [place[row] for row in self._rows(fold).tolist()]
-            total[chosen] += self._part(candidate.records[fold], "validation")
-            count[chosen] += 1
-        return np.asarray(total / count.reshape(-1, *[1] * len(shape)))
-
-    def held_out(self, choice: Choice) -> float | None:
-        """Return the score of a chosen model's folds on the outer test split; None if there is none."""
-        test = self._data.test
-        if not len(test):
+        Predictions of repeated divisions are averaged.
+        """
+        folds = sorted(set.intersection(*(set(each.records) for each in candidates)))
+        if not folds:
             return None
-        mixed = sum(weight * self._on_test(candidate) for candidate, weight in choice.parts)
-        return self._value(np.asarray(mixed), np.asarray(test.y))
+        rows = [self._rows(fold) for fold in folds]
+        known = np.unique(np.concatenate(rows))
+        places = [np.searchsorted(known, each) for each in rows]
+        counts = np.bincount(np.concatenate(places))
+        found = []
+        for candidate in candidates:
+            parts = [self._part(candidate.records[fold], "validation") for fold in folds]
+            total = np.zeros((len(known), *parts[0].shape[1:]))
+            for place, part in zip(places, parts, strict=True):
+                total[place] += part
+            found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
+        y = np.asarray(joined(self._data.train, self._data.validation).y[known])
+        return Judged(self._task.metric, self._average, y, found, len(folds))
 
-    def score(self, predictions: Array) -> float:
-        """Return the metric of predictions for `rows`."""
-        return self._value(predictions, self.targets)
-
-    def intervals(
-        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL
-    ) -> Interval:
-        """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
-        random, found = np.random.default_rng(0), []
-        # Of many samples, a part is drawn, whose scores spread more.
-        count = min(len(self.rows), max(_LEAST_DRAWN, _MOST_VALUES // max(1, predictions[0][:1].size)))
-        for _ in range(RESAMPLES):
-            drawn = random.integers(len(self.rows), size=count)
-            try:
-                found.append(of(*(self._value(each[drawn], self.targets[drawn]) for each in predictions)))
-            except (UserError, ValueError, ZeroDivisionError):  # a class may be absent
-                continue
-        value = of(*map(self.score, predictions))
-        if self._task.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
-            wrong = value * len(self.rows)
-            low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], wrong + 0.5, len(self.rows) - wrong + 0.5)
-            return Interval(value, min(float(low), value), float(high))
-        tail, shrunk = 50 * (1 - level), math.sqrt(count / len(self.rows))
-        low, high = np.percentile(found or [value], [tail, 100 - tail])
-        if count < len(self.rows):
-            low, high = (value + shrunk * (end - float(np.mean(found))) for end in (low, high))
-        return Interval(value, min(float(low), value), max(float(high), value))
+    def single(self, candidate: Candidate) -> Choice:
+        """Return the choice of one configuration."""
+        judged = self._of(candidate)
+        return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
 
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
@@ -249,112 +261,100 @@ class Judge:
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
-        candidates = [each for each in self.ranked() if each.whole][:MOST_CANDIDATES]
-        outputs = [self.predictions(each) for each in candidates]
-        chosen, total = list[int](), np.zeros_like(outputs[0])
-        found: list[tuple[float, float, int]] = []
+        folds = self.leader.records.keys()
+        able = [each for each in self.ranked if each.whole and folds <= each.records.keys() and each is not self.leader]
+        candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
+        judged = self._of(*candidates)
+        outputs, chosen, found = judged.predictions, list[int](), list[tuple[float, float, int]]()
+        total = np.zeros_like(outputs[0])
         for step in range(1, MOST_STEPS + 1):
             mixtures = [(total + each) / step for each in outputs]
-            ranks = [(self.score(each), self._log_loss(each), number) for number, each in enumerate(mixtures)]
+            ranks = [(judged.score(each), judged.log_loss(each), number) for number, each in enumerate(mixtures)]
             best, smooth, number = min(ranks)  # an error has ties, which the log loss breaks
             chosen.append(number)
-            total += outputs[number]
+            total = total + outputs[number]
             found.append((best, smooth, step))
         size = min(found)[-1]
         counts = Counter(chosen[:size])
         if len(counts) < 2:
             return None
-        single, total = outputs[0], np.asarray(sum(count * outputs[number] for number, count in counts.items()))
-        gain = self.intervals(single, total / size, of=lambda one, several: one - several, level=0.8)
+        mixed = np.asarray(sum(count / size * outputs[number] for number, count in counts.items()))
+        gain = judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8)
         if gain.low <= 0:
             return None
-        parts = [(candidates[number], count / size) for number, count in counts.items()]
-        return Choice(parts, self.intervals(total / size))
+        return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 
-    def single(self, candidate: Candidate) -> Choice:
-        """Return the choice of one configuration."""
-        return Choice([(candidate, 1.0)], self.intervals(self.predictions(candidate)))
-
-    def calibrated(self, choice: Choice) -> Choice:
-        """Return a choice with the temperature that lowers the out-of-fold log loss, if it lowers it by over 1 %."""
-        if self._average == "values":
-            return choice
-        mixed = np.asarray(sum(weight * self.predictions(candidate) for candidate, weight in choice.parts))
-
-        def loss(log_temperature: float) -> float:
-            return self._log_loss(mixed, math.exp(log_temperature))
-
-        found = minimize_scalar(loss, bounds=(-2.0, 2.0), method="bounded")
-        return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * loss(0.0) else choice
+    def held_out(self, choice: Choice) -> float | None:
+        """Return the score of a chosen model's folds on the outer test split; None if there is none."""
+        test = self._data.test
+        if not len(test):
+            return None
+        parts = [
+            weight / len(candidate.records) * self._part(record, "test")
+            for candidate, weight in choice.parts
+            for record in candidate.records.values()
+        ]
+        mixed = np.asarray(sum(parts))
+        return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0).score(mixed)
 
     def standings(self) -> list[Standing]:
-        """Return the best configuration of each method that has outputs for all `rows`, best first."""
+        """Return the best configuration of each method, the best first."""
         found: dict[str, Standing] = {}
-        for each in self.ranked():
+        for each in self.ranked:
             if each.method not in found:
-                at = self.intervals(self.predictions(each))
-                recipe = get_method(each.method)
-                pretrained = recipe.pretrained and recipe.uses_body
+                judged = self._of(each)
+                at = judged.interval(judged.predictions[0])
                 found[each.method] = Standing(
-                    each.name, at.value, at.low, at.high, len(each.records), each.seconds, pretrained
+                    each.name, at.value, at.low, at.high, judged.num_folds, each.seconds, each.pretrained
                 )
         return list(found.values())
 
-    def verdict(self, choice: Choice) -> tuple[str, str]:
+    def verdict(self) -> tuple[str, str]:
         """Return the name of the best baseline, and a sentence that says whether a pretrained transformer pays."""
-        ranked = self.ranked()
-        pretrained = [each for each in ranked if _is_pretrained(each)]
-        plain = [each for each in ranked if not _is_pretrained(each)]
-        if not plain:
+        transformer = next((each for each in self.ranked if each.pretrained), None)
+        base = next((each for each in self.ranked if not each.pretrained), None)
+        if base is None:
             return "", "no baseline was compared"
-        base = plain[0]
-        if not pretrained:
-            return base.name, f"{base.name} is the best of {len(ranked)} configurations; no transformer ended in time"
-        best = pretrained[0]
-        ratio = self.intervals(
-            self.predictions(best), self.predictions(base), of=lambda one, other: one / other if other else math.inf
-        )
+        if transformer is None:
+            count = len(self.ranked)
+            return base.name, f"{base.name} is the best of {count} configurations; no transformer ended in time"
         cost = f"{base.name}, which takes {base.seconds:.2g} s"
+        judged = self.judged(transformer, base)
+        if judged is None or not judged.score(judged.predictions[1]):
+            return base.name, f"{transformer.name} is not measurably better than {cost}"
+        ratio = judged.interval(*judged.predictions, of=lambda one, other: one / other if other else math.inf)
         if ratio.high < 1:
-            return base.name, f"the transformer earns its cost: {best.name} has {ratio} of the error of {cost}"
+            return base.name, f"the transformer earns its cost: {transformer.name} has {ratio} of the error of {cost}"
         if ratio.low > 1:
-            return base.name, f"the transformer does not pay: {best.name} has {ratio} of the error of {cost}"
-        return base.name, f"{best.name} is not measurably better than {cost} ({ratio} of the error)"
+            return base.name, f"the transformer does not pay: {transformer.name} has {ratio} of the error of {cost}"
+        return base.name, f"{transformer.name} is not measurably better than {cost} ({ratio} of the error)"
 
     def curve(self) -> list[tuple[float, float]]:
-        """Return seconds since the first trial began, and the best mean validation score so far, as it fell."""
-        ended = sorted((record for each in self.candidates for record in each.records.values()), key=_finished)
-        began, found = min(record.started_at for record in ended), list[tuple[float, float]]()
-        for number, record in enumerate(ended, start=1):
-            level = min(
-                float(np.mean(scores))
-                for each in self.candidates
-                if (scores := [own.validation_score or 0.0 for own in each.records.values() if own in ended[:number]])
-            )
+        """Return seconds since the first trial began, and the lowest mean validation score so far, as it fell."""
+        ended = [(record, number) for number, each in enumerate(self.ranked) for record in each.records.values()]
+        ended.sort(key=lambda pair: pair[0].finished_at)
+        began = min(record.started_at for record, _ in ended)
+        scores, found = defaultdict[int, list[float]](list), list[tuple[float, float]]()
+        for record, number in ended:
+            scores[number].append(_score(record))
+            level = min(map(mean, scores.values()))
             if not found or level < found[-1][1]:
                 found.append(((record.finished_at - began).total_seconds(), level))
         return found
 
-    def _value(self, predictions: Array, targets: Array) -> float:
-        if self._average != "values":
-            predictions = self._logits(predictions)
-        return self._metric(predictions, targets)
+    def _of(self, *candidates: Candidate) -> Judged:
+        found = self.judged(*candidates)
+        assert found is not None, "these candidates have common folds"
+        return found
 
-    def _log_loss(self, chances: Array, temperature: float = 1.0) -> float:
-        """Return the mean log loss of probabilities for `rows`; 0 for predictions that are no probabilities."""
+    def _calibrated(self, judged: Judged, parts: Sequence[tuple[Candidate, float]], mixed: Array) -> Choice:
+        """Return a choice with the temperature that lowers the out-of-fold log loss, if it lowers it by over 1 %."""
+        choice = Choice(parts, judged.interval(mixed), len(judged.y), judged.num_folds)
         if self._average == "values":
-            return 0.0
-        logits = self._logits(chances) / temperature
-        if self._average == "softmax":
-            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.targets].mean())
-        return float(np.mean(np.logaddexp(0, logits) - logits * self.targets.reshape(logits.shape)))
-
-    def _logits(self, predictions: Array) -> Array:
-        clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
-        return np.asarray(np.log(clipped) if self._average == "softmax" else logit(clipped))
-
-    def _on_test(self, candidate: Candidate) -> Array:
-        return np.asarray(np.mean([self._part(record, "test") for record in candidate.records.values()], axis=0))
+            return choice
+        found = minimize_scalar(lambda log: judged.log_loss(mixed, math.exp(log)), bounds=(-2.0, 2.0), method="bounded")
+        better = found.fun < 0.99 * judged.log_loss(mixed)
+        return replace(choice, temperature=math.exp(found.x)) if better else choice
 
     def _part(self, record: Record, split: str) -> Array:
         """Return the outputs of a trial's model for a split, as probabilities or numbers."""
@@ -374,16 +374,17 @@ class Judge:
         train = len(self._data.train)
         return np.arange(train, train + len(self._data.validation))
 
-    @staticmethod
-    def _mean(candidate: Candidate, folds: set[int]) -> float:
-        scores = (candidate.records[fold].validation_score for fold in folds)
-        return float(np.mean([math.inf if score is None else score for score in scores]))
+
+def _score(record: Record) -> float:
+    return math.inf if record.validation_score is None else record.validation_score
 
 
-def _finished(record: Record) -> float:
-    return record.finished_at.timestamp()
-
-
-def _is_pretrained(candidate: Candidate) -> bool:
-    recipe = get_method(candidate.method)
-    return recipe.pretrained and recipe.uses_body
+def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates, best first: by their level (see `levels`) and the standard error that few folds leave."""
+    scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
+    level = levels(scores)
+    over = [{fold: value - at for fold, value in own.items()} for own, at in zip(scores, level, strict=True)]
+    hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
+    error = pstdev(value - hard[fold] for own in over for fold, value in own.items())
+    doubtful = [at + error / math.sqrt(len(own)) for own, at in zip(scores, level, strict=True)]
+    return [candidates[number] for number in np.argsort(doubtful, kind="stable")]

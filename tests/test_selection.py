@@ -98,11 +98,14 @@ def toy(tmp_path: Path) -> Toy:
 def test_out_of_fold_predictions_are_those_of_the_fold_of_each_sample(toy: Toy) -> None:
     toy.add("nft", lambda rows: np.stack([rows, -rows], axis=1) / 100)
     judge = toy.judge()
-    [candidate] = judge.candidates
+    [candidate] = judge.ranked
+    judged = judge.judged(candidate)
+    assert judged is not None
     logits = np.stack([np.arange(N), -np.arange(N)], axis=1) / 100
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(judge.predictions(candidate), expected, rtol=1e-5)
-    np.testing.assert_array_equal(judge.rows, np.arange(N))
+    np.testing.assert_allclose(judged.predictions[0], expected, rtol=1e-5)
+    np.testing.assert_array_equal(judged.y, toy.y[:N])
+    assert judged.num_folds == 5
     assert candidate.name == "nft"
 
 
@@ -113,16 +116,19 @@ def test_repeated_divisions_are_averaged_as_probabilities(tmp_path: Path) -> Non
     toy.add("nft", lambda rows: 0 * sure[rows], folds=[6, 7, 8, 9, 10])
     judge = toy.judge()
     chance = 1 / (1 + np.exp(-8.0))
-    np.testing.assert_allclose(judge.predictions(judge.leader)[:, 0], (chance + 0.5) / 2, rtol=1e-6)
+    judged = judge.judged(judge.leader)
+    assert judged is not None
+    np.testing.assert_allclose(judged.predictions[0][:, 0], (chance + 0.5) / 2, rtol=1e-6)
 
 
 def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: Toy) -> None:
     toy.add("nft", toy.right(0.9, 1))
     toy.add("scratch", toy.right(0.6, 2))
     toy.add("linear_probe", toy.right(0.2, 3), folds=[1])
+    toy.add("fno", toy.right(0.95, 4), folds=[1])
     judge = toy.judge()
     assert judge.leader.method == "nft"
-    assert [each.method for each in judge.ranked()] == ["nft", "scratch"]
+    assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
 
 
 def test_an_ensemble_is_kept_only_if_it_is_measurably_better(toy: Toy) -> None:
@@ -145,12 +151,12 @@ def test_an_ensemble_is_kept_only_if_it_is_measurably_better(toy: Toy) -> None:
 def test_a_temperature_is_kept_only_if_it_lowers_the_log_loss(toy: Toy) -> None:
     toy.add("nft", toy.right(0.8, 1, strength=8.0))  # 0.9999 where 0.8 is right
     judge = toy.judge()
-    choice = judge.calibrated(judge.single(judge.leader))
+    choice = judge.single(judge.leader)
     assert choice.temperature > 4
     calm = Toy(toy.folder.parent / "calm")
     calm.add("nft", calm.right(0.8, 1, strength=np.log(4) / 2))
     judge = calm.judge()
-    assert judge.calibrated(judge.single(judge.leader)).temperature == 1
+    assert judge.single(judge.leader).temperature == 1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +168,7 @@ def test_the_verdict_compares_with_the_best_baseline(toy: Toy, share: float, sai
     toy.add("cnn", toy.right(0.78, 2), seconds=0.25)
     toy.add("fno", toy.right(0.5, 3))
     judge = toy.judge()
-    base, verdict = judge.verdict(judge.single(judge.leader))
+    base, verdict = judge.verdict()
     assert base == "cnn"
     assert said in verdict
     assert "cnn, which takes 0.25 s" in verdict
@@ -185,7 +191,7 @@ def test_numbers_are_averaged_in_their_units(tmp_path: Path) -> None:
     choice = judge.ensemble()
     assert choice is not None
     assert choice.score.value == pytest.approx(float(np.sqrt(np.mean(noise[:, :N].mean(axis=0) ** 2))), rel=0.1)
-    assert judge.calibrated(choice) is choice
+    assert choice.temperature == 1
 
 
 def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(toy: Toy) -> None:
@@ -197,7 +203,7 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(toy: Toy
     judge = toy.judge()
     assert judge.leader.method == "nft"
     assert [standing.method for standing in judge.standings()] == ["cnn", "nft"]
-    assert judge.verdict(judge.single(judge.leader))[0] == "cnn"
+    assert judge.verdict()[0] == "cnn"
 
 
 def test_without_a_model_there_is_nothing_to_judge(toy: Toy) -> None:

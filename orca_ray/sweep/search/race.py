@@ -30,6 +30,7 @@ _SAFETY, _MOST_EXTRA = 1.25, 1.0
 a trial is expected to take beside its stages, after a single trial."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration is not behind."""
+_ROUNDS = 20
 _LIMIT = 2.0
 """Number of standard errors of the paired difference to the leader from which a configuration is behind."""
 
@@ -171,20 +172,10 @@ class Race:
         return self.estimates.get((plan.task, plan.method), 1.0)
 
     def standings(self) -> list[tuple[float, Contender]]:
-        """Return the contenders with scores and their mean score, freed of the difficulty of their folds; best first.
-
-        Score and difficulty are the two main effects of the table of scores by contender and fold.
-        """
+        """Return the contenders with scores and their `levels`, the best first."""
         scored = [each for each in self.contenders if each.scores and not each.failed]
-        level = {id(each): mean(each.scores.values()) for each in scored}
-        difficulty: dict[int, float] = {}
-        for _ in range(20):
-            for fold in self.folds:
-                found = [each.scores[fold] - level[id(each)] for each in scored if fold in each.scores]
-                difficulty[fold] = mean(found) if found else 0.0
-            for each in scored:
-                level[id(each)] = mean(score - difficulty.get(fold, 0.0) for fold, score in each.scores.items())
-        return sorted(((level[id(each)], each) for each in scored), key=lambda pair: pair[0])
+        found = levels([each.scores for each in scored])
+        return sorted(zip(found, scored, strict=True), key=lambda pair: pair[0])
 
     def behind(self, contender: Contender, leader: Contender, slack: float = _SLACK) -> bool:
         """Return whether a contender is measurably worse than the leader on their common folds."""
@@ -258,6 +249,23 @@ class Race:
 
     def _known(self, search: "FoldSearch", values: Mapping[str, Scalar]) -> bool:
         return any(each.search is search and each.values == values for each in self.contenders)
+
+
+def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
+    """Return the mean score of each of several configurations, freed of the difficulty of the folds that it was given.
+
+    ``scores`` are scores by fold. Level and difficulty are the two main effects of the table of configurations and
+    folds, and are fitted by least squares.
+    """
+    level = [mean(each.values()) for each in scores]
+    folds = sorted({fold for each in scores for fold in each})
+    for _ in range(_ROUNDS):
+        hard = {
+            fold: mean(each[fold] - own for each, own in zip(scores, level, strict=True) if fold in each)
+            for fold in folds
+        }
+        level = [mean(score - hard[fold] for fold, score in each.items()) for each in scores]
+    return level
 
 
 def _busy(record: Record) -> float:
