@@ -83,11 +83,10 @@ class SweepSearches:
 
     def rows(self, task: str | None = None) -> tuple[Row, ...]:
         """Return the numbers of planned and ended trials, one row per method of ``task``; None: of all tasks."""
-        opened = [(each.plan, each.num_finished, each.num_finished + each.num_remaining) for each in self._searches]
-        plans = [*opened, *((plan, 0, plan.num_trials) for plan in self._unopened)]
+        plans = [*((search.plan, search.num_finished) for search in self._searches), *((p, 0) for p in self._unopened)]
         return tuple(
-            Row(task=plan.task, method=plan.method, planned=planned, done=done)
-            for plan, done, planned in plans
+            Row(task=plan.task, method=plan.method, planned=max(plan.num_trials, done), done=done)
+            for plan, done in plans
             if task in (None, plan.task)
         )
 
