@@ -145,7 +145,7 @@ class AdaptationSweep:
 
     def judge(self) -> Judge:
         """Return the judge of the trials that have ended. UserError if none has ended with a model."""
-        records = list(ResultsStore(self.results).load(self.spec().sweep_id).values())
+        records = list(ResultsStore(self.results, create=True).load(self.spec().sweep_id).values())
         return Judge(self.task, self._data(), records, StoredModels(self.results))
 
     def save(self, out: str | Path) -> Report:
