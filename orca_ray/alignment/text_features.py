@@ -4,21 +4,18 @@ A passage is T consecutive tokens of a document, as many as the task's own sampl
 """
 
 import functools
-import io
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from orca_ray.alignment.source import SampleRequest
-from orca_ray.data import packages
 from orca_ray.errors import UserError
 from orca_ray.models.body import TextStem
-from orca_ray.models.names import PACKAGED, PackagedBody
+from orca_ray.models.names import PACKAGED
+from orca_ray.models.packaged import read_packaged
 
 _BATCH_TOKENS = 1 << 14
 
@@ -85,7 +82,7 @@ def tokenizer(body: str) -> Callable[[str], list[int]]:
     if body in PACKAGED:
         from tokenizers import Tokenizer
 
-        packaged = Tokenizer.from_str(_packaged_file(PACKAGED[body], "tokenizer.json").decode())
+        packaged = Tokenizer.from_str(read_packaged(PACKAGED[body], "tokenizer.json").decode())
         packaged.no_padding()
         packaged.no_truncation()
         return lambda sentence: list(packaged.encode(f" {sentence}", add_special_tokens=False).ids)
@@ -99,13 +96,3 @@ def tokenizer(body: str) -> Callable[[str], list[int]]:
             "with save_pretrained, or use a method that does not align"
         ) from error
     return lambda sentence: list(loaded(f" {sentence}", add_special_tokens=False)["input_ids"])
-
-
-def _packaged_file(body: PackagedBody, name: str) -> bytes:
-    """Return the contents of file ``name`` that is next to the weights in the packages of ``body``."""
-    if len(body.members) == 1:
-        return packages.read_member(body.packages[0], str(PurePosixPath(body.members[0]).with_name(name)))
-    pieces = zip(body.packages, body.members, strict=True)
-    joined = io.BytesIO(b"".join(packages.read_member(package, member) for package, member in pieces))
-    with zipfile.ZipFile(joined) as archive:
-        return archive.read(next(member for member in archive.namelist() if PurePosixPath(member).name == name))

