@@ -70,12 +70,7 @@ class ClassIndex:
     """Index from each class to its samples. Computed once, so that drawing samples does not scan all labels."""
 
     def __init__(self, labels: np.ndarray) -> None:
-        """Index the class ids ``labels`` [N], any integers; raises UserError if ``labels`` is empty or not a vector."""
-        if labels.ndim != 1 or len(labels) == 0:
-            raise UserError(
-                f"labels of shape {labels.shape}: the align stage needs one label per training sample and at least one "
-                "sample; prepare the task's data again or choose a method that does not align"
-            )
+        """Index the class ids ``labels`` [N], any integers; N is at least 1."""
         _, self._class_of, self._counts = np.unique(labels, return_inverse=True, return_counts=True)
         self.members = np.split(np.argsort(labels, kind="stable"), np.cumsum(self._counts)[:-1])
         """Indices of the samples of each class, in order of class id."""

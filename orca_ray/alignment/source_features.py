@@ -20,7 +20,6 @@ from orca_ray.alignment.registry import check_suitable, default_source, get_dist
 from orca_ray.alignment.source import SampleRequest, Source
 from orca_ray.alignment.tensor_cache import cached_tensors, environment, tensor_bytes
 from orca_ray.data import cache
-from orca_ray.errors import UserError
 from orca_ray.models.body import Stem
 from orca_ray.models.modality import get_modality
 from orca_ray.models.names import parse_body_name
@@ -105,8 +104,6 @@ def _tokens(home: Path, source: Source, choice: SourceChoice) -> SourceTokens:
 
 
 def _source(choice: SourceChoice) -> Source:
-    if choice.num_samples < 1:
-        raise UserError(f"source features need at least 1 sample, got {choice.num_samples}")
     modality = body_modality(choice.body)
     source = get_source(choice.name or default_source(modality))
     check_suitable(source.name, modality)

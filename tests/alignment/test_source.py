@@ -332,18 +332,17 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "body", "num_samples", "message"),
+    ("name", "body", "message"),
     [
-        ("prise", "minilm-l6", 4, r"unknown source 'prise'\. Did you mean 'prose'"),
-        ("photographs", "minilm-l6", 4, "'photographs' does not suit sequence bodies: use conll2003 or prose"),
-        ("conll2003", "minilm-l6", 4, r"'conll2003' is read from \S*conll2003/train.txt, which does not exist"),
-        ("cifar10", "vit-s14", 4, r"cifar-10-python.tar.gz, which does not .*data fetch cifar10"),
-        ("prose", "minilm-l6", 0, "at least 1 sample"),
+        ("prise", "minilm-l6", r"unknown source 'prise'\. Did you mean 'prose'"),
+        ("photographs", "minilm-l6", "'photographs' does not suit sequence bodies: use conll2003 or prose"),
+        ("conll2003", "minilm-l6", r"'conll2003' is read from \S*conll2003/train.txt, which does not exist"),
+        ("cifar10", "vit-s14", r"cifar-10-python.tar.gz, which does not .*data fetch cifar10"),
     ],
 )
-def test_user_errors(loads: Loads, offline: list[str], name: str, body: str, num_samples: int, message: str) -> None:
+def test_user_errors(loads: Loads, offline: list[str], name: str, body: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        features_of(name, body, image_size=56, num_tokens=8, num_samples=num_samples)
+        features_of(name, body, image_size=56, num_tokens=8, num_samples=4)
 
 
 def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[str]) -> None:

@@ -16,10 +16,10 @@ class MMD(Distance):
     """Squared MMD: mean k(s, s') + mean k(t, t') − 2 mean k(s, t) over source points s and target points t.
 
     k(x, y) = sum over w in {¼, ½, 1, 2, 4} of exp(−‖x − y‖² / (w h)). Labels are ignored. This is the biased estimate
-    (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. Unless ``bandwidth`` is
-    given, every call computes h as the mean of ‖x − y‖² over all pairs of different points of source and target, as in
-    the ORCA reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient
-    treats h as constant. With N source points, n target points and D features, a call costs O(N² + n (N + n) D), or
+    (V-statistic) of Gretton et al. 2012 (JMLR 13:25, eq. 5): never negative, zero on itself. Every call computes the
+    bandwidth h as the mean of ‖x − y‖² over all pairs of different points of source and target, as in the ORCA
+    reference (after DAN, arXiv:1502.02791), so that gradients do not vanish for distant targets. The gradient treats h
+    as constant. With N source points, n target points and D features, a call costs O(N² + n (N + n) D), or
     O((N + n)² D) if the squared distances within the source do not fit in memory.
     """
 
@@ -28,14 +28,8 @@ class MMD(Distance):
     degree = 0
     learning_rate = 0.2  # at 0.1 the stage ends at a distance a quarter higher
 
-    def __init__(self, bandwidth: float | None = None) -> None:
-        super().__init__()
-        self._given_bandwidth = bandwidth
-
     def bandwidth(self, x_nD: Tensor) -> float:
         """Return the bandwidth h of the kernels in a call with the target features ``x_nD`` [n, D]."""
-        if self._given_bandwidth is not None:
-            return self._given_bandwidth
         joint = torch.cat([self._x_ND, x_nD.detach().to(self._x_ND) - self._center_D])
         num = len(joint)
         # Over ordered pairs, ‖x − y‖² sums to 2 num² times the total variance; num (num − 1) pairs differ.
