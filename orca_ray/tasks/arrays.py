@@ -127,26 +127,21 @@ _FRAMES = 1024
 
 
 def log_mel(
-    waveform: npt.NDArray[np.float32],
-    *,
-    sample_rate: int = 22050,
-    n_mels: int = 96,
-    n_fft: int = 1920,
-    top_db: float = 80.0,
+    waveform: npt.NDArray[np.float32], *, sample_rate: int = 22050, n_mels: int = 96, n_fft: int = 1920
 ) -> npt.NDArray[np.float32]:
     """Return the log-mel spectrogram [n_mels, 1 + n // hop] of one recording, in decibels, as FSD50K's baseline does.
 
     The baseline computes torchaudio's ``MelSpectrogram`` with its default options: a centred Hann window (30 ms long),
     reflected edges, power 2, and triangular filters of height 1 on the HTK mel scale (O'Shaughnessy 1987). Frames are
     10 ms (``hop``) apart; both times are rounded down to whole samples. Then it converts to decibels as librosa's
-    ``power_to_db``. Equal in librosa: ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
+    ``power_to_db``: values are clamped to at least the recording's maximum minus 80. Equal in librosa:
+    ``melspectrogram(..., htk=True, norm=None, pad_mode="reflect")``.
 
     Args:
         waveform: samples [n] in [−1, 1]; UserError is raised unless n > n_fft // 2.
         sample_rate: samples per second. One second at 22,050 Hz gives 101 frames.
         n_mels: number of mel bands, from 0 Hz to half the sample rate.
         n_fft: samples per Fourier transform.
-        top_db: values are clamped to at least the recording's maximum minus ``top_db``.
     """
     if waveform.ndim != 1 or len(waveform) <= n_fft // 2:
         needed = f"a spectrogram needs one channel of more than {n_fft // 2} samples"
@@ -161,7 +156,7 @@ def log_mel(
         spectrum = np.fft.rfft(frames[start : start + _FRAMES] * shape, axis=1)
         power[start : start + _FRAMES] = (spectrum.real**2 + spectrum.imag**2) @ filters
     decibels = 10.0 * np.log10(np.maximum(power, _SMALLEST_POWER))
-    cut: Array = np.maximum(decibels, decibels.max() - top_db)
+    cut: Array = np.maximum(decibels, decibels.max() - 80.0)
     return cut.T.astype(np.float32, order="C")
 
 

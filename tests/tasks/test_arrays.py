@@ -176,9 +176,8 @@ def test_librosa_itself(sample_rate: int, num_samples: int, n_mels: int, n_fft: 
     lengths = {"win_length": int(0.03 * sample_rate), "hop_length": int(0.01 * sample_rate)}
     scale = {"n_mels": n_mels, "htk": True, "norm": None}
     power = librosa.feature.melspectrogram(y=wave, sr=sample_rate, n_fft=n_fft, pad_mode="reflect", **lengths, **scale)
-    for top_db in (80.0, 10.0):
-        found = arrays.log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, top_db=top_db)
-        np.testing.assert_allclose(found, librosa.power_to_db(power, top_db=top_db), atol=1e-3)
+    found = arrays.log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
+    np.testing.assert_allclose(found, librosa.power_to_db(power), atol=1e-3)
 
 
 def test_other_rates_and_sizes() -> None:
@@ -186,9 +185,8 @@ def test_other_rates_and_sizes() -> None:
     for sample_rate, n_mels, n_fft in ((22050, 96, 1920), (16000, 40, 1024), (8000, 20, 512)):
         time = np.arange(sample_rate) / sample_rate
         tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
-        found = arrays.log_mel(tone, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft, top_db=10.0)
+        found = arrays.log_mel(tone, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
         assert found.shape == (n_mels, 1 + sample_rate // int(0.01 * sample_rate))
-        assert found.min() == pytest.approx(found.max() - 10, abs=1e-4)
         mel, highest = (2595 * np.log10(1 + hertz / 700) for hertz in (1000, sample_rate / 2))
         assert abs(mel / highest * (n_mels + 1) - (int(found[:, 50].argmax()) + 1)) <= 1
 
