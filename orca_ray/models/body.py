@@ -25,10 +25,13 @@ Pooling = Literal["mean", "last"]
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's CPU generator inside the block and restore it afterwards; CUDA generators are not touched."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's CPU generator, and that of ``device`` if it is a GPU, for the block; then restore their state."""
+    devices: list[int] = []
+    if device is not None and device.type == "cuda":
+        devices = [torch.cuda.current_device() if device.index is None else device.index]
+    with torch.random.fork_rng(devices=devices):
+        (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
         yield
 
 

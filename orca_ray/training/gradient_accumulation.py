@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.data.rows import Rows
-from orca_ray.models.body import checkpoint_layers
+from orca_ray.models.body import checkpoint_layers, seeded
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.training import sample_cost
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import Samples, SplitInputs, forward
-from orca_ray.training.numerics import derive_seed, is_out_of_memory, isolated_rng
+from orca_ray.training.numerics import derive_seed, is_out_of_memory
 from orca_ray.training.ranks import ALONE, Ranks
 
 _log = logging.getLogger(__name__)
@@ -197,7 +197,7 @@ class GradientAccumulator:
         was_training = self._model.training
         self._model.train()
         try:
-            with isolated_rng(derive_seed(self._seed, "measure"), self._device), self._feed.precision.active():
+            with seeded(derive_seed(self._seed, "measure"), self._device), self._feed.precision.active():
                 yield
         finally:
             self._model.train(was_training)

@@ -113,17 +113,6 @@ def make_generator(seed: int, *path: int | str) -> torch.Generator:
 
 
 @contextmanager
-def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators (used by dropout) for the block, then restore their former state."""
-    devices: list[int] = []
-    if device.type == "cuda":
-        devices = [torch.cuda.current_device() if device.index is None else device.index]
-    with torch.random.fork_rng(devices=devices):
-        (torch.manual_seed if devices else torch.default_generator.manual_seed)(seed)
-        yield
-
-
-@contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """In the block, use ``threads`` threads, full float32 precision and, if requested, deterministic algorithms.
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from orca_ray.data.prepared import Split
-from orca_ray.models.body import has_stochastic_depth
+from orca_ray.models.body import has_stochastic_depth, seeded
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, make_feed, predict, score
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
-from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, isolated_rng, make_generator
+from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, make_generator
 from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import Throughput, throughput
@@ -152,7 +152,7 @@ class RefineLoop:
         self._accumulator.compile(self._config.epochs - self.epoch)
         prepared = perf_counter()
         earlier = self._partial.seconds if self._partial else 0.0
-        with isolated_rng(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
+        with seeded(derive_seed(self._seed, "refine", self.epoch), self._device), self.precision.active():
             loss, learning_rate = self._train_epoch()
         self._ranks.equalise(self._trained.weights().values())  # buffers differ, and a step term may on CUDA
         trained = perf_counter()

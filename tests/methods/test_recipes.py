@@ -198,6 +198,7 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("data.fraction", 0.0, r"data\.fraction must be in \(0, 1\]"),
         ("data.fraction", float("nan"), r"data\.fraction must be in \(0, 1\]"),
         ("lora.targets", "mpl", "Did you mean 'mlp'"),
+        ("decoder.context", "fliped", "Did you mean 'flipped'"),
         ("align.steps", "absolute", r"align\.learning_rate must be greater than 0"),
     ],
 )

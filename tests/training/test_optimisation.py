@@ -12,17 +12,10 @@ from torch.nn import Parameter
 from torch.nn.functional import scaled_dot_product_attention
 
 from orca_ray.data.rows import RowIndex, Target, joined_rows, row_slices
-from orca_ray.models.body import repeated_layers
+from orca_ray.models.body import repeated_layers, seeded
 from orca_ray.torch_private import flop_counter, has_bfloat16_units
 from orca_ray.training.evaluate import Objective, Samples, SplitInputs, predict, score, to_tensor
-from orca_ray.training.numerics import (
-    Precision,
-    choose_precision,
-    derive_seed,
-    isolated_rng,
-    make_generator,
-    torch_settings,
-)
+from orca_ray.training.numerics import Precision, choose_precision, derive_seed, make_generator, torch_settings
 from orca_ray.training.optimisation import (
     ALIGN_SCHEDULES,
     ParameterGroup,
@@ -149,14 +142,14 @@ def test_seeds_are_fixed_for_all_time() -> None:
     assert all(0 <= derive_seed(seed) < 2**63 for seed in range(50))
 
 
-def test_isolated_rng() -> None:
+def test_a_seed_holds_for_its_block_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    with isolated_rng(8, CPU):
+    with seeded(8, CPU):
         first = torch.rand(4)
     assert torch.equal(torch.rand(2), expected)
-    with isolated_rng(8, CPU):
+    with seeded(8, CPU):
         assert torch.equal(torch.rand(4), first)
     assert torch.equal(torch.rand(3, generator=make_generator(1, "x")), torch.rand(3, generator=make_generator(1, "x")))
 

@@ -20,6 +20,7 @@ from orca_ray.alignment.source_features import SourceChoice, SourceTokens, sourc
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.weights import BodyArchitecture
 from orca_ray.process import note_progress
@@ -29,7 +30,7 @@ from orca_ray.tasks.task import Task
 from orca_ray.training.artefacts.base import Aligned, Evaluated, Evidence, compute_artefacts, evenly, failure
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective, of_samples
-from orca_ray.training.numerics import NotFiniteError, Precision, choose_precision, derive_seed, isolated_rng
+from orca_ray.training.numerics import NotFiniteError, Precision, choose_precision, derive_seed
 from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 from orca_ray.training.ranks import ALONE, Ranks
 
@@ -257,7 +258,7 @@ class EpochStage(ABC):
         started, trial = perf_counter(), self._trial
         seed = derive_seed(trial.seed, self.name, self._epoch)
         with (
-            isolated_rng(seed, trial.device), self._precision.active(),
+            seeded(seed, trial.device), self._precision.active(),
             requires_grad(trial.model.parameters(), False), requires_grad(self.parameters(), True),
         ):  # fmt: skip
             trial.model.eval()
