@@ -23,7 +23,7 @@ from orca_ray.models.crossmodal import CrossModalModel, pooled
 from orca_ray.process import note_progress
 from orca_ray.training import optimisation
 from orca_ray.training.checkpoint import AlignEpoch, Alignment
-from orca_ray.training.config import AlignConfig
+from orca_ray.training.config import ALIGN_SCHEDULES, AlignConfig
 from orca_ray.training.evaluate import head_inputs
 from orca_ray.training.numerics import NotFiniteError, Precision, derive_seed
 
@@ -68,7 +68,7 @@ class AlignLoop:
         self._optimizer = optimisation.make_optimizer(
             config.optimizer, groups, self._learning_rate, config.weight_decay, config.momentum
         )
-        self._schedule = optimisation.ALIGN_SCHEDULES[config.schedule](config.epochs)
+        self._schedule = ALIGN_SCHEDULES[config.schedule](config.epochs)
         self._plateau = optimisation.Plateau(config.patience, config.tolerance)
         self.notes: tuple[str, ...] = ()
         """Sentences about the fallbacks taken so far, one for each."""

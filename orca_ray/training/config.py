@@ -4,6 +4,7 @@
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -11,7 +12,6 @@ from typing import Annotated
 from orca_ray.alignment.registry import distance_names, source_names
 from orca_ray.errors import UserError
 from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, must, one_of
-from orca_ray.training.optimisation import ALIGN_SCHEDULES, DECAYS, OPTIMIZERS
 
 __all__ = [
     "PRECISIONS", "AlignConfig", "Amount", "Config", "Count", "DataConfig", "Fraction", "Number", "Positive",
@@ -19,6 +19,21 @@ __all__ = [
 ]  # fmt: skip
 
 PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+"""Name of the class in `torch.optim`, by option value."""
+Schedule = Callable[[int], float]
+"""Maps the number of an optimiser step (from 0) to the factor by which the base learning rate is multiplied."""
+DECAYS: dict[str, Callable[[float], float]] = {
+    "warmup_linear": lambda progress: 1.0 - progress,
+    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
+    "constant": lambda progress: 1.0,
+}
+"""Decays by name. Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate."""
+ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
+    "step": lambda epochs: lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1,
+    "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
+}
+"""Makers of the align stage's schedules by name; each is called with the number of epochs."""
 Optimizer = Annotated[str, partial(one_of, OPTIMIZERS)]
 
 

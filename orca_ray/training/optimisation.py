@@ -1,73 +1,54 @@
-"""Optimisers and schedules by name, the parameters that a stage trains, their groups, and plateau detection.
+"""Optimisers, schedules, the parameters that a stage trains, their groups, and plateau detection.
 
 A schedule is a pure function of the optimiser step, so that a resumed trial only needs the number of the step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import Parameter
 
 from orca_ray.errors import UserError
-
-if TYPE_CHECKING:  # torch is imported inside functions: planning a sweep must not import it
-    from torch import Tensor, nn
-    from torch.nn import Parameter
-    from torch.optim import Optimizer
-
-    from orca_ray.models.crossmodal import CrossModalModel
-
-Schedule = Callable[[int], float]
-"""Maps the number of an optimiser step (from 0) to the factor by which the base learning rate is multiplied."""
-_BETAS = (0.9, 0.98)  # those of all published ORCA configurations
-OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
-"""Name of the class in `torch.optim`, by option value."""
-DECAYS: dict[str, Callable[[float], float]] = {
-    "warmup_linear": lambda progress: 1.0 - progress,
-    "cosine": lambda progress: 0.5 * (1.0 + math.cos(math.pi * progress)),
-    "constant": lambda progress: 1.0,
-}
-"""Decays by name. Each maps the progress of the decay, from 0 to 1, to a factor on the learning rate."""
-ALIGN_SCHEDULES: dict[str, Callable[[int], Schedule]] = {
-    "step": lambda epochs: lambda epoch: 1.0 if 3 * epoch < 2 * epochs else 0.1,
-    "reference_step": lambda epochs: lambda epoch: float(0.2 ** sum(epoch > last for last in (20, 40, 60))),
-}
-"""Makers of the align stage's schedules by name; each is called with the number of epochs."""
+from orca_ray.models.crossmodal import CrossModalModel
+from orca_ray.training.config import DECAYS, OPTIMIZERS, Schedule
 
 
 class ParameterGroup(NamedTuple):
     """Named tuple of parameters that share a learning rate."""
 
-    parameters: "Sequence[Parameter]"
+    parameters: Sequence[Parameter]
     scale: float = 1.0
     """Factor on the base learning rate."""
 
 
 def make_optimizer(
     name: str, groups: Iterable[ParameterGroup], learning_rate: float, weight_decay: float, momentum: float = 0.9
-) -> "Optimizer":
+) -> optim.Optimizer:
     """Return the optimiser ``name``, one of `OPTIMIZERS`; only ``sgd`` uses ``momentum``."""
-    from torch import optim
-
     kind = getattr(optim, OPTIMIZERS[name])
     described: list[dict[str, object]] = [
         {"params": list(params), "scale": scale, "lr": learning_rate * scale, "weight_decay": weight_decay}
         for params, scale in groups
         if params
     ]
-    options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": _BETAS}
-    optimizer: Optimizer = kind(described, fused=True, **options)
+    # The betas of all published ORCA configurations.
+    options: dict[str, object] = {"momentum": momentum} if name == "sgd" else {"betas": (0.9, 0.98)}
+    optimizer: optim.Optimizer = kind(described, fused=True, **options)
     return optimizer
 
 
-def set_learning_rate(optimizer: "Optimizer", learning_rate: float) -> None:
+def set_learning_rate(optimizer: optim.Optimizer, learning_rate: float) -> None:
     """Set the learning rate of each group to ``learning_rate`` times the group's scale."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["scale"]
 
 
 @contextmanager
-def requires_grad(parameters: "Iterable[Parameter]", value: bool) -> Iterator[None]:
+def requires_grad(parameters: Iterable[Parameter], value: bool) -> Iterator[None]:
     """In the block, set ``requires_grad`` of ``parameters`` to ``value``; then restore the former values."""
     former = [(parameter, parameter.requires_grad) for parameter in parameters]
     try:
@@ -82,7 +63,7 @@ def requires_grad(parameters: "Iterable[Parameter]", value: bool) -> Iterator[No
 class Trained:
     """Holder of the parameters of a model that are trained; all others are frozen."""
 
-    def __init__(self, model: "CrossModalModel", parameters: "Iterable[Parameter]") -> None:
+    def __init__(self, model: CrossModalModel, parameters: Iterable[Parameter]) -> None:
         """Freeze all parameters of ``model`` but ``parameters``; raises UserError if the model has none of these."""
         chosen = {id(parameter) for parameter in parameters}
         self._model = model
@@ -100,16 +81,14 @@ class Trained:
         outside = [parameter for parameter in self.parameters if parameter not in body]
         return [ParameterGroup(outside), ParameterGroup(inside, body_scale)]
 
-    def weights(self) -> "dict[str, Tensor]":
+    def weights(self) -> dict[str, Tensor]:
         """Return the present trained parameters and saved buffers by name; the tensors share the model's memory."""
         saved = self._model.state_dict()
         buffers = {name: value for name, value in self._model.named_buffers() if name in saved}
         return {name: value.detach() for name, value in self._named.items()} | buffers
 
-    def load(self, weights: "Mapping[str, Tensor]") -> None:
+    def load(self, weights: Mapping[str, Tensor]) -> None:
         """Set trained parameters and saved buffers to ``weights``, a result of the method `weights`."""
-        import torch
-
         with torch.no_grad():
             for name, value in self.weights().items():
                 value.copy_(weights[name])
@@ -132,7 +111,7 @@ def make_schedule(name: str, *, warmup_steps: int, total_steps: int) -> Schedule
     return factor
 
 
-def relative_steps(embedder: "nn.Module") -> list[ParameterGroup]:
+def relative_steps(embedder: nn.Module) -> list[ParameterGroup]:
     """Return one group per parameter, scaled so that an Adam step changes tokens by a fixed share of their RMS.
 
     An Adam step changes every weight by about the learning rate lr. In a layer whose weights have RMS w and fan-in n,

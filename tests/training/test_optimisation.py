@@ -14,16 +14,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from orca_ray.data.rows import RowIndex, Target, joined_rows, row_slices
 from orca_ray.models.body import repeated_layers, seeded
 from orca_ray.torch_private import flop_counter, has_bfloat16_units
+from orca_ray.training.config import ALIGN_SCHEDULES
 from orca_ray.training.evaluate import Objective, Samples, SplitInputs, predict, score, to_tensor
 from orca_ray.training.numerics import Precision, choose_precision, derive_seed, make_generator, torch_settings
-from orca_ray.training.optimisation import (
-    ALIGN_SCHEDULES,
-    ParameterGroup,
-    Plateau,
-    make_optimizer,
-    make_schedule,
-    set_learning_rate,
-)
+from orca_ray.training.optimisation import ParameterGroup, Plateau, make_optimizer, make_schedule, set_learning_rate
 from orca_ray.training.ranks import Ranks
 from orca_ray.training.sample_cost import PEAKS, SampleCost, peak_flops, throughput
 
