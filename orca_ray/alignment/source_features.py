@@ -26,8 +26,6 @@ from orca_ray.models.names import parse_body_name
 from orca_ray.models.weights import body_modality, load_body
 
 logger = logging.getLogger(__name__)
-MAX_FILES, MAX_BYTES = 256, 2 * 10**9
-"""Limits of the cached terms of distances; beyond either, the least recently used files are removed."""
 
 
 @dataclass(frozen=True)
@@ -171,5 +169,5 @@ def _fitted(
         digest.update(tensor_bytes(tensor))
     path = cache.subdirectory("source") / "terms" / f"{name}-{digest.hexdigest()[:32]}.safetensors"
     terms = cached_tensors(path, lambda: get_distance(name).fit(source).terms)
-    cache.prune(path.parent, ".safetensors", MAX_FILES, MAX_BYTES)
+    cache.prune(path.parent, ".safetensors")
     return distance.fit(source, terms)

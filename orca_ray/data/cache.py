@@ -264,7 +264,7 @@ def replace_file(source: Path, target: Path) -> None:
     os.replace(source, target)
 
 
-def prune(directory: Path, suffix: str, most_files: int, most_bytes: int) -> None:
+def prune(directory: Path, suffix: str, most_files: int = 256, most_bytes: int = 2 * 10**9) -> None:
     """Remove the oldest files ending in ``suffix`` until at most ``most_files``, of ``most_bytes`` in total, remain.
 
     Age is the modification time. The newest file is kept even if it exceeds ``most_bytes``. Also removes files and

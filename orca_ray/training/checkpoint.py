@@ -80,9 +80,6 @@ def load(path: str | Path) -> dict[str, Any] | None:
     return state if isinstance(state, dict) else None
 
 
-MOST_FILES = 256
-MOST_BYTES = 2 * 10**9
-"""Limits of an `AlignedCache`; beyond either, the least recently used files are removed."""
 _FORMAT = 5  # increase it when the align loop computes other embedders from equal options
 _SUFFIX = ".aligned"
 _SAMPLED_BYTES = 16 * 2**20
@@ -126,14 +123,9 @@ class Alignment:
     chosen: int | None = None
     """Align epoch that the guard chose, after which ``embedder`` was saved; None without a guard: the last epoch."""
 
-    def to_state(self) -> dict[str, Any]:
-        """Return plain containers for a checkpoint."""
-        lists = {name: [asdict(report) for report in getattr(self, name)] for name in ("epochs", "probes")}
-        return {**vars(self), "embedder": dict(self.embedder), "notes": list(self.notes), **lists}
-
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Alignment":
-        """Return the alignment that `to_state` converted to ``state``."""
+        """Return the alignment that `asdict` converted to ``state``."""
         epochs = tuple(AlignEpoch(**epoch) for epoch in state["epochs"])
         probes = tuple(ProbePoint(**point) for point in state["probes"])
         return cls(**{**state, "epochs": epochs, "probes": probes, "notes": tuple(state["notes"])})
@@ -173,7 +165,7 @@ class AlignReplay:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the whole alignment, which the cache may lose meanwhile, and the position."""
-        return {"replay": self._alignment.to_state(), "position": self._position}
+        return {"replay": asdict(self._alignment), "position": self._position}
 
 
 class AlignedCache:
@@ -206,8 +198,8 @@ class AlignedCache:
         """Store an alignment under ``key`` and prune the cache to its limits; a failed write is only logged."""
         path = self._directory / f"{key}{_SUFFIX}"
         try:
-            save(path, {"format": _FORMAT, "alignment": alignment.to_state()})
-            cache.prune(self._directory, _SUFFIX, MOST_FILES, MOST_BYTES)
+            save(path, {"format": _FORMAT, "alignment": asdict(alignment)})
+            cache.prune(self._directory, _SUFFIX)
         except OSError as error:
             _log.warning("the alignment cannot be stored for other trials: %s: %s", path, error)
 

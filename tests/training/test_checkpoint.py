@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 
 from orca_ray.alignment import tensor_cache
 from orca_ray.alignment.distance import SourceFeatures
+from orca_ray.data import cache as cache_module
 from orca_ray.data.prepared import Split
 from orca_ray.testing.trials import copy_of
 from orca_ray.training import checkpoint
@@ -177,7 +179,7 @@ def test_a_disk_that_takes_nothing_or_fills_up_only_warns(tmp_path: Path, caplog
 
 
 def test_the_least_recently_used_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MOST_FILES", 3)
+    monkeypatch.setattr(cache_module, "prune", partial(cache_module.prune, most_files=3))
     cache = AlignedCache(tmp_path)
     for age, name in enumerate(["d", "c", "b"]):
         cache.store(name, an_alignment())
