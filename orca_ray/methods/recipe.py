@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from orca_ray.methods.options import Scalar
@@ -92,6 +93,11 @@ class Recipe:
         object.__setattr__(self, "stage_names", tuple(self.stage_names) or usual)
 
 
+def deferred(function: str) -> Callable[[Any], Any]:
+    """Return the function that MODULE:NAME names; its module, which may import torch, is imported by the first call."""
+    return lambda argument: resolve_name(function)(argument)
+
+
 def head_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the parameters of the model's head."""
     yield from model.head.parameters()
@@ -101,6 +107,12 @@ def new_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
     """Yield the parameters of the embedder, position embeddings included, and of the head: all outside the body."""
     yield from model.embedder.parameters()
     yield from head_parameters(model)
+
+
+def new_and_norm_parameters(model: "CrossModalModel") -> "Iterator[Parameter]":
+    """Yield the parameters of embedder and head, then those of the body's norms (`norm_parameters`)."""
+    yield from new_parameters(model)
+    yield from norm_parameters(model.body)
 
 
 def norm_parameters(module: "nn.Module") -> "Iterator[Parameter]":

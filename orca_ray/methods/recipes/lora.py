@@ -14,29 +14,15 @@ precision. The library ``bitsandbytes`` does this, on the CPU too.
 """
 
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from orca_ray.methods.options import LoraConfig
-from orca_ray.methods.recipe import Recipe, new_parameters
-
-if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial import NetworkRequest
-    from orca_ray.models.crossmodal import CrossModalModel
-
-
-def _network(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.methods.stages.networks import insert_adapters
-    from orca_ray.models.body import seeded
-
-    model = request.build()
-    with seeded(request.arguments["seed"]):
-        insert_adapters(model.body, request.hyperparameters.of(LoraConfig))
-    return model
+from orca_ray.methods.recipe import Recipe, deferred, new_parameters
 
 
 def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
-        name=name, title=title, aligns=aligns, options=(LoraConfig,), network=_network,
+        name=name, title=title, aligns=aligns, options=(LoraConfig,),
+        network=deferred("orca_ray.methods.stages.networks:lora_network"),
         extras=lambda values: ["nf4"] if values.get("lora.weights") == "nf4" else [],
         trainable=lambda model: chain(
             new_parameters(model), (value for name, value in model.body.named_parameters() if "lora_" in name)

@@ -22,27 +22,8 @@ Of the options ``align.*``, only ``align.source`` and ``align.source_samples`` m
 summaries of the paper were available: hence "after" (`docs/methods.md` lists our own choices).
 """
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
 from orca_ray.methods.options import MonaConfig
-from orca_ray.methods.recipe import FROZEN_BODY, Recipe, new_parameters
-
-if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial import Stage, Trial
-
-
-def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.mona import BilevelStage
-    from orca_ray.methods.stages.refine_stage import RefineStage
-
-    options, refining = trial.hyperparameters.of(MonaConfig), trial.hyperparameters.refine
-    stages: list[Stage] = []
-    if options.warmup_epochs:
-        config = replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant")
-        stages = [RefineStage(trial, name="warmup", parameters=new_parameters, config=config, final=False)]
-    return [*stages, *([BilevelStage(trial, options)] if options.epochs else []), RefineStage(trial)]
-
+from orca_ray.methods.recipe import FROZEN_BODY, Recipe, deferred
 
 RECIPE = Recipe(
     name="mona",
@@ -50,7 +31,7 @@ RECIPE = Recipe(
     reference="Ma et al., Learning Modality Knowledge Alignment, ICML 2024, arXiv:2406.18864",
     aligns=True,  # for the options of the source
     options=(MonaConfig,),
-    stages=_stages,
+    stages=deferred("orca_ray.methods.stages.mona:mona_stages"),
     stage_names=("warmup", "bilevel", "refine"),
     other_epochs=lambda values, num_train: (
         FROZEN_BODY * float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"])

@@ -19,20 +19,8 @@ Later the choice is by the gates alone, and the gate no longer learns. An optimi
 Source tokens keep the position embeddings of their places in the source sample. Prefix tokens are the target's.
 """
 
-from typing import TYPE_CHECKING
-
 from orca_ray.methods.options import PareConfig
-from orca_ray.methods.recipe import Recipe
-
-if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial import Stage, Trial
-
-
-def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.methods.stages.refine_stage import MixTerm, RefineStage
-
-    return [RefineStage(trial, batch_term=MixTerm(trial, trial.hyperparameters.of(PareConfig)))]
-
+from orca_ray.methods.recipe import Recipe, deferred
 
 RECIPE = Recipe(
     name="pare",
@@ -42,7 +30,7 @@ RECIPE = Recipe(
     aligns=True,  # for the options of the source
     stage_names=("refine",),
     options=(PareConfig,),
-    stages=_stages,
+    stages=deferred("orca_ray.methods.stages.refine_stage:pare_stages"),
     relative_cost=2.2,
     defaults={"align.epochs": 0},
 )

@@ -21,29 +21,11 @@ between the paper's equations and the published code where they differ (`docs/me
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from orca_ray.methods.options import RecraftConfig, Scalar
-from orca_ray.methods.recipe import Recipe, align_then_refine
-
-if TYPE_CHECKING:
-    from orca_ray.methods.stages.trial import Stage, Trial
+from orca_ray.methods.recipe import Recipe, deferred
 
 _PAPER = "Tran et al., Rethinking Cross-Modal Fine-Tuning, AISTATS 2026, arXiv:2601.18231"
-
-
-def _stages(trial: "Trial") -> "list[Stage]":
-    from orca_ray.alignment.labels import NUM_CLASSES
-    from orca_ray.methods.stages.recraft import DistortionStage, SourceHead, SourceHeadStage
-
-    config, options, target = trial.hyperparameters.of(RecraftConfig), trial.hyperparameters.align, trial.task.target
-    num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
-    options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
-    *aligning, refining = align_then_refine(trial, options)
-    if config.distortion_epochs == 0:  # nothing would use the source head
-        return [*aligning, refining]
-    head = SourceHead(trial)
-    return [*aligning, SourceHeadStage(trial, config, head), DistortionStage(trial, config, head), refining]
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
@@ -59,7 +41,7 @@ _RECRAFT = Recipe(
     reference=_PAPER,
     aligns=True,
     options=(RecraftConfig,),
-    stages=_stages,
+    stages=deferred("orca_ray.methods.stages.recraft:recraft_stages"),
     stage_names=("align", "source_head", "distortion", "refine"),
     other_epochs=_epochs_before,
     defaults={"align.distance": "wasserstein"},

@@ -11,7 +11,9 @@ from torch.nn import Parameter, functional
 
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.methods.options import MonaConfig
-from orca_ray.methods.stages.trial import EpochStage, Trial, in_parts
+from orca_ray.methods.recipe import new_parameters
+from orca_ray.methods.stages.refine_stage import RefineStage
+from orca_ray.methods.stages.trial import EpochStage, Stage, Trial, in_parts
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.evaluate import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
@@ -22,6 +24,16 @@ _STEP = 0.01
 _TINY = 1e-12
 """Smallest norm ‖g‖ to divide by."""
 _TEMPERATURE = 2.0
+
+
+def mona_stages(trial: Trial) -> list[Stage]:
+    """Return the stages of `mona`."""
+    options, refining = trial.hyperparameters.of(MonaConfig), trial.hyperparameters.refine
+    stages: list[Stage] = []
+    if options.warmup_epochs:
+        config = replace(refining, epochs=options.warmup_epochs, warmup_epochs=0.0, schedule="constant")
+        stages = [RefineStage(trial, name="warmup", parameters=new_parameters, config=config, final=False)]
+    return [*stages, *([BilevelStage(trial, options)] if options.epochs else []), RefineStage(trial)]
 
 
 class BilevelStage(EpochStage):

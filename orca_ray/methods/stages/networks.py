@@ -16,7 +16,9 @@ from transformers.pytorch_utils import Conv1D
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import TARGETS, LoraConfig
-from orca_ray.models.body import Body, repeated_layers
+from orca_ray.methods.stages.trial import NetworkRequest
+from orca_ray.models.body import Body, repeated_layers, seeded
+from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.weights import LoadedBody
 
 _FUSED = {"qkv", "Wqkv", "c_attn", "query_key_value"}
@@ -52,6 +54,20 @@ class AttentionBody(Body):
         attended, _ = self.attention(tokens_BTD, tokens_BTD, tokens_BTD, need_weights=False)
         features: Tensor = self.norm(tokens_BTD + attended)
         return features
+
+
+def attention_network(request: NetworkRequest) -> CrossModalModel:
+    """Return the model of `no_body`."""
+    dropout = request.hyperparameters.refine.dropout
+    return request.build(substitute=lambda replaced: AttentionBody(replaced, dropout))
+
+
+def lora_network(request: NetworkRequest) -> CrossModalModel:
+    """Return the model of `lora`."""
+    model = request.build()
+    with seeded(request.arguments["seed"]):
+        insert_adapters(model.body, request.hyperparameters.of(LoraConfig))
+    return model
 
 
 def insert_adapters(body: Body, options: LoraConfig) -> None:

@@ -1,6 +1,7 @@
 """The stages of `recraft`: a source head on the frozen body, then the embedder by feature-label distortion."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -10,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn import Parameter, functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_ray.alignment.labels import ClassIndex, pseudo_labels
+from orca_ray.alignment.labels import NUM_CLASSES, ClassIndex, pseudo_labels
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
 from orca_ray.methods.options import RecraftConfig
-from orca_ray.methods.stages.trial import EpochStage, Trial, in_parts
+from orca_ray.methods.recipe import align_then_refine
+from orca_ray.methods.stages.trial import EpochStage, Stage, Trial, in_parts
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.numerics import derive_seed
@@ -22,6 +24,18 @@ from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch,
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""
+
+
+def recraft_stages(trial: Trial) -> list[Stage]:
+    """Return the stages of `recraft`."""
+    config, options, target = trial.hyperparameters.of(RecraftConfig), trial.hyperparameters.align, trial.task.target
+    num_per_class = options.samples_per_class // (target.size if target.kind == "classes" else NUM_CLASSES)
+    options = replace(options, distance="wasserstein", samples_per_class=max(1, num_per_class))
+    *aligning, refining = align_then_refine(trial, options)
+    if config.distortion_epochs == 0:  # nothing would use the source head
+        return [*aligning, refining]
+    head = SourceHead(trial)
+    return [*aligning, SourceHeadStage(trial, config, head), DistortionStage(trial, config, head), refining]
 
 
 class SourceHead:

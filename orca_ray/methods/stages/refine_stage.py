@@ -130,6 +130,11 @@ class RefineStage:
 TEMPERATURE = 0.9
 
 
+def pare_stages(trial: Trial) -> list[RefineStage]:
+    """Return the stage of `pare`."""
+    return [RefineStage(trial, batch_term=MixTerm(trial, trial.hyperparameters.of(PareConfig)))]
+
+
 class MixTerm:
     """A `BatchTerm`: the weighted loss of mixes of target and source tokens, as in `pare`.
 
