@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,6 @@ from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
 from orca_ray.models.modality import EmbedderConfig, get_modality
 from orca_ray.tasks.openml import tables
-from orca_ray.tasks.openml._table import Column, Nominal, Numeric
 from orca_ray.tasks.openml.tables import LEAST_ROWS, TASKS, build, classes, encode, frequent, standardise_again
 from orca_ray.tasks.task import SPLIT_SEED, Arrays
 from tests.raw_files.openml import WRITERS, Kind, SmallTable, real_mfeat_factors, real_wdbc, synthetic, write_table
@@ -145,22 +145,15 @@ def test_arrays_are_those_of_the_reference_and_hold_every_row(
     assert found == pytest.approx(digests, rel=1e-4, abs=1e-5)
 
 
-def _numeric(*values: float, name: str = "n") -> Numeric:
-    return Numeric(name, np.array(values, dtype=np.float64))
-
-
-def _nominal(*values: str | None, declared: tuple[str, ...] | None = None) -> Nominal:
-    return Nominal("c", declared or tuple(sorted({value for value in values if value})), values)
+def _numbers(*values: float) -> pd.DataFrame:
+    return pd.DataFrame({"n": np.array(values, dtype=np.float64)})
 
 
 class TestEncode:
     def test_categories_come_first_in_slots_sorted_as_text(self) -> None:
-        columns: list[Column] = [
-            _numeric(1, 3, 1, 3),
-            _nominal("10", "9", None, "a", declared=("a", "9", "unused", "10")),
-            _nominal("x", "x", "y", "y"),
-        ]
-        x_NLW = encode("t", columns, np.arange(4))
+        first = pd.Categorical(["10", "9", None, "a"], ["a", "9", "unused", "10"])
+        table = pd.DataFrame({"n": [1.0, 3, 1, 3], "c": first, "d": pd.Categorical(["x", "x", "y", "y"])})
+        x_NLW = encode("t", table, np.arange(4))
         assert x_NLW.dtype == np.float32
         # Slots of the first: "10" < "9" < "NaN" < "a"; what is declared and does not occur has none.
         np.testing.assert_array_equal(x_NLW[:, 0], [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
@@ -168,30 +161,30 @@ class TestEncode:
         np.testing.assert_array_equal(x_NLW[:, 2], [[-1, 0, 0, 0], [1, 0, 0, 0], [-1, 0, 0, 0], [1, 0, 0, 0]])
 
     def test_missing_numbers_are_zero_before_they_are_standardised(self) -> None:
-        x_NLW = encode("t", [_nominal("a", "b", "a"), _numeric(math.nan, 3, 6)], np.arange(3))
+        table = pd.DataFrame({"c": pd.Categorical(["a", "b", "a"]), "n": [math.nan, 3, 6]})
+        x_NLW = encode("t", table, np.arange(3))
         np.testing.assert_allclose(x_NLW[:, 1, 0], np.array([-3, 0, 3]) / math.sqrt(6), rtol=1e-6)
 
     def test_without_categories_columns_with_a_missing_value_go(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
-            x_NLW = encode("t", [_numeric(math.nan, 1, 2, name="gone"), _numeric(0, 1, 2)], np.arange(3))
+            x_NLW = encode("t", pd.DataFrame({"gone": [math.nan, 1, 2], "n": [0.0, 1, 2]}), np.arange(3))
         assert x_NLW.shape == (3, 1, 1)
         assert "t: columns with missing values are left out: gone" in caplog.text
 
     def test_only_the_rows_asked_for_standardise(self) -> None:
-        x_NLW = encode("t", [_numeric(0, 2, 1000)], np.array([0, 1]))
+        x_NLW = encode("t", _numbers(0, 2, 1000), np.array([0, 1]))
         np.testing.assert_array_equal(x_NLW[:, 0, 0], [-1, 1, 999])
 
     def test_constant_columns_are_centred_and_large_numbers_keep_their_differences(self) -> None:
-        x_NLW = encode("t", [_numeric(0.1, 0.1, 0.1, 0.3)], np.arange(3))
+        x_NLW = encode("t", _numbers(0.1, 0.1, 0.1, 0.3), np.arange(3))
         assert x_NLW.ravel().tolist() == [0, 0, 0, np.float32(0.3 - 0.1)]
-        x_NLW = encode("t", [_numeric(*(1e9 + i for i in range(4)))], np.arange(4))
+        x_NLW = encode("t", _numbers(*(1e9 + i for i in range(4))), np.arange(4))
         np.testing.assert_allclose(x_NLW.ravel().astype(np.float64), (np.arange(4) - 1.5) / np.sqrt(1.25), rtol=1e-6)
 
     def test_no_column_left_is_refused(self) -> None:
-        with pytest.raises(UserError, match="t: the table has no column left to predict from"):
-            encode("t", [_numeric(math.nan, 1)], np.arange(2))
-        with pytest.raises(UserError, match="no column left"):
-            encode("t", [], np.arange(2))
+        for table in (_numbers(math.nan, 1), pd.DataFrame(index=range(2))):
+            with pytest.raises(UserError, match="t: the table has no column left to predict from"):
+                encode("t", table, np.arange(2))
 
 
 def test_standardising_again_is_by_the_unbiased_deviation_and_a_little_more() -> None:
@@ -203,12 +196,12 @@ def test_standardising_again_is_by_the_unbiased_deviation_and_a_little_more() ->
 
 
 def test_classes_are_in_the_order_of_the_header_or_whole_numbers() -> None:
-    labels, named = classes("t", _nominal("z", None, "a", "z", declared=("z", "never", "a")))
+    labels, named = classes("t", pd.Series(pd.Categorical(["z", None, "a", "z"], ["z", "never", "a"])))
     assert (labels.tolist(), named) == ([0, -1, 1, 0], ["z", "a"])
-    labels, named = classes("t", _numeric(2, 1, math.nan, 2))
+    labels, named = classes("t", pd.Series([2, 1, math.nan, 2]))
     assert (labels.tolist(), named) == ([1, 0, -1, 1], ["1", "2"])
     with pytest.raises(UserError, match="t: the target 'n' holds numbers that are not whole"):
-        classes("t", _numeric(1, 1.5))
+        classes("t", pd.Series([1, 1.5], name="n"))
 
 
 def test_rare_classes_are_left_out_and_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -250,12 +243,12 @@ def test_one_seed_gives_one_split_and_another_seed_another() -> None:
 
 def test_more_categories_than_the_memory_holds_are_refused() -> None:
     """40,000 rows of as many categories, beside 200 columns, would take two terabytes."""
-    values = tuple(f"c{i}" for i in range(40_000))
-    columns: list[Column] = [Nominal("many", values, values), *[Numeric("n", np.zeros(40_000))] * 200]
+    many = pd.Categorical([f"c{i}" for i in range(40_000)])
+    table = pd.DataFrame({"many": many, **{f"n{number}": np.zeros(40_000) for number in range(200)}})
     expected = r"openml/1: column 'many' has 40,000 categories.*GiB of memory are free; leave the column out"
     with pytest.raises(UserError, match=expected):
-        encode("openml/1", columns, np.arange(10))
+        encode("openml/1", table, np.arange(10))
     with pytest.raises(UserError, match="column 'many' has 40,000 categories"):
-        encode("openml/1", columns[:1], np.arange(10))
-    labels, occurring = classes("openml/1", columns[0])
+        encode("openml/1", table[["many"]], np.arange(10))
+    labels, occurring = classes("openml/1", table["many"])
     assert len(occurring) == len(set(labels.tolist())) == 40_000

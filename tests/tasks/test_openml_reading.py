@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from orca_ray.data.fetch import verify
 from orca_ray.data.raw import PINS, Workspace
 from orca_ray.errors import UserError
 from orca_ray.tasks.openml import _table
-from orca_ray.tasks.openml._table import Nominal, Numeric, Table, read_table
+from orca_ray.tasks.openml._table import read_table
 from orca_ray.tasks.registry import get_task
 from tests.data.faulty_server import Fault, Server, serving
 from tests.raw_files.openml import SmallTable, edit_description, edit_table, mock, write_bytes, write_mock, write_table
@@ -46,40 +47,36 @@ TABLE = SmallTable(
 )
 
 
-def _read(raw: Path, dataset_id: int = 7) -> Table:
+def _read(raw: Path, dataset_id: int = 7) -> "tuple[pd.DataFrame, pd.Series[Any]]":
     return read_table(Workspace(f"openml/{dataset_id}", raw, raw), dataset_id)
 
 
 class TestTables:
     def test_quoted_categories_numbers_and_missing_values(self, tmp_path: Path) -> None:
         write_table(tmp_path, 7, TABLE)
-        table = _read(tmp_path)
-        length, count, colour = table.columns
-        assert isinstance(length, Numeric)
-        assert isinstance(count, Numeric)
-        np.testing.assert_array_equal(length.values, [1.5, math.nan, 0.25, 2e-3, 7.0])
-        np.testing.assert_array_equal(count.values, [2, -3, 0, math.nan, 1])
-        declared = ("light blue", "it's red", "a,b", "?", "never")
+        table, target = _read(tmp_path)
         # A quoted question mark is missing, too, as the reference reads it.
-        assert colour == Nominal("colour", declared, ("light blue", "it's red", "a,b", None, None))
-        assert table.target == Nominal("class", ("yes", "no"), ("yes", "no", "no", None, "yes"))
+        colours = pd.Categorical(["light blue", "it's red", "a,b", None, None], list(TABLE.columns[2][1]))
+        numbers = {"length in cm": [1.5, math.nan, 0.25, 2e-3, 7.0], "count": [2, -3, 0, math.nan, 1]}
+        pd.testing.assert_frame_equal(table, pd.DataFrame({**numbers, "colour": colours}))
+        classes = pd.Categorical(["yes", "no", "no", None, "yes"], ["yes", "no"])
+        pd.testing.assert_series_equal(target, pd.Series(classes, name="class"))
 
     def test_sparse_rows_leave_out_zeros_and_first_categories(self, tmp_path: Path) -> None:
         rows: list[list[Any]] = [[0.0, 2, "it's red", "no"], [1.5, 0, "light blue", "yes"], [0.0, 0, None, "no"]]
         write_table(tmp_path, 7, SmallTable("sparse", TABLE.columns, rows, "class", sparse=True))
         assert "{1 2, 2 'it\\'s red', 3 no}" in (tmp_path / "7" / "data.arff").read_text()
-        table = _read(tmp_path)
-        assert isinstance(table.columns[0], Numeric)
-        np.testing.assert_array_equal(table.columns[0].values, [0, 1.5, 0])
-        assert table.columns[2].values == ("it's red", "light blue", None)
-        assert table.target.values == ("no", "yes", "no")
+        table, target = _read(tmp_path)
+        assert table["length in cm"].tolist() == [0, 1.5, 0]
+        assert table["colour"].tolist() == ["it's red", "light blue", pytest.approx(math.nan, nan_ok=True)]
+        assert target.tolist() == ["no", "yes", "no"]
 
     @pytest.mark.parametrize(("row_id", "ignored"), [("count", ("colour",)), ("", ("count,colour",))])
     def test_row_numbers_and_ignored_columns_are_no_features(
         self, row_id: str, ignored: tuple[str, ...], tmp_path: Path
     ) -> None:
         write_table(tmp_path, 7, SmallTable("x", TABLE.columns, TABLE.rows, "class", row_id, ignored))
-        assert [column.name for column in _read(tmp_path).columns] == ["length in cm"]
+        assert list(_read(tmp_path)[0]) == ["length in cm"]
 
 
 class TestRealAnswers:
@@ -87,25 +84,25 @@ class TestRealAnswers:
         from scipy.io import arff
 
         write_mock(tmp_path, 61, "api-v1-jd-61.json.gz", "data-v1-dl-61.arff.gz")
-        table = _read(tmp_path, 61)
+        table, target = _read(tmp_path, 61)
         content, meta = arff.loadarff(tmp_path / "61" / "data.arff")
-        assert [column.name for column in table.columns] == meta.names()[:-1]
-        for column in table.columns:
-            np.testing.assert_array_equal(np.array(column.values), content[column.name])
-        assert list(table.target.values) == [value.decode() for value in content["class"]]
+        assert list(table) == meta.names()[:-1]
+        for name, column in table.items():
+            np.testing.assert_array_equal(column, content[name])
+        assert target.tolist() == [value.decode() for value in content["class"]]
 
     def test_sparse_rows_of_australian(self, tmp_path: Path) -> None:
         write_mock(tmp_path, 292, "api-v1-jd-292.json.gz", "data-v1-dl-49822.arff.gz")
-        table = _read(tmp_path, 292)
+        table, target = _read(tmp_path, 292)
         # "{0 -1, 1 1, 2 -0.7494737, 3 -0.1814286, 5 …": the target comes first, the fourth feature is left out.
-        assert table.target.values[:4] == ("-1", "-1", "-1", "1")
-        assert [float(column.values[0] or 0) for column in table.columns[:4]] == [1, -0.7494737, -0.1814286, 0]
+        assert target[:4].tolist() == ["-1", "-1", "-1", "1"]
+        assert [float(value) for value in table.iloc[0, :4]] == [1, -0.7494737, -0.1814286, 0]
 
     def test_mice_leave_out_their_number_and_what_makes_up_the_class(self, tmp_path: Path) -> None:
         write_mock(tmp_path, 40966, "api-v1-jd-40966.json.gz", "data-v1-dl-17928620.arff.gz")
-        table = _read(tmp_path, 40966)
-        assert len(table.columns) == 77
-        assert all(isinstance(column, Numeric) for column in table.columns)
+        table, _ = _read(tmp_path, 40966)
+        assert table.select_dtypes("number").shape == table.shape
+        assert table.shape[1] == 77
 
 
 def _field(name: str, value: Any) -> Callable[[str], str]:
@@ -195,8 +192,8 @@ def test_whatever_a_table_holds_it_is_read_or_refused(
     header = f"@RELATION x\n@ATTRIBUTE a {{0,1}}\n@ATTRIBUTE b REAL\n{text}\n"
     write_bytes(raw, 7, table, f"{header}@DATA\n{text}\n".encode())
     with contextlib.suppress(UserError):
-        read = _read(raw)
-        assert all(len(column.values) == len(read.target.values) for column in read.columns)
+        features, target = _read(raw)
+        assert len(features) == len(target)
 
 
 IRIS = get_task("openml/61")

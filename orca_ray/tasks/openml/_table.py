@@ -8,12 +8,11 @@ scikit-learn's client does not resume or record hashes, and OpenML's own client 
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from orca_ray.data import cache
 from orca_ray.data.archives import check_growth
@@ -24,6 +23,9 @@ from orca_ray.data.raw import RawFile, Workspace
 from orca_ray.data.readers import check_not_finite
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, quoted, shorten
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SERVER = "https://www.openml.org"
 _PATIENCE = Patience()
@@ -128,51 +130,17 @@ _CELL_BYTES = 40.0  # memory of one number in the lists that the ARFF reader mak
 _MISSING = (None, "?")  # the ARFF reader reads a quoted question mark as text, but uploaders mean a missing value
 
 
-@dataclass(frozen=True)
-class Nominal:
-    """A column of categories."""
+def read_table(workspace: Workspace, dataset_id: int) -> "tuple[pd.DataFrame, pd.Series[Any]]":
+    """Return the features and the target of the data set ``dataset_id``, read from its raw files.
 
-    name: str
-    declared: tuple[str, ...]
-    """Declared categories in the order of the header; some may not occur."""
-    values: tuple[str | None, ...]
-    """The N values of the column; None: missing."""
-
-    def rows(self, chosen: Array) -> Self:
-        """Return the column with only the rows where the mask ``chosen`` [N] is true."""
-        return replace(self, values=tuple(value for value, kept in zip(self.values, chosen, strict=True) if kept))
-
-
-@dataclass(frozen=True)
-class Numeric:
-    """A column of numbers."""
-
-    name: str
-    values: npt.NDArray[np.float64]
-    """The values of the column, [N]; NaN: missing."""
-
-    def rows(self, chosen: Array) -> Self:
-        """Return the column with only the rows where the mask ``chosen`` [N] is true."""
-        return replace(self, values=self.values[chosen])
-
-
-Column = Nominal | Numeric
-
-
-@dataclass(frozen=True)
-class Table:
-    """The feature columns of a data set, in the order of its file, and the target column."""
-
-    columns: tuple[Column, ...]
-    target: Column
-
-
-def read_table(workspace: Workspace, dataset_id: int) -> Table:
-    """Return the table of the data set ``dataset_id``, read from its raw files.
+    Features are in the order of the file. A column is float64, with NaN for missing values, or categorical, with all
+    declared categories, of which some may not occur, in the order of the header.
 
     Raises UserError if a file is missing, the description is invalid, or the table has another MD5 than its description
     says, is not ARFF, has no rows, lacks the target column, or has columns of free text or infinite numbers.
     """
+    import pandas as pd
+
     description_path, path = (workspace.file(file.path) for file in raw_files(dataset_id))
     description = read_description(description_path, dataset_id)
     with path.open("rb") as stream:
@@ -190,9 +158,8 @@ def read_table(workspace: Workspace, dataset_id: int) -> Table:
         absent = quoted(description.target)
         raise UserError(f"{path} has no column {absent}, the target; its columns: {quoted(names)}")
     wanted = {name: i for i, name in enumerate(names) if name not in description.left_out - {description.target}}
-    columns = {name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()}
-    target = columns.pop(description.target)
-    return Table(tuple(columns.values()), target)
+    table = pd.DataFrame({name: _column(path, attributes[i], [row[i] for row in rows]) for name, i in wanted.items()})
+    return table, table.pop(description.target)
 
 
 def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
@@ -215,13 +182,15 @@ def _parsed(path: Path) -> tuple[list[Attribute], list[Row]]:
     return content["attributes"], content["data"]
 
 
-def _column(path: Path, attribute: Attribute, values: list[Any]) -> Column:
+def _column(path: Path, attribute: Attribute, values: list[Any]) -> "pd.Categorical | Array":
+    import pandas as pd
+
     name, kind = attribute
     if isinstance(kind, list):
-        return Nominal(name, tuple(kind), tuple(None if value in _MISSING else value for value in values))
+        return pd.Categorical([None if value in _MISSING else value for value in values], list(dict.fromkeys(kind)))
     where = f"column {quoted(name)}"
     if kind.upper() not in NUMERIC:
         raise UserError(f"{path}: {where} is of type {kind}, expected categories or {', '.join(NUMERIC)}")
     numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     check_not_finite(path, where, np.where(np.isnan(numbers), 0.0, numbers))
-    return Numeric(name, numbers)
+    return numbers

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,17 @@ from orca_ray.data.splits import Indices
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 from orca_ray.tasks.arrays import named
-from orca_ray.tasks.openml._table import Column, Nominal, Numeric, fetch, raw_files, read_table
+from orca_ray.tasks.openml._table import fetch, raw_files, read_table
 from orca_ray.tasks.task import SPLIT_SEED, Arrays, Target, Task, Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger(__name__)
 
-TABLES: Mapping[int, Mapping[str, Any]] = {
-    int(dataset_id): declared for dataset_id, declared in tables("orca_ray.tasks.openml", "tables.toml").items()
-}
+_LISTED = tables("orca_ray.tasks.openml", "tables.toml")
+_OF_ALL = _LISTED.pop("all")
+TABLES: Mapping[int, Mapping[str, Any]] = {int(dataset_id): declared for dataset_id, declared in _LISTED.items()}
 """Fields of each data set in ``tables.toml``, by the id of the data set on OpenML."""
 LEAST_ROWS = 3
 """Least number of rows of a class: one in each split, so that the metric is defined."""
@@ -41,13 +44,13 @@ LEAST_ROWS = 3
 def build(dataset_id: int, workspace: Workspace) -> Arrays:
     """Return the arrays of one table; raises the UserErrors of `read_table`, `frequent`, `classes` and `encode`."""
     name = workspace.task
-    table = read_table(workspace, dataset_id)
-    labels, names = classes(name, table.target)
+    table, target = read_table(workspace, dataset_id)
+    labels, names = classes(name, target)
     kept = frequent(name, labels, names)
-    columns, labels = [column.rows(kept) for column in table.columns], np.unique(labels[kept], return_inverse=True)[1]
+    labels = np.unique(labels[kept], return_inverse=True)[1]
     train, validation, test = split(labels, SPLIT_SEED)
     paper = workspace.protocol == PAPER
-    x_NLW = encode(name, columns, np.arange(len(labels)) if paper else train)
+    x_NLW = encode(name, table[kept], np.arange(len(labels)) if paper else train)
     if x_NLW.shape[2] == 1:
         x_NLW = _as_reference(dataset_id, x_NLW, np.concatenate([train, validation]) if paper else train)
     x = x_NLW if paper and x_NLW.shape[2] == 1 else x_NLW.transpose(0, 2, 1)  # channels, length: W, L
@@ -118,27 +121,26 @@ _COPIES = 2  # in memory at once: rows in the order of the table, and rows by sp
 _EPSILON = 1e-5  # added to deviations by `standardise_again`
 
 
-def classes(name: str, target: Column) -> tuple[npt.NDArray[np.int64], list[str]]:
+def classes(name: str, target: "pd.Series[Any]") -> tuple[npt.NDArray[np.int64], list[str]]:
     """Return the class numbers [N], −1 if missing, and the names of the classes that occur in ``target``.
 
     Classes that occur are numbered from 0: categories in the order in which the table declares them, whole numbers in
     ascending order. Raises UserError if the target has numbers that are not whole; ``name`` is the task's name, for the
     message.
     """
-    if isinstance(target, Nominal):
-        found = set(target.values)
-        occurring = [each for each in target.declared if each in found]
-        number = {each: k for k, each in enumerate(occurring)}
-        return np.array([-1 if each is None else number[each] for each in target.values], dtype=np.int64), occurring
-    known = target.values[~np.isnan(target.values)]
+    if target.dtype == "category":
+        occurring = target.cat.remove_unused_categories().cat
+        return occurring.codes.to_numpy().astype(np.int64), list(occurring.categories)
+    numbers = target.to_numpy()
+    known = numbers[~np.isnan(numbers)]
     if not np.array_equal(known, np.round(known)):
         raise UserError(f"{name}: the target {target.name!r} holds numbers that are not whole, expected classes")
     values = np.unique(known)
-    labels = np.where(np.isnan(target.values), -1, np.searchsorted(values, target.values))
+    labels = np.where(np.isnan(numbers), -1, np.searchsorted(values, numbers))
     return labels.astype(np.int64), [f"{value:.0f}" for value in values]
 
 
-def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np.float32]:
+def encode(name: str, table: "pd.DataFrame", fit: Indices) -> npt.NDArray[np.float32]:
     """Return the N rows of a table as sequences [N, L, W] of L columns, each encoded in W slots.
 
     Columns of categories come first. They are one-hot: there is a slot for each category that occurs in any row, sorted
@@ -146,17 +148,17 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     then all are standardised by mean and deviation of the rows ``fit``. If no column has categories, columns with
     missing values are left out instead. Raises UserError if no column is left or the result does not fit the memory.
     """
-    nominal = [column for column in columns if isinstance(column, Nominal)]
-    numeric = [column for column in columns if isinstance(column, Numeric)]
-    if not nominal:
-        numeric = _complete(name, numeric)
-    if not nominal and not numeric:
+    nominal, numeric = table.select_dtypes("category"), table.select_dtypes("number")
+    if nominal.shape[1] == 0 and (incomplete := [column for column in numeric if numeric[column].isna().any()]):
+        logger.info("%s: columns with missing values are left out: %s", name, ", ".join(map(str, incomplete)))
+        numeric = numeric.drop(columns=incomplete)
+    num_rows, length = len(table), nominal.shape[1] + numeric.shape[1]
+    if length == 0:
         raise UserError(f"{name}: the table has no column left to predict from")
-    num_rows, length = len(columns[0].values), len(nominal) + len(numeric)
-    texts = [np.array([MISSING if value is None else value for value in column.values], object) for column in nominal]
+    texts = [nominal[column].astype(object).fillna(MISSING).to_numpy() for column in nominal]
     coded = [np.unique(each, return_inverse=True) for each in texts]  # categories, and the slot of each row
     width = max([1, *(len(categories) for categories, _ in coded)])
-    widest = next((column.name for column, each in zip(nominal, coded, strict=True) if len(each[0]) == width), "")
+    widest = next((column for column, each in zip(nominal, coded, strict=True) if len(each[0]) == width), "")
     check_memory(
         _COPIES * 4.0 * num_rows * length * width,
         f"{name}: column {widest!r} has {width:,} categories, one slot each in {num_rows:,} rows of {length} columns",
@@ -167,8 +169,8 @@ def encode(name: str, columns: Sequence[Column], fit: Indices) -> npt.NDArray[np
     x_NLW = np.zeros((num_rows, length, width), dtype=np.float32)
     for i, (_, slots) in enumerate(coded):
         x_NLW[np.arange(num_rows), i, slots] = 1
-    for i, numbers in enumerate((each.values for each in numeric), len(nominal)):
-        x_NLW[:, i, 0] = _standardised(np.where(np.isnan(numbers), 0.0, numbers), fit)
+    for i, column in enumerate(numeric, len(coded)):
+        x_NLW[:, i, 0] = _standardised(numeric[column].fillna(0.0).to_numpy(), fit)
     return x_NLW
 
 
@@ -182,14 +184,6 @@ def standardise_again(x_NLW: npt.NDArray[np.float32], fit: Indices) -> npt.NDArr
         place = (slice(None), *index)
         again[place] = _standardised(x_NLW[place].astype(np.float64), fit, unbiased=1, epsilon=_EPSILON)
     return again
-
-
-def _complete(name: str, columns: Sequence[Numeric]) -> list[Numeric]:
-    complete = [column for column in columns if not np.isnan(column.values).any()]
-    if len(complete) < len(columns):
-        left_out = ", ".join(column.name for column in columns if np.isnan(column.values).any())
-        logger.info("%s: columns with missing values are left out: %s", name, left_out)
-    return complete
 
 
 def _standardised(values: Floats, fit: Indices, *, unbiased: int = 0, epsilon: float = 0.0) -> Floats:
@@ -210,24 +204,16 @@ def _task(dataset_id: int) -> Task:
     return Task(
         name=f"openml/{dataset_id}",
         title=f"{declared['name']} (OpenML {dataset_id})",
-        domain="tabular",
         input_shape=None,
-        input_kind="sequence",
         target=Target("classes", size=0),
-        loss="weighted_cross_entropy",
-        metric="one_minus_auroc",
         paper_metric="error" if "lift" in declared else "",
-        input_scale="measured",
         num_samples=None,
-        licence="the table's own, named in its description on OpenML",
-        terms="OpenML asks to cite the source that a table's description names.",
-        citation="Vanschoren, van Rijn, Bischl and Torgo, OpenML: networked science in machine learning, 2013",
         reference=f"https://www.openml.org/d/{dataset_id}",
         files=raw_files(dataset_id),
         fetcher=partial(fetch, dataset_id),
         paper_splits="nominal_only" not in declared,
-        version=2,
         build=partial(build, dataset_id),
+        **_OF_ALL,
     )
 
 
