@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.hyperbolic import GAMMA, Boundary, Gas, Stress, sweep_axis
+from orca_ray.simulation.hyperbolic import GAMMA, Gas, Stress, sweep_axis
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
 
 ETA = ZETA = 0.1
@@ -26,17 +26,14 @@ _WINDOW_WIDTH = 0.01
 _LEAST = 0.05
 
 
-def evolve(
-    initial: Array, eta: float, zeta: float, cell: float, interval: float, num_frames: int,
-    boundary: Boundary = "periodic",
-) -> Array:  # fmt: skip
+def evolve(initial: Array, cell: float, interval: float, num_frames: int) -> Array:
     """Solve the equations from ``initial`` [4, X, Y] (density, two velocities, pressure) on cells with sides ``cell``.
 
-    Returns frames [4, num_frames, X, Y] at time intervals of ``interval``, ``initial`` first. The shear and bulk
-    viscosities ``eta`` and ``zeta`` must be 0 with the boundary "outflow". A time step is half a step without viscosity
-    along x, then along y, a viscous step, and half a step along y, then along x (Strang splitting).
+    Returns frames [4, num_frames, X, Y] at time intervals of ``interval``, ``initial`` first. A time step is half a
+    step without viscosity along x, then along y, a viscous step, and half a step along y, then along x (Strang
+    splitting).
     """
-    gas, stress = Gas(), Stress(eta, zeta, cell)
+    gas, stress = Gas(), Stress(ETA, ZETA, cell)
     frames = np.empty((4, num_frames, *initial.shape[1:]))
     frames[:, 0] = initial
     conserved = gas.conserved(initial)
@@ -47,11 +44,10 @@ def evolve(
             count = math.ceil(left * fastest / (2 * COURANT * cell))
             dt = left / count
             for direction in (0, 1):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
-            if eta or zeta:
-                conserved[1:] = stress.step(conserved[0], conserved[1:], dt)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, "periodic", direction)
+            conserved[1:] = stress.step(conserved[0], conserved[1:], dt)
             for direction in (1, 0):
-                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, boundary, direction)
+                conserved = sweep_axis(conserved, 0.5 * dt / cell, gas, "periodic", direction)
             left = left - dt if count > 1 else 0.0
         frames[:, frame] = gas.primitive(conserved)
     return frames
@@ -95,7 +91,7 @@ def _edge(rng: np.random.Generator, x: Array) -> Array:
 
 def _solve(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = (sample_initial(rng, GRID.x) for rng in rngs)
-    frames = [evolve(each, ETA, ZETA, GRID.cell, GRID.interval, GRID.num_frames) for each in initial]
+    frames = [evolve(each, GRID.cell, GRID.interval, GRID.num_frames) for each in initial]
     fields = np.stack(frames, axis=1).astype(np.float32)
     return dict(zip(("density", "Vx", "Vy", "pressure"), fields, strict=True))
 

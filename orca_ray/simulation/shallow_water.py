@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from orca_ray.simulation.hyperbolic import GRAVITY, Boundary, Water, sweep_axis
+from orca_ray.simulation.hyperbolic import GRAVITY, Water, sweep_axis
 from orca_ray.simulation.simulation import Array, Fields, Grid, described
 
 INNER_DEPTH, OUTER_DEPTH = 2.0, 1.0
@@ -14,9 +14,7 @@ GRID = Grid(low=-2.5, high=2.5, num_cells=128, end=1.0, num_frames=101)
 COURANT = 0.8
 
 
-def evolve(
-    initial: Array, cell: float, interval: float, num_frames: int, top_speed: float, boundary: Boundary = "outflow"
-) -> Array:
+def evolve(initial: Array, cell: float, interval: float, num_frames: int, top_speed: float) -> Array:
     """Solve the equations from ``initial`` [3, B, X, Y] (depth, two momenta) on cells with sides ``cell``.
 
     Returns depths [B, num_frames, X, Y] at time intervals of ``interval``, the initial one first. ``top_speed`` is an
@@ -32,7 +30,7 @@ def evolve(
     for frame in range(1, num_frames):
         for _ in range(steps):
             for direction in order:
-                conserved = sweep_axis(conserved, ratio, water, boundary, direction)
+                conserved = sweep_axis(conserved, ratio, water, "outflow", direction)
             order = order[::-1]
         frames[:, frame] = conserved[0]
     return frames
