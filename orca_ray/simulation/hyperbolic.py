@@ -31,7 +31,8 @@ def sweep(conserved: Array, ratio: Array | float, system: "Gas | Water", boundar
     Toro, Riemann Solvers and Numerical Methods for Fluid Dynamics, section 14.4). ``ratio`` is the time step divided by
     the cell size, a number or an array that broadcasts with [..., N]. The boundary "outflow" is open at both ends.
     """
-    state = _pad(system.primitive(conserved), 2, boundary)
+    widths = [*[(0, 0)] * (conserved.ndim - 1), (2, 2)]
+    state = np.pad(system.primitive(conserved), widths, "wrap" if boundary == "periodic" else "edge")
     slopes = _limited_slopes(state)
     state = state[..., 1:-1]
     middle = state + 0.5 * ratio * system.drift(state, slopes)
@@ -50,13 +51,6 @@ def sweep_axis(conserved: Array, ratio: float, system: "Gas | Water", boundary: 
     order[[1, 1 + direction]] = order[[1 + direction, 1]]
     turned = np.moveaxis(conserved[order], direction - 2, -1)
     return np.moveaxis(sweep(turned, ratio, system, boundary), -1, direction - 2)[order]
-
-
-def _pad(fields: Array, width: int, boundary: Boundary) -> Array:
-    if boundary == "periodic":
-        return np.concatenate([fields[..., -width:], fields, fields[..., :width]], axis=-1)
-    first, last = (np.repeat(edge, width, axis=-1) for edge in (fields[..., :1], fields[..., -1:]))
-    return np.concatenate([first, fields, last], axis=-1)
 
 
 def _limited_slopes(state: Array) -> Array:
@@ -207,9 +201,7 @@ class Stress:
 
     def rates(self, density: Array, changing: Array) -> Array:
         """Return d/dt of ``changing`` [3, X, Y] = (two momenta, energy) by the stress alone; ``density`` is [X, Y]."""
-        velocity = changing[:2] / density  # then padded with the periodic neighbours
-        velocity = np.concatenate([velocity[:, -1:], velocity, velocity[:, :1]], axis=1)
-        velocity = np.concatenate([velocity[:, :, -1:], velocity, velocity[:, :, :1]], axis=2)
+        velocity = np.pad(changing[:2] / density, ((0, 0), (1, 1), (1, 1)), "wrap")
         result = self._through_faces(velocity)
         turned = self._through_faces(velocity[::-1].swapaxes(1, 2)).swapaxes(1, 2)
         for field, other in enumerate((1, 0, 2)):
