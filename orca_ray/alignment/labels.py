@@ -34,7 +34,9 @@ def pseudo_labels(y: Rows, seed: int = 0) -> np.ndarray[Any, Any]:
     y_ND = y_ND - y_ND.mean(axis=0)
     y_ND /= y_ND.std() or 1.0  # the tolerances of k-means depend on the scale
     kind = MiniBatchKMeans if len(y_ND) > _MINI_BATCH_ABOVE else KMeans
-    labels: np.ndarray[Any, Any] = kind(_num_distinct(y_ND, NUM_CLASSES), n_init=3, random_state=seed).fit_predict(y_ND)
+    num_distinct = len({hash((row + 0.0).tobytes()) for row in y_ND})  # -0.0 is 0.0; np.unique would copy all rows
+    num_classes = min(num_distinct, NUM_CLASSES)
+    labels: np.ndarray[Any, Any] = kind(num_classes, n_init=3, random_state=seed).fit_predict(y_ND)
     return labels.astype(np.int64)
 
 
@@ -54,16 +56,6 @@ def sketched(y: Rows, seed: int) -> np.ndarray[Any, Any]:
     rows = max(1, 2**23 // num_columns)
     blocks = (y[start : start + rows].reshape(-1, num_columns) for start in range(0, len(y), rows))
     return np.concatenate([np.add.reduceat(block[:, order] * signs, starts, axis=1) for block in blocks])
-
-
-def _num_distinct(y_ND: np.ndarray[Any, Any], most: int) -> int:
-    """Return the number of different rows, or ``most`` if there are more; np.unique would copy all rows."""
-    seen: set[bytes] = set()
-    for row in y_ND:
-        seen.add((row + 0.0).tobytes())  # -0.0 is 0.0
-        if len(seen) == most:
-            break
-    return len(seen)
 
 
 class ClassIndex:
