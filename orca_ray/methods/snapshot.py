@@ -19,11 +19,10 @@ from orca_ray.methods.recipe import NO_BODY, Recipe
 from orca_ray.methods.registry import get_method, relevant, resolve
 from orca_ray.methods.reports import Outcome
 from orca_ray.methods.stages.trial import Trial, network_request
-from orca_ray.models.bounded import AtMost
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.mixture import Average, Mixture
 from orca_ray.models.names import listed_body
-from orca_ray.models.weights import BodyArchitecture, describe_body
+from orca_ray.models.weights import AtMost, BodyArchitecture, describe_body
 from orca_ray.tasks.losses import get_loss
 
 _LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
