@@ -295,7 +295,7 @@ def _from_hub(name: str) -> Path:
     """Return the local copy of a repository of the Hugging Face hub that is a model folder."""
     from huggingface_hub import constants, snapshot_download
 
-    from orca_ray.models.body_files import cause, check_hub
+    from orca_ray.models.hugging_face import cause, check_hub
 
     repository = name.removeprefix(HUB)
     files = [model_folder.CONFIG, model_folder.WEIGHTS, model_folder.PREPROCESSING, model_folder.CARD]

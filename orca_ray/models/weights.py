@@ -16,8 +16,8 @@ from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError, nearest
 from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, ImageStem, Stem, seeded
-from orca_ray.models.body_files import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.family import Family, family_of, keep_layers
+from orca_ray.models.hugging_face import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch import Tensor
 from orca_ray.data.download import Patience
 from orca_ray.data.rows import PACKAGED_BODIES, PAPER_BODIES
 from orca_ray.errors import UserError
-from orca_ray.models import body_files, hugging_face
+from orca_ray.models import hugging_face
 from orca_ray.models.body import Body
 from orca_ray.models.modality import MODALITIES, EmbedderConfig, get_modality, modality_of
 from orca_ray.models.names import list_bodies, parse_body_name
@@ -72,7 +72,7 @@ def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "timm:vit_tiny_patch16_224"])
 def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_files, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
+    monkeypatch.setattr(hugging_face, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
@@ -200,7 +200,7 @@ def test_every_family_is_built_without_its_directory(
         raise AssertionError("the hub or the cache was asked")
 
     monkeypatch.setattr(hugging_face, "read_config", refused)
-    monkeypatch.setattr(body_files, "local_file", refused)
+    monkeypatch.setattr(hugging_face, "local_file", refused)
     same(described, name, pretrained=True)  # from the bodies that this process keeps
 
 

@@ -234,6 +234,6 @@ def _has_body(name: str) -> bool:
         return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
     if name.startswith("timm:") or Path(name).is_dir():
         return True
-    from orca_ray.models.body_files import WEIGHT_FILES, local_file
+    from orca_ray.models.hugging_face import WEIGHT_FILES, local_file
 
     return any(local_file(name, file) for file in WEIGHT_FILES)

@@ -304,7 +304,7 @@ class _HubBody(Item):
         self._path = f"models--{base.replace('/', '--')}"
 
     def present(self) -> bool:
-        from orca_ray.models.body_files import local_file, weight_files
+        from orca_ray.models.hugging_face import local_file, weight_files
 
         try:
             return local_file(self._base, "config.json") is not None and bool(weight_files(self._base))
