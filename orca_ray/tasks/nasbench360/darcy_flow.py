@@ -42,11 +42,7 @@ def _build(workspace: Workspace) -> Arrays:
 def _with_grid(permeability: Array) -> Array:
     """Return inputs [N, 3, 85, 85]: ``permeability`` [N, 85, 85] and both coordinates, in [0, 1], of each point."""
     ticks = np.linspace(0, 1, SIDE, dtype=np.float32)
-    x = np.empty((len(permeability), 3, SIDE, SIDE), np.float32)
-    x[:, 0] = permeability
-    x[:, 1] = ticks
-    x[:, 2] = ticks[:, None]
-    return x
+    return np.stack(np.broadcast_arrays(permeability, ticks, ticks[:, None]), axis=1)
 
 
 def _fields(workspace: Workspace, file: str, most: int) -> tuple[Array, Array]:
