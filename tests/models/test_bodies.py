@@ -28,13 +28,6 @@ from tests.models.conftest import DECODERS, IMAGE, TEXT, VOCABULARY, RandomTenso
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
 
-def embedded(loaded: LoadedBody, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Tokens of images and their grid."""
-    assert isinstance(loaded.stem, ImageStem)
-    patch = loaded.stem.patch_size
-    return loaded.stem.embed_images(pixels), (pixels.shape[2] // patch, pixels.shape[3] // patch)
-
-
 class TestEveryFamily(FamilySuite):
     """By default, every model type is compared with its library, and four have all the tests."""
 
@@ -83,20 +76,6 @@ def test_images_are_normalised_as_by_the_bodys_own_preprocessor(
 
 
 @torch.no_grad()
-def test_layers_of_swin_come_off_the_deepest_stage(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
-    from transformers import AutoModel
-
-    loaded = load_body(f"{tiny('swin')}:layers=4")
-    pixels = random_tensor(2, 3, 64, 64)
-    expected = AutoModel.from_pretrained(tiny("swin"), depths=[2, 2]).eval()(pixels).last_hidden_state
-    torch.testing.assert_close(loaded.body(*embedded(loaded, pixels)), expected, atol=1e-5, rtol=1e-5)
-    with pytest.raises(UserError, match="2 stages"):
-        load_body(f"{tiny('swin')}:layers=1")
-    with pytest.raises(UserError, match=r"has 3 layers, 4 were asked for: keep 1 to 3 of them"):
-        load_body(f"{tiny('bert')}:layers=4")
-
-
-@torch.no_grad()
 def test_swin_shrinks_windows_to_small_grids(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
     """A window of 2 keeps the position biases that its four places had inside the pretrained window of 4."""
     loaded = load_body(str(tiny("swin")))
@@ -108,7 +87,7 @@ def test_swin_shrinks_windows_to_small_grids(tiny: TinyDirectory, random_tensor:
     after = loaded.body.encoder.layers[1].blocks[0].attention.relative_position_bias()[0]
     corner = torch.tensor([0, 1, 4, 5])
     assert torch.equal(after, before[:, corner][:, :, corner])
-    features = loaded.body(*embedded(loaded, random_tensor(3, 3, 16, 16)))
+    features = loaded.body(random_tensor(3, 16, loaded.stem.width), (4, 4))
     assert features.shape == (3, 4, 32)
     assert features.isfinite().all()
 

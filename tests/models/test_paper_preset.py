@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from orca_ray.errors import UserError
 from orca_ray.models import weights
 from orca_ray.models.convolution import Architecture, build_convolutional
 from orca_ray.models.crossmodal import CrossModalModel, build_model
-from orca_ray.models.modality import DenseHeadName, EmbedderConfig, Initialisation
+from orca_ray.models.modality import EmbedderConfig, Initialisation
 from tests.models.conftest import RandomTensor, TinyDirectory
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -85,11 +85,7 @@ def test_outputs_equal_the_references(ours: Arrays, tmp_path: Path) -> None:
             np.testing.assert_allclose(array.reshape(theirs[name].shape), theirs[name], 1e-5, 1e-5, err_msg=name)
 
 
-KINDS = ["roberta", "mpnet", "modernbert", "vit", "dinov2", "swin"]
-INPUTS = [(1, 30), (12, 29), (1, 427), (2, 1), (1, 8, 8), (3, 21, 50), (5, 1, 7)]
 CLASSES = Target("classes", 6)
-DENSE = [Target("dense", shape=shape) for shape in ((29,), (2, 50), (3, 21, 50))]
-OUTPUTS = [CLASSES, DENSE[0], Target("labels", 4), DENSE[1], Target("scalar"), DENSE[2]]
 
 
 def build(
@@ -97,22 +93,6 @@ def build(
 ) -> CrossModalModel:
     values = {"pretrained": True, "config": EmbedderConfig(16, 24), "seed": 0, **arguments}
     return build_model(body=body, input_shape=input_shape, target=target, **values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("number", range(12))
-@torch.no_grad()
-def test_any_input_on_any_body_gives_exactly_the_targets_shape(
-    number: int, tiny: TinyDirectory, random_tensor: RandomTensor
-) -> None:
-    """Twelve combinations: each kind of body with two inputs, each input and each target with one or two bodies."""
-    body, input_shape = str(tiny(KINDS[number % 6])), INPUTS[number % 7]
-    target = OUTPUTS[(number + number // 6) % 6]
-    start, dense = (get_args(each)[number % len(get_args(each))] for each in (Initialisation, DenseHeadName))
-    model = build(body, input_shape, target, config=EmbedderConfig(16, 24, initialisation=start), dense_head=dense)
-    predictions = model(x := random_tensor(3, *input_shape))
-    assert predictions.shape == (3, *target.output_shape)
-    assert predictions.isfinite().all()
-    assert model.features(x).shape == (3, weights.load_body(body).stem.width)
 
 
 @pytest.mark.parametrize(("kind", "pretrained"), [("roberta", True), ("dinov2", False), ("swin", False)])
