@@ -84,20 +84,6 @@ def _order(coarse: float, fine: float) -> float:
     return float(np.log2(coarse / fine))
 
 
-def test_a_uniform_field_grows_as_the_logistic_function() -> None:
-    start = np.array([0.0, 0.2, 0.7, 1.0])
-    frames = periodic.evolve_growth(np.repeat(start[:, None], 16, axis=1), 0.5, 1.0, 0.01, 101)
-    grown = start * np.e / (1 - start + start * np.e)
-    np.testing.assert_allclose(frames[:, -1], np.repeat(grown[:, None], 16, axis=1), atol=1e-10)
-
-
-def test_without_growth_waves_decay_as_in_the_heat_equation() -> None:
-    x = centres(0.0, 1.0, 64)
-    k = 2 * np.pi * np.array([[1.0], [3.0]])
-    frames = periodic.evolve_growth(1 + np.sin(k * x), 0.5, 0.0, 0.01, 11)
-    np.testing.assert_allclose(frames[:, -1], 1 + np.exp(-0.5 * k**2 * 0.1) * np.sin(k * x), atol=1e-12)
-
-
 def test_diffusion_and_growth_together_are_converged_at_the_files_own_step() -> None:
     x = centres(0.0, 1.0, 128)
     initial = 0.5 + 0.5 * np.sin(2 * np.pi * x)[None]

@@ -179,12 +179,6 @@ def _depths(initial: Array, cell: float, end: float, frames: int = 2) -> Array:
     return shallow_water.evolve(initial, cell, end / (frames - 1), frames, top)
 
 
-def test_a_lake_at_rest_stays_at_rest() -> None:
-    still = np.zeros((3, 1, 16, 16))
-    still[0] = 1.7
-    assert _depths(still, 0.1, 1.0) == pytest.approx(1.7, abs=1e-14)
-
-
 def test_the_water_of_the_file_stays_within_the_square_and_the_wave_is_round() -> None:
     n = 64
     x = centres(-2.5, 2.5, n)
