@@ -207,13 +207,6 @@ def test_distances_of_gaussians_equal_matrix_roots() -> None:
     assert torch.equal(within.diagonal(), torch.zeros(3, dtype=torch.float64))
 
 
-def test_costs_are_stored_within_the_limit() -> None:
-    x = cloud(12)[0]
-    itemsize = x.element_size()
-    for limit, stored in ((12 * 12 * itemsize, True), (12 * 12 * itemsize - 1, False)):
-        assert (CostMatrix(x).store(limit)._stored_nm is not None) is stored
-
-
 def test_transport_is_the_optimum_and_its_gradients_the_plan() -> None:
     x, y = (points.requires_grad_() for points in (cloud(12)[0], cloud(19, seed=4)[0]))
     w = torch.tensor([[0.0, 1.0, 0.5], [2.0, 0.3, 0.0]], dtype=torch.float64, requires_grad=True)

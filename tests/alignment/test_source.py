@@ -1,7 +1,6 @@
 """Source features: what they are made of, their cache, and the errors a user sees."""
 
 import io
-import math
 import pickle
 import tarfile
 import zipfile
@@ -28,10 +27,7 @@ from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError
 from orca_ray.models.body import ImageStem, TextStem
-from orca_ray.models.crossmodal import build_model
-from orca_ray.models.modality import EmbedderConfig
 from orca_ray.testing.tasks import Hostile
-from orca_ray.testing.trials import CLASSES
 
 WORDS = 400
 WIDTH = 12
@@ -369,24 +365,3 @@ def test_the_real_prose_and_the_tokens_of_the_real_body(monkeypatch: pytest.Monk
     assert min(counts.values()) > 500
     assert sum(counts.values()) > 14_000
     assert text_features.tokenizer("minilm-l6")("hello world") == [7592, 2088]
-
-
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
-    ("body", "name", "input_shape"),
-    [("minilm-l6:layers=1", "prose", (2, 64)), ("vit-s14:layers=1", "photographs", (1, 16, 16))],
-)
-def test_real_bodies(body: str, name: str, input_shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default source of a really pretrained body has the embedder's width and scale, and separable classes."""
-    monkeypatch.undo()  # with the user's cache
-    model = build_model(
-        input_shape=input_shape, target=CLASSES, body=body, pretrained=True, config=EmbedderConfig(), seed=0
-    )
-    num_tokens = math.prod(model.embedder.layout)
-    features = features_of(name, body, image_size=56, num_tokens=num_tokens, num_samples=100)
-    embedded = model.features(torch.randn(20, *input_shape, generator=torch.Generator().manual_seed(0))).detach()
-    assert embedded.shape[1] == features.x.shape[1]
-    assert 0.3 < embedded.square().mean().sqrt() / features.x.square().mean().sqrt() < 3
-    centred = features.x - features.x.mean(0)
-    means = torch.stack([centred[features.y == c].mean(0) for c in range(int(features.y.max()) + 1)])
-    assert means.square().sum(1).mean() > 0.05 * centred.square().sum(1).mean()
