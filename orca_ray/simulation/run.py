@@ -174,9 +174,13 @@ def generate(
 
 
 def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
+    import h5py
+
     if not path.exists():
         return False
-    found = _read_marker(path)
+    found = None
+    with contextlib.suppress(OSError, KeyError, ValueError, TypeError), h5py.File(path) as file:
+        found = cache.parse_json(file.attrs[MARK], str(path))
     if found == marker:
         return True
     if found is None:
@@ -187,16 +191,6 @@ def _exists(path: Path, marker: dict[str, Any], *, overwrite: bool) -> bool:
             f"{path} exists and was generated with other options ({options}); add --overwrite, or choose another --out"
         )
     return False
-
-
-def _read_marker(path: Path) -> dict[str, Any] | None:
-    import h5py
-
-    try:
-        with h5py.File(path) as file:
-            return cache.parse_json(file.attrs[MARK], str(path))
-    except (OSError, KeyError, ValueError, TypeError):
-        return None
 
 
 @contextlib.contextmanager
