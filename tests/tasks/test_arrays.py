@@ -45,16 +45,6 @@ def test_the_declaration_decides() -> None:
     )
 
 
-def test_statistics_are_each_channels_own() -> None:
-    x = np.random.default_rng(0).normal(size=(4000, 3, 9))
-    x = (x * np.array([1, 10, 0])[:, None] + np.array([5, -3, 7])[:, None]).astype(np.float32)
-    mean, deviation = statistics(x, "measured")
-    assert mean.shape == deviation.shape == (3, 1)
-    np.testing.assert_allclose(mean[:, 0], [5, -3, 7], atol=0.5)
-    np.testing.assert_allclose(deviation[:, 0], [1, 10, 1], rtol=0.1)  # a constant channel is not blown up
-    assert statistics(x[:, :, :, None].repeat(2, axis=3), "units")[0].shape == (3, 1, 1)
-
-
 @pytest.mark.parametrize("scale", [1e-3, 1e6])
 def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -> None:
     """The mean and deviation of all values are those of the other channels, if this one is small."""
@@ -64,7 +54,10 @@ def test_a_badly_scaled_channel_among_standardised_ones_is_found(scale: float) -
     assert mean[[0, 2], 0].tolist() == [0, 0]
     assert deviation[[0, 2], 0].tolist() == [1, 1]
     assert float(deviation[1, 0]) == pytest.approx(x[:, 1].std(), rel=1e-5)
-    np.testing.assert_allclose(statistics(x, "units")[1][:, 0], x.std(axis=(0, 2)), rtol=1e-5)
+    mean, deviation = statistics(x[..., None] + 5, "units")
+    assert mean.shape == (3, 1, 1)
+    np.testing.assert_allclose(mean[:, 0, 0], x.mean(axis=(0, 2)) + 5, rtol=1e-4)
+    np.testing.assert_allclose(deviation[:, 0, 0], x.std(axis=(0, 2)), rtol=1e-4)
 
 
 def test_a_constant_channel_is_only_centred() -> None:
