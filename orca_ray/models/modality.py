@@ -77,8 +77,7 @@ def _sequence_tokens(input_shape: tuple[int, ...] | None, config: EmbedderConfig
     most = config.sequence_length
     length = most if input_shape is None else math.prod(input_shape[1:])
     if config.patching == "divide" and (input_shape is None or len(input_shape) == 2):
-        patches = (patch for patch in range(1, length + 1) if length % patch == 0 and length <= most * patch)
-        return length // next(patches)
+        return length // patch_side((length,), most, divides=True)
     return min(most, length)
 
 

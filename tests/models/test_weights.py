@@ -136,28 +136,14 @@ def test_the_modality_of_a_body_is_read_off_its_name() -> None:
     assert [modality_of(name, otherwise).name for name, otherwise in names] == ["image", "sequence", "image"]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("shape", "config", "tokens"),
-    [
-        ((1, 30), EmbedderConfig(sequence_length=8), 8),
-        ((1, 5), EmbedderConfig(sequence_length=8), 5),
-        ((3, 20, 20), EmbedderConfig(sequence_length=64), 64),
-        (None, EmbedderConfig(sequence_length=64), 64),
-        ((1, 30), EmbedderConfig(sequence_length=8, patching="divide"), 6),
-        ((1, 31), EmbedderConfig(sequence_length=8, patching="divide"), 1),
-        ((3, 5, 7), EmbedderConfig(sequence_length=8, patching="divide"), 8),
-        (None, EmbedderConfig(sequence_length=64, patching="divide"), 64),
-    ],
-)
-def test_tokens_of_a_sequence(shape: tuple[int, ...] | None, config: EmbedderConfig, tokens: int) -> None:
-    assert MODALITIES["sequence"].num_tokens(shape, config) == tokens
-
-
-def test_tokens_of_an_image_and_sizes_of_sources() -> None:
-    image = MODALITIES["image"]
+def test_tokens_of_inputs_and_sizes_of_sources() -> None:
+    image, sequence = MODALITIES["image"], MODALITIES["sequence"]
     assert image.num_tokens((1, 28, 28), EmbedderConfig(image_size=56), patch_size=14) == 16
     assert image.num_tokens(None, EmbedderConfig(image_size=224)) == 196
-    assert (image.source_size(56, 8), MODALITIES["sequence"].source_size(56, 8)) == ((56, 0), (0, 8))
+    assert sequence.num_tokens((1, 5), EmbedderConfig(sequence_length=8)) == 5  # others: tests of embedders
+    for patching in ("pad", "divide"):
+        assert sequence.num_tokens(None, EmbedderConfig(sequence_length=64, patching=patching)) == 64
+    assert (image.source_size(56, 8), sequence.source_size(56, 8)) == ((56, 0), (0, 8))
 
 
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224:layers=4")
