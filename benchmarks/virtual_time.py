@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from unittest import mock
 
 from orca_ray.results import lease as lease_module
-from orca_ray.results.writer import Writer
 from orca_ray.sweep.run import controller as controller_module
 from orca_ray.sweep.run import messages
 
@@ -50,7 +49,6 @@ class VirtualTime:
             for patch in (
                 mock.patch("time.monotonic", clock),
                 mock.patch("os.fsync"),  # real time of a disk would only slow the simulation down
-                mock.patch.dict(Writer.__init__.__kwdefaults__, clock=clock),
                 mock.patch.object(lease_module, "threading", threads),
                 mock.patch.object(lease_module, "seconds_since_boot", clock),
                 mock.patch.object(controller_module, "datetime", VirtualDate),

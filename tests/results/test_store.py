@@ -1,9 +1,8 @@
-"""The store: what is appended is read; and the writer: few files, rows durable before their checkpoints go."""
+"""The store: what is appended is read, and which row counts."""
 
 import errno
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -13,8 +12,7 @@ from orca_ray.errors import UserError
 from orca_ray.results.marker import MARKER
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.writer import MAX_RECORDS, Writer, copy_trials
-from tests.results.factories import Clock, files_of, make_point, make_record, make_suggestion
+from tests.results.factories import files_of, make_point, make_record, make_suggestion
 
 
 class TestAppendAndRead:
@@ -163,99 +161,6 @@ def test_of_two_equal_numbers_both_trials_are_kept_and_the_last_row_of_each(stor
     ]  # fmt: skip
 
 
-def test_trials_are_copied_with_curves(store: ResultsStore) -> None:
-    records = [make_record("a"), make_record("b", sweep="pocket/full"), make_record("c")]
-    store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
-    copy_trials(store, records[:2], "new")
-    copied = store.load("new")
-    assert copied == {record.trial_key: replace(record, sweep="new") for record in records[:2]}
-    curves = store.curves("new")
-    assert curves.drop(columns="sweep").equals(store.curves("pocket/quick").drop(columns="sweep"))
-    assert set(store.load("pocket/quick")) == {"a", "c"}
-    lost = make_record("a", sweep="late", status=Status.LOST, test_score=None, attempts=2)
-    store.append([lost], [make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)])
-    copy_trials(store, records[:1], "late")
-    assert store.load("late")["a"] == replace(records[0], sweep="late", attempts=3)
-    assert list(store.curves("late")["epoch"]) == [1, 2]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def stored(store: ResultsStore) -> set[str]:
-    return set(ResultsStore(store.uri).load("pocket/quick"))
-
-
-def test_a_record_after_a_quiet_time_is_written_at_once_and_the_next_ones_together(
-    store: ResultsStore, clock: Clock
-) -> None:
-    writer = Writer(store, clock=clock)
-    writer.add(records=[make_record("a")], curves=[make_point("a")])
-    assert stored(store) == {"a"}
-    for key in "bcd":
-        clock.now += 0.5
-        writer.add(records=[make_record(key)])
-        writer.flush_due()
-    assert stored(store) == {"a"}
-    clock.now += 0.5
-    writer.flush_due()
-    assert stored(store) == set("abcd")
-    assert len(files_of(store)) == 2
-    assert len(store.curves()) == 1
-
-
-def test_new_files_are_counted_until_compaction(store: ResultsStore) -> None:
-    for count in (1, 2):
-        store.append([make_record(trial_key=str(count))])
-        assert store.num_written == count
-    store.compact_recent()
-    assert store.num_written == 0
-
-
-def test_many_records_do_not_wait(store: ResultsStore, clock: Clock) -> None:
-    writer = Writer(store, clock=clock)
-    for number in range(MAX_RECORDS + 1):  # the first one is written at once
-        writer.add(records=[make_record(str(number))])
-    assert len(stored(store)) == MAX_RECORDS + 1
-    assert len(files_of(store)) == 2
-
-
-def test_what_depends_on_rows_follows_when_they_are_durable(store: ResultsStore, clock: Clock) -> None:
-    writer, removed = Writer(store, clock=clock), list[str]()
-    writer.add(records=[make_record("a")])
-    writer.add(records=[make_record("b")], then=lambda: removed.append("b" if "b" in stored(store) else "too early"))
-    assert not removed
-    writer.flush()
-    writer.flush()
-    assert removed == ["b"]
-
-
-def test_rows_survive_a_store_that_fails(store: ResultsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    writer, removed = Writer(store, clock=clock), list[str]()
-    with monkeypatch.context() as patch:
-        patch.setattr(store.folder, "write", mock.Mock(side_effect=UserError("no space")))
-        with pytest.raises(UserError, match="no space"):
-            writer.add(records=[make_record("a")], then=lambda: removed.append("a"))
-    assert not removed
-    writer.flush()
-    assert stored(store) == {"a"}
-    assert removed == ["a"]
-
-
-def test_nothing_is_written_after_a_check_that_fails(store: ResultsStore, clock: Clock) -> None:
-    writer = Writer(store, before=mock.Mock(side_effect=UserError("another driver")), clock=clock)
-    with pytest.raises(UserError, match="another driver"):
-        writer.add(records=[make_record("a")])
-    assert not stored(store)
-    removed = mock.Mock()
-    writer = Writer(store, before=mock.Mock(side_effect=[None, UserError("another driver")]), clock=clock)
-    with pytest.raises(UserError, match="another driver"):
-        writer.add(records=[make_record("a")], then=removed)
-    removed.assert_not_called()
-
-
 def test_compaction_of_recent_files_leaves_a_large_old_one(
     store: ResultsStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,12 +172,14 @@ def test_compaction_of_recent_files_leaves_a_large_old_one(
         store.append([make_record(key)])
     again = make_record("a", minutes=1, test_score=0.25)  # of equal rows, the last appended counts, merged or not
     store.append([again])
+    assert store.num_written == 5
     assert store.compact_recent() == 4
+    assert store.num_written == 0
     assert large in files_of(store)
     assert len(files_of(store)) == 2
-    assert len(stored(store)) == 23
+    assert len(store.load("pocket/quick")) == 23
     assert store.load("pocket/quick")["a"] == again
     for number in range(12):
         store.append([make_record(f"new-{number}")])
     assert store.compact_recent() > 10
-    assert len(stored(store)) == 35
+    assert len(store.load("pocket/quick")) == 35

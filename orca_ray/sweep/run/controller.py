@@ -203,7 +203,7 @@ class SweepController:
     def finish(self, key: str, report: TrialReport) -> Record:
         """Store and return the record of the trial ``key``, which ended with ``report``, and inform its search.
 
-        The record is durable within seconds (`writer.Writer`), and the trial's checkpoint is deleted only then.
+        The record is durable within seconds (`Recorder`), and the trial's checkpoint is deleted only then.
         """
         item = self._released(key)
         if key in self.control.cancelled:
@@ -292,7 +292,8 @@ class SweepController:
                 continue
             if (trial := search.take()) is None:
                 continue
-            self._recorder.suggestions(search.new_suggestions())
+            if suggested := search.new_suggestions():
+                self._recorder.add(suggestions=suggested)
             before = self.searches.attempts(trial.key)
             item = TrialState(trial, search, datetime.now(UTC), earlier_attempts=before)
             self.trials[trial.key] = self._waiting[trial.key] = item

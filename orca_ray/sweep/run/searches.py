@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
+
+import pandas as pd
 
 from orca_ray.errors import UserError
+from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.live import Row
-from orca_ray.results.record import Record, Status
+from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.writer import copy_trials
 from orca_ray.sweep.plan.searches import SearchPlan
 from orca_ray.sweep.search import FoldSearch, History, Race, Search
 from orca_ray.sweep.worker.staging import Staged
@@ -148,6 +151,31 @@ class SweepSearches:
         copy_trials(self._store, [record for search in searches for record in search.adopted], self.spec.sweep_id)
         for search in searches:
             search.adopted.clear()
+
+
+def copy_trials(store: ResultsStore, records: Sequence[Record], sweep: str) -> None:
+    """Add records of other sweeps to ``sweep``, with their learning curves and artefacts, as last attempts."""
+    if not records:
+        return
+    own = store.curves(sweep, [record.trial_key for record in records]).groupby("trial_key")["attempt"].max()
+    earlier = {key: int(number) for key, number in own.fillna(0).items()}
+    curves: list[CurvePoint] = []
+    artefacts: list[ArtefactRow] = []
+    for origin in dict.fromkeys(record.sweep for record in records):
+        keys = [record.trial_key for record in records if record.sweep == origin]
+        for row in _rows(store.curves(origin, keys)):
+            if (before := earlier.get(row["trial_key"])) is not None:
+                row["attempt"] = before + (row["attempt"] or 1)
+            curves.append(CurvePoint(**row | {"sweep": sweep}))
+        artefacts += [ArtefactRow(**row | {"sweep": sweep}) for row in _rows(store.artefacts(origin, keys))]
+    copies = [
+        replace(record, sweep=sweep, attempts=record.attempts + earlier.get(record.trial_key, 0)) for record in records
+    ]
+    store.append(copies, curves, artefacts)
+
+
+def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return frame.astype(object).where(frame.notna(), None).to_dict("records")  # type: ignore[return-value]
 
 
 class Durations:

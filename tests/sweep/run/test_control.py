@@ -4,25 +4,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import live, writer
+from orca_ray.results import live
 from orca_ray.results.lease import Lease
 from orca_ray.results.live import LiveState, Request
 from orca_ray.results.record import Status
 from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.writer import Writer
 from orca_ray.sweep.plan.searches import TrialSpec
-from orca_ray.sweep.run import control, driver
+from orca_ray.sweep.run import control, driver, recorder
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Listener, Message, TimeLeft
 from orca_ray.sweep.run.messages import TrialReport
+from orca_ray.sweep.run.recorder import MAX_RECORDS, Recorder
 from orca_ray.sweep.run.retries import Cause, Failure
+from orca_ray.sweep.run.searches import copy_trials
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.staging import Staged, Stager
+from tests.results.factories import Clock, files_of, make_point, make_record
 from tests.sweep.fakes import end, fake_reports, fake_searches, fake_spec, new_controller, play, take, waiting_requests
 
 SWEEP = "fake/full"
@@ -267,7 +270,7 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
     controller.finish(trial.key, TrialReport(status=Status.FAILED_USER, error="spoilt"))
     assert not store.load(SWEEP)
     assert not deleting.is_set()
-    monkeypatch.setattr(writer, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(recorder, "MAX_SECONDS", 0.0)
     assert started(controller), "a slow store of checkpoints delays no trial"
     assert deleting.wait(20)
     assert set(store.load(SWEEP)) == {trial.key}
@@ -279,7 +282,7 @@ def test_a_checkpoint_stays_until_its_record_is_durable(store: ResultsStore, mon
 
 def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(controller: SweepController, *_: object) -> None:
-        monkeypatch.setattr(Writer, "flush_due", lambda self: None)
+        monkeypatch.setattr(Recorder, "flush_due", lambda self: None)
         trial = started(controller)
         controller.finish(trial.key, list(fake_reports(trial))[-1])
         raise UserError("the cluster is gone")
@@ -294,3 +297,80 @@ def test_rows_are_written_when_the_driver_fails(store: ResultsStore, monkeypatch
     state = live.read(store.folder, SWEEP)
     assert state is not None
     assert state.holder is None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def stored(store: ResultsStore) -> set[str]:
+    return set(ResultsStore(store.uri).load("pocket/quick"))
+
+
+def test_a_record_after_a_quiet_time_is_written_at_once_and_the_next_ones_together(
+    store: ResultsStore, clock: Clock
+) -> None:
+    writer = Recorder(store, "pocket/quick")
+    writer.add(records=[make_record("a")], curves=[make_point("a")])
+    assert stored(store) == {"a"}
+    for key in "bcd":
+        clock.now += 0.5
+        writer.add(records=[make_record(key)])
+        writer.flush_due()
+    assert stored(store) == {"a"}
+    clock.now += 0.5
+    writer.flush_due()
+    assert stored(store) == set("abcd")
+    assert len(files_of(store)) == 2
+    assert len(store.curves()) == 1
+
+
+def test_many_records_do_not_wait(store: ResultsStore, clock: Clock) -> None:
+    writer = Recorder(store, "pocket/quick")
+    for number in range(MAX_RECORDS + 1):  # the first one is written at once
+        writer.add(records=[make_record(str(number))])
+    assert len(stored(store)) == MAX_RECORDS + 1
+    assert len(files_of(store)) == 2
+
+
+def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
+    store: ResultsStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = mock.Mock()
+    monkeypatch.setattr(Checkpoints, "remove", removed)
+    taken = UserError("another driver")
+    writer = Recorder(store, "pocket/quick", before=mock.Mock(side_effect=[taken, None, None, taken, None, None]))
+    writer._ended.append("a")
+    with pytest.raises(UserError, match="another driver"):
+        writer.add(records=[make_record("a")])
+    with monkeypatch.context() as patch:
+        patch.setattr(store.folder, "write", mock.Mock(side_effect=UserError("no space")))
+        with pytest.raises(UserError, match="no space"):
+            writer.flush()
+    assert not stored(store)
+    with pytest.raises(UserError, match="another driver"):
+        writer.flush()
+    assert stored(store) == {"a"}
+    removed.assert_not_called()
+    writer.flush()
+    writer.flush_due()
+    removed.assert_called_once_with("a")
+
+
+def test_trials_are_copied_with_curves(store: ResultsStore) -> None:
+    records = [make_record("a"), make_record("b", sweep="pocket/full"), make_record("c")]
+    store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
+    copy_trials(store, records[:2], "new")
+    copied = store.load("new")
+    assert copied == {record.trial_key: replace(record, sweep="new") for record in records[:2]}
+    curves = store.curves("new")
+    assert curves.drop(columns="sweep").equals(store.curves("pocket/quick").drop(columns="sweep"))
+    assert set(store.load("pocket/quick")) == {"a", "c"}
+    lost = make_record("a", sweep="late", status=Status.LOST, test_score=None, attempts=2)
+    store.append([lost], [make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)])
+    copy_trials(store, records[:1], "late")
+    assert store.load("late")["a"] == replace(records[0], sweep="late", attempts=3)
+    assert list(store.curves("late")["epoch"]) == [1, 2]

@@ -25,7 +25,7 @@ LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/di
 def rows_are_written_at_once() -> Iterator[None]:
     """Suggestions and records of the last two seconds may otherwise be lost with the driver."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("orca_ray.results.writer.MAX_SECONDS", 0.0)
+        patch.setattr("orca_ray.sweep.run.recorder.MAX_SECONDS", 0.0)
         yield
 
 
