@@ -124,19 +124,11 @@ class StoreSnapshot:
 
     def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
-        # Half of a hash sorts twice as fast; the few trials that share only this half are told apart below.
-        halves = (hashes[0] >> np.uint64(32)).astype(np.uint32)
-        first = np.sort(halves)
-        repeated = first[1:][first[1:] == first[:-1]]
-        del first
+        first = np.sort(hashes[0])
+        repeated = np.unique(first[1:][first[1:] == first[:-1]])
         if not len(repeated):
             return
-        # A mark for the low bits of each repeated hash finds the few rows to compare, without another sort.
-        marks = np.zeros(2**24, dtype=bool)
-        low = np.uint32(len(marks) - 1)
-        marks[repeated & low] = True
-        rows = np.flatnonzero(marks[halves & low])
-        rows = rows[np.isin(halves[rows], repeated)]
+        rows = np.flatnonzero(pd.Series(hashes[0]).isin(repeated))
         rows = rows[self._counts[rows]]
         frame = pd.DataFrame({"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]}, index=rows)
         frame["succeeded"] = frame["rank"] >= _SUCCEEDED - 2**58
