@@ -7,7 +7,6 @@ on, only those of the lower numbers count that are in the list; of several lists
 decides. No clock is involved: it doesn't matter how long a driver stood still, nor how long a request was on its way.
 """
 
-import hashlib
 import re
 from collections.abc import Iterable
 
@@ -36,10 +35,6 @@ def _sealed_path(name: str, number: int) -> str:
     return f"{live.DIRECTORY}/{name}.{number}.sealed"
 
 
-def _checksum(content: bytes) -> bytes:
-    return hashlib.sha256(content).hexdigest().encode()
-
-
 class Fences:
     """Which appended files of a store count; threads may share it."""
 
@@ -59,7 +54,7 @@ class Fences:
                     paths.append(f"{directory}/{name}")
         lost, _ = self.judge(paths)
         content = "\n".join(path for path in paths if path not in lost).encode()
-        self._folder.write(_sealed_path(own, number), pa.py_buffer(_checksum(content) + b"\n" + content))
+        self._folder.write(_sealed_path(own, number), pa.py_buffer(live.checksum(content).encode() + b"\n" + content))
 
     def judge(self, paths: Iterable[str]) -> tuple[set[str], set[str]]:
         """Return which of the files ``paths``, listed before this call, do not count, and which are undecided.
@@ -84,7 +79,7 @@ class Fences:
         if (sweep, number) not in self._sealed:  # such a file never changes
             path = _sealed_path(sweep, number)
             checksum, _, content = bytes(self._folder.read(path)).partition(b"\n")
-            if checksum != _checksum(content):
+            if checksum != live.checksum(content).encode():
                 where = f"{self._folder.name}/{path}, the list of files of earlier drivers that count,"
                 raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then all of them count.")
             self._sealed[sweep, number] = frozenset(content.decode().splitlines())

@@ -10,6 +10,7 @@ carries them out. A retry may take days: its file is deleted only when the trial
 driver. The path of a request names the sweep, so that each driver of a store reads only requests for its sweep.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -118,11 +119,16 @@ class LiveState:
     def encode(self) -> Any:
         """Return the state as a buffer of JSON text, with a checksum."""
         values = asdict(self)
-        return pa.py_buffer(json.dumps(values | {_CHECKSUM: _checksum(values)}, indent=1).encode())
+        return pa.py_buffer(json.dumps(values | {_CHECKSUM: checksum(json.dumps(values).encode())}, indent=1).encode())
 
 
 _ADAPTER = TypeAdapter(LiveState)
 _CHECKSUM = "sha256"
+
+
+def checksum(content: bytes) -> str:
+    """Return the SHA-256 of a file's content in hexadecimal, by which a reader sees that the file is intact."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def decode(content: Any) -> LiveState | None:
@@ -132,12 +138,8 @@ def decode(content: Any) -> LiveState | None:
     except ValueError:
         return None
     values = json.loads(content.to_pybytes())
-    intact = values.pop(_CHECKSUM, None) in (None, _checksum(values))  # None: of an older version
+    intact = values.pop(_CHECKSUM, None) in (None, checksum(json.dumps(values).encode()))  # None: of an older version
     return state if intact else None
-
-
-def _checksum(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
 
 def file_name(sweep: str) -> str:
@@ -148,11 +150,7 @@ def file_name(sweep: str) -> str:
 
 def path_of(sweep: str, number: int) -> str:
     """Return the path of the live state of the driver with a lease number; 0: of a driver before there were numbers."""
-    return _path(file_name(sweep), number)
-
-
-def _path(name: str, number: int) -> str:
-    return f"{DIRECTORY}/{name}.{number}.json" if number else f"{DIRECTORY}/{name}.json"
+    return f"{DIRECTORY}/{file_name(sweep)}.{number}.json" if number else f"{DIRECTORY}/{file_name(sweep)}.json"
 
 
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
@@ -169,27 +167,20 @@ def highest_numbers(names: Iterable[str]) -> dict[str, int]:
 
 def read(folder: Folder, sweep: str) -> LiveState | None:
     """Return the live state of a sweep; None if the file is damaged or missing (e.g. the sweep never ran)."""
-    try:
-        return _read(folder, path_of(sweep, highest_numbers(folder.names(DIRECTORY)).get(file_name(sweep), 0)))
-    except FileNotFoundError:
-        return None
+    return next(read_all(folder, sweep), None)
 
 
-def read_all(folder: Folder) -> Iterator[LiveState]:
-    """Yield the live states of all sweeps of a store; sweeps whose live state is missing or damaged are left out."""
+def read_all(folder: Folder, sweep: str = "") -> Iterator[LiveState]:
+    """Yield the live states of all sweeps of a store ("") or of one, without those that are missing or damaged."""
     for name, number in sorted(highest_numbers(folder.names(DIRECTORY)).items()):
-        try:
-            state = _read(folder, _path(name, number))
-        except FileNotFoundError:
+        path = f"{DIRECTORY}/{name}.{number}.json" if number else f"{DIRECTORY}/{name}.json"
+        if sweep and name != file_name(sweep):
             continue
-        if state is not None:
-            yield state
-
-
-def _read(folder: Folder, path: str) -> LiveState | None:
-    if (state := decode(folder.read(path))) is None:
-        logger.warning("%s/%s is damaged: the state of its sweep is not known", folder.name, path)
-    return state
+        with contextlib.suppress(FileNotFoundError):
+            if state := decode(folder.read(path)):
+                yield state
+            else:
+                logger.warning("%s/%s is damaged: the state of its sweep is not known", folder.name, path)
 
 
 @dataclass(frozen=True)
