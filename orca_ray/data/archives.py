@@ -17,7 +17,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 from orca_ray.data import cache
 from orca_ray.data.raw import LOCKS, PINS
@@ -43,12 +43,6 @@ _COPY_BYTES = 2**20
 _Report = Callable[[int, int], None]
 _Member = tuple[str, int, IO[bytes] | None]
 """Name, size and content of a member; the content of a directory is None."""
-
-
-class Readable(Protocol):
-    """A stream that is read from start to end."""
-
-    def read(self, size: int, /) -> bytes: ...  # noqa: D102
 
 
 class DamagedFile(UserError):
@@ -110,7 +104,7 @@ def check_growth(path: Path, declared: int, stored: int, where: str = "") -> Non
         raise swollen(path, f"{where}: {declared} bytes are declared, {stored} are stored, {max_bytes(stored)} allowed")
 
 
-def drain(stream: Readable) -> None:
+def drain(stream: IO[bytes]) -> None:
     """Read the rest of a stream and discard it, so that the checksum at its end is verified."""
     while stream.read(_COPY_BYTES):
         pass

@@ -13,7 +13,6 @@ import mmap
 import os
 import struct
 import traceback
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -43,7 +42,6 @@ _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
 _MAX_DEPTH = 64
 _HEAP = b"GCOL\1\0\0\0"
-_COPY_BYTES = 2**16
 
 
 @contextlib.contextmanager
@@ -221,7 +219,7 @@ def mat5_variables(path: Path) -> dict[str, Variable]:
             if kind == _MATRIX:
                 variable = _variable(_Header(file.read(min(length, _MAX_DESCRIPTION_BYTES)), endian), None, start)
             else:
-                reader = _Header(_Inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
+                reader = _Header(_inflated(file, start, length).read(_MAX_DESCRIPTION_BYTES), endian)
                 variable = _variable(reader, (start, length), 0) if reader.tag()[0] == _MATRIX else None
             if variable is not None:
                 found[variable.name] = variable
@@ -239,32 +237,16 @@ def read_mat5(path: Path, variable: Variable) -> Array:
         num_bytes = math.prod(variable.shape) * variable.stored.itemsize
         check_growth(path, num_bytes, variable.packed[1], f", {variable.name}")
         logger.info("unpacking %s of %s", variable.name, path)
-        stream = _Inflated(file, *variable.packed)
+        stream = _inflated(file, *variable.packed)
         stream.read(variable.start)
         return from_stream(stream, variable.stored, variable.shape, "F")
 
 
-class _Inflated:
-    """Stream of the decompressed content of ``size`` bytes of a file from position ``start`` on (zlib format)."""
+def _inflated(file: IO[bytes], start: int, size: int) -> Any:
+    """Return a stream that decompresses ``size`` bytes of a file, in zlib format, from position ``start`` on."""
+    import pyarrow as pa
 
-    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
-        file.seek(start)
-        self._file, self._left = file, size
-        self._inflate = zlib.decompressobj()
-
-    def read(self, size: int, /) -> bytes:
-        blocks: list[bytes] = []
-        missing = size
-        while missing and not self._inflate.eof:
-            packed = self._inflate.unconsumed_tail
-            if not packed:
-                packed = self._file.read(min(self._left, _COPY_BYTES))
-                self._left -= len(packed)
-                if not packed:
-                    raise EOFError("compressed data ends early")
-            blocks.append(self._inflate.decompress(packed, missing))
-            missing -= len(blocks[-1])
-        return b"".join(blocks)
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r").get_stream(start, size), "gzip")
 
 
 class _Header:

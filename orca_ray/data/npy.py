@@ -16,7 +16,7 @@ from typing import IO, Any, Literal, NamedTuple
 import numpy as np
 
 from orca_ray.data import cache, safe_pickle
-from orca_ray.data.archives import Readable, archive_errors, check_growth, damaged, drain
+from orca_ray.data.archives import archive_errors, check_growth, damaged, drain
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, shorten
 
@@ -140,7 +140,7 @@ def _check_unfit(where: str, header: _Header, num_bytes: int, kind: str = "", pi
         raise UserError(f"{where}: {declared}, found {num_bytes}; the file is truncated or damaged, fetch it again")
 
 
-def from_stream(stream: Readable, dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
+def from_stream(stream: IO[bytes], dtype: np.dtype[Any], shape: tuple[int, ...], order: Order) -> Array:
     """Return an array read from the rest of a stream, read-only.
 
     An array of over 64 MiB is memory-mapped from a temporary file in the cache directory. The stream is read to its

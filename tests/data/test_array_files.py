@@ -233,7 +233,7 @@ def packed(content: bytes) -> bytes:
         (file(element(14, struct.pack("<I", 5 << 16 | 6) + bytes(4), "<")), "a short element of 5 bytes"),
         (file(element(14, element(6, b"", "<"), "<")), "IndexError"),
         (packed(b"not zlib"), "incorrect header check"),
-        (packed(PACKED[:30]), "compressed data ends early"),
+        (packed(PACKED[:30]), "Truncated compressed stream"),
         (packed(PACKED[:-1] + bytes([PACKED[-1] ^ 1])), "incorrect data check"),
     ],
 )
