@@ -59,19 +59,6 @@ class Failed(Exception):
         self.permanent, self.reached, self.wait = permanent, reached, wait
 
 
-def content_length(url: str, patience: Patience) -> int:
-    """Return the length in bytes of the file at ``url``; 0 if the server does not report it or does not answer."""
-    import requests
-
-    try:
-        with requests.head(url, allow_redirects=True, timeout=patience.connect_seconds) as response:
-            known = response.ok and not _is_page(response.headers)
-            return (_length(response.headers) or 0) if known else 0
-    except requests.RequestException as error:
-        logger.debug("%s does not report its length: %s", url, error)
-        return 0
-
-
 def check_answer(url: str, patience: Patience) -> None:
     """Raise Failed if no server answers at ``url``; call this before a library that would retry for many minutes."""
     import requests

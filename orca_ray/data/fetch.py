@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
 from orca_ray.data.archives import DamagedFile
-from orca_ray.data.download import Download, Failed, Patience, Stopped, content_length
+from orca_ray.data.download import Download, Failed, Patience, Stopped
 from orca_ray.data.packages import SayText
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, hash_file, missing
 from orca_ray.errors import UserError
@@ -62,7 +62,7 @@ def fetch(
             f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
         )
     cache.make_directory(directory)
-    _check_space(absent, directory, workers, patience)
+    _check_space(absent, directory)
     pool = ThreadPool(progress)
     pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)
 
@@ -299,21 +299,14 @@ class _ByteProgress:
         self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
 
 
-def _check_space(absent: Sequence[RawFile], directory: Path, workers: int, patience: Patience) -> None:
-    """Raise UserError if the disk is too small for the files ``absent``; servers are asked for unknown sizes."""
-    existing = {file.path: _size(directory / file.path) for file in absent}
-    sizes = {file.path: existing[file.path] or file.num_bytes for file in absent}
-
-    def ask(file: RawFile) -> None:
-        sizes[file.path] = content_length(file.urls[0], patience)
-
-    ThreadPool(None).map([file for file in absent if file.urls and not sizes[file.path]], ask, workers)
+def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
+    """Raise UserError if the disk is too small for the files ``absent`` of known size; a download checks its own."""
     needed = 0
     for file in absent:
-        size, target = sizes[file.path], directory / file.path
-        if not existing[file.path]:
-            needed += max(0, size - _size(target.with_name(f"{target.name}.part")))
-        needed += size * file.unpacked_factor
+        target = directory / file.path
+        existing, part = _size(target), _size(target.with_name(f"{target.name}.part"))
+        size = existing or file.num_bytes
+        needed += size * file.unpacked_factor + (0 if existing else max(0, size - part))
     if needed:
         cache.check_space(directory, needed)
 

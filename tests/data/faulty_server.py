@@ -56,8 +56,6 @@ class Server:
         self.files: dict[str, Served] = {}
         self.faults: defaultdict[str, list[Fault]] = defaultdict(list)
         self.log: list[Request] = []
-        self.heads: list[str] = []
-        """The paths whose lengths were asked for, without their content."""
         self.go_on = threading.Event()
         self.held = threading.Event()
         """Set when an answer waits (`Fault.hold_after`)."""
@@ -78,12 +76,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Keep test output clean."""
-
-    def do_HEAD(self) -> None:
-        path = self.path.lstrip("/")
-        served = self.state.files.get(path)
-        self.state.heads.append(path)
-        self._head(200 if served else 404, {"Content-Length": str(len(served.content)) if served else "0"})
 
     def do_GET(self) -> None:
         path = self.path.lstrip("/")
