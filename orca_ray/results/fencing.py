@@ -1,10 +1,8 @@
 """Fencing: a file that a driver appended after it had lost the lease of its sweep does not count.
 
-Each driver of a sweep has a lease number, higher than those before, and the name of each file that it appends to a
-table ends with the sweep and the number. A driver that takes the lease first creates its live state, then lists the
-files of drivers with lower numbers, and stores the list beside its live state, before it reads anything else. From then
-on, only those of the lower numbers count that are in the list; of several lists, the one with the highest number
-decides. No clock is involved: it doesn't matter how long a driver stood still, nor how long a request was on its way.
+The name of each file that a driver appends ends with the sweep and its lease number. A driver that takes the lease
+stores, before it reads anything else, the list of the files of lower numbers: from then on, only these count. Of
+several lists, the one with the highest number decides. No clock is involved (docs/decisions/0028-fencing.md).
 """
 
 import re

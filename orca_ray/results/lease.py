@@ -1,10 +1,7 @@
 """The lease of a sweep: at most one driver runs a sweep of a store, and a second driver learns which one does.
 
 The lease has a number, which grows with each driver. It belongs to the driver that created the sweep's live state of
-this number (`Folder.write_new`); only that driver rewrites the file, every few seconds and with a higher sequence
-number. Another driver watches the sequence by its own clock; clocks of different machines are never compared. When the
-sequence stands still, it creates the live state with the next number. Files of a driver with a lower number that arrive
-later do not count (`fencing`), so a driver that only seemed dead does no harm.
+this number (`Folder.write_new`); docs/decisions/0028-fencing.md says what follows from that.
 """
 
 import contextlib

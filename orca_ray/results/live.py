@@ -1,13 +1,8 @@
 """The live state of a sweep, and requests to its driver: small JSON files in the store.
 
 Each driver of a sweep has a file ``live/SWEEP.NUMBER.json``, where NUMBER is its lease number; the live state is the
-one with the highest number. It names the driver that holds the sweep and the trials that run. `lease` creates the file
-and rewrites it every few seconds; ``orca-sweep status`` reads it, without Ray. Numbers of ended trials also follow from
-the records.
-
-Any process that sees the store may write a request. The driver reads requests every few seconds, deletes them and
-carries them out. A retry may take days: its file is deleted only when the trial has run again, so that it survives the
-driver. The path of a request names the sweep, so that each driver of a store reads only requests for its sweep.
+one with the highest number. Any process that sees the store may write a request; its path names the sweep. A retry may
+take days: its file is deleted only when the trial has run again. See docs/decisions/0016-live-state.md.
 """
 
 import contextlib

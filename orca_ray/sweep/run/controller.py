@@ -1,9 +1,6 @@
 """Decides which trial runs next and which one stops early, and stores the records; executors run the trials.
 
-Threads of the driver: one thread calls the controller, the loop of Tune (`executors.ray`) or, inline, the main thread.
-The main thread waits for the end of Tune and for Ctrl-C, and checks the services of Ray. The thread of the lease
-(`results.lease`) exchanges live state and requests with the store, and a thread of the recorder deletes checkpoints;
-none of these calls the controller. docs/way-of-a-trial.md has a drawing.
+One thread calls the controller; docs/way-of-a-trial.md says which, and what the other threads of the driver do.
 """
 
 import functools

@@ -2,10 +2,7 @@
 
 Each suggestion is an entry of the journal in the results store, which a sweep that starts again reads
 (docs/decisions/0015-journal.md).
-
-`Search` decides which trial runs next, `SuggestionSampler` when the next suggestion may be made and which answers it
-uses, `Study` asks Optuna, and `History` is what the store knows of earlier runs. Own data are searched by a `Race`,
-over folds and within a given time; its `FoldSearch` takes the place of a `Search`.
+Own data are searched by a `Race`, over folds and within a given time; its `FoldSearch` takes the place of a `Search`.
 """
 
 from orca_ray.sweep.search.race import FoldSearch, Race
