@@ -208,8 +208,7 @@ def plan_searches(spec: SweepSpec, fingerprints: Mapping[str, str], *, gpus: boo
 def placement_problem(resources: Resources, nodes: Sequence[NodeResources]) -> str | None:
     """Return a sentence that says why no node has the resources of a trial; None if some node has them."""
     wanted = f"{resources.cpus:g} CPUs, {resources.gpus:g} GPUs, {resources.memory_gib:g} GiB"
-    for node in nodes:
-        if node.cpus >= resources.cpus and node.gpus >= resources.gpus and node.memory_gib >= resources.memory_gib:
-            return None
+    if any(node.slots(resources) for node in nodes):
+        return None
     largest = ", ".join(f"{n.name}: {n.cpus:g} CPUs, {n.gpus:g} GPUs, {n.memory_gib:.1f} GiB" for n in nodes) or "none"
     return f"a trial asks for {wanted}, more than any node has ({largest}): lower resources in the sweep file"

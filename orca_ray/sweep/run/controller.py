@@ -155,7 +155,7 @@ class SweepController:
         item.node = node or item.node
         item.log.add(log)
         for point in progress:
-            if item.knows(point):
+            if any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in item.curve):
                 continue
             item.curve.append(point)
             self._emit(events.TrialProgress(key, item.trial.task, item.trial.method, point))
@@ -229,10 +229,8 @@ class SweepController:
 
     def seconds_left(self) -> float | None:
         """Return the estimated seconds until the sweep is done; None until a trial has completed in this run."""
-        if not self._durations.known:
-            return None
-        num_workers = sum(item.placed for item in self.trials.values())
-        return sum(map(self._durations.of_remaining, self.searches)) / max(1, num_workers)
+        seconds = self._durations.of_remaining(self.searches)
+        return None if seconds is None else seconds / max(1, sum(item.placed for item in self.trials.values()))
 
     def demand(self) -> Counter[Resources]:
         """Return how many trials could run at the same time if there were room for all, by resources of a trial."""

@@ -70,10 +70,6 @@ class TrialState:
         """Validation scores of the refine epochs, in order."""
         return [point.validation_score for point in self.curve if point.validation_score is not None]
 
-    def knows(self, point: EpochProgress) -> bool:
-        """Return whether the epoch ``point`` was reported before, e.g. by the attempt that this one resumes."""
-        return any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in self.curve)
-
     def live(self) -> RunningTrial:
         """Return the entry for this trial in the sweep's live state."""
         trial, last = self.trial, self.curve[-1] if self.curve else None

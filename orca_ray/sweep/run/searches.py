@@ -1,7 +1,7 @@
 """The searches of a sweep: what earlier runs left to do, which wait for data, and which failed trials run again."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -190,11 +190,6 @@ class Durations:
         self._seconds: dict[tuple[str, str], float] = {}
         self._ratio = 1.0
 
-    @property
-    def known(self) -> bool:
-        """Whether a trial has completed."""
-        return bool(self._seconds)
-
     def learn(self, record: Record) -> None:
         """Use the duration of a trial that completed to improve the estimates."""
         if record.status is Status.COMPLETED:
@@ -212,9 +207,10 @@ class Durations:
         unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
         return unknown, self._sign * (search.num_remaining - search.num_running) * self._of_trial(search)
 
-    def of_remaining(self, search: Search) -> float:
-        """Return the expected seconds of the trials of a search that have not ended, one after another."""
-        return search.num_remaining * self._of_trial(search)
+    def of_remaining(self, searches: Iterable[Search]) -> float | None:
+        """Return the expected seconds of the trials that have not ended, one after another; None until one has."""
+        seconds = sum(search.num_remaining * self._of_trial(search) for search in searches)
+        return seconds if self._seconds else None
 
     def _of_trial(self, search: Search) -> float:
         name = (search.plan.task, search.plan.method)
