@@ -23,7 +23,7 @@ from orca_ray.sweep.run.events import Event, Message, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport, Worker, make_record, trial_from_json, trial_to_json
 from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
 from tests.results.factories import Clock, files_of
-from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, new_controller, play, take
+from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, new_controller, play, take
 
 
 def test_a_whole_sweep(store: ResultsStore) -> None:
@@ -45,22 +45,6 @@ def test_a_whole_sweep(store: ResultsStore) -> None:
         assert all((record.test_score is not None) == (record.phase == "confirm") for record in mine)
     assert summary.statuses[Status.STOPPED_EARLY] > 0
     assert sum(isinstance(event, TrialFinished) for event in events) == 24
-
-
-@pytest.mark.slow
-def test_parallel_workers_give_the_same_records(tmp_path: Path) -> None:
-    """A deterministic search does not depend on the number of workers."""
-    text = TEXT.replace("search_trials: 4", "search_trials: 13") + "deterministic: true\nparallel: 3\n"
-    one, many = (ResultsStore(tmp_path / name, create=True) for name in ("one", "many"))
-    play(new_controller(one, text=text))
-    controller = new_controller(many, text=text)
-    out: list[TrialSpec] = []
-    while not controller.done:
-        out += iter(controller.next_trial, None)
-        end(controller, out.pop())  # the youngest first: an order that no single worker would give
-    facts = [{key: each.reproducible() for key, each in s.load(controller.sweep).items()} for s in (one, many)]
-    assert facts[0] == facts[1]
-    assert len(facts[0]) == 4 * (13 + 2)
 
 
 def test_a_trial_that_was_stopped_or_failed_has_what_is_known(store: ResultsStore) -> None:

@@ -129,21 +129,6 @@ def whole(plans: dict[str, SearchPlan], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after", [1, 3])
-def test_an_interrupted_trial_resumes_exactly(
-    whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, after: int
-) -> None:
-    trial, *expected = whole
-    first = runner_of(trial, tmp_path)
-    for _ in range(1 + after):
-        first.step()
-    first.interrupt()
-    points, report = finish(runner_of(trial, tmp_path))
-    assert not outcome_of(report).align_reused
-    assert [facts(points), scores(report)] == expected
-
-
-@pytest.mark.slow
 def test_a_trial_that_is_killed_within_an_epoch_resumes_there(
     whole: tuple[TrialSpec, Any, Any], own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
