@@ -1,6 +1,6 @@
 """Private interfaces of Ray 2.60 that the executors use, each with the reason why no public one serves.
 
-`tests/sweep/executors/test_ray_private.py` says what breaks when one of them changes.
+`tests/sweep/executors/test_tune_adapter.py` says what breaks when one of them changes.
 """
 
 from typing import Any, Literal
