@@ -211,12 +211,10 @@ class ResultsStore:
         removed = 0
         for table in _TABLES:
             self.folder.sweep_temporary(table.directory, _STALE_SECONDS)
-            names = self.folder.names(table.directory)
-            lost, undecided = self._fences.judge(f"{table.directory}/{name}" for name in names)
-            for path in lost - undecided:
+            names, void = self._listed(table, settled=True)
+            for path in void:
                 self.folder.delete(path)
-            removed += len(lost - undecided)
-            removed += self._merge(table, dict(self._files(table, settled=True)))
+            removed += len(void) + self._merge(table, dict(self._read(table, names)))
         for directory in ("", live.DIRECTORY):
             self.folder.sweep_temporary(directory, _STALE_SECONDS)
         for directory in (live.REQUESTS, models.DIRECTORY):
@@ -236,7 +234,7 @@ class ResultsStore:
     def _recent(self, table: Table) -> dict[str, Part]:
         found: dict[str, Part] = {}
         rows = 0
-        for name, part in self._files(table, newest_first=True, settled=True):
+        for name, part in self._read(table, reversed(self._listed(table, settled=True)[0])):
             size = sum(part.group_rows)
             if size > max(_RECENT_ROWS, 2 * rows):
                 break
@@ -290,7 +288,8 @@ class ResultsStore:
         known: dict[str, Part | UserError] = {}
         for _ in range(_READ_ATTEMPTS):
             before = self._last_compaction()
-            known = dict(self._files(table, known, strict=warnings is None))
+            names, _ = self._listed(table, settled=False)
+            known = dict(self._read(table, names, known, strict=warnings is None))
             # A listing is not atomic: while a compaction deletes, it can miss both an old file and the merged one. The
             # merged file exists before `_COMPACTION` changes; a listing during which that did not change is complete.
             if self._last_compaction() == before:
@@ -303,33 +302,31 @@ class ResultsStore:
             warnings += [f"left out: {error}".replace(f"{self.folder.name}/", "") for error in damaged]
         return [part for part in known.values() if not isinstance(part, UserError)]
 
-    def _files(
-        self,
-        table: Table,
-        known: Mapping[str, Any] | None = None,
-        *,
-        strict: bool = True,
-        newest_first: bool = False,
-        settled: bool = False,
-    ) -> Iterator[tuple[str, Any]]:
-        """Yield name and content of each file of a table, by default oldest first.
+    def _listed(self, table: Table, *, settled: bool) -> tuple[list[str], set[str]]:
+        """Return the names of the files of a table that count, oldest first, and the paths of those that never will.
 
-        ``known`` holds files that are read already. The error of a damaged file is raised if ``strict``, else yielded.
-        ``settled``: without the undecided files (`Fences.judge`).
+        ``settled``: without the names of undecided files (`Fences.judge`).
         """
         names = self.folder.names(table.directory)
         self._latest = max([self._latest, *(int(found[0]) for name in names if (found := _STAMP.match(name)))])
         self._warn_of_strangers(f"{table.directory}/", {name for name in names if not name.endswith(".parquet")})
         lost, undecided = self._fences.judge(f"{table.directory}/{name}" for name in names)
-        for name in sorted(set(names), reverse=newest_first):
-            path = f"{table.directory}/{name}"
-            if path in lost or (settled and path in undecided):
-                continue
+        out = lost | undecided if settled else lost
+        return [name for name in names if f"{table.directory}/{name}" not in out], lost - undecided
+
+    def _read(
+        self, table: Table, names: Iterable[str], known: Mapping[str, Any] | None = None, *, strict: bool = True
+    ) -> Iterator[tuple[str, Any]]:
+        """Yield name and content of the files ``names`` of a table; ``known`` holds files that are read already.
+
+        The error of a damaged file is raised if ``strict``, else yielded.
+        """
+        for name in names:
             if known and name in known:
                 yield name, known[name]
             elif name.endswith(".parquet"):
                 try:
-                    yield name, self._open(table, path, strict=strict)
+                    yield name, self._open(table, f"{table.directory}/{name}", strict=strict)
                 except FileNotFoundError:  # replaced by a compaction since the listing
                     pass
                 except UserError as error:
