@@ -1,6 +1,6 @@
 """Drivers of one sweep that stand still, on a folder whose requests are late, arrive twice, or lose their replies.
 
-``python -m benchmarks.drivers --seeds 100`` prints what breaks the rules of `orca_ray.results.fencing`; nothing should.
+``python -m benchmarks.drivers --seeds 100`` prints what breaks the rules of fencing (`results.live`); nothing should.
 """
 
 # ruff: noqa: T201 - a benchmark prints its findings

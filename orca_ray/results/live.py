@@ -1,8 +1,13 @@
-"""The live state of a sweep, and requests to its driver: small JSON files in the store.
+"""Small files beside the tables of a store: live states of sweeps, requests to their drivers, and which files count.
 
 Each driver of a sweep has a file ``live/SWEEP.NUMBER.json``, where NUMBER is its lease number; the live state is the
 one with the highest number. Any process that sees the store may write a request; its path names the sweep. A retry may
 take days: its file is deleted only when the trial has run again. See docs/decisions/0016-live-state.md.
+
+Fencing: a file that a driver appended after it had lost the lease of its sweep does not count. The name of each file
+that a driver appends ends with the sweep and its lease number. A driver that takes the lease stores, before it reads
+anything else, the list of the files of lower numbers: from then on, only these count. Of several lists, the one with
+the highest number decides. No clock is involved (docs/decisions/0028-fencing.md).
 """
 
 import contextlib
@@ -32,6 +37,9 @@ MAX_TAKEN = 50
 """Largest number of requests that `take_requests` reads, because the same thread must soon renew the lease."""
 
 _LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})(?:\.(\d+))?\.(?:json|sealed)")
+_SEALED = re.compile(r"(.+)\.(\d+)\.sealed")
+_APPENDED = re.compile(r"\d{20}-[0-9a-f]{32}\.(.+-[0-9a-f]{8})\.(\d+)\.(?:.+\.)?parquet")
+"""Matches the name of a file that a driver appended; files of compactions and of other writers have other names."""
 
 STOP, PAUSE, RESUME, CANCEL, RETRY = KINDS = ("stop", "pause", "resume", "cancel", "retry")
 
@@ -151,7 +159,7 @@ def path_of(sweep: str, number: int) -> str:
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
     """Return the highest lease number of each sweep by its `file_name`, from the ``names`` of files in `DIRECTORY`.
 
-    Lists of `fencing` count too: a number whose live state a user has deleted is not given again.
+    Lists of `Fences` count too: a number whose live state a user has deleted is not given again.
     """
     found: dict[str, int] = {}
     for name in names:
@@ -176,6 +184,71 @@ def read_all(folder: Folder, sweep: str = "") -> Iterator[LiveState]:
                 yield state
             else:
                 logger.warning("%s/%s is damaged: the state of its sweep is not known", folder.name, path)
+
+
+def suffix(sweep: str, number: int) -> str:
+    """Return what the names of files that a driver appends have before ``.parquet``."""
+    return f".{file_name(sweep)}.{number}"
+
+
+def _owner(path: str) -> tuple[str, int] | None:
+    match = _APPENDED.fullmatch(path.rpartition("/")[2])
+    return (match[1], int(match[2])) if match else None
+
+
+def _sealed_path(name: str, number: int) -> str:
+    return f"{DIRECTORY}/{name}.{number}.sealed"
+
+
+class Fences:
+    """Which appended files of a store count; threads may share it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._sealed: dict[tuple[str, int], frozenset[str]] = {}
+
+    def seal(self, sweep: str, number: int, directories: Iterable[str]) -> None:
+        """Store which files in ``directories``, listed in this order, count of drivers with numbers below ``number``.
+
+        What the list before decided stays: a file that has arrived since then does not count.
+        """
+        own, paths = file_name(sweep), list[str]()
+        for directory in directories:
+            for name in self._folder.names(directory):
+                if (owner := _owner(name)) and owner[0] == own and owner[1] < number:
+                    paths.append(f"{directory}/{name}")
+        lost, _ = self.judge(paths)
+        content = "\n".join(path for path in paths if path not in lost).encode()
+        self._folder.write(_sealed_path(own, number), pa.py_buffer(checksum(content).encode() + b"\n" + content))
+
+    def judge(self, paths: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Return which of the files ``paths``, listed before this call, do not count, and which are undecided.
+
+        A file is undecided as long as the driver with the highest number has not stored its list. That list may differ
+        from the one before, by which readers go until then: a compaction must neither merge nor delete the file.
+        """
+        owners = {path: owner for path in paths if (owner := _owner(path))}
+        lost, undecided = set[str](), set[str]()
+        present = self._folder.names(DIRECTORY) if owners else []
+        sealed = dict(sorted((match[1], int(match[2])) for name in present if (match := _SEALED.fullmatch(name))))
+        highest = highest_numbers(present)
+        for path, (sweep, number) in owners.items():
+            last = sealed.get(sweep, 0)
+            if number < last and path not in self._counted(sweep, last):
+                lost.add(path)
+            if max(number, last) < highest.get(sweep, 0):
+                undecided.add(path)
+        return lost, undecided
+
+    def _counted(self, sweep: str, number: int) -> frozenset[str]:
+        if (sweep, number) not in self._sealed:  # such a file never changes
+            path = _sealed_path(sweep, number)
+            given, _, content = bytes(self._folder.read(path)).partition(b"\n")
+            if given != checksum(content).encode():
+                where = f"{self._folder.name}/{path}, the list of files of earlier drivers that count,"
+                raise UserError(f"{where} is damaged. Restore it from a copy, or delete it: then all of them count.")
+            self._sealed[sweep, number] = frozenset(content.decode().splitlines())
+        return self._sealed[sweep, number]
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orca_ray.errors import UserError
-from orca_ray.results import fencing, live, models, tables
+from orca_ray.results import live, models, tables
 from orca_ray.results.artefacts import ArtefactRow
-from orca_ray.results.fencing import Fences
 from orca_ray.results.folder import TEMPORARY, open_folder
+from orca_ray.results.live import Fences
 from orca_ray.results.logs import LogRow
 from orca_ray.results.marker import MARKER, Marker
 from orca_ray.results.record import CurvePoint, Record, SuggestionRow
@@ -93,12 +93,12 @@ class ResultsStore:
     def append_as(self, sweep: str, number: int) -> None:
         """Append rows as the driver of ``sweep`` with a lease number from now on; later ones of lower numbers are void.
 
-        See `fencing`. Call it as soon as the lease is taken, before anything is read. 0: append without a lease again.
+        See `live`. Call it as soon as the lease is taken, before anything is read. 0: append without a lease again.
         """
         if number:
             # Records first: the other rows of a record in the list are written before it, so they are in the list too.
             self._fences.seal(sweep, number, [table.directory for table in reversed(_TABLES)])
-        self._suffix = fencing.suffix(sweep, number) if number else ""
+        self._suffix = live.suffix(sweep, number) if number else ""
 
     def append(
         self,

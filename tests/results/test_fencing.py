@@ -10,10 +10,9 @@ import pytest
 from benchmarks.drivers import drivers, problems, stand_still
 from orca_ray.errors import UserError
 from orca_ray.results import live
-from orca_ray.results.fencing import Fences
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease
-from orca_ray.results.live import LiveState
+from orca_ray.results.live import Fences, LiveState
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from tests.results.factories import make_point, make_record, make_suggestion
