@@ -30,6 +30,7 @@ def site() -> Iterator[Site]:
         ("stop-write", 8),
         ("late", 9),
         ("compaction", 10),
+        ("hang", 11),
     ],
 )
 def test_the_same_command_completes_the_sweep_after_a_fault(site: Site, kind: str, seed: int) -> None:
