@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,10 +158,7 @@ class Background:
 
     def __init__(self, work: Callable[[], None]) -> None:
         """Store the function; :meth:`wait` starts it."""
-        self._work = work
-        self._ended = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="work", daemon=True)
+        self._work, self._result = work, Future[None]()
 
     def wait(
         self, interrupt: Callable[[], None], services: Mapping[str, tuple[str, int]], seconds: float = CHECK_SECONDS
@@ -171,11 +169,11 @@ class Background:
         KeyboardInterrupt. Every ``seconds`` seconds, host and port of all ``services`` must accept a connection:
         raises ClusterLostError after `MISSES` failures in a row, although the function may never return.
         """
-        self._thread.start()
+        threading.Thread(target=self._run, name="work", daemon=True).start()
         interrupted, misses = False, Counter[str]()
-        while not self._ended.is_set():
+        while not self._result.done():
             try:
-                if not self._ended.wait(seconds):  # with a timeout, so that Python handles signals
+                if not wait([self._result], seconds).done:  # with a timeout, so that Python handles signals
                     for name, address in services.items():
                         misses[name] = 0 if _answers(address, seconds) else misses[name] + 1
                         if misses[name] >= MISSES:
@@ -185,17 +183,15 @@ class Background:
                     raise
                 interrupted = True
                 interrupt()
-        if self._error is not None:
-            raise self._error
+        self._result.result()
 
     def ends(self, seconds: float) -> bool:
         """Wait at most ``seconds`` seconds for the function's end, and return whether it has ended."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return bool(wait([self._result], seconds).done)
 
     def _run(self) -> None:
         try:
             self._work()
+            self._result.set_result(None)
         except BaseException as error:
-            self._error = error
-        self._ended.set()
+            self._result.set_exception(error)

@@ -171,7 +171,7 @@ TEXT = fakes.TEXT.replace("search_trials: 4, confirm_seeds: [1, 2]", "search_tri
 
 
 def fake_actors(monkeypatch: pytest.MonkeyPatch, marker: Path, fault: str) -> None:
-    """Replace the trials of workers by arithmetic; ``fault`` says whether the first ``setup`` hangs, or each ``step``."""
+    """Replace workers' trials by arithmetic; ``fault`` is "setup" if the first one hangs, "step" if each hangs."""
     import ray
 
     from orca_ray.sweep.executors import trainable
