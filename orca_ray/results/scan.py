@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
-from orca_ray.results.record import Record, Status
-from orca_ray.results.tables import RECORDS, MemoryPart, Part, ReplacedError, invalid_rows
+from orca_ray.results.record import Record
+from orca_ray.results.tables import RECORDS, SUCCESSES, MemoryPart, Part, ReplacedError, invalid_rows, none_of
 
-_SUCCESSES = [status.value for status in Status if not status.failed]
 _KEY = ["sweep", "trial_key"]
 _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
 _SUCCEEDED = 2**60
@@ -88,8 +88,7 @@ class StoreSnapshot:
         """Return the distinct values of a text column in the current records, sorted."""
         found: set[str] = set()
         for _, table in self.batches([column], {}):
-            codes, names = encoded(table[column])
-            found.update(names[code] for code in np.unique(codes))
+            found.update(pc.unique(table[column].cast(pa.string())).to_pylist())
         return sorted(found)
 
     def _groups(self, wanted: Mapping[str, Collection[str]]) -> Iterator[tuple[int, Part, int]]:
@@ -108,12 +107,11 @@ class StoreSnapshot:
             table = part.read([group], _NARROW, expand=False)
             valid = np.ones(num_rows, dtype=bool)
             for name, _, value, allowed, mask in invalid_rows(table, RECORDS):
-                bad = np.asarray(mask.combine_chunks().to_numpy(zero_copy_only=False), dtype=bool)
+                bad = mask.to_numpy().astype(bool)
                 number, example = wrong.get((name, allowed), (0, value))
                 wrong[name, allowed] = (number + int((bad & valid).sum()), example)
                 valid &= ~bad
-            status, statuses = encoded(table["status"])
-            succeeded = np.isin(np.array(statuses, dtype=object), _SUCCESSES)[status]
+            succeeded = ~none_of(table["status"], SUCCESSES).to_numpy()
             finished = table["finished_at"].cast(pa.int64()).to_numpy()
             ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
             hashes[:, rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(table["trial_key"])
@@ -157,19 +155,8 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
     """Return a mask [N] of the rows of an Arrow table whose values in all columns of ``wanted`` are allowed by it."""
     keep = np.ones(len(table), dtype=bool)
     for name, values in wanted.items():
-        codes, found = encoded(table[name])
-        keep &= np.array([value in values for value in found])[codes]
+        keep &= ~none_of(table[name], values).to_numpy()
     return keep
-
-
-def encoded(column: Any) -> tuple[NDArray[np.int32], list[Any]]:
-    """Return a column as integer codes [N], and the distinct values that the codes index; a null has the value None."""
-    array = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = array.chunk(0)
-    values = array.dictionary.to_pylist()
-    codes = array.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)
-    return codes, [*values, None]
 
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)

@@ -29,7 +29,7 @@ _DIGEST = re.compile(r"\.f([0-9a-f]{16})\.parquet$")
 """In the name of a file: `footer_digest` of the content; files that older versions wrote lack it."""
 _DISTINCT = ("trial_key", "payload", "text")
 """Columns of nearly distinct values."""
-_SUCCESSES = tuple(status.value for status in Status if not status.failed)
+SUCCESSES = tuple(status.value for status in Status if not status.failed)
 _LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
 _FIRST_TIME = pa.scalar(datetime.min.replace(tzinfo=UTC), Record.SCHEMA.field("started_at").type)
 
@@ -41,12 +41,12 @@ def _record_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     """
     for name, allowed in (("phase", PHASES), ("protocol", PROTOCOLS), ("status", tuple(Status))):
         if name in table.column_names:
-            yield name, _none_of(table[name], allowed), ", ".join(allowed)
+            yield name, none_of(table[name], allowed), ", ".join(allowed)
     for name in ("validation_score", "test_score"):
         if name in table.column_names:
             infinite = pc.invert(pc.is_finite(table[name].fill_null(0.0)))
             if pc.any(infinite).as_py():
-                infinite = pc.and_(infinite, pc.invert(_none_of(table["status"], _SUCCESSES)))
+                infinite = pc.and_(infinite, pc.invert(none_of(table["status"], SUCCESSES)))
             yield name, infinite, "finite numbers in trials that did not fail"
     yield from _time_problems(table, "started_at", "finished_at")
     if "hyperparameters" in table.column_names:
@@ -62,17 +62,17 @@ def _time_problems(table: Any, *names: str) -> Iterator[tuple[str, Any, str]]:
 
 def _no_objects(column: Any) -> Any:
     """Return a mask of the values of a text column that are no JSON objects."""
-    return _none_of(column, [text for text in pc.unique(column).to_pylist() if _is_json_object(text)])
+    return none_of(column, [text for text in pc.unique(column).to_pylist() if _is_json_object(text)])
 
 
-def _none_of(column: Any, allowed: Collection[str]) -> Any:
+def none_of(column: Any, allowed: Collection[str]) -> Any:
     """Return a mask of the values of a text column, which may be dictionary-encoded, that are not ``allowed``."""
     values = pa.array(list(allowed), pa.string())
 
     def none(chunk: Any) -> Any:
         if not pa.types.is_dictionary(chunk.type):
             return pc.invert(pc.is_in(chunk, values))
-        return pc.invert(pc.is_in(chunk.dictionary, values)).take(chunk.indices)
+        return pc.invert(pc.is_in(chunk.dictionary, values)).take(chunk.indices).fill_null(True)
 
     return pa.chunked_array([none(chunk) for chunk in column.chunks], pa.bool_())
 
@@ -87,7 +87,7 @@ def _journal_problems(table: Any) -> Iterator[tuple[str, Any, str]]:
     yield "number", pc.less(table["number"], 0), "integers from 0 on"
     yield "values", _no_objects(table["values"]), "JSON objects"
     texts = pc.unique(table["known"].drop_null()).to_pylist()
-    wrong = pc.and_(table["known"].is_valid(), _none_of(table["known"], [t for t in texts if _are_ranges(t)]))
+    wrong = pc.and_(table["known"].is_valid(), none_of(table["known"], [t for t in texts if _are_ranges(t)]))
     yield "known", wrong, "JSON lists of ranges [first, last]"
     yield from _time_problems(table, "suggested_at")
 
@@ -214,7 +214,7 @@ def compacted(rows: Any, kind: Table) -> Any:
 def current_records(table: Any) -> Any:
     """Return one row per (sweep, trial key), chosen by the rules in `ResultsStore.records`; on a tie, the last row."""
     frame = to_frame(table.select(["sweep", "trial_key", "status", "attempts", "finished_at"]))
-    frame["succeeded"] = frame["status"].isin(_SUCCESSES)
+    frame["succeeded"] = frame["status"].isin(SUCCESSES)
     frame = frame.sort_values(["succeeded", "attempts", "finished_at"], kind="stable")
     frame = frame.drop_duplicates(["sweep", "trial_key"], keep="last")
     frame = frame.sort_values(["finished_at", "trial_key"], kind="stable")
