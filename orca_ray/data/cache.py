@@ -224,11 +224,9 @@ def scratch_directory(parent: Path, prefix: str = ".tmp-") -> Iterator[Path]:
     """Yield a new hidden directory inside ``parent``; it is removed at the end of the block, also after an error."""
     make_directory(parent)
     with disk_errors(parent):
-        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+        directory = tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True)
+    with directory as path:
+        yield Path(path)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,11 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from orca_ray.errors import UserError
 from orca_ray.process import seconds_since_boot
@@ -26,7 +26,6 @@ from orca_ray.results.live import Holder, LiveState, Request
 from orca_ray.results.store import ResultsStore
 
 logger = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
 
 RENEW_SECONDS = 3.0
 """Seconds between two times at which the live state is rewritten and requests are read."""
@@ -101,7 +100,7 @@ class Lease:
 
     def requests(self) -> list[Request]:
         """Return the requests that arrived since the last call."""
-        return list(_drained(self._requests))
+        return [self._requests.popleft() for _ in range(len(self._requests))]
 
     def carried_out(self, retries: Iterable[Request]) -> None:
         """Mark requests of kind ``retry`` as done; the thread then deletes their files from the store."""
@@ -178,7 +177,8 @@ class Lease:
         return taken
 
     def _delete_carried_out(self) -> None:
-        for path in _drained(self._carried_out):
+        while self._carried_out:
+            path = self._carried_out.popleft()
             self._folder.delete(path)
             self._retries.discard(path)
 
@@ -194,11 +194,6 @@ class Lease:
             f"suspended, or the store unreachable?), and {other} has taken over: this one ends. Finished trials are "
             f"stored. Watch the other one with 'orca-sweep status {self._sweep}'."
         )
-
-
-def _drained(waiting: deque[_Item]) -> Iterator[_Item]:
-    while waiting:
-        yield waiting.popleft()
 
 
 def driver_lives(

@@ -1,5 +1,6 @@
 """Logs of trials: what a worker logs, what the driver keeps of it, and the rows of the table of logs."""
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,22 +59,19 @@ class LogStream:
         return text
 
 
-class TrialLog(logging.Handler):
+class TrialLog(logging.StreamHandler[io.StringIO]):
     """Log handler that collects messages of the loggers of orca-ray, from level INFO on, with tracebacks."""
 
     def __init__(self) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(io.StringIO())
+        self.setLevel(logging.INFO)
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        self._lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text of a log record."""
-        self._lines.append(f"{self.format(record)}\n")
 
     def take(self) -> str:
         """Return the text of the messages since the last call, shortened by `last_bytes`."""
-        text, self._lines = "".join(self._lines), []
-        return last_bytes(text)
+        taken = self.stream
+        self.setStream(io.StringIO())
+        return last_bytes(taken.getvalue())
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
