@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import operator
 import re
@@ -127,14 +128,6 @@ class Table:
     later: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Columns that were added to the schema, by the schema version that added them."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
-
-    @property
-    def layouts(self) -> list[set[str]]:
-        """Names of the columns in each version of the schema, newest version first."""
-        layouts = [set(self.schema.names)]
-        for version in sorted(self.later, reverse=True):
-            layouts.append(layouts[-1] - self.later[version])
-        return layouts
 
 
 _RECORD_ORDER = ("benchmark", "sweep", "protocol", "phase", "task", "method", "body", "seed", "finished_at")
@@ -346,7 +339,9 @@ def _target(wanted: Any, found: Any, expand: bool) -> Any:
 
 def _check_columns(schema: Any, kind: Table, where: str) -> None:
     columns = set(schema.names)
-    odd = min((sorted(columns ^ layout) for layout in kind.layouts), key=len)
+    later = [kind.later[version] for version in sorted(kind.later, reverse=True)]
+    layouts = itertools.accumulate(later, operator.sub, initial=set(kind.schema.names))
+    odd = min((sorted(columns ^ layout) for layout in layouts), key=len)
     if not odd:
         odd = [name for name in schema.names if is_text(schema.field(name)) != is_text(kind.schema.field(name))]
     if odd or len(schema.names) > len(columns):
