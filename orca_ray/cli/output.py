@@ -234,22 +234,14 @@ class _LogFile(RotatingFileHandler):
         """Ignore errors of writing the log."""
 
 
-class _Console(logging.StreamHandler):  # type: ignore[type-arg] # generic only in the stubs
-    """Prints warnings and errors to stderr, but not messages of the logger ``hidden``, which `fail` prints."""
-
-    def __init__(self, hidden: str) -> None:
-        super().__init__()
-        self.setLevel(logging.WARNING)
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-        self.addFilter(lambda record: record.name != hidden)
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record), keep="\n")
+class _Console(logging.Handler):
+    """Prints messages to the current ``sys.stderr``, which a live table replaces: they then appear above the table."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write to the current ``sys.stderr``; a live table replaces it, so that messages appear above the table."""
-        self.stream = sys.stderr  # not setStream: it flushes the old stream, which may be closed by now
-        super().emit(record)
+        try:
+            note(self.format(record))
+        except Exception:  # a log message never ends the command
+            self.handleError(record)
 
 
 def start(hidden: str) -> None:
@@ -261,8 +253,11 @@ def start(hidden: str) -> None:
     file = _LogFile(home() / "logs" / "orca-sweep.log", maxBytes=MAX_BYTES, backupCount=2, delay=True)
     file.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
     package.setLevel(logging.DEBUG)
+    screen = _Console(logging.WARNING)
+    screen.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    screen.addFilter(lambda record: record.name != hidden)  # `fail` prints the messages of this logger
     package.addHandler(file)
-    package.addHandler(_Console(hidden))
+    package.addHandler(screen)
 
 
 def path() -> str | None:
