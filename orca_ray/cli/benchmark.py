@@ -149,11 +149,12 @@ def plan(
 
 def show_plan(spec: "SweepSpec", uri: str, options: SweepOptions, *, quiet: bool = False) -> None:
     """Print the plan (``quiet``: only trials that fit on no node), and exit with code 2 if a trial fits on no node."""
+    from orca_ray.sweep.executors import joined_address
     from orca_ray.sweep.plan.plan import build_plan
     from orca_ray.sweep.run.driver import make_executor
 
-    nodes = None
-    if options.joins_cluster:
+    nodes = None  # of this machine, unless trials run on an existing cluster
+    if options.executor == "ray" and joined_address(options.address) is not None:
         with make_executor(options.executor.value) as engine:
             nodes = engine.open(options.address)
     planned = build_plan(spec, existing_store(uri), nodes)
@@ -204,13 +205,11 @@ def _print_costs(planned: "Plan") -> None:
     devices = [("GPU", planned.gpu, [cost.gpu_hours for cost in planned.costs])]
     if planned.cpu:
         devices.append(("CPU", planned.cpu, [cost.cpu_hours for cost in planned.costs]))
-    rows = [
-        (
-            *(cost.task.partition("/")[2], cost.trials, cost.epochs, *(_rounded(hours, 0.01) for hours in each)),
-            *(_gigabytes(cost.raw_bytes or None), _gigabytes(cost.prepared_bytes), cost.state),
-        )
-        for cost, *each in zip(planned.costs, *(hours for _, _, hours in devices), strict=True)
-    ]
+    rows = []
+    for cost, *each in zip(planned.costs, *(hours for _, _, hours in devices), strict=True):
+        times = [_rounded(value, 0.01) for value in each]
+        sizes = (_gigabytes(cost.raw_bytes or None), _gigabytes(cost.prepared_bytes))
+        rows.append((cost.task.partition("/")[2], cost.trials, cost.epochs, *times, *sizes, cost.state))
     numbers = ("trials", "epochs", *(f"{kind} h" for kind, _, _ in devices), "raw GB", "prepared GB")
     say("\nestimated cost if no trial stops early:")
     show(("task", *numbers, "data"), rows, right=numbers)

@@ -234,13 +234,6 @@ class SweepOptions:
         overrides = Overrides(tasks, methods, self.body, protocol, self.trials, self.seeds, self.deterministic)
         return load_spec(source, budget=self.budget, overrides=overrides)
 
-    @property
-    def joins_cluster(self) -> bool:
-        """Whether trials run on an existing Ray cluster, instead of one started on this machine."""
-        from orca_ray.sweep.executors import joined_address
-
-        return self.executor is Executor.RAY and joined_address(self.address) is not None
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommandOptions(SweepOptions):
