@@ -37,13 +37,10 @@ def allowed_memory(root: Path = CGROUPS, own: Path = OWN_GROUPS) -> int | None:
 
 def free_memory() -> int:
     """Return the bytes of memory that this process may still take: what is available, within `allowed_memory`."""
-    page = os.sysconf("SC_PAGE_SIZE")
-    free = {name: int(size) for name, size, *_ in map(str.split, _lines(Path("/proc/meminfo")))}
-    available = 1024 * free["MemAvailable:"] if "MemAvailable:" in free else page * os.sysconf("SC_PHYS_PAGES")
-    if (limit := allowed_memory()) is None:
-        return available
-    used = _read(Path("/proc/self/statm"))
-    return max(0, min(available, limit - page * int(used[1]) if used else limit))
+    import psutil
+
+    available, limit = psutil.virtual_memory().available, allowed_memory()
+    return available if limit is None else max(0, min(available, limit - psutil.Process().memory_info().rss))
 
 
 def seconds_since_boot() -> float:
@@ -63,12 +60,8 @@ def _folders(root: Path, own: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> list[str]:
-    return " ".join(_lines(path)).split()
-
-
-def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
+        return path.read_text().split()
     except OSError:
         return []
 
