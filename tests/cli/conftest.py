@@ -1,6 +1,7 @@
 """What the tests of the command line share: a cache of their own, a sweep file, and one way to run a command."""
 
 import json
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from orca_ray.cli.app import run
 from orca_ray.sweep.plan import loading
 
 SWEEP = Path(__file__).with_name("sweep.yaml").read_text()
+MISTAKES = tomllib.loads(Path(__file__).with_name("mistakes.toml").read_text())
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from orca_ray.simulation.run import BatchStore
 from orca_ray.tasks import registry
 from orca_ray.tasks.task import Arrays, Task
 from orca_ray.testing.trials import CLASSES, make_data, make_task
-from tests.cli.conftest import Command
+from tests.cli.conftest import MISTAKES, Command
 from tests.data.faulty_server import Server, serving
 
 TERMS = "May not be redistributed."
@@ -145,37 +146,13 @@ def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(
     assert Path("disk/train_x.npy").is_file()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["prepare", "toy/first", "--out", "occupied"], "occupied is not empty and holds no prepared data"),
-        (["prepare", "toy/first", "other/first", "--out", "new"], "tasks with one name in two benchmarks"),
-        (["prepare", "toy/first", "other/first", "--raw", "mine"], "of one benchmark, got tasks of other, toy"),
-        (["prepare", "toy/first", "--raw", "occupied/file"], "is a file"),
-        (["prepare", "toy/first", "--raw", "nowhere"], "x.npy"),
-        (["prepare", "toy/first", "--protocol", "papr"], "'paper'"),
-        (["fetch", "toy/frist"], "'toy/first'"),
-        (["fetch", "toy/first", "--workers", "0"], "--workers"),
-        (["fetch", "toy/first", "--raw", "occupied/file"], "is a file"),
-        (["prepare", "toy/first", "--raw", "no where"], "orca-sweep data fetch toy/first --raw"),
-        (["fetch", "toy/first", "--raw", ""], "names no directory"),
-        (["fetch", "cifar10", "--raw", "new"], "the source cifar10 goes into the cache"),
-        (["verify", "toy/first"], "nothing to verify"),
-        (["verify", "toy/first", "--raw", "nowhere"], "--raw nowhere does not exist"),
-        (["verify", "toy/first", "--raw", "occupied"], "none of its raw files is in --raw occupied"),
-        (["show", "toy/frist"], "'toy/first'"),
-        (["show", "toy/first", "--picture", "x.jpg"], "must end in .png"),
-        (["show", "toy/first", "--picture", "no/where.png"], "no is no directory"),
-        (["show", "toy/first", "--picture", "x.png"], "not prepared"),
-        (["list", "toi"], "'toy'"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES["data"].items())
 def test_a_mistake_is_named_and_nothing_is_written(
-    command: Command, server: Server, own_cache: Path, arguments: list[str], expected: str
+    command: Command, server: Server, own_cache: Path, arguments: str, expected: str
 ) -> None:
     Path("occupied").mkdir()
     Path("occupied/file").write_text("years of work")
-    ending = command("data", *arguments)
+    ending = command("data", *shlex.split(arguments))
     assert (ending.code, ending.out) == (2, "")
     assert ending.err.startswith("error: ")
     assert expected in ending.err

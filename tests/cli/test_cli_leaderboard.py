@@ -13,7 +13,7 @@ from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run.reproduce import Comparison
-from tests.cli.conftest import Command
+from tests.cli.conftest import MISTAKES, Command
 from tests.leaderboard.test_published import ORCA
 from tests.results.factories import make_point, make_record
 
@@ -66,22 +66,9 @@ def test_a_pipe_gets_the_bytes_of_a_file(store: str, capfdbinary: pytest.Capture
     assert capfdbinary.readouterr().out == Path("board").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["-o", "/dev/null"], "is inside /dev"),
-        (["-o", "."], "is a directory"),
-        (["-o", "missing/board.md"], "missing is no directory"),
-        (["-o", "board.docx"], "give --format, or a name that ends in .csv"),
-        (["--tasks", "digit"], "Did you mean 'pocket/digits'?"),
-        (["--tasks", ","], "names nothing"),
-        (["--hide", "digitized"], "Did you mean 'digitised'?"),
-        (["--check", "."], "no board of pocket there; write one: orca-sweep leaderboard pocket --results"),
-        (["--open", "--format", "csv"], "--open and --watch show the page"),
-    ],
-)
-def test_a_wrong_option_is_named(arguments: list[str], expected: str, command: Command, store: str) -> None:
-    assert expected in command.refused("leaderboard", "pocket", "--results", store, *arguments)
+@pytest.mark.parametrize(("arguments", "expected"), MISTAKES["leaderboard"].items())
+def test_a_wrong_option_is_named(arguments: str, expected: str, command: Command, store: str) -> None:
+    assert expected in command.refused("leaderboard", "pocket", "--results", store, *arguments.split())
     assert list(Path().iterdir()) == []
 
 
