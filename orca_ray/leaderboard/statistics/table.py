@@ -38,20 +38,15 @@ class ScoreTable:
         """
         if isinstance(scores, ScoreTable):
             return scores
-        values = scores["score"].to_numpy("float64")
-        if not np.isfinite(values).all():
+        if not np.isfinite(scores["score"].to_numpy("float64")).all():
             raise ValueError("a score table has finite scores only; leave out the rows without one")
-        columns = (scores[name] for name in ("task", "method", "seed"))
-        (t, tasks), (m, methods), (s, _) = (pd.factorize(column, sort=True) for column in columns)
-        order = np.lexsort((s, m, t))
-        t, m, s = t[order], m[order], s[order]
-        first = np.ones(len(order), dtype=bool)  # the first score of its task and method
-        first[1:] = (t[1:] != t[:-1]) | (m[1:] != m[:-1])
-        if (~first[1:] & (s[1:] == s[:-1])).any():
+        if scores.duplicated(["task", "method", "seed"]).any():
             raise ValueError("a score table has one score for each task, method and seed")
-        places = np.arange(len(order)) - np.flatnonzero(first)[np.cumsum(first) - 1]
+        rows = scores.sort_values("seed", kind="stable")
+        (t, tasks), (m, methods) = (pd.factorize(rows[name], sort=True) for name in ("task", "method"))
+        places = rows.groupby(["task", "method"]).cumcount().to_numpy()
         scores_TMS = np.full((len(tasks), len(methods), places.max(initial=-1) + 1), np.nan)
-        scores_TMS[t, m, places] = values[order]
+        scores_TMS[t, m, places] = rows["score"].to_numpy("float64")
         return cls(tuple(map(str, tasks)), tuple(map(str, methods)), scores_TMS)
 
     @cached_property
