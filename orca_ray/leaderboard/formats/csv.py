@@ -2,34 +2,38 @@
 
 import csv
 import io
-import math
+from collections.abc import Callable, Sequence
 
 from orca_ray.errors import csv_cell
+from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
 from orca_ray.leaderboard.statistics.paired import Levels
 from orca_ray.results.record import Status
 
-_COLUMNS = (
-    "benchmark", "sweep", "protocol", "section", "task", "metric", "method", "other", "seed", "value", "std", "low",
-    "high", "n", "kind", "source",
-)  # fmt: skip
+_COLUMNS = ("task", "metric", "method", "other", "seed", "value", "std", "low", "high", "n", "kind", "source")
 _PUBLISHED = ("published", "published_metric", "flag", "note")
 """Columns of published scores alone: digits and unit as published, why a score has no rank, and a note."""
+_EFFECTS = ("task", "metric", "levels", "reference", "value", "std", "low", "high", "n", "planned")
 
 
-def _render(report: BoardReport) -> str:
-    board, stream = report.board, io.StringIO()
-    writer = csv.DictWriter(stream, (*_COLUMNS, *_PUBLISHED), restval="", lineterminator="\n")
+def _begun(source: Board | Effects, columns: Sequence[str]) -> tuple[io.StringIO, Callable[..., None]]:
+    """Return the text of a file with its header, and a function that adds a row: its section, and cells by column."""
+    stream, about = io.StringIO(), {name: getattr(source, name) for name in ("benchmark", "sweep", "protocol")}
+    writer = csv.DictWriter(stream, (*about, "section", *columns), restval="", lineterminator="\n")
     writer.writeheader()
 
     def write(section: str, **cells: object) -> None:
-        known = {name: "" if cell is None or cell != cell else csv_cell(cell) for name, cell in cells.items()}
-        about = {"benchmark": board.benchmark, "sweep": board.sweep, "protocol": board.protocol, "section": section}
-        own = {name: csv_cell(cell) for name, cell in about.items()}
-        writer.writerow({**own, **known})
+        row = {**about, "section": section, **cells}
+        writer.writerow({name: "" if cell is None or cell != cell else csv_cell(cell) for name, cell in row.items()})
 
+    return stream, write
+
+
+def _render(report: BoardReport) -> str:
+    board = report.board
+    stream, write = _begun(board, (*_COLUMNS, *_PUBLISHED))
     for task in board.tasks:
         for method in report.methods:
             mean, std, n = board.score(task, method)
@@ -54,25 +58,19 @@ def _render(report: BoardReport) -> str:
 
 
 def _csv_effects(effects: Effects) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    columns = ("section", "task", "metric", "levels", "reference", "value", "std", "low", "high", "n", "planned")
-    writer.writerow(["benchmark", "sweep", "protocol", *columns])
+    stream, write = _begun(effects, _EFFECTS)
 
-    def write(section: str, task: str, levels: Levels, reference: Levels, *numbers: float | None) -> None:
-        cells = ["" if value is None or math.isnan(value) else value for value in numbers]
-        names = [", ".join(f"{factor}={level}" for factor, level in each.items()) for each in (levels, reference)]
-        metric = effects.metrics.get(task, "")
-        row = [effects.benchmark, effects.sweep, effects.protocol, section, task, metric, *names, *cells]
-        writer.writerow(map(csv_cell, row))
+    def text(levels: Levels) -> str:
+        return ", ".join(f"{factor}={level}" for factor, level in levels.items())
 
     for each in effects.comparisons:
-        value, low, high = each.ratio
-        write("effect", "", each.levels, each.reference, value, None, low, high, each.pairs, each.planned)
-        for task, (value, low, high) in each.tasks.items():
-            write("effect", task, each.levels, each.reference, value, None, low, high, None, None)
+        sides = {"levels": text(each.levels), "reference": text(each.reference)}
+        write("effect", **sides, **each.ratio._asdict(), n=each.pairs, planned=each.planned)
+        for task, ratio in each.tasks.items():
+            write("effect", task=task, metric=effects.metrics[task], **sides, **ratio._asdict())
     for (task, index), (mean, std, n) in effects.scores.items():
-        write("score", task, effects.cells[index], {}, mean, std, None, None, n, len(effects.seeds))
+        cells = {"task": task, "metric": effects.metrics[task], "levels": text(effects.cells[index])}
+        write("score", **cells, value=mean, std=std, n=n, planned=len(effects.seeds))
     return stream.getvalue().rstrip("\n")
 
 
