@@ -7,7 +7,6 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
-NUM_ERRORS = 2.0
 RULE = (
     "A score moved beyond noise if the mean difference exceeds two standard errors: those of the differences between "
     "equal seeds if the boards share at least two, else those of the difference between the two means. With one seed, "
@@ -87,6 +86,6 @@ def _kind(difference: float, error: float) -> Kind:
         return Kind.EQUAL
     if math.isnan(error):
         return Kind.UNKNOWN
-    if abs(difference) <= NUM_ERRORS * error:
+    if abs(difference) <= 2 * error:
         return Kind.WITHIN_NOISE
     return Kind.BETTER if difference < 0 else Kind.WORSE
