@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.board import Board, empty_board
 from orca_ray.leaderboard.effects import COLUMNS, EffectGrid, build_effects
-from orca_ray.leaderboard.format import BoardReport, subset
+from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport, subset
 from orca_ray.leaderboard.page import chosen_pictures
 from orca_ray.leaderboard.published import published_for
-from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.scan import StoreSnapshot, invalid_rows_text
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.submissions import imported_scores
@@ -88,3 +87,26 @@ def _records(scan: StoreSnapshot, board: Board) -> pd.DataFrame:
 
 def _positions(scan: StoreSnapshot, wanted: Mapping[str, Collection[str]]) -> NDArray[np.int64]:
     return np.sort(np.concatenate([np.empty(0, np.int64), *(at for at, _ in scan.batches(["benchmark"], wanted))]))
+
+
+_SEARCHES = ["task", "method", "body", "trial_key", "started_at", "validation_score", "hyperparameters"]
+
+
+def read_searches(scan: StoreSnapshot, board: Board) -> pd.DataFrame | None:
+    """Return the search trials of a board's sweep, tasks and methods, in the order of their starts.
+
+    Columns are ``task``, ``method`` (as on the board), ``number`` (place in the search), ``score`` (on validation) and
+    ``hyperparameters`` (a JSON object). Returns None if there are more trials than `MAX_SEARCH_TRIALS`.
+    """
+    wanted = {"benchmark": [board.benchmark], "sweep": [board.sweep], "protocol": [board.protocol], "phase": ["search"]}
+    found, num = [np.empty(0, np.int64)], 0
+    for positions, _ in scan.batches(["task"], {**wanted, "task": board.tasks}):
+        num += len(positions)
+        if num > MAX_SEARCH_TRIALS:
+            return None
+        found.append(positions)
+    trials: pd.DataFrame = scan.take(np.concatenate(found), _SEARCHES).to_pandas()
+    rows = trials.assign(method=board.labels(trials), score=trials["validation_score"].astype("float64"))
+    rows = rows[rows["method"].isin(board.methods)].sort_values(["started_at", "trial_key"], kind="stable")
+    rows = rows.assign(number=rows.groupby(["task", "method"]).cumcount())
+    return rows[["task", "method", "number", "score", "hyperparameters"]]

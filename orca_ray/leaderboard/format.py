@@ -23,12 +23,14 @@ from orca_ray.leaderboard.board import Board
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.published import Published, PublishedRow
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
+from orca_ray.leaderboard.statistics.paired import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.table import Shape
 from orca_ray.paths import open_regular
 
 _DIGITS = 10
 """Significant digits of statistics. The last digits depend on the processor, and a board's bytes must not."""
+MAX_SEARCH_TRIALS = 20_000
+"""Largest number of search trials of a board that `BoardReport.searches` holds."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +170,12 @@ def _chosen(kind: str, wanted: Sequence[str] | None, known: Sequence[str], prefi
 KIND = "orca-ray board"
 VERSION = 1
 """Version of the columns of exported scores, and of the JSON document."""
-SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("benchmark", "sweep", "protocol", "task", "metric")),
-        ("metric_version", pa.int64()),
-        ("data_fingerprint", pa.string()),
-        ("method", pa.string()),
-        ("seed", pa.int64()),
-        ("score", pa.float64()),
-        ("trial_key", pa.string()),
-    ]
-)
+_NAMES = (
+    "benchmark", "sweep", "protocol", "task", "metric", "metric_version", "data_fingerprint", "method", "seed", "score",
+    "trial_key",
+)  # fmt: skip
+_TYPES = {"metric_version": pa.int64(), "seed": pa.int64(), "score": pa.float64()}
+SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _NAMES])
 """Columns of exported scores. A (task, method) without a score has one row, without ``seed`` and ``score``."""
 SUFFIXES = (".json", ".parquet")
 _MAX_BYTES = 1 << 30

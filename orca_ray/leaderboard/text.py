@@ -12,13 +12,11 @@ import pandas as pd
 from orca_ray.errors import printable
 from orca_ray.leaderboard.board import Score
 from orca_ray.leaderboard.effects import Effects
-from orca_ray.leaderboard.format import BoardReport
-from orca_ray.leaderboard.published import PublishedTable
+from orca_ray.leaderboard.format import MAX_SEARCH_TRIALS, BoardReport
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
 from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import Ratio
 from orca_ray.leaderboard.statistics.verdict import describe, smallest_p
-from orca_ray.leaderboard.trials import MAX_SEARCH_TRIALS
 from orca_ray.results.record import Status
 
 MISSING = "–"
@@ -166,10 +164,11 @@ def _verdict(report: BoardReport) -> Iterator[str]:
         yield f"Did searching help? Not computed: there are more than {MAX_SEARCH_TRIALS} search trials"
 
 
-def published_tables(report: BoardReport) -> list[PublishedTable]:
-    """Return the tables of published results: `Published.beside` first, if there is one, then `Published.tables`."""
-    published = report.published
-    return [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
+def published_grids(report: BoardReport, mark: str) -> list[tuple[str, list[list[str]]]]:
+    """Return heading and rows of each table of published results; ``mark`` formats the best scores."""
+    published, benchmark = report.published, report.board.benchmark
+    tables = [] if published is None else [*([published.beside] if published.beside else []), *published.tables]
+    return [(table.heading(benchmark), table.grid(benchmark, mark)) for table in tables]
 
 
 def published_footer(report: BoardReport) -> list[str]:

@@ -21,14 +21,14 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import BoardReport, all_formats, build, empty_board, render, subset
+from orca_ray.leaderboard.assembly import read_searches
 from orca_ray.leaderboard.format import SCHEMA, read_scores, score_frame
 from orca_ray.leaderboard.formats import latex, markdown
 from orca_ray.leaderboard.formats.table import sparkline
 from orca_ray.leaderboard.published.comparison import compare
 from orca_ray.leaderboard.published.tables import published_rows
 from orca_ray.leaderboard.statistics import all_statistics
-from orca_ray.leaderboard.statistics.questions import answers
-from orca_ray.leaderboard.trials import read_searches
+from orca_ray.leaderboard.statistics.paired import answers
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.store import ResultsStore
@@ -122,7 +122,7 @@ def test_did_searching_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert "is 0.50 over 1 task" in text
     ratios = {each["subject"]: each["ratio"]["value"] for each in json.loads(str(render(report, "json")))["answers"]}
     assert ratios == pytest.approx({"": 0.5, "fpt": 1.0, "orca": 0.25})
-    monkeypatch.setattr("orca_ray.leaderboard.trials.MAX_SEARCH_TRIALS", 1)
+    monkeypatch.setattr("orca_ray.leaderboard.assembly.MAX_SEARCH_TRIALS", 1)
     many = BoardReport(board, read_searches=lambda: read_searches(scan, board))
     assert "Did searching help? Not computed: there are more than" in str(render(many))
 

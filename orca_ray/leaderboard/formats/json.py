@@ -10,29 +10,20 @@ from orca_ray.leaderboard.board import BoardCell
 from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import KIND, VERSION, BoardReport, Format, score_rows
 from orca_ray.leaderboard.statistics import get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import Comparison
-from orca_ray.leaderboard.statistics.questions import QuestionAnswer
+from orca_ray.leaderboard.statistics.paired import Comparison, QuestionAnswer
 from orca_ray.results.record import Status
 
 
 def _render(report: BoardReport) -> str:
     board = report.board
-    tasks = [
-        {
-            **asdict(info),
-            "best": board.best(task),
-            "scores": {method: board.score(task, method)._asdict() for method in report.methods},
-        }
-        for task, info in board.infos.items()
-    ]
-    methods = [
-        {
-            "name": method,
-            **{name: report.statistic(name).loc[method].to_dict() for name in on_boards()},
-            "statuses": {status.value: board.count(method, status) for status in Status},
-        }
-        for method in report.methods
-    ]
+    tasks, methods = [], []
+    for task, info in board.infos.items():
+        scores = {method: board.score(task, method)._asdict() for method in report.methods}
+        tasks.append({**asdict(info), "best": board.best(task), "scores": scores})
+    for method in report.methods:
+        values = {name: report.statistic(name).loc[method].to_dict() for name in on_boards()}
+        statuses = {status.value: board.count(method, status) for status in Status}
+        methods.append({"name": method, **values, "statuses": statuses})
     document = {
         "kind": KIND,
         "version": VERSION,

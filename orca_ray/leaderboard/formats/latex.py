@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from orca_ray.errors import printable
 from orca_ray.leaderboard.format import BoardReport, Format
 from orca_ray.leaderboard.statistics import on_boards
-from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_tables, score_grid, titles
+from orca_ray.leaderboard.text import footer, metrics_text, published_footer, published_grids, score_grid, titles
 
 _SPECIAL = {
     **{each: f"\\{each}" for each in "&%$#_{}"},
@@ -66,11 +66,8 @@ def _render(report: BoardReport) -> str:
         lines += _tabular(grid, 1, len(grid) - len(on_boards()))
         lines += _notes(["bold: best score of the task", metrics_text(board.metrics, board.benchmark)])
     lines += _notes(footer(report))
-    for table in published_tables(report):
-        lines += [
-            rf"\par\medskip {escaped(table.heading(board.benchmark))}\par",
-            *_tabular(table.grid(board.benchmark, _BEST), 1),
-        ]
+    for heading, grid in published_grids(report, _BEST):
+        lines += [rf"\par\medskip {escaped(heading)}\par", *_tabular(grid, 1)]
     return "\n".join([*lines, *_notes(published_footer(report))])
 
 

@@ -38,10 +38,7 @@ def _render(report: BoardReport) -> str:
             row.insert(1, metric)
         lines += [*markdown_table(_cells(grid), 2), ""]
     lines += [f"- {escaped(line)}" for line in text.footer(report)]
-    tables = [
-        (table.heading(board.benchmark), table.grid(board.benchmark, _BEST)) for table in text.published_tables(report)
-    ]
-    for heading, grid in [*filter(None, [text.cost_grid(report)]), *tables]:
+    for heading, grid in [*filter(None, [text.cost_grid(report)]), *text.published_grids(report, _BEST)]:
         lines += ["", f"**{escaped(heading)}**", "", *markdown_table(_cells(grid), 1)]
     if notes := text.published_footer(report):
         lines += ["", *(f"- {escaped(line)}" for line in notes)]

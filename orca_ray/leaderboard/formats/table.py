@@ -43,8 +43,8 @@ def renderables(report: BoardReport, width: int = text.WIDTH, *, curves: bool = 
         yield _sentences(lines, width)
     if costs := text.cost_grid(report):
         yield from _section(*costs, width)
-    for table in text.published_tables(report):
-        yield from _section(table.heading(board.benchmark), table.grid(board.benchmark), width)
+    for heading, rows in text.published_grids(report, "{}" + BEST):
+        yield from _section(heading, rows, width)
     if lines := text.published_footer(report):
         yield _sentences(lines, width)
 

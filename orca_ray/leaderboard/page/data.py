@@ -16,8 +16,7 @@ from orca_ray.leaderboard.effects import Effects
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.published import OWN, Published, PublishedTable
 from orca_ray.leaderboard.statistics import all_statistics, get_statistic, on_boards
-from orca_ray.leaderboard.statistics.paired import Ratio
-from orca_ray.leaderboard.statistics.questions import answers, gains
+from orca_ray.leaderboard.statistics.paired import Ratio, answers, gains
 from orca_ray.leaderboard.statistics.table import COLUMNS
 from orca_ray.leaderboard.text import effects_sections
 from orca_ray.results.record import CurvePoint, Record, Status
@@ -55,17 +54,14 @@ def page_data(report: BoardReport) -> dict[str, Any]:
     searches = _search_trials(report)
     finished = [time for cell in board.cells.values() if (time := cell.provenance.finished_at)]
     scored = {key for cell in board.cells.values() for key in cell.trial_keys.values()}
+    described = []
+    for task, info in board.infos.items():
+        texts = {f"{name}_text": text for name, text in about.get(task, {}).items()}
+        described.append({**asdict(info), "label": task.removeprefix(f"{board.benchmark}/"), **texts})
     return {
         **{name: getattr(board, name) for name in ("benchmark", "sweep", "protocol")},
         "updated": _plain(max(finished, default=None)),
-        "tasks": [
-            {
-                **asdict(info),
-                "label": task.removeprefix(f"{board.benchmark}/"),
-                **{f"{name}_text": text for name, text in about.get(task, {}).items()},
-            }
-            for task, info in board.infos.items()
-        ],
+        "tasks": described,
         "methods": [{"name": method, **about.get(method.partition(" (")[0], {})} for method in methods],
         "seeds": list(board.seeds),
         "scores": _scores(board, rows["trial_key"].tolist()),
@@ -128,15 +124,13 @@ def _compared(report: BoardReport, searches: pd.DataFrame) -> dict[str, Any]:
     questions, ends = answers(report.scores, searches), ("low", "high")
     pairs = list(itertools.combinations(methods, 2)) if len(methods) <= MAX_COMPARED else []
     verdicts = report.verdicts[["low", "high", "more_tasks", "more_seeds"]].to_dict("index") if pairs else {}
+    asked = []
+    for each in questions:
+        texts = {name: getattr(each, name) for name in ("name", "question", "agent", "subject", "note")}
+        sides = {"method": each.comparison.levels, "reference": each.comparison.reference}
+        asked.append({**texts, **{name: " ".join(levels.values()) for name, levels in sides.items()}})
     return {
-        "questions": [
-            {
-                **{name: getattr(each, name) for name in ("name", "question", "agent", "subject", "note")},
-                "method": " ".join(each.comparison.levels.values()),
-                "reference": " ".join(each.comparison.reference.values()),
-            }
-            for each in questions
-        ],
+        "questions": asked,
         "answers": [{name: _plain(getattr(each.comparison.ratio, name), 10) for name in ends} for each in questions],
         "pairs": [{str(name): _plain(value) for name, value in verdicts[pair].items()} for pair in pairs],
         "gains": [
@@ -272,20 +266,11 @@ def _published(published: Published) -> dict[str, Any]:
 
 
 def _published_table(table: PublishedTable) -> dict[str, Any]:
-    fields = ("score", "std", "kind", "flag", "source", "note", "direction")
-    return {
-        "title": table.title,
-        "columns": [asdict(column) | {"best": table.best(column)} for column in table.columns],
-        "methods": [
-            {
-                "name": method,
-                "rank": table.statistics(method)["mean_rank"],
-                "cells": {
-                    column.task: {"text": column.text(row), **{name: getattr(row, name) for name in fields}}
-                    for column in table.columns
-                    if (row := table.cells.get((method, column))) and row.kind != OWN
-                },
-            }
-            for method in table.methods
-        ],
-    }
+    shown = ("text", "score", "std", "kind", "flag", "source", "note", "direction")
+    methods = []
+    for each in table.to_dict()["methods"]:
+        published = {task: cell for task, cell in each["cells"].items() if cell["kind"] != OWN}
+        cells = {task: {name: cell[name] for name in shown} for task, cell in published.items()}
+        methods.append({"name": each["name"], "rank": each["mean_rank"], "cells": cells})
+    columns = [asdict(column) | {"best": table.best(column)} for column in table.columns]
+    return {"title": table.title, "columns": columns, "methods": methods}

@@ -190,7 +190,7 @@ class PublishedTable:
             tasks.setdefault(column.unit, []).append(column.task.removeprefix(f"{benchmark}/"))
         return f"{self.title}: " + "; ".join(f"{unit} ({', '.join(names)})" for unit, names in tasks.items())
 
-    def grid(self, benchmark: str, mark: str = "{}*") -> list[list[str]]:
+    def grid(self, benchmark: str, mark: str) -> list[list[str]]:
         """Return column titles and rows of text; ``mark`` formats a column's best score, "?" follows flagged scores."""
         names = [column.task.removeprefix(f"{benchmark}/") for column in self.columns]
         lines = [["method", *names, "mean rank", "wins"]]

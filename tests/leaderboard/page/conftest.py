@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from orca_ray.leaderboard.assembly import read_searches
 from orca_ray.leaderboard.format import BoardReport
 from orca_ray.leaderboard.page import page_data, render
 from orca_ray.leaderboard.selection import build
-from orca_ray.leaderboard.trials import read_searches
 from orca_ray.results.record import CurvePoint, Record, Status
 from orca_ray.results.scan import StoreSnapshot
 from orca_ray.results.tables import CURVES, RECORDS, from_rows, to_frame

@@ -12,8 +12,7 @@ import pytest
 import scipy.stats
 
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics
-from orca_ray.leaderboard.statistics.paired import LogScores
-from orca_ray.leaderboard.statistics.questions import answers, gains
+from orca_ray.leaderboard.statistics.paired import LogScores, answers, gains
 from orca_ray.leaderboard.statistics.ranks import ranks, shared_wins
 from orca_ray.leaderboard.statistics.scores import Over, pareto
 from orca_ray.leaderboard.statistics.table import Floats

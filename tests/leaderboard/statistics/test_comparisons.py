@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,6 @@ import scipy.stats
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic
-from orca_ray.leaderboard.statistics.importance import groups, importance, kruskal_wallis
 from orca_ray.leaderboard.statistics.intervals import (
     MIN_TASKS,
     chi_square_tail,
@@ -23,13 +21,13 @@ from orca_ray.leaderboard.statistics.intervals import (
     student_tail,
     tail,
 )
-from orca_ray.leaderboard.statistics.questions import QuestionAnswer, answers
+from orca_ray.leaderboard.statistics.paired import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.ranks import strengths
-from orca_ray.leaderboard.statistics.scores import pareto_front
+from orca_ray.leaderboard.statistics.scores import groups, importance, kruskal_wallis, pareto_front
 from orca_ray.leaderboard.statistics.table import Floats
 from orca_ray.leaderboard.statistics.verdict import holm, signed_rank, smallest_p
 from orca_ray.testing import StatisticSuite
-from orca_ray.testing.scores import random_table, table
+from orca_ray.testing.scores import compute, random_table, table
 
 SAMPLE = ("bradley_terry", "mean_rank", "verdict")
 
@@ -41,10 +39,6 @@ class TestSomeStatistics(StatisticSuite):
 @pytest.mark.exhaustive
 class TestEveryStatistic(StatisticSuite):
     names = sorted({*all_statistics()} - {*SAMPLE})
-
-
-def compute(name: str, scores: pd.DataFrame, **options: Any) -> pd.DataFrame:
-    return get_statistic(name).compute(scores, **options)
 
 
 def ratios(*factors: float, spread: float = 0.0) -> pd.DataFrame:
@@ -229,19 +223,17 @@ BY_HAND = table(
 )
 
 
-def values(name: str, scores: pd.DataFrame) -> dict[object, float]:
-    return get_statistic(name).compute(scores)["value"].to_dict()
-
-
 def test_by_hand() -> None:
     """Ranks are 1, 2, 3 on a, 2.5, 1, 2.5 on b and 1.5, 1.5, 3 on c; d has no score of z."""
-    assert values("mean_rank", BY_HAND) == pytest.approx({"x": 5 / 3, "y": 4.5 / 3, "z": 8.5 / 3})
-    assert values("wins", BY_HAND) == pytest.approx({"x": 1.5, "y": 1.5, "z": 0})
+    assert compute("mean_rank", BY_HAND)["value"].to_dict() == pytest.approx({"x": 5 / 3, "y": 4.5 / 3, "z": 8.5 / 3})
+    assert compute("wins", BY_HAND)["value"].to_dict() == pytest.approx({"x": 1.5, "y": 1.5, "z": 0})
     rates = {("x", "y"): 0.5, ("x", "z"): 2.5 / 3, ("y", "z"): 1.0}
-    assert values("win_rate", BY_HAND) == pytest.approx(rates | {(b, a): 1 - rate for (a, b), rate in rates.items()})
+    assert compute("win_rate", BY_HAND)["value"].to_dict() == pytest.approx(
+        rates | {(b, a): 1 - rate for (a, b), rate in rates.items()}
+    )
     for name in ("mean_rank", "wins", "win_rate"):
-        assert set(get_statistic(name).compute(BY_HAND)["num_tasks"]) == {3}
-    assert get_statistic("wins").compute(BY_HAND)["ties"].to_dict() == {"x": 1, "y": 1, "z": 0}
+        assert set(compute(name, BY_HAND)["num_tasks"]) == {3}
+    assert compute("wins", BY_HAND)["ties"].to_dict() == {"x": 1, "y": 1, "z": 0}
 
 
 def test_mean_rank_against_scipy() -> None:
