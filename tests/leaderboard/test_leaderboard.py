@@ -11,7 +11,7 @@ import pytest
 
 from orca_ray.errors import UserError
 from orca_ray.leaderboard import Other, build
-from orca_ray.leaderboard.difference import Change, Kind, compare_boards
+from orca_ray.leaderboard.difference import Kind, compare_boards
 from orca_ray.leaderboard.format import score_frame
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
@@ -177,43 +177,42 @@ def test_an_empty_store(tmp_path: Path) -> None:
         build(store.records(), benchmark="pocket")
 
 
-def scores_of(**scores: list[float] | dict[int, float]) -> pd.DataFrame:
+Seeds = list[float] | dict[int, float]
+
+
+def scores_of(**scores: Seeds) -> pd.DataFrame:
     """Return the scores of methods on the task digits, by seed."""
     by_seed = {name: each if isinstance(each, dict) else dict(enumerate(each)) for name, each in scores.items()}
     runs = [run("digits", name, score, seed) for name, each in by_seed.items() for seed, score in each.items()]
     return score_frame(build(frame(*runs), benchmark="pocket"))
 
 
-def only(before: pd.DataFrame, after: pd.DataFrame) -> Change:
-    (found,) = compare_boards(before, after)
-    return found
+NAN = math.nan
 
 
-def test_equal_seeds_are_paired() -> None:
-    """The differences are -0.1, -0.1 and -0.13: noise between seeds cancels; then 0.1, -0.1 and 0.03."""
-    found = only(scores_of(orca=[0.9, 0.5, 0.2]), scores_of(orca=[0.8, 0.4, 0.07]))
-    assert found.difference == pytest.approx(-0.11)
-    assert found.error == pytest.approx(0.0173205 / math.sqrt(3), rel=1e-5)
-    assert (found.kind, found.seeds) == (Kind.BETTER, 3)
-    assert (found.before, found.after) == pytest.approx((1.6 / 3, 1.27 / 3))
-    found = only(scores_of(orca=[0.4, 0.5, 0.2]), scores_of(orca=[0.5, 0.4, 0.23]))
-    assert found.kind is Kind.WITHIN_NOISE
-    assert found.error == pytest.approx(0.10149 / math.sqrt(3), rel=1e-3)
-
-
-def test_other_seeds_are_not_paired() -> None:
-    """Two variances of 0.02 over two seeds each: the standard error is sqrt(0.01 + 0.01)."""
-    found = only(scores_of(orca={0: 0.2, 1: 0.4}), scores_of(orca={5: 0.7, 6: 0.9}))
-    assert (found.difference, found.error, found.seeds) == pytest.approx((0.5, math.sqrt(0.02), 0))
-    assert found.kind is Kind.WORSE
-
-
-def test_few_seeds() -> None:
-    one, two = scores_of(orca=[0.5]), scores_of(orca=[0.5, 0.25])
-    assert only(one, scores_of(orca=[0.25])).kind is Kind.UNKNOWN
-    assert only(one, one).kind is only(two, two).kind is Kind.EQUAL
-    assert only(two, scores_of(orca=[0.375, 0.125])).kind is Kind.BETTER  # the same difference for both seeds
-    assert only(two, scores_of(orca={7: 0.5})).kind is Kind.UNKNOWN
+@pytest.mark.parametrize(
+    ("before", "after", "kind", "difference", "error", "seeds"),
+    [
+        # The differences are -0.1, -0.1 and -0.13, then 0.1, -0.1 and 0.03: noise between seeds cancels.
+        ([0.9, 0.5, 0.2], [0.8, 0.4, 0.07], Kind.BETTER, -0.11, 0.0173205 / math.sqrt(3), 3),
+        ([0.4, 0.5, 0.2], [0.5, 0.4, 0.23], Kind.WITHIN_NOISE, 0.01, 0.1014889 / math.sqrt(3), 3),
+        # Other seeds are not paired: two variances of 0.02 over two seeds each.
+        ({0: 0.2, 1: 0.4}, {5: 0.7, 6: 0.9}, Kind.WORSE, 0.5, math.sqrt(0.02), 0),
+        ([0.5], [0.25], Kind.UNKNOWN, -0.25, NAN, 1),
+        ([0.5], [0.5], Kind.EQUAL, 0, NAN, 1),
+        ([0.5, 0.25], [0.5, 0.25], Kind.EQUAL, 0, 0, 2),
+        ([0.5, 0.25], [0.375, 0.125], Kind.BETTER, -0.125, 0, 2),
+        ([0.5, 0.25], {7: 0.5}, Kind.UNKNOWN, 0.125, NAN, 0),
+    ],
+)
+def test_a_change_is_compared_with_the_noise_over_seeds(
+    before: Seeds, after: Seeds, kind: Kind, difference: float, error: float, seeds: int
+) -> None:
+    (found,) = compare_boards(scores_of(orca=before), scores_of(orca=after))
+    assert (found.kind, found.seeds) == (kind, seeds)
+    assert (found.difference, found.error) == pytest.approx((difference, error), rel=1e-5, nan_ok=True)
+    means = [np.mean(list(each.values()) if isinstance(each, dict) else each) for each in (before, after)]
+    assert (found.before, found.after) == pytest.approx(means)
 
 
 def test_scores_that_appear_and_disappear() -> None:
@@ -234,5 +233,5 @@ def test_other_versions_are_not_compared() -> None:
         ("data_fingerprint", "ff", "data fingerprint 0123456789abcdef → ff"),
         ("protocol", "paper", "protocol held-out → paper"),
     ):
-        found = only(one, one.assign(**{column: value}))
+        (found,) = compare_boards(one, one.assign(**{column: value}))
         assert (found.kind, found.reason) == (Kind.INCOMPARABLE, reason)
