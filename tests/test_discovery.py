@@ -1,14 +1,13 @@
-"""What other packages add by entry points, and what one new file adds; and what happens if a plug-in cannot be used."""
+"""What other packages add by entry points, and what happens if a plug-in cannot be used."""
 
-import importlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
+from orca_ray.alignment import distances
 from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
 from orca_ray.discovery import GROUPS, origin, plug_ins
 from orca_ray.errors import UserError
@@ -17,7 +16,7 @@ from orca_ray.methods.registry import all_methods, expand, get_method
 from orca_ray.models.family import all_families, family_of
 from orca_ray.tasks.metrics import all_metrics, get_metric
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
-from tests.plug_in_packages import EXAMPLE, forget, installed, write_package
+from tests.plug_in_packages import EXAMPLE, installed, write_package
 
 RECIPE = """
 from orca_ray.methods.recipe import Recipe
@@ -182,64 +181,10 @@ def test_a_source_and_a_metric(tmp_path: Path) -> None:
         assert [plug_in.package for plug_in in plug_ins("metric")] == ["example-metric 1.0"]
 
 
-Drop = Callable[[str, str, str], None]
-
-
-@pytest.fixture
-def drop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Drop]:
-    """Write a module into a directory that is appended to a package's path."""
-    before = set(sys.modules)
-
-    def write(package: str, path: str, text: str) -> None:
-        root = tmp_path / package
-        file = root / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if file.parent != root:
-            (file.parent / "__init__.py").touch()
-        file.write_text(text)
-        module = importlib.import_module(package)
-        monkeypatch.setattr(module, "__path__", list(dict.fromkeys([*module.__path__, str(root)])))
-        forget()
-
-    yield write
-    monkeypatch.undo()
-    for name in set(sys.modules) - before:
-        if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(tmp_path):
-            del sys.modules[name]
-    forget()
-
-
-def test_a_task(drop: Drop) -> None:
-    with pytest.raises(UserError, match="unknown task"):
-        get_task("example/tones")
-    drop("orca_ray.tasks", "example/tones.py", text_of("tones"))
-    assert [task.name for task in get_benchmark("example")] == ["example/tones"]
-    assert get_task("example/tones").num_samples == (60, 20, 20)
-
-
-def test_a_method_a_family_of_bodies_and_a_statistic(drop: Drop) -> None:
-    drop("orca_ray.methods.recipes", "l2sp.py", text_of("l2sp"))
-    assert get_method("l2sp").stage_names
-    drop("orca_ray.models.families", "gpt_neo.py", text_of("gpt_neo"))
-    assert "GPT-Neo" in all_families()
-    drop("orca_ray.leaderboard.statistics", "worst_rank.py", text_of("worst_rank"))
-    scores = pd.DataFrame({"task": ["t", "u"], "method": ["nft", "orca"], "seed": 0, "score": [0.25, 0.5]})
-    scores = pd.concat([scores, scores.assign(method=["orca", "nft"], score=0.3)])
-    assert get_statistic("worst_rank").compute(scores)["value"].to_dict() == {"nft": 1, "orca": 2}
-
-
-def test_a_distance_and_a_source_each_named_like_its_file(drop: Drop) -> None:
-    before = source_names()
-    for name in ("coral", "silent"):
-        drop("orca_ray.alignment.distances", f"{name}.py", text_of("coral"))
-    assert get_distance("coral").name == "coral"
-    with pytest.raises(UserError, match=r"unknown distance 'corall'\. Did you mean 'coral'.*Allowed: bures, coral, "):
-        get_distance("corall")
+def test_a_distance_is_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "silent.py").write_text(text_of("coral"))
+    monkeypatch.setattr(distances, "__path__", [*distances.__path__, str(tmp_path)])
+    with pytest.raises(UserError, match=r"unknown distance 'silet'\. Did you mean 'silent'.*Allowed: bures, "):
+        get_distance("silet")
     with pytest.raises(ValueError, match="silent must define DISTANCE with the name 'silent'"):
         get_distance("silent")
-    drop("orca_ray.alignment.sources", "_helper.py", "")  # declares no source
-    drop("orca_ray.alignment.sources", "recipes.py", text_of("recipes"))
-    assert source_names() == sorted([*before, "recipes"])
-    assert "recipes" in source_names("sequence")
-    assert "recipes" not in source_names("image")
-    assert get_source("recipes").present()
