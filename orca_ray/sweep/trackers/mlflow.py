@@ -21,7 +21,6 @@ class MLflowTracker(Tracker):
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._client: Any = None
-        self._experiments: dict[str, str] = {}
         self._open: dict[str, str] = {}
 
     def start(self, run: Run) -> None:
@@ -33,13 +32,15 @@ class MLflowTracker(Tracker):
 
             logging.getLogger("mlflow").setLevel(logging.WARNING)  # it prints that it makes tables
             self._client = MlflowClient(self._uri)
-        found = self._client.search_runs([self._experiment(run.sweep)], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
+        known = self._client.get_experiment_by_name(run.sweep)
+        experiment = known.experiment_id if known else self._client.create_experiment(run.sweep)
+        found = self._client.search_runs([experiment], f"tags.`{_KEY}` = '{run.key}'", max_results=1)
         if found:
             identity = found[0].info.run_id
             self._client.update_run(identity, status="RUNNING")
         else:
             tags = {**run.tags, _KEY: run.key}
-            created = self._client.create_run(self._experiment(run.sweep), tags=tags, run_name=run.name)
+            created = self._client.create_run(experiment, tags=tags, run_name=run.name)
             identity = created.info.run_id
             given = [Param(name, str(value)) for name, value in run.hyperparameters.items()]
             self._client.log_batch(identity, params=given)
@@ -66,12 +67,6 @@ class MLflowTracker(Tracker):
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._open[key], metrics=metrics)
-
-    def _experiment(self, name: str) -> str:
-        if name not in self._experiments:
-            found = self._client.get_experiment_by_name(name)
-            self._experiments[name] = found.experiment_id if found else self._client.create_experiment(name)
-        return self._experiments[name]
 
 
 def _open(target: str) -> Tracker:
