@@ -12,6 +12,8 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -64,14 +66,10 @@ def _paths(value: Any, path: Place = ()) -> Iterator[Place]:
 
 
 def _changed(content: Any, path: Place) -> Iterator[tuple[str, Any]]:
-    where, before = ".".join(map(str, path)), content
-    for key in path:
-        before = before[key]
+    where, before = ".".join(map(str, path)), reduce(getitem, path, content)
     for new in (*HOSTILE, ...):
         forged = copy.deepcopy(content)
-        parent = forged
-        for key in path[:-1]:
-            parent = parent[key]
+        parent = reduce(getitem, path[:-1], forged)
         if new is ...:
             del parent[path[-1]]
         else:
