@@ -70,6 +70,8 @@ def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkey
     opened = [connect() for _ in range(4)]
     opened[0].cycle = MagicMock(response_complete=False, more_body=False)  # its prediction is computed
     opened[1].cycle = MagicMock(response_complete=False, more_body=True)
+    opened[2].cycle = MagicMock(response_complete=False, more_body=False)
+    opened[2].flow.pause_writing()  # its client does not read the answer
     assert not any(ended())
     opened += [connect(), connect()]
     assert ended() == [False, True, True, False, False, False]

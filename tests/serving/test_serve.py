@@ -7,22 +7,18 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import httpx
 import pandas as pd
 import psutil
 import pytest
-import uvicorn
 
 import orca_ray
-from orca_ray.cli import predict
 from orca_ray.predictor import Predictor
-from orca_ray.serving.application import PREDICT, Application
+from orca_ray.serving.application import PREDICT
 from orca_ray.serving.formats import JSON
 from orca_ray.testing.suite import save_bert
 from tests.serving.models import table_model
@@ -120,25 +116,3 @@ def test_slow_senders(server: Server) -> None:
     assert json.loads(body.rpartition(b"\r\n")[2])["error"].startswith("the request took longer than 2 s, or")
     assert server.raw(HEAD) == server.raw() == b""
     assert 5 < time.monotonic() - begin < 20
-
-
-def test_clients_that_read_nothing_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predict, "MOST_CONNECTIONS", 4)
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9000000")]})
-        await send({"type": "http.response.body", "body": bytes(9_000_000)})
-
-    served = uvicorn.Server(predict._config(cast(Application, answer), 30))
-    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
-        address = listening.getsockname()
-        thread = threading.Thread(target=served.run, args=([listening],))
-        thread.start()
-        stack.callback(thread.join)
-        stack.callback(setattr, served, "force_exit", True)
-        stack.callback(setattr, served, "should_exit", True)
-        for _ in range(6):
-            peer = stack.enter_context(socket.create_connection(address))
-            peer.sendall(2 * b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert peer.recv(1)
-        assert len(httpx.get(f"http://127.0.0.1:{address[1]}/").content) == 9_000_000
