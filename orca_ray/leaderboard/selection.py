@@ -312,9 +312,7 @@ def _cost(rows: list[dict[str, Any]]) -> TrialCost:
     stages = ("align_seconds", "refine_seconds", "evaluate_seconds")
     memory = [row["peak_memory_mib"] for row in rows if row["peak_memory_mib"] is not None]
     return TrialCost(
-        wall_seconds=mean("wall_seconds"),
+        **{name: mean(name) for name in ("wall_seconds", "num_trainable", "num_parameters")},
         device_seconds=math.fsum(sum(row[name] for name in stages) * (row["gpus"] or 1.0) for row in rows) / len(rows),
         peak_memory_mib=max(memory, default=math.nan),
-        num_trainable=mean("num_trainable"),
-        num_parameters=mean("num_parameters"),
     )

@@ -33,18 +33,15 @@ def published_for(
         rows = [row for row in rows if row.task in tasks]
     if not rows:
         return None
-    # Rows are matched with the first version of a metric's definition; a later one is another metric.
-    metrics = {
-        task: info.metric + ("" if info.metric_version == 1 else f" (version {info.metric_version})")
-        for task, info in board.infos.items()
-        if any(board.score(task, method).n for method in board.methods)
-    }
-    own = [
-        own_row(task, method, metric, board.protocol, *board.score(task, method))
-        for task, metric in metrics.items()
-        for method in board.methods
-        if board.score(task, method).n
-    ]
+    metrics: dict[str, str] = {}
+    own = []
+    for task, info in board.infos.items():
+        # Rows are matched with the first version of a metric's definition; a later one is another metric.
+        metric = info.metric + ("" if info.metric_version == 1 else f" (version {info.metric_version})")
+        for method in board.methods:
+            if (score := board.score(task, method)).n:
+                metrics[task] = metric
+                own.append(own_row(task, method, metric, board.protocol, *score))
     return compare(rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol, hide=hide)
 
 
