@@ -21,7 +21,7 @@ from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the r
 from orca_ray.testing.families import FamilySuite  # noqa: E402
 from orca_ray.testing.model_folders import ModelFolderSuite  # noqa: E402
 from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
-from orca_ray.testing.tasks import RawFilesSuite, TaskSuite, TwinSuite  # noqa: E402
+from orca_ray.testing.tasks import RawFilesSuite, TaskSuite  # noqa: E402
 from orca_ray.testing.trials import MethodSuite  # noqa: E402
 
 __all__ = [
@@ -34,5 +34,4 @@ __all__ = [
     "RawFilesSuite",
     "StatisticSuite",
     "TaskSuite",
-    "TwinSuite",
 ]

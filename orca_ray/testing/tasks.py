@@ -140,12 +140,6 @@ class RawFilesSuite(Suite):
     published: ClassVar[bool] = False
     """Whether hyper-parameters that the suite does not set are the published ones of the task."""
 
-    def __init_subclass__(cls) -> None:
-        """Accept the former names ``twins`` and ``damages`` of `writers` and `corruptions`."""
-        for former, name in (("twins", "writers"), ("damages", "corruptions")):
-            if former in vars(cls):
-                setattr(cls, name, vars(cls)[former])
-
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run tests with an argument ``corruption`` for each corruption, other tests with ``name`` for each writer."""
         if "corruption" in metafunc.fixturenames:
@@ -214,10 +208,6 @@ class RawFilesSuite(Suite):
             paper = task.prepare("paper", raw=raw, out=tmp_path / "paper")
             assert prepared.directory_of(name, task.version, "paper").name == f"{task.version}-paper"
             assert paper.fingerprint != held_out.fingerprint
-
-
-TwinSuite = RawFilesSuite
-"""Former name of `RawFilesSuite`, for plug-ins that subclass it."""
 
 
 def _assert_declared_scales_are_measured_ones(task: Task, data: PreparedData) -> None:
