@@ -159,13 +159,6 @@ class Board:
         """All seeds that occur in the scores, sorted."""
         return tuple(sorted(map(int, self.scores["seed"].unique())))
 
-    @cached_property
-    def statuses(self) -> pd.DataFrame:
-        """Number of search and confirm trials by method (row) and `Status` (column)."""
-        counts = {method: {status.value: self.count(method, status) for status in Status} for method in self.methods}
-        columns = [status.value for status in Status]
-        return pd.DataFrame.from_dict(counts, orient="index", columns=columns, dtype="int64")
-
     def score(self, task: str, method: str) -> Score:
         """Return the score of a method on a task; without a score, n is 0, and mean and std are NaN."""
         cell = self.cells.get((task, method))

@@ -84,7 +84,7 @@ def test_which_trials_make_a_score(runs: list[Run], mean: float, n: int, notes: 
         assert "of other configurations" in board.notes[0]
     else:
         assert list(board.notes) == notes
-    assert int(board.statuses.to_numpy().sum()) == len(runs)
+    assert sum(board.count("orca", status) for status in Status) == len(runs)
 
 
 def test_a_method_and_a_task_without_a_score_are_there() -> None:
@@ -98,7 +98,6 @@ def test_a_method_and_a_task_without_a_score_are_there() -> None:
     nothing = build(frame(orca(None, phase="search")), benchmark="pocket")
     assert nothing.seeds == ()
     assert nothing.count("orca", Status.COMPLETED) == 1
-    assert list(board.statuses.columns) == [status.value for status in Status]
 
 
 def test_several_bodies_on_one_task_get_a_column_each() -> None:
