@@ -4,8 +4,8 @@ import contextlib
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from orca_ray.errors import UserError
@@ -85,7 +85,7 @@ def regular_size(path: Path, *, directories: bool = False) -> int:
     return size
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading in binary mode; raises the same errors as `regular_size`."""
     regular_size(path)
     return path.open("rb")

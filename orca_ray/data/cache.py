@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -97,7 +98,7 @@ def check_special(path: Path, *, directories: bool = False) -> int:
         return regular_size(path, directories=directories)
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """Open a regular file for reading; UserError if it is missing, not regular (such as a pipe) or not readable."""
     with read_errors(path):
         return open_regular(path)

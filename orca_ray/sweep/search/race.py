@@ -23,8 +23,8 @@ from orca_ray.sweep.search.search import History, Search
 FOLD = "data.fold"
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
-LONGER = 3
-"""Factor of the epochs of a longer schedule."""
+LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.6
+"""Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
 _SAFETY, _MOST_EXTRA = 1.25, 1.0
 """Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
 a trial is expected to take beside its stages, after a single trial."""
@@ -69,6 +69,11 @@ class Contender:
         """Whether the best epoch of the first fold was among the last fifth of the epochs."""
         first = self.records.get(min(self.records, default=0))
         return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
+
+    def extends(self, other: "Contender") -> bool:
+        """Return whether this configuration is that of ``other`` with more epochs."""
+        own, given = ({**each.values, "refine.epochs": 0} for each in (self, other))
+        return self.search is other.search and self.epochs > other.epochs and own == given
 
     def trial(self, fold: int) -> TrialSpec:
         """Return the trial of a fold."""
@@ -220,10 +225,12 @@ class Race:
         self, standings: Sequence[tuple[float, Contender]], leader: Contender
     ) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with more epochs, of those that still improved in their last epochs."""
+        left = self._deadline - self._clock()
         for _, each in standings:
-            longer = {**each.values, "refine.epochs": LONGER * each.epochs}
+            room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
             hopeful = each.improves and not self.behind(each, leader, slack=1.5)
-            if hopeful and not self._known(each.search, longer):
+            if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
+                longer = {**each.values, "refine.epochs": int(min(room, MOST_LONGER) * each.epochs)}
                 yield Contender(each.search, longer), self.folds[0]
 
     def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
