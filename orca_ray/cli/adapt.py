@@ -50,6 +50,10 @@ class AdaptOptions:
     group: Annotated[str | None, Option(help="Column or key of groups that no split divides, e.g. patients.")] = None
     time: Annotated[str | None, Option(help="Column or key of times: the latest samples are the test.")] = None
     split: Annotated[str | None, Option(help="Column or key that says train, validation or test.")] = None
+    holdout: Annotated[
+        bool | None, Option("--holdout/--no-holdout", help="Keep a test that no choice uses. Default: if data allow")
+    ] = None
+    seed: Annotated[int | None, Option(help="Seed of random splits and folds.")] = None
     columns: Annotated[
         list[str] | None, Option(metavar="NAME=HOW", help="Read a column as number, category or date, or drop it.")
     ] = None

@@ -51,6 +51,8 @@ class Options(BaseModel):
     """Column or key of times; the last samples become test, those before them validation."""
     split: str = ""
     """Column or key that says the split of each sample: train, validation or test."""
+    holdout: bool | None = None
+    """Whether a test split that no choice uses is held out; None: if samples are many, dated or declared as test."""
     columns: dict[str, Literal["number", "category", "date", "drop"]] = {}
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
@@ -73,7 +75,7 @@ class Options(BaseModel):
     fractions: tuple[Annotated[float, Field(gt=0, lt=0.5)], Annotated[float, Field(gt=0, lt=0.5)]] = (0.15, 0.15)
     """Shares of all samples that become validation and test."""
     seed: int = Field(default=0, ge=0, le=2**31)
-    """Seed of the random split."""
+    """Seed of the random split and of the folds."""
     name: str = ""
     title: str = ""
     licence: str = "unknown"

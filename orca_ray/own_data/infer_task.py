@@ -17,7 +17,7 @@ from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import PACKAGED_BODIES, Array, ModalityName, row_slices
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable
-from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, read
+from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, leaks, read
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
@@ -87,7 +87,7 @@ class Preprocessing(BaseModel):
             raise UserError(f"{where}: no valid preprocessing of version 1: {field}: {first['msg']}") from error
 
 
-PREPARATION = 1
+PREPARATION = 2
 """Version of the encoding; increased when equal data and options give other arrays, so that their task is renamed."""
 _LAYERS = 4  # of the default body: as on the pocket tasks
 _IMBALANCE = 4.0  # ratio of the largest to the smallest class from which classes are weighted
@@ -103,7 +103,9 @@ class Inferred:
     """The declaration; `orca_ray.own_data.registration.register` prepares its arrays."""
     preprocessing: Preprocessing
     splits: Mapping[SplitName, Indices]
-    """Sorted indices of the samples of train, validation and, if a test split was wanted, test."""
+    """Sorted indices of the samples of train, validation and, if a test split was held out, test."""
+    folds: Array | None
+    """Fold, from 1, of each sample of train, then of validation [R, N_dev], drawn R times; None: no folds."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
     folds: Array | None = None
@@ -120,7 +122,8 @@ def infer(
     """Infer the task of data with targets. All samples are read once, batch by batch; statistics come from train.
 
     ``options`` override those that the data were read with. ``warn`` is called with each warning. Without ``test``, no
-    test split is held out, and a class with a single sample is kept, in train; see `splits.draw`.
+    test split is held out and no folds are drawn, and a class with a single sample is kept, in train; see
+    `splits.draw`.
 
     Raises UserError for data that nothing can be learnt from: no target, one class, too few samples or groups,
     different labels with the same text, no usable column, samples of unequal axes; and for options that do not fit.
@@ -148,6 +151,13 @@ def infer(
         encoder = fit_array(data, train, found, options, notes, dense=coding.kind == "dense")
     if coding.kind == "dense" and isinstance(encoder, ArrayInputs):
         coding = _with_field_axes(coding, encoder)
+    folds = None
+    if test:
+        rows = np.concatenate([parts["train"], parts["validation"]])
+        folds = own_splits.draw_folds(data, rows, fitted.classes, found.hashes, options, notes)
+        if fitted.classes is not None and own_splits.lacks_class(folds, fitted.classes[rows]):
+            notes.warn("not every fold has samples of every class")
+            complete = False
     if found.num_missing:
         notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
     _warn_of_leaks(data, found, parts, fitted, options, notes)
@@ -156,7 +166,7 @@ def infer(
     task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
     for warning in notes.warnings:
         warn(f"{task.name}: {warning}")
-    return Inferred(task, preprocessing, parts, tuple(notes.findings), tuple(notes.warnings))
+    return Inferred(task, preprocessing, parts, folds, tuple(notes.findings), tuple(notes.warnings))
 
 
 def _with_field_axes(coding: TargetCoding, encoder: ArrayInputs) -> TargetCoding:
@@ -190,21 +200,21 @@ def _warn_of_leaks(
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
-    warnings = own_splits.duplicates(data, found.hashes, parts)
+    warnings = leaks.duplicates(data, found.hashes, parts)
     if frame is not None and fitted.coding.kind in ("classes", "scalar"):
         y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
         classes = fitted.classes is not None
-        warnings += own_splits.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=classes)
+        warnings += leaks.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=classes)
     if frame is not None and data.kind_hint == "table" and data.splits is None:
         if data.groups is None:
-            warnings += own_splits.group_columns(frame, parts, map(str, frame.columns))
+            warnings += leaks.group_columns(frame, parts, map(str, frame.columns))
         dates = [str(name) for name in frame.columns if frame[name].dtype.kind == "M"]
         if dates and data.times is None:
             warnings.append(
                 f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
             )
     if data.groups is not None:
-        warnings += own_splits.crossing(data.groups, parts)
+        warnings += leaks.crossing(data.groups, parts)
     for warning in warnings:
         notes.warn(warning)
 

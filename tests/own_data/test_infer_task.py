@@ -165,7 +165,7 @@ def test_groups_stay_together() -> None:
     assert sum(map(len, kinds)) == len(set(groups)) == 12
     assert all(set(Y[part]) == {0, 1, 2} for part in parts.values())
     with pytest.raises(UserError, match=r"needs 3 groups or more, found 2: 0, 1"):
-        inferred(SERIES, Y, groups=np.arange(60) % 2)
+        inferred(SERIES, Y, Options(holdout=True), groups=np.arange(60) % 2)
 
 
 def test_the_latest_samples_are_test() -> None:
