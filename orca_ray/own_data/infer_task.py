@@ -108,8 +108,6 @@ class Inferred:
     """Fold, from 1, of each sample of train, then of validation [R, N_dev], drawn R times; None: no folds."""
     findings: tuple[Finding, ...]
     warnings: tuple[str, ...]
-    folds: Array | None = None
-    """Fold of each sample of train, then of validation: [R, N] int8 (see `PreparedData.folds`); None: no folds."""
 
 
 def infer(
