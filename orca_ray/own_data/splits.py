@@ -106,8 +106,8 @@ def _by_group(
     taken = [2, 1] if shares[1] else [1]  # numbers of the splits beside train
     if len(values) <= len(taken):
         listed = shorten(", ".join(values))
-        found = f"a split by group needs {len(taken) + 1} groups or more, found {len(values)}: {listed}"
-        raise UserError(f"{data.source}: {found}")
+        wanted_groups = f"a split by group needs {len(taken) + 1} groups or more"
+        raise UserError(f"{data.source}: {wanted_groups}, found {len(values)}: {listed}")
     sizes = np.bincount(numbers)
     best: dict[SplitName, Indices] = {}
     fewest = np.inf
