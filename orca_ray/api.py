@@ -191,7 +191,7 @@ class AdaptationSweep:
         return run_sweep(
             self.spec(methods), self.results, executor=executor, listener=self.listener,
             address=None if executor == "inline" else self.address,
-            keep_models=KeepModels.ALL, command=self.command, staging=self.shared, shortest_first=True,
+            keep_models=KeepModels.ALL, command=self.command, staging=self.shared,
             deadline=deadline, race=race,
         )  # fmt: skip
 

@@ -38,7 +38,6 @@ class SweepController:
         *,
         executor: str,
         trial_seconds: Mapping[tuple[str, str], float] | None = None,
-        shortest_first: bool = False,
         retry_failed: bool = False,
         listener: events.Listener | None = None,
         lease: Lease | None = None,
@@ -52,7 +51,6 @@ class SweepController:
             executor: name of the executor, for the records.
             trial_seconds: relative cost of one trial of each (task, method), see `cost.trial_seconds`; only ratios
                 matter. A pair without a value gets 1.
-            shortest_first: whether searches with short trials start before those with long ones, not after them.
             retry_failed: whether to run failed trials again. Trials whose worker disappeared (status ``lost``) are
                 always run again.
             listener: called with every event.
@@ -66,7 +64,7 @@ class SweepController:
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager: Stager | None = None
         """Stages the tasks; trials of a task start when it is staged. None: trials start at once."""
-        self._durations = Durations(trial_seconds or {}, shortest_first=shortest_first)
+        self._durations = Durations(trial_seconds or {})
         self.trials: dict[str, TrialState] = {}
         """Trials that have not ended and have been suggested or planned to start, by key."""
         self.in_flight = Counter[Resources]()  # trials that the executor has

@@ -58,7 +58,6 @@ def run_sweep(
     staging: str | None = None,
     keep_models: KeepModels = KeepModels.NONE,
     command: str = "",
-    shortest_first: bool = False,
     deadline: float = math.inf,
     race: Race | None = None,
 ) -> events.Summary:
@@ -78,7 +77,6 @@ def run_sweep(
         staging: path or URI of a folder through which nodes share staged data; None: each node prepares its own.
         keep_models: which models of confirm trials stay in the store (see `models.ModelKeeper`).
         command: the command that runs the sweep, for the cards of models.
-        shortest_first: whether searches with short trials start first, for a sweep that may be stopped early.
         deadline: time of `time.monotonic` at which the sweep ends as after Ctrl-C.
         race: race that decides which trials of the methods run; None: the searches and the grid of ``spec``.
 
@@ -108,7 +106,7 @@ def run_sweep(
                 keeper.tidy(controller.searches)
 
         controller = SweepController(
-            searches, store, executor=engine.name, trial_seconds=trial_seconds(searches), shortest_first=shortest_first,
+            searches, store, executor=engine.name, trial_seconds=trial_seconds(searches),
             retry_failed=retry_failed, listener=watch, lease=stack.enter_context(Lease(store, spec.sweep_id)),
             race=race,
         )  # fmt: skip

@@ -129,10 +129,9 @@ def test_a_resumed_trial_reports_its_first_epochs_again_without_doubling(store: 
     assert len(store.curves(trial_key=trial.key)) == trial.epochs
 
 
-@pytest.mark.parametrize(("shortest_first", "task"), [(False, "pocket/wdbc"), (True, "pocket/digits")])
-def test_the_longest_or_the_shortest_search_starts_first(shortest_first: bool, task: str, store: ResultsStore) -> None:
+def test_the_longest_search_starts_first(store: ResultsStore) -> None:
     seconds = {(plan.task, plan.method): 9.0 if plan.task == "pocket/wdbc" else 1.0 for plan in fake_searches()}
-    assert take(new_controller(store, trial_seconds=seconds, shortest_first=shortest_first)).task == task
+    assert take(new_controller(store, trial_seconds=seconds)).task == "pocket/wdbc"
 
 
 def test_without_a_search_the_first_configuration_is_confirmed(store: ResultsStore) -> None:
