@@ -198,7 +198,8 @@ class Durations:
         """Return a sort key of the search: the search with the largest key should start the next trial.
 
         The first item is True if no trial of the search has completed or runs: its estimate may be wrong. The second is
-        the expected seconds of its trials that have not started. With estimates up to four times too high or low, 60 searches on 64 GPUs take 1.02 times the lower bound instead of 1.14.
+        the expected seconds of its trials that have not started. With estimates up to four times too high or low, 60
+        searches on 64 GPUs take 1.02 times the lower bound instead of 1.14.
         """
         unknown = (search.plan.task, search.plan.method) not in self._seconds and not search.num_running
         return unknown, (search.num_remaining - search.num_running) * self._of_trial(search)
