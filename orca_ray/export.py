@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from orca_ray.data import cache
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError, csv_cell, lookup, shorten
+from orca_ray.methods.model_folder import composed
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.methods.snapshot import averaging
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.mixture import combined
+from orca_ray.models.mixture import Mixture
 from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
 
@@ -81,7 +82,8 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
         columns |= {name: pa.array(probabilities[:, k]) for k, name in enumerate(column_names(model))}
     elif model.decides:
         columns["probability"] = _nested(model.probabilities(outputs))
-    about = {"task": model.task.name, "method": model.config.method, "trial": model.config.trial}
+    method = composed(model.config) or model.config.method
+    about = {"task": model.task.name, "method": method, "trial": model.config.trial}
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
 
 
@@ -141,18 +143,15 @@ class _Whole(nn.Module):
 
     y_mean: Tensor
     y_std: Tensor
-    shares: Tensor
 
     def __init__(self, model: Predictor, *, exportable: bool) -> None:
         """Wrap the network of ``model``; ``exportable``: with bodies that can be exported in the place of its own."""
         super().__init__()
-        self._members = [_replaced(each, exportable) for each in model.members]
-        self.members = nn.ModuleList(self._members)
         config = model.config
-        self.register_buffer(
-            "shares", torch.tensor(config.member_weights or (1.0,)) / sum(config.member_weights or (1.0,))
-        )
-        self._average, self._temperature = averaging(config.task.target, config.task.loss), config.temperature
+        average = averaging(config.task.target, config.task.loss)
+        members = [_replaced(each, exportable) for each in model.members]
+        self.mixture = Mixture(members, config.member_weights or (1.0,), average, config.temperature)
+        self._mixes = bool(config.members)
         for name in ("y_mean", "y_std"):
             stored = getattr(config, name)
             self.register_buffer(name, None if stored is None else torch.from_numpy(stored.array()))
@@ -160,8 +159,8 @@ class _Whole(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs [B, *output_shape], computed without autocast, which cannot be exported."""
-        found: list[Tensor] = [each.head(each.encode(each.embed(inputs))) for each in self._members]
-        outputs = found[0] if len(found) == 1 else combined(found, self.shares, self._average, self._temperature)
+        found = (each.head(each.encode(each.embed(inputs))) for each in self.mixture.networks)
+        outputs: Tensor = self.mixture.combined(found) if self._mixes else next(found)
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
 
 
@@ -176,16 +175,19 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
     """Write the network of ``model`` in a format of `FORMATS` to ``path``, and compare its outputs with the model's.
 
     Raises UserError, and writes nothing, for another format, a path that cannot be written, a network that cannot be
-    exported, a missing library, or outputs that differ by more than `TOLERANCE`.
+    exported (of an ensemble, the member is named), a missing library, or outputs that differ by more than `TOLERANCE`.
     """
     write = lookup("export format", to, FORMATS)
     check_output(path, "the file")
+    if to == "onnx" and importlib.util.find_spec("onnxscript") is None:
+        raise UserError("to export to ONNX, install the package 'onnxscript': pip install 'orca-ray[export]'")
     cpu = Predictor(model.snapshot(), device="cpu") if model.device.type != "cpu" else model
-    expected, whole = (_Whole(cpu, exportable=exportable).eval() for exportable in (False, True))
     with cache.scratch_directory(path.absolute().parent) as scratch, cache.disk_errors(path.absolute().parent):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporters, about their own future
-            run, note = write(whole, cpu, scratch / path.name)
+        try:
+            run, note = _written(write, cpu, scratch / path.name)
+        except UserError as error:
+            raise UserError(f"{_culprit(write, cpu, scratch)}{error}") from error
+        expected = _Whole(cpu, exportable=False).eval()
         difference = None if run is None else _difference(run, expected, cpu.task.input_shape)
         for file in sorted(scratch.iterdir(), reverse=True):
             cache.replace_file(file, path.absolute().parent / file.name)
@@ -194,11 +196,28 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
 
 _Run = Callable[[Array], Array]
 """Function that returns the outputs of an exported network for a batch of inputs."""
+_Write = Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]
+
+
+def _written(write: _Write, model: Predictor, path: Path) -> tuple[_Run | None, str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporters, about their own future
+        return write(_Whole(model, exportable=True).eval(), model, path)
+
+
+def _culprit(write: _Write, model: Predictor, scratch: Path) -> str:
+    """Return the first member of an ensemble that cannot be exported alone, as the beginning of an error; "": none."""
+    for number, config in enumerate(model.config.members):
+        alone = Predictor.__new__(Predictor)
+        vars(alone).update(vars(model), config=config, members=[model.members[number]])
+        try:
+            _written(write, alone, scratch / "member")
+        except UserError:
+            return f"member {number} of the ensemble, by {config.method}: "
+    return ""
 
 
 def _onnx(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, str]:
-    if importlib.util.find_spec("onnxscript") is None:
-        raise UserError("to export to ONNX, install the package 'onnxscript': pip install 'orca-ray[export]'")
     sample, shapes = _example(model)
     large = sum(value.nbytes for value in whole.state_dict().values()) > _ONNX_MOST_BYTES
     try:
@@ -238,7 +257,7 @@ def _torch(whole: _Whole, model: Predictor, path: Path) -> tuple[_Run | None, st
     return run, ""
 
 
-FORMATS: Mapping[str, Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]] = {"onnx": _onnx, "torch": _torch}
+FORMATS: Mapping[str, _Write] = {"onnx": _onnx, "torch": _torch}
 """Functions that write a network to a path, by format. Each returns a function that runs the written network, and "";
 or None, and the reason why the network cannot be run."""
 
@@ -249,7 +268,7 @@ def metadata(model: Predictor) -> dict[str, object]:
     return {
         "task": task.name, "input_shape": list(task.input_shape), "target": task.target.kind,
         "output_shape": list(task.target.output_shape), "label_names": list(model.label_names),
-        "outputs": "logits" if model.decides else "values", "method": model.config.method,
+        "outputs": "logits" if model.decides else "values", "method": composed(model.config) or model.config.method,
         "body": model.config.body.name, "trial": model.config.trial, "preprocessing": model.preprocessing_json,
     }  # fmt: skip
 

@@ -1,6 +1,8 @@
 """`Predictor`: a trained model, which predicts without Ray, Optuna or a results store; see `load`."""
 
+import copy
 import html
+import itertools
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from torch import Tensor
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
-from orca_ray.methods.model_card import make_card
+from orca_ray.methods.model_card import make_card, reported
 from orca_ray.methods.model_folder import ModelConfig, TaskSummary
 from orca_ray.methods.model_inputs import BATCH_SIZE, ModelInputs, read_data
 from orca_ray.methods.registry import get_method, resolve
@@ -75,8 +77,13 @@ class Predictor:
         config = snapshot.config
         statistics = [None if each is None else each.array() for each in (config.y_mean, config.y_std)]
         self._objective = Objective(config.task.target, config.task.loss, config.task.metric, *statistics)
-        option = resolve(config.method, config.hyperparameters).refine.precision
-        self._precision = choose_precision(option, self.device, int(self.members[0].body.feature_width))
+        found = {
+            choose_precision(
+                resolve(each.method, each.hyperparameters).refine.precision, self.device, int(own.body.feature_width)
+            )
+            for each, own in zip(config.members or [config], self.members, strict=True)
+        }
+        self._precision = found.pop() if len(found) == 1 else choose_precision("float32", self.device, 0)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
@@ -122,6 +129,13 @@ class Predictor:
         """Pickle the content of a model folder; the copy is loaded onto a GPU only where there is one."""
         device = "cpu" if self.device.type == "cpu" else "auto"
         return partial(type(self), card=self._card, device=device), (self.snapshot(), self.preprocessing_json)
+
+    def report(self) -> dict[str, Any]:
+        """Return what `orca_ray.adapt` found out about this model: the fields of `orca_ray.selection.Report`.
+
+        Empty if the model was not made by an adaptation to own data.
+        """
+        return copy.deepcopy(dict(self.config.report))
 
     @property
     def task(self) -> TaskSummary:
@@ -239,7 +253,7 @@ class Predictor:
         return values if self.preprocessing is None else self.preprocessing.target.decode(values)
 
     def __repr__(self) -> str:
-        return f"<Predictor {self.task.name} by {self.config.method} on {self.config.body.name}>"
+        return f"<Predictor {self.task.name} by {self._made}>"
 
     def _repr_html_(self) -> str:
         config, task = self.config, self.task
@@ -247,14 +261,15 @@ class Predictor:
         kind = f"{target.size} {target.kind}" if target.kind in ("classes", "labels") else target.kind
         scores = {"validation": config.validation_score, "test": config.test_score}
         shown = ", ".join(f"{value:.4g} on {split}" for split, value in scores.items() if value is not None)
+        told = (line.removeprefix("- ") for line in itertools.takewhile(bool, reported(config.report)))
         count = sum(parameter.numel() for parameter in self.network.parameters())
         facts = {
             "task": f"{task.name} {task.title}".strip(),
             "inputs": f"{task.modality} {task.input_shape}".strip(),
             "target": kind + (f": {', '.join(self.label_names)}" if self.label_names else ""),
-            "method": f"{config.method} on {config.body.name}" if not config.members else model_folder.composed(config),
+            "method": self._made,
             "parameters": f"{count:,}",
-            f"score ({task.metric}, lower is better)": shown or "unknown",
+            f"score ({task.metric}, lower is better)": " ".join(told) or shown or "unknown",
             "device": str(self.device),
         }
         rows = "".join(
@@ -262,6 +277,10 @@ class Predictor:
             for name, value in facts.items()
         )
         return f"<table><caption>orca-ray model</caption>{rows}</table>"
+
+    @property
+    def _made(self) -> str:
+        return model_folder.composed(self.config) or f"{self.config.method} on {self.config.body.name}"
 
     def _outputs(self, inputs: ModelInputs) -> Array:
         return np.concatenate(list(self.stream(inputs)))

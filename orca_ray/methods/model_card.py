@@ -7,8 +7,10 @@ from dataclasses import replace
 from importlib import resources
 from statistics import mean, stdev
 from string import Template
+from typing import Any
 
-from orca_ray.methods.model_folder import CARD, ModelConfig, config_text
+from orca_ray.errors import printable
+from orca_ray.methods.model_folder import CARD, BodySummary, ModelConfig, composed, config_text
 from orca_ray.methods.registry import get_method
 from orca_ray.tasks.metrics import all_metrics
 
@@ -23,16 +25,19 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
     """Return the model card in Markdown.
 
     ``board``: the scores of all methods that ran on the task. ``label_names``: names of the target's classes or labels.
+    The card of a model with `ModelConfig.report` has the scores of the report instead.
     """
-    task, body = config.task, config.body
+    task, members = config.task, config.members or (config,)
+    bodies = list({each.body.name: each.body for each in members}.values())
+    method = composed(config) or config.method
     target = _TARGETS.get(task.target.kind, "a field of shape {shape}")
     target = target.format(size=task.target.size, shape=task.target.shape)
     facts = {
         "task": f"{task.name}: {task.title}",
         "inputs": f"{task.modality}, float32 of shape (N, {', '.join(map(str, task.input_shape))})",
         "target": target + (f": {', '.join(label_names)}" if label_names else ""),
-        "method": config.method,
-        "body": body.name,
+        "method": method,
+        "body": ", ".join(body.name for body in bodies),
         "training loss": task.loss,
         "data fingerprint": task.data_fingerprint,
         "protocol": task.protocol,
@@ -42,19 +47,31 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
     metric = all_metrics().get(task.metric)
     cited = f" {task.citation}" if task.citation else ""
     template = (resources.files(__package__) / "model_card.txt").read_text(encoding="utf-8")
+    extras = [extra for each in members for extra in get_method(each.method).extras(each.hyperparameters)]
+    absent = ", ".join({each.body.name: None for each in members if each.body.weights_sha256})
+    one = f"A network that `orca-ray` adapted to the task {task.name} by the method `{config.method}`."
+    several = f"The average of {len(members)} networks that `orca-ray` adapted to the task {task.name}: {method}."
     return Template(template).substitute(
         title=task.title or task.name,
-        method=config.method,
-        task=task.name,
+        by="an ensemble" if config.members else config.method,
+        about=several if config.members else one,
         made=f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else "",
         facts="\n".join(f"| {name} | {value.replace('|', ' ')} |" for name, value in facts.items() if value),
         metric=f"{metric.title}: {metric.definition}" if metric else task.metric,
-        scores="".join(f"{line}\n" for line in _scores(config, board)),
-        extras=",".join(["predict", *get_method(config.method).extras(config.hyperparameters)]),
-        absent=f" The weights of the body {body.name} are not in this folder." if body.weights_sha256 else "",
+        scores="".join(f"{line}\n" for line in (reported(config.report) or _scores(config, board))),
+        extras=",".join(dict.fromkeys(["predict", *extras])),
+        absent=f" The weights of the body {absent} are not in this folder." if absent else "",
+        calibration=(
+            "Probabilities are those of the network and were not calibrated." if config.temperature == 1 else
+            f"Probabilities were calibrated on out-of-fold predictions: logits are divided by {config.temperature:.3g}."
+        ),
         data_licence=f"{task.licence or 'unknown: that of whoever made them'}.{cited} {task.reference}".rstrip(),
-        body_licence=body.licence or ("no pretrained weights" if body.name == "none" else "unknown"),
-    )
+        body_licence="; ".join(map(_licence, bodies)),
+    )  # fmt: skip
+
+
+def _licence(body: BodySummary) -> str:
+    return body.licence or ("no pretrained weights" if body.name == "none" else "unknown")
 
 
 def write_card(config: ModelConfig, board: Board, label_names: Sequence[str] = ()) -> tuple[str, str]:
@@ -62,6 +79,26 @@ def write_card(config: ModelConfig, board: Board, label_names: Sequence[str] = (
     card = make_card(config, board, label_names)
     found = hashlib.sha256(card.encode()).hexdigest()
     return card, config_text(replace(config, files={**config.files, CARD: found}))
+
+
+def reported(report: Mapping[str, Any]) -> list[str]:
+    """Return verdict and scores of a model's report, an empty line, and tables; [] without a report, or a damaged one.
+
+    The lines are Markdown.
+    """
+    from orca_ray.leaderboard.page.adaptation import interval, score_lines
+
+    try:
+        lines = [f"- {line}" for line in (report["verdict"], *score_lines(report))]
+        lines += ["", "| method | score with its 90 % interval | folds | seconds a trial |", "|---|---|---|---|"]
+        for row in report["standings"]:
+            name = row["method"].replace("|", " ")
+            lines.append(f"| {name} | {interval(row)} | {row['num_folds']} | {row['seconds']:.3g} |")
+        warned = [f"- {warning}" for warning in report["warnings"]]
+        lines += ["", "Warnings about the data:", "", *warned] if warned else []
+    except (KeyError, TypeError, ValueError, AttributeError):  # somebody else may have written the report
+        return []
+    return list(map(printable, lines))
 
 
 def _scores(config: ModelConfig, board: Board | None) -> list[str]:

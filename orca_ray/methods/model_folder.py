@@ -19,10 +19,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from orca_ray.data import cache
 from orca_ray.data.rows import Array, ModalityName, Target
@@ -36,8 +36,12 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the format; a folder of another version is refused."""
 WEIGHTS, CONFIG, PREPROCESSING, CARD = "model.safetensors", "config.json", "preprocessing.json", "README.md"
+_UNUSED: Mapping[str, object] = {"members": (), "member_weights": (), "temperature": 1.0, "report": {}}
+"""Values of fields that are left out of ``config.json``, so that earlier versions read it."""
 _SELF = "sha256"
 """Key of ``config.json`` with the hash of all its other keys."""
+_MOST_ENTRIES = 50_000
+"""Largest number of entries of ``config.json``; an ensemble of 200 members has about 20,000."""
 _MOST_CONFIG_BYTES = 256 * 2**20  # statistics of a dense target may have a number for each of its points
 
 
@@ -160,7 +164,7 @@ class ModelConfig:
     """Versions of the libraries that trained the model."""
     files: Mapping[str, str] = field(default_factory=dict)
     """SHA-256 of every file of the folder except ``config.json``, by name."""
-    members: "tuple[ModelConfig, ...]" = ()
+    members: Annotated["tuple[ModelConfig, ...]", Field(max_length=MOST_MEMBERS)] = ()
     """Models whose predictions are averaged (see `orca_ray.models.mixture.Mixture`); (): this is one model. The weights
     of member k have names that begin with ``k.``. Method, body and hyper-parameters are those of the first member."""
     member_weights: tuple[float, ...] = ()
@@ -172,10 +176,17 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if len(self.members) != len(self.member_weights) or len(self.members) > MOST_MEMBERS:
             raise ValueError(f"{len(self.members)} members with {len(self.member_weights)} weights")
-        if not all(0 < weight <= 1 for weight in self.member_weights) or not 0.01 <= self.temperature <= 100:
-            raise ValueError("a weight must be above 0 and at most 1, a temperature at least 0.01 and at most 100")
-        if any(each.members or _outputs_of(each) != _outputs_of(self) for each in self.members):
-            raise ValueError("all members must be single models of one task")
+        if not all(0 < weight <= 1 for weight in self.member_weights):
+            raise ValueError("the weight of a member must be above 0 and at most 1")
+        if self.members and abs(math.fsum(self.member_weights) - 1) > 1e-6:
+            raise ValueError(f"the weights of the members have the sum {math.fsum(self.member_weights):g}, not 1")
+        if not 0.01 <= self.temperature <= 100 or (self.temperature != 1 and not self.members):
+            raise ValueError(f"temperature {self.temperature:g}: 0.01 to 100, and 1 for a model without members")
+        for number, member in enumerate(self.members):
+            if member.members:
+                raise ValueError(f"member {number} has members of its own")
+            if differing := [name for name in _SHARED if _shared(member, name) != _shared(self, name)]:
+                raise ValueError(f"member {number} is not a model of the same task: its {differing[0]} differs")
         channels, *rest = self.task.input_shape
         of_inputs = (channels, *(1 for _ in rest))
         if any(each is not None and each.shape != of_inputs for each in (self.input_mean, self.input_deviation)):
@@ -204,9 +215,12 @@ def composed(config: ModelConfig) -> str:
     return ", ".join(f"{count} of {name}" for name, count in counts.most_common())
 
 
-def _outputs_of(config: ModelConfig) -> tuple[object, ...]:
-    task = config.task
-    return task.input_shape, task.target, task.loss, config.y_mean, config.y_std
+_SHARED = ("input_shape", "target", "loss", "y_mean", "y_std")
+"""Fields of the task or of the configuration that are equal for all members of an ensemble."""
+
+
+def _shared(config: ModelConfig, name: str) -> object:
+    return getattr(config, name) if name.startswith("y_") else getattr(config.task, name)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -258,7 +272,11 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     if values.pop(_SELF, None) != signature({"orca_ray": written, "format": found, **values}):
         raise UserError(f"{path} was changed since it was written; {_ADVICE}")
     try:
+        if (count := _num_entries(values)) > _MOST_ENTRIES:
+            raise UserError(f"{path} has {count:,} entries; no model has more than {_MOST_ENTRIES:,}; {_ADVICE}")
         config = TypeAdapter(ModelConfig).validate_python(values)
+    except RecursionError as error:
+        raise UserError(f"{path} has too many levels; {_ADVICE}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "its fields"
@@ -268,6 +286,19 @@ def parse_config(text: bytes, path: Path | str) -> ModelConfig:
     return config
 
 
+def _num_entries(value: Any, name: str = "") -> int:
+    """Return the number of entries in a JSON value, except numbers of arrays and what `ModelConfig` leaves unchecked.
+
+    An error of pydantic takes a kilobyte, and there may be several for each entry.
+    """
+    if name == "values" and isinstance(value, list) and all(isinstance(each, int | float) for each in value):
+        return 0
+    pairs = value.items() if isinstance(value, dict) else ()
+    parts = [("", each) for each in value] if isinstance(value, list) else list(pairs)
+    count = len(parts) + sum(_num_entries(each, key) for key, each in parts)
+    return 0 if name in ("values", "report") and isinstance(value, dict) else count
+
+
 def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] | None:
     """Return the content of ``preprocessing.json``; None if ``config.files`` does not list it (inputs are arrays)."""
     return cache.read_json(directory / PREPROCESSING) if PREPROCESSING in config.files else None
@@ -275,7 +306,8 @@ def read_preprocessing(directory: Path, config: ModelConfig) -> dict[str, Any] |
 
 def config_text(config: ModelConfig) -> str:
     """Return the text of ``config.json``: ``config``, the versions of orca-ray and of the format, and their hash."""
-    values = {"orca_ray": __version__, "format": FORMAT, **asdict(config)}
+    given = {name: value for name, value in asdict(config).items() if name not in _UNUSED or value != _UNUSED[name]}
+    values = {"orca_ray": __version__, "format": FORMAT, **given}
     values = json.loads(json.dumps(values))  # tuples become lists, as they will be read
     return json.dumps({**values, _SELF: signature(values)}, indent=1) + "\n"
 

@@ -82,14 +82,30 @@ def rebuild(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMod
     Raises UserError if the method is not installed, if the network cannot be built, if ``weights`` are not exactly
     those of `weight_names`, or if the body on this machine is not the one that the model was trained with.
     """
-    if config.members:
-        parts = [_of_member(weights, number) for number in range(len(config.members))]
-        if strange := weights.keys() - {f"{k}.{name}" for k, part in enumerate(parts) for name in part}:
-            raise UserError(f"the weights {min(strange)} belong to no member that config.json describes")
-        networks = [_rebuilt(member, part) for member, part in zip(config.members, parts, strict=True)]
-        average = averaging(config.task.target, config.task.loss)
-        return Mixture(networks, config.member_weights, average, config.temperature).eval()
-    return _rebuilt(config, weights)
+    return _rebuilt_ensemble(config, weights) if config.members else _rebuilt(config, weights)
+
+
+def _rebuilt_ensemble(config: ModelConfig, weights: Mapping[str, Tensor]) -> Mixture:
+    parts: dict[str, dict[str, Tensor]] = {f"{number}": {} for number in range(len(config.members))}
+    for name, value in weights.items():
+        number, _, own = name.partition(".")
+        if number not in parts:
+            raise UserError(f"the weights {shorten(name)} belong to no member that config.json describes")
+        parts[number][own] = value
+    named = any(member.body.weights_sha256 is not None for member in config.members)
+    networks, room = list[CrossModalModel](), _LARGEST_BODY if named else _ROOM_OF_BUILDING
+    for (number, part), member in zip(parts.items(), config.members, strict=True):
+        try:
+            network = _rebuilt(member, part)
+        except UserError as error:
+            raise UserError(f"member {number}, by {shorten(member.method)}: {error}") from error
+        held = sum(value.numel() for value in (*network.parameters(), *network.buffers()))
+        room -= held - sum(value.numel() for value in part.values())
+        if room < 0:
+            raise UserError("config.json describes an ensemble that is larger than the weights of the folder")
+        networks.append(network)
+    average = averaging(config.task.target, config.task.loss)
+    return Mixture(networks, config.member_weights, average, config.temperature).eval()
 
 
 def _rebuilt(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalModel:
@@ -142,11 +158,6 @@ def averaging(target: Target, loss: str) -> Average:
     if target.kind == "classes":
         return "softmax"
     return "sigmoid" if target.kind == "labels" or not get_loss(loss).regression else "values"
-
-
-def _of_member(weights: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
-    mark = f"{number}."
-    return {name.removeprefix(mark): value for name, value in weights.items() if name.startswith(mark)}
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:

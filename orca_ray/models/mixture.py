@@ -1,17 +1,17 @@
 """`Mixture`: several networks for the same inputs and outputs, whose predictions are averaged."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from orca_ray.models.crossmodal import CrossModalModel
 
 Average = Literal["softmax", "sigmoid", "values"]
 """What is averaged: the probabilities of classes, those of labels or masks, or the outputs themselves."""
-_LEAST = 1e-7
-"""Smallest probability, so that the logarithm is finite."""
 
 
 class Mixture(nn.Module):
@@ -30,20 +30,27 @@ class Mixture(nn.Module):
         self.networks = list(networks)
         """The networks, in the order of their weights."""
         self.members = nn.ModuleList(networks)
-        scaled = torch.tensor(weights, dtype=torch.float32)
-        self.register_buffer("weights", scaled / scaled.sum(), persistent=False)
+        scaled = torch.tensor(weights, dtype=torch.float64)
+        self.register_buffer("weights", (scaled / scaled.sum()).float(), persistent=False)
         self._average, self._temperature = average, temperature
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the averaged outputs [B, ...] for inputs [B, ...]."""
-        return combined([network(inputs) for network in self.networks], self.weights, self._average, self._temperature)
+        return self.combined(network(inputs) for network in self.networks)
 
+    def combined(self, outputs: Iterable[Tensor]) -> Tensor:
+        """Return the average of the outputs [B, ...] of all members; two of them are in memory at a time.
 
-def combined(outputs: Sequence[Tensor], weights: Tensor, average: Average, temperature: float = 1.0) -> Tensor:
-    """Return the average of ``outputs``, each [B, ...], with ``weights`` [M] of sum 1; see `Mixture`."""
-    if average == "values":
-        return sum((weight * each for weight, each in zip(weights, outputs, strict=True)), torch.zeros_like(outputs[0]))
-    chances = [each.softmax(dim=1) if average == "softmax" else each.sigmoid() for each in outputs]
-    mixed = sum((weight * each for weight, each in zip(weights, chances, strict=True)), torch.zeros_like(outputs[0]))
-    mixed = mixed.clamp(_LEAST, 1 - _LEAST)
-    return (mixed.log() if average == "softmax" else torch.logit(mixed)) / temperature
+        Logits of mean probabilities are computed from logarithms, so that certain predictions do not become ties.
+        """
+        if self._average == "values":
+            parts = (each * weight for each, weight in zip(outputs, self.weights, strict=True))
+            total: Tensor = reduce(torch.add, parts)
+            return total
+        if self._average == "softmax":
+            logs = (each.log_softmax(dim=1) for each in outputs)
+        else:  # of a label and of its absence
+            logs = (torch.stack([F.logsigmoid(each), F.logsigmoid(-each)]) for each in outputs)
+        weighted = (each + weight.log() for each, weight in zip(logs, self.weights, strict=True))
+        mixed: Tensor = reduce(torch.logaddexp, weighted)
+        return (mixed if self._average == "softmax" else mixed[0] - mixed[1]) / self._temperature

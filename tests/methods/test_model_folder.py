@@ -15,7 +15,14 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import make_card, write_card
-from orca_ray.methods.model_folder import ModelConfig, config_text, read_config, read_preprocessing, write_folder
+from orca_ray.methods.model_folder import (
+    BodySummary,
+    ModelConfig,
+    config_text,
+    read_config,
+    read_preprocessing,
+    write_folder,
+)
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
@@ -214,6 +221,30 @@ def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     ):  # fmt: skip
         assert part in card
     assert "dog, cat, bird" in make_card(config, label_names=("dog", "cat", "bird"))
+
+
+def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
+    standing = {"method": "a|b", "score": 0.2, "low": 0.1, "high": 0.3, "num_folds": 5, "seconds": 1.234}
+    report: dict[str, Any] = {
+        "verdict": "it pays", "score": 0.15, "low": 0.125, "high": 0.2, "num_samples": 90, "num_folds": 5,
+        "baseline": "a|b", "holdout": 0.25, "num_holdout": 30, "standings": [standing], "size_mb": 1.5,
+        "latency_ms": 2.5, "warnings": ["two\nlines"],
+    }  # fmt: skip
+    trees = replace(snapshot.config, method="gradient_boosting", body=BodySummary(name="none"))
+    members = (snapshot.config, trees)
+    card = make_card(
+        replace(snapshot.config, members=members, member_weights=(0.5, 0.5), temperature=2.0, report=report)
+    )
+    for part in (
+        ", by an ensemble\n", "The average of 2 networks", "1 of gradient_boosting", "- it pays\n",
+        "- Score 0.15 [0.125, 0.2] with its 90 % interval, on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
+        "- Best baseline: a|b, 0.2 [0.1, 0.3].", "- 1.5 MB; 2.5 ms", "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
+        "- two\\nlines\n", "orca-ray[predict,trees]", "logits are divided by 2.", "; no pretrained weights",
+    ):  # fmt: skip
+        assert part in card
+    assert "on validation data" not in card
+    for name, value in (("score", "x"), ("standings", 3), ("warnings", None), ("holdout", {})):
+        assert "on validation data" in make_card(replace(snapshot.config, report=report | {name: value}))
 
 
 @pytest.mark.slow
