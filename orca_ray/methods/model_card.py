@@ -86,6 +86,8 @@ def reported(report: Mapping[str, Any]) -> list[str]:
 
     The lines are Markdown.
     """
+    if not report:
+        return []
     from orca_ray.leaderboard.page.adaptation import interval, score_lines
 
     try:

@@ -7,9 +7,8 @@ import base64
 import html
 import io
 import itertools
-import math
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -96,16 +95,6 @@ def _figure(title: str, body: str) -> str:
     return f"<figure><figcaption><h3>{title}</h3></figcaption>{body}</figure>"
 
 
-def _scale(low: float, high: float, first: float, last: float) -> Callable[[float], float]:
-    """Return a function from values to pixels; values beyond ``low`` and ``high`` get the pixel of the end."""
-
-    def scale(value: float) -> float:
-        share = (value - low) / ((high - low) or 1)
-        return round(first + (last - first) * min(max(share if math.isfinite(share) else 1, 0), 1), 1)
-
-    return scale
-
-
 def _methods(report: Mapping[str, Any]) -> tuple[str, str]:
     """Return the head of the column of intervals, and the rows of the table: the model, then the methods."""
     rows = [{**report, "method": "this model", "colour": "--ink"}]
@@ -113,12 +102,12 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, str]:
     low, middle = min(row["low"] for row in rows), float(np.median([row["score"] for row in rows]))
     # A bad method does not press the others together: its interval ends at the edge.
     high = min(max(row["high"] for row in rows), low + 4 * (middle - low))
-    x = _scale(low, high, 6, 214)
-    bases = [x(row["score"]) for row in rows if row["method"] == report["baseline"]]
-    dashes = "".join(f'<path class="dashed" d="M{each} 0v30"/>' for each in bases)
+    pixels = [np.interp([row["low"], row["score"], row["high"]], (low, high), (6, 214)).round(1) for row in rows]
+    bases = [at for (_, at, _), row in zip(pixels, rows, strict=True) if row["method"] == report["baseline"]]
+    dashes = "".join(f'<path class="dashed" d="M{at} 0v30"/>' for at in bases)
     found = []
-    for row in rows:
-        bar = f'<path d="M{x(row["low"])} 15H{x(row["high"])}"/><circle cx="{x(row["score"])}" cy="15" r="4"/>'
+    for (left, at, right), row in zip(pixels, rows, strict=True):
+        bar = f'<path d="M{left} 15H{right}"/><circle cx="{at}" cy="15" r="4"/>'
         drawn = f'<svg class="bar" viewBox="0 0 220 30" style="color: var({row["colour"]})">{dashes}{bar}</svg>'
         seconds = f"{row['seconds']:.3g}" if "seconds" in row else ""
         found.append(_row([_escaped(row["method"]), drawn, interval(row), str(row["num_folds"]), seconds]))
@@ -126,19 +115,18 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, str]:
     return f'<svg class="bar" viewBox="0 0 220 30">{ends}</svg>', "\n".join(found)
 
 
-def _chart(title: str, *, dots: Points = (), line: Points = (), dashed: Points = ()) -> str:
-    """Return a chart of points (x, y), the axes of which reach from the least to the largest values."""
-    x, y = zip(*dots, *line, *dashed, strict=True)
-    across, up = _scale(min(x), max(x), 60, 370), _scale(min(y), max(y), 190, 10)
-    paths = {"frame": "56,6 56,194 374,194"}
-    paths |= {
-        name: " ".join(f"{across(a)},{up(b)}" for a, b in each) for name, each in (("line", line), ("dashed", dashed))
-    }
-    marks = [f'<polyline class="{name}" points="{points}"/>' for name, points in paths.items()]
-    marks += [f'<circle cx="{across(a)}" cy="{up(b)}" r="2.5"/>' for a, b in dots]
-    ends = ((60, 210, "start", min(x)), (370, 210, "end", max(x)), (52, 194, "end", min(y)), (52, 18, "end", max(y)))
-    marks += [f'<text x="{a}" y="{b}" text-anchor="{anchor}">{value:.4g}</text>' for a, b, anchor, value in ends]
-    return _figure(title, f'<svg class="chart" viewBox="0 0 380 216">{"".join(marks)}</svg>')
+def _chart(title: str, **marks: Points) -> str:
+    """Return a chart of points (x, y), by how they are drawn: as ``dots``, ``line`` or ``dashed`` line."""
+    (left, bottom), (right, top) = (end(np.concatenate([*marks.values()]), axis=0) for end in (np.min, np.max))
+    paths = ['<path class="frame" d="M56 6V194H374"/>']
+    for name, points in marks.items():
+        x, y = np.transpose(points)
+        across, up = np.interp(x, (left, right), (60, 370)), np.interp(y, (bottom, top), (190, 10))
+        places = [f"{a:.1f} {b:.1f}" for a, b in zip(across, up, strict=True)]
+        paths.append(f'<path class="{name}" d="M{("h0M" if name == "dots" else "L").join(places)}h0"/>')
+    ends = ((60, 210, "start", left), (370, 210, "end", right), (52, 194, "end", bottom), (52, 18, "end", top))
+    texts = (f'<text x="{a}" y="{b}" text-anchor="{anchor}">{value:.4g}</text>' for a, b, anchor, value in ends)
+    return _figure(title, f'<svg class="chart" viewBox="0 0 380 216">{"".join([*paths, *texts])}</svg>')
 
 
 def _curve(curve: Points) -> str:

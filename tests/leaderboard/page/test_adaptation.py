@@ -51,7 +51,7 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
     assert text.count("<tr>") == 1 + 4 + 1 + 1
     bars = [float(x) for x in re.findall(r'<circle cx="([\d.]+)" cy="15"', text)]
     assert bars[:3] == sorted(bars[:3])
-    assert bars[3] == 214, "a bad method ends at the edge"
+    assert bars[3] == 214.0, "a bad method ends at the edge"
     assert bars[2] - bars[0] > 40
     assert "no choice has seen" not in page(holdout=None, curve=[(1.0, 0.5)])
     assert score_lines(report(num_folds=1))[0].endswith("1,200 samples, the validation split.")
@@ -74,7 +74,7 @@ def test_labels_and_numbers() -> None:
     numbers = RANDOM.normal(size=3000)
     figure = make_evidence(numbers + 0.5, np.where(np.arange(3000) == 7, np.nan, numbers))
     assert "half within 0.5, nine of ten within 0.5" in page(figure)
-    assert 700 < figure.count("<circle") <= 800
+    assert 700 < figure.count("h0M") < 800
 
 
 @pytest.mark.parametrize("shape", [(24, 200), (3, 16, 16), (50,)])
