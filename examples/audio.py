@@ -1,6 +1,6 @@
 """Recordings in a folder for each class: ``python examples/audio.py my-data``.
 
-It needs ``my-data/tones``, which ``make_data.py`` writes.
+It needs ``my-data/tones`` and ``my-data/new/tones``, which ``make_data.py`` writes.
 """
 
 import sys
@@ -15,7 +15,7 @@ def main(folder: Path) -> None:
     model = orca_ray.adapt(folder / "tones", seconds=1.0, methods=["linear_probe"], executor="inline", minutes=1)
     print(f"{model}: {model.task.metric} {model.config.test_score:.3g} on test")
 
-    recordings = sorted((folder / "tones").glob("*/*.wav"))[::30]  # files of any sampling rate
+    recordings = sorted((folder / "new" / "tones").glob("*.wav"))[::3]  # files of any sampling rate
     probabilities = [model.predict_proba(recording)[0] for recording in recordings]
     print(pd.DataFrame(probabilities, columns=model.label_names, index=[each.stem for each in recordings]).round(3))
     model.save(folder / "tones-model")

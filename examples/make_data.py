@@ -1,10 +1,13 @@
 """Write small data sets of five kinds to try ``orca-sweep adapt`` with: ``python examples/make_data.py my-data``.
 
-- ``wine.csv``: a table of 178 wines with 13 measurements and the cultivar (UCI, in scikit-learn);
-- ``basic_motions.npz``: 80 recordings of a watch's sensors, 6 channels, 100 steps, 4 activities (UEA, in aeon);
+- ``wine.csv``: a table of 142 wines with 13 measurements and the cultivar (UCI, in scikit-learn);
+- ``basic_motions.npz``: 64 recordings of a watch's sensors, 6 channels, 100 steps, 4 activities (UEA, in aeon);
 - ``digits/``: 600 images of handwritten digits in a folder for each digit (UCI, in scikit-learn);
 - ``darcy.h5``: 300 permeabilities and the pressures that they cause, fields of 16 x 16 (in neuraloperator);
 - ``tones/``: 120 synthetic recordings of three wave forms in a folder for each.
+
+The folder ``new`` has further samples of each kind, without their targets: 36 wines with the number of their bottle, 16
+recordings of the watch, 50 images, 30 permeabilities and 12 recordings.
 
 The data of packages are downloaded once, as for the benchmark ``pocket``.
 """
@@ -31,7 +34,11 @@ ACTIVITIES = {"Standing": 0, "Running": 1, "Walking": 2, "Badminton": 3}
 def wine(folder: Path) -> None:
     table = load_wine(as_frame=True).frame
     table["cultivar"] = CULTIVARS[table.pop("target")]
-    table.to_csv(folder / "wine.csv", index=False)
+    new = table.index % 5 == 0
+    table[~new].to_csv(folder / "wine.csv", index=False)
+    table[new].drop(columns="cultivar").assign(bottle=[f"W{row:03}" for row in table.index[new]]).to_csv(
+        folder / "new" / "wine.csv", index=False
+    )
 
 
 def basic_motions(folder: Path) -> None:
@@ -39,15 +46,17 @@ def basic_motions(folder: Path) -> None:
     read = [readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member) for member in parts]
     x = np.stack([series for found, _ in read for series in found]).astype(np.float32)
     y = np.concatenate([labels for _, labels in read])
-    np.savez(folder / "basic_motions.npz", x=x, y=np.array(y, dtype=str))
+    new = np.arange(len(x)) % 5 == 0
+    np.savez(folder / "basic_motions.npz", x=x[~new], y=np.array(y, dtype=str)[~new])
+    np.savez(folder / "new" / "basic_motions.npz", x=x[new])
 
 
 def digits(folder: Path) -> None:
     images, labels = load_digits(return_X_y=True)
-    for number, (image, label) in enumerate(zip(images[:600], labels[:600], strict=True)):
-        (folder / "digits" / str(label)).mkdir(parents=True, exist_ok=True)
-        pixels = (image.reshape(8, 8) * 255 / 16).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "digits" / str(label) / f"{number:04}.png")
+    for number, (image, label) in enumerate(zip(images[:650], labels[:650], strict=True)):
+        place = folder / "digits" / str(label) if number < 600 else folder / "new" / "digits"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((image.reshape(8, 8) * 255 / 16).astype(np.uint8)).save(place / f"{number:04}.png")
 
 
 def darcy(folder: Path) -> None:
@@ -56,12 +65,14 @@ def darcy(folder: Path) -> None:
     with h5py.File(folder / "darcy.h5", "w") as file:
         file["permeability"] = tensors["x"][:300].numpy().astype(np.float32)
         file["pressure"] = tensors["y"][:300].numpy().astype(np.float32)
+    with h5py.File(folder / "new" / "darcy.h5", "w") as file:
+        file["permeability"] = tensors["x"][300:330].numpy().astype(np.float32)
 
 
 def tones(folder: Path) -> None:
     random = np.random.default_rng(0)
     time = np.arange(RATE) / RATE
-    for number in range(120):
+    for number in range(132):
         form = ("sine", "square", "sawtooth")[number % 3]
         phase = random.uniform(200, 800) * time + random.uniform()
         wave = {
@@ -70,15 +81,14 @@ def tones(folder: Path) -> None:
             "sawtooth": 2 * (phase % 1) - 1,
         }
         noisy = 0.5 * wave[form] + random.normal(0, 0.1, RATE)
-        (folder / "tones" / form).mkdir(parents=True, exist_ok=True)
-        wavfile.write(
-            folder / "tones" / form / f"{number:03}.wav", RATE, (np.clip(noisy, -1, 1) * 32767).astype(np.int16)
-        )
+        place = folder / "tones" / form if number < 120 else folder / "new" / "tones"
+        place.mkdir(parents=True, exist_ok=True)
+        wavfile.write(place / f"{number:03}.wav", RATE, (np.clip(noisy, -1, 1) * 32767).astype(np.int16))
 
 
 def main(folder: Path) -> None:
     """Write all data sets to ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "new").mkdir(parents=True, exist_ok=True)
     for write in (wine, basic_motions, digits, darcy, tones):
         write(folder)
 

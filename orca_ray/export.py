@@ -7,7 +7,8 @@ the units of the target, as `Predictor.outputs` returns them. Label names and pr
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,16 +32,14 @@ from orca_ray.models.mixture import Mixture
 from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
 
-WRITERS: dict[str, Callable[..., Any]] = {".parquet": pq.ParquetWriter, ".csv": pacsv.CSVWriter}
-"""Writer class of `pyarrow` for each suffix of a file."""
-
 
 def check_predictions(path: Path, model: Predictor) -> None:
     """Raise UserError if predictions of ``model`` cannot be written to ``path``."""
     if path.suffix.lower() not in WRITERS:
         raise UserError(f"cannot write predictions to {path}: its name must end with {' or '.join(WRITERS)}")
     if path.suffix.lower() == ".csv" and model.task.target.kind == "dense":
-        raise UserError(f"fields of shape {model.task.target.shape} do not fit into {path}: name a file .parquet")
+        found = f"fields of shape {model.task.target.shape}"
+        raise UserError(f"{found} do not fit into {path}: name a file .npz or .parquet")
     check_output(path, "the file")
 
 
@@ -49,23 +48,28 @@ def write_predictions(
 ) -> None:
     """Write a row for each sample to ``path``: ``id``, ``prediction`` and, except for numbers, probabilities.
 
-    ``id`` is the name of the sample's file or, if it has none, its number from 0. Predicted fields are nested lists.
-    Column ``p_NAME`` has the probability of a class or label, ``probability`` that of a mask. ``progress`` is called
-    with the number of rows so far. A CSV file has the text of `csv_cell`. The file appears when it is complete. Raises
-    UserError for inputs that the model cannot take, and if `check_predictions` does.
+    ``id`` is the name of the sample's file or, if it has none, its number from 0. Columns of a table that the model
+    does not read and that differ in all rows follow under their own names; one named ``id`` takes the number's place.
+    Column ``p_NAME`` has the probability of a class or label, ``probability`` that of a mask. Predicted fields are
+    nested lists. An ``.npz`` archive has arrays instead: ``prediction`` [N, ...], ``probability`` [N, K] or [N, ...],
+    ``labels`` [K] and the ids [N]. ``progress`` is called with the number of rows so far. A CSV file has the text of
+    `csv_cell`. The file appears when it is complete. Raises UserError for inputs that the model cannot take, and if
+    `check_predictions` does.
     """
     check_predictions(path, model)
-    target = path.absolute()
+    target, data = path.absolute(), inputs.data
+    read = () if model.preprocessing is None else getattr(model.preprocessing.encoder, "names", ())
+    ids = {"id": np.array(data.names, dtype=object) if data.names else np.arange(len(data))}
+    ids |= {name: values for name, values in data.keys.items() if name not in read}
+    whole = {**ids, "labels": np.array(model.label_names)} if model.label_names else ids
+    make, start = WRITERS[path.suffix.lower()]
     with cache.scratch_directory(target.parent) as scratch, cache.disk_errors(target.parent):
         writer = None
         done = 0
         try:
             for outputs in model.stream(inputs):
-                names = inputs.data.names[done : done + len(outputs)]
-                batch = _table(model, outputs, list(names) or np.arange(done, done + len(outputs)))
-                if target.suffix.lower() == ".csv":
-                    batch = _for_spreadsheets(batch)
-                writer = writer or WRITERS[target.suffix.lower()](scratch / target.name, batch.schema)
+                batch = make(model, outputs, {name: each[done : done + len(outputs)] for name, each in ids.items()})
+                writer = writer or start(scratch / target.name, batch, whole)
                 writer.write_table(batch)
                 done += len(outputs)
                 progress(done)
@@ -75,8 +79,9 @@ def write_predictions(
         cache.replace_file(scratch / target.name, target)
 
 
-def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
-    columns: dict[str, Any] = {"id": pa.array(ids), "prediction": _predictions(model, model.decide(outputs))}
+def _table(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
+    columns: dict[str, Any] = {name: pa.array(values) for name, values in ids.items()}
+    columns["prediction"] = _predictions(model, model.decide(outputs))
     if model.task.target.kind in ("classes", "labels"):
         probabilities = model.probabilities(outputs)
         columns |= {name: pa.array(probabilities[:, k]) for k, name in enumerate(column_names(model))}
@@ -87,13 +92,51 @@ def _table(model: Predictor, outputs: Array, ids: Sequence[str] | Array) -> Any:
     return pa.table(columns).replace_schema_metadata({"orca_ray": json.dumps(about)})
 
 
-def _for_spreadsheets(table: Any) -> Any:
-    """Return a table with the text of its cells and the names of its columns as `csv_cell` returns them."""
+def _arrays(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> dict[str, Array]:
+    found = {"prediction": model.decide(outputs)}
+    return {**found, "probability": model.probabilities(outputs)} if model.decides else found
+
+
+class _NpzWriter:
+    """Writer of an ``.npz`` archive, whose arrays are in memory until `close`."""
+
+    def __init__(self, path: Path, first: Mapping[str, Array], whole: Mapping[str, Array]) -> None:
+        """Prepare to write ``whole``, and arrays [N, ...] that begin with ``first``; UserError if memory lacks."""
+        num_bytes = 2.0 * len(whole["id"]) * sum(rows[:1].nbytes for rows in first.values())
+        num_bytes += sum(4.0 * len(each) * max(map(len, each)) for each in whole.values() if each.dtype.kind == "O")
+        cache.check_memory(num_bytes, f"predictions as {path.name}", "write a file .parquet, which is written in parts")
+        self._path, self._whole, self._parts = path, whole, list[Mapping[str, Array]]()
+
+    def write_table(self, arrays: Mapping[str, Array]) -> None:
+        """Keep the next rows of each array."""
+        self._parts.append(arrays)
+
+    def close(self) -> None:
+        """Write the archive; text has the length of the longest one, as NumPy needs."""
+        arrays = {name: np.concatenate([part[name] for part in self._parts]) for name in self._parts[0]}
+        with zipfile.ZipFile(self._path, "w") as archive:
+            for name, values in {**self._whole, **arrays}.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    plain = values.astype(str) if values.dtype.kind == "O" else values
+                    np.lib.format.write_array(file, plain, allow_pickle=False)
+
+
+def _cells(model: Predictor, outputs: Array, ids: Mapping[str, Array]) -> Any:
+    """Return the result of `_table` with the text of its cells and names of its columns as `csv_cell` returns them."""
+    table = _table(model, outputs, ids)
     columns = [
         pa.array(map(csv_cell, column.to_pylist()), pa.string()) if pa.types.is_string(column.type) else column
         for column in table.columns
     ]
     return pa.table(columns, [str(csv_cell(name)) for name in table.column_names])
+
+
+WRITERS: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    ".parquet": (_table, lambda path, table, whole: pq.ParquetWriter(path, table.schema)),
+    ".npz": (_arrays, _NpzWriter),
+    ".csv": (_cells, lambda path, table, whole: pacsv.CSVWriter(path, table.schema)),
+}
+"""Functions for each suffix of a file: one makes a batch of predictions, the other opens a writer of such batches."""
 
 
 def column_names(model: Predictor) -> list[str]:

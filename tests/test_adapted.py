@@ -16,7 +16,7 @@ import torch
 import orca_ray
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.export import column_names
+from orca_ray.export import column_names, write_predictions
 from orca_ray.methods.registry import all_methods, get_method
 from orca_ray.own_data import Options, UserData, read
 from orca_ray.own_data.infer_task import infer
@@ -294,3 +294,15 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -
         model.predict(table.drop(columns="acid"))
     with pytest.raises(UserError, match="blue"):
         model.evaluate(table, table["kind"].replace("red", "blue"))
+
+
+def test_ids_that_the_model_does_not_read_come_with_its_predictions(
+    own: tuple[Path, Path, Predictor], tmp_path: Path
+) -> None:
+    file, _, model = own
+    table = pd.read_csv(file).drop(columns="kind").assign(acid=np.arange(120), bottle=range(5, 125), vat=7)
+    table.to_csv(tmp_path / "new.csv", index=False)
+    write_predictions(model, model.inputs(tmp_path / "new.csv"), tmp_path / "out.parquet")
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert list(found.columns) == ["id", "bottle", "prediction", "p_red", "p_white"]
+    assert found["bottle"].tolist() == table["bottle"].tolist()

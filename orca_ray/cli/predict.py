@@ -36,11 +36,11 @@ def predict(
         str,
         Argument(metavar="DATA", help="File or folder of the kind that the model was made of; targets are ignored."),
     ],
-    out: Annotated[Path, Option("--out", "-o", help="File to write: .parquet, or .csv for tables of numbers.")],
+    out: Annotated[Path, Option("--out", "-o", help="File to write: .parquet, .npz or, but not for fields, .csv.")],
     device: DeviceOption = "auto",
     quiet: QuietOption = False,
 ) -> None:
-    """Predict with a trained model: one row a sample with its id, prediction and probabilities.
+    """Predict with a trained model: one row a sample with its ids, prediction and probabilities.
 
     Data are read in parts, so they may be larger than the memory. The output appears when it is complete.
     """

@@ -80,8 +80,8 @@ class SweepState:
                 case events.TrialFinished(record, remaining):
                     state = self._row(record.task, record.method)
                     state.running.pop(record.trial_key, None)
-                    state.done += 1
-                    state.planned = state.done + remaining
+                    state.planned = state.planned or state.done + 1 + remaining
+                    state.done = state.planned - remaining  # suggestions that repeat this trial have ended, too
                     state.failed += record.status.failed
                     state.best = lower(state.best, record.validation_score)
                 case events.TimeLeft():

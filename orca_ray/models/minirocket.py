@@ -7,6 +7,7 @@ convolutions are padded by zeros. For several channels, each pair of kernel and 
 as in the authors' multivariate version (github.com/angus924/minirocket).
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -52,6 +53,7 @@ class MiniRocketBody(Body):
         """Choose the channels of each kernel and dilation by ``seed``; biases are 0 until `fit`."""
         super().__init__()
         self._dilations = dilations
+        self._compare = _shares
         self.feature_width = NUM_KERNELS * sum(dilations.values())
         kernels = torch.full((NUM_KERNELS, LENGTH), -1.0)
         for kernel, places in zip(kernels, itertools.combinations(range(LENGTH), 3), strict=True):
@@ -71,10 +73,16 @@ class MiniRocketBody(Body):
             biases = self.biases[start : start + NUM_KERNELS * each].reshape(NUM_KERNELS, each)
             inner = outputs[..., margin : x.shape[2] - margin]
             even, odd = (inner, outputs) if number % 2 else (outputs, inner)
-            shares = _shares(even[:, ::2], biases[::2]), _shares(odd[:, 1::2], biases[1::2])
+            shares = self._compare(even[:, ::2], biases[::2]), self._compare(odd[:, 1::2], biases[1::2])
             parts.append(torch.stack(shares, dim=2).flatten(1))
             start += NUM_KERNELS * each
         return torch.cat(parts, dim=1)[:, None]
+
+    def exportable(self) -> Body:
+        """Return a body of a quarter of the operations, for each of which an exporter takes up to 50 ms."""
+        body = copy.copy(self)
+        body._compare = _shares_at_once
+        return body
 
     @torch.no_grad()
     def fit(self, draw: Callable[[int], Tensor]) -> None:
@@ -105,6 +113,11 @@ def _channels(num: int, num_channels: int, seed: int) -> Tensor:
     sizes = 2 ** random.uniform(0, math.log2(min(num_channels, LENGTH) + 1), num)
     ranks = random.random((num, num_channels)).argsort(axis=1).argsort(axis=1)
     return torch.from_numpy((ranks < sizes.astype(int)[:, None]).astype(np.float32))
+
+
+def _shares_at_once(outputs: Tensor, biases: Tensor) -> Tensor:
+    """Return what `_shares` does; it takes as many times the memory as there are biases [K, n]."""
+    return (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
 
 
 def _quantiles(values: Tensor, levels: Tensor) -> Tensor:

@@ -112,6 +112,11 @@ _MOST_ROWS = 1024
 _MOST_LISTED = 10_000  # files of a folder that are looked at to find its format
 
 Kind = Literal["table", "array", "images", "audio"]
+KINDS = (
+    "a table with a column of targets (cars.csv); series [N, channels, steps], images [N, H, W, 3] or features [N, F] "
+    "as x, with y [N] (data.npz); fields x and y [N, H, W] (flow.h5); images or recordings by class (pets/cat/1.jpg)"
+)
+"""Kinds of data that can be used, each with an example, for messages."""
 Warn = Callable[[str], None]
 
 
@@ -170,6 +175,8 @@ class UserData:
     """Times of the samples [N], by which the samples are split."""
     splits: Array | None = None
     """Splits that the data declare: [N] of ``train``, ``validation`` and ``test``."""
+    keys: Mapping[str, Array] = field(default_factory=dict)
+    """Columns [N] of a table to predict that tell its rows apart, such as ids; `select` leaves them out."""
     notes: tuple[str, ...] = ()
     """One sentence for each choice or omission of the reader."""
     options: Options = field(default_factory=Options)
@@ -197,7 +204,7 @@ class UserData:
 
         return replace(
             self, x=_taken(self.x, part), y=taken(self.y), groups=taken(self.groups), times=taken(self.times),
-            splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (),
+            splits=taken(self.splits), names=[self.names[row] for row in rows] if self.names else (), keys={},
         )  # fmt: skip
 
     def batches(self, size: int | None = None) -> Iterator[Self]:
@@ -241,7 +248,7 @@ class Format:
     suffixes: tuple[str, ...]
     """Suffixes of the format's files in lower case; for a folder, suffixes of the files in it."""
     read: Callable[[Path, Options, bool], UserData]
-    """Takes the path, the options, and whether a target is required. Raises UserError for wrong content."""
+    """Takes path, options, and whether a target is required (see `read`). Raises UserError for wrong content."""
     folder: bool = False
     """Whether the format is a folder of files with these suffixes."""
     markers: tuple[str, ...] = ()
@@ -306,7 +313,7 @@ def options_of(path: Path, options: Options | None = None) -> tuple[Path, Option
 def read(path: Path | str, options: Options | None = None, *, labelled: bool = True) -> UserData:
     """Return the samples in a file or folder; large arrays are memory-mapped, and files of a folder read when selected.
 
-    ``labelled``: whether a target is required; if not, ``y`` is None for data without a target.
+    ``labelled``: whether a target is required. If not, neither targets nor groups, times and splits are read.
 
     Raises UserError for a missing path, an unknown type, a file of other content than its suffix says, a missing or
     ambiguous column or key, parts of unequal lengths, and damaged or too large files.
@@ -323,7 +330,7 @@ def _format(path: Path) -> Format:
         for form in sorted(all_formats().values(), key=lambda form: form.folder):  # one image is a folder of one
             if suffix in form.suffixes and not form.markers:
                 return form
-        raise UserError(f"{path}: unknown type of file {quoted(suffix)}; allowed: {_allowed()}")
+        raise UserError(f"{path}: unknown type of file {quoted(suffix)}; {_allowed()}")
     folders = [form for form in all_formats().values() if form.folder]
     for form in folders:
         if any(any(path.glob(marker)) for marker in form.markers):
@@ -336,10 +343,12 @@ def _format(path: Path) -> Format:
     found = {form.name: sum(counts[suffix] for suffix in form.suffixes) for form in folders}
     best = max(folders, key=lambda form: found[form.name])
     if not found[best.name]:
-        seen = ", ".join(suffix or "(none)" for suffix, count in counts.most_common(5) if count) or "no files"
-        raise UserError(f"{path}: the folder has files of type {seen}, none of which is known; allowed: {_allowed()}")
+        seen = ", ".join(suffix or "(none)" for suffix, count in counts.most_common(5) if count)
+        held = f"files of type {seen}, none of which is known" if seen else "no files"
+        raise UserError(f"{path}: the folder has {held}; {_allowed()}")
     return best
 
 
 def _allowed() -> str:
-    return "; ".join(f"{form.name} ({', '.join(form.suffixes)})" for form in all_formats().values())
+    listed = "; ".join(f"{form.name} ({', '.join(form.suffixes)})" for form in all_formats().values())
+    return f"data may be {KINDS}. Allowed: {listed}"

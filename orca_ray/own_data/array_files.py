@@ -40,25 +40,24 @@ Read = Callable[[str], Inputs]
 
 
 def _read_npy(path: Path, options: Options, labelled: bool) -> UserData:
-    files = {path.stem: path}
-    if options.target:
-        (given,) = options.target if len(options.target) == 1 else ("",)
-        files["target"] = path.parent / given if given else path
-    else:
-        beside = [path.with_name(f"{_renamed(path.stem, name)}.npy") for name in TARGET_NAMES]
-        found = [each for each in beside if each.is_file() and each != path]
-        if found:
-            files["target"] = found[0]
-    if labelled and "target" not in files:
-        raise UserError(f"{path}: no targets: put them in y.npy beside it, or name their file with --target")
-    if "target" in files and not files["target"].is_file():
-        if labelled:
-            raise UserError(f"{path}: the target's file {files['target']} does not exist")
-        del files["target"]
+    files = {path.stem: path, "target": _target_file(path, options)} if labelled else {path.stem: path}
     arrays = {name: read_npy(file) for name, file in files.items()}
     shapes = {name: array.shape for name, array in arrays.items()}
-    keys = Options(inputs=(path.stem,), target=("target",) if "target" in files else ())
+    keys = Options(inputs=(path.stem,), target=("target",))
     return _choose(str(path), shapes, arrays.__getitem__, keys, labelled)
+
+
+def _target_file(path: Path, options: Options) -> Path:
+    """Return the file beside ``path`` that ``options`` name, or that has a usual name of targets."""
+    if options.target:
+        file = path.parent / options.target[0] if len(options.target) == 1 else path
+        if not file.is_file():
+            raise UserError(f"{path}: the target's file {file} does not exist")
+        return file
+    for beside in (path.with_name(f"{_renamed(path.stem, name)}.npy") for name in TARGET_NAMES):
+        if beside.is_file() and beside != path:
+            return beside
+    raise UserError(f"{path}: no targets: put them in y.npy beside it, or name their file with --target")
 
 
 def _renamed(stem: str, name: str) -> str:
@@ -237,14 +236,16 @@ def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled:
 
     Without options, inputs and targets are found by their usual names (`INPUT_NAMES`, `TARGET_NAMES`), or the inputs
     are the only array besides the targets. Arrays named x_train, x_test and so on become samples with declared splits.
+    Unless ``labelled``, the inputs alone are read; there may be no other array.
     """
-    parts = _parts(shapes)
+    parts = _parts(shapes, labelled)
     if parts:
-        return _joined(source, shapes, parts, read, options)
+        return _joined(source, shapes, parts, read, options, labelled)
     x_name = _key(source, shapes, options.inputs, INPUT_NAMES, "inputs")
-    y_name = _key(source, shapes, options.target, TARGET_NAMES, "target")
-    given = {"group": options.group, "time": options.time, "split": options.split}
-    extra = [_key(source, shapes, (name,) if name else (), (), what) for what, name in given.items()]
+    named = {"target": options.target, "group": (options.group,), "time": (options.time,), "split": (options.split,)}
+    given = {what: [name for name in names if name and (labelled or name in shapes)] for what, names in named.items()}
+    y_name = _key(source, shapes, given.pop("target"), TARGET_NAMES, "target")
+    extra = [_key(source, shapes, names, (), what) for what, names in given.items()]
     left = [name for name in shapes if shapes[name] and name not in (x_name, y_name, *extra)]
     if x_name is None and len(left) > 1:
         num = shapes[y_name][:1] if y_name else None
@@ -253,18 +254,20 @@ def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled:
         x_name = left.pop()
     if x_name is None:
         raise UserError(f"{source}: which array are the inputs? It has {_listed(shapes)}; name one with 'inputs'")
-    if y_name is None and labelled:
+    if not labelled:
+        return UserData(x=_numeric(source, x_name, read(x_name)), source=source)
+    if y_name is None:
         raise UserError(f"{source}: which array is the target? It has {_listed(shapes)}; name one with --target")
     groups, times, splits = (None if name is None else _flat(source, name, read(name)) for name in extra)
     return UserData(
         x=_numeric(source, x_name, read(x_name)),
-        y=_target(source, y_name, read(y_name)) if y_name else None,
+        y=_target(source, y_name, read(y_name)),
         source=source,
-        target_names=(y_name,) if y_name else (),
+        target_names=(y_name,),
         groups=groups,
         times=times,
         splits=splits,
-        notes=(f"not used: {', '.join(map(printable, left))}",) if left and labelled else (),
+        notes=(f"not used: {', '.join(map(printable, left))}",) if left else (),
     )
 
 
@@ -315,8 +318,9 @@ def _listed(shapes: Shapes) -> str:
     return ", ".join(f"{printable(name)} {list(shape)}" for name, shape in list(shapes.items())[:20]) or "none"
 
 
-def _parts(shapes: Shapes) -> dict[str, dict[str, str]]:
+def _parts(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
     """Return the names of inputs ("x") and targets ("y") by split, if arrays are named x_train, y_train and so on."""
+    needed = {"x", "y"} if labelled else {"x"}
     found: dict[str, dict[str, str]] = {}
     for name in shapes:
         match = _PART.match(name)
@@ -326,17 +330,18 @@ def _parts(shapes: Shapes) -> dict[str, dict[str, str]]:
         axis = "x" if base in INPUT_NAMES else "y" if base in TARGET_NAMES else ""
         if part and axis:
             found.setdefault(part, {})[axis] = name
-    return found if {"train", "test"} <= found.keys() and all(len(each) == 2 for each in found.values()) else {}
+    complete = all(needed <= each.keys() for each in found.values())
+    return found if {"train", "test"} <= found.keys() and complete else {}
 
 
 def _joined(
-    source: str, shapes: Shapes, parts: Mapping[str, Mapping[str, str]], read: Read, options: Options
+    source: str, shapes: Shapes, parts: Mapping[str, Mapping[str, str]], read: Read, options: Options, labelled: bool
 ) -> UserData:
-    if options.target or options.inputs:
+    if options.inputs or (options.target and labelled):
         raise UserError(f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and 'inputs'")
     names = list(parts)
     xs = [cast(Array, _numeric(source, parts[part]["x"], read(parts[part]["x"]))) for part in names]
-    ys = [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names]
+    ys = [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names] if labelled else xs
     for part, x, y in zip(names, xs, ys, strict=True):
         if len(x) != len(y):
             raise UserError(f"{source}: {parts[part]['x']} has {len(x)} samples and {parts[part]['y']} {len(y)}")
@@ -345,6 +350,8 @@ def _joined(
     x = xs[0]
     for each in xs[1:]:
         x = cast(Array, joined_rows(x, each.astype(x.dtype) if each.dtype != x.dtype else each))
+    if not labelled:
+        return UserData(x=x, source=source)
     splits = np.repeat(names, [len(each) for each in ys])
     return UserData(x=x, y=np.concatenate(ys), source=source, splits=splits, target_names=(parts["train"]["y"],))
 

@@ -12,7 +12,7 @@ from orca_ray.data import splits
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError
-from orca_ray.own_data import Notes, Options, UserData
+from orca_ray.own_data import KINDS, Notes, Options, UserData
 from orca_ray.own_data.array_inputs import ArrayInputs, AudioInputs
 
 Shape = tuple[int, ...]
@@ -126,7 +126,8 @@ def _axes(data: UserData, found: Survey, options: Options, notes: Notes, *, dens
     allowed = {1: ("L", "F"), 2: ("CL", "LC", "HW"), 3: ("CHW", "HWC")}.get(len(shape), ())
     if not allowed:
         advice = "one number a sample: give features as [N, F]" if not shape else "join axes, such as time and channels"
-        raise UserError(f"{data.source}: samples of {len(shape)} axes {list(shape)} cannot be used; {advice}")
+        samples = f"samples of {len(shape)} axes {list(shape)}"
+        raise UserError(f"{data.source}: {samples} cannot be used; {advice}. Data may be {KINDS}")
     if options.axes:
         axes = options.axes.removeprefix("N")
         if sorted(axes) not in [sorted(each) for each in allowed]:

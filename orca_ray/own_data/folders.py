@@ -74,8 +74,8 @@ def list_folder(
     A file's class is the name of the sub-folder that it is in; folders ``train`` and ``test`` that contain such
     sub-folders are splits. Files that are not in sub-folders get their labels from the column ``target`` of labels.csv
     (or metadata.csv), whose column ``file_name`` names them. If ``folder`` is a file, it is a single sample without a
-    label. Raises UserError if labels are required (``labelled``) and there are none, if the column of labels is
-    unknown, or if the table has no row for a file.
+    label. Unless ``labelled``, all files are samples without labels. Raises UserError if there are no files or, if
+    ``labelled``, no labels, if the column of labels is unknown, or if the table has no row for a file.
     """
     data = partial(UserData, source=str(folder), kind_hint=kind, target_names=("sub-folder",))
     if folder.is_file():
@@ -84,6 +84,8 @@ def list_folder(
     hidden = (".", "__MACOSX")
     every = [file for file in every if not any(p.startswith(hidden) for p in file.relative_to(folder).parts)]
     paths = [file for file in every if file.suffix.lower() in suffixes]
+    if not paths:
+        raise UserError(f"{folder}: expected files of type {', '.join(suffixes)} that are not hidden, found none")
     table = next((folder / name for name in ("labels.csv", "metadata.csv") if (folder / name).is_file()), None)
     chosen = {*paths, table}
     skipped = [file.name for file in every if file not in chosen and file.suffix != ".yaml"]
@@ -96,7 +98,9 @@ def list_folder(
         parts = [part[1:] for part in parts]
     in_folders = [len(part) > 1 for part in parts]
     y: Array | None = None
-    if any(in_folders):
+    if not labelled:  # each file is a sample, wherever it is
+        splits = None
+    elif any(in_folders):
         kept = [row for row, inside in enumerate(in_folders) if inside]
         if len(kept) < len(parts):
             notes.append(f"{len(parts) - len(kept)} files outside of the classes' sub-folders are left out")
@@ -108,7 +112,7 @@ def list_folder(
             notes.append(f"sub-folders without files: {', '.join(map(printable, lacking))}")
     elif table is not None:
         y = _labels(table, [file.name for file in paths], options)
-    elif labelled:
+    else:
         raise UserError(f"{folder}: no labels: put the files of each class in a sub-folder, or add labels.csv")
     names = [_utf8(file.relative_to(folder).as_posix()) for file in paths]
     return paths, notes, partial(data, y=y, splits=splits, names=names)

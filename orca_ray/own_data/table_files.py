@@ -108,7 +108,7 @@ def _read_saved_dataset(path: Path, options: Options, labelled: bool) -> UserDat
     except pa.ArrowInvalid as error:
         raise UserError(f"{path}: its splits {', '.join(parts)} have different columns") from error
     data = _samples(path, table, next(iter(parts.values()))[1], options, labelled)
-    if len(parts) == 1 or data.splits is not None:
+    if len(parts) == 1 or data.splits is not None or not labelled:
         return data
     kinds = np.repeat([_SPLITS.get(name, "test") for name in parts], [table.num_rows for table, _ in parts.values()])
     return replace(data, splits=kinds)
@@ -220,8 +220,9 @@ def from_arrow(
     images: tuple[str, ...] = (),
     label_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> UserData:
-    """Return the samples of a table, one per row; ``labelled``: a target is required.
+    """Return the samples of a table, one per row.
 
+    ``labelled``: a target is required. If not, no target, group, time or split is read, but `keys_of` the rows are.
     ``images`` are names of columns of encoded images, and ``label_names`` the class names of columns of class numbers.
 
     Raises UserError for a table without rows, columns without a name or of the same name, missing or binary columns,
@@ -238,14 +239,25 @@ def from_arrow(
     inputs = [name for name in inputs if options.columns.get(name) != "drop"]
     cells = [name for name in inputs if name in images or types.is_nested(table.schema.field(name).type)]
     x, kind, notes = _inputs(source, table, inputs, cells, images, options)
-    y = _targets(source, table, target)
+    y = _targets(source, table, target) if labelled else None
     if len(target) == 1 and y is not None and (known := (label_names or {}).get(target[0])):
         y = _named(y, known)
-    groups, times, splits = (_values(source, table, name) if name in names else None for name in extra)
+    groups, times, splits = (_values(source, table, name) if name in names and labelled else None for name in extra)
     return UserData(
         x=x, y=y, kind_hint=kind, source=source, target_names=target, notes=notes, groups=groups, times=times,
-        splits=splits,
+        splits=splits, keys={} if labelled else keys_of(table.select([name for name in names if name not in target])),
     )  # fmt: skip
+
+
+def keys_of(table: pa.Table) -> dict[str, Array]:
+    """Return the columns of whole numbers, text or times that differ in all rows, as ids do, by name."""
+    kinds = (types.is_integer, types.is_string, types.is_large_string, types.is_date, types.is_timestamp)
+    columns = {name: table.column(name) for name in table.column_names}
+    return {
+        name: column.to_numpy()
+        for name, column in columns.items()
+        if any(kind(column.type) for kind in kinds) and not column.null_count and len(column.unique()) == len(column)
+    }
 
 
 def _check_expanded(source: str, table: pa.Table, stored: int) -> None:

@@ -49,11 +49,14 @@ class TargetCoding(BaseModel):
         Raises UserError for a class that the training data do not have, text where a number is needed, or other shapes.
         """
         if self.kind == "classes":
-            number = {name: k for k, name in enumerate(self.label_names)}
+            number = {name.strip(): k for k, name in enumerate(self.label_names)}
+            number |= {name: k for k, name in enumerate(self.label_names)}
             texts = self.texts(y)
-            if unknown := [text for text in texts if text is not None and text not in number]:
-                raise unknown_name("class", unknown[0], self.label_names, "The model knows only these.")
-            return np.array([-1 if text is None else number[text] for text in texts], dtype=np.int64)
+            codes = [-1 if text is None else number.get(text, number.get(text.strip())) for text in texts]
+            if None in codes:
+                unknown = str(texts[codes.index(None)])
+                raise unknown_name("class", unknown, self.label_names, "The model knows only these.")
+            return np.array(codes, dtype=np.int64)
         values = as_numbers(y)
         expected = {"labels": (len(self.label_names),), "scalar": ()}.get(self.kind, self.given_shape)
         if values.shape[1:] != expected:
@@ -107,17 +110,18 @@ def _is_number(value: Any) -> bool:
 
 
 def label_texts(y: Array) -> list[str | None]:
-    """Return labels as text, None if missing; whole numbers have no decimals, so that 1 and 1.0 both become "1"."""
-    return [label_text(value) for value in np.asarray(y).tolist()]
+    """Return labels as text, exactly as given but None if missing; whole numbers have no decimals: 1.0 becomes "1"."""
+    return [label_text(value, exact=True) for value in np.asarray(y).tolist()]
 
 
-def label_text(value: Any) -> str | None:
-    """Return one label as text; None if it is missing (None, NaN or empty)."""
+def label_text(value: Any, *, exact: bool = False) -> str | None:
+    """Return one label as text, without outer spaces unless ``exact``; None if it is missing (None, NaN or blank)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).strip() or None
+    text = str(value)
+    return (text if exact else text.strip()) if text.strip() else None
 
 
 def check_collisions(y: Array, source: str) -> list[str]:
@@ -146,7 +150,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
     """Return label names sorted: as numbers if all names are numbers, else as text."""
     if all(_is_number(name) for name in names):
         return tuple(sorted(names, key=float))
-    return tuple(sorted(names))
+    return tuple(sorted(names, key=str.strip))
 
 
 MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1

@@ -259,8 +259,8 @@ def test_counts_best_scores_and_the_table_follow_the_events() -> None:
     state.apply(events.TrialWaits("a", "pocket/digits", "orca"))
     assert (state.totals(), row.stage) == ((4, 6, 0), "waiting")
     finish(state, "a", 0, status=Status.FAILED_NAN, validation_score=None, test_score=None)
-    assert (row.best, row.failed, row.done, row.planned, row.stage) == (0.2, 1, 3, 3, "done")
-    assert any("3/3 (1 failed)" in line for line in lines_of(state))
+    assert (row.best, row.failed, row.done, row.planned, row.stage) == (0.2, 1, 4, 4, "done")
+    assert any("4/4 (1 failed)" in line for line in lines_of(state))
     assert state.rows["pocket/wdbc", "nft"].stage == "done"
 
 

@@ -17,6 +17,7 @@ from orca_ray.errors import UserError
 from orca_ray.export import Exported, export_model, write_predictions
 from orca_ray.own_data import UserData
 from orca_ray.predictor import Predictor
+from orca_ray.tasks.task import Task
 from orca_ray.testing.trials import CLASSES, make_data, make_task
 
 from .conftest import Make
@@ -63,8 +64,42 @@ def test_fields_are_nested_lists(make: Make, tmp_path: Path) -> None:
     found = pq.read_table(tmp_path / "out.parquet")
     assert found.column_names == ["id", "prediction"]
     assert np.array_equal(np.array(found["prediction"].to_pylist(), dtype=np.float32), model.predict(x))
-    with pytest.raises(UserError, match=r"do not fit into .*out\.csv: name a file \.parquet"):
+    with pytest.raises(UserError, match=r"do not fit into .*out\.csv: name a file \.npz or \.parquet"):
         write_predictions(model, model.inputs(x), tmp_path / "out.csv")
+
+
+@pytest.mark.parametrize("task", [FIELD, LABELS, NUMBER, make_task(CLASSES)], ids=lambda task: task.target.kind)
+def test_an_archive_has_arrays_that_numpy_reads_in_one_call(task: Task, make: Make, tmp_path: Path) -> None:
+    model, x = make(task), np.tile(np.asarray(make_data(task).test.x), (3, *[1] * len(task.input_shape or ())))
+    names = [f"{row}{'x' * (row % 7)}" for row in range(len(x))]
+    write_predictions(model, model.inputs(UserData(x=x, names=names)), tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as found:
+        np.testing.assert_array_equal(found["prediction"], model.predict(x))
+        assert found["id"].tolist() == names
+        assert ("probability" in found) == model.decides
+        if model.decides:
+            np.testing.assert_array_equal(found["probability"], model.predict_proba(x))
+
+
+def test_an_archive_that_does_not_fit_into_memory_is_refused(
+    series: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.data.cache.free_memory", lambda: 100.0)
+    with pytest.raises(UserError, match=r"predictions as out\.npz: .* GiB of memory are free; write a file \.parquet"):
+        write_predictions(series, series.inputs(X), tmp_path / "out.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_keys_of_a_table_are_carried_under_their_own_names(series: Predictor, tmp_path: Path) -> None:
+    keys = {"id": np.array(["=a", "b"], dtype=object), "row": np.array([2**60 + 1, 7]), "p_1": np.array([1, 2])}
+    data = UserData(x=X[:2], keys=keys)
+    write_predictions(series, series.inputs(data), tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
+    assert found.column_names == ["id", "row", "p_1", "prediction", "p_0", "p_2"]
+    assert (found["id"].to_pylist(), found["row"].to_pylist()) == (["=a", "b"], [2**60 + 1, 7])
+    assert np.array_equal(found["p_1"].to_numpy(), series.predict_proba(X[:2])[:, 1])
+    write_predictions(series, series.inputs(data), tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[1].startswith('"\'=a",1152921504606846977,')
 
 
 def test_a_bad_row_leaves_no_file(series: Predictor, tmp_path: Path) -> None:
@@ -85,7 +120,7 @@ def test_the_command(series: Predictor, tmp_path: Path, capsys: pytest.CaptureFi
     assert "45 predictions of tiny/classes in" in said
     assert str(out) in said
     assert pq.read_table(out)["prediction"].to_pylist() == series.predict(X).tolist()
-    for output, message in (("out.xlsx", "must end with .parquet or .csv"), ("dir.parquet", "is a directory")):
+    for output, message in (("out.xlsx", "must end with .parquet or .npz or .csv"), ("dir.parquet", "is a directory")):
         assert run(["predict", folder, str(x), "-o", str(tmp_path / output)]) == 2, message
         assert message in capsys.readouterr().err
 

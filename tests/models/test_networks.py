@@ -174,6 +174,7 @@ def test_features_are_the_shares_of_the_definition(channels: int) -> None:
     x, biases = random.normal(size=(4, length, channels)), random.normal(size=84 * 3)
     body.biases.copy_(torch.from_numpy(biases))
     found = body(torch.from_numpy(x).float())[:, 0].numpy()
+    assert np.array_equal(body.exportable()(torch.from_numpy(x).float())[:, 0].numpy(), found)
     column = 0
     for number, (dilation, each) in enumerate(dilations.items()):
         padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))
@@ -207,3 +208,12 @@ def test_channels_are_subsets_of_one_to_nine_that_the_seed_decides() -> None:
     assert torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=0).weights.any(dim=3))
     assert not torch.equal(used, MiniRocketBody(40, 20, {1: 1, 2: 1, 3: 1}, seed=1).weights.any(dim=3))
     assert MiniRocketBody(40, 1, {1: 1}, seed=0).weights.any(dim=3).all()
+
+
+def test_an_exporter_gets_a_fraction_of_the_operations_of_minirocket() -> None:
+    body, counts = MiniRocketBody(100, 1, fit_dilations(100, 10_000, 32), seed=0), list[int]()
+    for each in (body, body.exportable()):
+        with torch.autograd.profiler.profile() as seen:
+            each(torch.zeros(1, 100, 1))
+        counts.append(len(seen.function_events))
+    assert counts[1] < counts[0] / 3, counts

@@ -80,6 +80,7 @@ BAD: Mapping[str, tuple[Callable[[Path], Path], str]] = {
     "latin": (lambda path: _text(path, "é", "latin1"), "t.csv: expected text in UTF-8, found byte 0xe9 in line 35"),
     "labels": (lambda path: _labelled(path, b"file,y\n1.png,\xe9"), "labels.csv: .* found byte 0xe9 in line 2"),
     "none": (lambda path: _labelled(path, b""), "labels.csv: which column is the target"),
+    "hidden": (lambda path: _recordings(path / ".cache", 8000).parent, "expected files of type .wav.* found none"),
     "twice": (lambda path: _labelled(path, b"file,y,y\n1.png,1,2\n"), "labels.csv: several columns are named 'y'"),
 }  # fmt: skip
 

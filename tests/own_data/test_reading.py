@@ -82,8 +82,6 @@ def test_keys_by_option_and_by_elimination(tmp_path: Path) -> None:
     assert data.target_names == ("kind",)
     np.testing.assert_array_equal(arrays(data), X)
     assert data.notes == ("not used: other",) or not data.notes
-    np.savez(tmp_path / "c.npz", x=X, z=Y)
-    assert read(tmp_path / "c.npz", labelled=False).y is None
 
 
 def test_groups_and_declared_splits(tmp_path: Path) -> None:
@@ -107,7 +105,6 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     assert data.y is not None
     with pytest.raises(UserError, match=r"the target's file .*none.npy does not exist"):
         read(path, Options(target=("none.npy",)))
-    assert read(path, Options(target=("none.npy",)), labelled=False).y is None
 
 
 @pytest.mark.parametrize(
@@ -176,8 +173,6 @@ def test_bad_text(text: str, options: Options, expected: str, tmp_path: Path) ->
     with pytest.raises(UserError, match=expected) as error:
         read(tmp_path / "t.csv", options)
     assert "t.csv" in str(error.value)
-    if options.target:
-        assert read(tmp_path / "t.csv", options, labelled=False).y is None
 
 
 def test_several_targets(tmp_path: Path) -> None:

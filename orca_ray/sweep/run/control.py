@@ -45,6 +45,8 @@ class Control:
         """Keys of trials that must end at their next report."""
         self.deadline = math.inf
         """Time of `time.monotonic` at which the sweep must end as after Ctrl-C."""
+        self.time_over = False
+        """Whether the sweep ends because of its deadline."""
         self.retries = list(lease.retried) if lease else []
         """Requests to run failed trials again that stay in the store, because some of these trials have not ended."""
         self._lease, self._emit, self._live_state, self._retry_trials, self._runs = lease, emit, state, retry, runs
@@ -68,6 +70,7 @@ class Control:
             return False
         self._next_tick = now + _TICK_SECONDS
         if now > self.deadline and not self.stopping:
+            self.time_over = True
             self._stop("the time is over")
         if self._lease is not None:
             self._lease.check()

@@ -254,14 +254,16 @@ class SweepController:
             deterministic=self.searches.spec.deterministic,
             aligned=sum(bool(record.align_epochs) for record in records),
             reused=sum(bool(record.align_reused) for record in records),
+            time_over=self.control.time_over,
             notes=dict(notes.most_common()),
             quarantined=self.quarantined,
         )
 
     def tidy(self) -> None:
-        """Write all rows, compact the store, and delete the checkpoints of trials that have ended."""
+        """Write all rows, compact the store, and delete the checkpoints of trials that have ended or will not go on."""
         self.close()
-        self._recorder.tidy(record.trial_key for record in self.searches.records)
+        done = {(search.plan.task, search.plan.method) for search in self.searches if search.done}
+        self._recorder.tidy((record.trial_key for record in self.searches.records), done)
 
     def _live_state(self) -> LiveState:
         """Return the state of the sweep that its store publishes; trials with a worker come first."""

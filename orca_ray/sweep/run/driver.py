@@ -24,6 +24,7 @@ from orca_ray.sweep.run import events
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import WorkerSettings
 from orca_ray.sweep.search import Race
+from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import ModelKeeper
 from orca_ray.sweep.worker.staging import Stager
 from orca_ray.sweep.worker.staging_items import StagingRequest
@@ -118,7 +119,9 @@ def run_sweep(
             controller.control.deadline = deadline
             interrupted = not controller.done and engine.run(controller, settings, options)
         controller.tidy()
-        keeper.tidy(controller.searches)
+        keeper.tidy(controller.searches, ended=True)
+        if interrupted and (left := Checkpoints(store.uri).left()):
+            emit_message(left)
     summary = replace(controller.summary(interrupted=interrupted), models=keeper.best, missing_models=keeper.missing)
     emit(events.SweepFinished(summary))
     return summary

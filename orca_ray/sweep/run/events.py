@@ -85,6 +85,8 @@ class Summary:
     statuses: dict[Status, int]
     failed: tuple[Record, ...] = ()
     interrupted: bool = False
+    time_over: bool = False
+    """Whether the sweep was interrupted by its deadline, and not by a user."""
     seconds: float = 0.0
     unfinished: tuple[str, ...] = ()
     """Lines "task method: reason" for each (task, method) without a test score: no data, or its trials failed."""

@@ -6,7 +6,7 @@ The controller owns one `TrialState` for each trial; searches and executors hold
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -151,10 +151,11 @@ class Recorder:
         self.add(logs=self._log_rows(items, ended=True))
         self.flush()
 
-    def tidy(self, keys: Iterable[str]) -> None:
-        """Compact the store, and delete the checkpoints of the trials ``keys``, which have ended."""
+    def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
+        """Compact the store; delete the checkpoints of the trials ``keys`` and of the searches (task, method) ``done``."""
         self._store.compact()
-        self._checkpoints.remove(*keys)
+        journal = self._store.journal(self._sweep)
+        self._checkpoints.remove(*keys, *(each.trial_key for each in journal if (each.task, each.method) in done))
         self._checkpoints.remove_directory()
 
     def _write(self) -> None:

@@ -4,9 +4,11 @@ Files: ``checkpoints/<key>.state`` and ``checkpoints/<key>.outcome``. The first 
 the `SCHEMA`, the key of the trial and its last report. In a state, the file of `TrialTrainer.save` follows.
 """
 
+import contextlib
 import json
 import logging
 import re
+import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -99,6 +101,17 @@ class Checkpoints:
                     self._folder.delete(f"{DIRECTORY}/{name}")
         except (UserError, OSError) as error:
             logger.warning("checkpoints of %d trials cannot be deleted: %s", len(keys), error)
+
+    def left(self) -> str:
+        """Return a sentence on how to delete the states of trials that have not ended; "" if there are none."""
+        with contextlib.suppress(UserError, OSError):  # another driver may delete one meanwhile
+            names = [name for name in self._folder.names(DIRECTORY) if name.endswith(".state")]
+            place, amount = f"{self._folder.name}/{DIRECTORY}", ""
+            if names and isinstance(self._folder, LocalFolder):
+                amount = f"{sum(Path(place, name).stat().st_size for name in names) / 1e6:.0f} MB: rm -r "
+            what = f"{len(names)} checkpoints stay until the same command continues their trials; if none will, delete"
+            return f"{what} {amount}{shlex.quote(place)}" if names else ""
+        return ""
 
     def remove_directory(self) -> None:
         """Delete the directory of a local store if it is empty."""

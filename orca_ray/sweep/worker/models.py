@@ -60,37 +60,42 @@ class ModelKeeper:
         self.missing: dict[str, str] = {}
         """Task of each trial whose model should be in the store and is not, by key."""
 
-    def tidy(self, searches: Iterable[Search]) -> None:
-        """Delete models not to be kept, and complete the cards of the rest, of tasks whose trials have all ended."""
+    def tidy(self, searches: Iterable[Search], *, ended: bool = False) -> None:
+        """Delete models not to be kept, and complete the cards of the rest, of tasks whose trials have all ended.
+
+        ``ended``: the sweep has ended. Tasks with trials that have not ended then keep all models, with complete cards.
+        """
         if self._keep is KeepModels.NONE:
             return
         by_task: dict[str, list[Search]] = defaultdict(list)
         for search in searches:
             by_task[search.plan.task].append(search)
         for task, own in by_task.items():
-            if task not in self._done and all(search.done for search in own):
-                self._done.add(task)
-                self._tidy(task, [record for search in own for record in search.records.values()])
+            done = all(search.done for search in own)
+            if task not in self._done and (done or ended):
+                self._done |= {task} if done else set()
+                self._tidy(task, [record for search in own for record in search.records.values()], done=done)
 
-    def _tidy(self, task: str, records: Sequence[Record]) -> None:
+    def _tidy(self, task: str, records: Sequence[Record], *, done: bool) -> None:
         confirmed = [each for each in records if each.phase == "confirm" and each.status is Status.COMPLETED]
         best = best_of(confirmed)
         if best is None:
             return
-        wanted = {each.trial_key for each in ([best] if self._keep is KeepModels.BEST else confirmed)}
+        wanted = {each.trial_key for each in ([best] if done and self._keep is KeepModels.BEST else confirmed)}
         try:
             stored = {each.trial_key: each for each in confirmed if self._models.has(each.trial_key)}
-            self.missing |= dict.fromkeys(sorted(wanted - stored.keys()), task)
-            if best.trial_key in stored:
+            self.missing |= dict.fromkeys(sorted(wanted - stored.keys()) if done else (), task)
+            if done and best.trial_key in stored:
                 self.best[task] = self._models.place(best.trial_key)
                 for key in stored.keys() - wanted:
                     self._models.remove(key)
             for key in stored.keys() & wanted:
-                self._complete(stored[key], confirmed)
+                self.complete(stored[key], confirmed)
         except (UserError, OSError) as error:  # the scores are safe, and the next run tries again
             self._emit(f"{task}: models cannot be tidied: {error}")
 
-    def _complete(self, record: Record, confirmed: Sequence[Record]) -> None:
+    def complete(self, record: Record, confirmed: Sequence[Record]) -> None:
+        """Complete the card of the stored model of ``record``, with the test scores of all trials in ``confirmed``."""
         text = self._models.read(record.trial_key, CONFIG)
         if text is None:
             return

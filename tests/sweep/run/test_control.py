@@ -98,6 +98,7 @@ def test_a_sweep_stops_when_its_time_is_over(store: ResultsStore, held: Lease) -
         controller.control.deadline = time.monotonic() + seconds
         controller.tick()
         assert controller.control.stopping is stopping
+        assert controller.summary().time_over is stopping
     assert Message("the time is over: running trials save a checkpoint; the same command continues") in events
 
 

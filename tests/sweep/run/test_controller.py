@@ -22,6 +22,7 @@ from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.events import Event, Message, TrialFinished
 from orca_ray.sweep.run.messages import TrialReport, Worker, make_record, trial_from_json, trial_to_json
 from orca_ray.sweep.run.retries import MAX_ERROR_BYTES, Cause, Failure, FailureLedger, bounded
+from orca_ray.sweep.worker.checkpoints import Checkpoints
 from tests.results.factories import Clock, files_of
 from tests.sweep.fakes import TEXT, fake_reports, fake_score, fake_searches, new_controller, play, take
 
@@ -351,3 +352,19 @@ def test_a_report_arrives_as_it_was_sent(loss: float, score: float | None, statu
 def test_other_texts_are_no_reports(text: str) -> None:
     with pytest.raises(ValueError):
         TrialReport.from_json(text)
+
+
+def test_checkpoints_of_suggestions_that_a_search_no_longer_has_are_deleted(store: ResultsStore) -> None:
+    larger = new_controller(store, text=TEXT.replace("search_trials: 4", "search_trials: 12"))
+    kept = Checkpoints(store.uri)
+    for trial in iter(larger.next_trial, None):
+        kept.save(trial.key, TrialReport(), lambda path: path.touch())
+    larger.close()
+    assert len(store.folder.names("checkpoints")) > 4 * 4
+    controller = new_controller(store)
+    play(controller, most=3)
+    controller.tidy()
+    assert len(store.folder.names("checkpoints")) > 4 * 4, "no search has ended"
+    play(controller)
+    controller.tidy()
+    assert not store.folder.names("checkpoints")

@@ -11,8 +11,10 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.run.driver import run_sweep
-from orca_ray.sweep.run.events import Summary
+from orca_ray.sweep.run.events import Event, Message, Summary, TrialStarted
+from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.worker import models
+from orca_ray.sweep.worker.checkpoints import Checkpoints
 from orca_ray.sweep.worker.models import best_of, board_of
 from orca_ray.tasks.registry import get_task
 from tests.results.factories import make_record
@@ -71,6 +73,33 @@ def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Su
     card = (store / "models" / best.trial_key / "README.md").read_text()
     for part in ("| orca |", "| nft |", "2 seeds |", "orca-sweep run tiny.yaml", best.data_fingerprint, "of tiny/full"):
         assert part in card
+
+
+@pytest.mark.slow
+def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
+    swept: tuple[Path, Path, Summary], tmp_path: Path
+) -> None:
+    confirms: list[str] = []
+    messages: list[str] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Message):
+            messages.append(event.text)
+        elif isinstance(event, TrialStarted) and event.phase == "confirm":
+            confirms.append(event.trial_key)
+            if len(confirms) == 2:
+                Checkpoints(tmp_path).save("f" * 20, TrialReport(), lambda path: path.touch())
+                raise KeyboardInterrupt
+
+    summary = run_sweep(
+        tiny_spec(swept[0], SWEEP), str(tmp_path), executor="inline", keep_models=KeepModels.BEST, listener=interrupt,
+        command="orca-sweep run tiny.yaml",
+    )  # fmt: skip
+    assert (summary.interrupted, summary.time_over, summary.models) == (True, False, {})
+    card = (tmp_path / "models" / confirms[0] / "README.md").read_text()
+    assert "orca-sweep run tiny.yaml" in card
+    assert "1 seed |" in card
+    assert messages[-1].endswith(f"rm -r {tmp_path}/checkpoints")
 
 
 @pytest.mark.slow
