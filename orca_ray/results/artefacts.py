@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from orca_ray.results.record import StoredRow, schema_of
+from orca_ray.results.record import StoredRow, stored
 
 MAX_BYTES = 64 * 2**10
 """Largest size of a payload in bytes."""
@@ -189,6 +189,7 @@ class Artefact:
             raise ValueError(f"the {self.kind} {self.name!r} has {len(self.payload)} bytes, more than {MAX_BYTES}")
 
 
+@stored
 @dataclass(frozen=True)
 class ArtefactRow(StoredRow):
     """One row of the table of artefacts."""
@@ -198,9 +199,6 @@ class ArtefactRow(StoredRow):
     kind: str
     name: str
     payload: str
-
-
-ArtefactRow.SCHEMA = schema_of(ArtefactRow)
 
 
 def within_limits(artefacts: list[Artefact]) -> list[Artefact]:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from orca_ray.results.record import StoredRow, schema_of
+from orca_ray.results.record import StoredRow, stored
 
 MAX_BYTES = 64 * 2**10
 """Largest size of the text that is stored for one run of a trial; the end of a longer log is kept."""
 
 
+@stored
 @dataclass(frozen=True)
 class LogRow(StoredRow):
     """A part of the log of a trial, which is the texts of its rows in the order of ``attempt`` and ``written_at``."""
@@ -22,9 +23,6 @@ class LogRow(StoredRow):
     attempt: int
     written_at: datetime
     text: str
-
-
-LogRow.SCHEMA = schema_of(LogRow)
 
 
 def last_bytes(text: str, limit: int = MAX_BYTES) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 import pyarrow as pa
 
@@ -51,12 +51,6 @@ _COLUMN_TYPES = {str: pa.string(), Status: pa.string(), int: pa.int64(), float: 
 _COLUMN_TYPES[datetime] = pa.timestamp("us", tz="UTC")
 
 
-def schema_of(kind: type[Any]) -> Any:
-    """Return the Arrow schema of a dataclass: one column per field, nullable if the field may be None."""
-    types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
-    return pa.schema([pa.field(name, _COLUMN_TYPES[of[0]], nullable=type(None) in of) for name, of in types.items()])
-
-
 class StoredRow:
     """Base class of the rows of the store's tables, which are dataclasses."""
 
@@ -69,6 +63,18 @@ class StoredRow:
         return vars(self) | {name: text.encode("utf-8", "replace").decode() for name, text in texts.items()}
 
 
+_Row = TypeVar("_Row", bound=type[Any])
+
+
+def stored(kind: _Row) -> _Row:
+    """Class decorator that sets ``SCHEMA``: one column per field of a dataclass, nullable if the field may be None."""
+    types = {each.name: get_args(each.type) or (each.type,) for each in fields(kind)}
+    columns = ((name, _COLUMN_TYPES[of[0]], type(None) in of) for name, of in types.items())
+    kind.SCHEMA = pa.schema([pa.field(name, column, nullable=nullable) for name, column, nullable in columns])
+    return kind
+
+
+@stored
 @dataclass(frozen=True, kw_only=True)
 class Record(StoredRow):
     """A trial that has ended: its definition, its status, its scores, and where and how long it ran.
@@ -163,12 +169,12 @@ class Record(StoredRow):
         return {name: value for name, value in self.to_row().items() if name not in self.RUN_COLUMNS}
 
 
-Record.SCHEMA = schema_of(Record)
 _LATER = {3: frozenset({"align_chosen"}), 4: frozenset({"metric_version", "processor", "cpus", "gpus"})}
 _VERSION_2 = frozenset(each.name for each in fields(Record) if each.default is None).difference(*_LATER.values())
 Record.LATER = {2: _VERSION_2, **_LATER}
 
 
+@stored
 @dataclass(frozen=True)
 class CurvePoint(StoredRow):
     """One epoch of one trial, with the training loss and the distance that aligning minimises (both may be NaN).
@@ -189,9 +195,7 @@ class CurvePoint(StoredRow):
     """Number of the attempt at the trial, as in `Record.attempts`: only epochs of the last one count; None: 0."""
 
 
-CurvePoint.SCHEMA = schema_of(CurvePoint)
-
-
+@stored
 @dataclass(frozen=True)
 class SuggestionRow(StoredRow):
     """Entry of the journal of a search: suggested hyper-parameters, and which results were known then.
@@ -213,6 +217,3 @@ class SuggestionRow(StoredRow):
     """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]; None in entries made
     from the records of stores that are older than the journal."""
     suggested_at: datetime
-
-
-SuggestionRow.SCHEMA = schema_of(SuggestionRow)
