@@ -79,7 +79,9 @@ def logs(
     name, key = find_trial(store, trial, sweep)
     shown = 0
     while True:
-        runs = follow and _runs(store, name, key)  # before the log is read: what a trial adds at its end is not missed
+        # Read before the log, so that nothing is missed. A trial that has ended may wait in its driver to be stored.
+        state = _live(store, name) if follow else None
+        runs = state and (any(each.key == key for each in state.running) or key not in store.load(name))
         text = "".join(store.logs(sweep=name, trial_key=key)["text"])
         if text[shown:]:
             say(text[shown:].rstrip("\n"))
@@ -89,12 +91,6 @@ def logs(
         time.sleep(WATCH_SECONDS)
     if not shown:
         say(f"trial {key} of {name} has no log yet, or ran with a version of orca-ray that stored none")
-
-
-def _runs(store: "ResultsStore", sweep: str, key: str) -> bool:
-    """Return whether a trial runs, or has ended and waits in its driver to be stored."""
-    state = _live(store, sweep)
-    return state is not None and (any(trial.key == key for trial in state.running) or key not in store.load(sweep))
 
 
 def _live(store: "ResultsStore", sweep: str) -> "LiveState | None":
