@@ -74,12 +74,9 @@ def sparkline(values: Sequence[float], low: float, high: float) -> str:
     """
     if len(values) > MAX_CURVE:
         values = [values[round(i * (len(values) - 1) / (MAX_CURVE - 1))] for i in range(MAX_CURVE)]
-    return "".join(" " if math.isnan(value) else BLOCKS[_level(value, low, high)] for value in values)
-
-
-def _level(value: float, low: float, high: float) -> int:
-    share = (value - low) / (high - low) if high > low else 0.0
-    return min(int(share * len(BLOCKS)), len(BLOCKS) - 1)
+    step = (high - low) / len(BLOCKS) if high > low else math.inf
+    levels = (None if math.isnan(value) else min(int((value - low) / step), len(BLOCKS) - 1) for value in values)
+    return "".join(" " if level is None else BLOCKS[level] for level in levels)
 
 
 def _sentences(texts: Sequence[str], width: int) -> RenderableType:

@@ -167,15 +167,12 @@ def _notes(ranked: Sequence[tables.PublishedRow], claims: Iterable[tables.Publis
     for row in ranked:
         protocols.setdefault(row.protocol, set()).add(row.method)
     for protocol, methods in protocols.items():
-        yield f"protocol of {_listed(methods)}: {tables.PROTOCOLS[protocol]}"
+        named, more = sorted(methods)[:_MAX_NAMES], len(methods) - _MAX_NAMES
+        listed = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+        yield f"protocol of {listed}: {tables.PROTOCOLS[protocol]}"
     for row in claims:
         kind = "" if row.kind == tables.PRIMARY else f"{row.kind}, "
         yield f"stated of {row.method}: {row.published_metric} {row.published} ({row.note}; {kind}{row.source})"
     for key in dict.fromkeys(row.source for row in (*ranked, *claims)):
         if key in tables.sources():
             yield f"source {key}: {tables.sources()[key]}"
-
-
-def _listed(methods: Collection[str]) -> str:
-    named = sorted(methods)
-    return ", ".join(named[:_MAX_NAMES]) + (f" and {len(named) - _MAX_NAMES} more" if len(named) > _MAX_NAMES else "")
