@@ -152,7 +152,7 @@ class Recorder:
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store; delete the checkpoints of the trials ``keys`` and of the searches (task, method) ``done``."""
+        """Compact the store; delete the checkpoints of trials ``keys`` and of the searches (task, method) ``done``."""
         self._store.compact()
         journal = self._store.journal(self._sweep)
         self._checkpoints.remove(*keys, *(each.trial_key for each in journal if (each.task, each.method) in done))
