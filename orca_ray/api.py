@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from orca_ray.data.prepared import PreparedData, num_folds
 from orca_ray.errors import UserError
+from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
@@ -161,8 +162,8 @@ class AdaptationSweep:
         with scratch_directory() as scratch:
             for number, choice in enumerate(self._choices(judge)):
                 config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
-                report = self._report(judge, choice, config)
                 names = () if preprocessing is None else Preprocessing.from_json(preprocessing).label_names
+                report = self._report(judge, choice, config, names)
                 write = {"card": make_card(replace(config, report=report.to_json()), label_names=names)}
                 write_folder(scratch / "model", config, weights, preprocessing=preprocessing, **write)
                 report = self._measured(report, scratch / "model")
@@ -240,15 +241,16 @@ class AdaptationSweep:
         records = list(candidate.records.values())
         return [min(records, key=lambda each: each.validation_score or 0.0)] if self.single else records
 
-    def _report(self, judge: Judge, choice: Choice, config: ModelConfig) -> Report:
+    def _report(self, judge: Judge, choice: Choice, config: ModelConfig, label_names: Sequence[str]) -> Report:
         base, verdict = judge.verdict()
         single = f"{choice.parts[0][0].name}, {len(config.members) or 1} model(s)"
         return Report(
             metric=self.task.metric, score=choice.score.value, low=choice.score.low, high=choice.score.high,
-            num_samples=choice.num_samples, num_folds=choice.num_folds,
+            num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
             baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
             standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
+            evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
         )  # fmt: skip
 
     def _measured(self, report: Report, folder: Path) -> Report:

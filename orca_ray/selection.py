@@ -10,7 +10,7 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from statistics import mean, pstdev
 from typing import Any
 
@@ -105,8 +105,10 @@ class Choice:
 
     parts: Sequence[tuple[Candidate, float]]
     score: Interval
-    num_samples: int
-    num_folds: int
+    judged: "Judged"
+    """The samples that the score is of."""
+    predictions: Array
+    """Out-of-fold predictions for these samples [N, ...]: probabilities, or numbers."""
     temperature: float = 1.0
 
 
@@ -137,10 +139,14 @@ class Report:
     latency_ms: float = 0.0
     """Time of a prediction for one sample, median of several, on this machine."""
     warnings: Sequence[str] = ()
+    evidence: str = field(default="", repr=False)
+    """Pictures of the out-of-fold predictions, as HTML; not a part of `to_json`."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as a dict of JSON values."""
-        return json.loads(json.dumps(asdict(self)))  # type: ignore[no-any-return]
+        values = json.loads(json.dumps(asdict(self)))
+        del values["evidence"]
+        return values  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -349,7 +355,7 @@ class Judge:
 
     def _calibrated(self, judged: Judged, parts: Sequence[tuple[Candidate, float]], mixed: Array) -> Choice:
         """Return a choice with the temperature that lowers the out-of-fold log loss, if it lowers it by over 1 %."""
-        choice = Choice(parts, judged.interval(mixed), len(judged.y), judged.num_folds)
+        choice = Choice(parts, judged.interval(mixed), judged, mixed)
         if self._average == "values":
             return choice
         found = minimize_scalar(lambda log: judged.log_loss(mixed, math.exp(log)), bounds=(-2.0, 2.0), method="bounded")

@@ -2,10 +2,9 @@
 
 import math
 import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
@@ -22,7 +21,8 @@ from orca_ray.cli.options import (
     takes,
     typed,
 )
-from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
+from orca_ray.cli.output import duration, emit_json, note, reason, say, show
+from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 from orca_ray.paths import check_unread
 
@@ -148,6 +148,7 @@ def adapt(
 
 def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", out: Path) -> None:
     from orca_ray.cli.sweep_progress import SweepProgress
+    from orca_ray.leaderboard.page.adaptation import adaptation_page
 
     silent = options.quiet or options.json
     warnings = [*inferred.warnings, *sweep.left_out()]
@@ -159,10 +160,14 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
     with SweepProgress(quiet=silent) as progress:
         summary = replace(sweep, listener=progress).run()
     report = replace(sweep.save(out), warnings=warnings)
+    page, found = Path(f"{out}.html"), [(each.what, each.value, each.why, each.option) for each in inferred.findings]
+    name = sweep.task.title or sweep.task.short_name
+    write_text(page, adaptation_page(report.to_json(), found, warnings, report.evidence, name=name, folder=str(out)))
     if options.json:
-        emit_json({"model": str(out), **plain(report.to_json())})
+        emit_json({"model": str(out), "page": str(page), **report.to_json()})
     elif not options.quiet:
         _print_report(report, out)
+        say(f"page: {page}")
     for warning in warnings:
         note(f"warning: {warning}")
     for record in summary.failed:
@@ -172,15 +177,10 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
 
 
 def _print_report(report: "Report", out: Path) -> None:
-    def interval(row: Mapping[str, Any]) -> str:
-        return f"{row['score']:.4g} [{row['low']:.4g}, {row['high']:.4g}]"
+    from orca_ray.leaderboard.page.adaptation import interval, score_lines
 
     rows = [(row["method"], interval(row), row["num_folds"], duration(row["seconds"])) for row in report.standings]
     show(("method", f"{report.metric}, 90 % interval", "folds", "a trial"), rows, right=("folds", "a trial"))
-    judged = f"out of fold, {report.num_samples} samples" if report.num_folds > 1 else f"{report.num_samples} samples"
-    say(f"\n{report.verdict}")
-    say(f"score: {report.metric} {interval(vars(report))} ({judged}; lower is better)")
-    if report.holdout is not None:
-        say(f"on {report.num_holdout} samples that no choice has seen: {report.holdout:.4g}")
-    say(f"model: {out} ({report.model}; {report.size_mb:.3g} MB, {report.latency_ms:.3g} ms for one sample)")
+    say("\n".join(["", report.verdict, *score_lines(report.to_json())]))
+    say(f"model: {out} ({report.model})")
     say(f"predict: orca-sweep predict {shlex.quote(str(out))} DATA -o predictions.parquet")
