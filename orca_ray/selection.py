@@ -326,9 +326,10 @@ class Judge:
             return base.name, f"{base.name} is the best of {count} configurations; no transformer ended in time"
         cost = f"{base.name}, which takes {base.seconds:.2g} s"
         judged = self.judged(transformer, base)
-        if judged is None or not judged.score(judged.predictions[1]):
+        if judged is None:
             return base.name, f"{transformer.name} is not measurably better than {cost}"
-        ratio = judged.interval(*judged.predictions, of=lambda one, other: one / other if other else math.inf)
+        half = 0.5 / len(judged.y) if self._average != "values" else _LEAST  # of an error; a score may be 0
+        ratio = judged.interval(*judged.predictions, of=lambda one, other: (one + half) / (other + half))
         if ratio.high < 1:
             return base.name, f"the transformer earns its cost: {transformer.name} has {ratio} of the error of {cost}"
         if ratio.low > 1:

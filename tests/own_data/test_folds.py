@@ -70,8 +70,8 @@ def test_each_fold_has_its_share_of_each_class_label_and_size(y: Array, strata: 
         for stratum in np.unique(strata):
             counts = np.bincount(each[strata == stratum], minlength=6)[1:]
             assert np.ptp(counts) <= 2
-    np.testing.assert_array_equal(drawn, inferred(225, y).folds)
-    assert not np.array_equal(drawn, inferred(225, y, Options(seed=1)).folds)
+    np.testing.assert_array_equal(drawn, folds(inferred(225, y))[0])
+    assert not np.array_equal(drawn, folds(inferred(225, y, Options(seed=1)))[0])
 
 
 def test_groups_copies_and_times_are_not_divided() -> None:
