@@ -19,6 +19,7 @@ from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import export_model
+from orca_ray.methods import model_folder
 from orca_ray.methods.snapshot import Snapshot
 from orca_ray.models.mixture import Mixture
 from orca_ray.predictor import Predictor, load
@@ -192,8 +193,7 @@ def folder(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (lambda c: c["members"][1]["task"].update(loss="mse"), "member 1 .* its loss differs"),
         (lambda c: c["members"][2].update(method="nought"), "member 2, by nought: unknown method"),
         (lambda c: c["members"][2]["body"]["values"].update(hidden_size=10**7), "member 2, by nft: .*larger than"),
-        (lambda c: c.update(members=[{}] * 10**5), "has 200,... entries; no model has more than 50,000"),
-        (lambda c: c.update(report={"a": json.loads("[" * 900 + "]" * 900)}), "has too many levels"),
+        (lambda c: c.update(members=[{}] * 10**5), "has 100,... entries; no model has more than 50,000"),
         (
             lambda c: c["members"][0].update(members=[dict(c["members"][0])], member_weights=[1.0]),
             "member 0 has members of its own",
@@ -210,6 +210,13 @@ def test_a_forged_ensemble_is_refused(
     write(forged, config, None)
     with pytest.raises(UserError, match=message):
         load(forged, device="cpu")
+
+
+def test_a_deeply_nested_description_is_refused() -> None:
+    values = {"orca_ray": "1", "format": 1, "report": {"a": json.loads("[" * 900 + "]" * 900)}}
+    text = json.dumps({**values, "sha256": model_folder.signature(values)}).encode()
+    with pytest.raises(UserError, match="has too many levels"):
+        model_folder.parse_config(text, "config.json")
 
 
 def test_members_may_hold_no_more_than_their_weights(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
