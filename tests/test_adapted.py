@@ -279,6 +279,11 @@ def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Pr
     files = {"model.safetensors", "config.json", "preprocessing.json", "README.md"}
     assert {path.name for path in folder.iterdir()} == files
     assert column_names(model) == ["p_red", "p_white"]
+    new, out = file.with_name("new.csv"), file.with_name("out.parquet")
+    table.drop(columns="kind").assign(acid=range(120), bottle=range(5, 125), vat=7).to_csv(new, index=False)
+    write_predictions(model, model.inputs(new), out)
+    assert list(pd.read_parquet(out).columns) == ["id", "bottle", "prediction", "p_red", "p_white"]
+    assert pd.read_parquet(out)["bottle"].tolist() == list(range(5, 125))
 
 
 @pytest.mark.slow
@@ -294,15 +299,3 @@ def test_own_data_that_do_not_fit_are_named(own: tuple[Path, Path, Predictor]) -
         model.predict(table.drop(columns="acid"))
     with pytest.raises(UserError, match="blue"):
         model.evaluate(table, table["kind"].replace("red", "blue"))
-
-
-def test_ids_that_the_model_does_not_read_come_with_its_predictions(
-    own: tuple[Path, Path, Predictor], tmp_path: Path
-) -> None:
-    file, _, model = own
-    table = pd.read_csv(file).drop(columns="kind").assign(acid=np.arange(120), bottle=range(5, 125), vat=7)
-    table.to_csv(tmp_path / "new.csv", index=False)
-    write_predictions(model, model.inputs(tmp_path / "new.csv"), tmp_path / "out.parquet")
-    found = pd.read_parquet(tmp_path / "out.parquet")
-    assert list(found.columns) == ["id", "bottle", "prediction", "p_red", "p_white"]
-    assert found["bottle"].tolist() == table["bottle"].tolist()
