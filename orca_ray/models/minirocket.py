@@ -25,6 +25,7 @@ from orca_ray.models.embedder import PointEmbedder
 LENGTH = 9
 """Length of a kernel, and the least length of a series."""
 NUM_KERNELS = math.comb(LENGTH, 3)
+_MOST_OUTPUTS = 2**27  # of convolutions at a time: half a gigabyte
 _GOLDEN = (math.sqrt(5) + 1) / 2
 
 
@@ -53,7 +54,7 @@ class MiniRocketBody(Body):
         """Choose the channels of each kernel and dilation by ``seed``; biases are 0 until `fit`."""
         super().__init__()
         self._dilations = dilations
-        self._compare = _shares
+        self._compare: Callable[[Tensor, Tensor], Tensor] = _shares
         self.feature_width = NUM_KERNELS * sum(dilations.values())
         kernels = torch.full((NUM_KERNELS, LENGTH), -1.0)
         for kernel, places in zip(kernels, itertools.combinations(range(LENGTH), 3), strict=True):
@@ -65,6 +66,9 @@ class MiniRocketBody(Body):
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features [B, 1, F] of series [B, L, C]; ``grid`` is not used."""
+        most = max(1, _MOST_OUTPUTS // (NUM_KERNELS * tokens_BTD.shape[1]))
+        if self._compare is _shares and len(tokens_BTD) > most:
+            return torch.cat([self(part) for part in torch.split(tokens_BTD, most)])
         x, parts, start = tokens_BTD.float().transpose(1, 2), [], 0
         for number, (dilation, each) in enumerate(self._dilations.items()):
             margin = LENGTH // 2 * dilation
@@ -81,7 +85,7 @@ class MiniRocketBody(Body):
     def exportable(self) -> Body:
         """Return a body of a quarter of the operations, for each of which an exporter takes up to 50 ms."""
         body = copy.copy(self)
-        body._compare = _shares_at_once
+        body._compare = lambda outputs, biases: (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
         return body
 
     @torch.no_grad()
@@ -113,11 +117,6 @@ def _channels(num: int, num_channels: int, seed: int) -> Tensor:
     sizes = 2 ** random.uniform(0, math.log2(min(num_channels, LENGTH) + 1), num)
     ranks = random.random((num, num_channels)).argsort(axis=1).argsort(axis=1)
     return torch.from_numpy((ranks < sizes.astype(int)[:, None]).astype(np.float32))
-
-
-def _shares_at_once(outputs: Tensor, biases: Tensor) -> Tensor:
-    """Return what `_shares` does; it takes as many times the memory as there are biases [K, n]."""
-    return (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
 
 
 def _quantiles(values: Tensor, levels: Tensor) -> Tensor:

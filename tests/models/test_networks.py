@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from orca_ray.data.rows import Target
+from orca_ray.models import minirocket
 from orca_ray.models.crossmodal import DenseHead, build_head
 from orca_ray.models.fourier import SpectralConvolution, build_fourier
 from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
@@ -167,7 +168,7 @@ def test_dilations_of_short_and_long_series() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 5])
-def test_features_are_the_shares_of_the_definition(channels: int) -> None:
+def test_features_are_the_shares_of_the_definition(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     dilations, length = {1: 2, 3: 1}, 30
     body = MiniRocketBody(length, channels, dilations, seed=3)
     random = np.random.default_rng(0)
@@ -175,6 +176,11 @@ def test_features_are_the_shares_of_the_definition(channels: int) -> None:
     body.biases.copy_(torch.from_numpy(biases))
     found = body(torch.from_numpy(x).float())[:, 0].numpy()
     assert np.array_equal(body.exportable()(torch.from_numpy(x).float())[:, 0].numpy(), found)
+    sizes = list[int]()
+    body.register_forward_hook(lambda module, given, _: sizes.append(len(given[0])))
+    monkeypatch.setattr(minirocket, "_MOST_OUTPUTS", 84 * length * 3)
+    assert np.array_equal(body(torch.from_numpy(x).float())[:, 0].numpy(), found)
+    assert sizes == [3, 1, 4], "long series are taken a few at a time"
     column = 0
     for number, (dilation, each) in enumerate(dilations.items()):
         padded = np.pad(x, ((0, 0), (4 * dilation, 4 * dilation), (0, 0)))

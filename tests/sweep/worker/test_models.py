@@ -79,6 +79,7 @@ def test_the_best_model_of_a_task_stays_and_predicts(swept: tuple[Path, Path, Su
 def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
     swept: tuple[Path, Path, Summary], tmp_path: Path
 ) -> None:
+    store = tmp_path / "my results"
     confirms: list[str] = []
     messages: list[str] = []
 
@@ -88,18 +89,19 @@ def test_cards_are_complete_after_an_interruption_and_checkpoints_are_named(
         elif isinstance(event, TrialStarted) and event.phase == "confirm":
             confirms.append(event.trial_key)
             if len(confirms) == 2:
-                Checkpoints(tmp_path).save("f" * 20, TrialReport(), lambda path: path.touch())
+                Checkpoints(store).save("f" * 20, TrialReport(), lambda path: path.touch())
                 raise KeyboardInterrupt
 
     summary = run_sweep(
-        tiny_spec(swept[0], SWEEP), str(tmp_path), executor="inline", keep_models=KeepModels.BEST, listener=interrupt,
+        tiny_spec(swept[0], SWEEP), str(store), executor="inline", keep_models=KeepModels.BEST, listener=interrupt,
         command="orca-sweep run tiny.yaml",
     )  # fmt: skip
     assert (summary.interrupted, summary.time_over, summary.models) == (True, False, {})
-    card = (tmp_path / "models" / confirms[0] / "README.md").read_text()
+    card = (store / "models" / confirms[0] / "README.md").read_text()
     assert "orca-sweep run tiny.yaml" in card
     assert "1 seed |" in card
-    assert messages[-1].endswith(f"rm -r {tmp_path}/checkpoints")
+    assert messages[-1].startswith("1 checkpoints stay until the same command continues")
+    assert messages[-1].endswith(f"delete 0 MB: rm -r '{store}/checkpoints'")
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -302,18 +301,6 @@ def test_removing_takes_all_files_of_a_trial_and_no_others(tmp_path: Path) -> No
     store.remove(KEY, OTHER)
     store.remove_directory()
     assert not directory.exists()
-
-
-def test_what_is_left_is_named_with_the_command_that_deletes_it(tmp_path: Path) -> None:
-    (tmp_path / "my results").mkdir()
-    store = Checkpoints(tmp_path / "my results")
-    assert store.left() == ""
-    store.save(KEY, RUNNING, writes(bytes(2_000_000)))
-    store.save_outcome(OTHER, ENDED)
-    said, _, command = store.left().partition(": ")
-    assert said.startswith("1 checkpoints stay until the same command continues")
-    assert said.endswith("delete 2 MB")
-    assert shlex.split(command) == ["rm", "-r", str(tmp_path / "my results" / "checkpoints")]
 
 
 def test_a_disk_that_is_nearly_full_keeps_room_for_records_and_the_states_that_running_trials_need(
