@@ -330,8 +330,7 @@ def _parts(shapes: Shapes, labelled: bool) -> dict[str, dict[str, str]]:
         axis = "x" if base in INPUT_NAMES else "y" if base in TARGET_NAMES else ""
         if part and axis:
             found.setdefault(part, {})[axis] = name
-    complete = all(needed <= each.keys() for each in found.values())
-    return found if {"train", "test"} <= found.keys() and complete else {}
+    return found if {"train", "test"} <= found.keys() and all(needed <= each.keys() for each in found.values()) else {}
 
 
 def _joined(
