@@ -1,13 +1,16 @@
 """Residual convolutional networks without pretraining, as a `CrossModalModel`: stem convolution, trunk and head.
 
 Wide residual networks (Zagoruyko and Komodakis, 2016, arXiv:1605.07146) for images, and their 1-D counterpart for
-series. Group norm (16 channels a group) replaces batch norm: a body keeps no state between calls, and gradients must
-not depend on the size of micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
+series; of the same blocks, U-Nets (Ronneberger et al., 2015, arXiv:1505.04597) for fields. Group norm (16 channels a
+group) replaces batch norm: a body keeps no state between calls, and gradients must not depend on the size of
+micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,6 +18,7 @@ from orca_ray.data.rows import Target
 from orca_ray.models.body import Body, Layout, seeded
 from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import Embedder
+from orca_ray.models.fourier import FourierEmbedder
 
 NUM_STAGES = 3
 _GROUP_WIDTH = 16
@@ -33,6 +37,10 @@ class Architecture:
     """Number of channels in the first stage."""
     dropout: float = 0.0
     """Probability of dropout between the two convolutions of a block."""
+    padding: str = "zeros"
+    """Padding of the convolutions: ``zeros`` or ``circular``, for periodic inputs."""
+    activation: str = "relu"
+    """Name in `torch.nn.functional`."""
 
 
 class ConvolutionalEmbedder(Embedder):
@@ -81,22 +89,57 @@ class ConvolutionalBody(Body):
         return self._feature_layout
 
 
+class UNetBody(Body):
+    """Body of a U-Net, [B, T, D] -> [B, T, D]: each level has half the resolution and twice the channels of the last.
+
+    On the way back, a level's output is repeated to the resolution of the level above, and joined with its features.
+    """
+
+    def __init__(self, layout: Layout, architecture: Architecture, levels: int) -> None:
+        """Make a body for tokens of ``layout``, with at most ``levels`` levels below it; sides are at least 2."""
+        super().__init__()
+        self.modality = "sequence" if len(layout) == 1 else "image"
+        self._layout, self.feature_width = layout, architecture.width
+        layouts, widths = [layout], [architecture.width]
+        while len(layouts) <= levels and min(layouts[-1]) >= 4:
+            layouts.append(_strided(layouts[-1], 2))
+            widths.append(2 * widths[-1])
+        first = _Block(widths[0], widths[0], layout, architecture, 1)
+        levels_below = zip(widths, widths[1:], layouts, strict=False)
+        self.down = nn.ModuleList([first, *(_Block(*each, architecture, 2) for each in levels_below)])
+        joins = zip(widths, widths[1:], layouts, strict=False)
+        self.up = nn.ModuleList([_Block(low + high, low, size, architecture, 1) for low, high, size in joins])
+        self.norm, self._activation = _norm(widths[0], layout), getattr(F, architecture.activation)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, T, D] of the points; ``grid`` is not used: the constructor got the layout."""
+        x = tokens_BTD.transpose(1, 2).reshape(tokens_BTD.shape[0], -1, *self._layout)
+        kept = []
+        for block in self.down:
+            x = block(x)
+            kept.append(x)
+        for block, above in zip(reversed(self.up), kept[-2::-1], strict=True):
+            x = block(torch.cat([above, F.interpolate(x, size=above.shape[2:])], dim=1))
+        features: Tensor = self._activation(self.norm(x)).flatten(2).transpose(1, 2)
+        return features
+
+
 class _Block(nn.Module):
-    """Pre-activation residual block: norm, ReLU, convolution, norm, ReLU, dropout, convolution."""
+    """Pre-activation residual block: norm, activation, convolution, norm, activation, dropout, convolution."""
 
     def __init__(self, width: int, out: int, size: Layout, architecture: Architecture, stride: int) -> None:
         super().__init__()
         self.norms = nn.ModuleList([_norm(width, size), _norm(out, size)])
         first = _convolution(width, out, size, architecture, stride)
         self.convolutions = nn.ModuleList([first, _convolution(out, out, _strided(size, stride), architecture)])
-        self.dropout = nn.Dropout(architecture.dropout)
+        self.dropout, self._activation = nn.Dropout(architecture.dropout), getattr(F, architecture.activation)
         pointwise = nn.Conv1d if len(size) == 1 else nn.Conv2d
         self.shortcut = None if width == out else pointwise(width, out, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        active = F.relu(self.norms[0](x))
+        active = self._activation(self.norms[0](x))
         kept = x if self.shortcut is None else self.shortcut(active)
-        inner = F.relu(self.norms[1](self.convolutions[0](active)))
+        inner = self._activation(self.norms[1](self.convolutions[0](active)))
         changed: Tensor = self.convolutions[1](self.dropout(inner))
         return kept + changed
 
@@ -126,6 +169,26 @@ def build_convolutional(
     return CrossModalModel(embedder, body, head, statistics)
 
 
+def build_unet(
+    architecture: Architecture,
+    *,
+    levels: int,
+    input_shape: tuple[int, ...],
+    target: Target,
+    seed: int,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> CrossModalModel:
+    """Build a U-Net for fields of ``input_shape`` (C, L) or (C, H, W), whose points are given with their coordinates.
+
+    ``seed`` and ``statistics`` as in `build_convolutional`.
+    """
+    with seeded(seed):
+        embedder = FourierEmbedder(input_shape, architecture.width)
+        body = UNetBody(embedder.layout, architecture, levels)
+        head = build_head(body.feature_width, embedder.layout, target, input_shape[1:], 1)
+    return CrossModalModel(embedder, body, head, statistics)
+
+
 def _strided(size: Layout, stride: int) -> Layout:
     return tuple(math.ceil(side / stride) for side in size)
 
@@ -143,10 +206,7 @@ def _convolution(
     dilation = architecture.dilation
     half = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
     kernel, padding = tuple(2 * each + 1 for each in half), tuple(dilation * each for each in half)
-    made: nn.Conv1d | nn.Conv2d
-    if len(size) == 1:
-        made = nn.Conv1d(width, out, kernel[0], stride, padding[0], dilation, bias=False)
-    else:
-        made = nn.Conv2d(width, out, (kernel[0], kernel[1]), stride, (padding[0], padding[1]), dilation, bias=False)
+    kind: Callable[..., nn.Conv1d | nn.Conv2d] = nn.Conv1d if len(size) == 1 else nn.Conv2d
+    made = kind(width, out, kernel, stride, padding, dilation, bias=False, padding_mode=architecture.padding)
     nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
     return made

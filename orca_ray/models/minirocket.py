@@ -1,10 +1,12 @@
-"""MiniRocket features of series, for the method ``minirocket`` (Dempster et al., KDD 2021, arXiv:2012.08791).
+"""MiniRocket and Hydra features of series (Dempster et al., KDD 2021, arXiv:2012.08791, and 2023, arXiv:2203.13652).
 
-The 84 kernels of length 9 have three weights 2 and six weights -1, so they ignore a constant. A feature is the share of
-positions at which the convolution by a kernel, with a dilation, exceeds a bias. Biases are quantiles of the
-convolution's output on a random training series. Dilations grow exponentially up to the series' length. Half of the
+MiniRocket: the 84 kernels of length 9 have three weights 2 and six weights -1, so they ignore a constant. A feature is
+the share of positions at which the convolution by a kernel, with a dilation, exceeds a bias. Biases are quantiles of
+the convolution's output on a random training series. Dilations grow exponentially up to the series' length. Half of the
 convolutions are padded by zeros. For several channels, each pair of kernel and dilation sums a random subset of them,
 as in the authors' multivariate version (github.com/angus924/minirocket).
+
+Hydra: random kernels compete in groups at each position, and a feature counts how often, or how clearly, one wins.
 """
 
 import copy
@@ -18,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from orca_ray.data.rows import Target
-from orca_ray.models.body import Body
+from orca_ray.models.body import Body, seeded
 from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import PointEmbedder
 
@@ -105,6 +107,43 @@ class MiniRocketBody(Body):
         self.biases.copy_(torch.cat(parts))
 
 
+class HydraBody(Body):
+    """Body that maps series [B, L, C] to features [B, 1, F] of Hydra, by random kernels; it is not trained.
+
+    With each of the dilations 1, 2, 4, ..., half of the groups see the series, and half its differences. For each
+    kernel there are two features: the square roots of the sum of its outputs where they are the largest of its group,
+    and of the number of positions where they are the smallest.
+    """
+
+    modality = "sequence"
+    weights: Tensor
+
+    def __init__(self, length: int, num_channels: int, kernels: int, groups: int, seed: int) -> None:
+        """Draw the weights by ``seed``, for ``groups`` groups, an even number, of ``kernels`` kernels each."""
+        super().__init__()
+        self._kernels, dilations = kernels, int(math.log2((length - 1) / (LENGTH - 1))) + 1
+        with seeded(seed):
+            weights = torch.randn(2 * dilations, groups // 2, kernels, 1, LENGTH)
+        weights -= weights.mean(dim=4, keepdim=True)
+        chosen = _channels(2 * dilations * (groups // 2), num_channels, seed).reshape(*weights.shape[:2], 1, -1, 1)
+        weights = chosen * weights / weights.abs().sum(dim=4, keepdim=True)
+        self.register_buffer("weights", weights.flatten(1, 2))
+        self.feature_width = 2 * dilations * groups * kernels
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, 1, F] of series [B, L, C]; ``grid`` is not used."""
+        x, parts = tokens_BTD.float().transpose(1, 2), list[Tensor]()
+        for number, weights in enumerate(self.weights):
+            dilation, series = 2 ** (number // 2), x.diff(dim=2) if number % 2 else x
+            with torch.autocast(x.device.type, enabled=False):
+                outputs = F.conv1d(series, weights, padding=LENGTH // 2 * dilation, dilation=dilation)
+            outputs = outputs.unflatten(1, (-1, self._kernels))
+            won = (outputs == outputs.amax(dim=2, keepdim=True)) * outputs
+            lost = (outputs == outputs.amin(dim=2, keepdim=True)).float()
+            parts += [each.sum(dim=3).clamp(min=0).sqrt().flatten(1) for each in (won, lost)]
+        return torch.cat(parts, dim=1)[:, None]
+
+
 def _shares(outputs: Tensor, biases: Tensor) -> Tensor:
     """Return the shares of positions of ``outputs`` [B, K, L] above each of the ``biases`` [K, n], [B, K, n]."""
     # One bias at a time, because all comparisons together take too much memory.
@@ -127,22 +166,17 @@ def _quantiles(values: Tensor, levels: Tensor) -> Tensor:
     return torch.lerp(ordered.gather(1, below), ordered.gather(1, above), places - below)
 
 
-def build_minirocket(
-    num_features: int,
-    num_dilations: int,
+def build_series_model(
+    body: Body,
     *,
     input_shape: tuple[int, ...],
     target: Target,
-    seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build a model of MiniRocket features and a linear head, initially 0, for series (C, L) with L >= `LENGTH`.
+    """Build a model of the features ``body`` of series (C, L) with L >= `LENGTH`, and a linear head, initially 0.
 
-    ``num_features`` is approximate, ``num_dilations`` an upper limit. ``seed`` chooses the channels of the kernels.
     ``statistics``: mean and deviation of each input channel; None: inputs are already standardised.
     """
-    channels, length = input_shape
-    body = MiniRocketBody(length, channels, fit_dilations(length, num_features, num_dilations), seed)
     head = build_head(body.feature_width, (1,), target, input_shape[1:], None)
     for parameter in head.parameters():
         torch.nn.init.zeros_(parameter)

@@ -19,13 +19,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.methods import model_folder
 from orca_ray.methods.registry import get_method
 from orca_ray.predictor import Predictor
 from orca_ray.testing.suite import Suite, save_bert
-from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, start
+from orca_ray.testing.trials import QUICK, fitting_task, make_data, start
 
 SECONDS, MEMORY_BYTES = 10, 3 * 2**30
 Place = tuple[str | int, ...]
@@ -147,7 +146,7 @@ class ModelFolderSuite(Suite):
     @staticmethod
     def save(name: str, directory: Path) -> tuple[Path, Path]:
         """Write an untrained model of the method ``name``, and inputs of it; return both paths."""
-        task = make_task(Target("dense", shape=(16,)), (1, 16)) if name == "fno" else make_task(CLASSES)
+        task = fitting_task(name)
         body = save_bert(directory / "body") if get_method(name).uses_body else "none"
         trainer = start(body, name, task=task, hyperparameters=QUICK, data=make_data(task))
         if not get_method(name).uses_body:

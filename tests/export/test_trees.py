@@ -229,9 +229,12 @@ TASKS = {
 SAMPLED = [
     ("torch", "series", "cnn"), ("onnx", "image", "nft"), ("torch", "number", "lora"), ("torch", "field", "fno"),
 ]  # fmt: skip
-COMMON = [("series", "minirocket"), ("field", "fno"), *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"])]
-OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - {"gradient_boosting"})
-"""Methods without a test of both formats; trees have their own."""
+COMMON = [
+    ("series", "minirocket"), ("series", "hydra"), ("field", "fno"), ("field", "unet"),
+    *itertools.product(TASKS, ["nft", "cnn", "lora", "no_body"]),
+]  # fmt: skip
+OTHERS = sorted({*all_methods()} - {method for _, method in COMMON} - {"forest", "gradient_boosting", "nearest"})
+"""Methods without a test of both formats; those that are nothing until they are fitted have their own."""
 EVERY = [(to, *case) for to in FORMATS for case in COMMON]
 
 

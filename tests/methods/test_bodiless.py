@@ -118,6 +118,9 @@ def test_operations_of_others_and_of_inputs_without_a_shape() -> None:
     [
         ("fno", make_task(CLASSES, (2, 16)), "it predicts fields.* not classes"),
         ("minirocket", FIELD, r"not a field of shape \(16,\)"),
+        ("forest", FIELD, r"not a field of shape \(16,\)"),
+        ("linear", make_task(Target("dense", shape=(300, 300)), (1, 8, 8)), "an output has 90000 values"),
+        ("unet", make_task(CLASSES, (2, 16)), "it predicts fields.* not classes"),
         ("minirocket", make_task(CLASSES, (1, 8, 8)), r"takes series.* not inputs of shape \(1, 8, 8\)"),
         ("minirocket", make_task(CLASSES, (7, 8)), "kernels have 9 positions, and the series of this task have 8"),
         ("minirocket", replace(TASK, num_samples=(100_001, 1, 1)), "100001 are above 100000"),

@@ -41,13 +41,13 @@ NORMS = r"embedder\..*|head\..*|body\..*(norm|LayerNorm)[^.]*\.(weight|bias)"
 ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
-    "minirocket": r"head\..*",
-    "linear_probe": r"head\..*",
+    **dict.fromkeys(("forest", "nearest"), r""),
+    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket"), r"head\..*"),
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
     **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
     **dict.fromkeys(("cnn", "fno", "joint", "mona", "nft", "no_body", "orca", "orca_guarded", "pare"), r".*"),
-    **dict.fromkeys(("recraft", "recraft_code", "scratch"), r".*"),
+    **dict.fromkeys(("recraft", "recraft_code", "scratch", "unet"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
@@ -61,8 +61,9 @@ def test_the_methods_of_the_first_release() -> None:
         assert recipe.title
         assert recipe.reference
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
-    assert random == {"cnn", "fno", "gradient_boosting", "minirocket", "random_features", "scratch"}
-    left_out = {"fno", "gradient_boosting", "minirocket", "recraft_code"}
+    baselines = {"fno", "forest", "gradient_boosting", "hydra", "linear", "minirocket", "nearest", "unet"}
+    assert random == {*baselines, "cnn", "random_features", "scratch"}
+    left_out = {*baselines, "recraft_code"}
     assert set(expand([FIELD])) == set(TRAINED) - left_out  # records of the group exist
 
 

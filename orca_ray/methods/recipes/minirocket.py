@@ -1,10 +1,12 @@
-"""``minirocket``: random convolutional features and a linear model, the usual baseline for series.
+"""``minirocket`` and ``hydra``: random convolutional features and a linear model, the usual baselines for series.
 
-The features are those of MiniRocket (see `orca_ray.models.minirocket`). The head is a ridge regression from these
-features to the target (1 and -1 for classes), fitted in closed form, in one epoch; its penalty is chosen on validation
-data. So the outputs rank the classes, but their softmax is no calibrated probability.
+The features are those of MiniRocket and Hydra (see `orca_ray.models.minirocket`). The head is a ridge regression from
+these features to the target (1 and -1 for classes), fitted in closed form, in one epoch. The penalty of ``hydra`` is
+chosen by leave-one-out within the training samples, and its logits are scaled. By default, ``minirocket`` chooses its
+penalty on validation data; then the outputs rank the classes, but their softmax is no calibrated probability.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
-from orca_ray.training.config import Config, Number, must
+from orca_ray.training.config import Config, Number, must, one_of
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import NetworkRequest, Stage, Trial
@@ -32,6 +34,19 @@ class MiniRocketConfig(Config):
     """Number of features, rounded down to a multiple of 84."""
     dilations: Number = 32
     """Largest number of dilations of a kernel."""
+    penalty: Annotated[str, partial(one_of, ("validation", "leave_one_out"))] = "validation"
+    """What chooses the penalty of the regression: validation data, or the training samples, each left out once, whose
+    predictions then also scale the logits."""
+
+
+@dataclass(frozen=True)
+class HydraConfig(Config):
+    """Options of Hydra's features; the defaults are the authors'."""
+
+    kernels: Number = 8
+    """Number of kernels in a group."""
+    groups: Annotated[int, partial(must, "even and at least 2", lambda value: value >= 2 and value % 2 == 0)] = 64
+    """Number of groups with each dilation."""
 
 
 def _problem(task: "Task") -> str | None:
@@ -47,17 +62,27 @@ def _problem(task: "Task") -> str | None:
 
 
 def _network(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.models.minirocket import build_minirocket
+    from orca_ray.models.minirocket import MiniRocketBody, build_series_model, fit_dilations
 
-    config = request.hyperparameters.of(MiniRocketConfig)
-    given = request.given("input_shape", "target", "seed", "statistics")
-    return build_minirocket(config.features, config.dilations, **given)
+    config, (channels, length) = request.hyperparameters.of(MiniRocketConfig), request.arguments["input_shape"]
+    dilations = fit_dilations(length, config.features, config.dilations)
+    body = MiniRocketBody(length, channels, dilations, request.arguments["seed"])
+    return build_series_model(body, **request.given("input_shape", "target", "statistics"))
+
+
+def _hydra(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.models.minirocket import HydraBody, build_series_model
+
+    config, (channels, length) = request.hyperparameters.of(HydraConfig), request.arguments["input_shape"]
+    body = HydraBody(length, channels, config.kernels, config.groups, request.arguments["seed"])
+    return build_series_model(body, **request.given("input_shape", "target", "statistics"))
 
 
 def _stages(trial: "Trial") -> "list[Stage]":
     from orca_ray.methods.stages.fitted import RidgeStage
 
-    return [RidgeStage(trial)]
+    validates = trial.hyperparameters.of(MiniRocketConfig).penalty == "validation"
+    return [RidgeStage(trial, leave_one_out=trial.method == "hydra" or not validates)]
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -69,20 +94,29 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     return float(length * (2 * dilations * _KERNELS * _LENGTH * channels + 2 * features))
 
 
-RECIPE = Recipe(
-    name="minirocket",
-    title="random convolutional features of series, and a linear model",
-    reference="Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series "
-    "Classification, KDD 2021, arXiv:2012.08791",
-    pretrained=False,
-    uses_body=False,
-    sections=("data",),
-    options=(MiniRocketConfig,),
-    problem=_problem,
-    network=_network,
-    stages=_stages,
-    trainable=head_parameters,
-    operations=_operations,
-    fitted=True,
-    variant=True,
-)
+def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    if task.input_shape is None:
+        return None
+    channels, length = task.input_shape
+    kernels = 2 * math.log2(length) * int(values["hydra.kernels"]) * int(values["hydra.groups"])
+    return length * kernels * (_LENGTH * channels + 4)
+
+
+_recipe = partial(
+    Recipe, pretrained=False, uses_body=False, sections=("data",), problem=_problem, stages=_stages,
+    trainable=head_parameters, fitted=True, refits=True, variant=True,
+)  # fmt: skip
+RECIPES = (
+    _recipe(
+        name="minirocket", title="random convolutional features of series, and a linear model",
+        reference="Dempster et al., MiniRocket: A Very Fast (Almost) Deterministic Transform for Time Series "
+        "Classification, KDD 2021, arXiv:2012.08791",
+        options=(MiniRocketConfig,), network=_network, operations=_operations,
+    ),
+    _recipe(
+        name="hydra", title="competing random convolutional kernels on series, and a linear model",
+        reference="Dempster et al., Hydra: Competing Convolutional Kernels for Fast and Accurate Time Series "
+        "Classification, Data Mining and Knowledge Discovery 2023, arXiv:2203.13652",
+        options=(HydraConfig,), network=_hydra, operations=_operations_of_hydra,
+    ),
+)  # fmt: skip

@@ -2,15 +2,16 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.optimize import minimize_scalar
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import Split
@@ -18,7 +19,9 @@ from orca_ray.data.rows import row_slices
 from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
+from orca_ray.models.features import FeatureBody
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
@@ -82,9 +85,14 @@ class FittedStage(ABC):
         )  # fmt: skip
 
     def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the best epoch, any test score, and the last epoch's time added."""
+        """Return a copy of ``outcome`` with the best epoch, any test score, and the last epoch's time added.
+
+        If the body has fitted values that are no parameters (``num_values``), they count as parameters.
+        """
+        fitted = getattr(self._trial.model.body, "num_values", 0)
         return replace(
-            outcome, validation_score=self._best_score, best_epoch=self._best_epoch, epochs=self._epoch,
+            outcome, num_parameters=fitted or outcome.num_parameters, num_trainable=fitted or outcome.num_trainable,
+            validation_score=self._best_score, best_epoch=self._best_epoch, epochs=self._epoch,
             test_score=self._test_score, precision=self._precision.name,
             refine_seconds=outcome.refine_seconds + self._fit_seconds,
             evaluate_seconds=outcome.evaluate_seconds + self._evaluate_seconds,
@@ -134,27 +142,62 @@ def regressed(trial: Trial) -> Tensor:
 
 PENALTIES = tuple(10.0**exponent for exponent in np.linspace(3, -3, 10))
 """Penalties that are tried, the same as those of MiniRocket's authors; of equally good ones, the largest is chosen."""
+_FINE = tuple(10.0**exponent for exponent in np.linspace(5, -4, 19))
+"""Penalties that are tried by leave-one-out, where each takes no new fit."""
+MOST_EXACT = 4096
+"""Largest of the smaller number, samples or features, for which a penalty is chosen by leave-one-out."""
+MOST_VALUES = 2**26
+"""Largest number of features of all training samples that are in memory; more samples are drawn from."""
 _BLOCK = 1024
 
 
-class RidgeStage(FittedStage):
-    """Stage that fits MiniRocket in one epoch: biases, then a ridge regression with the penalty that validates best.
+def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
+    """Return the sorted indices of the training samples to fit: all, or random ones if their features are too many."""
+    number = len(trial.data.train)
+    width = getattr(trial.model.embedder, "width", trial.model.body.feature_width)
+    most = max(2, min(most, MOST_VALUES // width))
+    if number <= most:
+        return np.arange(number)
+    trial.artefacts.notes.append(f"fitted on {most} of {number} training samples, drawn at random, to save memory")
+    return np.sort(np.random.default_rng(derive_seed(trial.seed, "rows")).choice(number, most, replace=False))
 
-    The biases are quantiles of the convolutions of random training series.
+
+@torch.no_grad()
+def features_of(trial: Trial, rows: np.ndarray, *, embedded: bool = False) -> Tensor:
+    """Return the features [n, F] of the training samples ``rows``; if ``embedded``, those before the body."""
+    parts, model = [], trial.model
+    for part in np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE)):
+        note_progress()
+        tokens = model.embed(torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device))
+        parts.append((tokens if embedded else model.encode(tokens))[:, 0])
+    return torch.cat(parts)
+
+
+class RidgeStage(FittedStage):
+    """Stage that fits a ridge regression of the body's features in one epoch; MiniRocket's biases come first.
+
+    The biases are quantiles of the convolutions of random training series. The penalty is the one that validates best
+    or, with ``leave_one_out``, predicts each training sample best from all others; then logits are also scaled, by a
+    factor with the least training loss of these predictions. If there are more than `MOST_EXACT` samples and features,
+    validation data choose.
     """
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: Trial, *, leave_one_out: bool = False) -> None:
         super().__init__(trial, epochs=1)
+        self._leave_one_out = leave_one_out
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
-        """Fit the features' biases, then the head for each of `PENALTIES`, and keep the best; ``epoch`` is not used."""
+        """Fit the features' biases, then the head with each penalty, and keep the best; ``epoch`` is not used."""
         trial, data = self._trial, self._trial.data
         body, head = trial.model.body, trial.model.head
-        assert isinstance(body, MiniRocketBody)
         assert isinstance(head, PooledHead)
-        random = np.random.default_rng(derive_seed(trial.seed, "biases"))
-        body.fit(lambda number: self._tokens(random.integers(len(data.train), size=number)))
+        if isinstance(body, MiniRocketBody):
+            random = np.random.default_rng(derive_seed(trial.seed, "biases"))
+            body.fit(lambda number: self._tokens(random.integers(len(data.train), size=number)))
+        if self._leave_one_out and min(len(data.train), body.feature_width) <= MOST_EXACT:
+            self._fit_by_leave_one_out(body, head.output)
+            return
         x, validation = (
             torch.cat(list(head_inputs(trial.model, split.x, self._precision)))
             for split in (data.train, data.validation)
@@ -170,6 +213,27 @@ class RidgeStage(FittedStage):
                 best, chosen = value, {name: each.clone() for name, each in head.output.state_dict().items()}
         head.output.load_state_dict(chosen)
 
+    def _fit_by_leave_one_out(self, body: Body, output: nn.Linear) -> None:
+        trial = self._trial
+        projects = isinstance(body, FeatureBody) and body.basis is not None
+        rows = training_rows(trial)
+        x = features_of(trial, rows, embedded=projects)
+        found = best_left_out(x, regressed(trial)[rows].to(trial.device), _FINE)
+        weight, bias = found.coefficients, found.bias
+        if trial.task.target.kind in ("classes", "labels"):
+            y = torch.from_numpy(np.asarray(trial.data.train.y)[rows]).to(trial.device)
+            loss = trial.objective.training_loss(trial.data.train.y, trial.device)
+            factor = _best_factor(lambda factor: float(loss((found.predictions * factor).float(), y)))
+            weight, bias = weight * factor, bias * factor
+        if isinstance(body, FeatureBody) and body.basis is not None:
+            size = min(body.basis.shape[1], len(weight))  # the last components are the largest
+            body.basis[:, :size].copy_(found.projection[:, -size:])
+            output.weight.zero_()
+            output.weight[:, :size].copy_(weight[-size:].T)
+        else:
+            output.weight.copy_((found.projection @ weight).T)
+        output.bias.copy_(bias)
+
     def _tokens(self, indices: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.asarray(self._trial.data.train.x[indices], np.float32))
         return self._trial.model.embed(x.to(self._trial.device))
@@ -181,10 +245,8 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
     Features ``x`` [N, F] are first standardised in place; then |y - x w - b|² + penalty |w|² is minimised for each
     column of ``y`` [N, K] float64. The smaller of the two equivalent systems, of size N or F, is solved.
     """
-    deviation, mean = (each.double() for each in torch.std_mean(x, dim=0, correction=0))
-    deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+    mean, deviation = standardise(x)
     centre = y.mean(dim=0)
-    x.sub_(mean).div_(deviation)
     dual = x.shape[0] <= x.shape[1]
     gram = _gram(x if dual else x.T)
     right = y - centre if dual else _product(x, y - centre)
@@ -193,6 +255,70 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
         solution = torch.cholesky_solve(right, factor)
         weight = (_product(x, solution) if dual else solution) / deviation[:, None]
         yield weight.T, centre - mean @ weight
+
+
+def standardise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardise features ``x`` [N, F] in place; return their means and deviations [F] in float64."""
+    deviation, mean = (each.double() for each in torch.std_mean(x, dim=0, correction=0))
+    deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+    x.sub_(mean).div_(deviation)
+    return mean, deviation
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A ridge regression x -> x @ projection @ coefficients + bias, and its leave-one-out predictions; float64."""
+
+    projection: Tensor
+    """Principal components of the standardised features [F, R], in the features' units, in order of rising variance."""
+    coefficients: Tensor
+    """[R, K]."""
+    bias: Tensor
+    """[K]."""
+    predictions: Tensor
+    """Predictions [N, K] for each sample by the regression on all others."""
+
+
+def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> LeftOut:
+    """Return the ridge regression of `ridge` with that of ``penalties`` whose squared leave-one-out error is least.
+
+    The error of a sample is its residual, divided by 1 minus its leverage (Allen, 1974). Features ``x`` [N, F] are
+    standardised in place; ``y`` is [N, K] float64.
+    """
+    mean, deviation = standardise(x)
+    basis, values, projection = principal(x)
+    centre, best, found = y.mean(dim=0), math.inf, None
+    rotated = basis.T @ (y - centre)
+    for penalty in penalties:
+        note_progress()
+        shrinkage = values / (values + penalty)
+        leverage = basis.square() @ shrinkage + 1 / len(x)
+        residuals = (y - centre - basis @ (shrinkage[:, None] * rotated)) / (1 - leverage).clamp(min=1e-9)[:, None]
+        if (error := float(residuals.square().mean())) < best or found is None:
+            best, found = error, (shrinkage / values.sqrt(), y - residuals)
+    assert found is not None
+    coefficients, projection = found[0][:, None] * rotated, projection / deviation[:, None]
+    return LeftOut(projection, coefficients, centre - mean @ projection @ coefficients, found[1])
+
+
+def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return U [N, R], s [R] ascending and V [F, R] with x = U sqrt(s) Vᵀ, U and V orthonormal, in float64.
+
+    Directions in which ``x`` [N, F] does not vary are left out, up to one.
+    """
+    dual = x.shape[0] <= x.shape[1]
+    values, vectors = torch.linalg.eigh(_gram(x if dual else x.T))
+    kept = values > max(float(values[-1]) * 1e-10, 1e-12)
+    kept[-1] = True
+    values, vectors = values[kept].clamp(min=1e-12), vectors[:, kept]
+    others = _product(x if dual else x.T, vectors) / values.sqrt()
+    return (vectors, values, others) if dual else (others, values, vectors)
+
+
+def _best_factor(loss: Callable[[float], float]) -> float:
+    """Return the factor, from 1/100 to 100, with the least ``loss``."""
+    found = minimize_scalar(lambda exponent: loss(10.0**exponent), bounds=(-2, 2), method="bounded")
+    return float(10.0**found.x)
 
 
 def _gram(x: Tensor) -> Tensor:
@@ -235,11 +361,6 @@ class BoostingStage(FittedStage):
         ]  # fmt: skip
         self._trees.set_models([booster.model_to_string() for booster in boosters])
         return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
-
-    def add_to(self, outcome: Outcome) -> Outcome:
-        """Return the result of `FittedStage.add_to` with `TreeBody.num_values` as both numbers of parameters."""
-        fitted = self._trees.num_values
-        return replace(super().add_to(outcome), num_parameters=fitted, num_trainable=fitted)
 
     @cached_property
     def _datasets(self) -> "list[Dataset]":

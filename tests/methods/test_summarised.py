@@ -1,0 +1,190 @@
+"""`linear`, `nearest`, `forest`, `hydra`: they learn from real data, choose within train, and equal scikit-learn's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn import datasets
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
+
+from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.rows import Target
+from orca_ray.export import export_model
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.stages import summarised
+from orca_ray.methods.stages.fitted import best_left_out
+from orca_ray.methods.trial_trainer import TrialTrainer
+from orca_ray.models.features import FEATURES, NearestBody
+from orca_ray.models.minirocket import HydraBody
+from orca_ray.predictor import Predictor
+from orca_ray.testing.trials import CLASSES, TASK, make_data, make_task, run, start
+
+Loaded = tuple[np.ndarray, np.ndarray]
+
+
+def fitted(
+    method: str, load: Callable[..., Loaded], target: Target, shape: tuple[int, ...], domain: str = "tabular",
+    values: dict[str, Scalar] | None = None,
+) -> TrialTrainer:  # fmt: skip
+    """Return a finished trial on a data set of scikit-learn; 30 % are test, a tenth of the others validation."""
+    x, y = load(return_X_y=True)
+    x, y = x[:700], y[:700].astype(np.int64 if target.kind == "classes" else np.float32)
+    x, test_x, y, test_y = train_test_split(x, y, test_size=0.3, random_state=0)
+    scaler = StandardScaler().fit(x)
+    x, test_x = (scaler.transform(part).astype(np.float32).reshape(-1, *shape) for part in (x, test_x))
+    few = len(x) // 10
+    task = replace(make_task(target, shape), domain=domain, num_samples=(len(x) - few, few, len(test_x)))
+    data = PreparedData(
+        name=task.name, fingerprint="0" * 16, y_mean=None, y_std=None, directory=Path("unused"),
+        splits={"train": Split(x[few:], y[few:]), "validation": Split(x[:few], y[:few]), "test": Split(test_x, test_y)},
+    )  # fmt: skip
+    trainer = start(NO_BODY, method, task=task, data=data, hyperparameters=values or {})
+    run(trainer)
+    return trainer
+
+
+DIGITS = (datasets.load_digits, Target("classes", 10), (1, 8, 8), "image")
+CANCER = (datasets.load_breast_cancer, Target("classes", 2), (1, 30))
+DIABETES = (datasets.load_diabetes, Target("scalar"), (1, 10))
+WORST = {  # of scikit-learn's logistic and ridge regression, neighbours and forest on these splits, plus a margin
+    "linear": (0.07, 0.05, 56.0), "nearest": (0.08, 0.06, 61.0), "forest": (0.09, 0.07, 60.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", WORST)
+def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path) -> None:
+    for number, case in enumerate([DIGITS, CANCER, DIABETES]):
+        trial = fitted(method, *case)
+        score = trial.result().test_score
+        assert score is not None
+        assert score < WORST[method][number]
+        model, x = Predictor(trial.snapshot(), device="cpu"), trial.trial.data.test.x[:]
+        model.save(tmp_path / str(number))
+        np.testing.assert_array_equal(Predictor.load(tmp_path / str(number), device="cpu").outputs(x), model.outputs(x))
+
+
+def test_probabilities_can_be_used() -> None:
+    for method, values in {"linear": {}, "nearest": {}, "forest": {"forest.trees": 100}}.items():
+        trial = fitted(method, *CANCER, values=values)
+        logits = trial.model(torch.from_numpy(trial.trial.data.test.x[:]))
+        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(trial.trial.data.test.y))
+        assert loss < 0.2  # of a coin: 0.69
+
+
+@pytest.mark.parametrize("shape", [(14, 30), (40, 6)], ids=["more features", "more samples"])
+def test_left_out_predictions_are_those_of_regressions_on_all_others(shape: tuple[int, int]) -> None:
+    random, penalties = np.random.default_rng(0), (1e3, 2.0, 1e-6)
+    x = StandardScaler().fit_transform(random.normal(size=shape))
+    y = np.stack([x[:, 0] + random.normal(size=len(x)), 3 - x[:, 1] + 0.5 * random.normal(size=len(x))], axis=1)
+    errors = {}
+    for penalty in penalties:
+        found = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), [penalty])
+        others = [np.arange(len(x)) != row for row in range(len(x))]
+        expected = [Ridge(alpha=penalty).fit(x[rest], y[rest]).predict(x[~rest])[0] for rest in others]
+        np.testing.assert_allclose(found.predictions, expected, rtol=1e-3, atol=1e-4)
+        whole = x @ (found.projection @ found.coefficients).numpy() + found.bias.numpy()
+        np.testing.assert_allclose(whole, Ridge(alpha=penalty).fit(x, y).predict(x), rtol=1e-3, atol=1e-5)
+        errors[penalty] = ((np.array(expected) - y) ** 2).mean()
+    best = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), penalties)
+    assert ((best.predictions.numpy() - y) ** 2).mean() == pytest.approx(min(errors.values()), rel=1e-3)
+
+
+def test_the_logistic_regression_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summarised, "_STRENGTHS", (0.1,))
+    x, y = datasets.load_wine(return_X_y=True)
+    scaled = StandardScaler().fit_transform(x)
+    for places in (range(178), range(0, 178, 20)):  # and fewer samples than features
+        chosen = list(places)
+        rows = StandardScaler().fit_transform(scaled[chosen])
+        split = Split(rows.astype(np.float32)[:, None], y[chosen].astype(np.int64))
+        task = replace(make_task(CLASSES, (1, 13)), domain="tabular")
+        trial = start(NO_BODY, "linear", task=task, data=replace(make_data(task), splits=dict.fromkeys(
+            ("train", "validation", "test"), split)), hyperparameters={})  # fmt: skip
+        run(trial)
+        found = torch.softmax(trial.model(torch.from_numpy(split.x[:])), dim=1).detach().numpy()
+        expected = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(rows, y[chosen]).predict_proba(rows)
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("method", ["linear", "nearest", "forest", "hydra", "minirocket"])
+def test_nothing_is_chosen_on_validation_data(method: str) -> None:
+    values: dict[str, Scalar] = {"minirocket.penalty": "leave_one_out", "minirocket.features": 840, "forest.trees": 5}
+    whole = make_data(TASK)
+    noise = replace(whole.validation, y=np.roll(whole.validation.y, 1))
+    other = replace(whole, splits={**whole.splits, "validation": noise})
+    trials = [start(NO_BODY, method, data=data, hyperparameters=values) for data in (whole, other)]
+    for trial in trials:
+        run(trial)
+    first, second = (trial.model.state_dict() for trial in trials)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+    score = trials[0].result().test_score
+    assert score is not None
+    assert score <= 0.25  # by chance: 2/3
+
+
+def test_the_nearest_by_hand() -> None:
+    body = NearestBody(1, 1, 3)
+    body.scale, body.keys = torch.ones(1), torch.tensor([[0.0], [1.0], [5.0]]).half()
+    body.values, body.weights = torch.tensor([[1.0], [2.0], [9.0]]), torch.tensor([0.5, 0.5, 0.0])
+    assert body(torch.tensor([[[0.4]], [[4.0]]])).flatten().tolist() == [1.5, 5.5]
+
+
+@pytest.mark.parametrize("length", [9, 40])
+def test_hydra_counts_the_winning_and_the_losing_kernels(length: int) -> None:
+    body, x = HydraBody(length, 1, kernels=3, groups=2, seed=0), np.random.default_rng(0).normal(size=length)
+    expected = []
+    for number, weights in enumerate(body.weights[:, :, 0].numpy()):
+        dilation, series = 2 ** (number // 2), np.diff(x) if number % 2 else x
+        padded = np.pad(series, 4 * dilation)
+        outputs = np.array([
+            [sum(w[k] * padded[t + k * dilation] for k in range(9)) for t in range(len(series))] for w in weights
+        ])  # fmt: skip
+        won = [outputs[kernel][outputs.argmax(axis=0) == kernel].sum() for kernel in range(3)]
+        lost = [(outputs.argmin(axis=0) == kernel).sum() for kernel in range(3)]
+        expected += [*np.sqrt(np.maximum(won, 0)), *np.sqrt(lost)]
+    found = body(torch.from_numpy(x).float()[None, :, None])
+    np.testing.assert_allclose(found.flatten().numpy(), expected, atol=1e-4)
+    assert len(expected) == body.feature_width
+
+
+def test_patterns_ignore_brightness_and_gradients_see_orientation() -> None:
+    random = torch.rand(2, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    stripes = torch.arange(24.0).sin().expand(1, 1, 24, 24)
+    plain, brighter, turned = (FEATURES["image"](x) for x in (random, 2 * random + 3, random.flip(3)))
+    assert torch.equal(plain[:, -30:], brighter[:, -30:])  # three radii, ten patterns each
+    torch.testing.assert_close(plain[:, -30:], turned[:, -30:])
+    start = 12 * 12  # after the averages of 2 x 2 pixels
+    across, down = (FEATURES["image"](x)[0, start : start + 9 * 64].reshape(9, 64).mean(1) for x in (
+        stripes, stripes.transpose(2, 3)))  # fmt: skip
+    assert across.argmax() == 0
+    assert down.argmax() in (4, 5)  # of nine orientations, the two that are 10 degrees off
+
+
+@pytest.mark.parametrize(
+    ("target", "shape", "domain"),
+    [
+        (Target("labels", 3), (2, 16), "time series"), (Target("scalar"), (1, 70), "time series"),
+        (CLASSES, (3, 1), "tabular"), (CLASSES, (1, 12, 30), "audio"), (Target("labels", 2), (3, 9, 20), "image"),
+        (Target("dense", shape=(40, 40)), (2, 40, 40), "field"),
+    ],
+)  # fmt: skip
+def test_they_take_any_kind_of_data_and_can_be_exported(
+    target: Target, shape: tuple[int, ...], domain: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    task = replace(make_task(target, shape), domain=domain)
+    for method in ("linear", "nearest", *(["forest"] if target.kind != "dense" else [])):
+        trial = start(NO_BODY, method, task=task, hyperparameters={})
+        run(trial)
+        score = trial.result().test_score
+        assert score is not None
+        assert score < {"scalar": 0.9, "dense": 0.6}.get(target.kind, 0.4)
+        exported = export_model(Predictor(trial.snapshot(), device="cpu"), "onnx", tmp_path / method)
+        assert exported.difference is not None
+        assert exported.difference < 1e-4
