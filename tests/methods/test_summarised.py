@@ -1,8 +1,9 @@
 """`linear`, `nearest`, `forest`, `hydra`: they learn from real data, choose within train, and equal scikit-learn's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ Loaded = tuple[np.ndarray, np.ndarray]
 
 def fitted(
     method: str, load: Callable[..., Loaded], target: Target, shape: tuple[int, ...], domain: str = "tabular",
-    values: dict[str, Scalar] | None = None,
+    values: Mapping[str, Scalar] | None = None,
 ) -> TrialTrainer:  # fmt: skip
     """Return a finished trial on a data set of scikit-learn; 30 % are test, a tenth of the others validation."""
     x, y = load(return_X_y=True)
@@ -44,14 +45,14 @@ def fitted(
         name=task.name, fingerprint="0" * 16, y_mean=None, y_std=None, directory=Path("unused"),
         splits={"train": Split(x[few:], y[few:]), "validation": Split(x[:few], y[:few]), "test": Split(test_x, test_y)},
     )  # fmt: skip
-    trainer = start(NO_BODY, method, task=task, data=data, hyperparameters=values or {})
+    trainer = start(NO_BODY, method, task=task, data=data, hyperparameters=dict(values or {}))
     run(trainer)
     return trainer
 
 
-DIGITS = (datasets.load_digits, Target("classes", 10), (1, 8, 8), "image")
-CANCER = (datasets.load_breast_cancer, Target("classes", 2), (1, 30))
-DIABETES = (datasets.load_diabetes, Target("scalar"), (1, 10))
+DIGITS: tuple[Any, ...] = (datasets.load_digits, Target("classes", 10), (1, 8, 8), "image")
+CANCER: tuple[Any, ...] = (datasets.load_breast_cancer, Target("classes", 2), (1, 30))
+DIABETES: tuple[Any, ...] = (datasets.load_diabetes, Target("scalar"), (1, 10))
 WORST = {  # of scikit-learn's logistic and ridge regression, neighbours and forest on these splits, plus a margin
     "linear": (0.07, 0.05, 56.0), "nearest": (0.08, 0.06, 61.0), "forest": (0.09, 0.07, 60.0),
 }  # fmt: skip

@@ -3,6 +3,7 @@
 The controller owns one `TrialState` for each trial; searches and executors hold only keys of trials.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -11,18 +12,26 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.artefacts import ArtefactRow
 from orca_ray.results.live import RunningTrial
 from orca_ray.results.logs import LogRow, LogStream
-from orca_ray.results.record import CurvePoint, Record, SuggestionRow
+from orca_ray.results.record import CurvePoint, Record
 from orca_ray.results.store import ResultsStore
-from orca_ray.results.writer import Writer
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.search import Search
 from orca_ray.sweep.worker.checkpoints import Checkpoints
 
+logger = logging.getLogger(__name__)
+
+MAX_RECORDS = 50
+"""Number of waiting records from which on all rows are written at once."""
+MAX_SECONDS = 2.0
+"""Seconds after a write at which waiting rows are written again."""
+MAX_NEW_FILES = 40
+"""Number of files that the store may gain before its newest ones are merged."""
 LOG_SECONDS = 10.0
 """Seconds between two times at which the logs of running trials are stored."""
 
@@ -61,10 +70,6 @@ class TrialState:
         """Validation scores of the refine epochs, in order."""
         return [point.validation_score for point in self.curve if point.validation_score is not None]
 
-    def knows(self, point: EpochProgress) -> bool:
-        """Return whether the epoch ``point`` was reported before, e.g. by the attempt that this one resumes."""
-        return any((seen.stage, seen.epoch) == (point.stage, point.epoch) for seen in self.curve)
-
     def live(self) -> RunningTrial:
         """Return the entry for this trial in the sweep's live state."""
         trial, last = self.trial, self.curve[-1] if self.curve else None
@@ -80,74 +85,93 @@ class TrialState:
 class Recorder:
     """Writer of rows to the results store in batches, which deletes checkpoints of trials whose records are durable.
 
-    Checkpoints are deleted in a thread: an object store may take seconds for a batch, in which no other trial could
-    start. Every method may raise UserError: the store fails.
+    Rows that are added later than `MAX_SECONDS` after the last write are written at once: thousands of short trials
+    share a few files, and a sweep of long trials stores each record when its trial ends. Rows that could not be written
+    wait for the next write. Small files of the store are merged now and then. Checkpoints are deleted in a thread: an
+    object store may take seconds for a batch, in which no other trial could start.
+
+    Every method that writes may raise UserError: the store fails. Not thread-safe.
     """
 
     def __init__(self, store: ResultsStore, sweep: str, before: Callable[[], None] | None = None) -> None:
-        """Store the arguments; ``before`` is called before each write; if it raises, nothing is written."""
-        self._store, self._sweep, self._writer = store, sweep, Writer(store, before=before)
+        """Store the arguments; ``before`` is called before and after each write: if it raises, the rows still wait."""
+        self._store, self._sweep, self._before = store, sweep, before or (lambda: None)
+        self._rows: dict[str, list[Any]] = {}
+        self._written_at = time.monotonic() - MAX_SECONDS
         self._checkpoints = Checkpoints(store.uri)
         self._ended: list[str] = []
         self._thread = ThreadPoolExecutor(1, "orca-ray checkpoints")
         self._deletion: Future[None] | None = None
         self._logged_at = time.monotonic()
 
-    def suggestions(self, suggestions: Sequence[SuggestionRow]) -> None:
-        """Store suggestions of a search, before or together with the records of their trials."""
-        if suggestions:
-            self._writer.add(suggestions=suggestions)
+    def add(self, **rows: Sequence[Any]) -> None:
+        """Add rows, by the names of the arguments of `ResultsStore.append`, e.g. ``suggestions=[suggestion]``."""
+        for name, values in rows.items():
+            self._rows.setdefault(name, []).extend(values)
+        if len(self._rows.get("records", ())) >= MAX_RECORDS:
+            self._write()
+        self.flush_due()
 
     def ended(self, item: TrialState, record: Record, report: TrialReport) -> None:
         """Store a trial that has ended: record, curve, artefacts and the rest of its log."""
         self._ended.append(record.trial_key)
         points = [{name: value for name, value in asdict(each).items() if name != "epochs"} for each in item.curve]
         of_trial: dict[str, Any] = {"sweep": self._sweep, "trial_key": record.trial_key, "attempt": item.attempt}
-        self._writer.add(
+        self.add(
             records=[record],
             curves=[CurvePoint(**of_trial, **point) for point in points],
             artefacts=[ArtefactRow(self._sweep, record.trial_key, **asdict(each)) for each in report.artefacts],
             logs=self._log_rows([item], ended=True),
-            then=self._remove_checkpoints,
         )
 
     def attempt_failed(self, item: TrialState) -> None:
         """Store the rest of the log of a failed attempt; the next attempt has a log of its own."""
-        self._writer.add(logs=self._log_rows([item], ended=True))
+        self.add(logs=self._log_rows([item], ended=True))
         item.log = LogStream()
 
     def logs(self, items: Iterable[TrialState]) -> None:
         """Store what running trials have logged, at most every `LOG_SECONDS`."""
         if time.monotonic() - self._logged_at >= LOG_SECONDS:
             self._logged_at = time.monotonic()
-            self._writer.add(logs=self._log_rows(items))
+            self.add(logs=self._log_rows(items))
 
     def flush_due(self) -> None:
-        """Write rows that have waited for `writer.MAX_SECONDS`."""
-        self._writer.flush_due()
+        """Write the waiting rows if the last write was `MAX_SECONDS` ago or longer."""
+        if self._rows and time.monotonic() - self._written_at >= MAX_SECONDS:
+            self._write()
 
     def flush(self) -> None:
         """Write all rows now, and wait until the checkpoints of trials that have ended are deleted."""
-        self._writer.flush()
+        self._write()
         if self._deletion is not None:  # the last one; they run one after another
             self._deletion.result()
 
     def close(self, items: Iterable[TrialState]) -> None:
         """Write all rows, and the logs of trials that have not ended."""
-        self._writer.add(logs=self._log_rows(items, ended=True))
+        self.add(logs=self._log_rows(items, ended=True))
         self.flush()
 
     def tidy(self, keys: Iterable[str], done: Collection[tuple[str, str]]) -> None:
-        """Compact the store; delete checkpoints of the trials ``keys`` and of the searches (task, method) ``done``."""
+        """Compact the store; delete the checkpoints of trials ``keys`` and of the searches (task, method) ``done``."""
         self._store.compact()
         journal = self._store.journal(self._sweep)
         self._checkpoints.remove(*keys, *(each.trial_key for each in journal if (each.task, each.method) in done))
         self._checkpoints.remove_directory()
 
-    def _remove_checkpoints(self) -> None:
-        keys, self._ended = self._ended, []
-        if keys:  # one listing of the directory for a batch
-            self._deletion = self._thread.submit(self._checkpoints.remove, *keys)
+    def _write(self) -> None:
+        self._before()
+        if any(self._rows.values()):
+            self._store.append(**self._rows)
+            self._before()  # a driver that lost the lease meanwhile must not delete checkpoints
+        self._rows, self._written_at = {}, time.monotonic()
+        if self._ended:  # one listing of the directory for a batch
+            self._deletion = self._thread.submit(self._checkpoints.remove, *self._ended)
+            self._ended = []
+        if self._store.num_written >= MAX_NEW_FILES:
+            try:
+                self._store.compact_recent()
+            except UserError as error:  # e.g. a damaged file of another sweep: the rows are stored all the same
+                logger.warning("the store cannot be compacted now: %s", error)
 
     def _log_rows(self, items: Iterable[TrialState], *, ended: bool = False) -> list[LogRow]:
         texts = [(item, item.log.take(ended=ended)) for item in items]
