@@ -12,13 +12,11 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, cast
 from unittest import mock
 
 import psutil
@@ -113,22 +111,6 @@ def test_a_lock_that_cannot_be_made_is_not_waited_for(tmp_path: Path) -> None:
             with cache.lock(path):
                 raise AssertionError
     assert not (tmp_path / "elsewhere").exists()
-
-
-@pytest.mark.slow
-def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path) -> None:
-    code = (
-        "import sys, time; from pathlib import Path; from orca_ray.data import cache\n"
-        "with cache.lock(Path(sys.argv[1])): print('held', flush=True); time.sleep(float(sys.argv[2]))"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "thing")]
-    with subprocess.Popen([*command, "60"], stdout=subprocess.PIPE, text=True) as holder:
-        assert cast(IO[str], holder.stdout).readline() == "held\n"
-        with subprocess.Popen([*command, "0"], stdout=subprocess.PIPE, text=True) as waiter:
-            time.sleep(1.0)
-            assert waiter.poll() is None
-            holder.kill()
-            assert waiter.communicate(timeout=20)[0] == "held\n"
 
 
 URLS = ("https://example.org/a",)

@@ -16,7 +16,7 @@ from orca_ray.results import live
 from orca_ray.results.folder import Folder, LocalFolder
 from orca_ray.results.lease import Lease, driver_lives, ended_here, this_process
 from orca_ray.results.live import LiveState, Request, RunningTrial
-from orca_ray.results.status import only_trial, sweep_status
+from orca_ray.results.status import sweep_status
 from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run import control
@@ -228,12 +228,3 @@ def test_records_of_an_earlier_command_are_no_progress_of_this_one(
     found = sweep_status(store, "fake/full")
     assert (found.done, found.planned, found.state) == (2, 12, "stopped")
     assert {(row.method, row.done) for row in found.rows if row.task == "pocket/wdbc"} >= {("nft", 6)}
-
-
-def test_a_trial_of_two_sweeps_counts_once_among_those_with_the_same_beginning() -> None:
-    trials = {("a/full", "k1"), ("b/full", "k1"), ("a/full", "k2")}
-    with pytest.raises(UserError, match="2 trials in this store have a key that starts with 'k': k1, k2;"):
-        only_trial(trials, "k", None)
-    with pytest.raises(UserError, match="k1 belongs to 2 sweeps: give --sweep, one of a/full, b/full"):
-        only_trial(trials, "k1", None)
-    assert only_trial(trials, "k1", "b/full") == ("b/full", "k1")

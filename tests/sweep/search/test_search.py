@@ -1,6 +1,5 @@
 """A sweep goes on from its journal: nothing that has ended runs again, whatever Optuna would suggest now."""
 
-import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -60,14 +59,6 @@ def test_the_journal_has_each_suggestion_before_its_trial_starts(store: ResultsS
     controller.failed(trials[-1].key, Failure(Cause.PREEMPTED, "gone"))
     controller.failures.of(trials[-1].key).not_before = 0.0
     assert controller.next_trial() == trials[-1]
-
-
-def test_answers_known_are_in_the_journal(store: ResultsStore) -> None:
-    play(controller_of(store))
-    known = {entry.number: json.loads(entry.known or "") for entry in store.journal("fake/full")}
-    assert known == {number: [[0, number - 1]] if number else [] for number in range(14)}
-    store.compact()
-    assert {e.number: json.loads(e.known or "") for e in ResultsStore(store.uri).journal("fake/full")} == known
 
 
 def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pytest.MonkeyPatch) -> None:
