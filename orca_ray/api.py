@@ -4,11 +4,13 @@ Methods that fit in seconds run first, in this process; then all methods race ov
 executor (`orca_ray.sweep.search.race`). The model is the best configuration, or an ensemble (`orca_ray.selection`).
 """
 
+import contextlib
 import logging
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -58,6 +60,7 @@ TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
 FIRST_SHARE, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 4.0, 45.0
 """Largest share of the time for the methods that fit in seconds; seconds for selecting and writing the model; least
 time for which a Ray cluster is started."""
+_SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
 KEPT = 5
 """Number of configurations, best first, whose models stay in the store, so that a longer run can choose them."""
 
@@ -128,6 +131,9 @@ class AdaptationSweep:
         with engine:
             if slow and not short:
                 engine.open_early(self.address)
+            for name in _SLOW_IMPORTS if quick else ():  # else the first trials would seem to take seconds
+                with contextlib.suppress(ModuleNotFoundError):
+                    import_module(name)
             if quick:
                 until = started + FIRST_SHARE * seconds if slow else deadline
                 summary = self._race(quick, deadline, "inline", until=until)
