@@ -72,7 +72,7 @@ def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path
 
 def test_probabilities_can_be_used() -> None:
     for method, values in {"linear": {}, "nearest": {}, "forest": {"forest.trees": 100}}.items():
-        trial = fitted(method, *CANCER, "tabular", values)
+        trial = fitted(method, *CANCER, values=values)  # type: ignore[misc]
         logits = trial.model(torch.from_numpy(trial.trial.data.test.x[:]))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(trial.trial.data.test.y))
         assert loss < 0.2  # of a coin: 0.69
