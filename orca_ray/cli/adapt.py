@@ -55,7 +55,12 @@ class AdaptOptions:
     ] = None
     seed: Annotated[int | None, Option(help="Seed of random splits and folds.")] = None
     columns: Annotated[
-        list[str] | None, Option(metavar="NAME=HOW", help="Read a column as number, category or date, or drop it.")
+        list[str] | None,
+        Option(
+            metavar="NAME=HOW",
+            help="Read a column as number, category, date, day-first, month-first, decimal-point or decimal-comma, "
+            "or drop it.",
+        ),
     ] = None
     axes: Annotated[str | None, Option(help="Meaning of an array's axes, e.g. NCL, NLC, NHWC, NF.")] = None
     colour: Annotated[str | None, Option(help="Colours of images: grey or rgb.")] = None

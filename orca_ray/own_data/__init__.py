@@ -5,6 +5,7 @@ Reading is safe: no code from a file runs, no pickle is loaded, and sizes are li
 
 import functools
 import mmap
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from orca_ray.data import cache
 from orca_ray.data.rows import Array, RowIndex, Rows, TargetKind
 from orca_ray.discovery import declared, modules
-from orca_ray.errors import UserError, quoted, unknown_name
+from orca_ray.errors import UserError, printable, quoted, unknown_name
 from orca_ray.yaml_reader import MAX_BYTES, PositionedYaml
 
 TASK_FILE = "task.yaml"
@@ -30,6 +31,11 @@ TARGET_NAMES = ("y", "target", "targets", "label", "labels", "class", "classes",
 
 Names = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """One or more names; a single name may be given as text instead of a list."""
+
+ColumnHow = Literal[
+    "number", "category", "date", "drop", "day-first", "month-first", "decimal-point", "decimal-comma"
+]  # fmt: skip
+"""How a column of a table is read: its kind, or the form of its dates or of its numbers in text."""
 
 
 class Options(BaseModel):
@@ -53,7 +59,7 @@ class Options(BaseModel):
     """Column or key that says the split of each sample: train, validation or test."""
     holdout: bool | None = None
     """Whether a test split that no choice uses is held out; None: if samples are many, dated or declared as test."""
-    columns: dict[str, Literal["number", "category", "date", "drop"]] = {}
+    columns: dict[str, ColumnHow] = {}
     """How to read columns of a table, by their names."""
     axes: str = Field(default="", pattern="^(N[CLHWF]{0,3})?$")
     """Meaning of an array's axes: N samples, C channels, L steps, H rows, W columns, F features; such as NCL or
@@ -85,6 +91,11 @@ class Options(BaseModel):
     def over(self, other: Self) -> Self:
         """Return a copy of these options in which options that are not set are taken from ``other``."""
         return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+
+def as_typed(column: str, how: ColumnHow) -> str:
+    """Return the option of the command line that reads a column in this way."""
+    return f"--columns {shlex.quote(f'{printable(column)}={how}')}"
 
 
 def make_options(where: str, given: dict[str, Any]) -> Options:

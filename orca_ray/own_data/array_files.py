@@ -253,7 +253,7 @@ def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled:
     if x_name is None and len(left) == 1:
         x_name = left.pop()
     if x_name is None:
-        raise UserError(f"{source}: which array are the inputs? It has {_listed(shapes)}; name one with 'inputs'")
+        raise UserError(f"{source}: which array are the inputs? It has {_listed(shapes)}; name one with --inputs")
     if not labelled:
         return UserData(x=_numeric(source, x_name, read(x_name)), source=source)
     if y_name is None:
@@ -337,7 +337,7 @@ def _joined(
     source: str, shapes: Shapes, parts: Mapping[str, Mapping[str, str]], read: Read, options: Options, labelled: bool
 ) -> UserData:
     if options.inputs or (options.target and labelled):
-        raise UserError(f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and 'inputs'")
+        raise UserError(f"{source}: has arrays by split ({_listed(shapes)}); leave out --target and --inputs")
     names = list(parts)
     xs = [cast(Array, _numeric(source, parts[part]["x"], read(parts[part]["x"]))) for part in names]
     ys = [_target(source, parts[part]["y"], read(parts[part]["y"])) for part in names] if labelled else xs

@@ -135,7 +135,8 @@ def _axes(data: UserData, found: Survey, options: Options, notes: Notes, *, dens
             raise UserError(f"axes {options.axes} do not fit samples of shape {list(shape)}; allowed: {listed}")
         return axes
     axes, why = _guessed(data, shape, found, dense=dense)
-    notes.find("axes", f"N{axes}", why, f"axes ({', '.join(f'N{each}' for each in allowed)})")
+    others = " or ".join(f"N{each}" for each in allowed if each != axes)
+    notes.find("axes", f"N{axes}", f"{why}; else {others}", "axes")
     return axes
 
 
@@ -189,7 +190,7 @@ def _size(data: UserData, axes: str, found: Survey, options: Options, notes: Not
             return None
         length = options.size or min(int(most[0]), MOST_STEPS)
         why = f"lengths are {least[0]} to {most[0]}; shorter series are padded with the mean, longer ones cut"
-        notes.find("length", length, why, "size, mask: true for a channel that marks what was given")
+        notes.find("length", length, why, "size, mask")
         return (length,)
     large = data.kind_hint == "images" and most.max() > MOST_SIDE
     if not (unequal or large or options.size):

@@ -4,8 +4,9 @@ import hashlib
 import json
 import logging
 import re
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import PACKAGED_BODIES, Array, ModalityName, row_slices
 from orca_ray.data.splits import Indices
-from orca_ray.errors import UserError, printable
+from orca_ray.errors import UserError, printable, quoted
 from orca_ray.own_data import Finding, Notes, Options, UserData, Warn, leaks, read
 from orca_ray.own_data import splits as own_splits
 from orca_ray.own_data.array_fit import LEAST_RATE, Survey, fit_array, fit_audio, survey
@@ -37,7 +38,7 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     reading: Options
     """Options with which files are read: columns, keys, axes, colours and rate as in training."""
     encoder: Annotated[Encoder, Field(discriminator="form")]
@@ -84,7 +85,7 @@ class Preprocessing(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where}: no valid preprocessing of version 1: {field}: {first['msg']}") from error
+            raise UserError(f"{where}: no valid preprocessing of version 1 or 2: {field}: {first['msg']}") from error
 
 
 PREPARATION = 2
@@ -134,15 +135,21 @@ def infer(
     if data.y is None:
         raise UserError(f"{data.source}: no target; name a column, key or file with --target")
     fitted = fit_target(data, data.y, options, notes, least=own_splits.LEAST_PER_CLASS if test else 1)
+    if fitted.coding.form:
+        data = replace(data, y=fitted.coding.encode(data.y))
     parts = own_splits.draw(data, fitted.rows, fitted.classes, options, notes, test=test)
     complete = True
     if fitted.classes is not None:
         fitted, parts = without_absent(fitted, parts, notes)
         complete = not warn_absent(fitted, parts, notes)
     found = survey(data)
-    coding, train = fitted.coding, parts["train"]
+    coding, train, hashes = fitted.coding, parts["train"], found.hashes
     if data.kind_hint == "table":
-        encoder: Encoder = fit_table(data, train, options, notes)
+        table = fit_table(data, train, options, notes)
+        encoder: Encoder = table
+        frame = cast(pd.DataFrame, data.x)
+        if len(table.names) < len(frame.columns):  # an id would hide equal rows
+            hashes = survey(replace(data, x=frame[list(table.names)])).hashes
     elif data.kind_hint == "audio" and data.rate is not None and data.rate >= LEAST_RATE:
         encoder = fit_audio(data, train, found, options, notes)
     else:
@@ -152,13 +159,11 @@ def infer(
     folds = None
     if test:
         rows = np.concatenate([parts["train"], parts["validation"]])
-        folds = own_splits.draw_folds(data, rows, fitted.classes, found.hashes, options, notes)
-        if fitted.classes is not None and own_splits.lacks_class(folds, fitted.classes[rows]):
-            notes.warn("not every fold has samples of every class")
-            complete = False
+        folds = own_splits.draw_folds(data, rows, fitted.classes, hashes, options, notes)
+        complete = complete and not own_splits.lacks_class(folds, rows, fitted.classes)
     if found.num_missing:
         notes.warn(f"{found.num_missing} samples have missing or infinite values, which become the mean")
-    _warn_of_leaks(data, found, parts, fitted, options, notes)
+    _warn_of_leaks(data, hashes, parts, fitted, encoder, options, notes)
     preprocessing = Preprocessing(reading=_reading(data, found, options), encoder=encoder, target=coding)
     loss, metric = _measures(data, fitted, parts, options, notes, complete=complete)
     task = _task(data, preprocessing, found, options, notes, loss=loss, metric=metric, parts=parts)
@@ -190,15 +195,16 @@ def _reading(data: UserData, found: Survey, options: Options) -> Options:
 
 
 def _warn_of_leaks(
-    data: UserData, found: Survey, parts: own_splits.Splits, fitted: FittedTarget, options: Options, notes: Notes
-) -> None:
+    data: UserData, hashes: Array, parts: own_splits.Splits, fitted: FittedTarget, encoder: Encoder, options: Options,
+    notes: Notes,
+) -> None:  # fmt: skip
     frame: pd.DataFrame | None = None
     if hasattr(data.x, "columns"):
         table = cast(pd.DataFrame, data.x)
         frame = table.drop(columns=[name for name in table.columns if options.columns.get(str(name)) == "drop"])
     elif isinstance(data.x, np.ndarray) and data.x.ndim == 2 and data.x.size <= _MOST_CHECKED:
         frame = pd.DataFrame(data.x, columns=[f"feature {place + 1}" for place in range(data.x.shape[1])])
-    warnings = leaks.duplicates(data, found.hashes, parts)
+    warnings = leaks.duplicates(data, hashes, parts)
     if frame is not None and fitted.coding.kind in ("classes", "scalar"):
         y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
         classes = fitted.classes is not None
@@ -206,11 +212,10 @@ def _warn_of_leaks(
     if frame is not None and data.kind_hint == "table" and data.splits is None:
         if data.groups is None:
             warnings += leaks.group_columns(frame, parts, map(str, frame.columns))
-        dates = [str(name) for name in frame.columns if frame[name].dtype.kind == "M"]
+        dates = [column.name for column in getattr(encoder, "columns", ()) if column.kind == "date"]
         if dates and data.times is None:
-            warnings.append(
-                f"column {dates[0]!r} holds dates and the split is not by time: to predict later ones, use --time"
-            )
+            later = f"to predict later ones, use --time {shlex.quote(printable(dates[0]))}"
+            warnings.append(f"column {quoted(dates[0])} holds dates and the split is not by time: {later}")
     if data.groups is not None:
         warnings += leaks.crossing(data.groups, parts)
     for warning in warnings:

@@ -1,6 +1,7 @@
 """Warnings of leakage: from the target into the inputs, or between splits."""
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
@@ -11,8 +12,8 @@ import pandas as pd
 from orca_ray.data.layout import SplitName
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
-from orca_ray.errors import quoted
-from orca_ray.own_data import UserData
+from orca_ray.errors import printable, quoted
+from orca_ray.own_data import UserData, as_typed
 
 _GROUP_LIKE = re.compile(
     r"(^|_)(id|ids|patient|subject|person|user|customer|session|site|hospital|group|family|batch|speaker|record)(_|$)"
@@ -20,20 +21,28 @@ _GROUP_LIKE = re.compile(
     re.I,
 )
 _CORRELATION = 0.99999
+_LEAST_LEVELS = 5
+"""Least number of different values of a column, and of a target, whose equal order is no chance."""
+_MOST_ROWS = 20_000  # rows that are compared with the target
 
 
 def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
-    """Return warnings about columns that are equal to the target or a one-to-one map of the target.
+    """Return warnings about columns that tell the target: one-to-one maps and, of numbers, columns in its order.
 
-    ``y`` [N] are class numbers if ``classes``, else numbers; for numbers, only linear maps count.
+    ``y`` [N] are class numbers if ``classes``, else numbers. A column of numbers tells classes if each class has an
+    interval of its own.
     """
-    found = []
+    found, step = [], -(-len(y) // _MOST_ROWS)
+    frame, y = frame.iloc[::step], y[::step]
     for name in frame.columns:
-        alike = _maps(frame[name], y) if classes else _is_linear(frame[name], y)
-        if alike:
-            column = quoted(str(name))
-            advice = f"leave it out (columns: {{{name}: drop}}) unless it is known before the target is"
-            found.append(f"column {column} is a one-to-one map of the target: {advice}")
+        what = ""
+        if classes and _maps(frame[name], y):
+            what = "is a one-to-one map of the target"
+        elif (numbers := _numbers(frame[name])) is not None:
+            what = _tells(numbers, y, classes=classes)
+        if what:
+            advice = f"leave it out ({as_typed(str(name), 'drop')}) unless it is known before the target is"
+            found.append(f"column {quoted(str(name))} {what}: {advice}")
     return found
 
 
@@ -45,12 +54,33 @@ def _maps(column: "pd.Series[Any]", y: Array) -> bool:
     return len(np.unique(np.stack([codes, y]), axis=1).T) == number
 
 
-def _is_linear(column: "pd.Series[Any]", y: Array) -> bool:
+def _numbers(column: "pd.Series[Any]") -> Array | None:
+    """Return a column as float64, NaN for text and missing values; None for dates, and if most values are NaN."""
+    if column.dtype.kind == "M":
+        return None
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    both = np.isfinite(numbers) & np.isfinite(y)
-    if both.sum() < max(3, len(y) // 2) or not np.ptp(numbers[both]) or not np.ptp(y[both]):
-        return False
-    return bool(abs(np.corrcoef(numbers[both], y[both])[0, 1]) > _CORRELATION)
+    return numbers if np.isfinite(numbers).sum() >= max(3, len(numbers) // 2) else None
+
+
+def _tells(numbers: Array, y: Array, *, classes: bool) -> str:
+    """Return how the order of ``numbers`` [N] tells the target ``y`` [N]; "": it does not."""
+    known = np.isfinite(numbers) & np.isfinite(y)
+    numbers, y = numbers[known], y[known]
+    order = np.lexsort((y, numbers))
+    levels, targets = len(np.unique(numbers)), len(np.unique(y))
+    if classes:
+        # A class that is left and entered again, or two classes with one value, give more than one border a class.
+        borders = int((np.diff(y[order]) != 0).sum())
+        shared = len(np.unique(np.stack([numbers, y]), axis=1).T) > levels
+        apart = targets > 1 and borders == targets - 1 and not shared
+        return "separates the classes without an error" if apart else ""
+    if levels < _LEAST_LEVELS or targets < _LEAST_LEVELS:
+        return ""
+    if abs(np.corrcoef(numbers, y)[0, 1]) > _CORRELATION:
+        return "is a one-to-one map of the target"
+    falling = np.lexsort((-y, numbers))
+    same = (np.diff(y[order]) >= 0).all() or (np.diff(y[falling]) <= 0).all()
+    return "has the order of the target, as a rounded or rescaled copy has" if same else ""
 
 
 def duplicates(data: UserData, hashes: Array, splits: Mapping[SplitName, Indices]) -> list[str]:
@@ -83,7 +113,7 @@ def group_columns(frame: pd.DataFrame, splits: Mapping[SplitName, Indices], cand
         kinds = [set(values.iloc[rows].dropna().tolist()) for rows in splits.values()]
         if crossing := set[Any]().union(*(one & other for one, other in combinations(kinds, 2))):
             text = f"{len(crossing)} of the {number} values of {quoted(name)} are in several splits"
-            found.append(f"{text}: if it names groups, such as patients, use --group {name}")
+            found.append(f"{text}: if it names groups, such as patients, use --group {shlex.quote(printable(name))}")
     return found
 
 

@@ -51,7 +51,7 @@ def draw(
         parts = _declared(data, rows, labels, shares, drawer, notes)
         notes.find("split", "as declared", "the data declare their splits")
     elif data.times is not None:
-        parts = _by_time(data, rows, shares)
+        parts = _by_time(data, rows, shares, options, notes)
         latest = "test" if held_out else "validation"
         notes.find("split", "by time", f"{options.time or 'times'} is given: {latest} is latest", "time")
     elif data.groups is not None:
@@ -106,8 +106,8 @@ def _by_group(
     taken = [2, 1] if shares[1] else [1]  # numbers of the splits beside train
     if len(values) <= len(taken):
         listed = shorten(", ".join(values))
-        wanted_groups = f"a split by group needs {len(taken) + 1} groups or more"
-        raise UserError(f"{data.source}: {wanted_groups}, found {len(values)}: {listed}")
+        needed = f"a split by group needs {len(taken) + 1} groups or more, found {len(values)}: {listed}"
+        raise UserError(f"{data.source}: {needed}")
     sizes = np.bincount(numbers)
     best: dict[SplitName, Indices] = {}
     fewest = np.inf
@@ -140,9 +140,13 @@ def _group_numbers(data: UserData, rows: Indices) -> tuple[Array, Array]:
     return np.unique([str(group) for group in data.groups[rows].tolist()], return_inverse=True)
 
 
-def _by_time(data: UserData, rows: Indices, shares: tuple[float, float]) -> dict[SplitName, Indices]:
+def _by_time(
+    data: UserData, rows: Indices, shares: tuple[float, float], options: Options, notes: Notes
+) -> dict[SplitName, Indices]:
     assert data.times is not None
-    times = as_times(data, data.times)[rows]
+    times = as_times(data, options, notes.warn)[rows]
+    if (np.diff(times) < 0).any():
+        notes.warn("rows are not in the order of their times: they are sorted")
     order = rows[np.argsort(times, kind="stable")]
     ordered = np.sort(times, kind="stable")
     places = [int(share * len(rows)) for share in (1 - sum(shares), 1 - shares[1])]
@@ -217,7 +221,7 @@ def draw_folds(
     if data.splits is not None and "validation" in _declared_names(data, rows):
         notes.find("folds", "one split", "the data declare a validation split", "split")
         return None
-    times = None if data.times is None else as_times(data, data.times)[rows]
+    times = None if data.times is None else as_times(data, options, notes.warn)[rows]
     if times is not None:
         what, units = "times", np.unique(times, return_inverse=True)[1]
     elif data.groups is not None:
@@ -240,17 +244,20 @@ def draw_folds(
     if folds.max() < MOST_FOLDS:
         few = f"{smallest} {what} of a class" if smallest < number else f"{number} {what}"
         notes.warn(f"scores come from {folds.max()} folds instead of {MOST_FOLDS}: train and validation have {few}")
+    if lacks_class(folds, rows, classes):
+        notes.warn("not every fold has samples of every class")
     how = {"times": "blocks in time", "groups": "no group is divided"}.get(what, f"seed {options.seed}")
     found = f"{folds.max()} folds" + (f", drawn {repeats} times" if repeats > 1 else "")
     notes.find("folds", found, f"{len(rows)} samples; {how}", "group, time, seed")
     return folds.astype(np.int8)
 
 
-def lacks_class(folds: Array | None, classes: Array) -> bool:
-    """Return whether a fold of ``folds`` [R, N] has no sample of one of the ``classes`` [N]."""
-    every = len(np.unique(classes))
-    found = () if folds is None else folds
-    return any(len(np.unique(classes[each == k])) < every for each in found for k in np.unique(each))
+def lacks_class(folds: Array | None, rows: Indices, classes: Array | None) -> bool:
+    """Return whether a fold of ``folds`` [R, N] of ``rows`` [N] has no sample of one of their ``classes``."""
+    if folds is None or classes is None:
+        return False
+    labels = classes[rows]
+    return any(len(np.unique(labels[each == k])) < len(np.unique(labels)) for each in folds for k in np.unique(each))
 
 
 def _strata(data: UserData, rows: Indices, classes: Array | None) -> Array:

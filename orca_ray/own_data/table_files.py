@@ -305,7 +305,7 @@ def _inputs(
     if not cells:
         return to_frame(source, table.select(inputs)), "table", ()
     if len(cells) > 1:
-        raise UserError(f"{source}: columns {', '.join(cells)} hold lists or images; choose one with 'inputs'")
+        raise UserError(f"{source}: columns {', '.join(cells)} hold lists or images; choose one with --inputs")
     others = [name for name in inputs if name not in cells]
     notes = (f"columns not used beside {cells[0]}: {', '.join(others)}",) if others else ()
     image = cells[0] in images

@@ -1,7 +1,8 @@
 """Inputs from the columns of a table: which columns, and their coding. Letters: N rows, W slots, L columns."""
 
 import re
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +12,21 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat
 from orca_ray.data.rows import Array
 from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, nearest, printable, quoted, shorten
-from orca_ray.own_data import Notes, Options, UserData, Warn
-from orca_ray.own_data.dates import DATE_PARTS, DatePart, date_part, parse_dates
+from orca_ray.own_data import ColumnHow, Notes, Options, UserData, Warn, as_typed
+from orca_ray.own_data.amounts import AmountForm, amount_form, parse_amounts
+from orca_ray.own_data.dates import (
+    DATE_PARTS,
+    MOST_BAD_SHARE,
+    DateForm,
+    DatePart,
+    as_dates,
+    date_form,
+    date_part,
+    unsure,
+)
 from orca_ray.own_data.targets import label_text
 
 Floats = npt.NDArray[np.float64]
-MOST_TEXT_SHARE = 0.2
-"""Share of text in a column of numbers up to which the text counts as missing."""
 STRONG_SHIFT = 20.0
 """Number of standard deviations from the training mean beyond which new values are probably in other units."""
 
@@ -30,13 +39,17 @@ class Column(BaseModel):
     name: str
     kind: Literal["number", "category", "date"]
     part: DatePart | None = None
-    """For a date: day since 1970, month, weekday or hour, as a number."""
+    """For a date: day since 1970, month, weekday, hour or day of the year, as a number."""
+    form: DateForm | AmountForm = ""
+    """How text is read: the order of day and month, or the decimal mark; "": ISO 8601, or plain numbers."""
     categories: tuple[str, ...] = ()
     """For a category: the values of the training split that have a slot; other values have none, so all slots are 0."""
     fill: float = 0.0
     """Median of the training split, which stands for a missing number."""
     mean: float = 0.0
     std: PositiveFloat = 1.0
+    missing: bool = False
+    """Whether slot 1 is 1 for a missing number; encodings of version 1 have no such slot."""
 
 
 class TableInputs(BaseModel):
@@ -50,7 +63,8 @@ class TableInputs(BaseModel):
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one encoded row: (W, L)."""
-        return max([1, *(len(column.categories) for column in self.columns)]), len(self.columns)
+        widths = (max(len(column.categories), 1 + column.missing) for column in self.columns)
+        return max(widths, default=1), len(self.columns)
 
     def encode(self, data: UserData, warn: Warn) -> Array:
         """Return the encoded rows, float32 [N, W, L].
@@ -72,12 +86,20 @@ class TableInputs(BaseModel):
             listed = shorten(", ".join(map(printable, found)))
             raise UserError(f"{data.source}: column {quoted(missing[0])} is missing{question} Columns: {listed}")
         x_NWL = np.zeros((len(frame), *self.shape), dtype=np.float32)
+        dates: dict[str, pd.Series[Any]] = {}
         for place, column in enumerate(self.columns):
             values = frame[column.name]
             if column.kind == "category":
                 self._slots(x_NWL[:, :, place], column, texts(values), data, warn)
                 continue
-            numbers = date_part(values, column.part, data) if column.part else as_floats(values, data, warn)
+            if column.part:
+                if column.name not in dates:
+                    dates[column.name] = as_dates(values, cast(DateForm, column.form), data, warn)
+                numbers = date_part(dates[column.name], column.part)
+            else:
+                numbers = as_floats(values, data, warn, column.form)
+            if column.missing:
+                x_NWL[:, 1, place] = np.isnan(numbers)
             scaled = (np.where(np.isnan(numbers), column.fill, numbers) - column.mean) / column.std
             if len(scaled) and np.median(np.abs(scaled)) > STRONG_SHIFT and column.kind == "number":
                 scale = f"values around {np.nanmedian(numbers):.3g}, in training {column.mean:.3g} ± {column.std:.3g}"
@@ -100,24 +122,30 @@ class TableInputs(BaseModel):
             warn(f"{data.source}, column {quoted(column.name)}: categories without a slot count as missing: {listed}")
 
 
-def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn) -> Floats:
+def as_floats(values: "pd.Series[Any]", data: UserData, warn: Warn, form: str = "") -> Floats:
     """Return a column as float64; missing and infinite values become NaN, and so does text, which ``warn`` reports.
 
     Raises UserError, which names the first text, if more than a fifth of the values are text.
     """
-    numbers, bad = parsed(values)
+    numbers, bad = parsed(values, form)
     if len(bad):
         row = int(bad[0])
         found = f"column {quoted(values.name)}: expected a number, found {quoted(values.iloc[row])}"
-        if len(bad) > MOST_TEXT_SHARE * len(values):
+        if len(bad) > MOST_BAD_SHARE * len(values):
             raise UserError(f"{data.place(row)}, {found}; correct it or leave it empty")
         warn(f"{data.place(row)}, {found}; text counts as missing")
     return numbers
 
 
-def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
-    """Return a column as float64, and the indices of rows with text. Missing and too large numbers and text are NaN."""
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+def parsed(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
+    """Return a column as float64, and the indices of rows with text. Missing and too large numbers and text are NaN.
+
+    ``form`` is that of `Column`: of the decimal mark in text with units.
+    """
+    if form and values.dtype.kind not in "biuf":
+        numbers = parse_amounts(values, form)
+    else:
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return np.where(np.abs(numbers) <= np.finfo(np.float32).max, numbers, np.nan), bad
 
@@ -125,16 +153,32 @@ def parsed(values: "pd.Series[Any]") -> tuple[Floats, Array]:
 def texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; 1.0 becomes "1"."""
     return [
-        label_text(None if missing else value) for value, missing in zip(values.tolist(), values.isna(), strict=True)
+        label_text(None if missing else value, exact=False)
+        for value, missing in zip(values.tolist(), values.isna(), strict=True)
     ]
 
-
-ColumnKind = Literal["number", "category", "date", "drop"]
 
 MOST_CATEGORIES = 64
 """Largest number of categories of a column that get a slot; the most frequent ones do."""
 _COUNTED = {"number": "of numbers", "category": "of categories", "date": "of dates"}
-_ROW_NUMBER = re.compile(r"^(|id|index|idx|row|row_?(id|no|number)|unnamed.*|__index_level_\d+__)$", re.I)
+_FORMS: dict[str, tuple[ColumnHow, DateForm | AmountForm]] = {
+    "day-first": ("date", "day-first"), "month-first": ("date", "month-first"),
+    "decimal-point": ("number", "decimal-point"), "decimal-comma": ("number", "decimal-comma"),
+}  # fmt: skip
+_NUMBERING = re.compile(
+    r"(?i:^(|index|idx|unnamed.*|__index_level_\d+__)$)"
+    r"|(?i:(^|[\W_])(row_?(id|no|number)?|id|ids|uid|uuid|guid|key|no|nr|number)$)|[a-z](Id|ID|No|Nr)$"
+)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a column is read."""
+
+    kind: ColumnHow
+    form: DateForm | AmountForm = ""
+    why: str = ""
+    """Why the column is left out, or what is unusual about it."""
 
 
 def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) -> TableInputs:
@@ -148,91 +192,121 @@ def fit_table(data: UserData, train: Indices, options: Options, notes: Notes) ->
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"{data.source}: several columns are named {quoted(twice[0])}; give each its own name")
     columns: list[Column] = []
-    filled: dict[str, int] = {}
+    forms: list[str] = []
     for name in names:
         if options.columns.get(name) == "drop":
             continue
-        kind, why = _kind(name, frame[name], options.columns.get(name))
-        if kind == "drop":
-            kept = "number" if frame[name].dtype.kind in "biuf" else "category"
-            notes.warn(f"column {quoted(name)} is left out: {why}; to keep it: columns: {{{name}: {kept}}}")
+        read = _read(name, frame[name], options.columns.get(name))
+        if read.kind == "drop":
+            kept: ColumnHow = "number" if frame[name].dtype.kind in "biuf" else "category"
+            notes.warn(f"column {quoted(name)} is left out: {read.why}; to keep it: {as_typed(name, kept)}")
             continue
-        if why:
-            notes.warn(f"column {quoted(name)}: {why}")
-        made = _columns(data, name, frame[name].iloc[train], kind, filled)
+        if read.why:
+            notes.warn(f"column {quoted(name)}: {read.why}")
+        made = _columns(data, frame[name], train, read, notes)
         if not made:
             notes.warn(f"column {quoted(name)} is left out: it has one value, or none, in train")
         columns += made
+        forms += [f"{printable(name)} {read.form}"] if read.form else []
     if not columns:
-        raise UserError(f"{data.source}: no column is left to predict from; see what was left out: {notes.warnings}")
-    if filled:
-        listed = shorten(", ".join(f"{printable(name)} ({count})" for name, count in filled.items()), 300)
-        notes.warn(f"missing numbers are filled in with the medians of train: {listed}")
+        listed = "; ".join(notes.warnings)
+        raise UserError(f"{data.source}: no column is left to predict from: {listed}")
+    if filled := [printable(column.name) for column in columns if column.missing]:
+        listed = shorten(", ".join(filled), 300)
+        notes.warn(f"missing numbers become the median of train, and a mark beside it says so: {listed}")
     order = sorted(columns, key=lambda column: column.kind != "category")  # as `openml._encoding.encode`
     counts = {kind: len({column.name for column in columns if column.kind == kind}) for kind in _COUNTED}
     found = ", ".join(f"{count} {_COUNTED[kind]}" for kind, count in counts.items() if count)
-    notes.find("columns", found, "by their types and values", "columns: {name: number, category, date or drop}")
+    notes.find("columns", found, "by their types and values", "columns")
+    if forms:
+        notes.find("numbers and dates in text", shorten(", ".join(forms), 300), "by their values", "columns")
     return TableInputs(columns=tuple(order))
 
 
-def _kind(name: str, values: "pd.Series[Any]", given: ColumnKind | None) -> tuple[ColumnKind, str]:
-    """Return the kind of a column, and why it is left out or suspicious ("": it is neither)."""
-    if given is not None:
-        return given, ""
-    known = values.dropna()
+def _read(name: str, values: "pd.Series[Any]", given: ColumnHow | None) -> _Reading:
+    """Return how a column is read: as ``given``, if it is, else by its values."""
+    known, plain = values.dropna(), values.dtype.kind in "biuf"
+    if declared := _FORMS.get(given or ""):
+        return _Reading(*declared)
+    if given in ("category", "drop") or (given is not None and plain):
+        return _Reading(given)
     if values.dtype.kind == "M":
-        return "date", ""
-    if values.dtype.kind in "biuf" or known.empty:
-        whole = values.dtype.kind != "b" and len(known) == len(values) and bool((known % 1 == 0).all())
-        numbered = bool(_ROW_NUMBER.match(name)) and whole and known.is_unique
-        return ("drop", "it numbers the rows") if numbered else ("number", "")
+        return _Reading("date")
+    if plain or known.empty:
+        whole = plain and values.dtype.kind != "b" and len(known) == len(values) and bool((known % 1 == 0).all())
+        if not whole or not known.is_unique:
+            return _Reading("number")
+        if _NUMBERING.search(name):
+            return _Reading("drop", why="it numbers the rows")
+        ordered = known.max() - known.min() == len(known) - 1
+        counted = f"its values number the rows; if they say nothing else: {as_typed(name, 'drop')}"
+        return _Reading("number", why=counted if ordered else "")
     if isinstance(known.iloc[0], list | dict | bytes | np.ndarray):
-        return "drop", "its values are neither numbers nor text"
+        return _Reading("drop", why="its values are neither numbers nor text")
+    return _read_text(name, values, known, given)
+
+
+def _read_text(name: str, values: "pd.Series[Any]", known: "pd.Series[Any]", given: ColumnHow | None) -> _Reading:
     _, bad = parsed(values)
-    text_share = len(bad) / len(known)
-    if text_share <= MOST_TEXT_SHARE:
-        if not len(bad):
-            return "number", ""
-        example = f"{quoted(values.iloc[int(bad[0])])} in row {int(bad[0]) + 1}"
-        return "number", f"{len(bad)} of {len(known)} values are text, such as {example}; they count as missing"
-    if parse_dates(known).notna().all():
-        return "date", ""
+    form, example = amount_form(known) if len(bad) and given != "date" else (None, "")
+    units = "" if form else example
+    if form and len(fewer := parsed(values, form)[1]) < len(bad):
+        bad = fewer
+    else:
+        form = None
+    if given == "number" or (given is None and len(bad) <= MOST_BAD_SHARE * len(known)):
+        why = unsure(form, example, name) if form and example else ""
+        if len(bad):
+            cell = f"{quoted(values.iloc[int(bad[0])])} in row {int(bad[0]) + 1}"
+            why = f"{len(bad)} of {len(known)} values are text, such as {cell}; they count as missing"
+        return _Reading("number", form or "", why)
+    order, example = date_form(known)
+    if order is not None or given == "date":
+        return _Reading("date", order or "", unsure(order, example, name) if order and example else "")
     number = known.nunique()
     if number > 20 and number > 0.5 * len(known):
-        return "drop", f"{number} of its {len(known)} values are different, as of names or free text"
+        if units:
+            return _Reading("drop", why=f"its numbers have several units ({units}); give all in one")
+        what = f"{number} of its {len(known)} values are different, as of names or free text, which is no input"
+        return _Reading("drop", why=f"{what}: give numbers or categories derived from it")
     mixed = f"numbers and text are mixed ({len(bad)} of {len(known)} are text): each value counts as a category"
-    return "category", mixed if text_share < 1 else ""
+    return _Reading("category", why=mixed if len(bad) < len(known) else "")
 
 
-def _columns(
-    data: UserData, name: str, values: "pd.Series[Any]", kind: ColumnKind, filled: dict[str, int]
-) -> list[Column]:
-    if kind == "category":
+def _columns(data: UserData, values: "pd.Series[Any]", train: Indices, read: _Reading, notes: Notes) -> list[Column]:
+    """Return the columns of the encoding that one column of the table becomes; none if it is constant in ``train``."""
+    name, given = str(values.name), values.iloc[train]
+    if read.kind == "category":
         counts: dict[str, int] = {}
-        for text in texts(values):
+        for text in texts(given):
             if text is not None:
                 counts[text] = counts.get(text, 0) + 1
         kept = sorted(counts, key=lambda text: (-counts[text], text))[:MOST_CATEGORIES]
-        missing = any(text is None for text in texts(values))
+        missing = any(text is None for text in texts(given))
         return [Column(name=name, kind="category", categories=tuple(sorted(kept)))] if len(kept) + missing > 1 else []
-    if kind == "date":
-        parts = ((part, date_part(values, part, data)) for part in DATE_PARTS)
-        return [made for part, numbers in parts if (made := _measured(name, "date", numbers, part)) is not None]
-    numbers, _ = parsed(values)
-    measured = _measured(name, "number", numbers)
-    if measured is not None and (count := int(np.isnan(numbers).sum())):
-        filled[name] = count
-    return [measured] if measured is not None else []
+    if read.kind == "date":
+        dates = as_dates(values, cast(DateForm, read.form), data, notes.warn).iloc[train]
+        parts = DATE_PARTS if dates.dt.year.nunique() > 1 else DATE_PARTS[:-1]  # in one year, it says what days say
+        plain = [Column(name=name, kind="date", part=part, form=read.form) for part in parts]
+        made = [_measured(column, date_part(dates, part)) for column, part in zip(plain, parts, strict=True)]
+        return [column for column in made if column is not None]
+    numbers, bad = parsed(given, read.form)
+    if extreme := int(np.isnan(numbers).sum() - given.isna().sum() - len(bad)):
+        notes.warn(f"column {quoted(name)}: {extreme} infinite or too large values count as missing")
+    measured = _measured(Column(name=name, kind="number", form=read.form), numbers)
+    return [] if measured is None else [measured]
 
 
-def _measured(
-    name: str, kind: Literal["number", "date"], numbers: Floats, part: DatePart | None = None
-) -> Column | None:
-    """Return a column of numbers with its statistics; None if it has fewer than two different values."""
+def _measured(column: Column, numbers: Floats) -> Column | None:
+    """Return a column of numbers with its statistics; None if ``numbers`` are all equal, or all missing.
+
+    Missing numbers are marked; of a date, the first part marks them for all parts.
+    """
     known = numbers[~np.isnan(numbers)]
-    if not len(known) or known.min() == known.max():
+    missing = len(known) < len(numbers) and column.part in (None, DATE_PARTS[0])
+    if not len(known) or (known.min() == known.max() and not missing):
         return None
     fill = float(np.median(known))
     complete = np.where(np.isnan(numbers), fill, numbers)
     mean, std = (float(f"{value:.7g}") for value in (complete.mean(), complete.std()))
-    return Column(name=name, kind=kind, part=part, fill=fill, mean=mean, std=std or 1.0)
+    return column.model_copy(update={"fill": fill, "mean": mean, "std": std or 1.0, "missing": missing})

@@ -4,9 +4,10 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
+import pandas as pd
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from orca_ray.data.rows import Array, Target, TargetKind, row_slices
@@ -14,6 +15,7 @@ from orca_ray.data.splits import Indices
 from orca_ray.errors import UserError, printable, quoted, shorten, unknown_name
 from orca_ray.own_data import Notes, Options, UserData
 from orca_ray.own_data import splits as own_splits
+from orca_ray.own_data.amounts import AmountForm, amount_form, parse_amounts
 from orca_ray.own_data.splits import LEAST_PER_CLASS
 
 
@@ -31,6 +33,10 @@ class TargetCoding(BaseModel):
     """For a field: permutation from the given order of its axes to the model's order; (): unchanged."""
     shape: tuple[int, ...] = ()
     """Shape of a field in the model's order."""
+    exact: bool = False
+    """Whether spaces around a class's name belong to it; in preprocessing of version 1 they do not."""
+    form: Literal["", "decimal-point", "decimal-comma"] = ""
+    """Decimal mark of numbers in text with units, such as prices; "": plain numbers."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -57,7 +63,7 @@ class TargetCoding(BaseModel):
                 unknown = str(texts[codes.index(None)])
                 raise unknown_name("class", unknown, self.label_names, "The model knows only these.")
             return np.array(codes, dtype=np.int64)
-        values = as_numbers(y)
+        values = as_numbers(y, self.form)
         expected = {"labels": (len(self.label_names),), "scalar": ()}.get(self.kind, self.given_shape)
         if values.shape[1:] != expected:
             raise UserError(f"expected targets of shape {list(expected)}, found {list(values.shape[1:])}")
@@ -71,7 +77,7 @@ class TargetCoding(BaseModel):
         if not self.one_hot:
             if values.ndim != 1:
                 raise UserError(f"expected one label a sample, found targets of shape {list(values.shape)}")
-            return label_texts(values)
+            return label_texts(values, exact=self.exact)
         if values.shape[1:] != (len(self.one_hot),):
             raise UserError(f"expected targets [N, {len(self.one_hot)}], found shape {list(values.shape)}")
         return [self.one_hot[k] for k in values.argmax(axis=1)]
@@ -90,11 +96,16 @@ class TargetCoding(BaseModel):
         return tuple(self.shape[self.axes.index(axis)] for axis in range(len(self.axes)))
 
 
-def as_numbers(y: Array) -> Array:
-    """Return targets as float64, None as NaN; UserError, with the row, for the first other value that is no number."""
+def as_numbers(y: Array, form: str = "") -> Array:
+    """Return targets as float64, None as NaN; UserError, with the row, for the first other value that is no number.
+
+    With a ``form``, as in `TargetCoding`, other values are NaN.
+    """
     values = np.asarray(y)
     if values.dtype.kind in "biuf":
         return values.astype(np.float64)
+    if form:
+        return parse_amounts(pd.Series(values, dtype=object), form)
     try:
         return np.array([math.nan if each is None else float(each) for each in values.tolist()])
     except (TypeError, ValueError):
@@ -109,13 +120,13 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def label_texts(y: Array) -> list[str | None]:
-    """Return labels as text, exactly as given but None if missing; whole numbers have no decimals: 1.0 becomes "1"."""
-    return [label_text(value, exact=True) for value in np.asarray(y).tolist()]
+def label_texts(y: Array, *, exact: bool = True) -> list[str | None]:
+    """Return labels as text, None if missing; whole numbers have no decimals, so that 1 and 1.0 both become "1"."""
+    return [label_text(value, exact=exact) for value in np.asarray(y).tolist()]
 
 
-def label_text(value: Any, *, exact: bool = False) -> str | None:
-    """Return one label as text, without outer spaces unless ``exact``; None if it is missing (None, NaN or blank)."""
+def label_text(value: Any, *, exact: bool = True) -> str | None:
+    """Return one label as text, without spaces around it unless ``exact``; None if missing (None, NaN or spaces)."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -125,9 +136,9 @@ def label_text(value: Any, *, exact: bool = False) -> str | None:
 
 
 def check_collisions(y: Array, source: str) -> list[str]:
-    """Return warnings about labels that differ only in case or inner spaces.
+    """Return warnings about labels that differ only in case or spaces.
 
-    Raises UserError for different labels with the same text, such as 1 and "1", or "a" and "a ".
+    Raises UserError for different labels with the same text, such as 1 and "1".
     """
     values = np.asarray(y).tolist()
     kinds: dict[str, Any] = {}
@@ -136,14 +147,17 @@ def check_collisions(y: Array, source: str) -> list[str]:
         if text is None:
             continue
         known = kinds.setdefault(text, value)
-        if isinstance(known, str) != isinstance(value, str) or (isinstance(value, str) and known != value):
+        if isinstance(known, str) != isinstance(value, str):
             found = f"labels {known!r} and {value!r} (row {row + 1}) are written alike"
             raise UserError(f"{source}: {found}; make them equal if they are one class, else rename one")
     folded: dict[str, list[str]] = {}
     for text in kinds:
         folded.setdefault("".join(text.casefold().split()), []).append(text)
     alike = [names for names in folded.values() if len(names) > 1]
-    return [f"labels {shorten(' and '.join(map(repr, names)))} differ only in case or spaces" for names in alike]
+    return [
+        f"labels {shorten(' and '.join(map(repr, names)))} differ only in case or spaces, and are different classes"
+        for names in alike
+    ]
 
 
 def in_order(names: Sequence[str]) -> tuple[str, ...]:
@@ -178,7 +192,9 @@ def fit_target(
     Raises UserError for a single class, a constant number, different labels with the same text (1 and "1"), and targets
     that do not fit ``options.kind``.
     """
-    kind, why = (options.kind, "given") if options.kind else _kind(data, y)
+    form = _amount_form(y, options)
+    numbers = as_numbers(y, form) if form else y
+    kind, why = (options.kind, "given") if options.kind else _kind(data, numbers)
     columns = tuple(data.target_names) if y.ndim == 2 and len(data.target_names) == y.shape[1] else ()
     if kind == "classes":
         fitted = _classes(data, y, columns, notes, least)
@@ -186,13 +202,25 @@ def fit_target(
     elif kind == "labels":
         fitted, found = _labels(data, y, columns), f"{y.shape[1:]} labels"
     else:
-        fitted, found = _numbers(data, y, kind), "one number" if kind == "scalar" else f"a field {list(y.shape[1:])}"
+        fitted = _numbers(data, numbers, kind, notes)
+        fitted = replace(fitted, coding=fitted.coding.model_copy(update={"form": form}))
+        found = f"one number {form}".rstrip() if kind == "scalar" else f"a field {list(y.shape[1:])}"
     if missing := len(y) - len(fitted.rows):
         first = int(np.setdiff1d(np.arange(len(y)), fitted.rows)[0])
         notes.warn(f"{missing} samples are left out, as they have no usable target; the first is {data.place(first)}")
     named = f"{', '.join(data.target_names)}: " if data.target_names else ""
-    notes.find("target", named + found, why, "kind (classes, labels, scalar or dense)")
+    notes.find("target", named + found, why, "target, kind")
     return fitted
+
+
+def _amount_form(y: Array, options: Options) -> AmountForm | Literal[""]:
+    """Return the form in which targets of text are numbers, all of them; "" if they are none, or few different ones."""
+    values = y.tolist() if y.ndim == 1 and y.dtype.kind in "OU" else []
+    known = pd.Series([value for value in values if isinstance(value, str)], dtype=object)
+    if options.kind != "scalar" and known.nunique() <= MOST_CLASSES:
+        return ""
+    form = amount_form(known)[0] if pd.to_numeric(known, errors="coerce").isna().any() else None
+    return form if form and np.isfinite(parse_amounts(known, form)).all() else ""
 
 
 def _kind(data: UserData, y: Array) -> tuple[TargetKind, str]:
@@ -227,8 +255,12 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
     else:
         for warning in check_collisions(y, data.source):
             notes.warn(warning)
-    texts = TargetCoding(kind="classes", one_hot=one_hot).texts(y)
+    coding = TargetCoding(kind="classes", one_hot=one_hot, exact=True)
+    texts = coding.texts(y)
     counts = Counter(text for text in texts if text is not None)
+    if len(counts) > LEAST_PER_CLASS and max(counts.values()) == 1:
+        found = f"each of the {len(counts)} targets is different, as an id or free text is"
+        raise UserError(f"{data.source}: {found}; name a column of classes or numbers with --target")
     rare = {text for text, count in counts.items() if count < least}
     names = in_order([text for text in counts if text not in rare])
     listed = shorten(", ".join(f"{printable(text)} ({count})" for text, count in counts.most_common(10))) or "none"
@@ -241,8 +273,7 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
         notes.warn(f"classes with fewer than {least} samples cannot be in every split, and are left out: {listed}")
     number = {name: k for k, name in enumerate(names)}
     classes = np.array([-1 if text is None else number.get(text, -1) for text in texts], dtype=np.int64)
-    coding = TargetCoding(kind="classes", label_names=names, one_hot=one_hot)
-    return FittedTarget(coding, np.flatnonzero(classes >= 0), classes)
+    return FittedTarget(coding.model_copy(update={"label_names": names}), np.flatnonzero(classes >= 0), classes)
 
 
 def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
@@ -252,7 +283,7 @@ def _labels(data: UserData, y: Array, columns: tuple[str, ...]) -> FittedTarget:
     return FittedTarget(TargetCoding(kind="labels", label_names=names), np.flatnonzero(np.isfinite(y).all(axis=1)))
 
 
-def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
+def _numbers(data: UserData, y: Array, kind: TargetKind, notes: Notes) -> FittedTarget:
     if (kind == "scalar") != (y.ndim == 1):
         raise UserError(f"{data.source}: a target of kind {kind} does not have shape {list(y.shape)}")
     try:
@@ -265,6 +296,9 @@ def _numbers(data: UserData, y: Array, kind: TargetKind) -> FittedTarget:
     rows = np.flatnonzero(finite)
     if len(rows) and kind == "scalar" and values[rows].min() == values[rows].max():
         raise UserError(f"{data.source}: every target is {values[rows[0]]}; there is nothing to learn")
+    known = np.sort(values[rows]) if kind == "scalar" else values[:0]
+    if len(known) and known[-1] - known[0] == len(known) - 1 and (np.diff(known) == 1).all():
+        notes.warn("the targets number the samples, as an id does; name another column with --target if they are one")
     return FittedTarget(TargetCoding(kind=kind, shape=y.shape[1:]), rows)
 
 
@@ -282,7 +316,7 @@ def without_absent(
         lacking = [name for k, name in enumerate(names) if k not in present]
         if len(present) < 2:
             raise UserError(
-                f"train has only the class {names[present[0]]!r}; split in another way (group, time, split)"
+                f"train has only the class {names[present[0]]!r}; split in another way (--group, --time, --split)"
             )
         listed = shorten(", ".join(map(printable, lacking)))
         notes.warn(f"train has no sample of class {listed}: such samples are left out of validation and test")

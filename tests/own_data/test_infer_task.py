@@ -99,8 +99,7 @@ def test_channels_last_fields_are_put_first_and_back() -> None:
         (SERIES[:6], Y[:6], "expected at least 10 samples with a target, found 6"),
         (SERIES[:9], np.repeat(list("abcd"), [2, 2, 2, 3]), "two classes of 3 samples or more are needed, found d"),
         (SERIES, np.array([1, "1"] * 30, dtype=object), "labels 1 and '1' \\(row 2\\) are written alike"),
-        (SERIES, np.array(["a", "a "] * 30), "labels 'a' and 'a ' \\(row 2\\) are written alike"),
-        (SERIES, np.array([f"n{k}" for k in range(60)]), "two classes of 3 samples or more are needed"),
+        (SERIES, np.array([f"n{k // 2}" for k in range(60)]), "two classes of 3 samples or more are needed"),
         (SERIES, np.full(60, np.datetime64("2024-01-01")), "the target holds dates"),
         ([np.zeros((2, 5))] * 30 + [np.zeros(5)] * 30, Y, "samples have different numbers of axes"),
         ([np.zeros((2, 5, 6))] * 30 + [np.zeros((3, 5, 6))] * 30, Y, "samples have 2 to 3 channels"),
@@ -222,7 +221,7 @@ def test_columns_and_their_warnings() -> None:
         "column 'constant' is left out: it has one value",
         "column 'mixed': 3 of 60 values are text, such as 'x' in row 1; they count as missing",
         "column 'both': numbers and text are mixed (30 of 60 are text): each value counts as a category",
-        "missing numbers are filled in with the medians of train: age (",
+        "missing numbers become the median of train, and a mark beside it says so: age",
         "of the 20 values of 'patient' are in several splits",
         "column 'code' is a one-to-one map of the target",
         "column 'when' holds dates and the split is not by time",
@@ -235,13 +234,6 @@ def test_columns_and_their_warnings() -> None:
     warnings = " | ".join(result.warnings)
     assert "'code'" not in warnings
     assert "'id'" not in warnings
-
-
-def test_a_number_that_is_the_target_in_other_units() -> None:
-    y = RNG.normal(size=60)
-    table = pd.DataFrame({"other": RNG.normal(size=60), "pence": 100 * y + 3})
-    assert any("column 'pence' is a one-to-one map of the target" in each for each in inferred(table, y).warnings)
-    assert any("'feature 2' is a one-to-one" in each for each in inferred(table.to_numpy(), y).warnings)
 
 
 def test_equal_samples_in_several_splits() -> None:
