@@ -53,7 +53,7 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
     several = f"The average of {len(members)} networks that `orca-ray` adapted to the task {task.name}: {method}."
     return Template(template).substitute(
         title=task.title or task.name,
-        by="an ensemble" if config.members else config.method,
+        by=config.method if len({each.method for each in members}) == 1 else "an ensemble",
         about=several if config.members else one,
         made=f"\n\nMade by:\n\n```\n{config.command}\n```" if config.command else "",
         facts="\n".join(f"| {name} | {value.replace('|', ' ')} |" for name, value in facts.items() if value),
