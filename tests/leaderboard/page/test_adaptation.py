@@ -33,7 +33,7 @@ def report(**values: Any) -> dict[str, Any]:
 
 def page(evidence: str = "", **values: Any) -> str:
     found = adaptation_page(
-        report(**values), [("target", EVIL, "the only column of text", "--target kind")], [EVIL], evidence,
+        report(**values), [("target", EVIL, "the only column of text", "target kind")], [EVIL], evidence,
         name=EVIL, folder="my wine-model",
     )  # fmt: skip
     assert "<script" not in found
