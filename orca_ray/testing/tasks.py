@@ -92,8 +92,6 @@ def with_item(array: Array, index: int | tuple[int, ...], value: float) -> Array
     return copy
 
 
-LEAST_CORRUPTIONS = 6
-"""Least number of corruptions that `RawFilesSuite` requires for one task of each module that reads raw files."""
 _SWEEP = Template((resources.files("orca_ray.testing") / "raw_files.yaml").read_text(encoding="utf-8"))
 
 
@@ -198,7 +196,7 @@ class RawFilesSuite(Suite):
 
     def test_every_reader_is_given_corrupted_files(self) -> None:
         readers = {get_task(name).build.__module__ for name in self.writers if get_task(name).files}
-        enough = [name for name, found in self.corruptions.items() if len(found) >= LEAST_CORRUPTIONS]
+        enough = [name for name, found in self.corruptions.items() if len(found) >= 6]
         assert readers == {get_task(name).build.__module__ for name in enough}
 
     def test_paper_splits_are_others(self, name: str, raw: Path, tmp_path: Path) -> None:
