@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from orca_ray.alignment import distances
-from orca_ray.alignment.registry import distance_names, get_distance, get_source, source_names
-from orca_ray.discovery import GROUPS, origin, plug_ins
+from orca_ray.alignment.registry import distance_names, get_distance, get_source
+from orca_ray.discovery import GROUPS, origin
 from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import get_statistic
 from orca_ray.methods.registry import all_methods, expand, get_method
 from orca_ray.models.family import all_families, family_of
-from orca_ray.tasks.metrics import all_metrics, get_metric
+from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import all_tasks, get_benchmark, get_task
 from tests.plug_in_packages import EXAMPLE, installed, write_package
 
@@ -168,17 +168,6 @@ def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
         )
         path = f"{tmp_path}:{Path(__file__).parents[1]}"
         subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
-
-
-def test_a_source_and_a_metric(tmp_path: Path) -> None:
-    for kind, name, attribute in (("source", "recipes", "SOURCE"), ("metric", "worst_class_error", "METRIC")):
-        entries, modules = example(kind, name, name, attribute)
-        write_package(tmp_path, f"example-{kind}", entries, **modules)
-    with installed(tmp_path):
-        assert "recipes" in source_names("sequence")
-        assert "recipes" not in source_names("image")
-        assert list(all_metrics())[-1] == "worst_class_error"
-        assert [plug_in.package for plug_in in plug_ins("metric")] == ["example-metric 1.0"]
 
 
 def test_a_distance_is_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
