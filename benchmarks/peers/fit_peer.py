@@ -68,8 +68,8 @@ def _flat(x: Array) -> Array:
 def _dates_as_numbers(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each column of dates replaced by year, month and day of the year."""
     made = frame.copy()
-    for name in frame.select_dtypes(exclude="number"):
-        if frame[name].astype(str).str.match(r"\d{4}-\d\d-\d\d").all():
+    for name in map(str, frame.select_dtypes(exclude="number")):
+        if frame[name].astype(str).str.match(r"\d{4}[-/]\d\d[-/]\d\d").all():
             days = pd.to_datetime(made.pop(name)).dt
             made[f"{name} year"], made[f"{name} month"], made[f"{name} day"] = days.year, days.month, days.dayofyear
     return made

@@ -122,7 +122,8 @@ class Fno(nn.Module):
             for weight, rows in zip(weights, (slice(0, first), slice(-first, None)), strict=True):
                 low = spectrum[:, :, rows, :last]
                 made[:, :, rows, :last] = torch.einsum("bixy,ioxy->boxy", low, weight[..., :first, :last])
-        return torch.fft.irfftn(made, s=x.shape[2:], dim=axes, norm="ortho")
+        filtered: Tensor = torch.fft.irfftn(made, s=x.shape[2:], dim=axes, norm="ortho")
+        return filtered
 
 
 def train(
@@ -134,7 +135,7 @@ def train(
     most = MOST_EPOCHS[name] * math.ceil(len(x) / BATCH)
     model.train()
     while True:
-        for rows in torch.randperm(len(x)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x)), BATCH):
             passed = max((time.monotonic() - begin) / seconds, steps / most)
             if passed >= 1:
                 return
@@ -154,7 +155,7 @@ def outputs(model: nn.Module, x: Tensor) -> Tensor:
     """Return the outputs of the model in evaluation mode."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(part) for part in x.split(100)])
+        return torch.cat([model(part) for part in torch.split(x, 100)])
 
 
 def fit_images(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> Array:
@@ -179,7 +180,8 @@ def fit_fields(name: str, x: Array, y: Array, test_x: Array, seconds: float) -> 
 
     def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
         difference = (predicted[:, 0] * scale + shift - target).flatten(1).norm(dim=1)
-        return (difference / target.flatten(1).norm(dim=1)).mean()
+        mean: Tensor = (difference / target.flatten(1).norm(dim=1)).mean()
+        return mean
 
     model = (UNet if name == "unet" else Fno)(x.shape[1], dimensions)
     train(model, name, inputs, torch.from_numpy(y).float(), relative_l2, seconds)

@@ -192,4 +192,6 @@ def _conditions(board: Board) -> str:
     timed = [line for line in board.lines if line["minutes"] and line["tool"] != "adapt" and line["seconds"] > 0]
     shares = [line["cpu_seconds"] / (line["seconds"] * line["cores"]) for line in timed]
     share = f"Peers with a time limit had {np.median(shares):.0%} of their cores (median)." if shares else ""
+    slowest = max((line["reported"]["command_seconds"] for line in board.lines if line.get("reported")), default=None)
+    share += f" The longest adapt took {slowest:.0f} s." if slowest else ""
     return "\n".join([share, *(["", "Failed:", ""] if failed else []), *failed]).strip()

