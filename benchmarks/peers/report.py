@@ -194,4 +194,6 @@ def _conditions(board: Board) -> str:
     share = f"Peers with a time limit had {np.median(shares):.0%} of their cores (median)." if shares else ""
     slowest = max((line["reported"]["command_seconds"] for line in board.lines if line.get("reported")), default=None)
     share += f" The longest adapt took {slowest:.0f} s." if slowest else ""
+    cores = sorted({line["cores"] for line in board.lines})
+    share += f" **Runs with different numbers of cores are compared: {cores}.**" if len(cores) > 1 else ""
     return "\n".join([share, *(["", "Failed:", ""] if failed else []), *failed]).strip()
