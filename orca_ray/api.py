@@ -60,6 +60,9 @@ TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
 FIRST_SHARE, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 4.0, 45.0
 """Largest share of the time for the methods that fit in seconds; seconds for selecting and writing the model; least
 time for which a Ray cluster is started."""
+LEAST_OVERRUN, MOST_OVERRUN = 5.0, 0.05
+"""A configuration is fitted again to all samples if one trial of it took at most this many seconds, or this share of
+the time."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
 KEPT = 5
 """Number of configurations, best first, whose models stay in the store, so that a longer run can choose them."""
@@ -238,8 +241,9 @@ class AdaptationSweep:
     def _trained(self, judge: Judge, candidate: Candidate) -> list[Record]:
         """Return the records of the models that stand for a candidate: one of all samples, or those of the folds."""
         place = candidate.method, candidate.values
-        if get_method(candidate.method).refits and candidate.records.keys() != {0}:
-            if place not in judge.final:
+        if get_method(candidate.method).refits:
+            affordable = candidate.seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
+            if place not in judge.final and affordable:
                 self._race([candidate.method], math.inf, "inline", final={place})
                 judge.final |= self.judge().final
             if place in judge.final:
