@@ -21,7 +21,7 @@ from orca_ray.leaderboard.page.adaptation import make_evidence
 from orca_ray.methods import model_folder
 from orca_ray.methods.model_card import make_card
 from orca_ray.methods.model_folder import ModelConfig, check_other, read_config, read_preprocessing, write_folder
-from orca_ray.methods.registry import all_methods, get_method
+from orca_ray.methods.registry import get_method
 from orca_ray.methods.snapshot import read_weights
 from orca_ray.options import KeepModels
 from orca_ray.own_data.infer_task import Preprocessing
@@ -72,7 +72,7 @@ def usual_methods(task: Task) -> dict[str, str | None]:
     """Return, for each method compared by default, why it cannot adapt to ``task`` on this machine; None if it can."""
     domain = "field" if task.target.kind == "dense" and task.domain != "tabular" else task.domain
     names = (*BASELINES.get(domain, ("linear", "cnn")), *TRANSFORMERS)
-    return {name: get_method(name).problem(task) for name in names if name in all_methods()}
+    return {name: get_method(name).problem(task) for name in names}
 
 
 @dataclass(frozen=True, kw_only=True)
