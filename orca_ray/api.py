@@ -38,6 +38,7 @@ from orca_ray.sweep.plan.spec import Overrides, SweepSpec
 from orca_ray.sweep.run.driver import make_executor, run_sweep
 from orca_ray.sweep.run.events import Listener, Summary
 from orca_ray.sweep.search import Race
+from orca_ray.sweep.search.race import FOLD
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.task import Task
 
@@ -63,6 +64,8 @@ time for which a Ray cluster is started."""
 LEAST_OVERRUN, MOST_OVERRUN = 5.0, 0.05
 """A configuration is fitted again to all samples if one trial of it took at most this many seconds, or this share of
 the time."""
+MOST_OF_CANDIDATE = 10
+"""Largest number of models of folds that stand for a configuration."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
 KEPT = 5
 """Number of configurations, best first, whose models stay in the store, so that a longer run can choose them."""
@@ -103,6 +106,8 @@ class AdaptationSweep:
     """Largest duration of a prediction for one sample in milliseconds, on this machine."""
     command: str = ""
     """Command line that runs the sweep, for the model card."""
+    warnings: Sequence[str] = ()
+    """Warnings about the data, for the model card."""
     listener: Listener | None = field(default=None, repr=False)
 
     def chosen_methods(self) -> list[str]:
@@ -173,12 +178,12 @@ class AdaptationSweep:
                 config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
                 names = () if preprocessing is None else Preprocessing.from_json(preprocessing).label_names
                 report = self._report(judge, choice, config, names)
-                write = {"card": make_card(replace(config, report=report.to_json()), label_names=names)}
-                write_folder(scratch / "model", config, weights, preprocessing=preprocessing, **write)
+                write_folder(scratch / "model", config, weights, card="", preprocessing=preprocessing)
                 report = self._measured(report, scratch / "model")
                 if report.size_mb <= self.max_size and report.latency_ms <= self.max_latency:
                     config = replace(config, report=report.to_json())
-                    write_folder(folder, config, weights, preprocessing=preprocessing, **write)
+                    card = make_card(config, label_names=names)
+                    write_folder(folder, config, weights, card=card, preprocessing=preprocessing)
                     break
             else:
                 raise UserError(
@@ -227,7 +232,9 @@ class AdaptationSweep:
                 models.fetch(record.trial_key, folder)
                 mark = f"{len(members)}."
                 weights |= {f"{mark}{name}": value for name, value in read_weights(folder).items()}
-                members.append(replace(read_config(folder), files={}, command=""))
+                config = replace(read_config(folder), files={}, command="")
+                in_sample = int(config.hyperparameters.get(FOLD, 0)) == -1
+                members.append(replace(config, validation_score=None, test_score=None) if in_sample else config)
                 shares.append(share / len(records))
         first = replace(members[0], command=self.command, sweep=self.spec().sweep_id)
         preprocessing = read_preprocessing(folder, read_config(folder))
@@ -239,7 +246,10 @@ class AdaptationSweep:
         return mixed, weights, preprocessing
 
     def _trained(self, judge: Judge, candidate: Candidate) -> list[Record]:
-        """Return the records of the models that stand for a candidate: one of all samples, or those of the folds."""
+        """Return the records of the models that stand for a candidate: one of all samples, or those of the folds.
+
+        With ``single``, one of the folds: that of the median score.
+        """
         place = candidate.method, candidate.values
         if get_method(candidate.method).refits:
             affordable = candidate.seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
@@ -248,19 +258,22 @@ class AdaptationSweep:
                 judge.final |= self.judge().final
             if place in judge.final:
                 return [judge.final[place]]
-        records = list(candidate.records.values())
-        return [min(records, key=lambda each: each.validation_score or 0.0)] if self.single else records
+        records = sorted(candidate.records.values(), key=lambda each: each.validation_score or 0.0)
+        return [records[len(records) // 2]] if self.single else records[:MOST_OF_CANDIDATE]
 
     def _report(self, judge: Judge, choice: Choice, config: ModelConfig, label_names: Sequence[str]) -> Report:
         base, verdict = judge.verdict()
-        single = f"{choice.parts[0][0].name}, {len(config.members) or 1} model(s)"
+        count = len(config.members) or 1
+        single = (
+            choice.parts[0][0].name if count == 1 else f"the mean of {count} folds' models of {choice.parts[0][0].name}"
+        )
         return Report(
             metric=self.task.metric, score=choice.score.value, low=choice.score.low, high=choice.score.high,
             num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
             baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
             standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
-            evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
+            warnings=tuple(self.warnings), evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
         )  # fmt: skip
 
     def _measured(self, report: Report, folder: Path) -> Report:

@@ -189,7 +189,7 @@ class Judged:
 
     def log_loss(self, chances: Array, temperature: float = 1.0) -> float:
         """Return the mean log loss of probabilities; 0 for predictions that are no probabilities."""
-        if self.average == "values":
+        if self.average == "values" or (self.y < 0).any():  # targets that are ignored
             return 0.0
         logits = self._logits(chances) / temperature
         if self.average == "softmax":

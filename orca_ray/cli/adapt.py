@@ -164,7 +164,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
         return
     with SweepProgress(quiet=silent) as progress:
         summary = replace(sweep, listener=progress).run()
-    report = replace(sweep.save(out), warnings=warnings)
+    report = replace(sweep, warnings=warnings).save(out)
     page, found = Path(f"{out}.html"), [(each.what, each.value, each.why, each.option) for each in inferred.findings]
     name = sweep.task.title or sweep.task.short_name
     write_text(page, adaptation_page(report.to_json(), found, warnings, report.evidence, name=name, folder=str(out)))
