@@ -21,17 +21,13 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import orca_ray
 from orca_ray import CrossModalClassifier, CrossModalRegressor, estimators
-from orca_ray.api import AdaptationSweep, usual_methods
+from orca_ray.api import TRANSFORMERS, AdaptationSweep, usual_methods
 from orca_ray.cli.app import run
 from orca_ray.data.rows import Target
 from orca_ray.errors import DataWarning, UserError
-from orca_ray.results.store import ResultsStore
-from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.sweep.run.events import Summary
 from orca_ray.tasks.task import Task
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, make_task
-from tests.results.factories import make_record
 
 RNG = np.random.default_rng(0)
 Y = np.arange(60) % 3
@@ -214,16 +210,16 @@ def without_lightgbm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "baseline"),
+    ("task", "baselines"),
     [
-        (TABULAR, "gradient_boosting"),
-        (OF_SERIES, "minirocket"),
-        (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "fno"),
-        (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "cnn"),
+        (TABULAR, "linear nearest forest gradient_boosting"),
+        (OF_SERIES, "linear nearest minirocket hydra cnn"),
+        (make_task(Target("dense", shape=(8, 8)), (2, 8, 8)), "linear fno unet"),
+        (replace(make_task(CLASSES, (3, 8, 8)), domain="image"), "linear nearest cnn"),
     ],
 )
-def test_the_usual_baseline_is_compared(task: Task, baseline: str) -> None:
-    assert usual_methods(task) == dict.fromkeys(("orca_guarded", "orca", "nft", "linear_probe", "scratch", baseline))
+def test_the_usual_baselines_are_compared(task: Task, baselines: str) -> None:
+    assert usual_methods(task) == dict.fromkeys((*baselines.split(), *TRANSFORMERS))
 
 
 @pytest.mark.usefixtures("without_lightgbm")
@@ -235,7 +231,7 @@ def test_a_baseline_whose_package_is_missing_is_left_out() -> None:
 def test_a_baseline_that_cannot_adapt_to_the_task_is_left_out() -> None:
     why = "its kernels have 9 positions, and the series of this task have 5"
     short = AdaptationSweep(task=replace(OF_SERIES, input_shape=(2, 5)))
-    assert short.left_out() == [f"minirocket is not compared: {why}"]
+    assert short.left_out() == [f"{name} is not compared: {why}" for name in ("minirocket", "hydra")]
 
 
 @pytest.mark.usefixtures("without_lightgbm", "empty_home")
@@ -248,13 +244,15 @@ def test_what_is_left_out_is_told(
     table.to_csv("t.csv", index=False)
     assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 0
     printed = capfd.readouterr().out.splitlines()
-    Path("t.html").write_text("mine")
+    Path("t-model.html").write_text("mine")
     assert run(["adapt", "t.csv", "--target", "kind", "--dry-run"]) == 2
-    assert "t.html, where the page is written, has other content: move it, or give --name" in capfd.readouterr().err
+    assert (
+        "t-model.html, where the page is written, has other content: move it, or give --out" in capfd.readouterr().err
+    )
     assert printed.count(INSTALL) == 1
     assert not any("gradient_boosting:" in line for line in printed)
     monkeypatch.setattr(AdaptationSweep, "run", lambda self: None)
-    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="no results"):
+    with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="no trial"):
         orca_ray.adapt((table[["a"]], y), results=str(tmp_path / "results"))
     assert INSTALL in caplog.messages
 
@@ -282,27 +280,3 @@ def test_nodes_of_a_cluster_get_the_data_through_the_store(
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     joined = replace(AdaptationSweep(task=TABULAR, **given), address=None)  # type: ignore[arg-type]
     assert joined.shared == ("s3://bucket/results/staged?region=eu" if given == {"results": S3} else shared)
-
-
-@pytest.mark.usefixtures("empty_home")
-@pytest.mark.parametrize(
-    ("interrupted", "rounds"),
-    [
-        (False, [(0, (1,)), (4, (1, 2, 3))]),  # 6 trials of each method take 12 of 20 minutes; 10 would take them all
-        (True, [(0, (1,))]),
-    ],
-)
-def test_the_second_round_is_the_largest_that_fits(
-    interrupted: bool, rounds: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store, ran = ResultsStore(tmp_path / "results", create=True), list[Any]()
-
-    def run_round(spec: SweepSpec, *_: Any, **__: Any) -> Summary:
-        ran.append((spec.budget.search_trials, tuple(spec.confirm_seeds)))
-        store.append([make_record(name, sweep=spec.sweep_id, method=name) for name in ("nft", "scratch")])
-        return Summary(spec.sweep_id, 2, 0, 2, {}, interrupted=interrupted, seconds=120)
-
-    monkeypatch.setattr("orca_ray.api.run_sweep", run_round)
-    task = Task.from_arrays(np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2)
-    sweep = AdaptationSweep(task=task, methods=["nft", "scratch"], minutes=20, results=store.uri)
-    assert (sweep.run().interrupted, ran) == (interrupted, rounds)

@@ -119,6 +119,7 @@ def adapt(
     The same command continues an interrupted adaptation; with more minutes, its search goes on.
     """
     from orca_ray.api import AdaptationSweep
+    from orca_ray.cli.boards import check_page
     from orca_ray.methods.model_folder import check_other
     from orca_ray.own_data import read
     from orca_ray.own_data.infer_task import infer
@@ -136,6 +137,7 @@ def adapt(
     name = inferred.task.short_name.rpartition("-")[0]
     out = options.out or Path(f"{name}-model")
     check_unread(out, "--out", [data, samples.source])  # a task file names the data
+    check_page(Path(f"{out}.html"), "--out")
     silent = options.quiet or options.json
     if not silent:  # warnings have been logged
         say(f"{data}: {inferred.task.name}")

@@ -1,5 +1,6 @@
 """The options that select a board of a store, and the board that they select."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,7 @@ def check_page(path: Path, option: str) -> None:
     """Raise UserError if a page at ``path`` would replace other content; ``option`` is the option for another path."""
     check_output(path, "the page")
     head = path.open("rb").read(1000) if path.is_file() else b"<!doctype html>: leaderboard</title>"
-    if not (head.startswith(b"<!doctype html>") and b": leaderboard</title>" in head):
+    if not (head.startswith(b"<!doctype html>") and re.search(b": (leaderboard|adapted model)</title>", head)):
         raise UserError(f"{path}, where the page is written, has other content: move it, or give {option}")
 
 
