@@ -207,8 +207,8 @@ def _warn_of_leaks(
     warnings = leaks.duplicates(data, hashes, parts)
     if frame is not None and fitted.coding.kind in ("classes", "scalar"):
         y = fitted.classes if fitted.classes is not None else fitted.coding.encode(cast(np.ndarray, data.y))
-        classes = fitted.classes is not None
-        warnings += leaks.target_columns(frame.iloc[fitted.rows], y[fitted.rows], classes=classes)
+        kinds = {"classes": fitted.classes is not None, "table": data.kind_hint == "table"}
+        warnings += leaks.target_columns(frame.iloc[fitted.rows], y[fitted.rows], **kinds)
     if frame is not None and data.kind_hint == "table" and data.splits is None:
         if data.groups is None:
             warnings += leaks.group_columns(frame, parts, map(str, frame.columns))

@@ -26,11 +26,11 @@ _LEAST_LEVELS = 5
 _MOST_ROWS = 20_000  # rows that are compared with the target
 
 
-def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]:
+def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool, table: bool) -> list[str]:
     """Return warnings about columns that tell the target: one-to-one maps and, of numbers, columns in its order.
 
     ``y`` [N] are class numbers if ``classes``, else numbers. A column of numbers tells classes if each class has an
-    interval of its own.
+    interval of its own. ``table``: columns can be left out by an option.
     """
     found, step = [], -(-len(y) // _MOST_ROWS)
     frame, y = frame.iloc[::step], y[::step]
@@ -41,7 +41,8 @@ def target_columns(frame: pd.DataFrame, y: Array, *, classes: bool) -> list[str]
         elif (numbers := _numbers(frame[name])) is not None:
             what = _tells(numbers, y, classes=classes)
         if what:
-            advice = f"leave it out ({as_typed(str(name), 'drop')}) unless it is known before the target is"
+            how = f" ({as_typed(str(name), 'drop')})" if table else ""
+            advice = f"leave it out{how} unless it is known before the target is"
             found.append(f"column {quoted(str(name))} {what}: {advice}")
     return found
 

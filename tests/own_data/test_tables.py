@@ -180,6 +180,7 @@ def test_missing_numbers_are_marked() -> None:
 
 
 def test_a_preprocessing_of_version_1_encodes_as_before() -> None:
+<<<<<<< HEAD
     column: dict[str, Any] = {
         "name": "a",
         "kind": "number",
@@ -189,6 +190,9 @@ def test_a_preprocessing_of_version_1_encodes_as_before() -> None:
         "mean": 1.0,
         "std": 2.0,
     }
+=======
+    column: Any = {"name": "a", "kind": "number", "part": None, "categories": [], "fill": 2.0, "mean": 1.0, "std": 2.0}
+>>>>>>> 42693fe3 (A copy of the target in an array: advice without an option)
     stored = {
         "version": 1, "reading": {"target": ["y"]}, "encoder": {"form": "table", "columns": [column]},
         "target": {"kind": "classes", "label_names": ["bus", "car"], "one_hot": [], "axes": [], "shape": []},
@@ -247,6 +251,11 @@ def test_numbers_that_are_ids(name: str, values: Any, expected: str) -> None:
     encoder = result.preprocessing.encoder
     assert isinstance(encoder, TableInputs)
     assert (name in encoder.names) == ("left out" not in expected)
+
+
+def test_a_feature_of_an_array_that_is_the_target() -> None:
+    warnings = " ".join(infer(UserData(x=np.stack([NOISE * 2, RNG.normal(size=N)], axis=1), y=NOISE)).warnings)
+    assert "'feature 1' is a one-to-one map of the target: leave it out unless it is known" in warnings
 
 
 def test_targets_that_are_an_id() -> None:
