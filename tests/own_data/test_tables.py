@@ -180,19 +180,7 @@ def test_missing_numbers_are_marked() -> None:
 
 
 def test_a_preprocessing_of_version_1_encodes_as_before() -> None:
-<<<<<<< HEAD
-    column: dict[str, Any] = {
-        "name": "a",
-        "kind": "number",
-        "part": None,
-        "categories": [],
-        "fill": 2.0,
-        "mean": 1.0,
-        "std": 2.0,
-    }
-=======
     column: Any = {"name": "a", "kind": "number", "part": None, "categories": [], "fill": 2.0, "mean": 1.0, "std": 2.0}
->>>>>>> 42693fe3 (A copy of the target in an array: advice without an option)
     stored = {
         "version": 1, "reading": {"target": ["y"]}, "encoder": {"form": "table", "columns": [column]},
         "target": {"kind": "classes", "label_names": ["bus", "car"], "one_hot": [], "axes": [], "shape": []},
