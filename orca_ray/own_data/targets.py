@@ -164,7 +164,7 @@ def in_order(names: Sequence[str]) -> tuple[str, ...]:
     """Return label names sorted: as numbers if all names are numbers, else as text."""
     if all(_is_number(name) for name in names):
         return tuple(sorted(names, key=float))
-    return tuple(sorted(names, key=str.strip))
+    return tuple(sorted(names, key=lambda name: (name.strip(), name)))
 
 
 MOST_CLASSES, MOST_CLASS_SHARE = 20, 0.1

@@ -33,8 +33,10 @@ def test_a_task_of_arrays_is_found_by_its_name() -> None:
     assert get_task(task.name) == get_benchmark("own")[0] == known_tasks()[task.name]
     assert task.name not in all_tasks()
     data = task.prepare()
-    assert task.num_samples == (len(data.train), len(data.validation), len(data.test)) == (42, 9, 9)
-    assert data.train.x.shape == (42, 2, 20)
+    assert task.num_samples == (len(data.train), len(data.validation), len(data.test)) == (51, 9, 0)
+    assert data.train.x.shape == (51, 2, 20)
+    assert data.folds is not None
+    assert data.folds.shape == (2, 60)
     prepared.verify(data)
     np.testing.assert_array_equal(stored_preprocessing(task).inputs(UserData(x=X[:0])), np.zeros((0, 2, 20)))
 
@@ -69,7 +71,7 @@ def test_targets_of_regressions_are_scaled() -> None:
     data = Task.from_arrays(X, fields).prepare()
     assert data.y_mean == pytest.approx(5, abs=0.5)
     assert data.y_std == pytest.approx(3, abs=0.5)
-    assert data.train.y.shape == (42, 20)
+    assert data.train.y.shape == (51, 20)
     table = pd.DataFrame({"a": RNG.normal(size=60), "b": RNG.normal(size=60)})
     several = Task.from_arrays(table, RNG.normal(size=(60, 2)) * [1, 100])
     assert (several.loss, several.metric) == ("mse", "rmse")
@@ -119,8 +121,9 @@ def test_arrays_in_memory_are_those_of_the_registered_task() -> None:
     data = UserData(x=X, y=Y)
     result = infer(data)
     here, there = registration.in_memory(result, data), registration.register(result, data).prepare()
-    assert here.fingerprint == there.fingerprint
-    np.testing.assert_array_equal(here.test.x, there.test.x)
+    for split in ("train", "validation"):
+        np.testing.assert_array_equal(here.splits[split].x, there.splits[split].x)  # type: ignore[index]
+        np.testing.assert_array_equal(here.splits[split].y, there.splits[split].y)  # type: ignore[index]
 
 
 def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
