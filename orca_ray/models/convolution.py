@@ -18,7 +18,6 @@ from orca_ray.data.rows import Target
 from orca_ray.models.body import Body, Layout, seeded
 from orca_ray.models.crossmodal import CrossModalModel, build_head
 from orca_ray.models.embedder import Embedder
-from orca_ray.models.fourier import FourierEmbedder
 
 NUM_STAGES = 3
 _GROUP_WIDTH = 16
@@ -166,26 +165,6 @@ def build_convolutional(
         body = ConvolutionalBody(embedder.layout, architecture, shrink=target.kind != "dense")
         layout, patch = body.feature_layout(embedder.layout), None if table else stride
         head = build_head(body.feature_width, layout, target, input_shape[1:], patch)
-    return CrossModalModel(embedder, body, head, statistics)
-
-
-def build_unet(
-    architecture: Architecture,
-    *,
-    levels: int,
-    input_shape: tuple[int, ...],
-    target: Target,
-    seed: int,
-    statistics: tuple[Tensor, Tensor] | None = None,
-) -> CrossModalModel:
-    """Build a U-Net for fields of ``input_shape`` (C, L) or (C, H, W), whose points are given with their coordinates.
-
-    ``seed`` and ``statistics`` as in `build_convolutional`.
-    """
-    with seeded(seed):
-        embedder = FourierEmbedder(input_shape, architecture.width)
-        body = UNetBody(embedder.layout, architecture, levels)
-        head = build_head(body.feature_width, embedder.layout, target, input_shape[1:], 1)
     return CrossModalModel(embedder, body, head, statistics)
 
 

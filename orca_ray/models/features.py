@@ -51,20 +51,17 @@ class FeatureEmbedder(Embedder):
 
 
 class FeatureBody(Body):
-    """Body that returns the features [B, 1, F] as they are or, if ``components`` is not 0, projections of them."""
+    """Body that returns the features [B, 1, F] as they are."""
 
     modality = "sequence"
-    basis: Tensor | None
 
-    def __init__(self, width: int, components: int = 0) -> None:
-        """Make a body for ``width`` features; the basis [width, components] is 0 until it is fitted."""
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.feature_width = components or width
-        self.register_buffer("basis", torch.zeros(width, components) if components else None)
+        self.feature_width = width
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features or their projections [B, 1, components]; ``grid`` is not used."""
-        return tokens_BTD if self.basis is None else tokens_BTD @ self.basis
+        """Return the features; ``grid`` is not used."""
+        return tokens_BTD
 
 
 class _FittedBody(Body):
@@ -90,7 +87,7 @@ class _FittedBody(Body):
 
 
 class NearestBody(_FittedBody):
-    """Body that averages the targets of the nearest training samples: [B, 1, F] -> [B, 1, K]; none until `fit`."""
+    """Body that averages the targets of the nearest training samples: [B, 1, F] -> [B, 1, K]; 0 until it is fitted."""
 
     resized = ("keys", "values")
     mean: Tensor
@@ -98,14 +95,12 @@ class NearestBody(_FittedBody):
     keys: Tensor
     values: Tensor
     weights: Tensor
-    prior: Tensor
 
     def __init__(self, width: int, num_outputs: int, most: int) -> None:
         """Make a body without samples, for ``width`` features and at most ``most`` neighbours."""
         super().__init__()
         self.feature_width = num_outputs
-        sizes = {"mean": (width,), "scale": (width,), "weights": (most,), "prior": (num_outputs,)}
-        for name, size in {**sizes, "values": (0, num_outputs)}.items():
+        for name, size in {"mean": (width,), "scale": (width,), "weights": (most,), "values": (0, num_outputs)}.items():
             self.register_buffer(name, torch.zeros(size))
         self.register_buffer("keys", torch.zeros(0, width, dtype=torch.float16))
 
@@ -125,13 +120,13 @@ class NearestBody(_FittedBody):
         return distances.topk(min(most, len(keys)), dim=1, largest=False).indices
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the weighted sums [B, 1, K] of the targets of neighbours, plus `prior`; ``grid`` is not used."""
+        """Return the weighted sums [B, 1, K] of the targets of neighbours; ``grid`` is not used."""
         rows = self.nearest(tokens_BTD.flatten(1), len(self.weights))
-        return self.prior + self.weights[: rows.shape[1]] @ self.values[rows][:, None]
+        return self.weights[: rows.shape[1]] @ self.values[rows][:, None]
 
 
 class ForestBody(_FittedBody):
-    """Body that averages the leaves that samples reach in the trees of a forest: [B, 1, F] -> [B, 1, K]; 0 until `fit`.
+    """Body that averages the leaves that samples reach in trees: [B, 1, F] -> [B, 1, K]; 0 until `set_trees`.
 
     A node has a feature and a threshold, above which the right child follows; a leaf is its own child.
     """
@@ -144,56 +139,48 @@ class ForestBody(_FittedBody):
     roots: Tensor
 
     def __init__(self, width: int, num_outputs: int) -> None:
-        """Make a body without trees, for ``width`` features."""
+        """Make a body of one leaf, for ``width`` features."""
         super().__init__()
         self.feature_width, self._width, self._depth = num_outputs, width, 0
-        self.register_buffer("nodes", torch.zeros(1, 3, dtype=torch.int32))
-        self.register_buffer("thresholds", torch.zeros(1))
-        self.register_buffer("values", torch.zeros(1, num_outputs))
-        self.register_buffer("roots", torch.zeros(1, dtype=torch.int32))
+        for name, size in {"nodes": (1, 3), "thresholds": (1,), "values": (1, num_outputs), "roots": (1,)}.items():
+            kind = torch.int32 if name in ("nodes", "roots") else torch.float32
+            self.register_buffer(name, torch.zeros(size, dtype=kind))
 
-    def set_trees(self, trees: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-        """Take the trees of scikit-learn (``tree_``), and the ``values`` [n, K] of the nodes of each."""
-        sizes = [tree.node_count for tree in trees]
-        roots = np.cumsum([0, *sizes[:-1]])
-        own = [np.arange(size) for size in sizes]
-        children = [
-            np.concatenate([
-                np.where(getattr(tree, name) < 0, rows, getattr(tree, name)) + root
-                for tree, rows, root in zip(trees, own, roots, strict=True)
-            ])
-            for name in ("children_left", "children_right")
-        ]  # fmt: skip
-        feature, threshold = (
-            np.concatenate([getattr(tree, name) for tree in trees]) for name in ("feature", "threshold")
-        )
-        self.nodes = torch.from_numpy(np.stack([feature.clip(0), *children], axis=1).astype(np.int32))
+    def set_trees(self, trees: Sequence[Any]) -> None:
+        """Take the trees of scikit-learn (``tree_``)."""
+        sizes = np.array([tree.node_count for tree in trees])
+        roots, joined = np.cumsum(sizes) - sizes, {
+            name: np.concatenate([getattr(tree, name) for tree in trees])
+            for name in ("feature", "threshold", "children_left", "children_right", "value")
+        }  # fmt: skip
+        own, first = np.arange(sizes.sum()), np.repeat(roots, sizes)
+        children = [np.where((side := joined[f"children_{name}"]) < 0, own, side + first) for name in ("left", "right")]
+        nodes = np.stack([joined["feature"].clip(0), *children], axis=1)
         # Inputs are float32: the largest float32 that is not above a threshold splits them in the same way.
-        rounded = threshold.astype(np.float32)
-        self.thresholds = torch.from_numpy(
-            np.where(rounded > threshold, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-        )
-        self.values = torch.from_numpy(np.concatenate(values).astype(np.float32))
-        self.roots = torch.from_numpy(roots.astype(np.int32))
+        exact, rounded = joined["threshold"], joined["threshold"].astype(np.float32)
+        rounded = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+        fitted = {
+            "nodes": nodes,
+            "thresholds": rounded,
+            "values": joined["value"].reshape(len(own), -1),
+            "roots": roots,
+        }
+        for name, array in fitted.items():
+            setattr(self, name, torch.from_numpy(array).to(getattr(self, name)))
         self.check()
 
     def check(self) -> None:
-        """Raise UserError unless the nodes are trees of at most `MOST_DEPTH` levels."""
-        nodes, number = self.nodes.cpu().numpy(), len(self.nodes)
-        level, self._depth, seen = self.roots.cpu().numpy(), 0, 0
-        fits = nodes.shape == (number, 3) and self.values.shape == (number, self.feature_width) and number > 0
-        if not fits or len(self.thresholds) != number or nodes.min() < 0 or nodes[:, 1:].max() >= number:
-            raise UserError("the trees of this model are damaged: their parts do not fit each other")
-        if not len(level) or level.min() < 0 or level.max() >= number or nodes[:, 0].max() >= self._width:
-            raise UserError("the trees of this model are damaged: a root or a feature is none")
-        while True:
-            seen += len(level)
-            inner = level[(nodes[level, 1:] != level[:, None]).any(axis=1)]
-            if not len(inner):
-                return
-            level, self._depth = nodes[inner, 1:].ravel(), self._depth + 1
-            if seen + len(level) > number or self._depth > MOST_DEPTH:
-                raise UserError("the trees of this model are damaged: a node is the child of several, or too deep")
+        """Find the depth of the trees; raise UserError if they are damaged, or deeper than `MOST_DEPTH`."""
+        nodes, level, number = self.nodes.cpu().numpy(), self.roots.cpu().numpy(), len(self.values)
+        sizes = nodes.shape == (number, 3) and self.values.shape == (*self.thresholds.shape, self.feature_width)
+        whole = sizes and min(number, len(level)) > 0 and min(nodes.min(), level.min()) >= 0
+        self._depth, children = 0, nodes[:, 1:]
+        if not whole or max(children.max(), level.max()) >= number or nodes[:, 0].max() >= self._width:
+            raise UserError("the trees of this model are damaged: a part, child or feature is missing")
+        while len(inner := level[(children[level] != level[:, None]).any(axis=1)]):
+            level, self._depth = np.unique(children[inner]), self._depth + 1
+            if self._depth > MOST_DEPTH:
+                raise UserError(f"the trees of this model are damaged: they have more than {MOST_DEPTH} levels")
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the mean values [B, 1, K] of the leaves; ``grid`` is not used."""

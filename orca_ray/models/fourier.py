@@ -1,4 +1,4 @@
-"""Fourier neural operators for fields in one and two dimensions, for the method ``fno``.
+"""Fourier neural operators for fields in one and two dimensions, for the method ``fno``; models of fields.
 
 After Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, arXiv:2010.08895: a
 layer is v -> gelu(W v + F^-1(R F v)), where R mixes the channels of each of the lowest frequencies, and F is the
@@ -6,6 +6,7 @@ discrete Fourier transform. Tensor suffixes as in :mod:`orca_ray.models.body`.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -105,24 +106,23 @@ class FourierBody(Body):
         return features
 
 
-def build_fourier(
+def build_field_model(
+    make: Callable[[Layout], Body],
     *,
     width: int,
-    layers: int,
-    modes: int,
-    dropout: float,
     input_shape: tuple[int, ...],
     target: Target,
     seed: int,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> CrossModalModel:
-    """Build a Fourier neural operator from inputs of shape (C, L) or (C, H, W) to a dense target.
+    """Build a network from inputs of shape (C, L) or (C, H, W), with their coordinates, to a dense target.
 
-    ``seed`` determines the initial parameters. ``statistics``: mean and deviation of each input channel; None: inputs
-    are already standardised.
+    ``make`` returns the body for tokens of a layout and of ``width``, e.g. a `FourierBody`; it has a feature for each
+    point. ``seed`` determines the initial parameters. ``statistics``: mean and deviation of each input channel; None:
+    inputs are already standardised.
     """
     with seeded(seed):
         embedder = FourierEmbedder(input_shape, width)
-        body = FourierBody(embedder.layout, width, layers, modes, dropout)
+        body = make(embedder.layout)
         head = build_head(body.feature_width, embedder.layout, target, input_shape[1:], 1)
     return CrossModalModel(embedder, body, head, statistics)

@@ -1,9 +1,8 @@
 """`linear`, `nearest`, `forest`, `hydra`: they learn from real data, choose within train, and equal scikit-learn's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -30,9 +29,8 @@ Loaded = tuple[np.ndarray, np.ndarray]
 
 
 def fitted(
-    method: str, load: Callable[..., Loaded], target: Target, shape: tuple[int, ...], domain: str = "tabular",
-    values: Mapping[str, Scalar] | None = None,
-) -> TrialTrainer:  # fmt: skip
+    method: str, load: Callable[..., Loaded], target: Target, shape: tuple[int, ...], domain: str = "tabular"
+) -> TrialTrainer:
     """Return a finished trial on a data set of scikit-learn; 30 % are test, a tenth of the others validation."""
     x, y = load(return_X_y=True)
     x, y = x[:700], y[:700].astype(np.int64 if target.kind == "classes" else np.float32)
@@ -45,14 +43,14 @@ def fitted(
         name=task.name, fingerprint="0" * 16, y_mean=None, y_std=None, directory=Path("unused"),
         splits={"train": Split(x[few:], y[few:]), "validation": Split(x[:few], y[:few]), "test": Split(test_x, test_y)},
     )  # fmt: skip
-    trainer = start(NO_BODY, method, task=task, data=data, hyperparameters=dict(values or {}))
+    trainer = start(NO_BODY, method, task=task, data=data, hyperparameters={})
     run(trainer)
     return trainer
 
 
-DIGITS: tuple[Any, ...] = (datasets.load_digits, Target("classes", 10), (1, 8, 8), "image")
-CANCER: tuple[Any, ...] = (datasets.load_breast_cancer, Target("classes", 2), (1, 30))
-DIABETES: tuple[Any, ...] = (datasets.load_diabetes, Target("scalar"), (1, 10))
+DIGITS = (datasets.load_digits, Target("classes", 10), (1, 8, 8), "image")
+CANCER = (datasets.load_breast_cancer, Target("classes", 2), (1, 30))
+DIABETES = (datasets.load_diabetes, Target("scalar"), (1, 10))
 WORST = {  # of scikit-learn's logistic and ridge regression, neighbours and forest on these splits, plus a margin
     "linear": (0.07, 0.05, 56.0), "nearest": (0.08, 0.06, 61.0), "forest": (0.09, 0.07, 60.0),
 }  # fmt: skip
@@ -71,11 +69,11 @@ def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path
 
 
 def test_probabilities_can_be_used() -> None:
-    for method, values in {"linear": {}, "nearest": {}, "forest": {"forest.trees": 100}}.items():
-        trial = fitted(method, *CANCER, values=values)  # type: ignore[misc]
+    for method in WORST:
+        trial = fitted(method, *CANCER)
         logits = trial.model(torch.from_numpy(trial.trial.data.test.x[:]))
         loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(trial.trial.data.test.y))
-        assert loss < 0.2  # of a coin: 0.69
+        assert loss < 0.25  # of a coin: 0.69
 
 
 @pytest.mark.parametrize("shape", [(14, 30), (40, 6)], ids=["more features", "more samples"])
@@ -85,15 +83,15 @@ def test_left_out_predictions_are_those_of_regressions_on_all_others(shape: tupl
     y = np.stack([x[:, 0] + random.normal(size=len(x)), 3 - x[:, 1] + 0.5 * random.normal(size=len(x))], axis=1)
     errors = {}
     for penalty in penalties:
-        found = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), [penalty])
+        weight, bias, left_out = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), [penalty])
         others = [np.arange(len(x)) != row for row in range(len(x))]
         expected = [Ridge(alpha=penalty).fit(x[rest], y[rest]).predict(x[~rest])[0] for rest in others]
-        np.testing.assert_allclose(found.predictions, expected, rtol=1e-3, atol=1e-4)
-        whole = x @ (found.projection @ found.coefficients).numpy() + found.bias.numpy()
+        np.testing.assert_allclose(left_out, expected, rtol=1e-3, atol=1e-4)
+        whole = x @ weight.numpy().T + bias.numpy()
         np.testing.assert_allclose(whole, Ridge(alpha=penalty).fit(x, y).predict(x), rtol=1e-3, atol=1e-5)
         errors[penalty] = ((np.array(expected) - y) ** 2).mean()
-    best = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), penalties)
-    assert ((best.predictions.numpy() - y) ** 2).mean() == pytest.approx(min(errors.values()), rel=1e-3)
+    best = best_left_out(torch.from_numpy(x.copy()), torch.from_numpy(y), penalties)[2]
+    assert ((best.numpy() - y) ** 2).mean() == pytest.approx(min(errors.values()), rel=1e-3)
 
 
 def test_the_logistic_regression_is_that_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +113,7 @@ def test_the_logistic_regression_is_that_of_scikit_learn(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("method", ["linear", "nearest", "forest", "hydra", "minirocket"])
 def test_nothing_is_chosen_on_validation_data(method: str) -> None:
-    values: dict[str, Scalar] = {"minirocket.penalty": "leave_one_out", "minirocket.features": 840, "forest.trees": 5}
+    values: dict[str, Scalar] = {"minirocket.penalty": "leave_one_out", "minirocket.features": 840}
     whole = make_data(TASK)
     noise = replace(whole.validation, y=np.roll(whole.validation.y, 1))
     other = replace(whole, splits={**whole.splits, "validation": noise})
@@ -167,11 +165,16 @@ def test_patterns_ignore_brightness_and_gradients_see_orientation() -> None:
     assert down.argmax() in (4, 5)  # of nine orientations, the two that are 10 degrees off
 
 
+ALL = pytest.mark.exhaustive
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "shape", "domain"),
     [
-        (Target("labels", 3), (2, 16), "time series"), (Target("scalar"), (1, 70), "time series"),
-        (CLASSES, (3, 1), "tabular"), (CLASSES, (1, 12, 30), "audio"), (Target("labels", 2), (3, 9, 20), "image"),
+        pytest.param(Target("labels", 3), (2, 16), "time series", marks=ALL),
+        (Target("scalar"), (1, 70), "time series"), (CLASSES, (1, 6), "tabular"),
+        pytest.param(CLASSES, (1, 12, 30), "audio", marks=ALL), (Target("labels", 2), (3, 9, 20), "image"),
         (Target("dense", shape=(40, 40)), (2, 40, 40), "field"),
     ],
 )  # fmt: skip

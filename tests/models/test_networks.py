@@ -12,8 +12,9 @@ from torch import Tensor
 
 from orca_ray.data.rows import Target
 from orca_ray.models import minirocket
+from orca_ray.models.convolution import Architecture, UNetBody
 from orca_ray.models.crossmodal import DenseHead, build_head
-from orca_ray.models.fourier import SpectralConvolution, build_fourier
+from orca_ray.models.fourier import FourierBody, SpectralConvolution, build_field_model
 from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 from orca_ray.models.modality import DenseHeadName
 
@@ -147,8 +148,20 @@ def test_only_low_frequencies_pass() -> None:
 
 def test_a_field_may_have_another_resolution_and_several_channels() -> None:
     target = Target("dense", shape=(3, 24, 20))
-    model = build_fourier(width=8, layers=2, modes=4, dropout=0.0, input_shape=(2, 12, 10), target=target, seed=0)
-    assert model(torch.randn(2, 2, 12, 10)).shape == (2, 3, 24, 20)
+    for make in (lambda layout: FourierBody(layout, 16, 2, 4, 0.0), lambda layout: unet(layout, "zeros")):
+        model = build_field_model(make, width=16, input_shape=(2, 12, 10), target=target, seed=0)
+        assert model(torch.randn(2, 2, 12, 10)).shape == (2, 3, 24, 20)
+
+
+def unet(layout: tuple[int, ...], padding: str) -> UNetBody:
+    return UNetBody(layout, Architecture(kernel=3, dilation=1, blocks=1, width=16, padding=padding), levels=2)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("padding", "moves"), [("circular", True), ("zeros", False)])
+def test_the_features_of_a_circular_unet_move_with_periodic_fields(padding: str, moves: bool) -> None:
+    body, x = unet((16,), padding), torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(body(x.roll(4, dims=1)), body(x).roll(4, dims=1), atol=1e-5) == moves
 
 
 def test_it_computes_in_float32_under_autocast() -> None:

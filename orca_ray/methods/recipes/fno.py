@@ -1,16 +1,18 @@
-"""``fno``: a small Fourier neural operator without pretraining, the usual baseline for fields.
+"""``fno`` and ``unet``: a Fourier neural operator and a U-Net without pretraining, the usual baselines for fields.
 
-The operator is `orca_ray.models.fourier`, trained by the refine stage; `docs/methods.md` says why it is our own.
+The networks are in `orca_ray.models.fourier` and `orca_ray.models.convolution`, and the refine stage trains them;
+`docs/methods.md` says why the operator is our own, and which epochs fit a time.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe
-from orca_ray.training.config import Config, Number
+from orca_ray.training.config import Config, Count, Number, one_of
 
 if TYPE_CHECKING:
     from orca_ray.methods.stages.trial import NetworkRequest
@@ -28,12 +30,40 @@ class FnoConfig(Config):
     layers: Number = 4
 
 
-def _network(request: "NetworkRequest") -> "CrossModalModel":
-    from orca_ray.models.fourier import build_fourier
+@dataclass(frozen=True)
+class UnetConfig(Config):
+    """Options of the U-Net; the defaults have two million parameters in two dimensions."""
 
-    given = request.given("input_shape", "target", "seed", "statistics")
-    options = asdict(request.hyperparameters.of(FnoConfig))
-    return build_fourier(**options, dropout=request.hyperparameters.refine.dropout, **given)
+    width: Number = 32
+    """Channels of the first level; each level below has twice as many."""
+    levels: Count = 3
+    """Levels below the first, each of half the resolution; fewer, if a side of the field is short."""
+    padding: Annotated[str, partial(one_of, ("zeros", "circular"))] = "zeros"
+    """``circular`` for periodic fields."""
+
+
+def _network(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.models.fourier import FourierBody, build_field_model
+
+    config, dropout = request.hyperparameters.of(FnoConfig), request.hyperparameters.refine.dropout
+    return build_field_model(
+        lambda layout: FourierBody(layout, config.width, config.layers, config.modes, dropout), width=config.width,
+        **request.given("input_shape", "target", "seed", "statistics"),
+    )  # fmt: skip
+
+
+def _unet(request: "NetworkRequest") -> "CrossModalModel":
+    from orca_ray.models.convolution import Architecture, UNetBody
+    from orca_ray.models.fourier import build_field_model
+
+    config, dropout = request.hyperparameters.of(UnetConfig), request.hyperparameters.refine.dropout
+    architecture = Architecture(
+        kernel=3, dilation=1, blocks=1, width=config.width, dropout=dropout, padding=config.padding, activation="gelu"
+    )
+    return build_field_model(
+        lambda layout: UNetBody(layout, architecture, config.levels), width=config.width,
+        **request.given("input_shape", "target", "seed", "statistics"),
+    )  # fmt: skip
 
 
 def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
@@ -48,21 +78,35 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     return layers * (8 * kept * width**2 + transforms + 2 * points * width**2) + 2 * points * 4 * width**2
 
 
-RECIPE = Recipe(
-    name="fno",
-    title="a Fourier neural operator without pretraining",
-    reference="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, "
-    "arXiv:2010.08895",
-    pretrained=False,
-    uses_body=False,
-    sections=("data", "refine"),
-    options=(FnoConfig,),
+def _operations_of_unet(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the operations of the blocks; a level in two dimensions has about as many as any other."""
+    if task.input_shape is None:
+        return None
+    points, axes = math.prod(task.input_shape[1:]), len(task.input_shape) - 1
+    first = 11 * 2 * points * 3**axes * int(values["unet.width"]) ** 2
+    return float(sum(first * (4 / 2**axes) ** level for level in range(int(values["unet.levels"]) + 1)))
+
+
+_recipe = partial(
+    Recipe, pretrained=False, uses_body=False, sections=("data", "refine"), variant=True,
     problem=lambda task: (
         None if task.target.kind == "dense" else f"it predicts fields, a dense target, not {task.target.kind}"
     ),
-    network=_network,
-    operations=_operations,
-    variant=True,
-    # Chosen on the validation data of pocket/burgers16 and pocket/darcy16.
-    defaults={"refine.learning_rate": 3e-3, "refine.batch_size": 16},
-)
+)  # fmt: skip
+RECIPES = (
+    _recipe(
+        name="fno", title="a Fourier neural operator without pretraining",
+        reference="Li et al., Fourier Neural Operator for Parametric Partial Differential Equations, ICLR 2021, "
+        "arXiv:2010.08895",
+        options=(FnoConfig,), network=_network, operations=_operations,
+        # Chosen on the validation data of pocket/burgers16 and pocket/darcy16.
+        defaults={"refine.learning_rate": 3e-3, "refine.batch_size": 16},
+    ),
+    _recipe(
+        name="unet", title="a U-Net without pretraining",
+        reference="Ronneberger et al., U-Net: Convolutional Networks for Biomedical Image Segmentation, 2015, "
+        "arXiv:1505.04597",
+        options=(UnetConfig,), network=_unet, operations=_operations_of_unet,
+        defaults={"refine.learning_rate": 1e-3, "refine.batch_size": 16, "refine.schedule": "cosine"},
+    ),
+)  # fmt: skip

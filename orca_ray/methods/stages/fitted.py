@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,7 @@ from orca_ray.data.rows import row_slices
 from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
-from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import FeatureBody
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
@@ -163,13 +161,13 @@ def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
 
 
 @torch.no_grad()
-def features_of(trial: Trial, rows: np.ndarray, *, embedded: bool = False) -> Tensor:
-    """Return the features [n, F] of the training samples ``rows``; if ``embedded``, those before the body."""
+def features_of(trial: Trial, rows: np.ndarray, *, encoded: bool = True) -> Tensor:
+    """Return the body's features [n, F] of the training samples ``rows``; unless ``encoded``, those before the body."""
     parts, model = [], trial.model
     for part in np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE)):
         note_progress()
         tokens = model.embed(torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device))
-        parts.append((tokens if embedded else model.encode(tokens))[:, 0])
+        parts.append((model.encode(tokens) if encoded else tokens)[:, 0])
     return torch.cat(parts)
 
 
@@ -196,7 +194,7 @@ class RidgeStage(FittedStage):
             random = np.random.default_rng(derive_seed(trial.seed, "biases"))
             body.fit(lambda number: self._tokens(random.integers(len(data.train), size=number)))
         if self._leave_one_out and min(len(data.train), body.feature_width) <= MOST_EXACT:
-            self._fit_by_leave_one_out(body, head.output)
+            self.fit_by_leave_one_out(head.output)
             return
         x, validation = (
             torch.cat(list(head_inputs(trial.model, split.x, self._precision)))
@@ -213,26 +211,17 @@ class RidgeStage(FittedStage):
                 best, chosen = value, {name: each.clone() for name, each in head.output.state_dict().items()}
         head.output.load_state_dict(chosen)
 
-    def _fit_by_leave_one_out(self, body: Body, output: nn.Linear) -> None:
-        trial = self._trial
-        projects = isinstance(body, FeatureBody) and body.basis is not None
-        rows = training_rows(trial)
-        x = features_of(trial, rows, embedded=projects)
-        found = best_left_out(x, regressed(trial)[rows].to(trial.device), _FINE)
-        weight, bias = found.coefficients, found.bias
+    def fit_by_leave_one_out(self, output: nn.Linear) -> None:
+        """Fit the layer ``output``, with the penalty and scale that the training samples choose."""
+        trial, train, rows = self._trial, self._trial.data.train, training_rows(self._trial)
+        y = regressed(trial)[rows].to(trial.device)
+        weight, bias, predictions = best_left_out(features_of(trial, rows), y, _FINE)
+        factor = 1.0
         if trial.task.target.kind in ("classes", "labels"):
-            y = torch.from_numpy(np.asarray(trial.data.train.y)[rows]).to(trial.device)
-            loss = trial.objective.training_loss(trial.data.train.y, trial.device)
-            factor = _best_factor(lambda factor: float(loss((found.predictions * factor).float(), y)))
-            weight, bias = weight * factor, bias * factor
-        if isinstance(body, FeatureBody) and body.basis is not None:
-            size = min(body.basis.shape[1], len(weight))  # the last components are the largest
-            body.basis[:, :size].copy_(found.projection[:, -size:])
-            output.weight.zero_()
-            output.weight[:, :size].copy_(weight[-size:].T)
-        else:
-            output.weight.copy_((found.projection @ weight).T)
-        output.bias.copy_(bias)
+            loss, y = trial.objective.training_loss(train.y, trial.device), torch.from_numpy(np.asarray(train.y)[rows])
+            factor = _best_factor(lambda factor: float(loss((predictions * factor).float(), y.to(trial.device))))
+        output.weight.copy_(weight * factor)
+        output.bias.copy_(bias * factor)
 
     def _tokens(self, indices: np.ndarray) -> Tensor:
         x = torch.from_numpy(np.asarray(self._trial.data.train.x[indices], np.float32))
@@ -265,40 +254,25 @@ def standardise(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A ridge regression x -> x @ projection @ coefficients + bias, and its leave-one-out predictions; float64."""
-
-    projection: Tensor
-    """Principal components of the standardised features [F, R], in the features' units, in order of rising variance."""
-    coefficients: Tensor
-    """[R, K]."""
-    bias: Tensor
-    """[K]."""
-    predictions: Tensor
-    """Predictions [N, K] for each sample by the regression on all others."""
-
-
-def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> LeftOut:
-    """Return the ridge regression of `ridge` with that of ``penalties`` whose squared leave-one-out error is least.
+def best_left_out(x: Tensor, y: Tensor, penalties: Sequence[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return weights and biases of `ridge` with the least squared leave-one-out error, and those predictions [N, K].
 
     The error of a sample is its residual, divided by 1 minus its leverage (Allen, 1974). Features ``x`` [N, F] are
     standardised in place; ``y`` is [N, K] float64.
     """
     mean, deviation = standardise(x)
-    basis, values, projection = principal(x)
-    centre, best, found = y.mean(dim=0), math.inf, None
+    basis, values, directions = principal(x)
+    centre, best, found = y.mean(dim=0), math.inf, (values, y)
     rotated = basis.T @ (y - centre)
     for penalty in penalties:
         note_progress()
         shrinkage = values / (values + penalty)
         leverage = basis.square() @ shrinkage + 1 / len(x)
         residuals = (y - centre - basis @ (shrinkage[:, None] * rotated)) / (1 - leverage).clamp(min=1e-9)[:, None]
-        if (error := float(residuals.square().mean())) < best or found is None:
+        if (error := float(residuals.square().mean())) < best:
             best, found = error, (shrinkage / values.sqrt(), y - residuals)
-    assert found is not None
-    coefficients, projection = found[0][:, None] * rotated, projection / deviation[:, None]
-    return LeftOut(projection, coefficients, centre - mean @ projection @ coefficients, found[1])
+    weight = directions @ (found[0][:, None] * rotated) / deviation[:, None]
+    return weight.T, centre - mean @ weight, found[1]
 
 
 def principal(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

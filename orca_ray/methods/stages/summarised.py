@@ -1,4 +1,7 @@
-"""The last stage of methods that fit a logistic regression, neighbours or a forest to features of the inputs."""
+"""The last stage of methods that fit a linear model, neighbours or a forest to features of the inputs.
+
+Each stage makes the body and the head of its network, too.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,10 +9,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from scipy.optimize import minimize
-from torch import Tensor
+from torch import Tensor, nn
 
+from orca_ray.data.rows import Target
 from orca_ray.methods.stages.fitted import (
     FittedStage,
+    RidgeStage,
     features_of,
     principal,
     regressed,
@@ -17,85 +22,89 @@ from orca_ray.methods.stages.fitted import (
     training_rows,
 )
 from orca_ray.methods.stages.trial import Trial
+from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import MOST_DEPTH, ForestBody, NearestBody
+from orca_ray.models.features import MOST_DEPTH, FeatureBody, ForestBody, NearestBody, ProbabilityHead
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
 _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 13))
 """Inverse penalties C that are tried, from the smallest until two in turn are no better than the best."""
-_SPLITS, _MOST_SPLIT = 4, 3000
-"""Each of so many parts of the training samples is left out once; only one of them, if there are more samples."""
-_LEAST = 8
-"""Number of samples below which C is 1."""
+_PARTS, _MOST_PARTS, _LEAST = 4, 3000, 8
+"""Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and
+C is 1."""
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
 """Largest numbers of samples among which neighbours are found, and for which they are left out; queries at a time."""
+TREES, MOST_BAG = 300, 10_000
+"""Number of trees of a forest, and largest number of samples of a tree."""
 
-MOST_BAG = 10_000
 
+class LinearStage(RidgeStage):
+    """Stage that fits numbers and fields by a ridge regression, and classes and labels by a logistic regression.
 
-class LogisticStage(FittedStage):
-    """Stage that fits a logistic regression of features by the task's loss, in one epoch.
-
-    The penalty |w|² / (2 C N) is the one with the least loss on parts of the training samples that are left out.
+    The logistic regression minimises the task's loss. Its penalty |w|² / (2 C N) is the one with the least loss on
+    parts of the training samples that are left out.
     """
 
     def __init__(self, trial: Trial) -> None:
-        super().__init__(trial, epochs=1)
+        super().__init__(trial, leave_one_out=True)
 
+    @staticmethod
+    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features; the weights are 0."""
+        head = PooledHead(width, target)
+        nn.init.zeros_(head.output.weight)
+        nn.init.zeros_(head.output.bias)
+        return FeatureBody(width), head
+
+    @torch.no_grad()
     def fit(self, epoch: int) -> None:
         """Fit the head to all training samples (`training_rows`), with the chosen penalty; ``epoch`` is not used."""
-        trial, head = self._trial, self._trial.model.head
-        assert isinstance(head, PooledHead)
+        trial, output = self._trial, self._trial.model.head.output
+        assert isinstance(output, nn.Linear)
+        if trial.task.target.kind in ("scalar", "dense"):
+            self.fit_by_leave_one_out(output)
+            return
         rows = training_rows(trial)
         x = features_of(trial, rows)
         mean, deviation = standardise(x)
-        back = torch.eye(0)
+        z, directions = x.double(), None
         if x.shape[0] < x.shape[1]:  # weights outside the span of the samples are 0
-            basis, values, back = principal(x)
+            basis, values, directions = principal(x)
             z = basis * values.sqrt()
-        else:
-            z = x.double()
         y = torch.from_numpy(np.asarray(trial.data.train.y)[rows]).to(trial.device)
+        y = y.double() if y.is_floating_point() else y
         loss = trial.objective.training_loss(trial.data.train.y, trial.device)
-        found = _logistic(z, y.double() if y.is_floating_point() else y, loss, self._parts(rows), head)
-        weight = (back @ found[1:] if len(back) else found[1:]) / deviation[:, None]
-        with torch.no_grad():
-            head.output.weight.copy_(weight.T)
-            head.output.bias.copy_(found[0] - mean @ weight)
+        found = _logistic(z, y, loss, self._parts(rows), z.new_zeros(1 + z.shape[1], output.out_features))
+        weight = (found[1:] if directions is None else directions @ found[1:]) / deviation[:, None]
+        output.weight.copy_(weight.T)
+        output.bias.copy_(found[0] - mean @ weight)
 
     def _parts(self, rows: np.ndarray) -> np.ndarray:
-        """Return the number of the part that each of the training samples ``rows`` [n] belongs to, 0 to 3.
-
-        Classes are divided equally, and rows of one sample (`Split.group`) are not.
-        """
-        train, random = self._trial.data.train, np.random.default_rng(derive_seed(self._trial.seed, "parts"))
-        group = np.arange(len(rows)) if train.group is None else np.unique(train.group[rows], return_inverse=True)[1]
-        classes = np.zeros(group.max() + 1)
+        """Return the number of the part of each of the training samples ``rows`` [n]; all parts have equal classes."""
+        order = np.random.default_rng(derive_seed(self._trial.seed, "parts")).random(len(rows))
         if self._trial.task.target.kind == "classes":
-            classes[group] = np.asarray(train.y)[rows]
-        parts = np.empty(len(classes), np.int64)
-        parts[np.lexsort((random.random(len(classes)), classes))] = np.arange(len(classes)) % _SPLITS
-        return np.asarray(parts[group])
+            order += np.asarray(self._trial.data.train.y)[rows]
+        return np.argsort(np.argsort(order)) % _PARTS
 
 
 _Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def _logistic(x: Tensor, y: Tensor, loss: _Loss, parts: np.ndarray, head: PooledHead) -> Tensor:
+def _logistic(x: Tensor, y: Tensor, loss: _Loss, parts: np.ndarray, start: Tensor) -> Tensor:
     """Return biases and weights [1 + R, K] for features ``x`` [N, R], with the C that is best for left-out parts."""
-    best, chosen, worse = math.inf, 1.0, 0
-    start = x.new_zeros(1 + x.shape[1], head.output.out_features)
-    number = 0 if len(x) < _LEAST else _SPLITS if len(x) <= _MOST_SPLIT else 1
+    number = 0 if len(x) < _LEAST else _PARTS if len(x) <= _MOST_PARTS else 1
     splits = [(torch.from_numpy(parts != part), torch.from_numpy(parts == part)) for part in range(number)]
+    best, chosen, worse = math.inf, 1.0, 0
     found = [start] * number
     for strength in _STRENGTHS if number else ():
-        total = 0.0
-        for place, (kept, left) in enumerate(splits):
-            found[place] = _minimised(x[kept], y[kept], loss, strength, found[place])
-            total += float(loss(_affine(x[left], found[place]), y[left])) * int(left.sum())
+        found = [
+            _minimised(x[kept], y[kept], loss, strength, each) for (kept, _), each in zip(splits, found, strict=True)
+        ]
+        losses = [loss(_affine(x[left], each), y[left]) for (_, left), each in zip(splits, found, strict=True)]
+        total = float(sum(losses))
         worse = worse + 1 if total >= best else 0
         if total < best:
             best, chosen, start = total, strength, torch.stack(found).mean(dim=0)
@@ -108,6 +117,7 @@ def _affine(x: Tensor, weights: Tensor) -> Tensor:
     return x @ weights[1:] + weights[0]
 
 
+@torch.enable_grad()
 def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor) -> Tensor:
     """Return the biases and weights with the least penalised loss, found from ``start`` by L-BFGS."""
 
@@ -118,7 +128,9 @@ def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor
         (gradient,) = torch.autograd.grad(penalised, weights)
         return penalised.item(), gradient.cpu().numpy().ravel()
 
-    found = minimize(value, start.cpu().numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    found = minimize(
+        value, start.cpu().numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-8}
+    )
     return torch.from_numpy(found.x.reshape(start.shape)).to(x)
 
 
@@ -128,85 +140,70 @@ class NearestStage(FittedStage):
     def __init__(self, trial: Trial) -> None:
         super().__init__(trial, epochs=1)
 
+    @staticmethod
+    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features, without samples."""
+        body = NearestBody(width, target.num_outputs, NEIGHBOURS[-1])
+        return body, ProbabilityHead(target, 0.1 / target.num_outputs)
+
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
         """Store features and targets, then choose the number with the best score; ``epoch`` is not used."""
         trial, body = self._trial, self._trial.model.body
         assert isinstance(body, NearestBody)
         rows = training_rows(trial, MOST_KEYS)
-        features = features_of(trial, rows, embedded=True)
+        features, y = features_of(trial, rows, encoded=False), regressed(trial)[rows].float().to(trial.device)
         mean, deviation = standardise(features.clone())
         body.mean, body.scale = mean.float(), 1 / deviation.float()
         body.keys = body.standardised(features).half()
-        y = regressed(trial)[rows].to(trial.device)
-        decides = trial.task.target.kind in ("classes", "labels")
-        body.values = ((y + 1) / 2 if decides else y).float()
-        if decides:
-            body.prior = body.values.mean(dim=0)
+        body.values = (y + 1) / 2 if trial.task.target.kind in ("classes", "labels") else y
         random = np.random.default_rng(derive_seed(trial.seed, "queries"))
-        chosen = np.sort(random.permutation(len(rows))[:_QUERIES])
-        near = torch.cat(
-            [self._others(features, part) for part in np.split(chosen, range(_BLOCK, len(chosen), _BLOCK))]
+        chosen = random.permutation(len(rows))[:_QUERIES]
+        # Without the nearest, which is the sample itself or its equal.
+        near = torch.cat([
+            body.nearest(features[part], NEIGHBOURS[-1] + 1)[:, 1:] for part in torch.from_numpy(chosen).split(_BLOCK)
+        ])  # fmt: skip
+        targets, decode, least = (
+            np.asarray(trial.data.train.y)[rows[chosen]],
+            trial.objective.decoder(trial.device),
+            math.inf,
         )
-        prior, values, decode = body.prior, body.values, trial.objective.decoder(trial.device)
-        best, least = NEIGHBOURS[0], math.inf
         for number in NEIGHBOURS:
-            weight, share = self._shares(number, decides)
-            means = share * prior + weight * values[near[:, :number]].sum(dim=1)
-            predictions = decode(trial.model.head(means[:, None])).cpu().numpy()
-            value = trial.objective.score(predictions, np.asarray(trial.data.train.y)[rows[chosen]])
+            note_progress()
+            means = torch.stack([body.values[each].mean(dim=0) for each in near[:, :number]])
+            value = trial.objective.score(decode(trial.model.head(means[:, None])).cpu().numpy(), targets)
             if value <= least and number < len(rows):
-                best, least = number, value
-        weight, share = self._shares(best, decides)
-        body.weights.zero_()[:best] = weight
-        body.prior = share * prior
-
-    def _others(self, features: Tensor, chosen: np.ndarray) -> Tensor:
-        """Return the indices [n, most] of those nearest to the samples ``chosen``, without the samples themselves."""
-        note_progress()
-        body, own = self._trial.model.body, torch.from_numpy(chosen).to(features.device)
-        assert isinstance(body, NearestBody)
-        near = body.nearest(features[own], NEIGHBOURS[-1] + 1)
-        same = near == own[:, None]
-        same[:, -1] |= ~same.any(dim=1)  # hidden among duplicates
-        return near[~same].reshape(len(own), -1)
-
-    @staticmethod
-    def _shares(number: int, decides: bool) -> tuple[float, float]:
-        """Return the weight of each of ``number`` neighbours, and of the mean of all samples, which counts as one."""
-        return (1 / (number + 1), 1 / (number + 1)) if decides else (1 / number, 0.0)
+                least = value
+                body.weights.zero_()[:number] = 1 / number
 
 
 class ForestStage(FittedStage):
     """Stage that grows a random forest of scikit-learn in one epoch, of bags of at most `MOST_BAG` samples."""
 
-    batch_size = 256
-
-    def __init__(self, trial: Trial, trees: int) -> None:
+    def __init__(self, trial: Trial) -> None:
         super().__init__(trial, epochs=1)
-        self._num_trees = trees
+
+    @staticmethod
+    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features, without trees."""
+        return ForestBody(width, target.num_outputs), ProbabilityHead(target, 0.5 / TREES)
 
     def fit(self, epoch: int) -> None:
         """Grow the trees, ten at a time; ``epoch`` is not used."""
-        from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+        from sklearn.ensemble import RandomForestRegressor
 
         trial, body = self._trial, self._trial.model.body
         assert isinstance(body, ForestBody)
         rows = training_rows(trial)
-        kind, x, y = trial.task.target.kind, features_of(trial, rows, embedded=True).cpu().numpy(), regressed(trial)
-        targets = np.asarray(trial.data.train.y)[rows] if kind == "classes" else y.numpy()[rows].squeeze()
-        bag = min(len(rows), MOST_BAG)
-        forest = (RandomForestClassifier if kind == "classes" else RandomForestRegressor)(
-            max_samples=bag, max_features="sqrt" if kind != "scalar" else 1 / 3, max_depth=MOST_DEPTH, warm_start=True,
-            min_samples_leaf=max(1 if kind != "scalar" else 2, bag // 2500),
+        x, y = features_of(trial, rows, encoded=False).cpu().numpy(), regressed(trial).numpy()[rows].squeeze()
+        numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
+        # The squared error of indicators is the Gini impurity of classes.
+        forest = RandomForestRegressor(
+            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=MOST_DEPTH, warm_start=True,
+            min_samples_leaf=max(2 if numbers else 1, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )  # fmt: skip
-        for number in range(min(10, self._num_trees), self._num_trees + 10, 10):
+        for number in range(10, TREES + 1, 10):
             note_progress()
-            forest.set_params(n_estimators=min(number, self._num_trees)).fit(x, targets)
-        values = [each.tree_.value.reshape(each.tree_.node_count, -1) for each in forest.estimators_]
-        if kind == "classes":  # those that occur in training
-            values = [value @ np.eye(body.feature_width)[forest.classes_.astype(int)] for value in values]
-        elif kind == "labels":
-            values = [(value + 1) / 2 for value in values]
-        body.set_trees([each.tree_ for each in forest.estimators_], values)
+            forest.set_params(n_estimators=number).fit(x, y if numbers else (y + 1) / 2)
+        body.set_trees([each.tree_ for each in forest.estimators_])
