@@ -137,7 +137,7 @@ class HydraBody(Body):
             dilation, series = 2 ** (number // 2), x.diff(dim=2) if number % 2 else x
             with torch.autocast(x.device.type, enabled=False):
                 outputs = F.conv1d(series, weights, padding=LENGTH // 2 * dilation, dilation=dilation)
-            outputs = outputs.reshape(len(outputs), -1, self._kernels, outputs.shape[2])
+            outputs = torch.unflatten(outputs, 1, (-1, self._kernels))
             won = (outputs == outputs.amax(dim=2, keepdim=True)) * outputs
             lost = (outputs == outputs.amin(dim=2, keepdim=True)).float()
             parts += [each.sum(dim=3).clamp(min=0).sqrt().flatten(1) for each in (won, lost)]

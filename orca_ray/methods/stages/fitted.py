@@ -234,7 +234,7 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
     Features ``x`` [N, F] are first standardised in place; then |y - x w - b|² + penalty |w|² is minimised for each
     column of ``y`` [N, K] float64. The smaller of the two equivalent systems, of size N or F, is solved.
     """
-    mean, deviation = standardise(x)
+    mean, deviation = standardise(x, share=0)
     centre = y.mean(dim=0)
     dual = x.shape[0] <= x.shape[1]
     gram = _gram(x if dual else x.T)
@@ -246,10 +246,15 @@ def ridge(x: Tensor, y: Tensor, penalties: Sequence[float]) -> Iterator[tuple[Te
         yield weight.T, centre - mean @ weight
 
 
-def standardise(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Standardise features ``x`` [N, F] in place; return their means and deviations [F] in float64."""
+def standardise(x: Tensor, share: float = 1e-3) -> tuple[Tensor, Tensor]:
+    """Standardise features ``x`` [N, F] in place; return their means and deviations [F] in float64.
+
+    The deviation of a feature is 1 if its own is less than ``share`` of the median: such a feature is noise, and a new
+    value would be thousands of deviations away.
+    """
     deviation, mean = (each.double() for each in torch.std_mean(x, dim=0, correction=0))
-    deviation = torch.where(deviation > 1e-6, deviation, 1.0)
+    least = max(1e-6, share * float(deviation.median()))
+    deviation = torch.where(deviation > least, deviation, 1.0)
     x.sub_(mean).div_(deviation)
     return mean, deviation
 

@@ -160,9 +160,8 @@ class NearestStage(FittedStage):
         random = np.random.default_rng(derive_seed(trial.seed, "queries"))
         chosen = random.permutation(len(rows))[:_QUERIES]
         # Without the nearest, which is the sample itself or its equal.
-        near = torch.cat([
-            body.nearest(features[part], NEIGHBOURS[-1] + 1)[:, 1:] for part in torch.from_numpy(chosen).split(_BLOCK)
-        ])  # fmt: skip
+        blocks = torch.split(torch.from_numpy(chosen), _BLOCK)
+        near = torch.cat([body.nearest(features[part], NEIGHBOURS[-1] + 1)[:, 1:] for part in blocks])
         targets, decode, least = (
             np.asarray(trial.data.train.y)[rows[chosen]],
             trial.objective.decoder(trial.device),
