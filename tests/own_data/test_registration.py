@@ -122,8 +122,8 @@ def test_arrays_in_memory_are_those_of_the_registered_task() -> None:
     result = infer(data)
     here, there = registration.in_memory(result, data), registration.register(result, data).prepare()
     for split in ("train", "validation"):
-        np.testing.assert_array_equal(here.splits[split].x, there.splits[split].x)  # type: ignore[index]
-        np.testing.assert_array_equal(here.splits[split].y, there.splits[split].y)  # type: ignore[index]
+        np.testing.assert_array_equal(here.splits[split].x, there.splits[split].x)
+        np.testing.assert_array_equal(here.splits[split].y, there.splits[split].y)
 
 
 def test_missing_and_damaged_tasks(caplog: pytest.LogCaptureFixture) -> None:
