@@ -171,7 +171,7 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
     name = sweep.task.title or sweep.task.short_name
     write_text(page, adaptation_page(report.to_json(), found, warnings, report.evidence, name=name, folder=str(out)))
     if options.json:
-        emit_json({"model": str(out), "page": str(page), **report.to_json()})
+        emit_json({**report.to_json(), "description": report.model, "model": str(out), "page": str(page)})
     elif not options.quiet:
         _print_report(report, out)
         say(f"page: {page}")

@@ -157,6 +157,8 @@ def _prepared(task: "Task", data: "PreparedData") -> dict[str, Any]:
 
     splits = {}
     for name, split in data.splits.items():
+        if not len(split):  # own data may have no test split
+            continue
         splits[name] = {"samples": len(split), "x": _range(split.x)}
         if task.target.kind == "classes":
             splits[name]["counts"] = np.bincount(split.y, minlength=task.target.size).tolist()
