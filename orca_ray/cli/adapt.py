@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Argument, Exit, Option
 
 from orca_ray.cli.options import (
     AddressOption,
@@ -21,7 +21,7 @@ from orca_ray.cli.options import (
     takes,
     typed,
 )
-from orca_ray.cli.output import duration, emit_json, note, reason, say, show
+from orca_ray.cli.output import INTERRUPTED, duration, emit_json, note, reason, say, show
 from orca_ray.data.cache import write_text
 from orca_ray.errors import UserError
 from orca_ray.paths import check_unread
@@ -181,6 +181,8 @@ def _run(sweep: "AdaptationSweep", options: AdaptOptions, inferred: "Inferred", 
         note(f"{record.status.value}: {record.method} seed {record.seed}: {reason(record)}")
     if summary.interrupted and not silent:
         note("the time or Ctrl-C ended trials that still ran: the same command goes on, --minutes gives it more time")
+    if summary.interrupted and not summary.time_over:
+        raise Exit(INTERRUPTED)
 
 
 def _print_report(report: "Report", out: Path) -> None:
