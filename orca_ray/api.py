@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -58,9 +58,9 @@ BASELINES = {
 }
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
-FIRST_SHARE, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 4.0, 45.0
-"""Largest share of the time for the methods that fit in seconds; seconds for selecting and writing the model; least
-time for which a Ray cluster is started."""
+FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 60.0, 4.0, 45.0
+"""Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
+writing the model; least time for which a Ray cluster is started."""
 LEAST_OVERRUN, MOST_OVERRUN = 5.0, 0.05
 """A configuration is fitted again to all samples if one trial of it took at most this many seconds, or this share of
 the time."""
@@ -143,7 +143,7 @@ class AdaptationSweep:
                 with contextlib.suppress(ModuleNotFoundError):
                     import_module(name)
             if quick:
-                until = started + FIRST_SHARE * seconds if slow else deadline
+                until = started + min(FIRST_SHARE * seconds, FIRST_SECONDS) if slow else deadline
                 summary = self._race(quick, deadline, "inline", until=until)
                 if summary.interrupted or not slow:
                     return summary
@@ -216,10 +216,11 @@ class AdaptationSweep:
             raise UserError(f"{self.task.name}: its prepared data are missing or damaged: run the same command again")
         return data
 
-    def _choices(self, judge: Judge) -> list[Choice]:
-        """Return what may become the model, the best first; later ones count if the first exceed a limit."""
-        best = None if self.single else judge.ensemble()
-        return [*([best] if best else []), *(judge.single(each) for each in judge.ranked if each.whole)]
+    def _choices(self, judge: Judge) -> Iterator[Choice]:
+        """Yield what may become the model, the best first; later ones count if the first exceed a limit."""
+        if not self.single and (best := judge.ensemble()) is not None:
+            yield best
+        yield from (judge.single(each) for each in judge.ranked if each.whole)
 
     def _assembled(self, judge: Judge, choice: Choice, scratch: Path) -> tuple[ModelConfig, dict[str, Any], Any]:
         """Return configuration, weights and preprocessing of a chosen model, whose parts are copied to ``scratch``."""
