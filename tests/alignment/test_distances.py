@@ -15,7 +15,6 @@ from orca_ray.alignment.cost import CostMatrix, Gaussians, half_squared_distance
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances.mmd import MMD
 from orca_ray.alignment.distances.otdd import OTDD
-from orca_ray.alignment.distances.sliced import Sliced, directions
 from orca_ray.alignment.labels import pseudo_labels
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.alignment.transport import TOLERANCE, SolverReport, transport
@@ -37,7 +36,6 @@ def bures(a: np.ndarray, b: np.ndarray) -> float:
 
 class TestEveryDistance(Sampled, DistanceSuite):
     names = distance_names()
-    steps = {"sliced": 1e-6}  # noqa: RUF012 - projections change places
     exchange_tolerance = dict.fromkeys(OWN_SOLVER, 0.05)
     fixed_blocks = ("otdd_reference",)
     untrained_labels = ("otdd_reference",)
@@ -120,28 +118,12 @@ def test_bures_is_the_distance_of_two_gaussians() -> None:
         assert value == pytest.approx(bures(x.numpy(), src.x.numpy()), rel=1e-6)
 
 
-def test_sliced_couples_quantiles_exactly() -> None:
-    for n in (1, 7, 36):
-        src, (x, y) = source(24), cloud(n, classes=1, shift=0.5)
-        lines = [(x @ u, src.x @ u) for u in directions(4)]
-        exact = [ot.wasserstein_1d(a.numpy(), b.numpy(), p=2) for a, b in lines]
-        assert Sliced().fit(src)(x, y).item() == pytest.approx(float(np.mean(exact)))
-
-
-def test_directions_are_whole_frames() -> None:
-    frames_PD = directions(48)
-    assert len(frames_PD) == 528
-    torch.testing.assert_close(frames_PD[48:96] @ frames_PD[48:96].T, torch.eye(48, dtype=torch.float64))
-    assert frames_PD.mean().abs() < 0.01
-    assert torch.equal(frames_PD, directions(48))
-
-
 def test_shifted_set_is_its_shift_away() -> None:
     """What the docstring says of units, exactly."""
     src = source(24)
     shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     squared = (shift * shift).sum().item()
-    for name, factor in (("l2", 1.0), ("bures", 1.0), ("sliced", 0.25), ("sinkhorn", 0.5)):
+    for name, factor in (("l2", 1.0), ("bures", 1.0), ("sinkhorn", 0.5)):
         value = get_distance(name).fit(src)(src.x + shift, src.y).item()
         assert value == pytest.approx(factor * squared, rel=1e-6)
 
