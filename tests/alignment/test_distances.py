@@ -105,23 +105,6 @@ def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
     assert value == pytest.approx(kernels(x, x) + kernels(src.x, src.x) - 2 * kernels(x, src.x))
 
 
-def test_bures_is_the_distance_of_two_gaussians() -> None:
-    for num_source, n, d in ((40, 17, 5), (6, 9, 20)):
-        src, (x, y) = source(num_source, d=d), cloud(n, d=d, shift=0.5)
-        value = get_distance("bures").fit(src)(x, y).item()
-        assert value == pytest.approx(bures(x.numpy(), src.x.numpy()), rel=1e-6)
-
-
-def test_shifted_set_is_its_shift_away() -> None:
-    """What the docstring says of units, exactly."""
-    src = source(24)
-    shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-    squared = (shift * shift).sum().item()
-    for name, factor in (("l2", 1.0), ("bures", 1.0)):
-        value = get_distance(name).fit(src)(src.x + shift, src.y).item()
-        assert value == pytest.approx(factor * squared, rel=1e-6)
-
-
 def test_wasserstein_is_what_an_assignment_costs() -> None:
     """With as many points on both sides an optimal plan is a permutation (Birkhoff)."""
     (x, y), src = cloud(20, shift=0.5), source(20)
