@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -186,16 +185,6 @@ def test_data_without_raw_files_of_an_older_version_stay() -> None:
         written = meta.stat().st_mtime_ns
         assert task.prepare(raw=Path("anywhere")).directory == meta.parent
         assert meta.stat().st_mtime_ns == written
-
-
-def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    new = _task(CLASSES)
-    given: dict[str, Any] = {name: value for name, value in vars(new).items() if name != "domain"}
-    assert Task(**given, modality="tabular") == new  # type: ignore[call-arg]
-    assert "the task toy/one says 'modality'; rename this argument to 'domain'" in caplog.text
-    assert (new.domain, new.modality) == ("tabular", "sequence")
-    with pytest.raises(TypeError, match="modality"):
-        Task(**given, domain="tabular", modality="image")  # type: ignore[call-arg]
 
 
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
