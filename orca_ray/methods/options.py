@@ -53,9 +53,6 @@ class LoraConfig(Config):
     """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
     ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
     queries, keys and values together, it is adapted as a whole."""
-    weights: Annotated[str, partial(one_of, ("float32", "nf4"))] = "float32"
-    """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
-    for each 64 values."""
 
 
 @dataclass(frozen=True)

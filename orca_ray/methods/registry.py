@@ -9,7 +9,7 @@ from typing import Any
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
-from orca_ray.methods.options import SHARED, Hyperparameters, LoraConfig, Scalar
+from orca_ray.methods.options import SHARED, Hyperparameters, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
 from orca_ray.models.modality import DecoderConfig
@@ -67,7 +67,7 @@ def check_unfit(method: str, task: Task) -> None:
 
 
 _YOUNGER = {
-    "data.fold": DataConfig.fold, "decoder.context": DecoderConfig.context, "lora.weights": LoraConfig.weights,
+    "data.fold": DataConfig.fold, "decoder.context": DecoderConfig.context,
     "minirocket.penalty": MiniRocketConfig.penalty,
 }  # fmt: skip
 """Defaults of the options that were added after the first records."""

@@ -94,12 +94,6 @@ class EncoderBody(Body):
         return features
 
 
-def num_values(parameter: nn.Parameter) -> int:
-    """Return the number of values of a parameter; a byte with two 4-bit values counts as two."""
-    quantised = getattr(parameter, "quant_state", None)
-    return parameter.numel() if quantised is None else math.prod(quantised.shape)
-
-
 def set_dropout(module: nn.Module, probability: float) -> None:
     """Set the probability of all dropout in ``module``, attention dropout included."""
     for part in module.modules():
