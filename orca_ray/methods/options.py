@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
+from orca_ray.models.modality import EmbedderConfig, HeadConfig
 from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, one_of, section_name
 from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 
@@ -138,7 +138,6 @@ class Hyperparameters:
     of_methods: Mapping[str, Any]
     """The sections that methods declare in `Recipe.options`, by section name."""
     data: DataConfig
-    decoder: DecoderConfig
     embedder: EmbedderConfig
     head: HeadConfig
     align: AlignConfig

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
-from orca_ray.models.modality import ContextName
 
 Layout = tuple[int, ...]
 Pooling = Literal["mean", "last"]
@@ -64,14 +63,6 @@ class Body(nn.Module, ABC):
     def exportable(self) -> "Body":
         """Return a body that computes the same by torch's operations alone, for export; by default, this body."""
         return self
-
-    def set_context(self, context: ContextName) -> None:
-        """Set which tokens a decoder's features depend on; other bodies raise UserError for any but ``causal``."""
-        if context != "causal":
-            raise UserError(
-                f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
-                "so leave it 'causal', which changes nothing"
-            )
 
 
 class EncoderBody(Body):
