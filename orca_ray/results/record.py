@@ -214,6 +214,5 @@ class SuggestionRow(StoredRow):
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]; None in entries made
-    from the records of stores that are older than the journal."""
+    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]."""
     suggested_at: datetime
