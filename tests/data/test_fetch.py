@@ -20,8 +20,8 @@ import pytest
 import requests
 
 from orca_ray.data import fetch as fetching
-from orca_ray.data.download import Download, Failed, Patience, check_answer
-from orca_ray.data.fetch import _ByteProgress, fetch, verify
+from orca_ray.data.download import Failed, Patience, check_answer, download
+from orca_ray.data.fetch import fetch, verify
 from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
@@ -280,8 +280,8 @@ def test_a_disk_too_small_is_told_before_anything_is_fetched(
     assert server.log == []
     fetch(files[:1], raw, patience=FAST)
     monkeypatch.setattr("orca_ray.data.cache.shutil.disk_usage", lambda _: SimpleNamespace(free=size - 1))
-    with pytest.raises(UserError, match="no space"):  # of unknown size
-        Download(raw / "c", server.add("c", CONTENT), hash_known=True).run(FAST, threading.Event(), lambda *_: None)
+    with pytest.raises(UserError, match="no space"):
+        fetch([RawFile(path="c", urls=(server.add("c", CONTENT),))], raw, patience=FAST)  # of unknown size
 
 
 def test_a_host_is_asked_as_often_as_patience_says(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,14 +317,13 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, r
     assert str(caught.value).count("is no lock file") == 1  # what is wrong with all is told once
 
 
-def test_progress_is_told_in_the_calling_thread(server: Server, raw: Path) -> None:
-    told: list[tuple[str, int]] = []
+def test_progress_is_told(server: Server, raw: Path) -> None:
+    told: list[str] = []
     files = [RawFile(path=name, urls=(server.add(name, CONTENT),), num_bytes=len(CONTENT)) for name in "abc"]
-    fetch(files, raw, lambda line: told.append((line, threading.get_ident())), patience=FAST)
-    assert {thread for _, thread in told} == {threading.get_ident()}
+    fetch(files, raw, told.append, patience=FAST)
     for name in "abc":
-        assert any(line == f"fetching {name} (400.0 kB) from 127.0.0.1" for line, _ in told)
-        assert any(line.startswith(f"{name}: fetched, 400.0 kB in") for line, _ in told)
+        assert f"fetching {name} (400.0 kB) from 127.0.0.1" in told
+        assert any(line.startswith(f"{name}: fetched, 400.0 kB in") for line in told)
 
 
 @pytest.mark.slow
@@ -334,14 +333,15 @@ def test_an_interruption_leaves_parts_and_no_waiting(
     monkeypatch.setattr(fetching, "GRACE_SECONDS", 0.3)
     url = server.add("a", CONTENT, Fault(hold_after=HALF))
 
-    def interrupt(_: str) -> None:
+    def interrupt() -> None:
         assert server.held.wait(20)
         wait_until_there(raw / "a.part", HALF - 70_000)
-        raise KeyboardInterrupt
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    threading.Thread(target=interrupt).start()
     begin = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        fetch([RawFile(path="a", urls=(url,), num_bytes=1)], raw, interrupt, patience=FAST)
+        fetch([RawFile(path="a", urls=(url,), num_bytes=1)], raw, patience=FAST)
     assert time.monotonic() - begin < 4.0
     server.go_on.set()
     time.sleep(0.3)
@@ -411,10 +411,10 @@ def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None
         verify(files, raw)
 
 
-def test_progress_of_a_large_file_is_a_line_every_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_of_a_large_file_is_a_line_every_five_seconds(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, told = [0.0], list[str]()
     monkeypatch.setattr("orca_ray.data.fetch.time.monotonic", lambda: now[0])
-    ticker = _ByteProgress("big.tar", told.append)
+    ticker = fetching._RawDirectory(raw, told.append, FAST)._byte_progress("big.tar")
     for now[0], done, total in ((0.0, 10, 1000), (4.9, 40, 1000), (5.0, 60, 1000), (9.9, 80, 1000), (10.0, 110, None)):
         ticker(done * 10**6, total and total * 10**6)  # the last one of unknown length
     assert told == ["big.tar: 60 of 1000 MB, 10.0 MB/s", "big.tar: 110 MB, 10.0 MB/s"]
@@ -441,7 +441,7 @@ def test_waits_are_doubled_up_to_the_longest(server: Server, raw: Path, monkeypa
     monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
     stop = Mock(spec=threading.Event)
     stop.wait.return_value = False
-    download = Download(raw / "a", server.add("a", CONTENT, *BUSY), hash_known=True)
+    url, patience = server.add("a", CONTENT, *BUSY), Patience(tries=6, first_wait=1, longest_wait=10)
     with pytest.raises(Failed, match=r"503 Service Unavailable \(6 tries\)"):
-        download.run(Patience(tries=6, first_wait=1, longest_wait=10), stop, lambda done, total: None)
+        download(url, raw / "a.part", hash_known=True, patience=patience, stop=stop, report=Mock())
     assert [call.args[0] for call in stop.wait.call_args_list] == [1, 2, 4, 8, 10]
