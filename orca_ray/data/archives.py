@@ -138,15 +138,13 @@ def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
     return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
 
 
-def unpack(
-    archive: Path, into: Path, progress: _Report | None = None, *, stamp: Path | None = None, required: str = ""
-) -> None:
+def unpack(archive: Path, into: Path, progress: _Report | None = None, required: str = "") -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
 
     ``progress`` is called with the number of archive bytes read so far, and the size of the archive in bytes.
-    The format is detected from the content. Members are moved to ``into`` after the whole archive was read. The file
-    ``stamp`` exists while they are moved; if it exists later, the move was interrupted: unpack the archive again.
-    ``required`` is a path below ``into`` that must exist in the end; "": none.
+    The format is detected from the content. Members are moved to ``into`` after the whole archive was read.
+    ``required`` is a path below ``into`` that must exist in the end; "": none. It is moved last, in one step: if it is
+    absent, the move was interrupted, and can be repeated.
 
     Raises UserError for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a
     name that orca-ray gives to its own files, or already exists with different content; for contents larger than the
@@ -177,13 +175,8 @@ def unpack(
             if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
                 reason = f"{target} is there with another content, and is not replaced"
                 raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
-        if stamp:
-            stamp.parent.mkdir(parents=True, exist_ok=True)
-            stamp.touch()
-        for path, target in moves:
+        for path, target in sorted(moves, key=lambda move: (into / required).is_relative_to(move[1])):
             os.replace(path, target)
-        if stamp:
-            stamp.unlink()
     report(size, size)
 
 

@@ -270,8 +270,7 @@ class _RawDirectory:
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
                 self._report(f"unpacking {file.path}")
-                progress = self._byte_progress(f"{file.path}: unpacked")
-                archives.unpack(archive, into, progress, stamp=file.unpacking(self._directory), required=str(required))
+                archives.unpack(archive, into, self._byte_progress(f"{file.path}: unpacked"), str(required))
 
 
 def _part(target: Path) -> Path:

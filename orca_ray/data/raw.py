@@ -23,7 +23,7 @@ from orca_ray.process import note_progress
 logger = logging.getLogger(__name__)
 
 LOCKS = ".locks"
-"""Subdirectory of a raw directory that holds lock files and stamp files (see `RawFile.unpacking`)."""
+"""Subdirectory of a raw directory that holds lock files."""
 PINS = "orca-data.lock.json"
 """Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
 _PINS_VERSION = 1
@@ -72,11 +72,7 @@ class RawFile:
 
     def present(self, directory: Path) -> bool:
         """Return whether the file, or the unpacked content of an archive, is in the raw directory ``directory``."""
-        return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
-
-    def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file: it exists while `archives.unpack` moves files, or was stopped in it."""
-        return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
+        return (directory / (self.unpacked or self.path)).exists()
 
 
 def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:

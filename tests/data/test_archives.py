@@ -84,19 +84,19 @@ def test_what_was_packed_is_unpacked_beside_what_is_there(write: Write, tmp_path
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["cifar"]
 
 
-def test_a_move_that_was_cut_short_leaves_its_stamp_and_can_be_repeated(
+def test_a_move_that_was_cut_short_lacks_what_is_required_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw, stamp = tmp_path / "raw", tmp_path / "raw" / ".locks" / "a.tar.unpacking"
-    write_tar(tmp_path / "a.tar", [("a", b"1"), ("b", b"2"), ("c", b"3")])
+    raw = tmp_path / "raw"
+    write_tar(tmp_path / "a.tar", [("a/1", b"1"), ("b", b"2"), ("c", b"3")])
     with monkeypatch.context() as patch:
         cut = [mock.DEFAULT, mock.DEFAULT, KeyboardInterrupt]
         patch.setattr(os, "replace", mock.Mock(wraps=os.replace, side_effect=cut))
         with pytest.raises(KeyboardInterrupt):
-            unpack(tmp_path / "a.tar", raw, stamp=stamp)
-    assert contents(raw) == {"a": b"1", "b": b"2", ".locks/a.tar.unpacking": b""}
-    unpack(tmp_path / "a.tar", raw, stamp=stamp)
-    assert contents(raw) == {"a": b"1", "b": b"2", "c": b"3"}
+            unpack(tmp_path / "a.tar", raw, required="a/1")
+    assert contents(raw) == {"b": b"2", "c": b"3"}
+    unpack(tmp_path / "a.tar", raw, required="a/1")
+    assert contents(raw) == {"a/1": b"1", "b": b"2", "c": b"3"}
 
 
 def test_directories_a_dot_in_front_and_an_old_type_of_files(tmp_path: Path) -> None:
