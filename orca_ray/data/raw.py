@@ -62,13 +62,8 @@ class RawFile:
 
     @property
     def disk_bytes(self) -> int:
-        """Approximate size on the disk, including what an archive unpacks to."""
-        return self.num_bytes * (self.unpacked_factor + 1)
-
-    @property
-    def unpacked_factor(self) -> int:
-        """Estimated ratio of the unpacked size to the size of the archive; 0 for a plain file."""
-        return 0 if not self.unpacked else 1 if self.path.endswith(".tar") else 2
+        """Approximate size on the disk; an archive is estimated to unpack to its own size (tar) or twice as much."""
+        return self.num_bytes * (1 if not self.unpacked else 2 if self.path.endswith(".tar") else 3)
 
     def present(self, directory: Path) -> bool:
         """Return whether the file, or the unpacked content of an archive, is in the raw directory ``directory``."""
