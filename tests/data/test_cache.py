@@ -244,7 +244,7 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> mock.Mock:
 
 
 def _pretend_pip(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    monkeypatch.setattr(packages, "_pip", lambda: [sys.executable, "-c", code])
+    monkeypatch.setattr(packages, "_PIP", (sys.executable, "-c", code))
 
 
 def _files() -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -317,15 +318,6 @@ def test_one_failure_does_not_keep_the_others_and_all_are_told(server: Server, r
     assert str(caught.value).count("is no lock file") == 1  # what is wrong with all is told once
 
 
-def test_progress_is_told(server: Server, raw: Path) -> None:
-    told: list[str] = []
-    files = [RawFile(path=name, urls=(server.add(name, CONTENT),), num_bytes=len(CONTENT)) for name in "abc"]
-    fetch(files, raw, told.append, patience=FAST)
-    for name in "abc":
-        assert f"fetching {name} (400.0 kB) from 127.0.0.1" in told
-        assert any(line.startswith(f"{name}: fetched, 400.0 kB in") for line in told)
-
-
 @pytest.mark.slow
 def test_an_interruption_leaves_parts_and_no_waiting(
     server: Server, raw: Path, monkeypatch: pytest.MonkeyPatch
@@ -362,8 +354,11 @@ def archive(**members: bytes) -> bytes:
 def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> None:
     (raw / ".unpack-left").mkdir(parents=True)  # by an unpacking that was killed
     (raw / ".unpack-left" / "half").write_bytes(b"1")
-    file = RawFile(path="a.tar.gz", urls=(server.add("a", archive(x=b"1", y=b"2")),), unpacked="inside/x")
-    fetch([file], raw, patience=FAST)
+    url, told = server.add("a", archive(x=b"1", y=b"2")), list[str]()
+    file = RawFile(path="a.tar.gz", urls=(url,), unpacked="inside/x", num_bytes=400_000)
+    fetch([file], raw, told.append, patience=FAST)
+    assert [told[0], told[-1]] == ["fetching a.tar.gz (400.0 kB) from 127.0.0.1", "unpacking a.tar.gz"]
+    assert re.fullmatch(r"a\.tar\.gz: fetched, \d{3} bytes in \d\.\d s", told[1])
     assert names(raw) == ["a.tar.gz", "inside/x", "inside/y", PINS]
     (raw / "inside/x").unlink()
     fetch([file], raw, patience=FAST)
