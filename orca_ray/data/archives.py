@@ -9,7 +9,6 @@ import contextlib
 import errno
 import filecmp
 import gzip
-import io
 import os
 import shutil
 import stat
@@ -49,47 +48,23 @@ class DamagedFile(UserError):
     """Raised for a compressed file that cannot be read to its end, and for an archive without an expected path."""
 
 
-class _BoundedGzip(io.RawIOBase):
-    """Decompressed content of a gzip file; raises UserError when it exceeds `max_bytes` of the file's size."""
+def open_gzip(path: Path) -> IO[bytes]:
+    """Return the decompressed content of a ``.gz`` file as a stream; the caller closes it.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path, self._left = path, max_bytes(cache.check_special(path))
-        self._packed = cache.open_file(path)
-        self._content = gzip.GzipFile(fileobj=self._packed)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        with archive_errors(self._path, "gzip file"):
-            # At most _COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
-            found = self._content.read(min(len(view), _COPY_BYTES))
-        view[: len(found)] = found
-        self._left -= len(found)
-        if self._left < 0:
-            raise swollen(self._path)
-        return len(found)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._content.close()
-            self._packed.close()
-        super().close()
-
-
-def open_gzip(path: Path) -> io.BufferedReader:
-    """Return the decompressed content of a ``.gz`` file as a stream that cannot seek; the caller closes it.
-
-    Raises UserError, here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or
-    decompresses to more than 200 times its size and more than 256 MiB.
+    The file is first decompressed to its end once. Raises UserError if the file is not gzip, ends early, has a wrong
+    checksum, or decompresses to more than 200 times its size and more than 256 MiB.
     """
-    with cache.open_file(path) as stream:
-        magic = stream.read(2)
-    if magic != _GZIP:
-        raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
-    return io.BufferedReader(_BoundedGzip(path), _COPY_BYTES)
+    left = max_bytes(cache.check_special(path))
+    with cache.open_file(path) as packed:
+        if (magic := packed.read(2)) != _GZIP:
+            raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
+        packed.seek(0)
+        with archive_errors(path, "gzip file"), gzip.GzipFile(fileobj=packed) as stream:
+            while block := stream.read(_COPY_BYTES):
+                left -= len(block)
+                if left < 0:
+                    raise swollen(path)
+    return cast(IO[bytes], gzip.open(path))
 
 
 def max_bytes(size: int) -> int:
@@ -186,8 +161,7 @@ def read_whole(path: Path) -> None:
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
-        with open_gzip(path) as content:
-            drain(content)
+        open_gzip(path).close()
     elif magic in _ZIP or path.suffix == ".tar":
         unpacked, size = 0, cache.check_special(path)
         with archive_errors(path, "archive (.tar, .zip, .npz)"):
@@ -239,7 +213,6 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
                 found = _KINDS.get(member.type, f"member of type {member.type!r}")
                 raise _special(archive, member.name, "sparse file" if member.issparse() else found)
             yield (member.name, 0, None) if member.isdir() else (member.name, member.size, tar.extractfile(member))
-    drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:

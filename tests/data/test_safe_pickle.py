@@ -1,5 +1,4 @@
 import contextlib
-import gzip
 import io
 import pickle
 import pickletools
@@ -15,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -221,16 +219,3 @@ def test_a_file_cut_anywhere_is_refused_by_name_and_a_changed_byte_does_no_harm(
                 loads(bytes(content))
     path.write_bytes(WHOLE)
     assert safe_pickle.load(path, "ECG records")["label"] == ["N", "A"]
-
-
-def test_the_checksum_behind_the_pickle_is_verified(tmp_path: Path) -> None:
-    """The pickle is over before the checksum of its gzip file comes."""
-    path = tmp_path / "s2.gz"
-    content = bytearray(gzip.compress(pickle.dumps({"images": np.zeros(50_000, np.uint8)}), mtime=0))
-    path.write_bytes(content)
-    with open_gzip(path) as stream:
-        assert safe_pickle.load(stream, str(path))["images"].shape == (50_000,)
-    content[-8] ^= 1
-    path.write_bytes(content)
-    with open_gzip(path) as stream, pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file.*CRC"):
-        safe_pickle.load(stream, str(path))
