@@ -58,16 +58,13 @@ def check_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
     """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to ``high`` (inclusive)."""
     if y.dtype.kind not in "biuf":
         raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
-    flat = y.reshape(-1)
-    for part in row_slices(flat, _SLICE_BYTES):
-        values = flat[part]
-        good = (values >= low) & (values <= high)
-        if values.dtype.kind == "f":
-            good &= values == np.floor(values)
-        if not good.all():
-            index = int(np.flatnonzero(~good)[0])
-            expected = f"{_place(path, field)}: expected labels from {low} to {high}"
-            raise UserError(f"{expected}, found {values[index]} at {part.start + index}")
+    good = (y >= low) & (y <= high)
+    if y.dtype.kind == "f":
+        good &= y == np.floor(y)
+    if not good.all():
+        index = int(np.flatnonzero(~good)[0])
+        expected = f"{_place(path, field)}: expected labels from {low} to {high}"
+        raise UserError(f"{expected}, found {y.reshape(-1)[index]} at {index}")
 
 
 def _place(path: Path, field: str) -> str:
