@@ -19,8 +19,6 @@ from unittest import mock
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.io import savemat
 
 from orca_ray.data import archives, cache, prepared, readers, safe_pickle
@@ -248,21 +246,14 @@ def test_an_archive_cut_or_changed_anywhere_leaves_nothing(write: Write, tmp_pat
         assert set(FILES.values()) >= set(contents(tmp_path / f"raw{position}").values())
 
 
-@given(st.binary(max_size=5000), st.lists(st.integers(-1, 700), max_size=5))
-def test_a_gzip_stream_is_its_content(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, sizes: list[int]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "content.gz"
-    path.write_bytes(gzip.compress(content))
-    with open_gzip(path) as stream:
-        assert b"".join([*(stream.read(size) for size in sizes), stream.read()]) == content
-
-
-def test_a_damaged_gzip_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_whole_gzip_file_is_its_content_and_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "s2.gz"
     with pytest.raises(UserError, match=r"cannot read .*no such file"):
         open_gzip(path)
     content = gzip.compress(random.Random(0).randbytes(1000), mtime=0)
+    path.write_bytes(content)
+    with open_gzip(path) as stream:
+        assert stream.read() == random.Random(0).randbytes(1000)
     flipped = bytearray(content)
     flipped[500] ^= 1
     for damaged in (*(content[:size] for size in range(2, len(content), 50)), content[:-1], bytes(flipped)):
