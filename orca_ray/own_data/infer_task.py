@@ -38,7 +38,7 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1, 2] = 2
+    version: Literal[2] = 2
     reading: Options
     """Options with which files are read: columns, keys, axes, colours and rate as in training."""
     encoder: Annotated[Encoder, Field(discriminator="form")]
@@ -85,7 +85,7 @@ class Preprocessing(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where}: no valid preprocessing of version 1 or 2: {field}: {first['msg']}") from error
+            raise UserError(f"{where}: no valid preprocessing of version 2: {field}: {first['msg']}") from error
 
 
 PREPARATION = 2

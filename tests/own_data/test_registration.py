@@ -290,5 +290,5 @@ def test_targets_and_back() -> None:
 )
 def test_bad_json_is_refused_by_field(change: dict[str, Any], expected: str) -> None:
     content = {**fitted(TABLE).to_json(), **change}
-    with pytest.raises(UserError, match=f"preprocessing.json: no valid preprocessing of version 1 or 2: {expected}"):
+    with pytest.raises(UserError, match=f"preprocessing.json: no valid preprocessing of version 2: {expected}"):
         Preprocessing.from_json(content)

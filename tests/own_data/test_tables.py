@@ -179,18 +179,6 @@ def test_missing_numbers_are_marked() -> None:
     assert re.search(r"column 'extreme': \d+ infinite or too large values count as missing", warnings)
 
 
-def test_a_preprocessing_of_version_1_encodes_as_before() -> None:
-    column: Any = {"name": "a", "kind": "number", "part": None, "categories": [], "fill": 2.0, "mean": 1.0, "std": 2.0}
-    stored = {
-        "version": 1, "reading": {"target": ["y"]}, "encoder": {"form": "table", "columns": [column]},
-        "target": {"kind": "classes", "label_names": ["bus", "car"], "one_hot": [], "axes": [], "shape": []},
-    }  # fmt: skip
-    old = Preprocessing.from_json(stored)
-    table = pd.DataFrame({"a": [np.nan, 5.0]})
-    assert old.inputs(UserData(x=table, kind_hint="table")).tolist() == [[[0.5]], [[2.0]]]
-    assert old.targets(np.array(["bus ", "car"], dtype=object)).tolist() == [0, 1]
-
-
 def test_labels_keep_their_spaces() -> None:
     labels = np.array(["bus ", "bus", "car"], dtype=object)[Y]
     result = inferred(NOISE**2, labels)
