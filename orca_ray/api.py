@@ -176,7 +176,7 @@ class AdaptationSweep:
         with scratch_directory() as scratch:
             for number, choice in enumerate(self._choices(judge)):
                 config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
-                names = () if preprocessing is None else Preprocessing.from_json(preprocessing).label_names
+                names = () if preprocessing is None else Preprocessing.from_json(preprocessing).target.label_names
                 report = self._report(judge, choice, config, names)
                 write_folder(scratch / "model", config, weights, card="", preprocessing=preprocessing)
                 report = self._measured(report, scratch / "model")

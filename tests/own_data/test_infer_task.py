@@ -125,7 +125,7 @@ def test_without_test_all_samples_are_in_train_or_validation_and_single_ones_in_
     assert np.sort(np.concatenate(list(result.splits.values()))).tolist() == list(range(60))
     assert 0 in result.splits["train"]
     assert result.task.num_samples == (len(result.splits["train"]), len(result.splits["validation"]), 0)
-    assert result.preprocessing.label_names == ("a", "b", "single")
+    assert result.preprocessing.target.label_names == ("a", "b", "single")
 
 
 def test_warnings_where_training_can_go_on() -> None:

@@ -156,8 +156,9 @@ def test_a_price_is_a_target() -> None:
     prices = np.array([f"${value:,.2f}" for value in AMOUNTS], dtype=object)
     result = inferred(NOISE**2, prices)
     assert result.task.target.kind == "scalar"
-    np.testing.assert_allclose(result.preprocessing.targets(prices), AMOUNTS, rtol=1e-6)
-    assert inferred(NOISE**2, np.array(["5 %", "10 %"] * 30, dtype=object)).preprocessing.label_names == ("10 %", "5 %")
+    np.testing.assert_allclose(result.preprocessing.target.encode(prices), AMOUNTS, rtol=1e-6)
+    shares = np.array(["5 %", "10 %"] * 30, dtype=object)
+    assert inferred(NOISE**2, shares).preprocessing.target.label_names == ("10 %", "5 %")
 
 
 def test_missing_numbers_are_marked() -> None:
@@ -182,9 +183,9 @@ def test_missing_numbers_are_marked() -> None:
 def test_labels_keep_their_spaces() -> None:
     labels = np.array(["bus ", "bus", "car"], dtype=object)[Y]
     result = inferred(NOISE**2, labels)
-    assert result.preprocessing.label_names == ("bus", "bus ", "car")
+    assert result.preprocessing.target.label_names == ("bus", "bus ", "car")
     assert "labels 'bus ' and 'bus' differ only in case or spaces, and are different classes" in result.warnings
-    assert result.preprocessing.targets(labels[:3]).tolist() == [1, 0, 2]
+    assert result.preprocessing.target.encode(labels[:3]).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize(
