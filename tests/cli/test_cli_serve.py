@@ -9,7 +9,6 @@ from unittest.mock import MagicMock
 import pytest
 from uvicorn.server import ServerState
 
-from orca_ray.cli.app import run
 from orca_ray.cli.predict import _config, listen, read_token
 from orca_ray.errors import UserError
 
@@ -45,12 +44,6 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path.write_text(weak)
         with pytest.raises(UserError, match="expected at least 16 ASCII characters without spaces"):
             read_token(path)
-
-
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    for path, message in ((tmp_path, "is no model folder"), (tmp_path / "nowhere", "does not exist")):
-        assert run(["serve", str(path), "--port", "0"]) == 2
-        assert message in capfd.readouterr().err
 
 
 def test_the_connection_that_has_waited_longest_for_its_client_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
