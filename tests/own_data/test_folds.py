@@ -98,11 +98,7 @@ def test_groups_copies_and_times_are_not_divided() -> None:
         ({"groups": np.arange(60) % 2}, 2, "from 2 folds instead of 5: train and validation have 2 groups"),
         ({"groups": np.arange(60) % 4}, 4, "from 4 folds instead of 5: train and validation have 4 groups"),
         ({"y": np.arange(60) // 30, "groups": np.arange(60) // 10}, 3, "have 3 groups of a class"),
-        (
-            {"times": np.arange(60) // 20, "y": np.arange(60) // 30},
-            3,
-            "have 3 times",
-        ),
+        ({"times": np.arange(60) // 20, "y": np.arange(60) // 30}, 3, "have 3 times"),
         ({"times": np.arange(60), "y": np.arange(60) // 20}, 5, "not every fold has samples of every class"),
     ],
 )
