@@ -27,6 +27,10 @@ def _frame(arrays: Arrays) -> pd.DataFrame:
     return pd.DataFrame({"a": X[:, 0, 0], "b": X[:, 1, 0], **columns, **part})
 
 
+def _of_columns(write: Callable[[Path, pd.DataFrame], object]) -> Callable[[Path, Arrays], object]:
+    return lambda path, arrays: write(path, _frame(arrays))
+
+
 def _files(suffix: str, write: Callable[[Path, int], object]) -> Callable[[Path, Arrays], object]:
     def written(folder: Path, arrays: Arrays) -> None:
         for row in range(N):
@@ -43,10 +47,7 @@ FOLDERS: Mapping[str, Callable[[Path, Arrays], object]] = {
     "recordings": _files(".wav", lambda path, row: tone(path, 200 + 9 * row)),
     "arrays": _files(".npy", lambda path, row: np.save(path, X[row, :, : 12 - row % 2])),
 }
-CASES = {
-    **ARRAYS, **FOLDERS,
-    **{name: lambda path, arrays, write=write: write(path, _frame(arrays)) for name, write in TABLES.items()},
-}  # fmt: skip
+CASES = {**ARRAYS, **{name: _of_columns(write) for name, write in TABLES.items()}, **FOLDERS}
 """Writers of arrays and columns, or for folders: of files by class."""
 
 
