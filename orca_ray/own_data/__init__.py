@@ -172,6 +172,7 @@ class UserData:
     y: Array | None = None
     """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N, ...]; None: only inputs."""
     kind_hint: Kind = "array"
+    """Kind of the samples; a data frame is always a table."""
     source: str = "the data"
     """Path that the samples were read from, for messages."""
     names: Sequence[str] = ()
@@ -194,6 +195,8 @@ class UserData:
     """Options that the samples were read with, those of a ``task.yaml`` included."""
 
     def __post_init__(self) -> None:
+        if hasattr(self.x, "columns"):
+            object.__setattr__(self, "kind_hint", "table")
         for what, part in (
             ("targets", self.y), ("groups", self.groups), ("times", self.times), ("splits", self.splits),
             ("names", self.names or None),

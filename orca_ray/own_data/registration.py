@@ -119,8 +119,8 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
     label = getattr(parts["y"], "name", None)
     arrays = {axis: None if part is None else np.asarray(part) for axis, part in parts.items()}
     data = UserData(
-        x=x, y=arrays["y"], kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
-        source=name, rate=options.rate, target_names=() if label is None else (str(label),),
-        groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
+        x=x, y=arrays["y"], kind_hint="audio" if options.rate else "array", source=name, rate=options.rate,
+        target_names=() if label is None else (str(label),), groups=arrays["groups"], times=arrays["times"],
+        splits=arrays["splits"],
     )  # fmt: skip
     return register(infer(data, options), data)

@@ -17,8 +17,7 @@ SERIES = RNG.normal(size=(60, 4, 50)) + Y[:, None, None]
 
 
 def inferred(x: Any, y: Any, options: Options | None = None, **given: Any) -> Inferred:
-    kind = given.pop("kind_hint", "table" if isinstance(x, pd.DataFrame) else "array")
-    return infer(UserData(x=x, y=np.asarray(y), kind_hint=kind, source="my.npz", **given), options)
+    return infer(UserData(x=x, y=np.asarray(y), source="my.npz", **given), options)
 
 
 def found(result: Inferred, what: str) -> str:

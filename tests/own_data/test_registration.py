@@ -158,12 +158,11 @@ TABLE = pd.DataFrame(
 
 
 def fitted(x: Any, options: Options | None = None, **given: Any) -> Preprocessing:
-    kind = given.pop("kind_hint", "table" if isinstance(x, pd.DataFrame) else "array")
-    return infer(UserData(x=x, y=Y[: len(x)], kind_hint=kind, source="train", **given), options).preprocessing
+    return infer(UserData(x=x, y=Y[: len(x)], source="train", **given), options).preprocessing
 
 
 def new(x: Any, **given: Any) -> UserData:
-    return UserData(x=x, source="new", kind_hint="table" if isinstance(x, pd.DataFrame) else "array", **given)
+    return UserData(x=x, source="new", **given)
 
 
 def warned(preprocessing: Preprocessing, data: UserData) -> str:

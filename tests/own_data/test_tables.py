@@ -27,14 +27,14 @@ DAYS = pd.date_range("2023-01-01", periods=N, freq="11D")
 
 def inferred(column: Any, y: Any = Y, options: Options | None = None, **others: Any) -> Inferred:
     table = pd.DataFrame({"col": column, "noise": NOISE, **others})
-    return infer(UserData(x=table, y=np.asarray(y), kind_hint="table", source="my.csv"), options, warn=lambda _: None)
+    return infer(UserData(x=table, y=np.asarray(y), source="my.csv"), options, warn=lambda _: None)
 
 
 def encoded(result: Inferred, table: pd.DataFrame) -> dict[str, Array]:
     """Return slot 0 of each column in its own unit, by name and part."""
     encoder = result.preprocessing.encoder
     assert isinstance(encoder, TableInputs)
-    x = result.preprocessing.inputs(UserData(x=table, kind_hint="table"), lambda _: None)
+    x = result.preprocessing.inputs(UserData(x=table), lambda _: None)
     return {
         f"{column.name} {column.part or ''}".strip(): x[:, 0, place] * column.std + column.mean
         for place, column in enumerate(encoder.columns)
@@ -167,8 +167,8 @@ def test_missing_numbers_are_marked() -> None:
     dates = pd.Series(DAYS).where(np.arange(N) % 5 > 0)
     extreme = np.where(np.arange(N) % 6 == 1, np.inf, RNG.normal(size=N))
     table = pd.DataFrame({"gaps": gaps, "same": same, "dates": dates, "extreme": extreme, "full": NOISE})
-    result = infer(UserData(x=table, y=Y, kind_hint="table"), warn=lambda _: None)
-    x = result.preprocessing.inputs(UserData(x=table, kind_hint="table"))
+    result = infer(UserData(x=table, y=Y), warn=lambda _: None)
+    x = result.preprocessing.inputs(UserData(x=table))
     columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
     for place, column in enumerate(columns):
         marked = column.part in (None, "day") and column.name != "full"
@@ -259,7 +259,7 @@ def test_every_advice_can_be_typed(tmp_path: Path) -> None:
     more: Any = {"a 'b'": [f"n{k}" for k in range(N)], "when": DAYS.strftime("%d/%m/%Y"), "t": np.arange(N)}
     odd = TABLE.assign(**more)
     tables = (TABLE, odd, TABLE.rename(columns={"patient": "patient id"}))
-    results = [infer(UserData(x=each, y=y, kind_hint="table"), warn=lambda _: None) for each in tables]
+    results = [infer(UserData(x=each, y=y), warn=lambda _: None) for each in tables]
     others: Any = ({}, {"times": np.arange(N)}, {"groups": np.arange(N) // 5})
     results += [infer(UserData(x=SERIES, y=y, **given)) for given in others]
     results += [infer(UserData(x=[SERIES[k, :, : 30 + k % 9] for k in range(N)], y=y))]
