@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
-from orca_ray.own_data import Options, UserData, options_of, read, read_options
+from orca_ray.own_data import Options, UserData, read, read_options
 
 from .writers import TABLES, arrow_folder, image, tone
 
@@ -225,7 +225,7 @@ def test_a_task_file_names_the_data_and_options(tmp_path: Path) -> None:
     (tmp_path / "task.yaml").write_text("data: a.npz\ntarget: kind\ninputs: signal\naxes: NL\n")
     data = read(tmp_path / "task.yaml")
     assert data.target_names == ("kind",)
-    _, options = options_of(tmp_path / "task.yaml", Options(axes="NF"))
+    options = read(tmp_path / "task.yaml", Options(axes="NF")).options
     assert (options.axes, options.target) == ("NF", ("kind",)), "what is given goes first"
     (tmp_path / "t.yaml").write_text("columns: {id: drop}\nfractions: [0.2, 0.1]\n")
     assert read_options(tmp_path / "t.yaml") == Options(columns={"id": "drop"}, fractions=(0.2, 0.1))
