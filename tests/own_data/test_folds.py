@@ -10,6 +10,7 @@ from orca_ray.data.rows import Array
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.splits import plan_folds
+from tests.own_data.test_infer_task import found
 
 RNG = np.random.default_rng(0)
 
@@ -25,10 +26,6 @@ def folds(result: Inferred) -> tuple[Array, Array]:
     """Return the folds [R, N] and the numbers of their samples [N]."""
     assert result.folds is not None
     return result.folds, np.concatenate([result.splits["train"], result.splits["validation"]])
-
-
-def found(result: Inferred, what: str) -> str:
-    return next(each.value for each in result.findings if each.what == what)
 
 
 @pytest.mark.parametrize(
