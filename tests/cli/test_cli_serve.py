@@ -13,10 +13,7 @@ from orca_ray.cli.predict import _config, listen, read_token
 from orca_ray.errors import UserError
 
 
-def test_other_hosts_need_a_token() -> None:
-    for host in ("0.0.0.0", "::", "192.0.2.1"):
-        with pytest.raises(UserError, match=f"--host {host} is open to other machines, so a token is needed"):
-            listen(host, 0, None)
+def test_with_a_token_other_hosts_are_allowed() -> None:
     with listen("0.0.0.0", 0, "0123456789abcdef") as listener:
         assert listener.getsockname()[0] == "0.0.0.0"
 
@@ -36,8 +33,6 @@ def test_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORCA_RAY_SERVE_TOKEN", "0123456789abcdef")
     assert read_token(None) == "0123456789abcdef"
     path = tmp_path / "token"
-    with pytest.raises(UserError, match="there is no such file"):
-        read_token(path)
     path.write_text("fedcba9876543210\n")
     assert read_token(path) == "fedcba9876543210"
     for weak in ("", "short", "with spaces in the middle", "ünïcödé-0123456789"):
