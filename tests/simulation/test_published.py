@@ -108,19 +108,40 @@ def _shrink(monkeypatch: pytest.MonkeyPatch, module: ModuleType, num_cells: int,
     monkeypatch.setattr(module, "GRID", replace(module.GRID, num_cells=num_cells, end=end, num_frames=num_frames))
 
 
-def test_solved_samples_fit_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of advection and Darcy flow whole ones."""
+SMALL: dict[ModuleType, tuple[tuple[int, ...], float]] = {  # shape of a field of two samples; time of the last frame
+    cfd_1d: ((2, 3, 32), 0.02),
+    cfd_2d: ((2, 3, 16, 16), 0.02),
+    diffusion_reaction_2d: ((2, 3, 16, 16, 2), 0.1),
+    shallow_water: ((2, 3, 32, 32, 1), 1.0),
+}
+DIGESTS = {
+    "advection": [-0.1944397], "burgers": [0.1185520], "diffusion_reaction_1d": [0.6117932],
+    "diffusion_sorption": [0.2770998], "darcy": [0.3842565, 0.02219041], "cfd_1d": [4.972477, -0.4160032, 52.49560],
+    "cfd_2d": [7.635814, 0.04271800, 0.05039350, 36.85081], "diffusion_reaction_2d": [-0.006804193],
+    "shallow_water": [1.046231],
+}  # fmt: skip
+
+
+def test_solved_samples_fit_the_file_and_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when totals, exact solutions and the order of convergence of each equation were shown by tests of commit
+    641986f1."""
+    found = {task: solved(task, 0, num) for task, num in (("burgers", 2), ("diffusion_sorption", 1))}
+    found["diffusion_reaction_1d"] = solved("diffusion_reaction_1d")
     for task in ("advection", "darcy"):
         layout, fields = get_simulation(f"pdebench/{task}").layout, solved(task)
         assert isinstance(layout, simulation.TensorLayout)
         assert {name: values.shape[1:] for name, values in fields.items()} == layout.datasets
         assert all(values.dtype == np.float32 and np.ptp(values, axis=0).any() for values in fields.values())
-    for module, shape in ((cfd_1d, (2, 3, 32)), (cfd_2d, (2, 3, 16, 16)), (diffusion_reaction_2d, (2, 3, 16, 16, 2))):
-        _shrink(monkeypatch, module, shape[2], 0.1 if module is diffusion_reaction_2d else 0.02, 3)
+        found[task] = fields
+    for module, (shape, end) in SMALL.items():
+        _shrink(monkeypatch, module, shape[2], end, 3)
         layout, fields = module.SIMULATION.layout, module.SIMULATION.solve(generators(0, 0, 2))
         assert set(fields) == (set(layout.datasets) if isinstance(layout, simulation.TensorLayout) else {"data"})
         assert {(values.shape, values.dtype.name) for values in fields.values()} == {(shape, "float32")}
         assert all(fields[name].min() > 0 for name in ("density", "pressure") if name in fields)
+        found[module.SIMULATION.name.removeprefix("pdebench/")] = fields
+    digests = {task: [digest(values) for values in fields.values()] for task, fields in found.items()}
+    assert digests == {task: pytest.approx(expected, rel=1e-5) for task, expected in DIGESTS.items()}
 
 
 def test_a_sample_is_the_same_whatever_is_solved_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
