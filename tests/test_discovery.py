@@ -91,7 +91,7 @@ def test_a_module_that_fails(text: str, tmp_path: Path) -> None:
                 look_up("broken")
         assert all_families()
         with pytest.raises(UserError, match=r"as a body: supported are .* Left out: the entry point 'broken"):
-            family_of(type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})())
+            family_of(type("Unknown", (), {"image_size": 1, "patch_size": 1, "depths": 1})(), "timm")
 
 
 def test_a_name_that_two_packages_declare_is_nobodys(tmp_path: Path) -> None:

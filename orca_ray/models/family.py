@@ -1,21 +1,23 @@
-"""Body families: how a Hugging Face model is recognised, shortened, and split into stem and body.
+"""Body families: how a Hugging Face or timm model is recognised, shortened, and split into stem and body.
 
 Each module in ``orca_ray/models/families`` declares one ``FAMILY`` or several ``FAMILIES``. To add one, add a module,
-or an entry point to another package (docs/plug-ins.md). These modules are the only ones that use private parts of the
-library's models, as read in transformers 5.24; `orca_ray.testing.FamilySuite` compares every body with the library's
-own model and fails when such a part changes.
+or an entry point to another package (docs/plug-ins.md). These modules are the only ones that use private parts of a
+library's models, as read in transformers 5.24 and timm 1.0; `orca_ray.testing.FamilySuite` compares every body with its
+library's own model and fails when such a part changes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from orca_ray.data.rows import ModalityName
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UNUSABLE, UserError
 from orca_ray.models import families
 from orca_ray.models.body import Body, Stem
+
+Library = Literal["transformers", "timm"]
 
 
 def _set_depths(config: Any, depths: list[int]) -> None:
@@ -28,11 +30,12 @@ def _set_depths(config: Any, depths: list[int]) -> None:
 class Family:
     """Definition of one family of bodies, e.g. Swin: how a model is recognised, shortened and split.
 
-    A *specification* describes a model: its configuration in the Hugging Face library.
+    A *specification* describes a model: its configuration in the Hugging Face library, the model itself in timm.
     """
 
     name: str
     modality: ModalityName
+    library: Library = "transformers"
     model_types: Sequence[str] = ()
     """Values of ``config.model_type`` that belong to this family; `resembles` is not called for them."""
     resembles: Callable[[Any], bool] = lambda specification: False
@@ -62,19 +65,17 @@ def _objection(new: Family, found: Mapping[str, Family]) -> str:
     return f"lists the model type {taken[0]!r}, which {claimed[taken[0]]!r} has" if taken else ""
 
 
-def family_of(specification: Any) -> Family:
-    """Return the family that a specification belongs to; raises UserError if there is none."""
-    candidates = list(all_families().values())
-    model_type = getattr(specification, "model_type", None)
+def family_of(specification: Any, library: Library = "transformers") -> Family:
+    """Return the family that a specification of ``library`` belongs to; raises UserError if there is none."""
+    candidates = [family for family in all_families().values() if family.library == library]
+    model_type = getattr(getattr(specification, "config", specification), "model_type", None)
     claimed = [family for family in candidates if model_type in family.model_types]
     for family in claimed or candidates:
         if claimed or family.resembles(specification):
             return family
     known = ", ".join(family.name for family in candidates)
     unusable = "".join(f". Left out: {why}" for why in UNUSABLE.get("body family", {}).values())
-    raise UserError(
-        f"cannot use transformers's {type(specification).__name__} as a body: supported are {known}{unusable}"
-    )
+    raise UserError(f"cannot use {library}'s {type(specification).__name__} as a body: supported are {known}{unusable}")
 
 
 def keep_layers(family: Family, specification: Any, body: str, layers: int | None) -> None:

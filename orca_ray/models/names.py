@@ -71,7 +71,7 @@ def check_misspelt_body(name: str) -> None:
     if base in PACKAGED or close is None or "/" in base or Path(base).is_dir():
         return
     if difflib.SequenceMatcher(None, base.lower(), close).ratio() >= 0.8:
-        raise unknown_name("body", base, PACKAGED, "Hub bodies have their own names, a local one its path.")
+        raise unknown_name("body", base, PACKAGED, "Hub and timm bodies have their own names, a local one its path.")
 
 
 def parse_body_name(name: str) -> tuple[str, int | None]:
@@ -81,8 +81,10 @@ def parse_body_name(name: str) -> tuple[str, int | None]:
     """
     base, separator, suffix = name.rpartition(":layers=")
     if not separator:
-        if not name or ":" in name:
-            raise UserError(f"cannot read body {name!r}: write NAME or NAME:layers=N, e.g. minilm-l6:layers=4")
+        if not name or ":" in name.removeprefix("timm:"):
+            raise UserError(
+                f"cannot read body {name!r}: write NAME, timm:NAME or NAME:layers=N, e.g. minilm-l6:layers=4"
+            )
         return name, None
     if not suffix.isdecimal() or int(suffix) < 1:
         raise UserError(f"cannot read body {name!r}: layers must be a whole number of at least 1, got {suffix!r}")

@@ -1,4 +1,4 @@
-"""Load bodies by name (packaged, Hugging Face directory or hub name), with pretrained or random weights."""
+"""Load bodies by name (packaged, Hugging Face directory or hub name, timm), with pretrained or random weights."""
 
 import copy
 import json
@@ -13,15 +13,16 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from orca_ray.data.rows import ModalityName
-from orca_ray.errors import UserError
+from orca_ray.errors import UserError, nearest
 from orca_ray.models import hugging_face
 from orca_ray.models.body import Body, ImageStem, Stem, seeded
 from orca_ray.models.family import Family, family_of, keep_layers
-from orca_ray.models.hugging_face import cause, check_weights, image_statistics
+from orca_ray.models.hugging_face import WEIGHT_FILES, cause, check_hub, check_weights, image_statistics
 from orca_ray.models.names import PACKAGED, parse_body_name
 
 logger = logging.getLogger(__name__)
 
+TIMM = "timm:"
 _UNUSED = (
     # Where the body was, and labels of its own classifier, would only reveal where the model was trained.
     "_name_or_path", "id2label", "label2id", "problem_type", "architectures",
@@ -38,7 +39,7 @@ class BodyArchitecture:
     """Name of the described body, with the suffix ``:layers=N`` if it has one."""
     values: Mapping[str, Any]
     """All values of the Hugging Face configuration after layers were removed, but those that name where the model was
-    trained or that no body uses."""
+    trained or that no body uses; empty for a timm model."""
     attention: str | None = None
     """Attention implementation that the configuration asks for; None: the library's default."""
 
@@ -49,6 +50,8 @@ def describe_body(name: str) -> BodyArchitecture:
     Raises UserError for an invalid name, and for a configuration that is unreadable or belongs to no family.
     """
     base, layers = parse_body_name(name)
+    if base.startswith(TIMM):
+        return BodyArchitecture(name, {})
     config = hugging_face.read_config(base)
     keep_layers(family_of(config), config, base, layers)
     values = json.loads(config.to_json_string(use_diff=False))
@@ -76,9 +79,9 @@ def load_body(name: str | BodyArchitecture, *, pretrained: bool = True, seed: in
     """Load a body in evaluation mode, float32, on the CPU.
 
     ``name`` is a packaged body (``minilm-l6``, ``vit-s14``, ``mpnet-base``), a local directory or hub name that Hugging
-    Face's ``from_pretrained`` accepts. The suffix ``:layers=N`` keeps the first N layers; for a body with stages such
-    as Swin, see `keep_layers`. ``pretrained=False`` builds the same architecture with the random initialisation of its
-    library, which depends on ``seed`` alone. The global random state does not change. A
+    Face's ``from_pretrained`` accepts, or ``timm:NAME``. The suffix ``:layers=N`` keeps the first N layers; for a body
+    with stages such as Swin, see `keep_layers`. ``pretrained=False`` builds the same architecture with the random
+    initialisation of its library, which depends on ``seed`` alone. The global random state does not change. A
     `BodyArchitecture` is built with arbitrary weights, whatever ``pretrained`` is, because the caller overwrites them;
     neither cache nor hub is read.
 
@@ -103,6 +106,9 @@ def body_modality(name: str) -> ModalityName:
     base, _ = parse_body_name(name)
     if base in PACKAGED:
         return PACKAGED[base].modality
+    if base.startswith(TIMM):
+        _check_timm(base)
+        return "image"
     return family_of(hugging_face.read_config(base)).modality
 
 
@@ -110,10 +116,12 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
     """Raise UserError for a body that `load_body` would refuse, as far as this is known without loading its weights.
 
     It checks the name, the configuration, the declared size and, if ``pretrained``, that the weights on this machine
-    can be read; for packaged bodies, the name alone. It takes under a second and runs no code of the body.
+    can be read; for timm and packaged bodies, the name alone. It takes under a second and runs no code of the body.
     """
     base, layers = parse_body_name(name)
-    if base not in PACKAGED:
+    if base.startswith(TIMM):
+        _check_timm(base)
+    elif base not in PACKAGED:
         config = hugging_face.read_config(base)
         family = hugging_face.check_config(base, config)
         keep_layers(family, config, base, layers)
@@ -125,10 +133,11 @@ def check_body(name: str, *, pretrained: bool = True) -> None:
 
 def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
     base, layers = parse_body_name(name)
+    make = _timm_model if base.startswith(TIMM) else _transformers_model
     with hugging_face.quiet_transformers(), seeded(seed):
-        family, model = _transformers_model(base, layers, pretrained)
+        family, model = make(base, layers, pretrained)
         body, stem = family.cut(model)
-    if isinstance(stem, ImageStem) and base not in PACKAGED:
+    if isinstance(stem, ImageStem) and family.library == "transformers" and base not in PACKAGED:
         _set_statistics(stem, base, pretrained)
     return LoadedBody(body.eval(), stem.eval())
 
@@ -136,10 +145,13 @@ def _load(name: str, pretrained: bool, seed: int) -> LoadedBody:
 def _build(architecture: BodyArchitecture) -> LoadedBody:
     from transformers.initialization import no_init_weights
 
-    base, _ = parse_body_name(architecture.name)
+    base, layers = parse_body_name(architecture.name)
     # Random initialisation would take ten times as long as all else (vit-s14: 7 s of 7.5 s on a busy core).
     with hugging_face.quiet_transformers(), seeded(0), no_init_weights(), torch.no_grad():
-        family, model = _described_model(base, architecture)
+        if base.startswith(TIMM):
+            family, model = _timm_model(base, layers, pretrained=False)
+        else:
+            family, model = _described_model(base, architecture)
         for parameter in model.parameters():
             parameter.fill_(1.0)  # an embedder's initial kernel divides by norms of the stem, which must not be 0
         body, stem = family.cut(model)
@@ -175,6 +187,23 @@ def _set_statistics(stem: ImageStem, base: str, pretrained: bool) -> None:
     )  # fmt: skip
 
 
+def _timm_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
+    import timm
+
+    _check_timm(base)
+    name = base.removeprefix(TIMM)
+    try:
+        source = timm.get_pretrained_cfg(name)
+        if pretrained and source is not None and source.hf_hub_id:
+            check_hub(source.hf_hub_id, *WEIGHT_FILES)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as error:  # timm passes on any exception of the hub client
+        raise UserError(f"cannot get the weights of body {base!r}: {cause(error)}") from error
+    family = family_of(model, "timm")
+    keep_layers(family, model, base, layers)
+    return family, model
+
+
 def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tuple[Family, Any]:
     from transformers import AutoModel
 
@@ -184,6 +213,16 @@ def _transformers_model(base: str, layers: int | None, pretrained: bool) -> tupl
     if pretrained:
         return family, hugging_face.read_weights(base, config)
     return family, AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+
+
+def _check_timm(base: str) -> None:
+    import timm
+
+    name = base.removeprefix(TIMM)
+    if not timm.is_model(name):
+        close = nearest(name.split(".")[0], timm.list_models())
+        question = f" Did you mean 'timm:{close}'?" if close else ""
+        raise UserError(f"unknown timm body {name!r}.{question} `timm.list_models()` lists them all.")
 
 
 _FACTORIES = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.eye)

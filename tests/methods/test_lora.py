@@ -19,7 +19,8 @@ from orca_ray.testing.trials import start
 from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled
 from tests.models.conftest import tiny as tiny  # a fixture
 
-FUSED = {"modernbert", "gpt2", "gpt_neox"}
+TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
+FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}
 """Bodies that project to queries, keys and values together."""
 GATED = {"llama", "mistral", "qwen2", "qwen3"}
 """Bodies whose MLP has three linear layers instead of two."""
@@ -27,6 +28,8 @@ GATED = {"llama", "mistral", "qwen2", "qwen3"}
 
 def loaded(kind: str, tiny: TinyDirectory) -> Any:
     """Body of three layers, or six in Swin."""
+    if kind.startswith("timm:"):
+        return load_body(f"{kind}:layers={6 if 'swin' in kind else 3}", pretrained=False).body
     return load_body(str(tiny(kind))).body
 
 
@@ -34,7 +37,7 @@ def adapted(body: nn.Module) -> dict[str, Any]:
     return {name: part for name, part in body.named_modules() if hasattr(part, "lora_A")}
 
 
-KINDS = sampled([*TEXT, *IMAGE, *DECODERS], "bert", "modernbert", "swin", "gpt2", "llama")
+KINDS = sampled([*TEXT, *IMAGE, *DECODERS, *TIMM], "bert", "modernbert", "swin", "gpt2", "llama", TIMM[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)

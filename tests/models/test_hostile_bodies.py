@@ -36,7 +36,8 @@ def test_sound_bodies_pass_and_misspelt_ones_do_not(copied: Path, tiny: TinyDire
     for name in (f"{tiny('swin')}:layers=2", f"{tiny('modernbert')}:layers=2", "minilm-l6:layers=4"):
         check_body(name)
         check_body(name, pretrained=False)
-    for name in ("minilm-l5", "minilm-l6:layers=7"):
+    check_body("timm:vit_tiny_patch16_224")
+    for name in ("minilm-l5", "minilm-l6:layers=7", "timm:vit_smal_patch16_224"):
         with pytest.raises(UserError, match=r"layers|Did you mean"):
             check_body(name)
     configure(copied, num_labels=10**9, id2label=["a"], problem_type=3)  # keys of a classification head are dropped

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("untouched_random_state", "no_pristine_bodi
 
 
 def test_parse_body_name() -> None:
-    for base in ("minilm-l6", "microsoft/swin-tiny"):
+    for base in ("minilm-l6", "timm:vit_tiny_patch16_224", "microsoft/swin-tiny"):
         assert [parse_body_name(name) for name in (base, f"{base}:layers=4")] == [(base, None), (base, 4)]
 
 
@@ -70,14 +70,15 @@ def test_names_that_no_hub_has_are_explained(monkeypatch: pytest.MonkeyPatch) ->
     assert "and more" not in str(caught.value)
 
 
-def test_a_hub_that_never_answers_is_left_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["nobody/nothing", "timm:vit_tiny_patch16_224"])
+def test_a_hub_that_never_answers_is_left_soon(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hugging_face, "_PATIENCE", Patience(first_wait=0.01, connect_seconds=0.1, silence_seconds=0.1))
     monkeypatch.setenv("no_proxy", "*")
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         with pytest.raises(UserError, match=r"no answer came from 127\.0\.0\.1 before the time-out \(2 tries\)"):
-            load_body("nobody/nothing")
+            load_body(name)
 
 
 def test_listed_names_are_unique_and_complete() -> None:
@@ -145,6 +146,9 @@ def test_tokens_of_inputs_and_sizes_of_sources() -> None:
     assert (image.source_size(56, 8), sequence.source_size(56, 8)) == ((56, 0), (0, 8))
 
 
+TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224:layers=4")
+
+
 def features(body: Body, width: int) -> Tensor:
     grid = (4, 4) if body.modality == "image" else None
     if grid is not None:
@@ -184,6 +188,12 @@ def test_every_family_is_built_without_its_directory(
     monkeypatch.setattr(hugging_face, "read_config", refused)
     monkeypatch.setattr(hugging_face, "local_file", refused)
     same(described, name, pretrained=True)  # from the bodies that this process keeps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sampled(TIMM, TIMM[0]))
+def test_timm_bodies(name: str) -> None:
+    same(describe_body(name), name, pretrained=False)
 
 
 def test_a_description_has_no_place_no_labels_and_no_code_of_the_hub() -> None:

@@ -1,6 +1,8 @@
-"""Vision transformers of the Hugging Face library (ViT, DeiT, DINOv2 with or without registers; Swin)."""
+"""Vision transformers of the Hugging Face library (ViT, DeiT, DINOv2 with or without registers; Swin) and of timm."""
 
 import math
+from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,7 +44,7 @@ class SwinBody(Body):
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Shrink windows that are larger than the grid of their stage; keep the position biases that are still used.
 
-        A window that covers the whole grid is not shifted, as in Liu et al. (2021) and Hugging Face.
+        A window that covers the whole grid is not shifted, as in Liu et al. (2021), Hugging Face and timm.
         """
         for stage in self.encoder.layers:
             for block in stage.blocks:
@@ -118,6 +120,69 @@ def _has_patches(config: Any) -> bool:
     return hasattr(config, "image_size") and hasattr(config, "patch_size")
 
 
+class TimmViTBody(Body):
+    """Body of timm's VisionTransformer: all that follows the position embeddings, [B, T, D] -> [B, T, D]."""
+
+    modality = "image"
+
+    def __init__(self, model: Any, stem: ImageStem) -> None:
+        super().__init__()
+        self.norm_pre = model.norm_pre
+        self.blocks = model.blocks
+        self.norm = model.norm
+        self.feature_width = stem.width
+        self.num_prefix_tokens = len(stem.prefix)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, T, D] after the final norm; ``grid`` is not used."""
+        features: Tensor = self.norm(self.blocks(self.norm_pre(tokens_BTD)))
+        return features
+
+
+class TimmSwinBody(Body):
+    """Body of timm's SwinTransformer: all that follows the patch embedding, [B, gh * gw, D] -> [B, S, F]."""
+
+    modality = "image"
+
+    def __init__(self, model: Any, stem: ImageStem) -> None:
+        super().__init__()
+        self.layers = model.layers
+        self.norm = model.norm
+        self.feature_width = int(model.num_features)
+        self._windows = [tuple(stage.blocks[0].window_size) for stage in model.layers]
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the features [B, S, F] after the final norm, row by row; the tokens' ``grid`` (gh, gw) is required."""
+        assert grid is not None, "Swin needs the grid of its tokens"
+        features: Tensor = self.norm(self.layers(tokens_BTD.reshape(tokens_BTD.shape[0], *grid, -1)))
+        return features.flatten(1, 2)
+
+    def feature_layout(self, layout: Layout) -> Layout:
+        """Return the grid of the features: each patch merging halves the sides, odd ones rounded up."""
+        return tuple(math.ceil(side / 2 ** (len(self.layers) - 1)) for side in layout)
+
+    def fit_grid(self, grid: tuple[int, int]) -> None:
+        """Set the grid of each stage. timm shrinks windows that exceed the grid and interpolates their biases."""
+        for index, (stage, window) in enumerate(zip(self.layers, self._windows, strict=True)):
+            scale = 2 ** max(index - 1, 0)
+            stage.set_input_size(tuple(math.ceil(side / scale) for side in grid), window)
+
+
+def _cut_timm(model: Any, body: Callable[[Any, ImageStem], Body]) -> tuple[Body, Stem]:
+    patches = model.patch_embed
+    tokens = [getattr(model, name, None) for name in ("cls_token", "reg_token")]
+    prefix, places = prefix_and_places(tokens, getattr(model, "pos_embed", None), patches.grid_size, patches.proj)
+    statistics = (tuple(model.pretrained_cfg["mean"]), tuple(model.pretrained_cfg["std"]))
+    norm = patches.norm if isinstance(patches.norm, nn.Module) else nn.Identity()
+    stem = ImageStem(patches.proj, norm, prefix, places, statistics, antialias=True)
+    return body(model, stem), stem
+
+
+def _set_swin_depths(model: Any, depths: list[int]) -> None:
+    for stage, depth in zip(model.layers, depths, strict=True):
+        stage.blocks = stage.blocks[:depth]
+
+
 FAMILIES = (
     Family(
         name="ViT, DeiT and DINOv2",
@@ -132,5 +197,23 @@ FAMILIES = (
         depths=lambda config: config.depths,
         set_depths=lambda config, depths: setattr(config, "depths", depths),
         cut=_cut_swin,
+    ),
+    Family(
+        name="Swin of timm",
+        modality="image",
+        library="timm",
+        resembles=lambda model: isinstance(model, resolve_name("timm.models.swin_transformer:SwinTransformer")),
+        depths=lambda model: [len(stage.blocks) for stage in model.layers],
+        set_depths=_set_swin_depths,
+        cut=lambda model: _cut_timm(model, TimmSwinBody),
+    ),
+    Family(
+        name="plain ViTs of timm",
+        modality="image",
+        library="timm",
+        resembles=lambda model: isinstance(model, resolve_name("timm.models.vision_transformer:VisionTransformer")),
+        depths=lambda model: [len(model.blocks)],
+        set_depths=lambda model, depths: setattr(model, "blocks", model.blocks[: depths[0]]),
+        cut=lambda model: _cut_timm(model, TimmViTBody),
     ),
 )

