@@ -3,11 +3,13 @@
 import math
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from orca_ray.alignment.source import SampleRequest, embed_images
 from orca_ray.data.rows import Target
@@ -126,6 +128,23 @@ def test_models_that_are_no_encoders_are_refused(tmp_path: Path) -> None:
         OPTModel(OPTConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="OPTModel"):
         load_body(str(tmp_path))
+
+
+def test_mpnet_attends_in_one_kernel_with_the_same_gradient(tiny: TinyDirectory, random_tensor: RandomTensor) -> None:
+    from transformers.models.mpnet.modeling_mpnet import MPNetSelfAttention
+
+    loaded = load_body(str(tiny("mpnet")))
+    body = loaded.body.eval()
+    tokens = random_tensor(2, 9, loaded.stem.width)
+    with mock.patch.object(F, "scaled_dot_product_attention", wraps=F.scaled_dot_product_attention) as kernel:
+        fused = torch.autograd.grad(body(tokens).square().sum(), list(body.parameters()))
+    assert kernel.call_count == sum(isinstance(part, MPNetSelfAttention) for part in body.modules())
+    for part in body.modules():
+        if isinstance(part, MPNetSelfAttention):
+            part.__class__ = MPNetSelfAttention
+    eager = torch.autograd.grad(body(tokens).square().sum(), list(body.parameters()))
+    for one, other in zip(fused, eager, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.fixture(params=sampled(DECODERS, "gpt2", "llama", "qwen3"))
