@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
 from orca_ray.results.record import Record
-from orca_ray.results.tables import RECORDS, SUCCESSES, MemoryPart, Part, current_records, invalid_rows, none_of
+from orca_ray.results.tables import RECORDS, SUCCESSES, MemoryPart, Part, invalid_rows, none_of
 
 _KEY = ["sweep", "trial_key"]
 _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
+_SUCCEEDED = 2**60
+"""Added to the time of a trial that did not fail, in microseconds; times of the years 1 to 9999 are below 2**58."""
 MAX_WARNINGS = 20
 """Number of trials with contradictory scores that warnings name; further ones are only counted."""
 
@@ -38,14 +40,14 @@ class StoreSnapshot:
         self._starts = np.cumsum([0, *sizes])
         total = int(self._starts[-1])
         self._counts = np.zeros(total, dtype=bool)
-        hashes = np.zeros(total, np.uint64)
+        hashes, ranks = np.zeros(total, np.uint64), np.zeros(total, np.int64)
         for index, part in enumerate(self._parts):
             try:
-                self._examine(index, part, hashes)
+                self._examine(index, part, hashes, ranks)
             except ValueError as error:
                 self.warnings.append(f"left out: {error}")
                 self._counts[self._starts[index] : self._starts[index + 1]] = False
-        self._drop_superseded(hashes)
+        self._drop_superseded(hashes, ranks)
 
     @classmethod
     def of_frame(cls, records: pd.DataFrame) -> "StoreSnapshot":
@@ -94,8 +96,8 @@ class StoreSnapshot:
             for group in part.groups_with(wanted):
                 yield int(starts[group]), part, group
 
-    def _examine(self, index: int, part: Part, hashes: NDArray[np.uint64]) -> None:
-        """Fill the hashes of the rows of a part, and find its valid rows."""
+    def _examine(self, index: int, part: Part, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
+        """Fill hashes and ranks of the rows of a part, and find its valid rows."""
         start = int(self._starts[index])
         wrong: dict[tuple[str, str], tuple[int, str]] = {}
         for group, num_rows in enumerate(part.group_rows):
@@ -107,13 +109,16 @@ class StoreSnapshot:
                 number, example = wrong.get((name, allowed), (0, value))
                 wrong[name, allowed] = (number + int((bad & valid).sum()), example)
                 valid &= ~bad
+            succeeded = ~none_of(table["status"], SUCCESSES).to_numpy()
+            finished = table["finished_at"].cast(pa.int64()).to_numpy()
+            ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
             hashes[rows] = pd.util.hash_pandas_object(table.select(_KEY).to_pandas(), index=False, categorize=False)
             self._counts[rows] = valid
             start += num_rows
         for (name, allowed), (number, value) in wrong.items():
             self.warnings.append(invalid_rows_text(number, part.where, name, value, allowed))
 
-    def _drop_superseded(self, hashes: NDArray[np.uint64]) -> None:
+    def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
         ordered = np.sort(hashes)
         repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -121,11 +126,13 @@ class StoreSnapshot:
             return
         rows = np.flatnonzero(pd.Series(hashes).isin(repeated))
         rows = rows[self._counts[rows]]
-        found = self.take(rows, [*_KEY, "status", "attempts", "finished_at", "test_score"])
-        self._counts[rows] = False
-        self._counts[current_records(found.append_column("row", pa.array(rows)))["row"].to_numpy()] = True
-        succeeded = found.filter(pc.invert(none_of(found["status"], SUCCESSES))).to_pandas()
-        spread = succeeded.groupby(_KEY)["test_score"].agg(["min", "max"])
+        frame = self.take(rows, [*_KEY, "attempts"]).to_pandas().set_axis(rows).assign(rank=ranks[rows])
+        frame["succeeded"] = frame["rank"] >= _SUCCEEDED - 2**58
+        frame = frame.sort_values(["succeeded", "attempts", "rank"], kind="stable")
+        self._counts[frame.index[frame.duplicated(_KEY, keep="last")]] = False
+        succeeded = frame[frame["succeeded"]]
+        again = np.sort(succeeded.index[succeeded.duplicated(_KEY, keep=False)].to_numpy())
+        spread = self.take(again, [*_KEY, "test_score"]).to_pandas().groupby(_KEY)["test_score"].agg(["min", "max"])
         contradictory = spread[spread["min"] < spread["max"]]
         for sweep, key, low, high in contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False):
             contradiction = f"trial {key} of {sweep} has records with different test scores, {low} to {high}"
