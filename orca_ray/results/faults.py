@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -90,3 +90,36 @@ def explained(verb: str, where: str, secrets: Collection[str] = ()) -> Iterator[
         shown = without(reason, secrets)
         explanation = UserError(f"cannot {verb} {where}: {shown}. {_ADVICE.get(code or 0, '')}".rstrip())
         raise explanation from (error if without(str(error), secrets) == str(error) else None)
+
+
+class RetriedFile:
+    """A file of an object store as `pyarrow.PythonFile` reads it: each read is one or several requests."""
+
+    def __init__(self, stream: Any, retry: Callable[[Callable[[], Any]], Any]) -> None:
+        self._stream, self._retry, self._position = stream, retry, 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the file is closed."""
+        return bool(self._stream.closed)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, and return it."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._stream.size()}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._position
+
+    def read(self, num_bytes: int | None = None) -> bytes:
+        """Return the next bytes, at most ``num_bytes`` (None: all); raises UserError if the store keeps failing."""
+        wanted = self._stream.size() - self._position if num_bytes is None or num_bytes < 0 else num_bytes
+        content = bytes(self._retry(lambda: self._stream.read_at(wanted, self._position)))
+        self._position += len(content)
+        return content

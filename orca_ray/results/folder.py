@@ -8,7 +8,6 @@ import errno
 import math
 import os
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -38,8 +37,6 @@ _FAILED_SECONDS = 60.0
 """For how long operations are not repeated, after one failed in all its attempts: a command can then end soon."""
 _SETTLE_SECONDS = 2.0
 """How long `Folder.write_new` waits for another writer, on a server without conditional writes."""
-_IN_MEMORY_BYTES = 8 * 2**20
-"""Objects up to this size are copied to memory when they are opened."""
 _ONE_REQUEST_BYTES = 8 * 2**20
 """Files up to this size are written to a bucket in one request; Arrow does so up to 10 MiB."""
 
@@ -101,22 +98,17 @@ class Folder:
         return self._try("read", path, lambda: self._read(path))
 
     def open(self, path: str) -> Any:
-        """Open a file for reading, and return a `pyarrow.NativeFile`, which stays readable if the file is deleted.
+        """Open a file for reading, and return a `pyarrow.NativeFile`; reads that fail for a short time are repeated.
 
-        An object is copied first: to memory, or to a temporary file if it is large. Raises FileNotFoundError if the
-        file does not exist.
+        Raises FileNotFoundError if the file does not exist. If it is deleted later, reads of an object raise
+        FileNotFoundError, while a local file stays readable.
         """
-        copy = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115  # the returned file owns it
+        stream = self._try("read", path, lambda: self._open(path))
 
-        def fill() -> None:
-            copy.seek(0)
-            copy.truncate()
-            with self._open(path) as stream:
-                shutil.copyfileobj(stream, copy, _IN_MEMORY_BYTES)
+        def retry(action: Callable[[], Any]) -> Any:
+            return self._try("read", path, lambda: self._if_present(path, action))
 
-        self._try("read", path, fill)
-        copy.seek(0)
-        return pa.PythonFile(copy, mode="r")
+        return pa.PythonFile(faults.RetriedFile(stream, retry), mode="r")
 
     def write(self, path: str, content: Any) -> None:
         """Write a `pyarrow.Buffer` to a file atomically, and sync a local one to disk; a failure changes nothing."""
@@ -195,6 +187,14 @@ class Folder:
         stream = self._files.open_input_file(self._at(path))
         check_size(f"{self.name}/{path}", stream.size())
         return stream
+
+    def _if_present(self, path: str, action: Callable[[], _Result]) -> _Result:
+        try:
+            return action()
+        except OSError as error:  # Arrow has many errors for a range of an object that is gone
+            if self._files.get_file_info(self._at(path)).type == pafs.FileType.NotFound:
+                raise FileNotFoundError(path) from error
+            raise
 
     def _read(self, path: str) -> Any:
         with self._open(path) as stream:

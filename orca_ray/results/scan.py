@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orca_ray.errors import shorten
 from orca_ray.results.record import Record
-from orca_ray.results.tables import RECORDS, SUCCESSES, MemoryPart, Part, invalid_rows, none_of
+from orca_ray.results.tables import RECORDS, SUCCESSES, MemoryPart, Part, ReplacedError, invalid_rows, none_of
 
 _KEY = ["sweep", "trial_key"]
 _NARROW = [*_KEY, "status", "phase", "protocol", "test_score", "finished_at"]
@@ -44,6 +44,8 @@ class StoreSnapshot:
         for index, part in enumerate(self._parts):
             try:
                 self._examine(index, part, hashes, ranks)
+            except ReplacedError:
+                raise
             except ValueError as error:
                 self.warnings.append(f"left out: {error}")
                 self._counts[self._starts[index] : self._starts[index + 1]] = False

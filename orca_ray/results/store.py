@@ -1,15 +1,16 @@
 """The results store: Parquet files of results of trials and suggestions of searches, which are never changed."""
 
+import contextlib
 import functools
 import json
 import logging
 import re
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from orca_ray.results.scan import StoreSnapshot, invalid_rows_text, matches
 from orca_ray.results.tables import ARTEFACTS, CURVES, JOURNAL, LOGS, RECORDS, MemoryPart, ParquetPart, Part, Table
 
 logger = logging.getLogger(__name__)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 _TABLES = (JOURNAL, CURVES, ARTEFACTS, LOGS, RECORDS)
 _COMPACTION = "compaction.json"
@@ -43,6 +45,19 @@ _MAX_CONNECTIONS = 16
 MAX_FILES = 12
 """Number of files of a table above which `ResultsStore.compact_recent` merges the newest of them."""
 _RECENT_ROWS = 1000
+
+
+def _repeated(read: _Method) -> _Method:
+    """Return a method that calls ``read`` again, which lists the files anew, if a compaction deletes one of them."""
+
+    @functools.wraps(read)
+    def method(*args: Any, **options: Any) -> Any:
+        for _ in range(_READ_ATTEMPTS):
+            with contextlib.suppress(tables.ReplacedError):
+                return read(*args, **options)
+        return read(*args, **options)
+
+    return cast(_Method, method)
 
 
 class ResultsStore:
@@ -164,6 +179,7 @@ class ResultsStore:
         """Return the logs by sweep, trial, attempt and time; arguments: see `curves`; columns: see `LogRow`."""
         return tables.to_frame(tables.current(self._table(LOGS, sweep=sweep, trial_key=trial_key), LOGS))
 
+    @_repeated
     def scan(self) -> StoreSnapshot:
         """Return a view of the current records, for leaderboards; it reads only the columns that are asked for.
 
@@ -247,6 +263,7 @@ class ResultsStore:
         logger.info("compacted %d files of %s/%s", len(parts), self.folder.name, table.directory)
         return len(parts)
 
+    @_repeated
     def _table(self, table: Table, **wanted: str | Collection[str] | None) -> Any:
         """Return the rows appended before this call that have the ``wanted`` values (None: any), oldest first."""
         given = {name: value for name, value in wanted.items() if value is not None}

@@ -235,6 +235,10 @@ def is_text(column: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
+class ReplacedError(UserError):
+    """A file of an object store was deleted while it was read, because a compaction has merged it into another one."""
+
+
 class MemoryPart:
     """Part of a table of the store that is in memory, as an Arrow table with one row group."""
 
@@ -316,6 +320,8 @@ class ParquetPart:
             yield
         except UserError:
             raise
+        except FileNotFoundError as error:
+            raise ReplacedError(f"{self.where} was replaced by a compaction while it was read: try again") from error
         except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
                 f"{self.where} is truncated or damaged ({str(error).splitlines()[0]}). "

@@ -73,10 +73,10 @@ class Busy:
     def __init__(self, stream: Any, reads: Iterator[int], lasting: bool) -> None:
         self._stream, self._reads, self._lasting = stream, reads, lasting
 
-    def read(self, num_bytes: int | None = None) -> bytes:
+    def read_at(self, num_bytes: int, position: int) -> bytes:
         if (number := next(self._reads)) % 3 == 1 or (self._lasting and number > 3):
             raise OSError("AWS Error SLOW_DOWN during GetObject: (HTTP status 503)")
-        return bytes(self._stream.read(num_bytes))
+        return bytes(self._stream.read_at(num_bytes, position))
 
     def __enter__(self) -> "Busy":
         return self
@@ -85,14 +85,18 @@ class Busy:
         self._stream.close()
 
     def read_buffer(self) -> Any:
-        return pa.py_buffer(self.read())
+        return pa.py_buffer(self.read_at(self._stream.size(), 0))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
+@pytest.mark.parametrize("small_bytes", [0, 2**22])
 @pytest.mark.parametrize("lasting", [False, True])
-def test_reads_of_a_busy_store_are_repeated(uri: str, lasting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reads_of_a_busy_store_are_repeated(
+    uri: str, small_bytes: int, lasting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", small_bytes)
     monkeypatch.setattr(faults, "FIRST_PAUSE_SECONDS", 0.01)
     store = ResultsStore(uri, create=True)
     records = {key: make_record(key) for key in "abcdef"}
@@ -111,24 +115,26 @@ def test_reads_of_a_busy_store_are_repeated(uri: str, lasting: bool, monkeypatch
     assert "damaged" not in str(caught.value)
 
 
-def test_files_that_a_compaction_deletes_stay_readable(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_a_compaction_deletes_while_they_are_read_are_listed_again(
+    uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("orca_ray.results.store.SMALL_BYTES", 0)  # files are read piece by piece
     store = ResultsStore(uri, create=True)
     for key in "abc":
         store.append([make_record(key)], [make_point(key, 1)])
-    read, others = ParquetPart.read, [True]
+    read, others = ParquetPart.read, [True, True]
 
     def late(part: ParquetPart, *args: Any, **options: Any) -> Any:
         if others:
             others.pop()
             with monkeypatch.context() as patch:
                 patch.setattr(ParquetPart, "read", read)
-                ResultsStore(uri).append([make_record("more")])
+                ResultsStore(uri).append([make_record(f"more{len(others)}")])
                 ResultsStore(uri).compact()
         return read(part, *args, **options)
 
     monkeypatch.setattr(ParquetPart, "read", late)
-    assert sorted(store.load("pocket/quick")) == ["a", "b", "c"]
+    assert sorted(store.load("pocket/quick")) == ["a", "b", "c", "more0", "more1"]
     others.append(True)
     assert sorted(store.scan().values("sweep")) == ["pocket/quick"]
     assert not others
