@@ -1,7 +1,7 @@
 """Reads the current records of a store by column and predicate, one row group at a time.
 
 A leaderboard needs few columns of many rows, and many columns of few rows. A scan therefore first finds out which row
-of each trial counts, with a hash of the trial's key, and then reads the columns that are asked for.
+of each trial counts, from a hash of 128 bits of the trial's key, and then reads the columns that are asked for.
 During the scan, a record takes about 25 bytes of memory.
 """
 
@@ -40,7 +40,7 @@ class StoreSnapshot:
         self._starts = np.cumsum([0, *sizes])
         total = int(self._starts[-1])
         self._counts = np.zeros(total, dtype=bool)
-        hashes, ranks = np.zeros(total, np.uint64), np.zeros(total, np.int64)
+        hashes, ranks = np.zeros((2, total), np.uint64), np.zeros(total, np.int64)
         for index, part in enumerate(self._parts):
             try:
                 self._examine(index, part, hashes, ranks)
@@ -114,7 +114,7 @@ class StoreSnapshot:
             succeeded = ~none_of(table["status"], SUCCESSES).to_numpy()
             finished = table["finished_at"].cast(pa.int64()).to_numpy()
             ranks[rows] = finished + succeeded * np.int64(_SUCCEEDED)
-            hashes[rows] = pd.util.hash_pandas_object(table.select(_KEY).to_pandas(), index=False, categorize=False)
+            hashes[:, rows] = hashed(table["sweep"]) * _MULTIPLIER ^ hashed(table["trial_key"])
             self._counts[rows] = valid
             start += num_rows
         for (name, allowed), (number, value) in wrong.items():
@@ -122,18 +122,20 @@ class StoreSnapshot:
 
     def _drop_superseded(self, hashes: NDArray[np.uint64], ranks: NDArray[np.int64]) -> None:
         """Clear the rows of trials that have a row that counts instead, and name trials with different scores."""
-        ordered = np.sort(hashes)
-        repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        first = np.sort(hashes[0])
+        repeated = np.unique(first[1:][first[1:] == first[:-1]])
         if not len(repeated):
             return
-        rows = np.flatnonzero(pd.Series(hashes).isin(repeated))
+        rows = np.flatnonzero(pd.Series(hashes[0]).isin(repeated))
         rows = rows[self._counts[rows]]
-        frame = self.take(rows, [*_KEY, "attempts"]).to_pandas().set_axis(rows).assign(rank=ranks[rows])
+        frame = pd.DataFrame({"first": hashes[0][rows], "second": hashes[1][rows], "rank": ranks[rows]}, index=rows)
         frame["succeeded"] = frame["rank"] >= _SUCCEEDED - 2**58
+        frame["attempts"] = self.take(rows, ["attempts"])["attempts"].to_numpy()
         frame = frame.sort_values(["succeeded", "attempts", "rank"], kind="stable")
-        self._counts[frame.index[frame.duplicated(_KEY, keep="last")]] = False
+        key = ["first", "second"]
+        self._counts[frame.index[frame.duplicated(key, keep="last")]] = False
         succeeded = frame[frame["succeeded"]]
-        again = np.sort(succeeded.index[succeeded.duplicated(_KEY, keep=False)].to_numpy())
+        again = np.sort(succeeded.index[succeeded.duplicated(key, keep=False)].to_numpy())
         spread = self.take(again, [*_KEY, "test_score"]).to_pandas().groupby(_KEY)["test_score"].agg(["min", "max"])
         contradictory = spread[spread["min"] < spread["max"]]
         for sweep, key, low, high in contradictory.head(MAX_WARNINGS).reset_index().itertuples(index=False):
@@ -155,3 +157,46 @@ def matches(table: Any, wanted: Mapping[str, Collection[str]]) -> NDArray[np.boo
     for name, values in wanted.items():
         keep &= ~none_of(table[name], values).to_numpy()
     return keep
+
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_SEEDS = np.array([[0x243F6A8885A308D3], [0x13198A2E03707344]], dtype=np.uint64)
+
+
+def hashed(column: Any) -> NDArray[np.uint64]:
+    """Return a 128-bit hash of each of the N texts in a column, as an array [2, N] of 64-bit halves.
+
+    The array is [2, 1] if the column is dictionary-encoded and its dictionary has only one text.
+    """
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    if pa.types.is_dictionary(array.type):
+        found = _hashed(array.dictionary)
+        return found if found.shape[1] == 1 else found[:, array.indices.to_numpy()]
+    return _hashed(array)
+
+
+def _hashed(array: Any) -> NDArray[np.uint64]:
+    offsets = np.frombuffer(array.buffers()[1], np.int32, len(array) + 1, 4 * array.offset).astype(np.int64)
+    data = np.frombuffer(array.buffers()[2] or b"", np.uint8)
+    lengths = np.diff(offsets)
+    result = _SEEDS ^ lengths.astype(np.uint64)
+    for length in np.unique(lengths[lengths > 0]).tolist():  # keys of trials have one length
+        rows = slice(None) if (lengths == length).all() else np.flatnonzero(lengths == length)
+        starts = offsets[:-1][rows]
+        dense = length >= 8 and starts[-1] - starts[0] == length * (len(starts) - 1)
+        for place in range(0, length, 8):  # words of 8 bytes, of which the last two may overlap
+            place, width = max(0, min(place, length - 8)), min(8, length)
+            if dense:  # a view without a copy
+                word = np.ndarray(len(starts), np.uint64, data, int(starts[0]) + place, (length,))
+            else:
+                words = np.zeros((len(starts), 8), np.uint8)
+                words[:, :width] = data[starts[:, None] + np.arange(place, place + width)]
+                word = words.view(np.uint64)[:, 0]
+            mixed = result[:, rows]  # for all rows, this is a view
+            mixed ^= word
+            mixed *= _MULTIPLIER
+            mixed ^= mixed >> np.uint64(32)
+            result[:, rows] = mixed
+    return result
