@@ -33,7 +33,7 @@ def controller_of(store: ResultsStore, text: str = LONG, **options: object) -> S
 
 def suggest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make Optuna suggest other values, as a new version may."""
-    propose = sampler.propose
+    propose: Any = sampler.propose
     monkeypatch.setattr(sampler, "propose", lambda *given: propose(*given[:-1], ~given[-1] % 2**32))
 
 
