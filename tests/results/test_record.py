@@ -117,21 +117,15 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_old_store_is_read_with_nulls_and_left_as_it_is(old: Path) -> None:
+def test_an_old_store_is_left_as_it_is_until_new_rows_come_and_read_with_nulls(old: Path) -> None:
     before = {file: file.read_bytes() for file in old.rglob("*") if file.is_file()}
     store = ResultsStore(old)
     assert store.load("pocket/quick")["a"] == make_record("a")
-    frame = store.records()
-    assert list(frame.columns) == Record.SCHEMA.names
-    assert frame[NEW].isna().all(axis=None)
     assert len(store.curves()) == 1
     assert {file: file.read_bytes() for file in old.rglob("*") if file.is_file()} == before
-
-
-def test_old_and_new_files_are_read_together(old: Path) -> None:
-    store = ResultsStore(old)
     store.append([make_record("c", minutes=3, **FACTS)])
-    frame = ResultsStore(old).records().set_index("trial_key")
+    frame = ResultsStore(old).records().set_index("trial_key", drop=False)
+    assert list(frame.columns) == Record.SCHEMA.names
     assert frame.loc["c", NEW].to_dict() == FACTS
     assert frame.loc[["a", "b"], NEW].isna().all(axis=None)
     assert [str(frame[name].dtype) for name in ("metric_version", "align_reused")] == ["Int64", "boolean"]
