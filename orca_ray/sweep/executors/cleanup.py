@@ -34,14 +34,11 @@ def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
                 each.kill()
 
 
-def _living(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
-    try:
+def _lives(pid: int, created: float) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager
@@ -59,6 +56,6 @@ def remove_abandoned() -> None:
         found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_PREFIX))
         if found is None:  # of a machine whose name begins with the name of this one
             continue
-        if not _living(int(found[1]), float(found[2])):
+        if not _lives(int(found[1]), float(found[2])):
             logger.info("deleting %s, which a killed process has left", path)
             shutil.rmtree(path, ignore_errors=True)
