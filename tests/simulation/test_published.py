@@ -4,7 +4,6 @@ The other test modules show that the numerics solve their equations; this one, t
 those published.
 """
 
-import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from orca_ray.simulation import cfd_1d, cfd_2d, darcy, diffusion_reaction_2d, shallow_water, simulation
@@ -250,58 +248,6 @@ def test_the_source_of_darcy_leaves_through_the_edge() -> None:
     for permeability, pressure in zip(fields["nu"], fields["tensor"][:, 0], strict=True):
         through = 2 * permeability * pressure
         assert through[[0, -1]].sum() + through[:, [0, -1]].sum() == pytest.approx(0.1, rel=1e-5)
-
-
-def _arguments_of(monkeypatch: pytest.MonkeyPatch, module: ModuleType, result: Array) -> list[tuple[Any, ...]]:
-    """Put a stand-in for ``evolve`` into a module; it returns ``result`` and notes what it was given."""
-    given: list[tuple[Any, ...]] = []
-
-    def evolve(*arguments: Any) -> Array:
-        given.append(arguments)
-        return result
-
-    monkeypatch.setattr(module, "evolve", evolve)
-    return given
-
-
-def test_the_dam_is_round_and_twice_as_deep_within(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = _arguments_of(monkeypatch, shallow_water, np.zeros((200, 101, 1, 1)))
-    shallow_water.SIMULATION.solve(generators(0, 0, 200))
-    ((initial, cell, interval, num_frames, top_speed),) = given
-    assert (cell, interval, num_frames) == pytest.approx((5 / 128, 0.01, 101))
-    assert top_speed >= 2 * math.sqrt(2)
-    assert set(np.unique(initial[0])) == {1.0, 2.0}
-    assert not initial[1:].any()
-    radii = np.sqrt((initial[0] == 2).sum(axis=(1, 2)) / math.pi) * 5 / 128
-    assert [radii.min(), radii.mean(), radii.max()] == pytest.approx([0.3, 0.5, 0.7], abs=0.02)
-
-
-def test_the_gas_on_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """mu is 4/3 eta + zeta with both 0.1; half of the velocities are cut by a window, which lies in [0, 1]."""
-    marked: npt.NDArray[np.float64] = np.arange(1.0, 4.0)[:, None, None, None] * np.ones((1, 200, 101, 1))
-    given = _arguments_of(monkeypatch, cfd_1d, marked)
-    fields = cfd_1d.SIMULATION.solve(generators(0, 0, 200))
-    assert {name: float(values.max()) for name, values in fields.items()} == {"density": 1, "Vx": 2, "pressure": 3}
-    ((initial, mu, cell, interval, num_frames),) = given
-    assert (mu, cell, interval, num_frames) == pytest.approx((0.7 / 3, 2 / 1024, 0.01, 101))
-    still = np.abs(initial[1, :, :512]).max(axis=1) < 1e-6
-    assert still.mean() == pytest.approx(0.5, abs=0.1)
-
-
-def test_the_gas_in_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initial Mach number is 1 unless the gas is cut by a window, as half of the samples are."""
-    marked = np.arange(1.0, 5.0)[:, None, None, None] * np.ones((1, 21, 1, 1))
-    given = _arguments_of(monkeypatch, cfd_2d, marked)
-    fields = cfd_2d.SIMULATION.solve(generators(0, 0, 20))
-    named = {name: float(values.max()) for name, values in fields.items()}
-    assert named == {"density": 1, "Vx": 2, "Vy": 3, "pressure": 4}
-    assert {arguments[1:] for arguments in given} == {(1 / 128, 0.05, 21)}
-    initial = np.stack([arguments[0] for arguments in given])
-    free = initial[np.abs(initial[:, 1:3, 0, 0]).max(axis=1) > 1e-6]
-    temperature = free[:, 3].mean(axis=(1, 2)) / free[:, 0].mean(axis=(1, 2))
-    np.testing.assert_allclose(
-        np.hypot(free[:, 1], free[:, 2]).mean(axis=(1, 2)), np.sqrt(5 / 3 * temperature), rtol=0.01
-    )
 
 
 def test_initial_fields_are_drawn_as_they_were() -> None:
