@@ -1,34 +1,17 @@
 """Exponential stepping, tridiagonal systems and Darcy flow, compared with exact solutions and refinement."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from orca_ray.simulation import darcy
 from orca_ray.simulation.simulation import centres
-from orca_ray.simulation.stiff import Etdrk4, Modes, Periodic, Tridiagonal
+from orca_ray.simulation.stiff import Etdrk4, Periodic, Tridiagonal
 
 
 def test_the_linear_part_is_exact_whatever_the_step() -> None:
     rates = np.array([0.0, -1e-9, -1.0, -50.0, -1e7])
     stepped = Etdrk4(rates, 2.0).step(np.ones(5), np.zeros_like)
     np.testing.assert_allclose(stepped, np.exp(2 * rates), rtol=1e-12)
-
-
-def test_exponential_stepping_is_of_fourth_order() -> None:
-    """u' = -u + u^2 / 2 has the solution 2 / (1 + 3 e^t) for u(0) = 1/2."""
-
-    def square(u: Modes) -> Modes:
-        return 0.5 * u * u
-
-    errors = []
-    for steps in (8, 16):
-        stepper, u = Etdrk4(np.array([-1.0]), 1.0 / steps), np.array([0.5])
-        for _ in range(steps):
-            u = stepper.step(u, square)
-        errors.append(abs(u[0] - 2 / (1 + 3 * np.e)))
-    assert np.log2(errors[0] / errors[1]) == pytest.approx(4, abs=0.3)
 
 
 @pytest.mark.parametrize("kind", [Tridiagonal, Periodic])
@@ -61,16 +44,7 @@ def _manufactured(n: int) -> float:
     return float(np.abs(darcy.solve_steady(a, source) - u).max())
 
 
-def _layered(n: int) -> float:
-    """The error for u = sin(2 pi x) / a sin(pi y), of which neither u nor a u_x jumps where a does, at x = 1/2."""
-    x, y = np.meshgrid(*[centres(0.0, 1.0, n)] * 2, indexing="ij")
-    a = np.where(x < 0.5, 1.0, 0.1)
-    wave = np.sin(2 * np.pi * x) * np.sin(np.pi * y)
-    return float(np.abs(darcy.solve_steady(a, 5 * np.pi**2 * wave) - wave / a).max())
-
-
-@pytest.mark.parametrize(("error", "most"), [(_manufactured, 2e-3), (_layered, 0.02)])
-def test_darcy_is_of_second_order_across_a_jump_too(error: Callable[[int], float], most: float) -> None:
-    errors = [error(n) for n in (16, 32, 64)]
+def test_darcy_is_of_second_order() -> None:
+    errors = [_manufactured(n) for n in (16, 32, 64)]
     assert np.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.1), errors
-    assert errors[2] < most
+    assert errors[2] < 2e-3
