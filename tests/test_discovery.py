@@ -26,14 +26,10 @@ BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
 """
 
 
-def text_of(module: str) -> str:
-    """Return a module of the example package, which may as well be one of orca-ray."""
-    return (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
-
-
 def example(kind: str, name: str, module: str, attribute: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return an entry point to a module of the example package, and the module."""
-    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text_of(module)}
+    text = (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
+    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text}
 
 
 def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
