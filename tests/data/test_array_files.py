@@ -68,7 +68,6 @@ def _object_array_of_another_shape(path: Path) -> None:
     [
         (lambda path: None, "cannot read"),
         (lambda path: path.write_bytes(b""), "expected the header of a .npy file"),
-        (lambda path: path.write_bytes(b"\x80\x04N."), "expected the header of a .npy file"),
         (lambda path: np.save(path, np.ones(3)), "expected an array of 2 axes, found shape"),
         (lambda path: np.save(path, np.ones((3, 1), complex)), "array of integers, floating point, .*found complex128"),
         (lambda path: np.save(path, np.zeros(3, [("a", "i4")])), r"found \[\('a', '<i4'\)\]"),
@@ -213,7 +212,6 @@ def packed(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no header of level 5"),
         (file()[:-2] + b"XX", "no header of level 5"),
         (file(element(99, b"12345678", "<")), "an element of type 99"),
         (file(ONE)[:-1], "an element of type 14 and 72 bytes at byte 128 of 207"),

@@ -113,16 +113,13 @@ READ: dict[str, Callable[[Path], object]] = {
     "a.wav": lambda path: read_wav(path, 22050),
 }
 BAD = [
-    ("a.csv", None, "cannot read"),
     ("a.csv", b"", "expected column 'files' once in the header, found 0: an empty file"),
-    ("a.csv", b"file,labels\n", "expected column 'files' once in the header, found 0: file, labels"),
     ("a.csv", b"files,files\n1,2\n", "expected column 'files' once in the header, found 2"),
     ("a.csv", b"files,labels\n", "expected rows below the header, found none"),
     ("a.csv", b"files,labels\na,b\nc\n", r"line 3: expected 2 values \(files, labels\), found 1"),
     ("a.csv", b'files,labels\na,"b\n', "expected a comma-separated table"),
     ("a.csv", b"files,labels\na,\xff\n", "expected text in UTF-8, found byte 0xff"),
     ("a.csv", b"files,labels\na,\0\n", "found a zero byte"),
-    ("a.lst", None, "cannot read"),
     ("a.lst", b" \n", "found an empty file"),
     ("a.lst", b"\x80\x04", "in UTF-8"),
     *(("a.json", text, r"expected (a )?JSON.{0,400}$") for text in (b"[" * 60_000, b"9" * 5000, b"[1]", b"\0")),

@@ -4,7 +4,6 @@ import pickle
 import pickletools
 import struct
 from collections import OrderedDict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +112,6 @@ def test_any_other_global_is_refused_by_name(name: str, opcodes: str) -> None:
 
 NOT_PLAIN: list[tuple[Any, str]] = [
     (OrderedDict(a=1), r"collections\.OrderedDict"),
-    (Fraction(1, 2), r"fractions\.Fraction"),
-    (np.float32, r"numpy\.float32"),
     (np.dtype("f8"), "holds PickledType itself"),
     (np.ndarray, r"holds numpy\.ndarray itself"),
     (np.ma.masked_array([1], [True]), r"numpy\.ma"),
@@ -138,7 +135,6 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
     [
         (b"", "a whole pickle"),
         (b"Pid\n.", "a persistent id"),
-        (b"NQ.", "a persistent id"),
         (b"\x82\x01.", "a registered extension"),
         (b"\x80\x05\x97.", "a buffer outside the file"),
         (b"c__builtin__\nset\n)\x81.", "built by its class"),
