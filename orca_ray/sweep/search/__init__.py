@@ -6,9 +6,9 @@ Own data are searched by a `Race`, over folds and within a given time; its `Fold
 """
 
 from orca_ray.sweep.search.race import FoldSearch, Race
-from orca_ray.sweep.search.sampler import NUM_STARTUP, Suggestion, SuggestionSampler, TrialAnswer
+from orca_ray.sweep.search.sampler import NUM_STARTUP, Study, Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.sweep.search.search import History, Search
 
 __all__ = [
-    "NUM_STARTUP", "FoldSearch", "History", "Race", "Search", "Suggestion", "SuggestionSampler", "TrialAnswer",
+    "NUM_STARTUP", "FoldSearch", "History", "Race", "Search", "Study", "Suggestion", "SuggestionSampler", "TrialAnswer",
 ]  # fmt: skip

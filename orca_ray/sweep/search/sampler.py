@@ -45,45 +45,75 @@ class TrialAnswer(NamedTuple):
         return self.value is None or not math.isfinite(self.value)
 
 
-def propose(
-    space: Mapping[str, Dimension], suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
-) -> dict[str, Scalar]:
-    """Return the values of a new suggestion, by name of the hyper-parameter, from TPE of Optuna.
+class Study:
+    """Optuna study that suggests values with TPE, from earlier suggestions and their answers.
 
-    Args:
-        space: the searched hyper-parameters and their ranges.
-        suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
-            count as bad ("constant liar"), so the suggestion keeps away from them.
-        answers: answers that the suggestion may use, by number of the suggestion.
-        seed: seed of the sampler.
+    The Optuna study is in memory and is filled when `suggest` is called, so restoring a search that needs no further
+    suggestion costs nothing. Equal suggestions and answers give equal suggestions, whether they were added at once or
+    one after another.
     """
-    space, verbosity = dict(sorted(space.items())), optuna.logging.get_verbosity()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would log each new study
-    study = optuna.create_study(direction="minimize", sampler=sampler)
-    optuna.logging.set_verbosity(verbosity)
-    frozen = (_frozen(space, each, answers.get(each.number)) for each in suggestions)
-    study.add_trials([trial for trial in frozen if trial is not None])
-    asked = study.ask({name: dimension.distribution() for name, dimension in space.items()})
-    return {name: tidy(value) for name, value in asked.params.items()}
 
+    def __init__(self, space: Mapping[str, Dimension]) -> None:
+        self._space = dict(sorted(space.items()))
+        self._study: optuna.Study | None = None
+        self._states: dict[int, TrialState] = {}
+        """State of each suggestion in the Optuna study, by its number."""
+        self._running: dict[int, int] = {}
+        """Optuna's number of each suggestion that has no answer in the study."""
 
-def _frozen(space: Mapping[str, Dimension], suggestion: Suggestion, answer: TrialAnswer | None) -> FrozenTrial | None:
-    """Return a suggestion as an Optuna trial; None if the space has no such choice any more."""
-    parameters, distributions = {}, {}
-    for name, dimension in space.items():
-        parameters[name], distribution = _represent(suggestion.values[name], dimension)
-        if distribution is None:
-            return None
-        distributions[name] = distribution
-    scores = enumerate(answer.scores if answer else (), start=1)
-    return create_trial(
-        state=_state(answer), params=parameters, distributions=distributions,
-        value=answer.value if answer and not answer.failed else None,
-        intermediate_values={epoch: score for epoch, score in scores if math.isfinite(score)},
-    )  # fmt: skip
+    def suggest(
+        self, suggestions: Iterable[Suggestion], answers: Mapping[int, TrialAnswer], seed: int
+    ) -> dict[str, Scalar]:
+        """Return the values of a new suggestion, by name of the hyper-parameter.
+
+        Args:
+            suggestions: the other suggestions, by ascending number. Those without an answer are taken to be running and
+                count as bad ("constant liar"), so the suggestion keeps away from them.
+            answers: answers that the suggestion may use, by number of the suggestion.
+            seed: seed of the sampler.
+        """
+        if self._study is None:
+            verbosity = optuna.logging.get_verbosity()
+            optuna.logging.set_verbosity(optuna.logging.WARNING)  # it would log each new study
+            self._study = optuna.create_study(direction="minimize")
+            optuna.logging.set_verbosity(verbosity)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # multivariate is called experimental, but stable since Optuna 2.2
+            for suggestion in suggestions:
+                self._update(self._study, suggestion, answers.get(suggestion.number))
+            self._study.sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+            asked = self._study.ask({name: dimension.distribution() for name, dimension in self._space.items()})
+            # Its values are rounded below. The rounded ones are added with the next suggestion, as after a restart.
+            self._study.tell(asked, state=TrialState.FAIL)
+        return {name: tidy(value) for name, value in asked.params.items()}
+
+    def _update(self, study: optuna.Study, suggestion: Suggestion, answer: TrialAnswer | None) -> None:
+        state = _state(answer)
+        if self._states.get(suggestion.number) is state:
+            return
+        if (trial := self._frozen(suggestion, answer, state)) is None:
+            return
+        if (placeholder := self._running.pop(suggestion.number, None)) is not None:
+            study.tell(placeholder, state=TrialState.FAIL)  # a trial cannot be changed: a new one replaces it
+        if state is TrialState.RUNNING:
+            self._running[suggestion.number] = len(study.get_trials(deepcopy=False))
+        study.add_trial(trial)
+        self._states[suggestion.number] = state
+
+    def _frozen(self, suggestion: Suggestion, answer: TrialAnswer | None, state: TrialState) -> FrozenTrial | None:
+        """Return a suggestion as an Optuna trial; None if the space has no such choice any more."""
+        parameters, distributions = {}, {}
+        for name, dimension in self._space.items():
+            parameters[name], distribution = _represent(suggestion.values[name], dimension)
+            if distribution is None:
+                return None
+            distributions[name] = distribution
+        scores = enumerate(answer.scores if answer else (), start=1)
+        return create_trial(
+            state=state, params=parameters, distributions=distributions,
+            value=answer.value if answer and not answer.failed else None,
+            intermediate_values={epoch: score for epoch, score in scores if math.isfinite(score)},
+        )  # fmt: skip
 
 
 def _state(answer: TrialAnswer | None) -> TrialState:
@@ -148,6 +178,7 @@ class SuggestionSampler:
         """
         self._first, self._num_trials, self._generation, self._seed = first, trials, generation, seed
         self._space = dict(sorted(space.items()))
+        self._study = Study(self._space)
         self._next = 0
         self._num_closed = 0
         self.suggestions: dict[int, Suggestion] = {}
@@ -191,7 +222,7 @@ class SuggestionSampler:
         else:
             others = [self.suggestions[each] for each in sorted(self.suggestions)]
             answers = {each: self.answers[each] for each in known}
-            values = propose(self._space, others, answers, stable_seed(self._seed, number))
+            values = self._study.suggest(others, answers, stable_seed(self._seed, number))
         suggestion = self.suggestions[number] = Suggestion(number, values, canonical_json(_ranges(known)))
         self._advance()
         return suggestion

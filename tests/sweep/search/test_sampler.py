@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.schema import Dimension, Scalar
 from orca_ray.sweep.plan.searches import plan_searches
-from orca_ray.sweep.search import NUM_STARTUP, Search, Suggestion, SuggestionSampler, TrialAnswer
-from orca_ray.sweep.search.sampler import propose
+from orca_ray.sweep.search import NUM_STARTUP, Search, Study, Suggestion, SuggestionSampler, TrialAnswer
 
 SPACE = {"lr": Dimension(log_uniform=(1e-5, 1e-1)), "optimizer": Dimension(choice=["adam", "sgd"])}
 FIRST: dict[str, Scalar] = {"lr": 1e-3, "optimizer": "adam", "epochs": 5}
@@ -85,46 +84,44 @@ def test_a_generation_waits_for_the_one_before() -> None:
     assert not search.is_open(4)
 
 
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> list[FrozenTrial]:
-    """What Optuna got with the last call."""
-    found: list[FrozenTrial] = []
-    add = optuna.Study.add_trials
-
-    def keep(study: optuna.Study, trials: list[FrozenTrial]) -> None:
-        found[:] = trials
-        add(study, trials)
-
-    monkeypatch.setattr(optuna.Study, "add_trials", keep)
-    return found
+def optuna_trials(study: Study) -> list[FrozenTrial]:
+    """Return what Optuna holds, without the trials that were only asked or have been replaced."""
+    assert study._study is not None
+    trials = study._study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.intermediate_values or trial.state is not TrialState.FAIL]
 
 
-def test_states_reach_optuna_as_they_are(held: list[FrozenTrial]) -> None:
+def test_states_reach_optuna_as_they_are() -> None:
+    study = Study(SPACE)
     suggestions = [Suggestion(number, {"lr": 10.0**-number / 20, "optimizer": "adam"}) for number in range(4)]
     answers = {
         0: TrialAnswer(0.5, scores=[0.7, 0.5]),
         1: TrialAnswer(0.1, True, [0.1]),
         2: TrialAnswer(None, scores=[0.2, math.nan]),
     }
-    propose(SPACE, suggestions, answers, 0)
+    study.suggest(suggestions, answers, 0)
     assert optuna.logging.get_verbosity() == optuna.logging.INFO, "a program that uses Optuna, too, keeps its messages"
+    held = optuna_trials(study)
     assert [trial.state for trial in held] == [
         TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
     ]  # fmt: skip
     assert [trial.intermediate_values for trial in held] == [{1: 0.7, 2: 0.5}, {1: 0.1}, {1: 0.2}, {}]
     assert [trial.params["lr"] for trial in held] == [0.05, 0.005, 0.0005, 5e-5]
+    study.suggest(suggestions, {**answers, 3: TrialAnswer(math.nan, scores=[0.3])}, 0)
+    assert [trial.state for trial in optuna_trials(study)][-1] is TrialState.FAIL
+    assert len(optuna_trials(study)) == 4
 
 
 @pytest.mark.parametrize("multiple", [0.1, 100.0])
-def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(
-    multiple: float, held: list[FrozenTrial]
-) -> None:
+def test_suggestions_of_another_space_are_told_as_far_as_optuna_can_hold_them(multiple: float) -> None:
     space = {**SPACE, "lr": Dimension(log_uniform=(1e-5 * multiple, 1e-3 * multiple))}
+    study = Study(space)
     old = [Suggestion(number, {"lr": 1.3e-5 * 2**number, "optimizer": "adam"}) for number in range(12)]
     foreign = Suggestion(12, {"lr": 1e-3, "optimizer": "lion"})
     answers = {each.number: TrialAnswer(loss(each)) for each in (*old, foreign)}
-    values = propose(space, [*old, foreign], answers, 3)
+    values = study.suggest([*old, foreign], answers, 3)
     assert space["lr"].contains(values["lr"])
+    held = optuna_trials(study)
     assert [trial.params["lr"] for trial in held] == [each.values["lr"] for each in old]
 
 
@@ -190,6 +187,7 @@ def test_all_methods_of_a_task_draw_the_same_suggestions() -> None:
         }
 
 
-def test_the_shared_draws_stay() -> None:
+def test_the_shared_draws_are_those_of_older_stores() -> None:
+    """Records from before the journal get their numbers by these values."""
     search = SuggestionSampler({**FIRST, "align": 20, "dropout": 0.1}, WIDE, 10, seed=7)
     assert search.draw(3) == {"align": 36, "dropout": 0.2085, "lr": 2.256e-05, "optimizer": "sgd"}

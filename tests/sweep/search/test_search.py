@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -14,7 +13,7 @@ from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.sweep.run.controller import SweepController
 from orca_ray.sweep.run.messages import TrialReport
 from orca_ray.sweep.run.retries import Cause, Failure
-from orca_ray.sweep.search import sampler
+from orca_ray.sweep.search import Study
 from tests.sweep.fakes import TEXT, end, fake_reports, fake_score, fake_searches, fake_spec, new_controller, play
 
 LONG = TEXT.replace("search_trials: 4", "search_trials: 14").replace("[pocket/digits, pocket/wdbc]", "[pocket/wdbc]")
@@ -34,8 +33,10 @@ def controller_of(store: ResultsStore, text: str = LONG, **options: object) -> S
 
 def suggest_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make Optuna suggest other values, as a new version may."""
-    propose: Any = sampler.propose
-    monkeypatch.setattr(sampler, "propose", lambda *given: propose(*given[:-1], ~given[-1] % 2**32))
+    suggest = Study.suggest
+    monkeypatch.setattr(
+        Study, "suggest", lambda self, suggestions, answers, seed: suggest(self, suggestions, answers, ~seed % 2**32)
+    )
 
 
 def keys(trials: list[TrialSpec]) -> list[str]:
@@ -66,7 +67,7 @@ def test_a_restart_asks_optuna_for_nothing(store: ResultsStore, monkeypatch: pyt
     def ask(*_: object) -> None:
         raise AssertionError("asked")
 
-    monkeypatch.setattr(sampler, "propose", ask)
+    monkeypatch.setattr(Study, "suggest", ask)
     monkeypatch.setattr("optuna.create_study", ask)
     assert controller_of(store).done
 
