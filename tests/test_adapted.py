@@ -56,11 +56,6 @@ def series(bodies: dict[str, str]) -> Predictor:
     return trained(bodies["sequence"], "nft", SERIES)[0]
 
 
-@pytest.fixture(scope="module")
-def field(bodies: dict[str, str]) -> Predictor:
-    return trained(bodies["image"], "nft", FIELD)[0]
-
-
 LOADING = """
 import json, sys
 from pathlib import Path
@@ -138,14 +133,6 @@ def test_classes(series: Predictor) -> None:
     assert series.embed(x).shape == (45, 16)
     assert np.array_equal(series.predict(torch.from_numpy(np.asarray(x))), found)
     assert np.array_equal(series.predict(list(np.asarray(x))), found)
-
-
-def test_fields_have_no_probabilities(field: Predictor) -> None:
-    x = make_data(FIELD).test.x
-    assert field.predict(x).shape == (45, 8, 8)
-    assert field.predict(x).mean() == pytest.approx(3, abs=1), "predictions are in the target's units"
-    with pytest.raises(UserError, match="predicts numbers, which have no probabilities"):
-        field.predict_proba(x)
 
 
 def test_batches_do_not_depend_on_how_samples_are_read(
@@ -260,6 +247,8 @@ def test_fields_come_back_with_their_axes_as_they_were_given(bodies: dict[str, s
     found = model.predict(tmp_path / "fields.npz")
     assert found.shape == (60, 8, 8, 3)
     assert np.array_equal(found, np.moveaxis(model.outputs(tmp_path / "fields.npz"), 1, -1))
+    with pytest.raises(UserError, match="predicts numbers, which have no probabilities"):
+        model.predict_proba(tmp_path / "fields.npz")
 
 
 def test_a_model_of_own_data_takes_what_it_was_made_of(own: tuple[Path, Path, Predictor]) -> None:
