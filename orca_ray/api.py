@@ -8,7 +8,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -216,10 +216,11 @@ class AdaptationSweep:
             raise UserError(f"{self.task.name}: its prepared data are missing or damaged: run the same command again")
         return data
 
-    def _choices(self, judge: Judge) -> list[Choice]:
-        """Return what may become the model, the best first; later ones count if the first exceed a limit."""
-        best = None if self.single else judge.ensemble()
-        return [*([best] if best else []), *(judge.single(each) for each in judge.ranked if each.whole)]
+    def _choices(self, judge: Judge) -> Iterator[Choice]:
+        """Yield what may become the model, the best first; later ones count if the first exceed a limit."""
+        if not self.single and (best := judge.ensemble()):
+            yield best
+        yield from (judge.single(each) for each in judge.ranked if each.whole)
 
     def _assembled(self, judge: Judge, choice: Choice, scratch: Path) -> tuple[ModelConfig, dict[str, Any], Any]:
         """Return configuration, weights and preprocessing of a chosen model, whose parts are copied to ``scratch``."""
@@ -272,7 +273,7 @@ class AdaptationSweep:
             num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
             baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
-            standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
+            standings=judge.standings(), curve=judge.curve(),
             warnings=tuple(self.warnings), evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
         )  # fmt: skip
 

@@ -100,7 +100,6 @@ def test_out_of_fold_predictions_are_those_of_the_fold_of_each_sample(toy: Toy) 
     judge = toy.judge()
     [candidate] = judge.ranked
     judged = judge.judged(candidate)
-    assert judged is not None
     logits = np.stack([np.arange(N), -np.arange(N)], axis=1) / 100
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(judged.predictions[0], expected, rtol=1e-5)
@@ -117,7 +116,6 @@ def test_repeated_divisions_are_averaged_as_probabilities(tmp_path: Path) -> Non
     judge = toy.judge()
     chance = 1 / (1 + np.exp(-8.0))
     judged = judge.judged(judge.leader)
-    assert judged is not None
     np.testing.assert_allclose(judged.predictions[0][:, 0], (chance + 0.5) / 2, rtol=1e-6)
 
 
@@ -202,7 +200,7 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(toy: Toy
             toy.models.remove(record.trial_key, keep=OUTPUTS)
     judge = toy.judge()
     assert judge.leader.method == "nft"
-    assert [standing.method for standing in judge.standings()] == ["cnn", "nft"]
+    assert [row["method"] for row in judge.standings()] == ["cnn", "nft"]
     assert judge.verdict()[0] == "cnn"
 
 
