@@ -40,7 +40,7 @@ class Toy:
         x = np.zeros((N + N_TEST, 1, 1), np.float32)
         names: tuple[SplitName, ...] = ("train", "validation", "test")
         parts = zip(names, np.split(x, [40, N]), np.split(self.y, [40, N]), strict=True)
-        splits = {name: Split(*arrays) for name, *arrays in parts}
+        splits = {name: Split(inputs, targets) for name, inputs, targets in parts}
         self.data = PreparedData(self.task.name, "0" * 16, splits, None, None, Path(), self.folds)
 
     def add(self, method: str, predict: Predict, folds: list[int] | None = None, seconds: float = 1.0) -> None:
