@@ -40,7 +40,7 @@ class Kind:
 
 
 def _arrays(name: str) -> Kind:
-    return Kind(lambda folder: ARRAYS[name](folder / name, X, Y), name)
+    return Kind(lambda folder: ARRAYS[name](folder / name, {"x": X, "y": Y}), name)
 
 
 def _zipped(folder: Path) -> None:

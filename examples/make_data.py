@@ -23,8 +23,8 @@ from PIL import Image
 from scipy.io import wavfile
 from sklearn.datasets import load_digits, load_wine
 
-from orca_ray.data import packages, readers
-from orca_ray.tasks.pocket import PACKAGES
+from orca_ray.data import packages
+from orca_ray.tasks.pocket import PACKAGES, read_series
 
 RATE = 8000
 CULTIVARS = np.array(["barolo", "grignolino", "barbera"])
@@ -42,9 +42,8 @@ def wine(folder: Path) -> None:
 
 
 def basic_motions(folder: Path) -> None:
-    parts = [f"aeon/datasets/data/BasicMotions/BasicMotions_{split}.ts" for split in ("TRAIN", "TEST")]
-    read = [readers.parse_ts(packages.read_member(PACKAGES["aeon"], member).decode(), member) for member in parts]
-    x = np.stack([series for found, _ in read for series in found]).astype(np.float32)
+    read = [read_series("BasicMotions", split, length=100) for split in ("TRAIN", "TEST")]
+    x = np.concatenate([series for series, _ in read]).astype(np.float32)
     y = np.concatenate([labels for _, labels in read])
     new = np.arange(len(x)) % 5 == 0
     np.savez(folder / "basic_motions.npz", x=x[~new], y=np.array(y, dtype=str)[~new])

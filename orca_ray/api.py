@@ -58,9 +58,9 @@ BASELINES = {
 }
 """Methods without pretraining that `adapt` compares, by domain."""
 TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
-FIRST_SHARE, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 4.0, 45.0
-"""Largest share of the time for the methods that fit in seconds; seconds for selecting and writing the model; least
-time for which a Ray cluster is started."""
+FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 60.0, 4.0, 45.0
+"""Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
+writing the model; least time for which a Ray cluster is started."""
 LEAST_OVERRUN, MOST_OVERRUN = 5.0, 0.05
 """A configuration is fitted again to all samples if one trial of it took at most this many seconds, or this share of
 the time."""
@@ -143,7 +143,7 @@ class AdaptationSweep:
                 with contextlib.suppress(ModuleNotFoundError):
                     import_module(name)
             if quick:
-                until = started + FIRST_SHARE * seconds if slow else deadline
+                until = started + min(FIRST_SHARE * seconds, FIRST_SECONDS) if slow else deadline
                 summary = self._race(quick, deadline, "inline", until=until)
                 if summary.interrupted or not slow:
                     return summary
@@ -176,7 +176,7 @@ class AdaptationSweep:
         with scratch_directory() as scratch:
             for number, choice in enumerate(self._choices(judge)):
                 config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
-                names = () if preprocessing is None else Preprocessing.from_json(preprocessing).label_names
+                names = () if preprocessing is None else Preprocessing.from_json(preprocessing).target.label_names
                 write_folder(scratch / "model", config, weights, card="", preprocessing=preprocessing)
                 size, latency = self._measured(scratch / "model")
                 measured.append((size, latency))
@@ -221,7 +221,7 @@ class AdaptationSweep:
 
     def _choices(self, judge: Judge) -> Iterator[Choice]:
         """Yield what may become the model, the best first; later ones count if the first exceed a limit."""
-        if not self.single and (best := judge.ensemble()):
+        if not self.single and (best := judge.ensemble()) is not None:
             yield best
         yield from (judge.single(each) for each in judge.ranked if each.whole)
 

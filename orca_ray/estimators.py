@@ -85,12 +85,11 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
         names = (str(y.name),) if getattr(y, "name", None) is not None else ()
         targets = self._targets(y)
         check_consistent_length(x, targets)
-        table = hasattr(x, "columns")
-        data = UserData(x=x, y=targets, kind_hint="table" if table else "array", source="X", target_names=names)
+        data = UserData(x=x, y=targets, source="X", target_names=names)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         given = {
             "kind": self._kind, "seed": seed, "fractions": (self.validation_fraction, 0.15), "body": self.body or "",
-            "name": type(self).__name__, "axes": "" if table else _AXES.get(1 + np.ndim(x[0]), ""),
+            "name": type(self).__name__, "axes": "" if hasattr(x, "columns") else _AXES.get(1 + np.ndim(x[0]), ""),
         }  # fmt: skip
         inferred = infer(data, make_options(type(self).__name__, given), test=False, warn=logger.debug)
         for warning in inferred.warnings:
@@ -162,10 +161,6 @@ class _CrossModal(BaseEstimator):  # type: ignore[misc]
             raise UserError("X has several columns of one name: rename them")
         return x.set_axis(names, axis=1) if hasattr(x, "iloc") else pd.DataFrame(x, columns=names)
 
-    def _inputs(self, X: Any) -> UserData:
-        x = self._read(X, reset=False)
-        return UserData(x=x, kind_hint="table" if hasattr(x, "columns") else "array", source="X")
-
     def _targets(self, y: Any) -> Array:
         raise NotImplementedError
 
@@ -219,7 +214,7 @@ class CrossModalClassifier(ClassifierMixin, _CrossModal):  # type: ignore[misc]
     def predict_proba(self, X: Any) -> Array:
         """Return probabilities [N, K] of ``classes_``, float32; ValueError for samples of another form than in fit."""
         check_is_fitted(self)
-        probabilities = self.adapted_.predict_proba(self._inputs(X))
+        probabilities = self.adapted_.predict_proba(UserData(x=self._read(X, reset=False), source="X"))
         names = self.adapted_.label_names
         return probabilities[:, [names.index(str(text)) for text in label_texts(self.classes_)]]
 
@@ -249,7 +244,7 @@ class CrossModalRegressor(RegressorMixin, _CrossModal):  # type: ignore[misc]
     def predict(self, X: Any) -> Array:
         """Return the predicted numbers [N], float32; ValueError for samples of another form than in `fit`."""
         check_is_fitted(self)
-        return self.adapted_.predict(self._inputs(X))
+        return self.adapted_.predict(UserData(x=self._read(X, reset=False), source="X"))
 
     def _targets(self, y: Any) -> Array:
         y = column_or_1d(y, warn=True)

@@ -64,7 +64,7 @@ class Predictor:
         self.preprocessing = None if preprocessing is None else Preprocessing.from_json(preprocessing)
         """How inputs are made of the user's data; None: inputs are arrays."""
         if self.preprocessing is not None:
-            made = self.preprocessing.input_shape, self.preprocessing.target.target
+            made = self.preprocessing.encoder.shape, self.preprocessing.target.target
             if made != (self.task.input_shape, self.task.target):
                 raise UserError(f"{model_folder.PREPROCESSING} and {model_folder.CONFIG} belong to different models")
         self._card = card
@@ -145,7 +145,7 @@ class Predictor:
     @property
     def label_names(self) -> tuple[str, ...]:
         """Names of the classes or labels; empty if they have none."""
-        return () if self.preprocessing is None else tuple(self.preprocessing.label_names)
+        return () if self.preprocessing is None else tuple(self.preprocessing.target.label_names)
 
     @property
     def decides(self) -> bool:
@@ -290,7 +290,7 @@ class Predictor:
             raise UserError("evaluate needs targets: give y, or the path of data that has them")
         given: Array = np.asarray(y)
         if self.preprocessing is not None:
-            return np.asarray(self.preprocessing.targets(given))
+            return np.asarray(self.preprocessing.target.encode(given))
         shape = () if self.task.target.kind == "classes" else self.task.target.output_shape
         if given.shape[1:] != shape or given.dtype.kind not in "biuf":
             found = f"shape {given.shape} and type {given.dtype}"

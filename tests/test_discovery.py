@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from orca_ray.alignment import distances
 from orca_ray.alignment.registry import distance_names, get_distance, get_source
 from orca_ray.discovery import GROUPS, origin
 from orca_ray.errors import UserError
@@ -26,14 +25,10 @@ BOTH, MIXED = (FIRST, SECOND), [FIRST, "second"]
 """
 
 
-def text_of(module: str) -> str:
-    """Return a module of the example package, which may as well be one of orca-ray."""
-    return (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
-
-
 def example(kind: str, name: str, module: str, attribute: str) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Return an entry point to a module of the example package, and the module."""
-    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text_of(module)}
+    text = (EXAMPLE / "orca_ray_example" / f"{module}.py").read_text()
+    return {GROUPS[kind]: {name: f"{module}:{attribute}"}}, {module: text}
 
 
 def methods(**entries: str) -> Mapping[str, Mapping[str, str]]:
@@ -168,12 +163,3 @@ def test_a_distance_is_imported_when_it_is_used(tmp_path: Path) -> None:
         )
         path = f"{tmp_path}:{Path(__file__).parents[1]}"
         subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})
-
-
-def test_a_distance_is_named_like_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "silent.py").write_text(text_of("coral"))
-    monkeypatch.setattr(distances, "__path__", [*distances.__path__, str(tmp_path)])
-    with pytest.raises(UserError, match=r"unknown distance 'silet'\. Did you mean 'silent'.*Allowed: bures, "):
-        get_distance("silet")
-    with pytest.raises(ValueError, match="silent must define DISTANCE with the name 'silent'"):
-        get_distance("silent")

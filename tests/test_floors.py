@@ -116,29 +116,6 @@ def test_every_room_has_a_floor_and_every_floor_its_room() -> None:
         assert len(list((PACKAGE / name).rglob("*.py"))) > 1, f"{name} holds no module"
 
 
-def test_the_walk_sees_the_arrows_that_are_there() -> None:
-    found = {(room(here), room(there) or there.split(".")[0]) for here, there, _ in arrows()}
-    assert {("leaderboard", "results"), ("tasks", "data"), ("results", "pyarrow"), ("sweep", "ray")} <= found
-
-
-@pytest.mark.parametrize(
-    ("source", "module", "expected"),
-    [
-        ("from orca_ray.tasks.task import Task", "orca_ray.models.crossmodal", "arrows go down"),
-        ("from ... import cli", "orca_ray.sweep.executors.ray", "arrows go down"),
-        ("if TYPE_CHECKING:\n    import orca_ray.sweep", "orca_ray.data.cache", "arrows go down"),
-        ("importlib.import_module(f'orca_ray.sweep.{name}')", "orca_ray.methods.orca", "arrows go down"),
-        ("from orca_ray.results import Record", "orca_ray.errors", "imports no room"),
-        ("def f():\n    import torch.nn", "orca_ray.leaderboard.board", "never imports torch"),
-        ("from orca_ray.results import Record", "orca_ray.leaderboard.board", None),
-        ("import raytracing", "orca_ray.results.store", None),
-    ],
-)
-def test_a_wrong_arrow_is_found(source: str, module: str, expected: str | None) -> None:
-    [answer] = [complaint(module, imported) for _, imported in imports(source, module)]
-    assert answer is None if expected is None else expected in str(answer)
-
-
 LIGHT = [
     pytest.param(
         each["code"], [*HEAVY, *each.get("more", ())], id=name, marks=pytest.mark.slow if "slow" in each else ()

@@ -45,7 +45,7 @@ class SolverReport:
         if not error <= TOLERANCE:
             self.notes.append(
                 f"the transport between {what} did not converge and its gradient is approximate: where that persists, "
-                "bring the two sides to a similar scale, or align with bures or sliced"
+                "bring the two sides to a similar scale, or align with l2 or mmd"
             )
 
     def add_recomputed(self, cost: CostMatrix) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import filecmp
 import gzip
-import io
 import os
 import shutil
 import stat
@@ -40,7 +39,7 @@ _MAX_HEADER_BYTES = 2**20
 _KINDS = {tarfile.SYMTYPE: "symbolic link", tarfile.LNKTYPE: "hard link", tarfile.FIFOTYPE: "pipe"}
 _KINDS |= dict.fromkeys((tarfile.CHRTYPE, tarfile.BLKTYPE), "device")
 _COPY_BYTES = 2**20
-_Report = Callable[[int, int], None]
+_Report = Callable[[int, int | None], None]
 _Member = tuple[str, int, IO[bytes] | None]
 """Name, size and content of a member; the content of a directory is None."""
 
@@ -49,48 +48,23 @@ class DamagedFile(UserError):
     """Raised for a compressed file that cannot be read to its end, and for an archive without an expected path."""
 
 
-class _BoundedGzip(io.RawIOBase):
-    """Decompressed content of a gzip file; raises UserError when it exceeds `max_bytes` of the file's size."""
+def open_gzip(path: Path) -> IO[bytes]:
+    """Return the decompressed content of a ``.gz`` file as a stream; the caller closes it.
 
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self._path, self._left = path, max_bytes(cache.check_special(path))
-        self._packed = cache.open_file(path)
-        self._content = gzip.GzipFile(fileobj=self._packed)
-        self.packed_bytes = self._packed.tell
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        with archive_errors(self._path, "gzip file"):
-            # At most _COPY_BYTES: gzip decompresses all bytes requested into memory before they are copied.
-            found = self._content.read(min(len(view), _COPY_BYTES))
-        view[: len(found)] = found
-        self._left -= len(found)
-        if self._left < 0:
-            raise swollen(self._path)
-        return len(found)
-
-    def close(self) -> None:
-        if not self.closed:
-            self._content.close()
-            self._packed.close()
-        super().close()
-
-
-def open_gzip(path: Path) -> io.BufferedReader:
-    """Return the decompressed content of a ``.gz`` file as a stream that cannot seek; the caller closes it.
-
-    Raises UserError, here or on a later read, if the file is not gzip, ends early, has a wrong checksum, or
-    decompresses to more than 200 times its size and more than 256 MiB.
+    The file is first decompressed to its end once. Raises UserError if the file is not gzip, ends early, has a wrong
+    checksum, or decompresses to more than 200 times its size and more than 256 MiB.
     """
-    with cache.open_file(path) as stream:
-        magic = stream.read(2)
-    if magic != _GZIP:
-        raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
-    return io.BufferedReader(_BoundedGzip(path), _COPY_BYTES)
+    left = max_bytes(cache.check_special(path))
+    with cache.open_file(path) as packed:
+        if (magic := packed.read(2)) != _GZIP:
+            raise UserError(f"{path}: expected a gzip file, found one that begins with {magic!r}; fetch the file again")
+        packed.seek(0)
+        with archive_errors(path, "gzip file"), gzip.GzipFile(fileobj=packed) as stream:
+            while block := stream.read(_COPY_BYTES):
+                left -= len(block)
+                if left < 0:
+                    raise swollen(path)
+    return cast(IO[bytes], gzip.open(path))
 
 
 def max_bytes(size: int) -> int:
@@ -138,34 +112,32 @@ def damaged(where: Path | str, expected: str, error: Exception) -> DamagedFile:
     return DamagedFile(f"{where}: expected {expected}, {found}; fetch the file again")
 
 
-def unpack(
-    archive: Path, into: Path, progress: _Report | None = None, *, stamp: Path | None = None, required: str = ""
-) -> None:
+def unpack(archive: Path, into: Path, progress: _Report | None = None, required: str = "") -> None:
     """Unpack a ``.tar``, ``.tar.gz`` or ``.zip`` archive into the directory ``into``; no existing file is replaced.
 
-    ``progress`` is called with the number of archive bytes read so far, and the size of the archive in bytes.
-    The format is detected from the content. Members are moved to ``into`` after the whole archive was read. The file
-    ``stamp`` exists while they are moved; if it exists later, the move was interrupted: unpack the archive again.
-    ``required`` is a path below ``into`` that must exist in the end; "": none.
+    ``progress`` is called with the number of bytes unpacked so far, and None. The format is detected from the content.
+    Members are moved to ``into`` after the whole archive was read. ``required`` is a path below ``into`` that must
+    exist in the end; "": none. It is moved last, in one step: if it is absent, the move can be repeated.
 
     Raises UserError for a member that has ``..`` or an absolute path, is a link, device or pipe, is encrypted, has a
     name that orca-ray gives to its own files, or already exists with different content; for contents larger than the
     free disk space or 200 times the archive; for a damaged archive, and for an archive without the required path.
     """
-    size = cache.check_special(archive)
-    report = progress or (lambda done, total: None)
+    most = max_bytes(cache.check_special(archive))
     with cache.scratch_directory(into, SCRATCH) as scratch, cache.disk_errors(into):
-        unpacked, most, free = 0, max_bytes(size), shutil.disk_usage(scratch).free
-        with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"), _opened(archive) as (members, position):
-            for name, num_bytes, content in members:
+        unpacked, written, free = 0, 0, shutil.disk_usage(scratch).free
+        with archive_errors(archive, "archive (.tar, .tar.gz, .zip)"):
+            for name, num_bytes, content in _members(archive):
                 unpacked += max(0, num_bytes)
                 if num_bytes < 0 or unpacked > most:
                     raise swollen(archive, f" at {quoted(name)} ({num_bytes} bytes)")
                 if unpacked > free:
                     needed = f"{unpacked} bytes are unpacked by then, {free} are free. {cache.make_room(scratch)}"
                     raise UserError(f"{archive}: no space left at {quoted(name)}: {needed}")
-                for _ in _write(archive, _target(archive, name, scratch), num_bytes, content):
-                    report(min(position(), size), size)
+                for block in _write(archive, _target(archive, name, scratch), num_bytes, content):
+                    written += block
+                    if progress:
+                        progress(written, None)
         if required and not os.path.lexists(scratch / required) and not (into / required).exists():
             raise DamagedFile(f"{archive} holds no {required}, which is expected in it: it is another archive")
         # One sync for all files: with half a million small files, one sync per file would take very long.
@@ -177,14 +149,8 @@ def unpack(
             if os.path.lexists(target) and not (target.is_file() and filecmp.cmp(path, target, shallow=False)):
                 reason = f"{target} is there with another content, and is not replaced"
                 raise UserError(f"{archive}: {reason}. If the archive's is right, remove it; else unpack elsewhere")
-        if stamp:
-            stamp.parent.mkdir(parents=True, exist_ok=True)
-            stamp.touch()
-        for path, target in moves:
+        for path, target in sorted(moves, key=lambda move: (into / required).is_relative_to(move[1])):
             os.replace(path, target)
-        if stamp:
-            stamp.unlink()
-    report(size, size)
 
 
 def read_whole(path: Path) -> None:
@@ -195,34 +161,29 @@ def read_whole(path: Path) -> None:
     with cache.open_file(path) as stream:
         magic = stream.read(4)
     if magic[:2] == _GZIP:
-        with open_gzip(path) as content:
-            drain(content)
-    elif magic in _ZIP:
-        with archive_errors(path, "archive (.zip, .npz)"), zipfile.ZipFile(path) as archive:
-            check_growth(path, sum(member.file_size for member in archive.infolist()), cache.check_special(path))
-            for member in archive.infolist():
-                with archive.open(member) as content:
-                    drain(content)
-    elif path.suffix == ".tar":
-        with archive_errors(path, "archive (.tar)"), tarfile.open(path, "r:", tarinfo=_TarInfo) as tar:
-            while tar.next() is not None:
-                cast(Any, tar).members.clear()  # tarfile would store them all
+        open_gzip(path).close()
+    elif magic in _ZIP or path.suffix == ".tar":
+        unpacked, size = 0, cache.check_special(path)
+        with archive_errors(path, "archive (.tar, .zip, .npz)"):
+            for _, num_bytes, member in _members(path):
+                unpacked += num_bytes
+                check_growth(path, unpacked, size)
+                if member is not None:
+                    drain(member)
 
 
-@contextlib.contextmanager
-def _opened(archive: Path) -> Iterator[tuple[Iterator[_Member], Callable[[], int]]]:
-    """Yield the members of an archive, and a function that returns how many archive bytes were read so far."""
+def _members(archive: Path) -> Iterator[_Member]:
     with cache.open_file(archive) as stream:
         magic = stream.read(4)
         stream.seek(0)
         if magic in _ZIP:
             with zipfile.ZipFile(stream) as content:
-                yield _zip_members(archive, content), stream.tell
+                yield from _zip_members(archive, content)
         elif magic[:2] == _GZIP:
             with open_gzip(archive) as unzipped:
-                yield _tar_members(archive, unzipped), cast(Any, unzipped.raw).packed_bytes
+                yield from _tar_members(archive, unzipped)
         else:
-            yield _tar_members(archive, stream), stream.tell
+            yield from _tar_members(archive, stream)
 
 
 class _TarInfo(tarfile.TarInfo):
@@ -252,7 +213,6 @@ def _tar_members(archive: Path, stream: IO[bytes]) -> Iterator[_Member]:
                 found = _KINDS.get(member.type, f"member of type {member.type!r}")
                 raise _special(archive, member.name, "sparse file" if member.issparse() else found)
             yield (member.name, 0, None) if member.isdir() else (member.name, member.size, tar.extractfile(member))
-    drain(stream)  # the checksum of a gzip file is at its end
 
 
 def _zip_members(archive: Path, content: zipfile.ZipFile) -> Iterator[_Member]:
@@ -287,8 +247,8 @@ def _target(archive: Path, name: str, scratch: Path) -> Path:
     return scratch / path
 
 
-def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) -> Iterator[None]:
-    """Write a member, and yield after each block so that the caller can report progress."""
+def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) -> Iterator[int]:
+    """Write a member, and yield the size of each block so that the caller can report progress."""
     try:
         (target.parent if content else target).mkdir(parents=True, exist_ok=True)
         stream = target.open("wb") if content else None
@@ -303,8 +263,7 @@ def _write(archive: Path, target: Path, size: int, content: IO[bytes] | None) ->
         return
     with stream:
         while block := content.read(_COPY_BYTES):
-            stream.write(block)
-            yield
+            yield stream.write(block)
         if stream.tell() != size:
             raise EOFError(f"{quoted(target.name)} has {size} bytes, {stream.tell()} are there")
 

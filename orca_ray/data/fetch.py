@@ -6,26 +6,23 @@ file (`orca_ray.data.raw`) when the file was first unpacked or decompressed to i
 """
 
 import logging
-import queue
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from orca_ray.data import archives, cache
 from orca_ray.data.archives import DamagedFile
-from orca_ray.data.download import Download, Failed, Patience, Stopped
+from orca_ray.data.download import Failed, Patience, Stopped, discard, download
 from orca_ray.data.packages import SayText
 from orca_ray.data.raw import LOCKS, PINS, Pin, Pins, RawFile, hash_file, missing
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
-_Item = TypeVar("_Item")
 
 _WORKERS = 4
 _PATIENCE = Patience()
@@ -48,7 +45,7 @@ def fetch(
 
     Several processes may call this at the same time; each file is downloaded by one of them. The URLs of a file are
     tried in order. A failed file does not stop the download of the other files. Existing files are never overwritten or
-    removed. ``progress`` is called with lines of text in the calling thread.
+    removed. ``progress`` is called with lines of text, by one thread at a time.
 
     Raises UserError before any download, if a missing file has no URL or the disk is too small; and at the end, if a
     file could not be downloaded or does not match its hash, or an archive is damaged or lacks the expected path.
@@ -62,9 +59,15 @@ def fetch(
             f"them here:{places}\nor name the directory that has them: 'orca-sweep data prepare TASK --raw DIR'"
         )
     cache.make_directory(directory)
-    _check_space(absent, directory)
-    pool = ThreadPool(progress)
-    pool.map(wanted, _RawDirectory(directory, pool, patience).obtain, workers)
+    needed = 0
+    for file in absent:
+        target = directory / file.path
+        held = sum(path.stat().st_size for path in (target, _part(target)) if path.is_file())
+        needed += max(0, file.disk_bytes - held)
+    if needed:  # a download of unknown size checks the space itself
+        cache.check_space(directory, needed)
+    raw = _RawDirectory(directory, progress, patience)
+    raw.each(wanted, raw.obtain, workers)
 
 
 @dataclass
@@ -85,8 +88,7 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
     A file without a known hash is read to its end, and its hash is recorded in the lock file. Raises UserError if a
     file is damaged or does not match; the message names all these files, with expected and actual hash.
     """
-    pool, verified = ThreadPool(progress), Verified()
-    raw = _RawDirectory(directory, pool, _PATIENCE)
+    raw, verified = _RawDirectory(directory, progress, _PATIENCE), Verified()
 
     def check(file: RawFile) -> None:
         path = directory / file.path
@@ -101,74 +103,70 @@ def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None =
             raw.pin(file, content)
         (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
 
-    pool.map(list({file.path: file for file in files}.values()), check, _WORKERS)
+    raw.each(list({file.path: file for file in files}.values()), check, _WORKERS)
     return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
-class ThreadPool:
-    """Pool of threads in which `map` runs a function on all items of a list.
+class _RawDirectory:
+    def __init__(self, directory: Path, progress: SayText | None, patience: Patience) -> None:
+        self._directory, self._progress, self._patience = directory, progress, patience
+        self._pins, self._stop, self._reporting = Pins(directory), threading.Event(), threading.Lock()
 
-    The function may call `report`, and must end soon after the event `stop` is set. The threads are daemons, so the
-    interpreter does not wait for them when it exits. With ``concurrent.futures``, a process would wait after Ctrl-C
-    until the connection to a silent server times out (a minute).
-    """
-
-    def __init__(self, progress: SayText | None) -> None:
-        """Store ``progress``: `map` calls it with each reported line, in the thread that called `map`."""
-        self.stop = threading.Event()
-        self._progress = progress
-        self._messages: queue.SimpleQueue[str | None] = queue.SimpleQueue()  # None: an item is done
-
-    def report(self, line: str) -> None:
-        """Pass a line of progress from any thread to the thread that calls `map`."""
-        logger.debug("%s", line)
-        self._messages.put(line)
-
-    def map(self, items: Sequence[_Item], work: Callable[[_Item], None], workers: int) -> None:
-        """Call ``work`` on every item in ``workers`` threads.
+    def each(self, files: Sequence[RawFile], work: Callable[[RawFile], None], workers: int) -> None:
+        """Call ``work`` on every file in ``workers`` threads.
 
         Raises the first exception of ``work`` that is not a `UserError`, else one `UserError` with the messages of all
-        UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), `stop` is set, and the exception
-        is raised once all threads have ended or `GRACE_SECONDS` have passed.
+        UserErrors of ``work``. After an exception in the calling thread (e.g. Ctrl-C), it is raised once all threads
+        have ended or `GRACE_SECONDS` have passed. The threads are daemons: with ``concurrent.futures``, a process would
+        wait at its end until the connection to a silent server times out.
         """
-        waiting, failures = deque(enumerate(items)), dict[int, BaseException]()
 
-        def run() -> None:
-            while not self.stop.is_set():
-                try:
-                    index, item = waiting.popleft()
-                except IndexError:
-                    return
-                try:
-                    work(item)
-                except BaseException as error:
-                    failures[index] = error
-                self._messages.put(None)
+        def outcome(file: RawFile) -> BaseException | None:
+            try:
+                if not self._stop.is_set():
+                    work(file)
+            except BaseException as error:
+                return error
+            return None
 
-        threads = [threading.Thread(target=run, daemon=True) for _ in range(max(1, min(workers, len(items))))]
+        pool = ThreadPool(max(1, min(workers, len(files))))
+        outcomes = pool.map_async(outcome, files, chunksize=1)
         try:
-            for thread in threads:
-                thread.start()
-            for _ in items:
-                while (line := self._messages.get()) is not None:
-                    if self._progress:
-                        self._progress(line)
-            errors = sorted(map(failures.__getitem__, sorted(failures)), key=lambda error: isinstance(error, UserError))
-            if len(errors) > 1 and isinstance(errors[0], UserError):
-                raise UserError("\n".join(dict.fromkeys(map(str, errors))))
-            if errors:
-                raise errors[0]
+            errors = [error for error in outcomes.get() if error is not None]
         finally:
-            self.stop.set()
-            end = time.monotonic() + GRACE_SECONDS
-            for thread in filter(threading.Thread.is_alive, threads):
-                thread.join(max(0.0, end - time.monotonic()))
+            self._stop.set()
+            outcomes.wait(GRACE_SECONDS)
+            pool.terminate()
+        errors.sort(key=lambda error: isinstance(error, UserError))
+        if len(errors) > 1 and isinstance(errors[0], UserError):
+            raise UserError("\n".join(dict.fromkeys(map(str, errors))))
+        if errors:
+            raise errors[0]
 
+    def _report(self, line: str) -> None:
+        logger.debug("%s", line)
+        if self._progress:
+            with self._reporting:
+                self._progress(line)
 
-class _RawDirectory:
-    def __init__(self, directory: Path, pool: ThreadPool, patience: Patience) -> None:
-        self._directory, self._pool, self._patience = directory, pool, patience
-        self._pins = Pins(directory)
+    def _byte_progress(self, name: str) -> Callable[[int, int | None], None]:
+        """Return a function of (bytes done, total) that reports every five seconds; it raises Stopped after Ctrl-C."""
+        start = last = time.monotonic()
+        first: int | None = None
+
+        def report(done: int, total: int | None) -> None:
+            nonlocal first, last
+            if self._stop.is_set():
+                raise Stopped
+            first, now = done if first is None else first, time.monotonic()
+            if now - last < _PROGRESS_SECONDS:
+                return
+            last = now
+            unit, unit_name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
+            whole = f" of {total // unit}" if total else ""
+            self._report(f"{name}: {done // unit}{whole} {unit_name}, {_readable((done - first) / (now - start))}/s")
+
+        return report
 
     def obtain(self, file: RawFile) -> None:
         """Download a file if it is missing, verify and unpack it, and record its hash if none was known."""
@@ -199,7 +197,7 @@ class _RawDirectory:
         """Return hash and size of an existing file; raises UserError if they are not the published or recorded ones."""
         path = self._directory / file.path
         if path.stat().st_size >= _REPORTED_BYTES:
-            self._pool.report(f"checking the hash of {file.path}")
+            self._report(f"checking the hash of {file.path}")
         content = hash_file(path, with_md5=bool(file.md5))
         if wrong := self._mismatch(file, content):
             also = f" and what was unpacked from it ({self._directory / file.unpacked})" if file.unpacked else ""
@@ -236,7 +234,7 @@ class _RawDirectory:
             try:
                 return self._from(url, file, target)
             except Failed as error:
-                self._pool.report(f"{file.path}: {error}; address {url}")
+                self._report(f"{file.path}: {error}; address {url}")
                 reasons.append(f"\n  {url}: {error}")
         advice = f"Try again later, or get the file elsewhere and put it at {target}."
         raise UserError(f"{file.path} cannot be fetched:{''.join(reasons)}\n{advice}")
@@ -245,31 +243,25 @@ class _RawDirectory:
         """Download from one URL. A file with a wrong hash is removed, and Failed is raised with the reason."""
         start = time.monotonic()
         size = f" ({_readable(file.num_bytes)})" if file.num_bytes else ""
-        self._pool.report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
+        self._report(f"fetching {file.path}{size} from {urlsplit(url).hostname}")
+        part, hash_known = _part(target), bool(file.md5) or self.is_known(file)
         with cache.disk_errors(target.parent):
-            part = Download(target, url, hash_known=bool(file.md5) or self.is_known(file))
-        while True:
-            part.run(self._patience, self._pool.stop, _ByteProgress(file.path, self._pool.report))
-            content = hash_file(part.path, with_md5=bool(file.md5))
-            wrong, continued = self._mismatch(file, content), part.continued
-            if not wrong:
-                break
-            part.discard()
-            if not continued:  # else the bytes of an earlier process may be wrong: try once more from the start
-                raise Failed(wrong)
-        with cache.disk_errors(target.parent):
-            part.finish()
-        self._pool.report(f"{file.path}: fetched, {_readable(part.size)} in {time.monotonic() - start:.1f} s")
+            while True:
+                continued, report = part.exists(), self._byte_progress(file.path)
+                download(url, part, hash_known=hash_known, patience=self._patience, stop=self._stop, report=report)
+                content = hash_file(part, with_md5=bool(file.md5))
+                wrong = self._mismatch(file, content)
+                if not wrong:
+                    break
+                discard(part)
+                if not continued:  # else the bytes that were there before may be wrong: try once more from the start
+                    raise Failed(wrong)
+            cache.replace_file(part, target)
+            discard(part)
+        self._report(f"{file.path}: fetched, {_readable(content.num_bytes)} in {time.monotonic() - start:.1f} s")
         return content._replace(url=url)
 
     def _unpack(self, file: RawFile, archive: Path) -> None:
-        progress = _ByteProgress(f"{file.path}: unpacked", self._pool.report)
-
-        def report(done: int, total: int) -> None:
-            if self._pool.stop.is_set():
-                raise Stopped
-            progress(done, total)
-
         into = archive.parent
         required = (self._directory / file.unpacked).relative_to(into)
         # One archive at a time: two may unpack to the same directory.
@@ -277,42 +269,12 @@ class _RawDirectory:
             for left in into.glob(f"{archives.SCRATCH}*"):  # left by a process that was killed
                 shutil.rmtree(left, ignore_errors=True)
             if not file.present(self._directory):
-                self._pool.report(f"unpacking {file.path}")
-                archives.unpack(archive, into, report, stamp=file.unpacking(self._directory), required=str(required))
+                self._report(f"unpacking {file.path}")
+                archives.unpack(archive, into, self._byte_progress(f"{file.path}: unpacked"), str(required))
 
 
-class _ByteProgress:
-    def __init__(self, name: str, report: SayText) -> None:
-        self._name, self._report = name, report
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, done: int, total: int | None) -> None:
-        now = time.monotonic()
-        self._first = done if self._first is None else self._first
-        if now - self._last < _PROGRESS_SECONDS:
-            return
-        self._last = now
-        rate = _readable((done - self._first) / (now - self._start))
-        unit, name = (10**6, "MB") if (total or done) >= 10**7 else (10**3, "kB")
-        whole = f" of {total // unit}" if total else ""
-        self._report(f"{self._name}: {done // unit}{whole} {name}, {rate}/s")
-
-
-def _check_space(absent: Sequence[RawFile], directory: Path) -> None:
-    """Raise UserError if the disk is too small for the files ``absent`` of known size; a download checks its own."""
-    needed = 0
-    for file in absent:
-        target = directory / file.path
-        existing, part = _size(target), _size(target.with_name(f"{target.name}.part"))
-        size = existing or file.num_bytes
-        needed += size * file.unpacked_factor + (0 if existing else max(0, size - part))
-    if needed:
-        cache.check_space(directory, needed)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def _readable(num_bytes: float) -> str:

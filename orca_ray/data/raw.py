@@ -23,7 +23,7 @@ from orca_ray.process import note_progress
 logger = logging.getLogger(__name__)
 
 LOCKS = ".locks"
-"""Subdirectory of a raw directory that holds lock files and stamp files (see `RawFile.unpacking`)."""
+"""Subdirectory of a raw directory that holds lock files."""
 PINS = "orca-data.lock.json"
 """Lock file of a raw directory: for each file without a published hash, the hash at its first reading (its "pin")."""
 _PINS_VERSION = 1
@@ -62,21 +62,12 @@ class RawFile:
 
     @property
     def disk_bytes(self) -> int:
-        """Approximate size on the disk, including what an archive unpacks to."""
-        return self.num_bytes * (self.unpacked_factor + 1)
-
-    @property
-    def unpacked_factor(self) -> int:
-        """Estimated ratio of the unpacked size to the size of the archive; 0 for a plain file."""
-        return 0 if not self.unpacked else 1 if self.path.endswith(".tar") else 2
+        """Approximate size on the disk; an archive is estimated to unpack to its own size (tar) or twice as much."""
+        return self.num_bytes * (1 if not self.unpacked else 2 if self.path.endswith(".tar") else 3)
 
     def present(self, directory: Path) -> bool:
         """Return whether the file, or the unpacked content of an archive, is in the raw directory ``directory``."""
-        return (directory / (self.unpacked or self.path)).exists() and not self.unpacking(directory).exists()
-
-    def unpacking(self, directory: Path) -> Path:
-        """Return the path of the stamp file: it exists while `archives.unpack` moves files, or was stopped in it."""
-        return directory / LOCKS / f"{self.path.replace('/', '+')}.unpacking"
+        return (directory / (self.unpacked or self.path)).exists()
 
 
 def missing(files: Sequence[RawFile], directory: Path) -> list[RawFile]:

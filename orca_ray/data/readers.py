@@ -1,4 +1,4 @@
-"""Safe readers of text, time series and WAV files, and checks of arrays; error messages name the file and the field.
+"""Safe readers of text and WAV files, and checks of arrays; error messages name the file and the field.
 
 No reader executes code from a file. pandas is not used for tables, because it silently fills short rows;
 ``scipy.io.wavfile`` is not, because it silently accepts a recording that ends early and drops an incomplete sample.
@@ -58,16 +58,13 @@ def check_labels(path: Path, field: str, y: Array, low: int, high: int) -> None:
     """Raise UserError unless all values of ``y`` are whole numbers from ``low`` to ``high`` (inclusive)."""
     if y.dtype.kind not in "biuf":
         raise UserError(f"{_place(path, field)}: expected whole numbers, found {y.dtype.name}")
-    flat = y.reshape(-1)
-    for part in row_slices(flat, _SLICE_BYTES):
-        values = flat[part]
-        good = (values >= low) & (values <= high)
-        if values.dtype.kind == "f":
-            good &= values == np.floor(values)
-        if not good.all():
-            index = int(np.flatnonzero(~good)[0])
-            expected = f"{_place(path, field)}: expected labels from {low} to {high}"
-            raise UserError(f"{expected}, found {values[index]} at {part.start + index}")
+    good = (y >= low) & (y <= high)
+    if y.dtype.kind == "f":
+        good &= y == np.floor(y)
+    if not good.all():
+        index = int(np.flatnonzero(~good)[0])
+        expected = f"{_place(path, field)}: expected labels from {low} to {high}"
+        raise UserError(f"{expected}, found {y.reshape(-1)[index]} at {index}")
 
 
 def _place(path: Path, field: str) -> str:
@@ -133,58 +130,6 @@ def decoded(path: Path, content: bytes) -> str:
     if "\0" in text:
         raise UserError(f"{path}: expected text, found a zero byte; the file is damaged, fetch it again")
     return text
-
-
-def parse_ts(text: str, name: str) -> tuple[list[Array], list[str]]:
-    """Return the series, float64 [channels, length], and class labels of a ``.ts`` file of the UCR and UEA archives.
-
-    Each line after ``@data`` is one series: ``:`` separates channels, ``,`` separates values, and the last field is the
-    label. Lengths may differ between series; time stamps are not supported. Raises :class:`UserError`, naming the file
-    ``name`` and the line, if there is no ``@data`` line or no series, a value is not a finite number, channels of a
-    series differ in length, or series differ in number of channels.
-    """
-    lines = text.splitlines()
-    starts = [index for index, line in enumerate(lines) if line.strip().lower() == "@data"]
-    if not starts:
-        raise UserError(f"{name}: no @data line; this is not a .ts file, or only the beginning of one")
-    series: list[Array] = []
-    labels: list[str] = []
-    for number, line in enumerate(lines[starts[0] + 1 :], start=starts[0] + 2):
-        if line.strip():
-            *channels, label = line.strip().split(":")
-            try:
-                series.append(_channels(channels, series[0].shape[0] if series else None))
-            except ValueError as error:
-                raise UserError(f"{name}, line {number}: {error}") from error
-            labels.append(label.strip())
-    if not series:
-        raise UserError(f"{name}: no series after @data")
-    return series, labels
-
-
-def _channels(fields: list[str], expected: int | None) -> Array:
-    if not fields:
-        raise ValueError("no values before the class label")
-    if expected is not None and len(fields) != expected:
-        raise ValueError(f"{len(fields)} channels where the first series has {expected}")
-    rows = [[float(value) for value in field.split(",")] for field in fields]
-    if len({len(row) for row in rows}) > 1:
-        raise ValueError(f"channels of different lengths: {sorted({len(row) for row in rows})}")
-    values = np.array(rows, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("a value is not finite")
-    return values
-
-
-def pad(series: list[Array], length: int) -> Array:
-    """Stack N series [channels, length_i] into [N, channels, length], padded with NaN; UserError for longer series."""
-    longest = max(each.shape[1] for each in series)
-    if longest > length:
-        raise UserError(f"a series of length {longest} does not fit into {length}")
-    padded = np.full((len(series), series[0].shape[0], length), np.nan)
-    for row, each in zip(padded, series, strict=True):
-        row[:, : each.shape[1]] = each
-    return padded
 
 
 def read_wav(path: Path, sample_rate: int) -> npt.NDArray[np.float32]:

@@ -92,7 +92,7 @@ def _user_data(x: Any, preprocessing: Preprocessing | None) -> UserData:
     if isinstance(x, str | Path):
         return read_data(x, preprocessing, labelled=False)
     if hasattr(x, "iloc"):
-        return UserData(x=x, kind_hint="table", source="the table")
+        return UserData(x=x, source="the table")
     if hasattr(x, "detach"):  # a tensor
         x = x.detach().cpu().numpy()
     if isinstance(x, list | tuple):

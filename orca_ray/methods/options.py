@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from orca_ray.models.modality import DecoderConfig, EmbedderConfig, HeadConfig
+from orca_ray.models.modality import EmbedderConfig, HeadConfig
 from orca_ray.options import Amount, Config, Count, Fraction, Number, Positive, Share, at_least_2, one_of, section_name
 from orca_ray.training.config import AlignConfig, DataConfig, RefineConfig
 
@@ -53,9 +53,6 @@ class LoraConfig(Config):
     """Linear layers of each transformer layer that are adapted: ``attention``, ``mlp``, or ``all`` of them;
     ``query_value``: the projections to queries and values, as in the paper's experiments. Where one layer projects to
     queries, keys and values together, it is adapted as a whole."""
-    weights: Annotated[str, partial(one_of, ("float32", "nf4"))] = "float32"
-    """How the frozen weights of the adapted layers are stored: ``float32``, or ``nf4``, 4-bit NormalFloat, with a scale
-    for each 64 values."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +138,6 @@ class Hyperparameters:
     of_methods: Mapping[str, Any]
     """The sections that methods declare in `Recipe.options`, by section name."""
     data: DataConfig
-    decoder: DecoderConfig
     embedder: EmbedderConfig
     head: HeadConfig
     align: AlignConfig

@@ -52,7 +52,7 @@ class Recipe:
     uses_body: bool = True
     """Whether the method needs the sweep's body, or at least the body's embedding. If not, no body is loaded, and the
     body in the records of the method's trials is `NO_BODY`."""
-    sections: Sequence[str] = ("data", "decoder", "embedder", "head", "refine")
+    sections: Sequence[str] = ("data", "embedder", "head", "refine")
     """Sections of the options that the method uses, or names of single options, e.g. ``refine.epochs``, besides
     ``align`` and the sections of ``options``."""
     options: Sequence[type[Any]] = ()

@@ -9,10 +9,9 @@ from typing import Any
 from orca_ray.discovery import declared, modules, with_plug_ins
 from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
-from orca_ray.methods.options import SHARED, Hyperparameters, LoraConfig, Scalar
+from orca_ray.methods.options import SHARED, Hyperparameters, Scalar
 from orca_ray.methods.recipe import Recipe
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
-from orca_ray.models.modality import DecoderConfig
 from orca_ray.options import section_name
 from orca_ray.tasks.task import Task
 from orca_ray.training.config import DataConfig
@@ -66,10 +65,7 @@ def check_unfit(method: str, task: Task) -> None:
         )
 
 
-_YOUNGER = {
-    "data.fold": DataConfig.fold, "decoder.context": DecoderConfig.context, "lora.weights": LoraConfig.weights,
-    "minirocket.penalty": MiniRocketConfig.penalty,
-}  # fmt: skip
+_YOUNGER = {"data.fold": DataConfig.fold, "minirocket.penalty": MiniRocketConfig.penalty}
 """Defaults of the options that were added after the first records."""
 
 

@@ -25,7 +25,7 @@ from orca_ray.models.names import listed_body
 from orca_ray.models.weights import AtMost, BodyArchitecture, describe_body
 from orca_ray.tasks.losses import get_loss
 
-_LIBRARIES = ("torch", "transformers", "timm", "peft", "bitsandbytes", "lightgbm")
+_LIBRARIES = ("torch", "transformers", "timm", "peft", "lightgbm")
 
 _ROOM, _ROOM_OF_BUILDING, _LARGEST_BODY = 4, 2 * 10**8, 2**31
 """Values that building a network may take: times those of its weights; for tensors that are dropped, of which the word

@@ -20,7 +20,6 @@ from orca_ray.methods.registry import check_unfit, get_method, resolve
 from orca_ray.methods.reports import EpochProgress, Outcome
 from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
-from orca_ray.models.body import num_values
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation
@@ -121,7 +120,7 @@ class TrialTrainer:
         self.stage = self._stages[0].name
         """Name of the stage that the next `step` runs, or ``done``."""
         self._outcome = Outcome(
-            num_parameters=sum(map(num_values, model.parameters())),
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
             num_trainable=sum(parameter.numel() for parameter in set(recipe.trainable(model))),
         )
 

@@ -18,7 +18,6 @@ from torch.utils.checkpoint import checkpoint
 
 from orca_ray.data.rows import ModalityName
 from orca_ray.errors import UserError
-from orca_ray.models.modality import ContextName
 
 Layout = tuple[int, ...]
 Pooling = Literal["mean", "last"]
@@ -65,14 +64,6 @@ class Body(nn.Module, ABC):
         """Return a body that computes the same by torch's operations alone, for export; by default, this body."""
         return self
 
-    def set_context(self, context: ContextName) -> None:
-        """Set which tokens a decoder's features depend on; other bodies raise UserError for any but ``causal``."""
-        if context != "causal":
-            raise UserError(
-                f"decoder.context {context!r} is for decoders, such as GPT-2: this body's tokens attend to all others, "
-                "so leave it 'causal', which changes nothing"
-            )
-
 
 class EncoderBody(Body):
     """Body of a Hugging Face encoder whose embedding module is replaced by `GivenEmbeddings`, [B, T, D] -> [B, T, F].
@@ -92,12 +83,6 @@ class EncoderBody(Body):
         named = {"inputs_embeds": tokens_BTD} if self.modality == "sequence" else {"pixel_values": tokens_BTD}
         features: Tensor = self.encoder(**named).last_hidden_state
         return features
-
-
-def num_values(parameter: nn.Parameter) -> int:
-    """Return the number of values of a parameter; a byte with two 4-bit values counts as two."""
-    quantised = getattr(parameter, "quant_state", None)
-    return parameter.numel() if quantised is None else math.prod(quantised.shape)
 
 
 def set_dropout(module: nn.Module, probability: float) -> None:

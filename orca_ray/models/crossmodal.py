@@ -14,7 +14,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.body import Body, Layout, Pooling, seeded, set_dropout, switch_stochastic_depth_off
 from orca_ray.models.embedder import EMBEDDERS, Embedder, fold_shape
-from orca_ray.models.modality import ContextName, DenseHeadName, EmbedderConfig
+from orca_ray.models.modality import DenseHeadName, EmbedderConfig
 from orca_ray.models.weights import BodyArchitecture, LoadedBody, load_body
 
 
@@ -208,7 +208,6 @@ def build_model(
     pretrained: bool,
     config: EmbedderConfig,
     dense_head: DenseHeadName = "learned",
-    context: ContextName = "causal",
     dropout: float = 0.0,
     stochastic_depth: bool = False,
     seed: int,
@@ -218,17 +217,15 @@ def build_model(
     """Build a model for inputs of ``input_shape`` (C, L) or (C, H, W).
 
     ``statistics``: mean and deviation of each input channel; None: inputs are already standardised. ``dense_head`` is
-    `HeadConfig.dense`, ``context`` is `DecoderConfig.context`. With ``stochastic_depth``, training skips layers with
-    the probabilities that the body declares. ``substitute`` returns the network that replaces the body and takes the
-    same input. Equal arguments give equal parameters, and the global random state does not change.
+    `HeadConfig.dense`. With ``stochastic_depth``, training skips layers with the probabilities that the body declares.
+    ``substitute`` returns the network that replaces the body and takes the same input. Equal arguments give equal
+    parameters, and the global random state does not change.
 
-    Raises UserError for an unknown body, unreadable weights, an input shape that is neither 1-D nor 2-D, or a decoder
-    ``context`` for a body that is not a decoder.
+    Raises UserError for an unknown body, unreadable weights, or an input shape that is neither 1-D nor 2-D.
     """
     if len(input_shape) not in (2, 3) or min(input_shape) < 1:
         raise UserError(f"input shape must be (channels, length) or (channels, height, width), got {input_shape}")
     loaded = load_body(body, pretrained=pretrained, seed=seed)
-    loaded.body.set_context(context)
     with seeded(seed):
         embedder = EMBEDDERS[loaded.body.modality](input_shape, loaded.stem, config, dropout, seed)
         network = loaded.body if substitute is None else substitute(loaded)

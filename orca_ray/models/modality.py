@@ -17,7 +17,6 @@ from orca_ray.options import Config, Number, must, one_of
 Patching = Literal["pad", "divide"]
 Initialisation = Literal["body", "paper", "random"]
 DenseHeadName = Literal["learned", "pooled"]
-ContextName = Literal["causal", "doubled", "flipped"]
 
 
 @dataclass(frozen=True)
@@ -47,16 +46,6 @@ class HeadConfig(Config):
     """Head for fields. ``learned``: a linear layer maps each feature to a patch. ``pooled``, as in ORCA's code: text
     bodies' patches are averages over a feature's components; with image bodies, a linear layer maps each feature to its
     part of an RGB image, whose colours and pixels are averaged."""
-
-
-@dataclass(frozen=True)
-class DecoderConfig(Config):
-    """Settings of decoders as bodies; an encoder accepts only the default values, which have no effect on it."""
-
-    context: Annotated[ContextName, partial(one_of, get_args(ContextName))] = "causal"
-    """Tokens that a feature depends on. ``causal``: those before it and its own. ``doubled`` and ``flipped``: all,
-    because the decoder gets the tokens twice, or also in reverse order; see
-    `orca_ray.models.families.decoders.DecoderBody`. Both double the body's cost."""
 
 
 def patch_side(size: tuple[int, ...], most_tokens: int, *, divides: bool = False) -> int:

@@ -172,6 +172,7 @@ class UserData:
     y: Array | None = None
     """Targets: [N] numbers or text, [N, K] for several labels or numbers, or fields [N, ...]; None: only inputs."""
     kind_hint: Kind = "array"
+    """Kind of the samples; a data frame is always a table."""
     source: str = "the data"
     """Path that the samples were read from, for messages."""
     names: Sequence[str] = ()
@@ -194,6 +195,8 @@ class UserData:
     """Options that the samples were read with, those of a ``task.yaml`` included."""
 
     def __post_init__(self) -> None:
+        if hasattr(self.x, "columns"):
+            object.__setattr__(self, "kind_hint", "table")
         for what, part in (
             ("targets", self.y), ("groups", self.groups), ("times", self.times), ("splits", self.splits),
             ("names", self.names or None),
@@ -305,34 +308,25 @@ def all_formats() -> Mapping[str, Format]:
     return declared(Format, "FORMAT", modules(sys.modules[__name__]))
 
 
-def options_of(path: Path, options: Options | None = None) -> tuple[Path, Options]:
-    """Return the path of the data, and ``options`` completed with the options in a ``task.yaml``.
-
-    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose ``data`` is the path. Raises
-    UserError for a YAML file that is invalid or names no data.
-    """
-    options = options or Options()
-    file = path if path.suffix.lower() in (".yaml", ".yml") else path / TASK_FILE
-    if not file.is_file():
-        return path, options
-    found = read_options(file)
-    if file == path and not found.data:
-        raise UserError(f"{path}: expected the line 'data: PATH', relative to this file")
-    return file.parent / found.data if found.data else path, options.over(found)
-
-
 def read(path: Path | str, options: Options | None = None, *, labelled: bool = True) -> UserData:
     """Return the samples in a file or folder; large arrays are memory-mapped, and files of a folder read when selected.
 
-    ``labelled``: whether a target is required. If not, neither targets nor groups, times and splits are read.
+    ``path`` is the data, a folder that contains ``task.yaml``, or a YAML file whose ``data`` is the path. Options that
+    are not in ``options`` are those in the YAML file. ``labelled``: whether a target is required. If not, neither
+    targets nor groups, times and splits are read.
 
     Raises UserError for a missing path, an unknown type, a file of other content than its suffix says, a missing or
-    ambiguous column or key, parts of unequal lengths, and damaged or too large files.
+    ambiguous column or key, parts of unequal lengths, damaged and too large files, and an invalid YAML file.
     """
-    path, options = options_of(Path(path).expanduser(), options)
+    path, options = Path(path).expanduser(), options or Options()
+    file = path if path.suffix.lower() in (".yaml", ".yml") else path / TASK_FILE
+    if file.is_file():
+        found = read_options(file)
+        if file == path and not found.data:
+            raise UserError(f"{path}: expected the line 'data: PATH', relative to this file")
+        path, options = file.parent / found.data if found.data else path, options.over(found)
     cache.check_special(path, directories=True)
-    form = _format(path)
-    return replace(form.read(path, options, labelled), options=options)
+    return replace(_format(path).read(path, options, labelled), options=options)
 
 
 def _format(path: Path) -> Format:

@@ -38,21 +38,11 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1, 2] = 2
+    version: Literal[2] = 2
     reading: Options
     """Options with which files are read: columns, keys, axes, colours and rate as in training."""
     encoder: Annotated[Encoder, Field(discriminator="form")]
     target: TargetCoding
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one model input: (C, L) or (C, H, W)."""
-        return self.encoder.shape
-
-    @property
-    def label_names(self) -> tuple[str, ...]:
-        """Names of the classes or labels, in the order of the model's outputs; () for numbers and fields."""
-        return self.target.label_names
 
     def read(self, path: Path | str, *, labelled: bool = False) -> UserData:
         """Read a file or folder as the training data were read; without ``labelled``, targets may be missing."""
@@ -66,13 +56,6 @@ class Preprocessing(BaseModel):
         """
         return self.encoder.encode(data, warn)
 
-    def targets(self, y: Array) -> Array:
-        """Return the target array: int64 [N] for classes, −1 if missing, else float32 [N, ...], NaN if missing.
-
-        Raises UserError for an unknown class, or targets of another kind or shape.
-        """
-        return self.target.encode(y)
-
     def to_json(self) -> dict[str, Any]:
         """Return a JSON object, from which `from_json` makes an equal preprocessing."""
         return self.model_dump(mode="json", exclude_defaults=False)
@@ -85,7 +68,7 @@ class Preprocessing(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"]))
-            raise UserError(f"{where}: no valid preprocessing of version 1 or 2: {field}: {first['msg']}") from error
+            raise UserError(f"{where}: no valid preprocessing of version 2: {field}: {first['msg']}") from error
 
 
 PREPARATION = 2
@@ -257,7 +240,7 @@ def _task(
     data: UserData, preprocessing: Preprocessing, found: Survey, options: Options, notes: Notes, *, loss: str,
     metric: str, parts: own_splits.Splits,
 ) -> Task:  # fmt: skip
-    shape = preprocessing.input_shape
+    shape = preprocessing.encoder.shape
     kind: ModalityName = "image" if len(shape) == 3 else "sequence"
     body = options.body or f"{PACKAGED_BODIES[kind]}:layers={_LAYERS}"
     notes.find("body", body, "given" if options.body else f"inputs of shape {shape}; small enough for a CPU", "body")
@@ -288,7 +271,7 @@ def _domain(data: UserData, preprocessing: Preprocessing) -> str:
         return "field"
     if data.kind_hint == "table" or getattr(preprocessing.encoder, "per_feature", False):
         return "tabular"
-    return "image" if len(preprocessing.input_shape) == 3 else "time series"
+    return "image" if len(preprocessing.encoder.shape) == 3 else "time series"
 
 
 def _digest(data: UserData, found: Survey, options: Options) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from orca_ray.data import splits
-from orca_ray.data.prepared import Arrays, PreparedData, Split, SplitName, fingerprint
+from orca_ray.data.prepared import Arrays, PreparedData, Split, fingerprint
 from orca_ray.data.raw import Workspace
 from orca_ray.data.rows import Array, stacked
 from orca_ray.errors import unknown_name
@@ -44,16 +44,16 @@ def in_memory(inferred: Inferred, data: UserData) -> PreparedData:
     The data have no directory, and no test split if none was inferred. Raises the UserErrors of `Preprocessing.inputs`.
     """
     assert data.y is not None
-    preprocessing, parts = inferred.preprocessing, dict[SplitName, Split]()
+    preprocessing, arrays = inferred.preprocessing, dict[str, Array]()
     for name, indices in inferred.splits.items():
         part = data.select(indices)
-        x = preprocessing.inputs(part, logger.debug)  # emitted when the task was inferred
-        parts[name] = Split(x, preprocessing.targets(data.y[indices]))
-    statistics = _statistics(parts["train"].y, preprocessing.target.kind, by_column=data.kind_hint == "table")
-    arrays = {f"{name}_{axis}": np.asarray(getattr(part, axis)) for name, part in parts.items() for axis in "xy"}
+        arrays[f"{name}_x"] = preprocessing.inputs(part, logger.debug)  # emitted when the task was inferred
+        arrays[f"{name}_y"] = preprocessing.target.encode(data.y[indices])
+    arrays |= _statistics(arrays["train_y"], preprocessing.target.kind, by_column=data.kind_hint == "table")
     return PreparedData(
-        name=inferred.task.name, fingerprint=fingerprint(arrays | statistics), splits=parts,
-        y_mean=statistics.get("y_mean"), y_std=statistics.get("y_std"), directory=Path(),
+        name=inferred.task.name, fingerprint=fingerprint(arrays), y_mean=arrays.get("y_mean"),
+        y_std=arrays.get("y_std"), directory=Path(),
+        splits={name: Split(arrays[f"{name}_x"], arrays[f"{name}_y"]) for name in inferred.splits},
     )  # fmt: skip
 
 
@@ -66,7 +66,7 @@ def _build(workspace: Workspace, inferred: Inferred, data: UserData) -> Arrays:
         return preprocessing.inputs(data.select(indices), logger.debug)  # emitted when the task was inferred
 
     for split, indices in inferred.splits.items():
-        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, inputs, preprocessing.input_shape, size)
+        arrays[f"{split}_x"] = filled(workspace, f"{split}_x", indices, inputs, preprocessing.encoder.shape, size)
         if coding.kind == "dense":
             made = filled(workspace, f"{split}_y", indices, lambda rows: coding.encode(y[rows]), coding.shape, size)
         else:
@@ -119,8 +119,8 @@ def _registered(x: Any, y: Any, name: str, groups: Any, times: Any, given: dict[
     label = getattr(parts["y"], "name", None)
     arrays = {axis: None if part is None else np.asarray(part) for axis, part in parts.items()}
     data = UserData(
-        x=x, y=arrays["y"], kind_hint="table" if hasattr(x, "columns") else "audio" if options.rate else "array",
-        source=name, rate=options.rate, target_names=() if label is None else (str(label),),
-        groups=arrays["groups"], times=arrays["times"], splits=arrays["splits"],
+        x=x, y=arrays["y"], kind_hint="audio" if options.rate else "array", source=name, rate=options.rate,
+        target_names=() if label is None else (str(label),), groups=arrays["groups"], times=arrays["times"],
+        splits=arrays["splits"],
     )  # fmt: skip
     return register(infer(data, options), data)

@@ -49,7 +49,7 @@ class Column(BaseModel):
     mean: float = 0.0
     std: PositiveFloat = 1.0
     missing: bool = False
-    """Whether slot 1 is 1 for a missing number; encodings of version 1 have no such slot."""
+    """Whether slot 1 is 1 for a missing number."""
 
 
 class TableInputs(BaseModel):
@@ -152,10 +152,9 @@ def parsed(values: "pd.Series[Any]", form: str = "") -> tuple[Floats, Array]:
 
 def texts(values: "pd.Series[Any]") -> list[str | None]:
     """Return a column as text, None for missing values; 1.0 becomes "1"."""
-    return [
-        label_text(None if missing else value, exact=False)
-        for value, missing in zip(values.tolist(), values.isna(), strict=True)
-    ]
+    missing = values.isna().tolist()
+    labels = [None if gone else label_text(value) for value, gone in zip(values.tolist(), missing, strict=True)]
+    return [label and label.strip() for label in labels]
 
 
 MOST_CATEGORIES = 64

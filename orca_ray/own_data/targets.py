@@ -33,8 +33,6 @@ class TargetCoding(BaseModel):
     """For a field: permutation from the given order of its axes to the model's order; (): unchanged."""
     shape: tuple[int, ...] = ()
     """Shape of a field in the model's order."""
-    exact: bool = False
-    """Whether spaces around a class's name belong to it; in preprocessing of version 1 they do not."""
     form: Literal["", "decimal-point", "decimal-comma"] = ""
     """Decimal mark of numbers in text with units, such as prices; "": plain numbers."""
 
@@ -77,7 +75,7 @@ class TargetCoding(BaseModel):
         if not self.one_hot:
             if values.ndim != 1:
                 raise UserError(f"expected one label a sample, found targets of shape {list(values.shape)}")
-            return label_texts(values, exact=self.exact)
+            return label_texts(values)
         if values.shape[1:] != (len(self.one_hot),):
             raise UserError(f"expected targets [N, {len(self.one_hot)}], found shape {list(values.shape)}")
         return [self.one_hot[k] for k in values.argmax(axis=1)]
@@ -120,19 +118,19 @@ def _is_number(value: Any) -> bool:
         return False
 
 
-def label_texts(y: Array, *, exact: bool = True) -> list[str | None]:
+def label_texts(y: Array) -> list[str | None]:
     """Return labels as text, None if missing; whole numbers have no decimals, so that 1 and 1.0 both become "1"."""
-    return [label_text(value, exact=exact) for value in np.asarray(y).tolist()]
+    return [label_text(value) for value in np.asarray(y).tolist()]
 
 
-def label_text(value: Any, *, exact: bool = True) -> str | None:
-    """Return one label as text, without spaces around it unless ``exact``; None if missing (None, NaN or spaces)."""
+def label_text(value: Any) -> str | None:
+    """Return one label as text; None if it is missing: None, NaN or only spaces."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     text = str(value)
-    return (text if exact else text.strip()) if text.strip() else None
+    return text if text.strip() else None
 
 
 def check_collisions(y: Array, source: str) -> list[str]:
@@ -255,7 +253,7 @@ def _classes(data: UserData, y: Array, columns: tuple[str, ...], notes: Notes, l
     else:
         for warning in check_collisions(y, data.source):
             notes.warn(warning)
-    coding = TargetCoding(kind="classes", one_hot=one_hot, exact=True)
+    coding = TargetCoding(kind="classes", one_hot=one_hot)
     texts = coding.texts(y)
     counts = Counter(text for text in texts if text is not None)
     if len(counts) > LEAST_PER_CLASS and max(counts.values()) == 1:

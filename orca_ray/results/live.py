@@ -36,7 +36,7 @@ REQUESTS = "requests"
 MAX_TAKEN = 50
 """Largest number of requests that `take_requests` reads, because the same thread must soon renew the lease."""
 
-_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})(?:\.(\d+))?\.(?:json|sealed)")
+_LIVE_STATE = re.compile(r"(.+-[0-9a-f]{8})\.(\d+)\.(?:json|sealed)")
 _SEALED = re.compile(r"(.+)\.(\d+)\.sealed")
 _APPENDED = re.compile(r"\d{20}-[0-9a-f]{32}\.(.+-[0-9a-f]{8})\.(\d+)\.(?:.+\.)?parquet")
 """Matches the name of a file that a driver appended; files of compactions and of other writers have other names."""
@@ -141,8 +141,7 @@ def decode(content: Any) -> LiveState | None:
     except ValueError:
         return None
     values = json.loads(content.to_pybytes())
-    intact = values.pop(_CHECKSUM, None) in (None, checksum(json.dumps(values).encode()))  # None: of an older version
-    return state if intact else None
+    return state if values.pop(_CHECKSUM, None) == checksum(json.dumps(values).encode()) else None
 
 
 def file_name(sweep: str) -> str:
@@ -152,8 +151,8 @@ def file_name(sweep: str) -> str:
 
 
 def path_of(sweep: str, number: int) -> str:
-    """Return the path of the live state of the driver with a lease number; 0: of a driver before there were numbers."""
-    return f"{DIRECTORY}/{file_name(sweep)}.{number}.json" if number else f"{DIRECTORY}/{file_name(sweep)}.json"
+    """Return the path of the live state of the driver with a lease number."""
+    return f"{DIRECTORY}/{file_name(sweep)}.{number}.json"
 
 
 def highest_numbers(names: Iterable[str]) -> dict[str, int]:
@@ -164,7 +163,7 @@ def highest_numbers(names: Iterable[str]) -> dict[str, int]:
     found: dict[str, int] = {}
     for name in names:
         if match := _LIVE_STATE.fullmatch(name):
-            found[match[1]] = max(int(match[2] or 0), found.get(match[1], 0))
+            found[match[1]] = max(int(match[2]), found.get(match[1], 0))
     return found
 
 
@@ -176,7 +175,7 @@ def read(folder: Folder, sweep: str) -> LiveState | None:
 def read_all(folder: Folder, sweep: str = "") -> Iterator[LiveState]:
     """Yield the live states of all sweeps of a store ("") or of one, without those that are missing or damaged."""
     for name, number in sorted(highest_numbers(folder.names(DIRECTORY)).items()):
-        path = f"{DIRECTORY}/{name}.{number}.json" if number else f"{DIRECTORY}/{name}.json"
+        path = f"{DIRECTORY}/{name}.{number}.json"
         if sweep and name != file_name(sweep):
             continue
         with contextlib.suppress(FileNotFoundError):

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 MARKER = "orca-ray-results.json"
 SCHEMA_VERSION = 6
-"""Version of the tables' columns. Stores of older versions can be read; the first write changes their marker to this
+"""Version of the tables' columns. Stores of versions 3 to 5 can be read; the first write changes their marker to this
 version, so that an older orca-ray refuses the whole store instead of failing on single files."""
 _FORMAT = "orca-ray results"
 

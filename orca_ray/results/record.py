@@ -137,8 +137,6 @@ class Record(StoredRow):
     cpus: float | None = None
     gpus: float | None = None
 
-    LATER: ClassVar[Mapping[int, frozenset[str]]]
-    """Columns that were added to the schema, by the schema version that added them; None in older records."""
     RUN_COLUMNS: ClassVar[frozenset[str]] = frozenset({
         "wall_seconds", "align_seconds", "refine_seconds", "evaluate_seconds", "peak_memory_mib", "executor", "node",
         "started_at", "finished_at", "attempts", "align_reused", "samples_per_second", "tokens_per_second",
@@ -167,11 +165,6 @@ class Record(StoredRow):
     def reproducible(self) -> dict[str, Any]:
         """Return the fields by column name without `RUN_COLUMNS`: equal for two deterministic runs of a trial."""
         return {name: value for name, value in self.to_row().items() if name not in self.RUN_COLUMNS}
-
-
-_LATER = {3: frozenset({"align_chosen"}), 4: frozenset({"metric_version", "processor", "cpus", "gpus"})}
-_VERSION_2 = frozenset(each.name for each in fields(Record) if each.default is None).difference(*_LATER.values())
-Record.LATER = {2: _VERSION_2, **_LATER}
 
 
 @stored
@@ -214,6 +207,5 @@ class SuggestionRow(StoredRow):
     values: str
     """JSON object with the values of the searched hyper-parameters."""
     known: str | None
-    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]; None in entries made
-    from the records of stores that are older than the journal."""
+    """Numbers of the suggestions whose results were known, as a JSON list of ranges [first, last]."""
     suggested_at: datetime

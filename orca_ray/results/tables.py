@@ -3,12 +3,11 @@
 import contextlib
 import functools
 import hashlib
-import itertools
 import json
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -125,17 +124,18 @@ class Table:
     """Number of rows from which on a file is not merged with others."""
     group_rows: int
     """Number of rows in a row group of a file, the unit that a reader skips or reads."""
-    later: Mapping[int, frozenset[str]] = field(default_factory=dict)
-    """Columns that were added to the schema, by the schema version that added them."""
+    later: frozenset[str] = frozenset()
+    """Columns that older files lack, and that are null then."""
     problems: Callable[[Any], Iterable[tuple[str, Any, str]]] = lambda table: ()
 
 
 _RECORD_ORDER = ("benchmark", "sweep", "protocol", "phase", "task", "method", "body", "seed", "finished_at")
 _JOURNAL_ORDER = ("sweep", "task", "method", "number", "trial_key")
 _ARTEFACT_ORDER = ("sweep", "trial_key", "kind", "name")
-RECORDS = Table("records", Record.SCHEMA, _RECORD_ORDER, 2**19, 2**17, Record.LATER, _record_problems)
+_RECORD_LATER = frozenset({"metric_version", "processor", "cpus", "gpus"})
+RECORDS = Table("records", Record.SCHEMA, _RECORD_ORDER, 2**19, 2**17, _RECORD_LATER, _record_problems)
 _CURVE_ORDER = ("sweep", "trial_key", "stage", "epoch")
-CURVES = Table("curves", CurvePoint.SCHEMA, _CURVE_ORDER, 2**22, 2**14, {6: frozenset({"attempt"})})
+CURVES = Table("curves", CurvePoint.SCHEMA, _CURVE_ORDER, 2**22, 2**14, frozenset({"attempt"}))
 # 2**12 artefacts take at most 256 MiB.
 ARTEFACTS = Table("artefacts", ArtefactRow.SCHEMA, _ARTEFACT_ORDER, 2**12, 2**6, problems=_artefact_problems)
 JOURNAL = Table("journal", SuggestionRow.SCHEMA, _JOURNAL_ORDER, 2**19, 2**14, problems=_journal_problems)
@@ -338,10 +338,8 @@ def _target(wanted: Any, found: Any, expand: bool) -> Any:
 
 
 def _check_columns(schema: Any, kind: Table, where: str) -> None:
-    columns = set(schema.names)
-    later = [kind.later[version] for version in sorted(kind.later, reverse=True)]
-    layouts = itertools.accumulate(later, operator.sub, initial=set(kind.schema.names))
-    odd = min((sorted(columns ^ layout) for layout in layouts), key=len)
+    columns, wanted = set(schema.names), set(kind.schema.names)
+    odd = min((sorted(columns ^ layout) for layout in (wanted, wanted - kind.later)), key=len)
     if not odd:
         odd = [name for name in schema.names if is_text(schema.field(name)) != is_text(kind.schema.field(name))]
     if odd or len(schema.names) > len(columns):

@@ -117,7 +117,7 @@ class Formats:
         except ValidationError as error:
             raise UserError(_explained(error)) from error
         if hasattr(request, "rows"):
-            return UserData(x=pd.DataFrame(request.rows, dtype=object), kind_hint="table", source=SOURCE)
+            return UserData(x=pd.DataFrame(request.rows, dtype=object), source=SOURCE)
         return _arrays(request.samples, getattr(request, "rate", None))
 
     def _from_arrow(self, body: bytes) -> UserData:
@@ -125,7 +125,7 @@ class Formats:
             table = _table(body, self._most)
             if isinstance(self._encoder, TableInputs):
                 columns = {name: _cells(table, name) for name in self._encoder.names if name in table.column_names}
-                return UserData(x=pa.table(columns).to_pandas(), kind_hint="table", source=SOURCE)
+                return UserData(x=pa.table(columns).to_pandas(), source=SOURCE)
             rate = (table.schema.metadata or {}).get(b"rate")
             return _arrays(_samples(table.column("x")), None if rate is None else float(rate))
         except UserError:

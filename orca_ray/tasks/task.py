@@ -1,7 +1,5 @@
 """The `Task`: one data set with its target, loss, metric, scale and splits, declared in a module of its own."""
 
-import functools
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +16,6 @@ from orca_ray.data.rows import PAPER_BODIES, Array, ModalityName, Rows, Target, 
 from orca_ray.discovery import tables
 from orca_ray.errors import UserError
 
-logger = logging.getLogger(__name__)
-
 __all__ = ["SPLIT_SEED", "Array", "Arrays", "Package", "RawFile", "Scale", "Target", "Task", "Workspace"]
 """Names that modules which declare tasks import from here."""
 
@@ -32,22 +28,6 @@ Scale = Literal["standardised", "units", "measured"]
 scale; the model standardises the values. ``measured``: one of these two; the values of the training split decide."""
 
 
-def _with_old_name(cls: Any) -> Any:
-    """Accept the name ``modality`` that ``domain`` had in plug-ins written before version 1, with a warning."""
-    declare = cls.__init__
-
-    @functools.wraps(declare)
-    def __init__(self: object, **given: Any) -> None:
-        if "modality" in given and "domain" not in given:
-            given["domain"] = given.pop("modality")
-            logger.warning("the task %s says 'modality'; rename this argument to 'domain'", given.get("name"))
-        declare(self, **given)
-
-    cls.__init__ = __init__
-    return cls
-
-
-@_with_old_name
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The declaration of one data set of a benchmark; no data are read before `prepare` is called.

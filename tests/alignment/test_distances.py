@@ -15,7 +15,6 @@ from orca_ray.alignment.cost import CostMatrix, Gaussians, half_squared_distance
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.distances.mmd import MMD
 from orca_ray.alignment.distances.otdd import OTDD
-from orca_ray.alignment.distances.sliced import Sliced, directions
 from orca_ray.alignment.labels import pseudo_labels
 from orca_ray.alignment.registry import distance_names, get_distance
 from orca_ray.alignment.transport import TOLERANCE, SolverReport, transport
@@ -23,8 +22,6 @@ from orca_ray.errors import UserError
 from orca_ray.testing import DistanceSuite
 from orca_ray.testing.distances import cloud, source, value_and_gradient
 from tests.sampling import Sampled
-
-OWN_SOLVER = ["sinkhorn", "otdd"]
 
 
 def bures(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,8 +34,7 @@ def bures(a: np.ndarray, b: np.ndarray) -> float:
 
 class TestEveryDistance(Sampled, DistanceSuite):
     names = distance_names()
-    steps = {"sliced": 1e-6}  # noqa: RUF012 - projections change places
-    exchange_tolerance = dict.fromkeys(OWN_SOLVER, 0.05)
+    exchange_tolerance = {"otdd": 0.05}  # noqa: RUF012
     fixed_blocks = ("otdd_reference",)
     untrained_labels = ("otdd_reference",)
 
@@ -61,23 +57,19 @@ class TestEveryDistance(Sampled, DistanceSuite):
         return fixed
 
 
-def test_solvers_of_this_package_note_that_they_work_in_blocks(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_otdd_notes_that_it_works_in_blocks(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     src, (x, y) = source(120), cloud(40, shift=0.5)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 100_000)
-    for name in OWN_SOLVER:
-        caplog.clear()
-        small = get_distance(name).fit(src)
-        small(x, y)
-        assert "the source and itself (120 x 120 points) exceeds" in caplog.text
-        assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
-        assert small.diagnosis.converged
+    small = OTDD().fit(src)
+    small(x, y)
+    assert "the source and itself (120 x 120 points) exceeds" in caplog.text
+    assert "between target and source (40 x 120 points) exceeds the memory" in small.diagnosis.notes[0]
+    assert small.diagnosis.converged
     # A plan cannot be found in blocks.
     with pytest.raises(UserError, match=r"\(40 x 120 samples\) takes 0\.3 MB, more than the 0\.1 MB"):
         get_distance("wasserstein").fit(src)(x, y)
     monkeypatch.setattr(contract, "MEMORY_BYTES", 500)
-    for name in ("sinkhorn", "mmd", "otdd"):  # not one row fits
+    for name in ("mmd", "otdd"):  # not one row fits
         with pytest.raises(UserError, match=r"more than the 0\.0 MB that a call may use; take fewer source samples"):
             get_distance(name).fit(source(100))(*cloud(100))
 
@@ -113,39 +105,6 @@ def test_mmd_is_the_sum_of_five_gaussian_kernels() -> None:
     assert value == pytest.approx(kernels(x, x) + kernels(src.x, src.x) - 2 * kernels(x, src.x))
 
 
-def test_bures_is_the_distance_of_two_gaussians() -> None:
-    for num_source, n, d in ((40, 17, 5), (6, 9, 20)):
-        src, (x, y) = source(num_source, d=d), cloud(n, d=d, shift=0.5)
-        value = get_distance("bures").fit(src)(x, y).item()
-        assert value == pytest.approx(bures(x.numpy(), src.x.numpy()), rel=1e-6)
-
-
-def test_sliced_couples_quantiles_exactly() -> None:
-    for n in (1, 7, 36):
-        src, (x, y) = source(24), cloud(n, classes=1, shift=0.5)
-        lines = [(x @ u, src.x @ u) for u in directions(4)]
-        exact = [ot.wasserstein_1d(a.numpy(), b.numpy(), p=2) for a, b in lines]
-        assert Sliced().fit(src)(x, y).item() == pytest.approx(float(np.mean(exact)))
-
-
-def test_directions_are_whole_frames() -> None:
-    frames_PD = directions(48)
-    assert len(frames_PD) == 528
-    torch.testing.assert_close(frames_PD[48:96] @ frames_PD[48:96].T, torch.eye(48, dtype=torch.float64))
-    assert frames_PD.mean().abs() < 0.01
-    assert torch.equal(frames_PD, directions(48))
-
-
-def test_shifted_set_is_its_shift_away() -> None:
-    """What the docstring says of units, exactly."""
-    src = source(24)
-    shift = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
-    squared = (shift * shift).sum().item()
-    for name, factor in (("l2", 1.0), ("bures", 1.0), ("sliced", 0.25), ("sinkhorn", 0.5)):
-        value = get_distance(name).fit(src)(src.x + shift, src.y).item()
-        assert value == pytest.approx(factor * squared, rel=1e-6)
-
-
 def test_wasserstein_is_what_an_assignment_costs() -> None:
     """With as many points on both sides an optimal plan is a permutation (Birkhoff)."""
     (x, y), src = cloud(20, shift=0.5), source(20)
@@ -168,14 +127,14 @@ def entropic(cost: np.ndarray, epsilon: float) -> float:
     return float((plan * cost).sum() + epsilon * (plan * np.log(np.maximum(plan, 1e-300) * plan.size)).sum())
 
 
-def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
+def brute_force(x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> float:
     """The docstring's formula, one explicit cost matrix at a time."""
     sides = [(x.numpy(), y.numpy()), (sx.numpy(), sy.numpy())]
 
     def cost(i: int, j: int) -> np.ndarray:
         (a, classes_a), (b, classes_b) = sides[i], sides[j]
         matrix = 0.5 * ot.dist(a, b)
-        for c in np.unique(classes_a) if name != "sinkhorn" else []:
+        for c in np.unique(classes_a):
             for d in np.unique(classes_b):
                 rows, columns = classes_a == c, classes_b == d
                 matrix[np.ix_(rows, columns)] += 0.0 if i == j and c == d else 0.5 * bures(a[rows], b[columns])
@@ -186,11 +145,10 @@ def brute_force(name: str, x: Tensor, y: Tensor, sx: Tensor, sy: Tensor) -> floa
     return across - (own + own_source) / 2
 
 
-@pytest.mark.parametrize(("name", "d"), [("otdd", 6), ("sinkhorn", 4)])
-def test_value_equals_brute_force(name: str, d: int) -> None:
-    src, (x, y) = source(15, d=d), cloud(10, d=d, shift=0.5)
-    distance = get_distance(name).fit(src)
-    assert distance(x, y).item() == pytest.approx(brute_force(name, x, y, src.x, src.y), rel=1e-5)
+def test_value_equals_brute_force() -> None:
+    src, (x, y) = source(15, d=6), cloud(10, d=6, shift=0.5)
+    distance = OTDD().fit(src)
+    assert distance(x, y).item() == pytest.approx(brute_force(x, y, src.x, src.y), rel=1e-5)
     assert distance.diagnosis.converged
     assert 0 < distance.diagnosis.error <= TOLERANCE
     assert distance.diagnosis.iterations > 0

@@ -62,7 +62,7 @@ def test_stored_by_all_that_the_terms_depend_on(
     fitted_distance("otdd", SourceFeatures(src.x + 1e-9, src.y, "test"))
     fitted_distance("otdd", SourceFeatures(src.x, src.y.roll(1), "test"))
     fitted_distance("otdd", SourceFeatures(src.x.float(), src.y, "test"))
-    fitted_distance("bures", src)
+    fitted_distance("otdd_reference", src)
     assert len(files(empty_home)) == 5
     units = has_bfloat16_units(torch.device("cpu"))
     monkeypatch.setattr(tensor_cache, "has_bfloat16_units", lambda device: not units)

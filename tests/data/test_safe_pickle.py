@@ -1,11 +1,9 @@
 import contextlib
-import gzip
 import io
 import pickle
 import pickletools
 import struct
 from collections import OrderedDict
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orca_ray.data import safe_pickle
-from orca_ray.data.archives import open_gzip
 from orca_ray.errors import UserError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -115,8 +112,6 @@ def test_any_other_global_is_refused_by_name(name: str, opcodes: str) -> None:
 
 NOT_PLAIN: list[tuple[Any, str]] = [
     (OrderedDict(a=1), r"collections\.OrderedDict"),
-    (Fraction(1, 2), r"fractions\.Fraction"),
-    (np.float32, r"numpy\.float32"),
     (np.dtype("f8"), "holds PickledType itself"),
     (np.ndarray, r"holds numpy\.ndarray itself"),
     (np.ma.masked_array([1], [True]), r"numpy\.ma"),
@@ -140,7 +135,6 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
     [
         (b"", "a whole pickle"),
         (b"Pid\n.", "a persistent id"),
-        (b"NQ.", "a persistent id"),
         (b"\x82\x01.", "a registered extension"),
         (b"\x80\x05\x97.", "a buffer outside the file"),
         (b"c__builtin__\nset\n)\x81.", "built by its class"),
@@ -221,16 +215,3 @@ def test_a_file_cut_anywhere_is_refused_by_name_and_a_changed_byte_does_no_harm(
                 loads(bytes(content))
     path.write_bytes(WHOLE)
     assert safe_pickle.load(path, "ECG records")["label"] == ["N", "A"]
-
-
-def test_the_checksum_behind_the_pickle_is_verified(tmp_path: Path) -> None:
-    """The pickle is over before the checksum of its gzip file comes."""
-    path = tmp_path / "s2.gz"
-    content = bytearray(gzip.compress(pickle.dumps({"images": np.zeros(50_000, np.uint8)}), mtime=0))
-    path.write_bytes(content)
-    with open_gzip(path) as stream:
-        assert safe_pickle.load(stream, str(path))["images"].shape == (50_000,)
-    content[-8] ^= 1
-    path.write_bytes(content)
-    with open_gzip(path) as stream, pytest.raises(UserError, match=r"s2\.gz: expected a whole gzip file.*CRC"):
-        safe_pickle.load(stream, str(path))

@@ -246,7 +246,7 @@ def test_the_site(tmp_path: Path) -> None:
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", style.read_text()), style.name
     text = (site / "reference" / "registries.html").read_text()
-    for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "sinkhorn", "nrmse"):
+    for name in (*all_methods(), *(task.short_name for task in all_tasks().values()), "minilm-l6", "otdd", "nrmse"):
         assert f">{name}<" in text, name
     assert 'href="files/orca_ray/cli/app.py.html"' in (site / "way-of-a-trial.html").read_text()
     assert 'class="highlight"' in (site / "files" / "orca_ray" / "cli" / "app.py.html").read_text()

@@ -104,27 +104,14 @@ def test_a_subset_has_its_own_ranks() -> None:
         subset(board, None, ["nftt"])
 
 
-def test_did_searching_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The answer is over all methods in text, and of each method in JSON; there is none of too many trials."""
-    validation = [("orca", 0.4), ("orca", 0.1), ("orca", None), ("fpt", 0.2), ("fpt", 0.2)]
-    trials = [
-        make_record(f"s{i}", method=method, phase="search", test_score=None, minutes=i, validation_score=score,
-                    status=Status.FAILED_NAN if score is None else Status.COMPLETED)
-        for i, (method, score) in enumerate(validation)
-    ]  # fmt: skip
+def test_searching_is_not_judged_by_too_many_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ResultsStore(tmp_path, create=True)
-    store.append([make_record("a"), make_record("b", method="fpt"), *reversed(trials)])
+    store.append([make_record("a"), *(make_record(f"s{n}", phase="search", test_score=None) for n in range(2))])
     scan = store.scan()
     board = build(scan, benchmark="pocket")
-    report = BoardReport(board, read_searches=lambda: read_searches(scan, board))
-    text = str(render(report, "markdown"))
-    assert text.count("Did searching help?") == 1
-    assert "is 0.50 over 1 task" in text
-    ratios = {each["subject"]: each["ratio"]["value"] for each in json.loads(str(render(report, "json")))["answers"]}
-    assert ratios == pytest.approx({"": 0.5, "fpt": 1.0, "orca": 0.25})
     monkeypatch.setattr("orca_ray.leaderboard.assembly.MAX_SEARCH_TRIALS", 1)
-    many = BoardReport(board, read_searches=lambda: read_searches(scan, board))
-    assert "Did searching help? Not computed: there are more than" in str(render(many))
+    report = BoardReport(board, read_searches=lambda: read_searches(scan, board))
+    assert "Did searching help? Not computed: there are more than" in str(render(report))
 
 
 def test_curves_of_characters() -> None:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,13 @@ from torch import nn
 
 from orca_ray.errors import UserError
 from orca_ray.methods.options import TARGETS, LoraConfig
-from orca_ray.methods.registry import relevant, resolve
-from orca_ray.methods.snapshot import rebuild
 from orca_ray.methods.stages.networks import insert_adapters, linear_layers
-from orca_ray.models.body import num_values, seeded
+from orca_ray.models.body import seeded
 from orca_ray.models.weights import load_body
-from orca_ray.testing.trials import QUICK, changed, copy_of, run, scores, start
-from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled, save_tiny
+from orca_ray.testing.trials import start
+from tests.models.conftest import DECODERS, IMAGE, TEXT, TinyDirectory, sampled
 from tests.models.conftest import tiny as tiny  # a fixture
 
-NF4 = {**QUICK, "refine.epochs": 2, "lora.weights": "nf4"}
 TIMM = ("timm:vit_tiny_patch16_224", "timm:swin_tiny_patch4_window7_224")
 FUSED = {"modernbert", "gpt2", "gpt_neox", *TIMM}
 """Bodies that project to queries, keys and values together."""
@@ -79,10 +75,6 @@ def test_the_update_by_hand(kind: str, tiny: TinyDirectory) -> None:
 
 def test_bodies_without_the_layers_to_adapt_are_refused(tiny: TinyDirectory) -> None:
     body = loaded("llama", tiny)
-    with pytest.raises(
-        UserError, match=r"layer encoder\.layers\.0\.\S+ of the body has 24 inputs, and only multiples of 64"
-    ):
-        insert_adapters(body, LoraConfig(weights="nf4"))
     for layer in body.encoder.layers:
         layer.self_attn.other, layer.self_attn.v_proj = layer.self_attn.v_proj, None
     with pytest.raises(
@@ -94,13 +86,10 @@ def test_bodies_without_the_layers_to_adapt_are_refused(tiny: TinyDirectory) -> 
         insert_adapters(body, LoraConfig())
 
 
-@pytest.mark.parametrize(("module", "extra"), [("peft", "predict"), ("bitsandbytes.nn", "nf4")])
-def test_the_extra_that_is_missing_is_named(
-    module: str, extra: str, monkeypatch: pytest.MonkeyPatch, bert: str
-) -> None:
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"pip install 'orca-ray\[{extra}\]'"):
-        start(bert, "lora", hyperparameters=NF4 if extra == "nf4" else QUICK)
+def test_the_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, bert: str) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"pip install 'orca-ray\[predict\]'"):
+        start(bert, "lora")
 
 
 def test_the_network_starts_as_that_of_nft(bert: str) -> None:
@@ -109,76 +98,18 @@ def test_the_network_starts_as_that_of_nft(bert: str) -> None:
         outputs = [start(bert, method).model.eval()(x) for method in ("nft", "lora", "orca_lora")]
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
-    # Trials with float weights keep the keys that they had before there were others.
-    assert "lora.weights" not in relevant(resolve("lora", {}), "lora")
-    assert relevant(resolve("lora", NF4), "lora")["lora.weights"] == "nf4"
-
-
-@pytest.fixture
-def wide(tmp_path: Path) -> Callable[[str], Path]:
-    """Directory of a tiny body of width 64 by its type."""
-    pytest.importorskip("bitsandbytes")
-
-    def directory(kind: str) -> Path:
-        save_tiny(kind, tmp_path / kind, width=64)
-        return tmp_path / kind
-
-    return directory
-
-
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-@torch.no_grad()
-def test_four_bit_weights_are_close_to_those_of_the_body(kind: str, wide: Callable[[str], Path]) -> None:
-    name = str(wide(kind))
-    body, exact = load_body(name).body, load_body(name).body
-    layers: dict[str, Any] = linear_layers(exact, "all")
-    with seeded(0):
-        insert_adapters(body, LoraConfig(weights="nf4"))
-    found = adapted(body)
-    assert set(found) == set(layers)
-    for name, part in found.items():
-        assert part.base_layer.weight.dtype == torch.uint8
-        weight = layers[name].weight.T if kind == "gpt2" else layers[name].weight
-        bias = 0 if part.base_layer.bias is None else part.base_layer.bias
-        stored = (part(torch.eye(weight.shape[1])) - bias).T
-        gap = 0.304 / 2  # half the largest distance between neighbouring values of nf4, which are scaled to -1 … 1
-        assert 0 < (stored - weight).abs().max() <= (gap + 0.01) * weight.abs().max()
-    inserted = sum(value.numel() for name, value in body.named_parameters() if "lora_" in name)
-    assert sum(map(num_values, body.parameters())) == sum(map(num_values, exact.parameters())) + inserted
-
-
-def test_four_bit_weights_never_change_and_a_model_folder_gives_the_same_outputs(
-    wide: Callable[[str], Path], tmp_path: Path
-) -> None:
-    whole, first, second = (start(str(wide("gpt2")), "lora", hyperparameters=NF4) for _ in range(3))
-    before = copy_of(whole.model)
-    run(whole)
-    moved = changed(before, copy_of(whole.model))
-    assert moved
-    assert not [name for name in moved if name.startswith("body.") and "lora_" not in name]
-    first.step()
-    first.save(tmp_path / "checkpoint")
-    assert second.restore(tmp_path / "checkpoint")
-    run(second)
-    assert scores(second.result()) == scores(whole.result())
-
-    taken = whole.snapshot()
-    assert all("lora_" in name for name in taken.weights if name.startswith("body."))
-    x = torch.randn(3, 2, 16, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        assert torch.equal(rebuild(taken.config, taken.weights)(x), whole.model.eval()(x))
 
 
 @pytest.mark.exhaustive
-def test_no_code_of_the_hub_is_loaded(wide: Callable[[str], Path], tmp_path: Path) -> None:
+def test_no_code_of_the_hub_is_loaded(bert: str, tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('ran', 'w').close()\n")
     code = (
         "from orca_ray.methods.options import LoraConfig; from orca_ray.methods.stages.networks import insert_adapters;"
         "from orca_ray.models.weights import load_body; import sys;"
-        "insert_adapters(load_body(sys.argv[1]).body, LoraConfig(weights='nf4')); import kernels; kernels.get_kernel"
+        "insert_adapters(load_body(sys.argv[1]).body, LoraConfig()); import kernels; kernels.get_kernel"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    command = [sys.executable, "-c", code, str(wide("bert"))]
+    command = [sys.executable, "-c", code, bert]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "kernels" not in done.stderr

@@ -199,7 +199,6 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("data.fraction", 0.0, r"data\.fraction must be in \(0, 1\]"),
         ("data.fraction", float("nan"), r"data\.fraction must be in \(0, 1\]"),
         ("lora.targets", "mpl", "Did you mean 'mlp'"),
-        ("decoder.context", "fliped", "Did you mean 'flipped'"),
         ("align.steps", "absolute", r"align\.learning_rate must be greater than 0"),
     ],
 )
@@ -247,7 +246,7 @@ def test_given_values_override_the_methods_defaults_and_options_of_a_method_are_
 
 def test_a_younger_option_changes_no_key_of_older_trials() -> None:
     """It is left out if it has its default, unless it is searched."""
-    assert "decoder.context" not in relevant(resolve("nft", {"decoder.context": "causal"}), "nft")
-    assert relevant(resolve("nft", {"decoder.context": "flipped"}), "nft")["decoder.context"] == "flipped"
-    searched = relevant(resolve("nft", {}), "nft", ["decoder.context", "refine.epochs"])
-    assert searched == {**relevant(resolve("nft", {}), "nft"), "decoder.context": "causal"}
+    assert "data.fold" not in relevant(resolve("nft", {"data.fold": 0}), "nft")
+    assert relevant(resolve("nft", {"data.fold": 2}), "nft")["data.fold"] == 2
+    searched = relevant(resolve("nft", {}), "nft", ["data.fold", "refine.epochs"])
+    assert searched == {**relevant(resolve("nft", {}), "nft"), "data.fold": 0}

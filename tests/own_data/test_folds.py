@@ -10,6 +10,7 @@ from orca_ray.data.rows import Array
 from orca_ray.own_data import Options, UserData
 from orca_ray.own_data.infer_task import Inferred, infer
 from orca_ray.own_data.splits import plan_folds
+from tests.own_data.test_infer_task import found
 
 RNG = np.random.default_rng(0)
 
@@ -25,10 +26,6 @@ def folds(result: Inferred) -> tuple[Array, Array]:
     """Return the folds [R, N] and the numbers of their samples [N]."""
     assert result.folds is not None
     return result.folds, np.concatenate([result.splits["train"], result.splits["validation"]])
-
-
-def found(result: Inferred, what: str) -> str:
-    return next(each.value for each in result.findings if each.what == what)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +95,7 @@ def test_groups_copies_and_times_are_not_divided() -> None:
         ({"groups": np.arange(60) % 2}, 2, "from 2 folds instead of 5: train and validation have 2 groups"),
         ({"groups": np.arange(60) % 4}, 4, "from 4 folds instead of 5: train and validation have 4 groups"),
         ({"y": np.arange(60) // 30, "groups": np.arange(60) // 10}, 3, "have 3 groups of a class"),
-        (
-            {"times": np.arange(60) // 20, "y": np.arange(60) // 30},
-            3,
-            "have 3 times",
-        ),
+        ({"times": np.arange(60) // 20, "y": np.arange(60) // 30}, 3, "have 3 times"),
         ({"times": np.arange(60), "y": np.arange(60) // 20}, 5, "not every fold has samples of every class"),
     ],
 )

@@ -138,7 +138,7 @@ X, Y = np.ones((20, 3, 7), np.float32), np.arange(20) % 3
 
 def zarr(folder: Path, change: Callable[[Path], object] = os.unlink, old: str = "", new: str = "") -> Path:
     library = pytest.importorskip("zarr")
-    write_zarr(folder / "a.zarr", X, Y, compressors=library.codecs.GzipCodec())
+    write_zarr(folder / "a.zarr", {"x": X, "y": Y}, compressors=library.codecs.GzipCodec())
     described = folder / "a.zarr/x/zarr.json"
     described.write_text(described.read_text().replace(old, new, 1))
     change(folder / "a.zarr/x/c/0/0/0")

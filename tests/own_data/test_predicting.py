@@ -6,28 +6,19 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.io
-import torch
 
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import KINDS, Options, UserData, all_formats, make_options, read
 from orca_ray.own_data.infer_task import infer
 
-from .writers import arrow_folder, hdf5, image, tone
+from .writers import ARRAYS, TABLES, Arrays, image, tone
 
 N = 40
 X = np.random.default_rng(0).normal(size=(N, 2, 12)).astype(np.float32)
-Arrays = Mapping[str, Array]
 BESIDE: Arrays = {"kind": np.arange(N) % 2, "patient": np.arange(N) // 2, "day": np.arange(N)}
 """What training data have beside the inputs."""
 KEYS = {"target": ("kind",), "group": "patient", "time": "day"}
-
-
-def _zarr(path: Path, arrays: Arrays) -> None:
-    group = pytest.importorskip("zarr").open_group(str(path), mode="w")
-    for name, array in arrays.items():
-        group.create_array(name, data=array)
 
 
 def _frame(arrays: Arrays) -> pd.DataFrame:
@@ -36,9 +27,8 @@ def _frame(arrays: Arrays) -> pd.DataFrame:
     return pd.DataFrame({"a": X[:, 0, 0], "b": X[:, 1, 0], **columns, **part})
 
 
-def _npy(path: Path, arrays: Arrays) -> None:
-    np.save(path, X)
-    np.save(path.with_name("y.npy"), arrays.get("kind", np.zeros(3)))  # without targets, of other samples
+def _of_columns(write: Callable[[Path, pd.DataFrame], object]) -> Callable[[Path, Arrays], object]:
+    return lambda path, arrays: write(path, _frame(arrays))
 
 
 def _files(suffix: str, write: Callable[[Path, int], object]) -> Callable[[Path, Arrays], object]:
@@ -52,36 +42,38 @@ def _files(suffix: str, write: Callable[[Path, int], object]) -> Callable[[Path,
     return written
 
 
-CASES: Mapping[str, tuple[str, Callable[[Path, Arrays], object]]] = {
-    "NumPy pair x.npy and y.npy": ("new.npy", _npy),
-    "NumPy archive": ("t.npz", lambda path, arrays: np.savez(path, **arrays)),  # type: ignore[arg-type]
-    "HDF5 file": ("t.h5", lambda path, arrays: hdf5(path, **arrays)),
-    "MATLAB file": ("t.mat", lambda path, arrays: scipy.io.savemat(path, dict(arrays))),
-    "PyTorch tensors": ("t.pt", lambda path, arrays: torch.save({k: torch.tensor(v) for k, v in arrays.items()}, path)),
-    "Zarr group": ("t.zarr", _zarr),
-    "table of text": ("t.csv", lambda path, arrays: _frame(arrays).to_csv(path, index=False)),
-    "Parquet table": ("t.parquet", lambda path, arrays: _frame(arrays).to_parquet(path)),
-    "Hugging Face data set on disk": ("table", lambda path, arrays: arrow_folder(path, _frame(arrays))),
-    "folder of images": ("files", _files(".png", lambda path, row: image(path, np.full((6 + row % 3, 6), row, "u1")))),
-    "folder of recordings": ("files", _files(".wav", lambda path, row: tone(path, 200 + 9 * row))),
-    "folder of arrays": ("files", _files(".npy", lambda path, row: np.save(path, X[row, :, : 12 - row % 2]))),
+FOLDERS: Mapping[str, Callable[[Path, Arrays], object]] = {
+    "images": _files(".png", lambda path, row: image(path, np.full((6 + row % 3, 6), row, "u1"))),
+    "recordings": _files(".wav", lambda path, row: tone(path, 200 + 9 * row)),
+    "arrays": _files(".npy", lambda path, row: np.save(path, X[row, :, : 12 - row % 2])),
 }
-"""Name of a file of each format, and a function that writes arrays and columns, or for folders: files by class."""
+CASES = {**ARRAYS, **{name: _of_columns(write) for name, write in TABLES.items()}, **FOLDERS}
+"""Writers of arrays and columns, or for folders: of files by class."""
 
 
 def ordered(data: UserData, x: Array) -> Array:
     return x[np.argsort([Path(name).name for name in data.names], kind="stable")] if data.names else x
 
 
-@pytest.mark.parametrize("name", all_formats())
-def test_every_format_predicts_from_the_inputs_alone(name: str, tmp_path: Path) -> None:
-    file, write = CASES[name]
+def test_every_format_has_a_case() -> None:
+    suffixes = {Path(name).suffix for name in CASES}
+    assert all(suffixes & {*each.suffixes} or each.folder for each in all_formats().values())
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_every_format_gives_the_same_samples_and_predicts_from_the_inputs_alone(file: str, tmp_path: Path) -> None:
     for folder, beside in (("train", BESIDE), ("new", {})):
         (tmp_path / folder).mkdir()
-        write(tmp_path / folder / file, {"x": X, **beside})
-    named = {} if file in ("files", "new.npy") else KEYS
-    split = {"split": "part"} if file in ("t.csv", "t.parquet", "table") else {}
+        CASES[file](tmp_path / folder / file, {"x": X, **beside})
+    named = {} if file in FOLDERS or file == "x.npy" else KEYS
+    split = {"split": "part"} if file in TABLES else {}
     data = read(tmp_path / "train" / file, make_options("test", {**named, **split}))
+    assert [len(part) for part in data.batches(16)] == [16, 16, 8]
+    if file not in FOLDERS:
+        np.testing.assert_array_equal(np.asarray(data.y), BESIDE["kind"])
+    if file in ARRAYS:
+        np.testing.assert_array_equal(np.asarray(data.select(slice(None)).x), X)
+        np.testing.assert_array_equal(np.asarray(data.select(np.array([5, 1, 5])).x), X[[5, 1, 5]])
     preprocessing = infer(data).preprocessing
     expected = ordered(data, preprocessing.inputs(data))
     for folder in ("train", "new"):

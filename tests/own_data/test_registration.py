@@ -57,7 +57,7 @@ def test_the_arrays_are_those_that_new_data_give(tmp_path: Path) -> None:
     task = registration.register(inferred, data)
     preprocessing = stored_preprocessing(task)
     again = preprocessing.read(tmp_path / "t.csv", labelled=True)
-    x, y = preprocessing.inputs(again), preprocessing.targets(cast(Array, again.y))
+    x, y = preprocessing.inputs(again), preprocessing.target.encode(cast(Array, again.y))
     stored = task.prepare()
     for split, rows in inferred.splits.items():
         np.testing.assert_array_equal(stored.splits[split].x[:], x[rows])
@@ -158,12 +158,11 @@ TABLE = pd.DataFrame(
 
 
 def fitted(x: Any, options: Options | None = None, **given: Any) -> Preprocessing:
-    kind = given.pop("kind_hint", "table" if isinstance(x, pd.DataFrame) else "array")
-    return infer(UserData(x=x, y=Y[: len(x)], kind_hint=kind, source="train", **given), options).preprocessing
+    return infer(UserData(x=x, y=Y[: len(x)], source="train", **given), options).preprocessing
 
 
 def new(x: Any, **given: Any) -> UserData:
-    return UserData(x=x, source="new", kind_hint="table" if isinstance(x, pd.DataFrame) else "array", **given)
+    return UserData(x=x, source="new", **given)
 
 
 def warned(preprocessing: Preprocessing, data: UserData) -> str:
@@ -175,7 +174,7 @@ def warned(preprocessing: Preprocessing, data: UserData) -> str:
 def test_a_table_is_encoded_by_name() -> None:
     preprocessing = fitted(TABLE)
     x = preprocessing.inputs(new(TABLE))
-    assert x.shape == (60, *preprocessing.input_shape)
+    assert x.shape == (60, *preprocessing.encoder.shape)
     assert x.dtype == np.float32
     mixed_up = TABLE[["when", "city", "age"]].assign(extra=1)
     np.testing.assert_array_equal(preprocessing.inputs(new(mixed_up)), x)
@@ -233,12 +232,12 @@ def test_arrays_are_ordered_standardised_and_checked() -> None:
 def test_series_of_unequal_length_are_padded_with_the_mean_or_a_mask() -> None:
     x = [RNG.normal(5, 1, size=(2, 20 + k % 10)) for k in range(60)]
     preprocessing = fitted(x)
-    assert preprocessing.input_shape == (2, 29)
+    assert preprocessing.encoder.shape == (2, 29)
     made = preprocessing.inputs(new(x))
     assert not made[0, :, 20:].any()
     assert made[0, :, :20].all()
     masked = fitted(x, Options(mask=True))
-    assert masked.input_shape == (3, 29)
+    assert masked.encoder.shape == (3, 29)
     made = masked.inputs(new(x))
     assert made[0, 2].tolist() == [1.0] * 20 + [0.0] * 9
     assert "40 steps are cut to 29" in warned(preprocessing, new([np.full((2, 40), 5.0)]))
@@ -249,7 +248,7 @@ def test_series_of_unequal_length_are_padded_with_the_mean_or_a_mask() -> None:
 def test_images_of_unequal_size_are_resized_and_their_scale_checked() -> None:
     x = [RNG.integers(0, 256, size=(20 + k % 3, 24, 3)).astype(np.uint8) for k in range(60)]
     preprocessing = fitted(x, kind_hint="images")
-    assert preprocessing.input_shape == (3, 22, 22)
+    assert preprocessing.encoder.shape == (3, 22, 22)
     assert preprocessing.inputs(new(x)).shape == (60, 3, 22, 22)
     assert preprocessing.reading.colour == "rgb"
     with pytest.raises(UserError, match=r"values up to 1, in training up to .*; multiply by 255"):
@@ -261,7 +260,7 @@ def test_images_of_unequal_size_are_resized_and_their_scale_checked() -> None:
 def test_recordings_need_their_rate() -> None:
     x = [np.sin(np.arange(4000 + 10 * k) * (0.1 + 0.2 * (k % 3))).astype(np.float32) for k in range(60)]
     preprocessing = fitted(x, kind_hint="audio", rate=8000.0)
-    assert preprocessing.input_shape[:2] == (1, 64)
+    assert preprocessing.encoder.shape[:2] == (1, 64)
     made = preprocessing.inputs(new(x[:5], rate=8000.0))
     assert np.isfinite(made).all()
     with pytest.raises(UserError, match=r"expected the sampling rate 8000 Hz, found 16000 Hz; resample"):
@@ -270,13 +269,13 @@ def test_recordings_need_their_rate() -> None:
 
 def test_targets_and_back() -> None:
     preprocessing = fitted(TABLE)
-    assert preprocessing.label_names == ("0", "1", "2")
-    assert preprocessing.targets(np.array(["2", None, "0"], dtype=object)).tolist() == [2, -1, 0]
-    assert preprocessing.targets(np.array([2.0, np.nan])).tolist() == [2, -1]
+    assert preprocessing.target.label_names == ("0", "1", "2")
+    assert preprocessing.target.encode(np.array(["2", None, "0"], dtype=object)).tolist() == [2, -1, 0]
+    assert preprocessing.target.encode(np.array([2.0, np.nan])).tolist() == [2, -1]
     with pytest.raises(UserError, match=r"unknown class '7'"):
-        preprocessing.targets(np.array([7]))
+        preprocessing.target.encode(np.array([7]))
     with pytest.raises(UserError, match=r"expected one label a sample"):
-        preprocessing.targets(np.zeros((2, 2)))
+        preprocessing.target.encode(np.zeros((2, 2)))
 
 
 @pytest.mark.parametrize(
@@ -290,5 +289,5 @@ def test_targets_and_back() -> None:
 )
 def test_bad_json_is_refused_by_field(change: dict[str, Any], expected: str) -> None:
     content = {**fitted(TABLE).to_json(), **change}
-    with pytest.raises(UserError, match=f"preprocessing.json: no valid preprocessing of version 1 or 2: {expected}"):
+    with pytest.raises(UserError, match=f"preprocessing.json: no valid preprocessing of version 2: {expected}"):
         Preprocessing.from_json(content)

@@ -27,14 +27,14 @@ DAYS = pd.date_range("2023-01-01", periods=N, freq="11D")
 
 def inferred(column: Any, y: Any = Y, options: Options | None = None, **others: Any) -> Inferred:
     table = pd.DataFrame({"col": column, "noise": NOISE, **others})
-    return infer(UserData(x=table, y=np.asarray(y), kind_hint="table", source="my.csv"), options, warn=lambda _: None)
+    return infer(UserData(x=table, y=np.asarray(y), source="my.csv"), options, warn=lambda _: None)
 
 
 def encoded(result: Inferred, table: pd.DataFrame) -> dict[str, Array]:
     """Return slot 0 of each column in its own unit, by name and part."""
     encoder = result.preprocessing.encoder
     assert isinstance(encoder, TableInputs)
-    x = result.preprocessing.inputs(UserData(x=table, kind_hint="table"), lambda _: None)
+    x = result.preprocessing.inputs(UserData(x=table), lambda _: None)
     return {
         f"{column.name} {column.part or ''}".strip(): x[:, 0, place] * column.std + column.mean
         for place, column in enumerate(encoder.columns)
@@ -156,8 +156,9 @@ def test_a_price_is_a_target() -> None:
     prices = np.array([f"${value:,.2f}" for value in AMOUNTS], dtype=object)
     result = inferred(NOISE**2, prices)
     assert result.task.target.kind == "scalar"
-    np.testing.assert_allclose(result.preprocessing.targets(prices), AMOUNTS, rtol=1e-6)
-    assert inferred(NOISE**2, np.array(["5 %", "10 %"] * 30, dtype=object)).preprocessing.label_names == ("10 %", "5 %")
+    np.testing.assert_allclose(result.preprocessing.target.encode(prices), AMOUNTS, rtol=1e-6)
+    shares = np.array(["5 %", "10 %"] * 30, dtype=object)
+    assert inferred(NOISE**2, shares).preprocessing.target.label_names == ("10 %", "5 %")
 
 
 def test_missing_numbers_are_marked() -> None:
@@ -166,8 +167,8 @@ def test_missing_numbers_are_marked() -> None:
     dates = pd.Series(DAYS).where(np.arange(N) % 5 > 0)
     extreme = np.where(np.arange(N) % 6 == 1, np.inf, RNG.normal(size=N))
     table = pd.DataFrame({"gaps": gaps, "same": same, "dates": dates, "extreme": extreme, "full": NOISE})
-    result = infer(UserData(x=table, y=Y, kind_hint="table"), warn=lambda _: None)
-    x = result.preprocessing.inputs(UserData(x=table, kind_hint="table"))
+    result = infer(UserData(x=table, y=Y), warn=lambda _: None)
+    x = result.preprocessing.inputs(UserData(x=table))
     columns = result.preprocessing.encoder.columns  # type: ignore[union-attr]
     for place, column in enumerate(columns):
         marked = column.part in (None, "day") and column.name != "full"
@@ -179,24 +180,12 @@ def test_missing_numbers_are_marked() -> None:
     assert re.search(r"column 'extreme': \d+ infinite or too large values count as missing", warnings)
 
 
-def test_a_preprocessing_of_version_1_encodes_as_before() -> None:
-    column: Any = {"name": "a", "kind": "number", "part": None, "categories": [], "fill": 2.0, "mean": 1.0, "std": 2.0}
-    stored = {
-        "version": 1, "reading": {"target": ["y"]}, "encoder": {"form": "table", "columns": [column]},
-        "target": {"kind": "classes", "label_names": ["bus", "car"], "one_hot": [], "axes": [], "shape": []},
-    }  # fmt: skip
-    old = Preprocessing.from_json(stored)
-    table = pd.DataFrame({"a": [np.nan, 5.0]})
-    assert old.inputs(UserData(x=table, kind_hint="table")).tolist() == [[[0.5]], [[2.0]]]
-    assert old.targets(np.array(["bus ", "car"], dtype=object)).tolist() == [0, 1]
-
-
 def test_labels_keep_their_spaces() -> None:
     labels = np.array(["bus ", "bus", "car"], dtype=object)[Y]
     result = inferred(NOISE**2, labels)
-    assert result.preprocessing.label_names == ("bus", "bus ", "car")
+    assert result.preprocessing.target.label_names == ("bus", "bus ", "car")
     assert "labels 'bus ' and 'bus' differ only in case or spaces, and are different classes" in result.warnings
-    assert result.preprocessing.targets(labels[:3]).tolist() == [1, 0, 2]
+    assert result.preprocessing.target.encode(labels[:3]).tolist() == [1, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -270,7 +259,7 @@ def test_every_advice_can_be_typed(tmp_path: Path) -> None:
     more: Any = {"a 'b'": [f"n{k}" for k in range(N)], "when": DAYS.strftime("%d/%m/%Y"), "t": np.arange(N)}
     odd = TABLE.assign(**more)
     tables = (TABLE, odd, TABLE.rename(columns={"patient": "patient id"}))
-    results = [infer(UserData(x=each, y=y, kind_hint="table"), warn=lambda _: None) for each in tables]
+    results = [infer(UserData(x=each, y=y), warn=lambda _: None) for each in tables]
     others: Any = ({}, {"times": np.arange(N)}, {"groups": np.arange(N) // 5})
     results += [infer(UserData(x=SERIES, y=y, **given)) for given in others]
     results += [infer(UserData(x=[SERIES[k, :, : 30 + k % 9] for k in range(N)], y=y))]

@@ -9,15 +9,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.io
 import torch
 
 from orca_ray.data.rows import Array
 
-
-def _npy(path: Path, x: Array, y: Array) -> None:
-    np.save(path, x)
-    np.save(path.with_name("y.npy"), y)
+Arrays = Mapping[str, Array]
 
 
 def hdf5(path: Path, **arrays: Array) -> None:
@@ -26,24 +24,28 @@ def hdf5(path: Path, **arrays: Array) -> None:
             file[name] = array
 
 
-def write_zarr(path: Path, x: Array, y: Array, **options: Any) -> None:
-    import zarr
-
-    group = zarr.open_group(str(path), mode="w")
-    for name, array in (("x", x), ("y", y)):
+def write_zarr(path: Path, arrays: Arrays, **options: Any) -> None:
+    group = pytest.importorskip("zarr").open_group(str(path), mode="w")
+    for name, array in arrays.items():
         group.create_array(name, data=array, chunks=(4, *array.shape[1:]), **options)
 
 
-ARRAYS: Mapping[str, Callable[[Path, Array, Array], object]] = {
-    "data.npz": lambda path, x, y: np.savez(path, x=x, y=y),
+def _npy(path: Path, arrays: Arrays) -> None:
+    np.save(path, arrays["x"])
+    targets = [array for name, array in arrays.items() if name in ("kind", "y")]
+    np.save(path.with_name("y.npy"), targets[0] if targets else np.zeros(3))
+
+
+ARRAYS: Mapping[str, Callable[[Path, Arrays], object]] = {
     "x.npy": _npy,
-    "data.h5": lambda path, x, y: hdf5(path, inputs=x, labels=y),
-    "data.mat": lambda path, x, y: scipy.io.savemat(path, {"X": x, "y": y}, do_compression=True),
-    "v73.mat": lambda path, x, y: hdf5(path, X=x.T, y=y[None]),
-    "data.pt": lambda path, x, y: torch.save({"x": torch.tensor(x), "y": torch.tensor(y)}, path),
+    "data.npz": lambda path, arrays: np.savez(path, **arrays),  # type: ignore[arg-type]
+    "data.h5": lambda path, arrays: hdf5(path, **{{"x": "inputs"}.get(k, k): v for k, v in arrays.items()}),
+    "data.mat": lambda path, arrays: scipy.io.savemat(path, dict(arrays), do_compression=True),
+    "v73.mat": lambda path, arrays: hdf5(path, **{k: np.atleast_2d(v.T) for k, v in arrays.items()}),
+    "data.pt": lambda path, arrays: torch.save({k: torch.tensor(v) for k, v in arrays.items()}, path),
     "data.zarr": write_zarr,
 }
-"""Writers of samples by the name of the file."""
+"""Writers of arrays by the name of the file."""
 
 
 def arrow_folder(folder: Path, table: pd.DataFrame, features: Mapping[str, object] | None = None) -> Path:

@@ -13,9 +13,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from orca_ray.errors import UserError
-from orca_ray.results import faults, live
+from orca_ray.results import faults
 from orca_ray.results.folder import S3Folder
-from orca_ray.results.lease import Lease
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 from orca_ray.results.tables import ParquetPart
@@ -176,17 +175,6 @@ def test_a_prefix_of_something_else_is_refused(uri: str, server: str) -> None:
     with pytest.raises(UserError, match="is a file, not a results store"):
         ResultsStore(uri.replace("/results?", "/results/orca-ray-results.json?"))
     assert store.records().empty
-
-
-def test_one_driver_holds_a_lease_and_takes_requests(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rest of the lease is tested where a local directory stands for the bucket (`test_lease`)."""
-    monkeypatch.setattr("orca_ray.results.folder._SETTLE_SECONDS", 0.1)
-    store, sweep = ResultsStore(uri, create=True), "pocket/quick"
-    live.write_request(store.folder, sweep, live.Request("retry", "k"))
-    with Lease(store, sweep, renew_seconds=0.1) as held:
-        assert held.retried == (live.Request("retry", "k"),)
-        with pytest.raises(UserError, match=r"another driver runs pocket/quick in this store \(process "):
-            Lease(ResultsStore(uri), sweep, renew_seconds=0.1).__enter__()
 
 
 @pytest.mark.parametrize("in_uri", [True, False])

@@ -91,18 +91,12 @@ def test_targets_of_a_regression_get_statistics_where_they_need_them() -> None:
 
 
 def test_statistics_come_from_training_alone() -> None:
-    train, other = np.array([[[0.0, 2.0]], [[4.0, 6.0]]]), np.full((3, 1, 2), 100.0)
+    train, other = np.array([[[0.0, 2.0, np.nan]], [[4.0, 6.0, 1.0]]]), np.full((3, 1, 3), 100.0)
     labels = np.array([0, 1, 0])
     named = arrays.classification([(train, labels[:2]), (other, labels), (other, labels)], axes=(0,))
-    np.testing.assert_allclose(named["train_x"], [[[-1, -1]], [[1, 1]]])
-    np.testing.assert_allclose(named["test_x"], np.broadcast_to([[[49, 48]]], (3, 1, 2)))
+    np.testing.assert_allclose(named["train_x"], [[[-1, -1, 0]], [[1, 1, 0]]])  # padding becomes the mean
+    np.testing.assert_allclose(named["test_x"][..., :2], np.broadcast_to([[[49, 48]]], (3, 1, 2)))
     assert named["validation_y"].dtype == np.int64
-
-
-def test_padding_becomes_the_mean() -> None:
-    x = np.array([[[1.0, 3.0, np.nan]]])
-    named = arrays.classification([(x, np.array([0]))] * 3)
-    np.testing.assert_allclose(named["train_x"], [[[-1, 1, 0]]])
 
 
 def test_targets_stay_as_they_are_beside_their_statistics() -> None:

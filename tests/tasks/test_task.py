@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,12 +33,12 @@ def _arrays(target: Target, **changes: Array | None) -> Mapping[str, Array]:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def _task(target: Target, *, fingerprint: str | None = None, **changes: Array | None) -> Task:
+def _task(target: Target, **changes: Array | None) -> Task:
     def build(_: Workspace) -> Arrays:
         return _arrays(target, **changes)
 
     made = make_task(target, (2, 5))
-    return replace(made, name="toy/one", domain="tabular", build=build, fingerprint=fingerprint)
+    return replace(made, name="toy/one", domain="tabular", build=build)
 
 
 CLASSES, UNCOUNTED = Target("classes", size=3), Target("classes", size=0)
@@ -66,7 +65,6 @@ def test_arrays_that_fit_are_prepared(target: Target) -> None:
         (CLASSES, {"train_y": np.zeros(6, np.float32)}, "train labels must be int64, got float32"),
         (CLASSES, {"train_y": np.array([0, 0, 0, 2, 2, 2])}, "no training sample of class 1"),
         (CLASSES, {"train_x": ONES[:2], "train_y": np.array([0, 1])}, "2 training samples are fewer than its 3"),
-        (CLASSES, {"validation_x": None, "validation_y": None}, "has no validation split"),
         # The number of classes that only the data tell is that of the training labels.
         (UNCOUNTED, {"validation_y": np.array([0, 1, 2, 3, 0, 0])}, r"validation labels must be in 0…2, got 0…3"),
         (UNCOUNTED, {"train_y": np.full(6, -1)}, r"train labels must be 0 or more, got -1…-1"),
@@ -77,7 +75,7 @@ def test_arrays_that_fit_are_prepared(target: Target) -> None:
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, Array | None], message: str) -> None:
-    task = _task(target, fingerprint=None, **changes)
+    task = _task(target, **changes)
     with pytest.raises(UserError, match=message):
         task.prepare()
     assert not prepared.directory_of(task.name, task.version).exists()
@@ -112,16 +110,6 @@ def test_splits_of_the_paper_lie_beside_the_others() -> None:
     assert seen == ["paper", "held-out"]
     assert task.prepared("paper") is not None
     assert replace(task, paper_splits=False).prepare("paper").directory.name == "1"
-
-
-def test_missing_raw_files_are_named_before_anything_is_read(tmp_path: Path) -> None:
-    files = (RawFile(path="a.npy", urls=("https://example.org/a.npy",)), RawFile(path="b.npy"))
-    (tmp_path / "b.npy").write_bytes(b"")
-    task = replace(_task(CLASSES), files=files)
-    with pytest.raises(UserError, match=r"1 of 2 raw files are not in .*: a\.npy; run 'orca-sweep data fetch toy/one "):
-        task.prepare(raw=tmp_path)
-    (tmp_path / "a.npy").write_bytes(b"")
-    assert task.prepare(raw=tmp_path).name == "toy/one"
 
 
 def _of_files(*files: RawFile, built: list[Path]) -> Task:
@@ -188,16 +176,6 @@ def test_data_without_raw_files_of_an_older_version_stay() -> None:
         assert meta.stat().st_mtime_ns == written
 
 
-def test_the_former_name_of_the_domain_is_accepted_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    new = _task(CLASSES)
-    given: dict[str, Any] = {name: value for name, value in vars(new).items() if name != "domain"}
-    assert Task(**given, modality="tabular") == new  # type: ignore[call-arg]
-    assert "the task toy/one says 'modality'; rename this argument to 'domain'" in caplog.text
-    assert (new.domain, new.modality) == ("tabular", "sequence")
-    with pytest.raises(TypeError, match="modality"):
-        Task(**given, domain="tabular", modality="image")  # type: ignore[call-arg]
-
-
 def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
     one, two, three = (replace(_task(CLASSES), name=f"toy/{number}") for number in ("one", "two", "three"))
     module = ModuleType("orca_ray.tasks.toy.all")
@@ -211,9 +189,7 @@ def test_a_module_may_declare_one_task_and_several_and_nothing_else() -> None:
         declared(Task, "TASK", [module])
 
 
-def test_another_fingerprint_and_bad_declarations_are_refused() -> None:
-    with pytest.raises(UserError, match="expected 0123456789abcdef"):
-        _task(CLASSES, fingerprint="0123456789abcdef").prepare()
+def test_bad_declarations_are_refused() -> None:
     task = _task(CLASSES)
     assert (task.benchmark, task.short_name) == ("toy", "one")
     for name in ("toy", "toy/", "a/b/c"):

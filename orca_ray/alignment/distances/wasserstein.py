@@ -20,7 +20,7 @@ class Wasserstein(Distance):
     """½ W₂² of the features: the minimum mean cost ½‖x − y‖² of transporting target to source; labels are ignored.
 
     Without regularisation, nothing is to be tuned or debiased. POT's network simplex (Bonneel et al. 2011) runs on the
-    CPU in about O(n N (n + N)); with thousands of points, it takes tens of times as long as `sinkhorn`.
+    CPU in about O(n N (n + N)); with thousands of points, it takes several times as long as `otdd`.
     """
 
     name = "wasserstein"
@@ -38,13 +38,13 @@ class Wasserstein(Distance):
                 f"the transport between target and source ({len(x_nD)} x {len(self._x_ND)} samples) takes "
                 f"{needed / 1e6:.1f} MB, more than the {distance.MEMORY_BYTES / 1e6:.1f} MB that a call may use; take "
                 "fewer source samples (align.source_samples) or fewer target samples (align.samples_per_class), or "
-                "align with sinkhorn, bures or sliced"
+                "align with otdd, l2 or mmd"
             )
         cost_nN = half_squared_distances(x_nD - self._center_D, self._x_ND)
         scale = cost_nN.detach().mean().item() or 1.0  # the solver ignores cost differences below about 1e-16
         solved = ot.solve(cost_nN / scale, max_iter=_MAX_ITERATIONS)
         if solved.status != "Converged":
-            note = "the exact transport reached its limit of iterations: take fewer samples, or distance sinkhorn"
+            note = "the exact transport reached its limit of iterations: take fewer samples, or distance otdd"
             self.diagnosis = Diagnosis(converged=False, iterations=_MAX_ITERATIONS, notes=(note,))
         return cast(Tensor, solved.value) * scale
 

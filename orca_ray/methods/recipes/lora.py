@@ -7,10 +7,6 @@ A linear layer W [out, in] of the body becomes
 of which A and B are trained. B starts at 0, so the network starts as that of ``nft``. The library ``peft`` does this.
 Biases and norms of the body stay as pretrained. ``lora.targets`` names the layers by their role, as each library has
 names of its own; a body in whose layers a role has no linear layer is refused (`orca_ray.methods.stages.networks`).
-
-With ``lora.weights: nf4`` the frozen W of the adapted layers takes 4 bits a value instead of 32, so that bodies of some
-billion parameters fit one GPU (QLoRA: Dettmers et al., NeurIPS 2023, arXiv:2305.14314); x, A and B keep their
-precision. The library ``bitsandbytes`` does this, on the CPU too.
 """
 
 from itertools import chain
@@ -23,7 +19,6 @@ def _recipe(name: str, title: str, *, aligns: bool) -> Recipe:
     return Recipe(
         name=name, title=title, aligns=aligns, options=(LoraConfig,),
         network=deferred("orca_ray.methods.stages.networks:lora_network"),
-        extras=lambda values: ["nf4"] if values.get("lora.weights") == "nf4" else [],
         trainable=lambda model: chain(
             new_parameters(model), (value for name, value in model.body.named_parameters() if "lora_" in name)
         ),

@@ -1,16 +1,11 @@
-"""Changes of the body by methods: the attention layer of `no_body`, and the adapters and 4-bit weights of `lora`.
-
-Adapters are those of ``peft``, 4-bit weights those of ``bitsandbytes``.
-"""
+"""Changes of the body by methods: the attention layer of `no_body`, and the adapters of `lora`, made by ``peft``."""
 
 import contextlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
-import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -32,8 +27,6 @@ _ROLES: Mapping[str, Callable[[str], bool]] = {
 
 HEAD_WIDTH = 64
 """Width of an attention head of `AttentionBody` if the token width is a multiple of it; if not, there is one head."""
-_BLOCK = 64
-"""Number of values with a common scale. Blocks that cross rows are stored wrongly by bitsandbytes 0.50 on the CPU."""
 
 
 class AttentionBody(Body):
@@ -73,17 +66,14 @@ def lora_network(request: NetworkRequest) -> CrossModalModel:
 def insert_adapters(body: Body, options: LoraConfig) -> None:
     """Replace linear layers of ``body`` in place by those of `peft`; torch's global generator draws LoRA's A matrices.
 
-    The body must be on the CPU. Raises UserError if a library is not installed, if a layer to adapt is missing
-    (see `linear_layers`), or if one cannot be stored in 4 bits.
+    Raises UserError if the library is not installed, or if a layer to adapt is missing (see `linear_layers`).
     """
     try:
         with _without_hub_kernels():
             import peft
     except ModuleNotFoundError as error:
         raise UserError(f"LoRA needs the package {error.name!r}: pip install 'orca-ray[predict]'") from error
-    chosen = list(linear_layers(body, options.targets))  # names alone: replaced layers must not stay in memory
-    if options.weights == "nf4":
-        _quantise(body, chosen)
+    chosen = list(linear_layers(body, options.targets))
     config = peft.LoraConfig(
         r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout,
         target_modules="|".join(map(re.escape, chosen)),
@@ -131,27 +121,3 @@ def linear_layers(body: Body, targets: str) -> dict[str, nn.Module]:
                 )
             chosen |= found
     return chosen
-
-
-def _quantise(body: Body, chosen: Iterable[str]) -> None:
-    """Replace each of the ``chosen`` layers by one with 4-bit weights, one at a time, to save memory."""
-    try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
-    except ModuleNotFoundError as error:
-        raise UserError(f"lora.weights 'nf4' needs the package {error.name!r}: pip install 'orca-ray[nf4]'") from error
-    for name in chosen:
-        layer: Any = body.get_submodule(name)
-        weight = layer.weight.data.T.contiguous() if isinstance(layer, Conv1D) else layer.weight.data
-        if weight.shape[1] % _BLOCK:
-            raise UserError(
-                f"lora.weights 'nf4': the layer {name} of the body has {weight.shape[1]} inputs, and only multiples of "
-                f"{_BLOCK} are stored correctly: use float32, or another body"
-            )
-        # In float32 or as autocast decides: without a type, the first input's type would change the bias for good.
-        quantised = Linear4bit(1, 1, bias=layer.bias is not None, quant_type="nf4", compute_dtype=torch.float32)
-        quantised.out_features, quantised.in_features = weight.shape
-        quantised.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=quantised).to("cpu")
-        quantised.bias = layer.bias
-        quantised.support_avx512bf16_for_cpu = False  # evaluation would store the weights in another layout
-        body.set_submodule(name, quantised)
-    setattr(body, "is_loaded_in_4bit", True)  # noqa: B010 (what peft looks at; mypy assumes a module)

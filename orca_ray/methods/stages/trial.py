@@ -137,8 +137,8 @@ def network_request(
     """Return the request for the model of a trial; ``task`` must know its shapes (`Task.resolved`)."""
     return NetworkRequest(task, options, {
         "input_shape": task.input_shape, "target": task.target, "body": body, "pretrained": pretrained,
-        "config": options.embedder, "dense_head": options.head.dense, "context": options.decoder.context,
-        "dropout": options.refine.dropout, "stochastic_depth": options.refine.stochastic_depth == "body",
+        "config": options.embedder, "dense_head": options.head.dense, "dropout": options.refine.dropout,
+        "stochastic_depth": options.refine.stochastic_depth == "body",
         "seed": seed, "statistics": statistics,
     })  # fmt: skip
 

@@ -9,42 +9,19 @@ from torch.nn import functional as F
 
 from orca_ray.models.body import Body, EncoderBody, Pooling, Stem, TextStem
 from orca_ray.models.family import Family
-from orca_ray.models.modality import ContextName
 
 
 class DecoderBody(EncoderBody):
     """Body of a decoder, without its token embedding and added positions, [B, T, D] -> [B, T, F].
 
     Its attention stays causal: feature t depends on the tokens up to t. So the last feature, the only one that depends
-    on all tokens, represents the input. The contexts ``doubled`` and ``flipped`` are the remedies of García-de-Herreros
-    et al., arXiv:2510.05278; every feature then depends on all tokens, and their mean represents the input.
-
-    - ``doubled`` (Sequence Doubling): the decoder gets the tokens twice; the second half of its output is kept.
-    - ``flipped`` (Parallel Flipping): the decoder also gets the tokens in reverse order, each with its own position
-      embedding; feature t is the mean of both outputs for token t. As heads are linear, this averages the predictions
-      of both orders, in training as in evaluation. The paper's code flips inputs and targets before embedding them, as
-      additional training samples, and does not merge the two predictions.
+    on all tokens, represents the input.
     """
 
     pooling: Pooling = "last"
 
     def __init__(self, decoder: Any) -> None:
         super().__init__(decoder, "sequence")
-        self._context: ContextName = "causal"
-
-    def set_context(self, context: ContextName) -> None:
-        """Set which tokens the features depend on, and `pooling` accordingly."""
-        self._context = context
-        self.pooling = "last" if context == "causal" else "mean"
-
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the features [B, T, F] after the final norm; ``grid`` is not used."""
-        if self._context == "doubled":
-            return super().forward(torch.cat((tokens_BTD, tokens_BTD), dim=1))[:, tokens_BTD.shape[1] :]
-        features = super().forward(tokens_BTD)
-        if self._context == "flipped":
-            features = (features + super().forward(tokens_BTD.flip(1)).flip(1)) / 2
-        return features
 
 
 class DecoderStem(TextStem):

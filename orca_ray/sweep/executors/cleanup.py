@@ -1,7 +1,9 @@
-"""Cleanup after killed drivers and workers: processes of Ray that they started, and their scratch directories."""
+"""Cleanup after lost clusters and killed processes: processes of a cluster, and scratch directories.
+
+The services of a local cluster of Ray end with the driver that started the cluster; Ray's agents end within a minute.
+"""
 
 import contextlib
-import json
 import logging
 import platform
 import re
@@ -11,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import psutil
-
-from orca_ray.data import cache
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +25,6 @@ def descendants() -> frozenset[psutil.Process]:
     return frozenset(psutil.Process().children(recursive=True))
 
 
-def note_processes(started: Iterable[psutil.Process]) -> Path:
-    """Write the ids of this process and of ``started`` to a file; return the file's path. The caller deletes it."""
-    driver = psutil.Process()
-    note = cache.home() / "drivers" / f"{platform.node()}-{driver.pid}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    ids = [[each.pid, each.create_time()] for each in started if each.is_running()]
-    note.write_text(json.dumps({"driver": [driver.pid, driver.create_time()], "started": ids}))
-    return note
-
-
 def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
     """Kill processes and all their descendants, e.g. the remaining services of a local cluster that was lost."""
     for process in started:
@@ -44,41 +34,11 @@ def kill_with_descendants(started: Iterable[psutil.Process]) -> None:
                 each.kill()
 
 
-def reap_orphans() -> list[int]:
-    """Kill the processes that dead drivers left on this machine (`note_processes`); return the ids of these processes.
-
-    If a driver gets SIGKILL, the Ray cluster that it started ends within seconds, but helper processes of Ray can
-    remain. A process is identified by id and creation time, because ids are reused. Names of notes begin with the name
-    of the machine, because machines may share the cache.
-    """
-    ended: list[int] = []
-    for note in (cache.home() / "drivers").glob(f"{platform.node()}-*.json"):
-        if not note.stem.removeprefix(f"{platform.node()}-").isdecimal():
-            continue  # of a machine whose name begins with the name of this one
-        try:
-            content = cache.read_json(note)
-            if _living(*content["driver"]):
-                continue
-            for process in filter(None, (_living(*each) for each in content["started"])):
-                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-                    process.kill()
-                    ended.append(process.pid)
-        except (OSError, ValueError, TypeError, KeyError, psutil.Error) as error:  # also UserError: a damaged file
-            logger.debug("%s: %s", note, error)
-        note.unlink(missing_ok=True)
-    if ended:
-        logger.info("ended %d processes of an earlier driver: %s", len(ended), ended)
-    return ended
-
-
-def _living(pid: int, created: float) -> psutil.Process | None:
-    """Return the process with id ``pid`` that was created at time ``created``, or None if it has ended."""
-    try:
+def _lives(pid: int, created: float) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        same = abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return None
-    return process if same else None
+        return abs(process.create_time() - created) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 @contextlib.contextmanager
@@ -96,6 +56,6 @@ def remove_abandoned() -> None:
         found = re.fullmatch(r"(\d+)-([\d.]+)-.*", path.name.removeprefix(_PREFIX))
         if found is None:  # of a machine whose name begins with the name of this one
             continue
-        if not _living(int(found[1]), float(found[2])):
+        if not _lives(int(found[1]), float(found[2])):
             logger.info("deleting %s, which a killed process has left", path)
             shutil.rmtree(path, ignore_errors=True)

@@ -84,7 +84,6 @@ class RayExecutor(Executor):
         import ray
 
         address = joined_address(address) or "local"
-        cleanup.reap_orphans()
         cleanup.remove_abandoned()
         try:
             check_answer(address)
@@ -131,7 +130,6 @@ class RayExecutor(Executor):
             signal.signal(signal.SIGTERM, handler)  # Ray's would end the driver before trials have saved a checkpoint
         if address == "local":
             self._started = cleanup.descendants() - before
-            self._cleanup.callback(cleanup.note_processes(self._started).unlink, missing_ok=True)
             # Sockets and logs, which Ray would keep.
             self._cleanup.callback(shutil.rmtree, context.address_info["session_dir"], ignore_errors=True)
         self._shutdown = ray.shutdown

@@ -26,9 +26,9 @@ MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.6
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-_SAFETY, _MOST_EXTRA = 1.25, 1.0
+_SAFETY, _MOST_EXTRA, _UNKNOWN = 1.25, 1.0, 5.0
 """Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
-a trial is expected to take beside its stages, after a single trial."""
+a trial is expected to take beside its stages, after a single trial; expected seconds where nothing is known."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration is not behind."""
 _ROUNDS = 20
@@ -51,9 +51,14 @@ class Contender:
 
     @property
     def scores(self) -> dict[int, float]:
-        """Validation scores by fold."""
+        """Validation scores by fold; a trial on all samples has none."""
         found = {fold: record.validation_score for fold, record in self.records.items() if not record.status.failed}
-        return {fold: score for fold, score in found.items() if score is not None and math.isfinite(score)}
+        return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
+
+    @property
+    def failed(self) -> bool:
+        """Whether a trial of a fold has failed."""
+        return len(self.scores) < len(self.records.keys() - {-1})
 
     @property
     def epochs(self) -> int:
@@ -63,7 +68,7 @@ class Contender:
     @property
     def improves(self) -> bool:
         """Whether the best epoch of the first fold was among the last fifth of the epochs."""
-        first = self.records.get(min(self.records, default=0))
+        first = self.records[min(self.scores)] if self.scores else None
         return first is not None and (first.best_epoch or 0) > max(0.8 * self.epochs, 1)
 
     def extends(self, other: "Contender") -> bool:
@@ -166,14 +171,14 @@ class Race:
         firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
         alike = [name for name in rates if get_method(name).fitted == get_method(method).fitted]
         ratios = [mean(rates[name]) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name in alike]
-        return extra + self._estimate(firsts[method]) * mean(ratios) if ratios else 0.0
+        return extra + self._estimate(firsts[method]) * mean(ratios) if ratios else _UNKNOWN
 
     def _estimate(self, plan: SearchPlan) -> float:
         return self.estimates.get((plan.task, plan.method), 1.0)
 
     def standings(self) -> list[tuple[float, Contender]]:
         """Return the contenders with scores and their `levels`, the best first."""
-        scored = [each for each in self.contenders if 0 < len(each.scores) == len(each.records)]  # no trial failed
+        scored = [each for each in self.contenders if each.scores and not each.failed]
         found = levels([each.scores for each in scored])
         return sorted(zip(found, scored, strict=True), key=lambda pair: pair[0])
 

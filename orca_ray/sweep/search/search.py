@@ -17,7 +17,7 @@ from orca_ray.results.store import ResultsStore
 from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, stable_seed
 from orca_ray.sweep.plan.spec import SweepSpec
-from orca_ray.sweep.search.sampler import NUM_STARTUP, Suggestion, SuggestionSampler, TrialAnswer
+from orca_ray.sweep.search.sampler import Suggestion, SuggestionSampler, TrialAnswer
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.registry import get_task
 
@@ -36,8 +36,6 @@ class History:
     """Record of each trial that does not run again, by trial key."""
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """Validation score of each epoch, by trial key."""
-    searched: Mapping[Pair, Sequence[Record]] = field(default_factory=dict)
-    """Records of search trials in the order in which they started, those that run again included."""
     rerun: Mapping[str, Record] = field(default_factory=dict)
     """Record of each trial that has failed and runs again, by trial key."""
     attempts: Mapping[str, int] = field(default_factory=dict)
@@ -58,7 +56,7 @@ class History:
         scores: dict[str, Sequence[float]] = {}
         rerun: dict[str, Record] = {}
         attempts: dict[str, int] = {}
-        searched, suggestions = defaultdict[Pair, list[Record]](list), defaultdict[Pair, list[SuggestionRow]](list)
+        suggestions = defaultdict[Pair, list[SuggestionRow]](list)
         for sweep in (spec.sweep_id, *sorted(variants)):
             found = _comparable(store.load(sweep))
             again = {
@@ -73,12 +71,9 @@ class History:
             last = curves.groupby("trial_key")["attempt"].max().fillna(0)
             for key, number in (*last.items(), *((key, record.attempts) for key, record in again.items())):
                 attempts[str(key)] = max(int(number), attempts.get(str(key), 0))
-            for record in sorted(found.values(), key=lambda each: (each.started_at, each.trial_key)):
-                if record.phase == "search":
-                    searched[record.task, record.method].append(record)
             for suggestion in store.journal(sweep):
                 suggestions[suggestion.task, suggestion.method].append(suggestion)
-        return cls(records, scores, searched, rerun, attempts, suggestions)
+        return cls(records, scores, rerun, attempts, suggestions)
 
 
 def _comparable(records: Mapping[str, Record]) -> dict[str, Record]:
@@ -107,9 +102,8 @@ def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> 
     """Return the suggestions of a search that earlier runs have made, by ascending number.
 
     A suggestion belongs to the search if its trial key is the same now as in the earlier run; another body, other data
-    or other fixed hyper-parameters change the key. A suggestion keeps its number in the journal. It gets a new number
-    if the store is older than the journal, if its number is taken, or if it has number 0 but is not the first
-    configuration any more: the number of the start-up suggestion with equal values, else the lowest free number.
+    or other fixed hyper-parameters change the key. A suggestion keeps its number in the journal. It gets the lowest
+    free number if its number is taken, or if it has number 0 but is not the first configuration any more.
     """
     if not plan.num_search:
         return []
@@ -117,40 +111,20 @@ def restored(plan: SearchPlan, history: History, sampler: SuggestionSampler) -> 
     others: dict[str, Suggestion] = {}
     seen: set[str] = set()
     first = _key(plan, sampler.draw(0))
-    for key, suggestion, own in _suggested(plan, history):
-        number = suggestion.number
-        if key in seen and not own:
+    for entry in history.suggestions.get((plan.task, plan.method), ()):
+        key, values = entry.trial_key, json.loads(entry.values)
+        if _key(plan, values) != key or (key in seen and entry.sweep != plan.spec.sweep_id):
             continue
-        if number < 0 or number in numbered or (number == 0 and key != first):
+        suggestion = Suggestion(entry.number, values, entry.known)
+        if entry.number in numbered or (entry.number == 0 and key != first):
             others.setdefault(key, suggestion)
         else:
-            numbered[number] = suggestion
+            numbered[entry.number] = suggestion
             seen.add(key)
-    others = {key: suggestion for key, suggestion in others.items() if key not in seen}
-    for number in range(NUM_STARTUP if others else 0):
-        if number not in numbered and (key := _key(plan, sampler.draw(number))) in others:
-            numbered[number] = others.pop(key)._replace(number=number)
+    moved = (suggestion for key, suggestion in others.items() if key not in seen)
     free = (number for number in count(1) if number not in numbered)
-    numbered |= {number: suggestion._replace(number=number) for suggestion, number in zip(others.values(), free)}  # noqa: B905
+    numbered |= {number: suggestion._replace(number=number) for suggestion, number in zip(moved, free)}  # noqa: B905
     return [numbered[number] for number in sorted(numbered) if number < plan.num_search]
-
-
-def _suggested(plan: SearchPlan, history: History) -> Iterator[tuple[str, Suggestion, bool]]:
-    """Yield trial key, suggestion (number -1: none) and whether it is in the sweep's own journal."""
-    pair, journaled = (plan.task, plan.method), set()
-    for entry in history.suggestions.get(pair, ()):
-        values = json.loads(entry.values)
-        if _key(plan, values) == entry.trial_key:
-            journaled.add(entry.trial_key)
-            suggestion = Suggestion(entry.number, values, entry.known)
-            yield entry.trial_key, suggestion, entry.sweep == plan.spec.sweep_id
-    space = plan.spec.space(*pair)
-    for record in history.searched.get(pair, ()):
-        if record.trial_key in journaled:
-            continue
-        values = {name: value for name, value in json.loads(record.hyperparameters).items() if name in space}
-        if _key(plan, values) == record.trial_key:
-            yield record.trial_key, Suggestion(-1, values), False
 
 
 def _key(plan: SearchPlan, values: Mapping[str, Scalar]) -> str:

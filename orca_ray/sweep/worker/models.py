@@ -139,4 +139,4 @@ def _label_names(preprocessing: Mapping[str, Any] | None) -> Sequence[str]:
         return ()
     from orca_ray.own_data.infer_task import Preprocessing
 
-    return Preprocessing.from_json(preprocessing).label_names
+    return Preprocessing.from_json(preprocessing).target.label_names

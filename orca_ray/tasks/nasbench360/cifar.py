@@ -39,7 +39,7 @@ def _build(workspace: Workspace) -> Arrays:
 def _build_spherical(workspace: Workspace) -> Arrays:
     path = workspace.file(SPHERICAL_FILE)
     with open_gzip(path) as stream:
-        contents = zip(_PARTS, entries(path, safe_pickle.load(stream, str(path)), *_PARTS), strict=True)
+        contents = zip(_PARTS, entries(path, safe_pickle.load(cast(BinaryIO, stream), str(path)), *_PARTS), strict=True)
     given, held_out = (_images(path, part, each, ("images", "labels"), SPHERICAL_SHAPE) for part, each in contents)
     return published_splits(workspace, path, given, held_out, _scaled)
 

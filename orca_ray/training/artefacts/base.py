@@ -103,15 +103,12 @@ def evenly(num_samples: int, most: int) -> Array:
     return np.linspace(0, num_samples - 1, min(num_samples, most)).astype(np.int64)
 
 
-def shrunk(values: Array, most: int, combine: np.ufunc = np.add) -> Array:
-    """Return ``values`` with the first two axes (or the only axis) shortened to at most ``most``, block by block.
-
-    Each block of values becomes its mean or, if ``combine`` is not ``np.add``, its reduction by ``combine``.
-    """
+def shrunk(values: Array, most: int) -> Array:
+    """Return ``values`` with the first two axes (or the only axis) shortened to at most ``most``: means of blocks."""
     axes = range(min(values.ndim, 2))
     side = math.ceil(max(values.shape[axis] for axis in axes) / most)
-    reduced, counts = np.asarray(values, dtype=np.float64), np.ones(values.shape)
+    sums, counts = np.asarray(values, dtype=np.float64), np.ones(values.shape)
     for axis in axes:
         starts = np.arange(0, values.shape[axis], side)
-        reduced, counts = combine.reduceat(reduced, starts, axis), np.add.reduceat(counts, starts, axis)
-    return reduced / counts if combine is np.add else reduced
+        sums, counts = (np.add.reduceat(each, starts, axis) for each in (sums, counts))
+    return sums / counts

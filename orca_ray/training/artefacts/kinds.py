@@ -1,4 +1,4 @@
-"""The kinds of artefacts: fields, masks, contact maps, features before and after aligning, samples, and scores."""
+"""The kinds of artefacts: fields, features before and after aligning, samples, and scores."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,17 +20,14 @@ from orca_ray.results.artefacts import (
     Series,
     rounded,
 )
-from orca_ray.tasks.metrics import CONTACT, IGNORED, MARGIN, PADDING, area_under_roc
+from orca_ray.tasks.metrics import area_under_roc
 from orca_ray.tasks.task import Task
 from orca_ray.training.artefacts.base import Aligned, ArtefactKind, Evaluated, evenly, shrunk
 
 MAX_FIELD_SIDE, MAX_LINE = 96, 256
 """Largest side of an image of a field, and largest length of a line; three such images fit into one artefact."""
-MAX_MASK_SIDE, MAX_MAP_SIDE = 64, 128
 MAX_INPUT_SIDE, MAX_COLOUR_SIDE, MAX_LINES = 128, 96, 4
 MAX_CLASSES, MAX_POINTS = 100, 500
-FAR = 24.0
-"""End of the colour scale of distances between residues, in ångström."""
 _SHOWN_LABELS = 5
 
 
@@ -63,38 +60,6 @@ def _field(evaluated: Evaluated, sample: int, title: str) -> Picture:
         Image("predicted", Quantised.encode(predicted, *ends)),
         Image("predicted − true", Quantised.encode(predicted - true, -most, most), "diverging"),
     ))  # fmt: skip
-
-
-def _compute_mask(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
-    side = evaluated.y.shape[-1]
-    y_NHW, logits_NHW = evaluated.y.reshape(-1, side, side), evaluated.predictions.reshape(-1, side, side)
-    sample = int((y_NHW > 0).sum(axis=(1, 2)).argmax())
-    logits = np.asarray(logits_NHW[sample], dtype=np.float64)
-    probability = np.where(y_NHW[sample] == IGNORED, 0.0, (1 + np.tanh(logits / 2)) / 2)
-    panels = (("true", y_NHW[sample] > 0), ("predicted probability", probability))
-    yield "largest", Images(
-        title=f"Test sample {sample}, which has the largest mask", caption="Ignored pixels are shown as 0.",
-        panels=tuple(
-            Image(name, Quantised.encode(shrunk(values, MAX_MASK_SIDE, np.maximum), 0.0, 1.0), "grey")
-            for name, values in panels
-        ),
-    )  # fmt: skip
-
-
-def _compute_contact_map(evaluated: Evaluated) -> Iterator[tuple[str, Images]]:
-    side = evaluated.y.shape[-1]
-    true, predicted = evaluated.y.reshape(-1, side, side)[0], evaluated.predictions.reshape(-1, side, side)[0]
-    length = int((true != PADDING).any(axis=1).sum())
-    inside = slice(MARGIN, MARGIN + length)
-    panels = (("true", true), ("predicted", (predicted + predicted.T) / 2))
-    yield "first", Images(
-        title="Test protein 0",
-        caption=f"Distances of {length} residues, 0 to {FAR:g} Å; those up to {CONTACT:g} Å are contacts.",
-        panels=tuple(
-            Image(name, Quantised.encode(shrunk(values[inside, inside], MAX_MAP_SIDE, np.minimum), 0.0, FAR))
-            for name, values in panels
-        ),
-    )  # fmt: skip
 
 
 def principal_plane(x_ND: Array) -> tuple[Array, Array]:
@@ -234,16 +199,10 @@ def _has_confusion_matrix(task: Task) -> bool:
     return task.target.kind == "classes" and task.target.size <= MAX_CLASSES
 
 
-def _has_fields(task: Task) -> bool:
-    return task.target.kind == "dense" and task.domain != "protein" and task.loss != "masked_bce"
-
-
 _OF_PREDICTIONS: Sequence[tuple[str, Callable[[Task], bool], Callable[[Evaluated], Iterator[tuple[str, Picture]]]]] = (
     ("confusion_matrix", _has_confusion_matrix, _compute_confusion_matrix),
-    ("contact_map", lambda task: task.target.kind == "dense" and task.domain == "protein", _compute_contact_map),
-    ("field", _has_fields, _compute_field),
+    ("field", lambda task: task.target.kind == "dense", _compute_field),
     ("label_scores", lambda task: task.target.kind == "labels", _compute_label_scores),
-    ("mask", lambda task: task.target.kind == "dense" and task.loss == "masked_bce", _compute_mask),
     ("sample", lambda task: task.target.kind in ("classes", "labels") and task.domain != "tabular", _compute_sample),
     ("scatter", lambda task: task.target.kind == "scalar", _compute_scatter),
 )

@@ -126,7 +126,7 @@ def test_a_substitute_is_in_key_and_notes_until_the_papers_source_is_here(tmp_pa
     assert messages == ["source conll2003 cannot be fetched: prose stands in for it"]
     trial = substitute.trial({}, 1, "confirm")
     assert (trial.hyperparameters["align.source"], trial.replaced_source) == ("prose", "conll2003")
-    assert substitute.trial({"align.source": "imagenet200"}, 1, "confirm").replaced_source == ""
+    assert substitute.trial({"align.source": "photographs"}, 1, "confirm").replaced_source == ""
     assert [each.names for each in absent([substitute])] == [("minilm-l6",), ("conll2003",)]
     source = tmp_path / "home" / "raw" / "conll2003" / "train.txt"
     source.parent.mkdir(parents=True)
@@ -148,11 +148,11 @@ def test_what_a_sweep_file_sets_wins(no_network: None) -> None:
         assert all(Search(plan).take() for plan in plans)
         return [plan.trial({}, 1, "confirm").hyperparameters["align.source"] for plan in plans]
 
-    assert chosen("sources: {image: imagenet200}") == ["prose", "imagenet200"]
-    assert chosen("sources: {image: imagenet200}", body="minilm-l6") == ["prose", "prose"]
-    own = "sources: {{image: imagenet200}}\nper_task: {{pocket/digits: {{settings: {{align.source: {}}}}}}}"
+    assert chosen("sources: {image: cifar10}") == ["prose", "cifar10"]
+    assert chosen("sources: {image: cifar10}", body="minilm-l6") == ["prose", "prose"]
+    own = "sources: {{image: photographs}}\nper_task: {{pocket/digits: {{settings: {{align.source: {}}}}}}}"
     assert chosen(own.format("cifar10")) == ["prose", "cifar10"]
-    searched = "space: {align.source: {choice: ['', imagenet200]}}\nbudgets: {full: {search_trials: 2}}"
+    searched = "space: {align.source: {choice: ['', cifar10]}}\nbudgets: {full: {search_trials: 2}}"
     assert chosen(searched, tasks="digits") == ["photographs"]
     with pytest.raises(UserError, match="pocket/digits with orca: source 'prose' does not suit image bodies: use cif"):
         chosen(own.format("prose"))

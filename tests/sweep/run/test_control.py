@@ -361,17 +361,13 @@ def test_rows_and_checkpoints_wait_until_the_store_and_the_lease_allow_a_write(
     removed.assert_called_once_with("a")
 
 
-def test_trials_are_copied_with_curves(store: ResultsStore) -> None:
-    records = [make_record("a"), make_record("b", sweep="pocket/full"), make_record("c")]
+def test_trials_that_are_copied_are_the_last_attempts(store: ResultsStore) -> None:
+    records = [make_record("a"), make_record("b", sweep="pocket/full")]
     store.append(records, [make_point("a", epoch, loss=None) for epoch in (1, 2)])
-    copy_trials(store, records[:2], "new")
-    copied = store.load("new")
-    assert copied == {record.trial_key: replace(record, sweep="new") for record in records[:2]}
-    curves = store.curves("new")
-    assert curves.drop(columns="sweep").equals(store.curves("pocket/quick").drop(columns="sweep"))
-    assert set(store.load("pocket/quick")) == {"a", "c"}
     lost = make_record("a", sweep="late", status=Status.LOST, test_score=None, attempts=2)
     store.append([lost], [make_point("a", epoch, sweep="late", attempt=2, loss=9.0) for epoch in (1, 2, 3)])
-    copy_trials(store, records[:1], "late")
-    assert store.load("late")["a"] == replace(records[0], sweep="late", attempts=3)
+    copy_trials(store, records, "late")
+    copied = {"a": replace(records[0], sweep="late", attempts=3), "b": replace(records[1], sweep="late")}
+    assert store.load("late") == copied
     assert list(store.curves("late")["epoch"]) == [1, 2]
+    assert set(store.load("pocket/quick")) == {"a"}

@@ -173,3 +173,9 @@ def test_the_chosen_configuration_is_fitted_to_all_samples() -> None:
     assert trial is not None
     assert (trial.method, fold_of(trial)) == ("nft", -1)
     assert search.take() is None
+    values = json.dumps(dict(trial.hyperparameters))
+    record = make_record(
+        trial.key, task=trial.task, method="nft", phase="confirm", hyperparameters=values, validation_score=0.0
+    )
+    again = Track(200.0, history=History(records={**first.records, trial.key: record}))
+    assert min(level for level, _ in again.race.standings()) > 0.1, "the score on its own samples does not count"

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -117,44 +116,6 @@ def test_any_interruptions_repeat_nothing(store: ResultsStore, seed: int, monkey
     entries = store.journal(sweep)
     assert [entry.number for entry in entries] == list(range(14))
     assert {entry.trial_key for entry in entries} == {k for k, r in store.load(sweep).items() if r.phase == "search"}
-
-
-def without_journal(store: ResultsStore, path: Path) -> ResultsStore:
-    """Return a copy of a store as an older version has written it."""
-    old = ResultsStore(path, create=True)
-    for sweep in store.records()["sweep"].unique():
-        old.append(list(store.load(sweep).values()))
-    return old
-
-
-@pytest.mark.slow
-def test_stores_from_before_the_journal_continue(
-    store: ResultsStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = play(controller_of(store), most=7)
-    old = without_journal(store, tmp_path / "old")
-    suggest_otherwise(monkeypatch)
-    controller = controller_of(old)
-    assert controller.searches.finished_before == 7
-    after = play(controller)
-    assert not set(keys(before)) & set(keys(after))
-    assert len(before) + len(after) == 32
-    entries = {(entry.method, entry.number): entry for entry in old.journal("fake/full")}
-    firsts = {entries[method, 0].values for method in ("nft", "orca") if (method, 0) in entries}
-    assert firsts <= {'{"refine.learning_rate":0.001}'}
-    assert controller_of(old).done
-
-
-def test_a_record_without_a_number_gets_that_of_its_values(store: ResultsStore, tmp_path: Path) -> None:
-    """Number 2 was running when the driver of an older version died; the others had ended."""
-    controller = controller_of(store, LONG.replace("[nft, orca]", "[nft]"))
-    trials = [controller.next_trial() for _ in range(5)]
-    for trial in (trials[4], trials[1], trials[0], trials[3]):
-        assert trial is not None
-        end(controller, trial)
-    controller.close()
-    old = controller_of(without_journal(store, tmp_path / "old"), LONG.replace("[nft, orca]", "[nft]"))
-    assert old.next_trial() == trials[2]
 
 
 class TestMore:
