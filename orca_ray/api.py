@@ -172,23 +172,26 @@ class AdaptationSweep:
         """
         folder = Path(out).expanduser()
         check_other(folder)
-        judge = self.judge()
+        judge, measured = self.judge(), list[tuple[float, float]]()
         with scratch_directory() as scratch:
             for number, choice in enumerate(self._choices(judge)):
                 config, weights, preprocessing = self._assembled(judge, choice, scratch / f"{number}")
                 names = () if preprocessing is None else Preprocessing.from_json(preprocessing).target.label_names
-                report = self._report(judge, choice, config, names)
                 write_folder(scratch / "model", config, weights, card="", preprocessing=preprocessing)
-                report = self._measured(report, scratch / "model")
-                if report.size_mb <= self.max_size and report.latency_ms <= self.max_latency:
+                size, latency = self._measured(scratch / "model")
+                measured.append((size, latency))
+                if size <= self.max_size and latency <= self.max_latency:
+                    report = self._report(judge, choice, config, names)
+                    report = replace(report, size_mb=size, latency_ms=latency)
                     config = replace(config, report=report.to_json())
                     card = make_card(config, label_names=names)
                     write_folder(folder, config, weights, card=card, preprocessing=preprocessing)
                     break
             else:
+                size, latency = min(measured)
                 raise UserError(
                     f"no model of {self.task.name} has at most {self.max_size:g} MB and {self.max_latency:g} ms: the "
-                    f"smallest has {report.size_mb:.3g} MB and {report.latency_ms:.3g} ms; raise --max-size or "
+                    f"smallest has {size:.3g} MB and {latency:.3g} ms; raise --max-size or "
                     "--max-latency, or give cheaper methods with --methods"
                 )
         self._tidy(judge, choice)
@@ -273,18 +276,18 @@ class AdaptationSweep:
             num_samples=len(choice.judged.y), num_folds=choice.judged.num_folds,
             model=single if len(choice.parts) == 1 else f"ensemble: {model_folder.composed(config)}",
             baseline=base, verdict=verdict, holdout=judge.held_out(choice), num_holdout=len(self._data().test),
-            standings=[vars(each) for each in judge.standings()], curve=judge.curve(),
+            standings=judge.standings(), curve=judge.curve(),
             warnings=tuple(self.warnings), evidence=make_evidence(choice.predictions, choice.judged.y, label_names),
         )  # fmt: skip
 
-    def _measured(self, report: Report, folder: Path) -> Report:
+    def _measured(self, folder: Path) -> tuple[float, float]:
+        """Return the size of a model folder in megabytes, and the latency of the model in milliseconds."""
         model, sample, found = Predictor.load(folder), self._data().train.x[:1], list[float]()
         for _ in range(6):
             started = time.perf_counter()
             model.outputs_of(sample)
             found.append(1000 * (time.perf_counter() - started))
-        size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-        return replace(report, size_mb=size, latency_ms=median(found[1:]))
+        return sum(path.stat().st_size for path in folder.iterdir()) / 1e6, median(found[1:])
 
     def _tidy(self, judge: Judge, choice: Choice) -> None:
         models = StoredModels(self.results)

@@ -21,8 +21,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 from scipy.stats import beta
 
-from orca_ray.data.prepared import PreparedData, held_rows, joined
-from orca_ray.data.rows import Array
+from orca_ray.data.prepared import PreparedData, held_rows
+from orca_ray.data.rows import Array, joined_rows
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import CONFIG
 from orca_ray.methods.registry import get_method
@@ -87,19 +87,6 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Row of the table of methods: the best configuration of a method."""
-
-    method: str
-    score: float
-    low: float
-    high: float
-    num_folds: int
-    seconds: float
-    pretrained: bool
-
-
-@dataclass(frozen=True)
 class Choice:
     """Model that was chosen: configurations with their weights, and what is known of it."""
 
@@ -132,7 +119,7 @@ class Report:
     """Score on the outer test split, which no choice has seen; None: there is none."""
     num_holdout: int = 0
     standings: Sequence[Mapping[str, Any]] = ()
-    """The best configuration of each method, best first: the fields of `Standing`."""
+    """The best configuration of each method, best first; see `Judge.standings`."""
     curve: Sequence[tuple[float, float]] = ()
     """Seconds since the start, and the best validation score so far."""
     size_mb: float = 0.0
@@ -234,15 +221,14 @@ class Judge:
         self.leader = next(each for each in self.ranked if each.whole)
         """The best candidate whose models are stored."""
 
-    def judged(self, *candidates: Candidate) -> Judged | None:
-        """Return the out-of-fold predictions of ``candidates`` for the samples that all have predicted; None if none.
+    def judged(self, *candidates: Candidate) -> Judged:
+        """Return the out-of-fold predictions of ``candidates``, which have a common fold, for the samples of all.
 
         Predictions of repeated divisions are averaged.
         """
         folds = sorted(set.intersection(*(set(each.records) for each in candidates)))
-        if not folds:
-            return None
-        rows = [self._rows(fold) for fold in folds]
+        targets, train = joined_rows(self._data.train.y, self._data.validation.y), len(self._data.train)
+        rows = [held_rows(self._data, fold) if fold else np.arange(train, len(targets)) for fold in folds]
         known = np.unique(np.concatenate(rows))
         places = [np.searchsorted(known, each) for each in rows]
         counts = np.bincount(np.concatenate(places))
@@ -253,12 +239,11 @@ class Judge:
             for place, part in zip(places, parts, strict=True):
                 total[place] += part
             found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
-        y = np.asarray(joined(self._data.train, self._data.validation).y[known])
-        return Judged(self._task.metric, self._average, y, found, len(folds))
+        return Judged(self._task.metric, self._average, targets[known], found, len(folds))
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
-        judged = self._of(candidate)
+        judged = self.judged(candidate)
         return self._calibrated(judged, [(candidate, 1.0)], judged.predictions[0])
 
     def ensemble(self) -> Choice | None:
@@ -270,7 +255,7 @@ class Judge:
         folds = self.leader.records.keys()
         able = [each for each in self.ranked if each.whole and folds <= each.records.keys() and each is not self.leader]
         candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
-        judged = self._of(*candidates)
+        judged = self.judged(*candidates)
         outputs, chosen, found = judged.predictions, list[int](), list[tuple[float, float, int]]()
         total = np.zeros_like(outputs[0])
         for step in range(1, MOST_STEPS + 1):
@@ -303,16 +288,20 @@ class Judge:
         mixed = np.asarray(sum(parts))
         return Judged(self._task.metric, self._average, np.asarray(test.y), [mixed], 0).score(mixed)
 
-    def standings(self) -> list[Standing]:
-        """Return the best configuration of each method, the best first."""
-        found: dict[str, Standing] = {}
+    def standings(self) -> list[dict[str, Any]]:
+        """Return the best configuration of each method, the best first.
+
+        Keys: ``method`` (with its body), ``score``, ``low``, ``high``, ``num_folds``, ``seconds`` and ``pretrained``.
+        """
+        found: dict[str, dict[str, Any]] = {}
         for each in self.ranked:
             if each.method not in found:
-                judged = self._of(each)
+                judged = self.judged(each)
                 at = judged.interval(judged.predictions[0])
-                found[each.method] = Standing(
-                    each.name, at.value, at.low, at.high, judged.num_folds, each.seconds, each.pretrained
-                )
+                found[each.method] = {
+                    "method": each.name, "score": at.value, "low": at.low, "high": at.high,
+                    "num_folds": judged.num_folds, "seconds": each.seconds, "pretrained": each.pretrained,
+                }  # fmt: skip
         return list(found.values())
 
     def verdict(self) -> tuple[str, str]:
@@ -325,9 +314,9 @@ class Judge:
             count = len(self.ranked)
             return base.name, f"{base.name} is the best of {count} configurations; no transformer ended in time"
         cost = f"{base.name}, which takes {base.seconds:.2g} s"
-        judged = self.judged(transformer, base)
-        if judged is None:
+        if not transformer.records.keys() & base.records.keys():
             return base.name, f"{transformer.name} is not measurably better than {cost}"
+        judged = self.judged(transformer, base)
         half = 0.5 / len(judged.y) if self._average != "values" else _LEAST  # of an error; a score may be 0
         ratio = judged.interval(*judged.predictions, of=lambda one, other: (one + half) / (other + half))
         if ratio.high < 1:
@@ -347,11 +336,6 @@ class Judge:
             level = min(map(mean, scores.values()))
             if not found or level < found[-1][1]:
                 found.append(((record.finished_at - began).total_seconds(), level))
-        return found
-
-    def _of(self, *candidates: Candidate) -> Judged:
-        found = self.judged(*candidates)
-        assert found is not None, "these candidates have common folds"
         return found
 
     def _calibrated(self, judged: Judged, parts: Sequence[tuple[Candidate, float]], mixed: Array) -> Choice:
@@ -374,12 +358,6 @@ class Judge:
             change = {"softmax": lambda x: softmax(x, axis=1), "sigmoid": expit, "values": np.asarray}[self._average]
             self._outputs[record.trial_key] = {name: change(each.astype(np.float64)) for name, each in found.items()}
         return self._outputs[record.trial_key][split]
-
-    def _rows(self, fold: int) -> Array:
-        if fold:
-            return held_rows(self._data, fold)
-        train = len(self._data.train)
-        return np.arange(train, train + len(self._data.validation))
 
 
 def _score(record: Record) -> float:

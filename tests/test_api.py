@@ -89,8 +89,3 @@ def test_more_minutes_continue_and_nothing_runs_twice(ran: Ran) -> None:
     after = set(ResultsStore(more.results).load(more.spec().sweep_id))
     assert before < after
     assert summary.ran == len(after - before)
-
-
-def test_without_a_trial_that_ended_there_is_no_model(ran: Ran, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="has ended with a model: run the same command again"):
-        adaptation(ran.task, tmp_path).save(tmp_path / "model")

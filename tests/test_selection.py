@@ -1,14 +1,15 @@
 """Selection of the model of own data by out-of-fold predictions: what leads, what is averaged, and what is said."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from orca_ray.data.prepared import PreparedData, Split
+from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import CONFIG
@@ -16,70 +17,51 @@ from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
 from orca_ray.selection import Judge
 from orca_ray.sweep.worker.models import OUTPUTS
-from orca_ray.tasks.registry import gone
-from orca_ray.tasks.task import Task
+from orca_ray.testing.trials import make_task
 from tests.results.factories import make_record
 
 N, N_TEST = 60, 40
+TWO = Target("classes", size=2)
 Predict = Callable[[Array], Array]
 """Function from the numbers of samples to their logits [n, 2]."""
-
-
-def task_of(kind: str = "classes") -> Task:
-    target = Target("classes", size=2) if kind == "classes" else Target("scalar")
-    loss, metric = ("cross_entropy", "error") if kind == "classes" else ("mse", "rmse")
-    return Task(
-        name="own/toy-123456", title="toy", domain="tabular", input_shape=(1, 1), target=target, loss=loss,
-        metric=metric, body="none", num_samples=(40, 20, N_TEST), licence="", citation="", reference="", build=gone,
-    )  # fmt: skip
-
-
-def data_of(y: Array, y_test: Array, folds: Array | None) -> PreparedData:
-    x = np.arange(N + N_TEST, dtype=np.float32).reshape(-1, 1, 1)
-    splits = {
-        "train": Split(x[:40], y[:40]), "validation": Split(x[40:N], y[40:]), "test": Split(x[N:], y_test)
-    }  # fmt: skip
-    return PreparedData("own/toy-123456", "0" * 16, splits, None, None, Path(), folds)  # type: ignore[arg-type]
 
 
 class Toy:
     """A store with the outputs of trials, which tests add."""
 
-    def __init__(self, folder: Path, *, kind: str = "classes", repeats: int = 1, n_folds: int = 5) -> None:
+    def __init__(self, folder: Path, *, target: Target = TWO, repeats: int = 1) -> None:
         random = np.random.default_rng(0)
-        self.task, self.models, self.records = task_of(kind), StoredModels(folder), list[Record]()
-        classes = np.arange(N + N_TEST) % 2
-        self.y = classes if kind == "classes" else random.normal(size=N + N_TEST).astype(np.float32)
-        folds = [random.permutation(np.arange(N) % n_folds) + 1 for _ in range(repeats)]
-        self.folds = np.array(folds, np.int8)
-        self.data = data_of(self.y[:N], self.y[N:], self.folds)
-        self.folder = folder
+        self.folder, self.models, self.records = folder, StoredModels(folder), list[Record]()
+        self.task = replace(make_task(target, (1, 1)), name="own/toy-123456")
+        self.y = np.arange(N + N_TEST) % 2
+        if target.kind == "scalar":
+            self.y = random.normal(size=N + N_TEST).astype(np.float32)
+        self.folds = np.array([random.permutation(np.arange(N) % 5) + 1 for _ in range(repeats)], np.int8)
+        x = np.zeros((N + N_TEST, 1, 1), np.float32)
+        names: tuple[SplitName, ...] = ("train", "validation", "test")
+        parts = zip(names, np.split(x, [40, N]), np.split(self.y, [40, N]), strict=True)
+        splits = {name: Split(inputs, targets) for name, inputs, targets in parts}
+        self.data = PreparedData(self.task.name, "0" * 16, splits, None, None, Path(), self.folds)
 
     def add(self, method: str, predict: Predict, folds: list[int] | None = None, seconds: float = 1.0) -> None:
         """Add trials of a method whose model predicts ``predict`` (rows); rows from N are test."""
-        count = int(self.folds[0].max())
-        for fold in folds or range(1, count * len(self.folds) + 1):
-            rows = np.flatnonzero(self.folds[(fold - 1) // count] == (fold - 1) % count + 1)
+        for fold in folds or range(1, 5 * len(self.folds) + 1):
+            rows = np.flatnonzero(self.folds[(fold - 1) // 5] == (fold - 1) % 5 + 1)
             key = f"{method}{fold}"
             parts = {"validation": predict(rows), "test": predict(np.arange(N, N + N_TEST))}
-            self.store(key, parts)
-            score = (
-                float(np.mean(parts["validation"].argmax(axis=1) != self.y[rows])) if parts["test"].ndim > 1 else 0.5
+            directory = self.folder / "new" / key
+            directory.mkdir(parents=True)
+            save_file(
+                {name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()}, directory / OUTPUTS
             )
-            values = json.dumps({"data.fold": fold, "a": 1})
-            self.records.append(
-                make_record(
-                    key, method=method, body="none", hyperparameters=values, validation_score=score,
-                    wall_seconds=seconds, task=self.task.name,
-                )
-            )  # fmt: skip
-
-    def store(self, key: str, parts: Mapping[str, Array]) -> None:
-        directory = self.folder / "new" / key
-        directory.mkdir(parents=True)
-        save_file({name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()}, directory / OUTPUTS)
-        (directory / CONFIG).write_text("{}")
-        self.models.add(key, directory)
+            (directory / CONFIG).write_text("{}")
+            self.models.add(key, directory)
+            found = parts["validation"]
+            self.records.append(make_record(
+                key, method=method, body="none", hyperparameters=json.dumps({"data.fold": fold, "a": 1}),
+                validation_score=0.5 if found.ndim == 1 else float(np.mean(found.argmax(axis=1) != self.y[rows])),
+                wall_seconds=seconds, task=self.task.name,
+            ))  # fmt: skip
 
     def judge(self) -> Judge:
         return Judge(self.task, self.data, self.records, self.models)
@@ -100,7 +82,6 @@ def test_out_of_fold_predictions_are_those_of_the_fold_of_each_sample(toy: Toy) 
     judge = toy.judge()
     [candidate] = judge.ranked
     judged = judge.judged(candidate)
-    assert judged is not None
     logits = np.stack([np.arange(N), -np.arange(N)], axis=1) / 100
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(judged.predictions[0], expected, rtol=1e-5)
@@ -117,7 +98,6 @@ def test_repeated_divisions_are_averaged_as_probabilities(tmp_path: Path) -> Non
     judge = toy.judge()
     chance = 1 / (1 + np.exp(-8.0))
     judged = judge.judged(judge.leader)
-    assert judged is not None
     np.testing.assert_allclose(judged.predictions[0][:, 0], (chance + 0.5) / 2, rtol=1e-6)
 
 
@@ -183,7 +163,7 @@ def test_the_outer_test_is_scored_by_the_mean_of_the_folds(toy: Toy) -> None:
 
 
 def test_numbers_are_averaged_in_their_units(tmp_path: Path) -> None:
-    toy = Toy(tmp_path / "results", kind="scalar")
+    toy = Toy(tmp_path / "results", target=Target("scalar"))
     noise = np.random.default_rng(1).normal(size=(2, N + N_TEST))
     for method, part in zip(("nft", "cnn"), noise, strict=True):
         toy.add(method, lambda rows, part=part: toy.y[rows] + part[rows])  # type: ignore[misc]
@@ -202,7 +182,7 @@ def test_models_that_were_deleted_count_as_baselines_and_are_not_chosen(toy: Toy
             toy.models.remove(record.trial_key, keep=OUTPUTS)
     judge = toy.judge()
     assert judge.leader.method == "nft"
-    assert [standing.method for standing in judge.standings()] == ["cnn", "nft"]
+    assert [row["method"] for row in judge.standings()] == ["cnn", "nft"]
     assert judge.verdict()[0] == "cnn"
 
 

@@ -10,7 +10,7 @@ from string import Template
 from typing import Any
 
 from orca_ray.errors import printable
-from orca_ray.methods.model_folder import CARD, BodySummary, ModelConfig, composed, config_text
+from orca_ray.methods.model_folder import CARD, ModelConfig, composed, config_text
 from orca_ray.methods.registry import get_method
 from orca_ray.tasks.metrics import all_metrics
 
@@ -66,12 +66,10 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
             f"Probabilities were calibrated on out-of-fold predictions: logits are divided by {config.temperature:.3g}."
         ),
         data_licence=f"{task.licence or 'unknown: that of whoever made them'}.{cited} {task.reference}".rstrip(),
-        body_licence="; ".join(map(_licence, bodies)),
+        body_licence="; ".join(
+            body.licence or ("no pretrained weights" if body.name == "none" else "unknown") for body in bodies
+        ),
     )  # fmt: skip
-
-
-def _licence(body: BodySummary) -> str:
-    return body.licence or ("no pretrained weights" if body.name == "none" else "unknown")
 
 
 def write_card(config: ModelConfig, board: Board, label_names: Sequence[str] = ()) -> tuple[str, str]:

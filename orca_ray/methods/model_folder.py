@@ -185,8 +185,10 @@ class ModelConfig:
         for number, member in enumerate(self.members):
             if member.members:
                 raise ValueError(f"member {number} has members of its own")
-            if differing := [name for name in _SHARED if _shared(member, name) != _shared(self, name)]:
-                raise ValueError(f"member {number} is not a model of the same task: its {differing[0]} differs")
+            for name in ("input_shape", "target", "loss", "y_mean", "y_std"):
+                own, other = (getattr(each if name.startswith("y_") else each.task, name) for each in (self, member))
+                if own != other:
+                    raise ValueError(f"member {number} is not a model of the same task: its {name} differs")
         channels, *rest = self.task.input_shape
         of_inputs = (channels, *(1 for _ in rest))
         if any(each is not None and each.shape != of_inputs for each in (self.input_mean, self.input_deviation)):
@@ -198,14 +200,11 @@ class ModelConfig:
                 size not in (1, whole) for size, whole in zip(shape[::-1], outputs[::-1], strict=False)
             ):
                 raise ValueError(f"statistics of shape {shape} are none of outputs of shape {outputs}")
-        if any((mean is None) != (spread is None) for mean, spread in self._statistics):
-            raise ValueError("a mean without a deviation, or the reverse")
-        if any(spread is not None and min(spread.values) <= 0 for _, spread in self._statistics):
-            raise ValueError("a deviation must be above zero")
-
-    @property
-    def _statistics(self) -> tuple[tuple[StoredArray | None, StoredArray | None], ...]:
-        return (self.input_mean, self.input_deviation), (self.y_mean, self.y_std)
+        for centre, spread in ((self.input_mean, self.input_deviation), (self.y_mean, self.y_std)):
+            if (centre is None) != (spread is None):
+                raise ValueError("a mean without a deviation, or the reverse")
+            if spread is not None and min(spread.values) <= 0:
+                raise ValueError("a deviation must be above zero")
 
 
 def composed(config: ModelConfig) -> str:
@@ -213,14 +212,6 @@ def composed(config: ModelConfig) -> str:
     bodies = ("" if each.body.name in ("", "none") else f" on {each.body.name}" for each in config.members)
     counts = Counter(f"{each.method}{body}" for each, body in zip(config.members, bodies, strict=True))
     return ", ".join(f"{count} of {name}" for name, count in counts.most_common())
-
-
-_SHARED = ("input_shape", "target", "loss", "y_mean", "y_std")
-"""Fields of the task or of the configuration that are equal for all members of an ensemble."""
-
-
-def _shared(config: ModelConfig, name: str) -> object:
-    return getattr(config, name) if name.startswith("y_") else getattr(config.task, name)
 
 
 def read_config(directory: Path) -> ModelConfig:

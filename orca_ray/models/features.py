@@ -64,7 +64,7 @@ class FeatureBody(Body):
         return tokens_BTD
 
 
-class _FittedBody(Body):
+class FittedBody(Body):
     """Base of bodies that consist of fitted buffers, which are loaded with any size, and then checked."""
 
     modality = "sequence"
@@ -83,10 +83,16 @@ class _FittedBody(Body):
         self.check()
 
     def check(self) -> None:
-        """Raise UserError if the buffers do not fit each other."""
+        """Raise UserError if the buffers are damaged or do not fit each other."""
 
 
-class NearestBody(_FittedBody):
+def as_float32(thresholds: Tensor) -> Tensor:
+    """Return the largest float32 not above each of float64 ``thresholds``, which splits float32 inputs as it does."""
+    rounded = thresholds.float()
+    return torch.where(rounded > thresholds, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded)
+
+
+class NearestBody(FittedBody):
     """Body that averages the targets of the nearest training samples: [B, 1, F] -> [B, 1, K]; 0 until it is fitted."""
 
     resized = ("keys", "values")
@@ -125,7 +131,7 @@ class NearestBody(_FittedBody):
         return self.weights[: rows.shape[1]] @ self.values[rows][:, None]
 
 
-class ForestBody(_FittedBody):
+class ForestBody(FittedBody):
     """Body that averages the leaves that samples reach in trees: [B, 1, F] -> [B, 1, K]; 0 until `set_trees`.
 
     A node has a feature and a threshold, above which the right child follows; a leaf is its own child.
@@ -156,17 +162,10 @@ class ForestBody(_FittedBody):
         own, first = np.arange(sizes.sum()), np.repeat(roots, sizes)
         children = [np.where((side := joined[f"children_{name}"]) < 0, own, side + first) for name in ("left", "right")]
         nodes = np.stack([joined["feature"].clip(0), *children], axis=1)
-        # Inputs are float32: the largest float32 that is not above a threshold splits them in the same way.
-        exact, rounded = joined["threshold"], joined["threshold"].astype(np.float32)
-        rounded = np.where(rounded > exact, np.nextafter(rounded, np.float32(-np.inf)), rounded)
-        fitted = {
-            "nodes": nodes,
-            "thresholds": rounded,
-            "values": joined["value"].reshape(len(own), -1),
-            "roots": roots,
-        }
-        for name, array in fitted.items():
-            setattr(self, name, torch.from_numpy(array).to(getattr(self, name)))
+        thresholds = as_float32(torch.from_numpy(joined["threshold"]))
+        fitted = {"nodes": nodes, "thresholds": thresholds, "values": joined["value"].reshape(len(own), -1)}
+        for name, array in {**fitted, "roots": roots}.items():
+            setattr(self, name, torch.as_tensor(array).to(getattr(self, name)))
         self.check()
 
     def check(self) -> None:

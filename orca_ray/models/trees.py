@@ -22,19 +22,18 @@ from orca_ray.errors import UserError
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.embedder import PointEmbedder
+from orca_ray.models.features import FittedBody, as_float32
 
 _SEPARATOR = "\0"
 
 
-class TreeBody(Body):
+class TreeBody(FittedBody):
     """Body that maps tables [B, T, C] to the sums [B, 1, K] of leaf values for K outputs, by LightGBM on the CPU.
 
     With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
     """
 
-    modality = "sequence"
     resized = ("text",)
-    """Buffers whose size follows from training; they are loaded with any size."""
     text: Tensor
 
     def __init__(self, target: Target, num_features: int) -> None:
@@ -102,13 +101,10 @@ class TreeBody(Body):
         """Return a `TreeArrays`, which computes the same by torch; raises UserError if a tree is damaged."""
         return TreeArrays(self._trees(), self.feature_width, self.num_trained)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        stored = state_dict.get(f"{prefix}text")
-        if stored is not None:  # of another length
-            self.text = torch.empty_like(stored, device=self.text.device)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+    def check(self) -> None:
+        """Make the boosters, so that damage and a missing package are known before the first prediction."""
         self._boosters = None
-        _ = self.boosters  # now, so that damage and a missing package are known before the first prediction
+        _ = self.boosters
 
 
 class TreeArrays(Body):
@@ -145,11 +141,7 @@ class TreeArrays(Body):
         for name, column in zip(_NODE, torch.from_numpy(np.concatenate(parts, axis=1)), strict=True):
             kinds = {"threshold": torch.float64, "value": torch.float64, "missing_right": torch.bool}
             self.register_buffer(name, column.to(kinds.get(name, torch.long)))
-        # Inputs are float32: the largest float32 that is not above a threshold splits them in the same way.
-        rounded = self.threshold.float()
-        self.threshold = torch.where(
-            rounded > self.threshold, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded
-        )
+        self.threshold = as_float32(self.threshold)
         self.register_buffer("roots", torch.tensor(roots[:-1], dtype=torch.long))
         places = torch.tensor(outputs, dtype=torch.long) + (num_outputs - num_trained)
         self.register_buffer("output", nn.functional.one_hot(places, num_outputs).double())

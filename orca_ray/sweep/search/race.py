@@ -9,6 +9,7 @@ duration exceeds the time that is left.
 import json
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev
@@ -153,18 +154,17 @@ class Race:
 
     def seconds(self, contender: Contender) -> float:
         """Return the expected duration of a trial; 0 if nothing has been measured yet."""
-        records = [record for each in self.contenders for record in each.records.values()]
-        if not records:
+        ended = [(each, record) for each in self.contenders for record in each.records.values()]
+        if not ended:
             return 0.0
         # The first trial of a process also imports libraries and reads the data.
-        extra = min(record.wall_seconds - _busy(record) for record in records)
-        extra = min(extra, _MOST_EXTRA) if len(records) == 1 else extra
+        extra = min(record.wall_seconds - _busy(record) for _, record in ended)
+        extra = min(extra, _MOST_EXTRA) if len(ended) == 1 else extra
         if contender.records:
             return extra + max(map(_busy, contender.records.values()))
-        rates: dict[str, list[float]] = {}
-        for each in self.contenders:
-            for record in each.records.values():
-                rates.setdefault(each.search.plan.method, []).append(_busy(record) / each.epochs)
+        rates = defaultdict[str, list[float]](list)
+        for each, record in ended:
+            rates[each.search.plan.method].append(_busy(record) / each.epochs)
         method = contender.search.plan.method
         if method in rates:
             return extra + contender.epochs * max(rates[method])
@@ -207,7 +207,8 @@ class Race:
         if not standings:
             return
         leader = standings[0][1]
-        alive = [each for _, each in standings if not self.behind(each, leader, self._slack(each))]
+        slacks = ((each, _SLACK_OF_VARIANT if each.values else _SLACK) for _, each in standings)
+        alive = [each for each, slack in slacks if not self.behind(each, leader, slack)]
         yield from self._longer(standings, leader)
         rows = range(0, len(self.folds), self._division)
         for number, start in enumerate(rows):
@@ -216,10 +217,6 @@ class Race:
                     if fold not in each.records and fold not in each.running:
                         yield each, fold
             yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
-
-    @staticmethod
-    def _slack(contender: Contender) -> float:
-        return _SLACK_OF_VARIANT if contender.values else _SLACK
 
     def _longer(
         self, standings: Sequence[tuple[float, Contender]], leader: Contender
@@ -246,16 +243,11 @@ class Race:
         for method in sorted(best, key=lambda name: (tried(name) + 1) * rank[name]):
             search = best[method].search
             if search.space and tried(method) < most:
-                values = {**best[method].values, **search.suggest(self._known_values(search))}
-                if not self._known(search, values):
+                own = [each for each in self.contenders if each.search is search]
+                known = [(each.values, next(iter(each.scores.values()), None)) for each in own]
+                values = {**best[method].values, **suggest(search.plan.first, search.space, known)}
+                if all(each.values != values for each in own):
                     yield Contender(search, values, suggested=True), self.folds[0]
-
-    def _known_values(self, search: "FoldSearch") -> list[tuple[Mapping[str, Scalar], float | None]]:
-        own = [each for each in self.contenders if each.search is search]
-        return [(each.values, next(iter(each.scores.values()), None)) for each in own]
-
-    def _known(self, search: "FoldSearch", values: Mapping[str, Scalar]) -> bool:
-        return any(each.search is search and each.values == values for each in self.contenders)
 
 
 def levels(scores: Sequence[Mapping[int, float]]) -> list[float]:
@@ -324,10 +316,6 @@ class FoldSearch(Search):
         """Why the method has no score; None if it has one, or the race is not over."""
         completed = any(record.status is Status.COMPLETED for record in self.records.values())
         return "every trial failed" if self.done and self.records and not completed else None
-
-    def suggest(self, known: Sequence[tuple[Mapping[str, Scalar], float | None]]) -> Mapping[str, Scalar]:
-        """Return new values of the search space, given the values and the scores of the contenders so far."""
-        return suggest(self.plan.first, self.space, known)
 
     def take(self) -> TrialSpec | None:
         """Return the trial that the race starts next, if it is one of this method's, and mark it as running."""

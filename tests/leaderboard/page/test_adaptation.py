@@ -10,22 +10,23 @@ import pytest
 from PIL import Image
 
 from orca_ray.leaderboard.page.adaptation import MOST_CLASSES, adaptation_page, make_evidence, score_lines
-from orca_ray.selection import Report, Standing
+from orca_ray.selection import Report
 
 EVIL = "</style><script>alert(1)</script>&\x1b"
 RANDOM = np.random.default_rng(0)
 
 
 def report(**values: Any) -> dict[str, Any]:
+    names = ("method", "score", "low", "high", "num_folds", "seconds", "pretrained")
     rows = [
-        Standing("nft on minilm-l6", 0.2, 0.15, 0.24, 5, 12.5, pretrained=True),
-        Standing("linear", 0.3, 0.25, 0.36, 5, 0.1, pretrained=False),
-        Standing(EVIL, 9.0, 7.0, 12.0, 1, 3.0, pretrained=False),
+        ("nft on minilm-l6", 0.2, 0.15, 0.24, 5, 12.5, True),
+        ("linear", 0.3, 0.25, 0.36, 5, 0.1, False),
+        (EVIL, 9.0, 7.0, 12.0, 1, 3.0, False),
     ]
     given: dict[str, Any] = {
         "metric": "error", "score": 0.18, "low": 0.14, "high": 0.22, "num_samples": 1200, "num_folds": 5,
         "model": "ensemble: 5 of linear, 5 of nft on minilm-l6", "baseline": "linear", "verdict": "it pays",
-        "holdout": 0.19, "num_holdout": 60, "standings": [vars(row) for row in rows],
+        "holdout": 0.19, "num_holdout": 60, "standings": [dict(zip(names, row, strict=True)) for row in rows],
         "curve": [(0.5, 0.4), (3.0, 0.3), (20.0, 0.2)], "size_mb": 12.3, "latency_ms": 4.56,
     }  # fmt: skip
     return Report(**given | values).to_json()

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,15 +23,15 @@ budgets:
   full: {search_trials: 0, confirm_seeds: [1]}
 """
 BEST = {"nft": 0.2, "scratch": 0.25, "linear_probe": 0.9}
-Score = Callable[[TrialSpec, int], float]
 
 
 def fold_of(trial: TrialSpec) -> int:
     return int(trial.hyperparameters.get("data.fold", 0))
 
 
-def usual_score(trial: TrialSpec, fold: int) -> float:
+def score_of(trial: TrialSpec) -> float:
     """A level of the method, plus the difficulty of the fold, plus noise that depends on both."""
+    fold = fold_of(trial)
     noise = random.Random(f"{trial.method} {fold}").gauss(0, 0.005)
     return BEST[trial.method] + 0.05 * fold + noise
 
@@ -43,7 +42,6 @@ class Track:
 
     seconds: float
     folds: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])
-    score: Score = usual_score
     improving: bool = False
     history: History = field(default_factory=History)
     division: int = 0
@@ -74,7 +72,7 @@ class Track:
             trial_key=trial.key, task=trial.task, method=trial.method, phase="confirm", seed=trial.seed, status=status,
             hyperparameters=json.dumps(dict(trial.hyperparameters)), wall_seconds=float(trial.epochs),
             align_seconds=0.0, refine_seconds=float(trial.epochs), evaluate_seconds=0.0,
-            validation_score=None if failed else self.score(trial, fold_of(trial)),
+            validation_score=None if failed else score_of(trial),
             best_epoch=trial.epochs if self.improving else 1,
         )  # fmt: skip
         self.records[trial.key] = record
