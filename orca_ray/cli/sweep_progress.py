@@ -80,7 +80,7 @@ class SweepState:
                 case events.TrialFinished(record, remaining):
                     state = self._row(record.task, record.method)
                     state.running.pop(record.trial_key, None)
-                    state.planned = state.planned or state.done + 1 + remaining
+                    state.planned = max(state.planned, state.done + 1 + remaining)  # a race plans as it goes
                     state.done = state.planned - remaining  # suggestions that repeat this trial have ended, too
                     state.failed += record.status.failed
                     state.best = lower(state.best, record.validation_score)

@@ -134,7 +134,7 @@ def regressed(trial: Trial) -> Tensor:
         return 2 * y.double() - 1
     mean, deviation = trial.objective.y_mean, trial.objective.y_std
     if mean is not None and deviation is not None:
-        y = (y - torch.as_tensor(mean)) / torch.as_tensor(deviation)
+        y = (y - torch.tensor(np.asarray(mean))) / torch.tensor(np.asarray(deviation))
     return y.double().reshape(len(y), -1)
 
 
