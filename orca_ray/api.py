@@ -201,7 +201,7 @@ class AdaptationSweep:
         self, methods: Sequence[str], deadline: float, executor: str | Executor, *, until: float = math.inf,
         final: Collection[tuple[str, str]] = (),
     ) -> Summary:  # fmt: skip
-        """Run trials of ``methods``, of which none starts that would end after ``until``, nor after ``deadline``."""
+        """Run trials of ``methods``; no trial starts that is expected to end after ``until`` or after ``deadline``."""
         data = self._data()
         folds = list(range(1, num_folds(data) + 1)) or [0]
         division = 0 if data.folds is None else int(data.folds[0].max())

@@ -101,7 +101,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a user wants to know of the model; the fields are JSON values."""
+    """Facts about the chosen model, for users; the fields are JSON values."""
 
     metric: str
     score: float
