@@ -52,7 +52,7 @@ SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 BASELINES = {
     "tabular": ("linear", "nearest", "forest", "gradient_boosting"),
     "time series": ("linear", "nearest", "minirocket", "hydra", "cnn"),
-    "field": ("linear", "fno", "unet"),
+    "field": ("linear", "unet", "fno"),
     "image": ("linear", "nearest", "cnn"),
     "audio": ("linear", "minirocket", "cnn"),
 }
@@ -205,7 +205,13 @@ class AdaptationSweep:
         data = self._data()
         folds = list(range(1, num_folds(data) + 1)) or [0]
         division = 0 if data.folds is None else int(data.folds[0].max())
-        race = Race(folds, deadline=min(until, deadline), division=division, final=final)
+        known = len(data.train) + len(data.validation)
+        held = known / max(1, division or len(folds)) if folds != [0] else len(data.validation)
+        race = Race(
+            folds, deadline=min(until, deadline), division=division, final=final,
+            whole=(known + len(data.test)) / (known - held),
+            num_held=held if self.task.target.kind in ("classes", "labels") else math.inf,
+        )  # fmt: skip
         return run_sweep(
             self.spec(methods), self.results, executor=executor, listener=self.listener,
             address=None if executor == "inline" else self.address,
@@ -255,9 +261,11 @@ class AdaptationSweep:
         With ``single``, one of the folds: that of the median score.
         """
         place = candidate.method, candidate.values
+        if place in judge.final:
+            return [judge.final[place]]
         if get_method(candidate.method).refits:
             affordable = candidate.seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
-            if place not in judge.final and affordable:
+            if affordable:
                 self._race([candidate.method], math.inf, "inline", final={place})
                 judge.final |= self.judge().final
             if place in judge.final:

@@ -31,7 +31,7 @@ from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import canonical_json
-from orca_ray.sweep.search.race import FOLD, levels
+from orca_ray.sweep.search.race import FEW_FOLDS, FOLD, START, levels
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.tasks.metrics import get_metric
 from orca_ray.tasks.task import Task
@@ -199,18 +199,24 @@ class Judge:
         found: dict[tuple[str, str], dict[int, Record]] = {}
         lacking: set[tuple[str, str]] = set()
         self.final: dict[tuple[str, str], Record] = {}
-        """Records of trials on all samples, by method and values."""
+        """Records of trials on all samples, by method and values; if they started from a fold's model, by its values."""
+        places: dict[str, tuple[str, str]] = {}
+        started: list[tuple[str, Record]] = []
         for record in records:
             values = dict(json.loads(record.hyperparameters))
             fold = int(values.pop(FOLD, 0))
             place = record.method, canonical_json(values)
             if record.status is not Status.COMPLETED or record.validation_score is None:
                 continue
-            if fold == -1:
+            places[record.trial_key] = place
+            if fold == -1 and values.get(START):
+                started.append((values[START], record))
+            elif fold == -1:
                 self.final[place] = record
             elif OUTPUTS in (names := models.names(record.trial_key)):
                 found.setdefault(place, {})[fold] = record
                 lacking |= set() if CONFIG in names else {place}
+        self.final |= {places[start]: record for start, record in started if len(found.get(places.get(start), ())) < FEW_FOLDS}
         if not found.keys() - lacking:
             raise UserError(
                 f"no trial of {task.name} has ended with a model: run the same command again, which continues it, and "

@@ -171,8 +171,8 @@ def _calibration(board: Board) -> str:
             found: Mapping[str, float | Sequence[float] | None] = line["reported"]
             data, losses = SETS[line["set"]], np.array(line["losses"])
             outer = score(data.metric, losses)
-            if isinstance(interval := found.get("interval"), list):
-                held.append(interval[0] <= outer <= interval[1])
+            if "low" in found:
+                held.append(found["low"] <= outer <= found["high"])
             if isinstance(reported := found.get("score"), float | int):
                 differences.append((reported - outer) / float(error(data.metric, losses)))
     parts = []

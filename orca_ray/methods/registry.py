@@ -14,7 +14,7 @@ from orca_ray.methods.recipe import Recipe
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
 from orca_ray.options import section_name
 from orca_ray.tasks.task import Task
-from orca_ray.training.config import DataConfig
+from orca_ray.training.config import DataConfig, RefineConfig
 
 FIELD = "field"
 """Name of the group of all methods, except those with `Recipe.variant`."""
@@ -65,7 +65,9 @@ def check_unfit(method: str, task: Task) -> None:
         )
 
 
-_YOUNGER = {"data.fold": DataConfig.fold, "minirocket.penalty": MiniRocketConfig.penalty}
+_YOUNGER = {
+    "data.fold": DataConfig.fold, "minirocket.penalty": MiniRocketConfig.penalty, "refine.start": RefineConfig.start,
+}  # fmt: skip
 """Defaults of the options that were added after the first records."""
 
 

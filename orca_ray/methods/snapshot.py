@@ -140,7 +140,7 @@ def _rebuilt(config: ModelConfig, weights: Mapping[str, Tensor]) -> CrossModalMo
                 f"the body {config.body.name!r} on this machine is not the one that the model was trained with (sha256 "
                 f"of its weights: {body_hash}, expected {config.body.weights_sha256}): get the same release of it"
             )
-    _load(model, weights, set(weight_names(recipe, model)))
+    load_weights(model, weights, weight_names(recipe, model))
     model = model.eval().requires_grad_(False)
     try:
         found = tuple(model(torch.zeros(1, *config.task.input_shape)).shape[1:])
@@ -172,8 +172,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
         raise UserError(f"cannot read the weights in {path}: {shorten(error)}; copy the folder again") from error
 
 
-def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
-    state = model.state_dict()
+def load_weights(model: CrossModalModel, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Load ``weights`` into ``model``; UserError unless they are finite, and exactly those ``names`` with their shapes."""
+    state, expected = model.state_dict(), set(names)
     # Weights whose size follows from training, such as the text of trees.
     resized = {f"{name}.{own}" for name, part in model.named_modules() for own in getattr(part, "resized", ())}
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]

@@ -18,7 +18,7 @@ from orca_ray.errors import UserError
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.registry import check_unfit, get_method, resolve
 from orca_ray.methods.reports import EpochProgress, Outcome
-from orca_ray.methods.snapshot import Snapshot, take_snapshot, weight_names
+from orca_ray.methods.snapshot import Snapshot, load_weights, take_snapshot, weight_names
 from orca_ray.methods.stages.trial import ArtefactCollector, Stage, Trial, network_request
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.results.artefacts import Artefact
@@ -196,6 +196,10 @@ class TrialTrainer:
             "weights": {name: value for name, value in state.items() if not name.startswith("body.")},
             "artefacts": self._artefacts.state_dict(),
         })  # fmt: skip
+
+    def start(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Load the weights of another trial's model, by name; UserError unless they are those of this network."""
+        load_weights(self.model, weights, self._weight_names)
 
     def restore(self, path: str | Path) -> bool:
         """Restore a checkpoint and return True; False if it is missing, damaged, or of another trial or version."""

@@ -100,6 +100,8 @@ class RefineConfig(Config):
     """Options of the refine stage."""
 
     epochs: Number = 20
+    start: Annotated[str, partial(must, "the key of a trial", lambda value: not value or value.isalnum())] = ""
+    """Key of the trial whose model, in the same results store, gives the initial weights; empty: none."""
     learning_rate: Positive = 3e-4
     """Learning rate after warm-up; ``schedule`` then decreases it."""
     optimizer: Optimizer = "adamw"

@@ -117,6 +117,15 @@ def trial_seconds(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float
     return seconds
 
 
+def seconds_here(searches: Sequence[SearchPlan]) -> dict[tuple[str, str], float]:
+    """Return the estimated seconds of one trial by (task, method), on a CPU like this or on `ASSUMED_DEVICE`."""
+    resources = searches[0].resources
+    if resources.gpus:
+        return trial_seconds(searches)
+    slower = ASSUMED_RATE * torch.get_num_threads() / (cpu_rate().flops * max(1.0, resources.cpus))
+    return {name: slower * each for name, each in trial_seconds(searches).items()}
+
+
 def _task_cost(task: Task, plans: Sequence[SearchPlan], gpu: Rate, cpu: Rate | None) -> TaskCost:
     protocol = plans[0].spec.protocol
     data = task.prepared(protocol)

@@ -61,6 +61,7 @@ class SweepController:
         retried = {request.trial for request in lease.retried} if lease else set[str]()
         self.searches = SweepSearches(searches, store, retry={*retried, *([""] if retry_failed else [])}, race=race)
         """The searches of the sweep."""
+        self._racing = race is not None
         self.sweep, self.executor = self.searches.spec.sweep_id, executor
         self.stager: Stager | None = None
         """Stages the tasks; trials of a task start when it is staged. None: trials start at once."""
@@ -283,8 +284,11 @@ class SweepController:
         blocked = {id(item.search) for item in self._waiting.values() if not self.failures.of(item.trial.key).counts}
         for search in sorted(self.searches, key=self._durations.urgency, reverse=True):
             staged = self.stager is None or search.plan.task in self.searches.tasks_staged
-            if search.done or not staged or id(search) in blocked or not admits(self._usual_resources(search)):
+            usual = self._usual_resources(search)
+            if search.done or not staged or id(search) in blocked or not admits(usual):
                 continue
+            if self._racing and 0 < self.placement.capacity(usual) <= self.in_flight[usual]:
+                continue  # a race decides as late as it can
             if (trial := search.take()) is None:
                 continue
             if suggested := search.new_suggestions():

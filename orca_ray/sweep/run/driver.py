@@ -16,7 +16,7 @@ from orca_ray.results.folder import open_folder
 from orca_ray.results.lease import Lease
 from orca_ray.results.store import ResultsStore, check_writable
 from orca_ray.sweep.executors.base import Executor, ExecutorOptions
-from orca_ray.sweep.plan.cost import trial_seconds
+from orca_ray.sweep.plan.cost import seconds_here, trial_seconds
 from orca_ray.sweep.plan.plan import fingerprints, resolve, sources_of
 from orca_ray.sweep.plan.searches import NodeResources, SearchPlan, placement_problem, plan_searches
 from orca_ray.sweep.plan.spec import SweepSpec
@@ -98,7 +98,7 @@ def run_sweep(
         searches = resolve(plan_searches(spec, fingerprints(spec), gpus=gpus), emit_message)
         store = results if isinstance(results, ResultsStore) else ResultsStore(results, create=True)
         if race is not None:
-            race.estimates = trial_seconds(searches)
+            race.estimates = seconds_here(searches)
         keeper = ModelKeeper(store.uri, keep_models, command=command, emit=emit_message)
 
         def watch(event: events.Event) -> None:

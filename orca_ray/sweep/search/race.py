@@ -1,9 +1,11 @@
 """The search of own data: a race of configurations of several methods over folds, within a given time.
 
-Each method starts with its first configuration on the first fold, the cheapest method first. Then configurations that
-are not measurably worse than the leader get further folds; trials whose score still improved at the last epoch get a
-longer schedule; and the best methods get further configurations, which Optuna suggests. No trial starts whose expected
-duration exceeds the time that is left.
+Each method starts with its first configuration on the first fold, the cheapest method first, with fewer epochs if it
+would take much of the time. Then trials whose score still improved at the last epoch get a longer schedule;
+configurations that are not measurably worse than the leader get further folds; and the best methods get further
+configurations, which Optuna suggests. No trial starts whose expected duration exceeds the time that is left. If the
+leader is a network that still improves, and that few folds fit into the time, the model of its fold trains on all
+samples at the end.
 """
 
 import json
@@ -21,14 +23,24 @@ from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, 
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
-FOLD = "data.fold"
+FOLD, START = "data.fold", "refine.start"
+FEW_FOLDS = 3
+"""Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
-LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.6
+LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.5
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-_SAFETY, _MOST_EXTRA, _UNKNOWN = 1.25, 1.0, 5.0
+SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.06, 0.22
+"""Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
+before the leaders go on."""
+LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
+"""Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
+learning rate."""
+_SECONDS_OF_LAST = 3.0  # to load and store the model
+_SAFETY, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
-a trial is expected to take beside its stages, after a single trial; expected seconds where nothing is known."""
+a trial is expected to take beside its stages, after a single trial; expected seconds where nothing is known; and
+largest factor by which trials of some methods change the expectation of those of others."""
 _SLACK, _SLACK_OF_VARIANT = 0.3, 0.05
 """Relative distance to the leader on a single fold up to which a configuration is not behind."""
 _ROUNDS = 20
@@ -73,8 +85,15 @@ class Contender:
 
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
-        own, given = ({**each.values, "refine.epochs": 0} for each in (self, other))
-        return self.search is other.search and self.epochs > other.epochs and own == given
+        return self.search is other.search and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
+
+    def scheduled(self, epochs: int) -> dict[str, Scalar]:
+        """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
+        first = self.search.plan.first
+        values: dict[str, Scalar] = {**first, **self.values, "refine.epochs": epochs}
+        if (usual := float(first.get("refine.warmup_epochs", 0))) > 0:
+            values["refine.warmup_epochs"] = usual * min(1.0, epochs / num_epochs(first))
+        return {name: value for name, value in values.items() if first.get(name) != value}
 
     def trial(self, fold: int) -> TrialSpec:
         """Return the trial of a fold."""
@@ -92,6 +111,8 @@ class Race:
         deadline: float,
         division: int = 0,
         final: Collection[tuple[str, str]] = (),
+        whole: float = 1.0,
+        num_held: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start without contenders.
@@ -101,18 +122,22 @@ class Race:
             deadline: time of ``clock`` at which the last trial should have ended.
             division: number of folds of one division of the data; 0: all of them.
             final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
+            whole: number of all samples, relative to that of the training samples of a fold.
+            num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
+            clock: returns the present time in seconds.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
-        self._final, self._clock = set(final), clock
+        self._final, self._whole, self._num_held, self._clock = set(final), whole, num_held, clock
+        self._total = deadline - clock()
         self.contenders: list[Contender] = []
         self.estimates: Mapping[tuple[str, str], float] = {}
-        """Relative duration of a trial by task and method; only ratios matter."""
+        """Expected seconds of a trial by task and method."""
         self._urgent: list[tuple[Contender, int]] | None = None  # None: a trial has started or ended
 
     def join(self, search: "FoldSearch", history: History) -> None:
         """Add the configurations of a method: the first one, and those of which earlier runs have records."""
         plan, first = search.plan, search.plan.usual_trial.hyperparameters
-        known = {"{}": Contender(search, {})}
+        known = dict[str, Contender]()
         own = [each for each in history.records.values() if (each.task, each.method) == (plan.task, plan.method)]
         for record in sorted(own, key=lambda each: (each.started_at, each.trial_key)):
             given = dict(json.loads(record.hyperparameters))
@@ -122,23 +147,24 @@ class Race:
             if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
                 known[canonical_json(values)] = contender
                 contender.records[fold] = search.records[record.trial_key] = record
-        self.contenders += known.values()
+        self.contenders += [each for each in known.values() if each.records] or [Contender(search, {})]
 
     def choose(self) -> tuple[Contender, int] | None:
         """Return the contender whose trial starts next, and its fold; None if no trial can start now."""
-        left = self._deadline - self._clock()
+        left, (last, kept) = self._deadline - self._clock(), self._last()
         if self._urgent is None:
             self._urgent = list(self._final_trials() if self._final else self._trials())
         for contender, fold in self._urgent:
-            if _SAFETY * self.seconds(contender) <= left:
+            if _SAFETY * self.seconds(contender) <= left - kept:
                 return contender, fold
-        return None
+        return None if last is None else (last, -1)
 
     def started(self, contender: Contender, fold: int) -> None:
         """Note that the trial of a contender has started."""
-        if not any(each is contender for each in self.contenders):
-            self.contenders.append(contender)
         contender.running.add(fold)
+        others = (each for each in self.contenders if each is not contender)
+        self.contenders = [each for each in others if each.records or each.running or each.search is not contender.search]
+        self.contenders.append(contender)
         self._urgent = None
 
     def ended(self, contender: Contender, fold: int, record: Record) -> None:
@@ -170,11 +196,17 @@ class Race:
             return extra + contender.epochs * max(rates[method])
         firsts = {each.search.plan.method: each.search.plan for each in self.contenders}
         alike = [name for name in rates if get_method(name).fitted == get_method(method).fitted]
-        ratios = [mean(rates[name]) * num_epochs(firsts[name].first) / self._estimate(firsts[name]) for name in alike]
-        return extra + self._estimate(firsts[method]) * mean(ratios) if ratios else _UNKNOWN
+        # A second is added to both, as a small trial takes what no estimate knows of.
+        ratios = [
+            (mean(rates[name]) * num_epochs(firsts[name].first) + 1) / (self._estimate(firsts[name]) + 1)
+            for name in alike
+        ]
+        ratio = min(max(mean(ratios), 1 / _MOST_RATIO), _MOST_RATIO) if ratios else 1.0
+        share = contender.epochs / num_epochs(firsts[method].first)
+        return extra + (self._estimate(firsts[method]) * share + 1) * ratio
 
     def _estimate(self, plan: SearchPlan) -> float:
-        return self.estimates.get((plan.task, plan.method), 1.0)
+        return self.estimates.get((plan.task, plan.method), _UNKNOWN)
 
     def standings(self) -> list[tuple[float, Contender]]:
         """Return the contenders with scores and their `levels`, the best first."""
@@ -189,9 +221,47 @@ class Race:
         if not differences or contender is leader:
             return False
         if len(differences) < 3:
-            return mean(differences) > slack * abs(mean(leader.scores[fold] for fold in common))
+            level = abs(mean(leader.scores[fold] for fold in common))
+            noise = math.sqrt(max(level, 1 / self._num_held) / self._num_held / len(common))
+            return mean(differences) > slack * level + noise
         error = stdev(differences) / math.sqrt(len(differences))
         return mean(differences) > _LIMIT * error
+
+    def _shortened(self, usual: Contender) -> Contender:
+        """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
+        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual), 1e-3)
+        if "refine.epochs" not in usual.search.plan.first or share >= 1:
+            return usual
+        return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
+
+    def _firsts(self) -> Iterator[Record]:
+        """Yield the record of the first trial of each method."""
+        for method in {each.search.plan.method for each in self.contenders}:
+            own = [each for each in self.contenders if each.search.plan.method == method]
+            yield from sorted((r for each in own for r in each.records.values()), key=lambda r: r.started_at)[:1]
+
+    def _last(self) -> tuple[Contender | None, float]:
+        """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
+
+        None if there is none: only a network trains on, whose score improved up to the end, and whose folds are too few
+        for the mean of their models.
+        """
+        standings = [] if self._final else self.standings()
+        if not standings or any(START in each.values for each in self.contenders):
+            return None, 0.0
+        leader = standings[0][1]
+        recipe = get_method(leader.search.plan.method)
+        if recipe.refits or recipe.aligns or not leader.improves or len(leader.scores) >= FEW_FOLDS or leader.running:
+            return None, 0.0
+        an_epoch = _SAFETY * self._whole * self.seconds(leader) / leader.epochs
+        epochs = (self._deadline - self._clock() - _SECONDS_OF_LAST) / an_epoch
+        if epochs < LEAST_LAST * leader.epochs:
+            return None, 0.0
+        values = leader.scheduled(int(min(epochs, MOST_LAST * leader.epochs)))
+        rate = RATE_OF_LAST * float({**leader.search.plan.first, **values}["refine.learning_rate"])
+        model = leader.records[min(leader.scores)].trial_key
+        last = Contender(leader.search, {**values, "refine.learning_rate": rate, START: model})
+        return last, _SECONDS_OF_LAST + an_epoch * leader.epochs
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
         for each in self.contenders:
@@ -201,14 +271,23 @@ class Race:
 
     def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
-        new = [each for each in self.contenders if not each.records and not each.running]
-        yield from ((each, self.folds[0]) for each in sorted(new, key=self.seconds))
+        new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
+        left = SHARE_OF_FIRSTS * self._total - sum(map(_busy, self._firsts()))
+        late = list[Contender]()
+        for each in new:
+            left -= self.seconds(each)
+            if left >= 0:
+                yield each, self.folds[0]
+            else:
+                late.append(each)
         standings = self.standings()
         if not standings:
+            yield from ((each, self.folds[0]) for each in late)
             return
         leader = standings[0][1]
         slacks = ((each, _SLACK_OF_VARIANT if each.values else _SLACK) for _, each in standings)
         alive = [each for each, slack in slacks if not self.behind(each, leader, slack)]
+        alive = [each for each in alive if not any(other.extends(each) for other in alive)]
         yield from self._longer(standings, leader)
         rows = range(0, len(self.folds), self._division)
         for number, start in enumerate(rows):
@@ -216,6 +295,7 @@ class Race:
                 for fold in self.folds[start : start + self._division]:
                     if fold not in each.records and fold not in each.running:
                         yield each, fold
+            yield from ((each, self.folds[0]) for each in late)
             yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
 
     def _longer(
@@ -227,8 +307,8 @@ class Race:
             room = SHARE_OF_LONGER * left / (_SAFETY * max(self.seconds(each), 1e-3))
             hopeful = each.improves and not self.behind(each, leader, slack=1.5)
             if hopeful and room >= LEAST_LONGER and not any(other.extends(each) for other in self.contenders):
-                longer = {**each.values, "refine.epochs": int(min(room, MOST_LONGER) * each.epochs)}
-                yield Contender(each.search, longer), self.folds[0]
+                epochs = int(min(room, MOST_LONGER) * each.epochs)
+                yield Contender(each.search, each.scheduled(epochs)), self.folds[0]
 
     def _suggested(self, alive: Sequence[Contender], most: int) -> Iterator[tuple[Contender, int]]:
         """Yield contenders with values that Optuna suggests, first of the methods with few of them and a good score."""

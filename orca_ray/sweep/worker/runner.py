@@ -25,6 +25,7 @@ from orca_ray.options import KeepModels
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Status
+from orca_ray.methods.snapshot import read_weights
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.messages import TrialReport, Worker, WorkerSettings
@@ -134,8 +135,8 @@ class TrialRunner:
 
     def _build(self) -> TrialTrainer:
         build = partial(
-            build_trainer, trial=self.trial, staging=self._settings.staging, device=device_for(self.trial),
-            reuse_aligned=self._reuse_aligned,
+            build_trainer, trial=self.trial, staging=self._settings.staging, store=self._settings.store,
+            device=device_for(self.trial), reuse_aligned=self._reuse_aligned,
         )  # fmt: skip
         if (ranks := self.trial.resources.ranks) > 1:
             self._ranks = RankProcesses(ranks, build)
@@ -224,14 +225,14 @@ def _plug_ins(trial: TrialSpec) -> list[str]:
 
 
 def build_trainer(
-    ranks: Ranks, *, trial: TrialSpec, staging: str | None, device: str, reuse_aligned: bool,
+    ranks: Ranks, *, trial: TrialSpec, staging: str | None, store: str, device: str, reuse_aligned: bool,
     on_step: Callable[[], None] | None = None,
 ) -> TrialTrainer:  # fmt: skip
     """Return the trainer of a trial in one of its ``ranks``, with data and model; see `TrialRunner`, `TrialTrainer`."""
     limit_memory(MemoryLimits(min(trial.resources.gpus or 1.0, 1.0), trial.halvings), torch.device(device))
     data = staged_data(StagingRequest.of_trial(trial), staging)
     task = get_task(trial.task)  # staging brings the declaration of an own task
-    return TrialTrainer(
+    trainer = TrialTrainer(
         task.under(trial.protocol).resolved(data),
         under_protocol(data, trial.protocol),
         method=trial.method, body=trial.body, hyperparameters=trial.hyperparameters, seed=trial.seed,
@@ -239,6 +240,11 @@ def build_trainer(
         deterministic=trial.deterministic, reuse_aligned=reuse_aligned,
         standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
     )  # fmt: skip
+    if start := str(trial.hyperparameters.get("refine.start", "")):
+        with scratch_directory() as scratch:
+            StoredModels(store).fetch(start, scratch)
+            trainer.start(read_weights(scratch))
+    return trainer
 
 
 def device_for(trial: TrialSpec) -> str:

@@ -111,7 +111,7 @@ def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
     epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
     epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran]
-    assert epochs[3] == int(0.6 * 42 / 1.25), "three fifths of the time that is left"
+    assert epochs[3] == int(0.5 * (60 - 3 * 4) / 1.25), "half of the time that is left"
     assert Track(24.0, improving=True).run().now <= 24
 
 
