@@ -183,6 +183,11 @@ class Judged:
             return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.y].mean())
         return float(np.mean(np.logaddexp(0, logits) - logits * self.y.reshape(logits.shape)))
 
+    def best_temperature(self, chances: Array) -> tuple[float, float]:
+        """Return the temperature with the least log loss of probabilities, and that log loss."""
+        found = minimize_scalar(lambda log: self.log_loss(chances, math.exp(log)), bounds=(-2.0, 2.0), method="bounded")
+        return math.exp(found.x), float(found.fun)
+
     def _logits(self, predictions: Array) -> Array:
         clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
         return np.asarray(np.log(clipped) if self.average == "softmax" else logit(clipped))
@@ -224,7 +229,7 @@ class Judge:
             )
         self.ranked = _ranked([Candidate(*place, folds, place not in lacking) for place, folds in found.items()])
         """The candidates, the best first."""
-        self.leader = next(each for each in self.ranked if each.whole)
+        self.leader = self._leader([each for each in self.ranked if each.whole])
         """The best candidate whose models are stored."""
 
     def judged(self, *candidates: Candidate) -> Judged:
@@ -247,6 +252,21 @@ class Judge:
             found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
         return Judged(self._task.metric, self._average, targets[known], found, len(folds))
 
+    def _leader(self, whole: Sequence[Candidate]) -> Candidate:
+        """Return the first candidate or, by the error of classes, the one with the least log loss of all that are near.
+
+        A candidate is near if the paired difference of errors is at most its standard error: on a few hundred samples
+        that is several errors, which say less than the probabilities of all samples.
+        """
+        rivals = [each for each in whole if whole[0].records.keys() <= each.records.keys()][:MOST_CANDIDATES]
+        if self._task.metric != "error" or self._average != "softmax" or len(rivals) < 2:
+            return whole[0]
+        judged = self.judged(*rivals)
+        wrong = np.stack([each.argmax(axis=1) != judged.y for each in judged.predictions]).astype(float)
+        more = wrong - wrong[0]
+        near = np.flatnonzero(more.mean(axis=1) <= np.sqrt(np.square(more).mean(axis=1) / len(judged.y)))
+        return rivals[min(near, key=lambda number: judged.best_temperature(judged.predictions[number])[1])]
+
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
         judged = self.judged(candidate)
@@ -258,7 +278,9 @@ class Judge:
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
-        folds = self.leader.records.keys()
+        folds = set(self.leader.records)
+        if self._data.folds is not None:  # one division covers all samples
+            folds &= set(range(1, int(self._data.folds[0].max()) + 1)) or folds
         able = [each for each in self.ranked if each.whole and folds <= each.records.keys() and each is not self.leader]
         candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
         judged = self.judged(*candidates)
@@ -349,9 +371,8 @@ class Judge:
         choice = Choice(parts, judged.interval(mixed), judged, mixed)
         if self._average == "values":
             return choice
-        found = minimize_scalar(lambda log: judged.log_loss(mixed, math.exp(log)), bounds=(-2.0, 2.0), method="bounded")
-        better = found.fun < 0.99 * judged.log_loss(mixed)
-        return replace(choice, temperature=math.exp(found.x)) if better else choice
+        temperature, loss = judged.best_temperature(mixed)
+        return replace(choice, temperature=temperature) if loss < 0.99 * judged.log_loss(mixed) else choice
 
     def _part(self, record: Record, split: str) -> Array:
         """Return the outputs of a trial's model for a split, as probabilities or numbers."""

@@ -36,6 +36,8 @@ before the leaders go on."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
 learning rate."""
+CHEAP = 0.03
+"""Share of the time that is left in which a first configuration gets all folds, although it is behind on the first."""
 _SECONDS_OF_LAST = 3.0  # to load and store the model
 _SAFETY, _MOST_EXTRA, _UNKNOWN, _MOST_RATIO = 1.25, 1.0, 5.0, 4.0
 """Factor of the expected duration of a trial, which must fit into the time that is left; largest number of seconds that
@@ -227,9 +229,15 @@ class Race:
         error = stdev(differences) / math.sqrt(len(differences))
         return mean(differences) > _LIMIT * error
 
+    def _cheap(self, contender: Contender) -> bool:
+        """Return whether a first configuration can get all folds at once in hardly any of the time that is left."""
+        seconds = self.seconds(contender) * (self._division - len(contender.scores))
+        return not contender.values and seconds <= CHEAP * (self._deadline - self._clock())
+
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
-        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual), 1e-3)
+        expected = self.seconds(usual) or self._estimate(usual.search.plan)
+        share = SHARE_OF_FIRST * self._total / max(expected, 1e-3)
         if "refine.epochs" not in usual.search.plan.first or share >= 1:
             return usual
         return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
@@ -286,7 +294,7 @@ class Race:
             return
         leader = standings[0][1]
         slacks = ((each, _SLACK_OF_VARIANT if each.values else _SLACK) for _, each in standings)
-        alive = [each for each, slack in slacks if not self.behind(each, leader, slack)]
+        alive = [each for each, slack in slacks if self._cheap(each) or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
         yield from self._longer(standings, leader)
         rows = range(0, len(self.folds), self._division)

@@ -9,6 +9,7 @@ import pytest
 from orca_ray.results.record import Record, Status
 from orca_ray.sweep.plan.searches import TrialSpec, canonical_json
 from orca_ray.sweep.search import FoldSearch, History, Race
+from orca_ray.sweep.search.race import Contender
 from tests.results.factories import make_record
 from tests.sweep.fakes import fake_searches, fake_spec
 
@@ -45,12 +46,17 @@ class Track:
     improving: bool = False
     history: History = field(default_factory=History)
     division: int = 0
+    num_held: float = float("inf")
+    estimate: float = 1.0
     now: float = 0.0
     ran: list[TrialSpec] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.race = Race(self.folds, deadline=self.seconds, division=self.division, clock=lambda: self.now)
+        self.race = Race(
+            self.folds, deadline=self.seconds, division=self.division, num_held=self.num_held, clock=lambda: self.now
+        )
+        self.race.estimates = {("pocket/wdbc", method): self.estimate for method in BEST}
         self.searches = [FoldSearch(plan, self.history, self.race) for plan in fake_searches(fake_spec(TEXT))]
 
     def run(self, most: int | None = None) -> "Track":
@@ -83,7 +89,7 @@ class Track:
 
 
 def test_every_method_starts_on_the_first_fold_and_the_leaders_get_all_folds() -> None:
-    track = Track(1000.0).run(12)
+    track = Track(500.0).run(12)
     assert sorted(track.started()[:3]) == [("linear_probe", 1), ("nft", 1), ("scratch", 1)]
     rest = track.started()[3:]
     assert rest[:4] == [("nft", fold) for fold in (2, 3, 4, 5)]
@@ -111,8 +117,45 @@ def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
     epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
     epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran]
-    assert epochs[3] == int(0.5 * (60 - 3 * 4) / 1.25), "half of the time that is left"
+    assert epochs[2] == int(0.5 * (60 - 6 - 3) / 1.25), "half of the time that is left"
     assert Track(24.0, improving=True).run().now <= 24
+
+
+def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None:
+    short = Track(60.0, estimate=18.0).run(3).ran
+    assert short[0].epochs == 2, "a fifteenth of the time would be 3.6 of 18 s"
+    assert [trial.epochs for trial in short[1:]] == [3, 3], "a second an epoch was measured"
+    assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
+
+
+def test_first_trials_of_all_methods_take_at_most_a_share_of_the_time_before_the_leader_goes_on() -> None:
+    methods = [trial.method for trial in Track(20.0, improving=True).run().ran]
+    assert methods[:2] == ["nft", "nft"], "the first trial took more than a fifth of the time"
+
+
+def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
+    track = Track(100.0, num_held=40)
+
+    def contender(score: float) -> Contender:
+        return Contender(track.searches[0], {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)})
+
+    leader = contender(0.0)
+    assert not track.race.behind(contender(1 / 40), leader)
+    assert track.race.behind(contender(3 / 40), leader)
+    track.race = Race([1], deadline=100.0)
+    assert track.race.behind(contender(1 / 40), leader), "scores are no shares of samples"
+
+
+def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
+    track = Track(60.0, improving=True).run()
+    *_, before, last = track.ran
+    assert fold_of(last) == -1
+    start = next(trial for trial in track.ran if trial.key == last.hyperparameters["refine.start"])
+    assert start.method == last.method == "nft"
+    assert last.hyperparameters["refine.learning_rate"] == 5e-4, "half of the rate before"
+    assert 60 - 1.25 * 3 - 3 < track.now <= 60, "the time is used to the end"
+    again = Track(120.0, improving=True, history=History(records=track.records)).run()
+    assert all(fold_of(trial) != -1 for trial in again.ran), "once"
 
 
 def test_no_trial_starts_that_cannot_end() -> None:
