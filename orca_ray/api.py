@@ -61,9 +61,8 @@ TRANSFORMERS = ("linear_probe", "nft", "orca_guarded", "orca", "scratch")
 FIRST_SHARE, FIRST_SECONDS, ENDING_SECONDS, LEAST_SECONDS_OF_RAY = 0.3, 60.0, 4.0, 45.0
 """Largest share of the time, and largest time, for the methods that fit in seconds alone; seconds for selecting and
 writing the model; least time for which a Ray cluster is started."""
-LEAST_OVERRUN, MOST_OVERRUN = 5.0, 0.05
-"""A configuration is fitted again to all samples if one trial of it took at most this many seconds, or this share of
-the time."""
+LEAST_OVERRUN, MOST_OVERRUN = 10.0, 0.1
+"""Configurations are fitted again to all samples, at the end, in at most so many seconds, or this share of the time."""
 MOST_OF_CANDIDATE = 10
 """Largest number of models of folds that stand for a configuration."""
 _SLOW_IMPORTS = ("scipy.optimize", "sklearn.ensemble", "lightgbm")
@@ -265,8 +264,8 @@ class AdaptationSweep:
         if place in judge.final:
             return [judge.final[place]]
         if get_method(candidate.method).refits:
-            affordable = candidate.seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes)
-            if affordable:
+            judge.refit_seconds += 1.5 * candidate.seconds  # all samples are more than those of a fold
+            if judge.refit_seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
                 self._race([candidate.method], math.inf, "inline", final={place})
                 judge.final |= self.judge().final
             if place in judge.final:

@@ -43,6 +43,8 @@ MOST_CANDIDATES, MOST_STEPS = 15, 20
 _MOST_VALUES, _LEAST_DRAWN = 10**6, 100
 """Largest number of predicted values of a resample, unless it has as few samples as the second number."""
 _LEAST = 1e-7
+Measure = Callable[..., float]
+"""Function of predictions [N, ...] and of the rows of the samples; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,15 @@ class Judged:
         )
 
     def interval(
-        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL
-    ) -> Interval:
+        self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
+        measure: Measure | None = None,
+    ) -> Interval:  # fmt: skip
         """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
-        size, value = len(self.y), of(*map(self.score, predictions))
+        size, measure = len(self.y), measure or self.score
+        losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
+        if all(each is not None for each in losses):
+            predictions, measure = tuple(each for each in losses if each is not None), self._mean
+        value = of(*map(measure, predictions))
         if self.metric == "error" and len(predictions) == 1:  # no resample of samples without an error has one
             low, high = beta.ppf([0.5 - level / 2, 0.5 + level / 2], value * size + 0.5, (1 - value) * size + 0.5)
             return Interval(value, min(float(low), value), max(float(high), value))
@@ -168,24 +175,42 @@ class Judged:
         for _ in range(RESAMPLES):
             drawn = random.integers(size, size=count)
             with contextlib.suppress(UserError, ValueError):  # a class may be absent
-                found.append(of(*(self.score(each, drawn) for each in predictions)))
+                found.append(of(*(measure(each, drawn) for each in predictions)))
         low, high = np.percentile(found or [value], [50 * (1 - level), 50 * (1 + level)])
         if count < size:
             low, high = (value + math.sqrt(count / size) * (end - np.mean(found)) for end in (low, high))
         return Interval(value, min(float(low), value), max(float(high), value))
 
-    def log_loss(self, chances: Array, temperature: float = 1.0) -> float:
-        """Return the mean log loss of probabilities; 0 for predictions that are no probabilities."""
+    def losses(self, predictions: Array) -> Array | None:
+        """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""
+        if self.metric == "error" and self.average == "softmax":
+            return np.asarray(predictions.argmax(axis=1) != self.y, float)
+        y = self.y.reshape(len(self.y), -1)
+        if self.metric not in ("relative_l2", "rmse"):
+            return None
+        squares = np.square(predictions.reshape(y.shape) - y)
+        if self.metric == "rmse":
+            return np.asarray(squares.mean(axis=1))
+        return np.asarray(np.sqrt(squares.sum(axis=1) / np.square(y, dtype=float).sum(axis=1)))
+
+    def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
+        mean = float(losses[rows].mean())
+        return math.sqrt(mean) if self.metric == "rmse" else mean
+
+    def log_loss(self, chances: Array, rows: Array | slice = slice(None), temperature: float = 1.0) -> float:
+        """Return the mean log loss of probabilities [N, ...] on ``rows``; 0 if the predictions are no probabilities."""
         if self.average == "values" or (self.y < 0).any():  # targets that are ignored
             return 0.0
-        logits = self._logits(chances) / temperature
+        logits, y = self._logits(chances[rows]) / temperature, self.y[rows]
         if self.average == "softmax":
-            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), self.y].mean())
-        return float(np.mean(np.logaddexp(0, logits) - logits * self.y.reshape(logits.shape)))
+            return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), y].mean())
+        return float(np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape)))
 
     def best_temperature(self, chances: Array) -> tuple[float, float]:
         """Return the temperature with the least log loss of probabilities, and that log loss."""
-        found = minimize_scalar(lambda log: self.log_loss(chances, math.exp(log)), bounds=(-2.0, 2.0), method="bounded")
+        found = minimize_scalar(
+            lambda log: self.log_loss(chances, temperature=math.exp(log)), bounds=(-2.0, 2.0), method="bounded"
+        )
         return math.exp(found.x), float(found.fun)
 
     def _logits(self, predictions: Array) -> Array:
@@ -203,8 +228,10 @@ class Judge:
         self._outputs: dict[str, Mapping[str, Array]] = {}
         found: dict[tuple[str, str], dict[int, Record]] = {}
         lacking: set[tuple[str, str]] = set()
+        self.refit_seconds = 0.0
+        """Duration of the trials on all samples that ran for this judge."""
         self.final: dict[tuple[str, str], Record] = {}
-        """Records of trials on all samples, by method and values; if they started from a fold's model, by its values."""
+        """Records of trials on all samples, by method and values: by those of the model that they started from."""
         places: dict[str, tuple[str, str]] = {}
         started: list[tuple[str, Record]] = []
         for record in records:
@@ -221,7 +248,9 @@ class Judge:
             elif OUTPUTS in (names := models.names(record.trial_key)):
                 found.setdefault(place, {})[fold] = record
                 lacking |= set() if CONFIG in names else {place}
-        self.final |= {places[start]: record for start, record in started if len(found.get(places.get(start), ())) < FEW_FOLDS}
+        for start, record in started:
+            if (origin := places.get(start)) and len(found.get(origin, ())) < FEW_FOLDS:
+                self.final[origin] = record
         if not found.keys() - lacking:
             raise UserError(
                 f"no trial of {task.name} has ended with a model: run the same command again, which continues it, and "
@@ -262,10 +291,10 @@ class Judge:
         if self._task.metric != "error" or self._average != "softmax" or len(rivals) < 2:
             return whole[0]
         judged = self.judged(*rivals)
-        wrong = np.stack([each.argmax(axis=1) != judged.y for each in judged.predictions]).astype(float)
+        wrong = np.stack([np.asarray(judged.losses(each)) for each in judged.predictions])
         more = wrong - wrong[0]
         near = np.flatnonzero(more.mean(axis=1) <= np.sqrt(np.square(more).mean(axis=1) / len(judged.y)))
-        return rivals[min(near, key=lambda number: judged.best_temperature(judged.predictions[number])[1])]
+        return rivals[min(map(int, near), key=lambda number: judged.best_temperature(judged.predictions[number])[1])]
 
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
@@ -275,6 +304,7 @@ class Judge:
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
+        By the error of classes, an ensemble of no more errors may instead have a lower log loss in nine of ten.
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
@@ -287,7 +317,7 @@ class Judge:
         outputs, chosen, found = judged.predictions, list[int](), list[tuple[float, float, int]]()
         total = np.zeros_like(outputs[0])
         for step in range(1, MOST_STEPS + 1):
-            mixtures = [(total + each) / step for each in outputs]
+            mixtures = ((total + each) / step for each in outputs)
             ranks = [(judged.score(each), judged.log_loss(each), number) for number, each in enumerate(mixtures)]
             best, smooth, number = min(ranks)  # an error has ties, which the log loss breaks
             chosen.append(number)
@@ -298,8 +328,14 @@ class Judge:
         if len(counts) < 2:
             return None
         mixed = np.asarray(sum(count / size * outputs[number] for number, count in counts.items()))
-        gain = judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8)
-        if gain.low <= 0:
+        measures: list[Measure] = [judged.score]
+        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0]):
+            measures.append(judged.log_loss)
+        gains = (
+            judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8, measure=each)
+            for each in measures
+        )
+        if all(gain.low <= 0 for gain in gains):
             return None
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 

@@ -66,7 +66,8 @@ def check_unfit(method: str, task: Task) -> None:
 
 
 _YOUNGER = {
-    "data.fold": DataConfig.fold, "minirocket.penalty": MiniRocketConfig.penalty, "refine.start": RefineConfig.start,
+    "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold, "minirocket.penalty": MiniRocketConfig.penalty,
+    "refine.start": RefineConfig.start,
 }  # fmt: skip
 """Defaults of the options that were added after the first records."""
 

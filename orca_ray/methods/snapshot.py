@@ -173,7 +173,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 
 def load_weights(model: CrossModalModel, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
-    """Load ``weights`` into ``model``; UserError unless they are finite, and exactly those ``names`` with their shapes."""
+    """Load ``weights``: UserError unless they are finite, and exactly those of ``names`` in the shapes of ``model``."""
     state, expected = model.state_dict(), set(names)
     # Weights whose size follows from training, such as the text of trees.
     resized = {f"{name}.{own}" for name, part in model.named_modules() for own in getattr(part, "resized", ())}

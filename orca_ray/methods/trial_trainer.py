@@ -32,7 +32,7 @@ from orca_ray.training.numerics import choose_precision, derive_seed, torch_sett
 from orca_ray.training.ranks import ALONE, Ranks
 from orca_ray.training.sample_cost import memory_mib
 
-_FORMAT = 5
+_FORMAT = 6
 _log = logging.getLogger(__name__)
 
 

@@ -277,10 +277,10 @@ def _strata(data: UserData, rows: Indices, classes: Array | None) -> Array:
 
 
 def _blocks(times: Array, count: int) -> Array:
-    """Return the block, from 1, of each time [N]: about ``count`` blocks of equal size; equal times share a block."""
+    """Return the block of each time [N]: about ``count`` blocks of equal size, 1 the latest; equal times share one."""
     ordered = np.sort(times)
     middle = (np.searchsorted(ordered, times, "left") + np.searchsorted(ordered, times, "right")) / 2
-    return np.asarray(1 + np.unique(middle * count // len(times), return_inverse=True)[1])
+    return np.asarray(1 + np.unique(-(middle * count // len(times)), return_inverse=True)[1])
 
 
 def _deal(units: Array, strata: Array, count: int, seed: int) -> Array:

@@ -45,6 +45,9 @@ class DataConfig(Config):
     """Share of the training samples that all stages use, drawn with the trial's seed (see
     `orca_ray.data.prepared.with_train_fraction`). Validation and test stay whole. Prepared data keep the normalisation
     and ``y_mean``, ``y_std`` that were computed from the whole training split."""
+    chooses: Annotated[str, partial(one_of, ("metric", "log_loss"))] = "metric"
+    """What of the validation data chooses the epoch: the task's metric, or for classes and labels the log loss, which
+    has fewer ties, so that the metric of the chosen epoch is less flattered by the choice."""
     fold: Annotated[int, partial(must, "at least -1 and finite", lambda value: -1 <= value < math.inf)] = 0
     """Part of own data that validates: 0: the prepared validation split; from 1: this fold of train and validation
     together, on whose other folds the trial trains; -1: the trial trains on all samples, those of test included."""

@@ -12,7 +12,7 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
+from torch.nn import Parameter, functional
 
 from orca_ray.data.rows import RowIndex, Rows, Target, num_bytes, row_slices
 from orca_ray.models.crossmodal import CrossModalModel
@@ -251,6 +251,15 @@ def of_samples(
     np.add.at(sums, members, predictions)
     counts = np.bincount(members).reshape(-1, *[1] * (predictions.ndim - 1))
     return sums / counts, y[firsts], firsts
+
+
+def log_loss(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:
+    """Return the mean log loss of a whole split, whose targets are classes or labels; see `score`."""
+    predictions, y, _ = of_samples(predictions, y, group)
+    logits, targets = torch.from_numpy(np.asarray(predictions, np.float64)), torch.from_numpy(np.array(y))
+    if objective.target.kind == "classes":
+        return float(functional.cross_entropy(logits, targets.long()))
+    return float(functional.binary_cross_entropy_with_logits(logits, targets.double()))
 
 
 def score(predictions: np.ndarray, y: np.ndarray, objective: Objective, group: np.ndarray | None = None) -> float:

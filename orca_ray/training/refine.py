@@ -1,5 +1,6 @@
 """The refine stage: fine-tune the method's trainable parameters; keep the weights of the best validation score."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ from orca_ray.models.body import has_stochastic_depth, seeded
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.training.config import RefineConfig
-from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, make_feed, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, log_loss, make_feed, predict, score
 from orca_ray.training.gradient_accumulation import Augment, BatchTerm, GradientAccumulator, StepTerm
 from orca_ray.training.numerics import NotFiniteError, choose_precision, derive_seed, make_generator
 from orca_ray.training.optimisation import Trained, make_optimizer, make_schedule, set_learning_rate
@@ -85,10 +86,12 @@ class RefineLoop:
         step_term: StepTerm | None = None,
         on_step: Callable[[], None] | None = None,
         ranks: Ranks = ALONE,
+        by_log_loss: bool = False,
     ) -> None:
         """Freeze all parameters but ``parameters``, as `Trained` does, and build the optimiser.
 
-        ``on_step`` is called after each optimiser step, except an epoch's last; it may store the `state_dict`.
+        ``by_log_loss``: the log loss of validation chooses the best epoch, instead of the metric. ``on_step`` is called
+        after each optimiser step, except an epoch's last; it may store the `state_dict`.
         """
         self._trained = Trained(model, parameters)
         self._model, self._config, self._seed, self._device = model, config, seed, device
@@ -111,6 +114,7 @@ class RefineLoop:
         self.epoch = 0
         self.best_epoch: int | None = None
         self.best_score: float | None = None
+        self._by_log_loss, self._least = by_log_loss, math.inf
         self._best: dict[str, Tensor] = {}
         self._samples_seen, self._training_seconds = 0, 0.0
 
@@ -161,8 +165,11 @@ class RefineLoop:
         predictions = self._predict(self._validation_feed, len(validation), self._evaluation_batch)
         value = score(predictions, validation.y, self._objective, validation.group)
         self.epoch += 1
-        if self.best_score is None or value < self.best_score:
-            self.best_epoch, self.best_score = self.epoch, value
+        decisive = value
+        if self._by_log_loss:
+            decisive = log_loss(predictions, validation.y, self._objective, validation.group)
+        if decisive < self._least:
+            self.best_epoch, self.best_score, self._least = self.epoch, value, decisive
             self._best = {name: weight.to("cpu", copy=True) for name, weight in self._trained.weights().items()}
         ended = perf_counter()
         return RefineEpoch(self.epoch, loss, value, learning_rate, ended - started + earlier, ended - trained)
@@ -195,7 +202,7 @@ class RefineLoop:
         """
         return {
             "epoch": self.epoch, "best_epoch": self.best_epoch, "best_score": self.best_score, "best": self._best,
-            "weights": self._trained.weights(), "optimizer": self._optimizer.state_dict(),
+            "least": self._least, "weights": self._trained.weights(), "optimizer": self._optimizer.state_dict(),
             "samples_seen": self._samples_seen, "training_seconds": self._training_seconds,
             "partial": self._partial.to_state(self._device) if self._partial else None,
         }  # fmt: skip
@@ -204,7 +211,7 @@ class RefineLoop:
         """Restore the ``state`` of an earlier loop, to continue exactly where that loop was."""
         self._trained.load(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self._best = dict(state["best"])
+        self._best, self._least = dict(state["best"]), state["least"]
         self._samples_seen, self._training_seconds = state["samples_seen"], state["training_seconds"]
         self.epoch, self.best_epoch, self.best_score = state["epoch"], state["best_epoch"], state["best_score"]
         self._partial = _PartialEpoch(**state["partial"]) if state.get("partial") else None

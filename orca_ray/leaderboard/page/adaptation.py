@@ -101,7 +101,8 @@ def _methods(report: Mapping[str, Any]) -> tuple[str, str]:
     rows += [{**row, "colour": "--c0" if row.get("pretrained") else "--c1"} for row in report["standings"]]
     low, middle = min(row["low"] for row in rows), float(np.median([row["score"] for row in rows]))
     # A bad method does not press the others together: its interval ends at the edge.
-    high = min(max(row["high"] for row in rows), low + 4 * (middle - low))
+    highest = max(row["high"] for row in rows)
+    high = min(highest, low + 4 * (middle - low)) if middle > low else highest
     pixels = [np.interp([row["low"], row["score"], row["high"]], (low, high), (6, 214)).round(1) for row in rows]
     bases = [at for (_, at, _), row in zip(pixels, rows, strict=True) if row["method"] == report["baseline"]]
     dashes = "".join(f'<path class="dashed" d="M{at} 0v30"/>' for at in bases)

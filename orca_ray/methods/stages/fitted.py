@@ -23,7 +23,7 @@ from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
-from orca_ray.training.evaluate import BATCH_SIZE, Samples, SplitInputs, head_inputs, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, Samples, SplitInputs, head_inputs, log_loss, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class FittedStage(ABC):
         """Plan the stage; it ends after ``patience`` epochs without a better validation score (0: after ``epochs``)."""
         self._trial, self._epochs, self._patience = trial, epochs, patience or math.inf
         self._precision = Precision("float32", trial.device)
-        self._epoch, self._best_epoch, self._best_score = 0, 0, math.inf
+        self._epoch, self._best_epoch, self._best_score, self._least = 0, 0, math.inf, math.inf
         self._best: dict[str, Tensor] = {}
         self._test_score: float | None = None
         self._fit_seconds = self._evaluate_seconds = 0.0  # of the last step
@@ -66,10 +66,14 @@ class FittedStage(ABC):
         self._trial.model.eval()
         loss = self.fit(self._epoch)
         fitted = perf_counter()
-        value = self._evaluate(self._trial.data.validation)[0]
+        value, predictions = self._evaluate(validation := self._trial.data.validation)
+        decisive = value
+        if self._trial.by_log_loss:
+            decisive = log_loss(predictions, validation.y, self._trial.objective, validation.group)
         self._epoch += 1
-        if value < self._best_score:
+        if decisive < self._least:
             self._best_epoch, self._best_score, self._best = self._epoch, value, self._weights()
+            self._least = decisive
         seconds = perf_counter() - started
         if self.done:
             self._trial.model.load_state_dict(self._best)
@@ -103,14 +107,14 @@ class FittedStage(ABC):
             return None
         return {
             "epoch": self._epoch, "best_epoch": self._best_epoch, "best_score": self._best_score,
-            "weights": self._weights(), "best": self._best,
+            "least": self._least, "weights": self._weights(), "best": self._best,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an earlier stage, to continue where that stage was."""
         self._epoch, self._best_epoch, self._best_score = state["epoch"], state["best_epoch"], state["best_score"]
         self._trial.model.load_state_dict(state["weights"])
-        self._best = dict(state["best"])
+        self._best, self._least = dict(state["best"]), state["least"]
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.to("cpu", copy=True) for name, value in self._trial.model.state_dict().items()}
@@ -200,13 +204,20 @@ class RidgeStage(FittedStage):
             torch.cat(list(head_inputs(trial.model, split.x, self._precision)))
             for split in (data.train, data.validation)
         )
+        y, held = regressed(trial), data.validation
+        if trial.hyperparameters.data.fold == -1:  # train has the validation data: a random fifth of it chooses instead
+            rows = np.random.default_rng(derive_seed(trial.seed, "penalty")).permutation(len(y))
+            apart, others = rows[: len(y) // 5], rows[len(y) // 5 :]
+            group = None if data.train.group is None else data.train.group[apart]
+            held = Split(data.train.x, np.asarray(data.train.y)[apart], group)
+            x, validation, y = x[others], x[apart], y[others]
         decode, best = trial.objective.decoder(trial.device), np.inf
-        for weight, bias in ridge(x[:, 0], regressed(trial).to(trial.device), PENALTIES):
+        for weight, bias in ridge(x[:, 0], y.to(trial.device), PENALTIES):
             note_progress()
             head.output.weight.copy_(weight)
             head.output.bias.copy_(bias)
             predictions = decode(head(validation)).cpu().numpy()
-            value = score(predictions, data.validation.y, trial.objective, data.validation.group)
+            value = score(predictions, held.y, trial.objective, held.group)
             if value < best:
                 best, chosen = value, {name: each.clone() for name, each in head.output.state_dict().items()}
         head.output.load_state_dict(chosen)

@@ -124,6 +124,7 @@ class RefineStage:
             trial.model, self._choose(trial.model), trial.data.train, trial.data.validation, trial.objective,
             self._config, seed=trial.seed, device=trial.device, augmentation=trial.augmentation,
             batch_term=batch_term, step_term=step_term, on_step=trial.on_step, ranks=trial.ranks,
+            by_log_loss=trial.by_log_loss,
         )  # fmt: skip
 
 

@@ -173,6 +173,12 @@ class Trial:
     ranks: Ranks = ALONE
     """Processes that run the parallel stages together."""
 
+    @cached_property
+    def by_log_loss(self) -> bool:
+        """Whether the log loss of validation data chooses the epoch (see `DataConfig.chooses`)."""
+        wanted = self.hyperparameters.data.chooses == "log_loss" and self.task.target.kind in ("classes", "labels")
+        return wanted and not (np.asarray(self.data.validation.y) < 0).any()  # no targets are ignored
+
     def source_features(self) -> SourceFeatures:
         """Return the features and labels of the alignment source ``align.source``, which are cached."""
         return source_features(self._source)

@@ -30,9 +30,9 @@ MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.5
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.06, 0.22
+SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.06, 0.12
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
-before the leaders go on."""
+that adapt a body before the leaders go on."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5
 """Least and largest number of epochs of the training on all samples, relative to the epochs before; and factor of the
 learning rate."""
@@ -87,7 +87,9 @@ class Contender:
 
     def extends(self, other: "Contender") -> bool:
         """Return whether this configuration is that of ``other`` with more epochs."""
-        return self.search is other.search and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
+        return (
+            self.search is other.search and self.epochs > other.epochs and self.values == other.scheduled(self.epochs)
+        )
 
     def scheduled(self, epochs: int) -> dict[str, Scalar]:
         """Return the hyper-parameters with a schedule of ``epochs``; if it is a short one, so is its warm-up."""
@@ -165,7 +167,9 @@ class Race:
         """Note that the trial of a contender has started."""
         contender.running.add(fold)
         others = (each for each in self.contenders if each is not contender)
-        self.contenders = [each for each in others if each.records or each.running or each.search is not contender.search]
+        self.contenders = [
+            each for each in others if each.records or each.running or each.search is not contender.search
+        ]
         self.contenders.append(contender)
         self._urgent = None
 
@@ -243,10 +247,12 @@ class Race:
         return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
 
     def _firsts(self) -> Iterator[Record]:
-        """Yield the record of the first trial of each method."""
-        for method in {each.search.plan.method for each in self.contenders}:
-            own = [each for each in self.contenders if each.search.plan.method == method]
-            yield from sorted((r for each in own for r in each.records.values()), key=lambda r: r.started_at)[:1]
+        """Yield the record of the first trial of each method that adapts a body."""
+        own = defaultdict[str, list[Record]](list)
+        for each in self.contenders:
+            if get_method(each.search.plan.method).uses_body:
+                own[each.search.plan.method] += each.records.values()
+        yield from (min(records, key=lambda record: record.started_at) for records in own.values() if records)
 
     def _last(self) -> tuple[Contender | None, float]:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
@@ -283,8 +289,9 @@ class Race:
         left = SHARE_OF_FIRSTS * self._total - sum(map(_busy, self._firsts()))
         late = list[Contender]()
         for each in new:
-            left -= self.seconds(each)
-            if left >= 0:
+            adapts = get_method(each.search.plan.method).uses_body
+            left -= self.seconds(each) if adapts else 0.0
+            if not adapts or left >= 0:
                 yield each, self.folds[0]
             else:
                 late.append(each)

@@ -20,12 +20,12 @@ from orca_ray.data.prepared import PAPER, under_protocol
 from orca_ray.discovery import origin
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.methods.snapshot import read_weights
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.options import KeepModels
 from orca_ray.results.logs import TrialLog
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Status
-from orca_ray.methods.snapshot import read_weights
 from orca_ray.sweep.executors.cleanup import scratch_directory
 from orca_ray.sweep.plan.searches import TrialSpec
 from orca_ray.sweep.run.messages import TrialReport, Worker, WorkerSettings

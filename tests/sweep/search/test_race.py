@@ -116,15 +116,15 @@ def test_further_configurations_are_suggested_when_the_leaders_have_their_folds(
 def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
     epochs = [trial.epochs for trial in Track(1000.0, improving=True).run(9).ran]
     assert epochs[:5] == [6, 6, 6, 36, 216], "six times as many, twice"
-    epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran]
-    assert epochs[2] == int(0.5 * (60 - 6 - 3) / 1.25), "half of the time that is left"
+    epochs = [trial.epochs for trial in Track(60.0, improving=True).run().ran if trial.method == "nft"]
+    assert epochs[1] == int(0.5 * (60 - 6) / 1.25), "half of the time that is left"
     assert Track(24.0, improving=True).run().now <= 24
 
 
 def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None:
     short = Track(60.0, estimate=18.0).run(3).ran
     assert short[0].epochs == 2, "a fifteenth of the time would be 3.6 of 18 s"
-    assert [trial.epochs for trial in short[1:]] == [3, 3], "a second an epoch was measured"
+    assert [trial.epochs for trial in short[1:]] == [3, 2], "a second an epoch was measured; 0.12 of the time are gone"
     assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
 
 
@@ -137,7 +137,9 @@ def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
     track = Track(100.0, num_held=40)
 
     def contender(score: float) -> Contender:
-        return Contender(track.searches[0], {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)})
+        return Contender(
+            track.searches[0], {}, records={1: make_record(validation_score=score, status=Status.COMPLETED)}
+        )
 
     leader = contender(0.0)
     assert not track.race.behind(contender(1 / 40), leader)
@@ -148,7 +150,7 @@ def test_one_error_on_a_few_samples_is_not_far_behind_none() -> None:
 
 def test_the_leader_of_few_folds_trains_on_with_all_samples() -> None:
     track = Track(60.0, improving=True).run()
-    *_, before, last = track.ran
+    last = track.ran[-1]
     assert fold_of(last) == -1
     start = next(trial for trial in track.ran if trial.key == last.hyperparameters["refine.start"])
     assert start.method == last.method == "nft"
