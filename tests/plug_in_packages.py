@@ -21,7 +21,7 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "plugin"
+EXAMPLE, FOLLOWERS = (Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers"))
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
     all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,

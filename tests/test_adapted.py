@@ -27,7 +27,7 @@ from orca_ray.testing.model_folders import check_forgeries
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
 
-SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1, "recraft.source_epochs": 1, "joint.epochs": 1}
+SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
 FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))
 SERIES = make_task(CLASSES)
 LORA = ("lora", "orca_lora")

@@ -1,6 +1,6 @@
-"""Wheel and source distribution: what they hold, and that they work installed; the example package beside orca-ray.
+"""Wheel and source distribution: what they hold, and that they work installed; the plug-ins in `examples`.
 
-The example package: its own tests, a sweep with all it brings, and the documentation.
+The plug-ins: their own tests, a sweep with all it brings, and the documentation.
 """
 
 import email
@@ -23,9 +23,12 @@ import yaml
 import orca_ray
 from orca_ray.discovery import GROUPS
 from orca_ray.results.store import ResultsStore
+from orca_ray.sweep.plan.loading import load_spec
+from orca_ray.sweep.plan.plan import resolve
+from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.testing.suite import make_home, save_tokenizer
 from tests.docs.pages import ROOT
-from tests.plug_in_packages import EXAMPLE
+from tests.plug_in_packages import EXAMPLE, FOLLOWERS, installed
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -113,30 +116,51 @@ SWEEP = Path(__file__).with_name("example.yaml").read_text()
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory that the example package is installed into, without a network."""
-    source, site = tmp_path_factory.mktemp("source") / "plugin", tmp_path_factory.mktemp("site")
-    copytree(EXAMPLE, source)
+    """Return a directory that the plug-ins are installed into, without a network."""
+    source, site = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("site")
+    sources = [str(copytree(each, source / each.name)) for each in (EXAMPLE, FOLLOWERS)]
     options = ["--no-index", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), str(source)]
+    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(site), *sources]
     subprocess.run(command, check=True, timeout=120)
     return site
 
 
 def beside(site: Path, **variables: str) -> Mapping[str, str]:
-    """Return the environment of processes that find orca-ray and the example package."""
+    """Return the environment of processes that find orca-ray and the plug-ins."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), **variables}
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_the_package_passes_the_conformance_suites(site: Path, tmp_path: Path) -> None:
-    tests = copytree(EXAMPLE / "tests", tmp_path / "tests")
+@pytest.mark.parametrize(
+    ("package", "chosen", "fewest"),
+    [
+        pytest.param(EXAMPLE, "", 81, marks=pytest.mark.exhaustive, id="plugin"),
+        pytest.param(FOLLOWERS, "TestMethods", 32, marks=pytest.mark.exhaustive, id="followers, conformance"),
+        pytest.param(FOLLOWERS, "not TestMethods", 25, id="followers, other tests"),
+    ],
+)
+def test_a_package_passes_its_tests_and_the_conformance_suites(
+    package: Path, chosen: str, fewest: int, site: Path, tmp_path: Path
+) -> None:
+    tests = copytree(package / "tests", tmp_path / "tests")
     (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error::pytest.PytestWarning\n")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, str(tests)]
     done = subprocess.run(command, cwd=tmp_path, env=beside(site), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 80
+    assert int(re.findall(r"(\d+) passed", done.stdout)[0]) >= fewest
     assert "skipped" not in done.stdout
+
+
+@pytest.mark.slow
+def test_the_trials_of_the_followers_are_those_of_the_stored_board(site: Path) -> None:
+    records = ResultsStore(str(ROOT / "docs" / "stores" / "pocket")).records()
+    fingerprints = dict(zip(records["task"], records["data_fingerprint"], strict=True))
+    with installed(site):
+        spec = load_spec(FOLLOWERS / "sweeps" / "pocket.yaml")
+        plans = resolve(plan_searches(spec, fingerprints, gpus=False), pytest.fail)
+        keys = {plan.trial({}, spec.file.seed, "search").key for plan in plans}
+    assert len(keys) == 3 * 8
+    assert keys <= set(records.loc[records["sweep"] == spec.sweep_id, "trial_key"])
 
 
 def save_gpt_neo(directory: Path) -> str:

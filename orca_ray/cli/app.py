@@ -53,10 +53,10 @@ def options(
 
 data_app = typer.Typer(no_args_is_help=True, help="Fetch, prepare, verify, list, show and generate the data of tasks.")
 for function in (
-    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.extend, benchmark.plan, leaderboard.leaderboard,
+    adapt.adapt, benchmark.benchmark, benchmark.run, benchmark.plan, leaderboard.leaderboard,
     leaderboard.leaderboard_diff, leaderboard.site, watch.status, watch.logs, watch.stop, watch.pause, watch.retry,
-    watch.cancel, watch.submit, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks,
-    catalogue.bodies, catalogue.methods, catalogue.doctor,
+    watch.cancel, results.reproduce, predict.predict, predict.export, predict.serve, catalogue.tasks, catalogue.bodies,
+    catalogue.methods, catalogue.doctor,
 ):  # fmt: skip
     app.command(function.__name__.replace("_", "-"))(function)
 for function in (data.fetch, data.prepare, data.verify, show.list_, show.show, data.generate):

@@ -1,4 +1,4 @@
-"""``orca-sweep benchmark``, ``run``, ``extend`` and ``plan``: start, extend or preview a sweep."""
+"""``orca-sweep benchmark``, ``run`` and ``plan``: start, continue or preview a sweep."""
 
 import shlex
 from dataclasses import replace
@@ -9,7 +9,6 @@ from typer import Argument, Exit
 from orca_ray.cli import output
 from orca_ray.cli.options import RunCommandOptions, SweepOptions, existing_store, is_path, results_uri, takes, typed
 from orca_ray.cli.output import duration, emit_json, note, plain, reason, say, show
-from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import public_uri
 
@@ -28,7 +27,7 @@ def benchmark(
     name: Annotated[str, Argument(metavar="NAME", help="Benchmark, e.g. pocket or nasbench360.")],
     options: RunCommandOptions,
 ) -> None:
-    """Run the sweep of a benchmark. Run it again to continue it; finished trials are not repeated."""
+    """Run the sweep of a benchmark. Run it again to continue or extend it; finished trials are not repeated."""
     _run(options.spec(name), name, options)
 
 
@@ -38,24 +37,6 @@ def run(sweep: Annotated[str, Argument(metavar="SWEEP.yaml", help="Sweep file.")
     # `load_spec` would take a name without "/" or suffix for a shipped sweep; `run` always means a file.
     source = sweep if is_path(sweep) else f"./{sweep}"
     _run(options.spec(source), source, options)
-
-
-@takes(RunCommandOptions)
-def extend(
-    source: Annotated[str, Argument(metavar="NAME|SWEEP.yaml", help="Benchmark, or sweep file.")],
-    options: RunCommandOptions,
-) -> None:
-    """Run more of a sweep that has results: more trials, tasks, methods or seeds, or a wider space.
-
-    The same as `benchmark` or `run`, which continue a sweep too, except that it refuses a sweep without results.
-    """
-    spec, uri = options.spec(source), results_uri(options.results)
-    store = existing_store(uri)
-    sweeps = () if store is None else store.scan().values("sweep")
-    if not any(name == spec.sweep_id or spec.is_variant(name) for name in sweeps):
-        advice = "start it with `orca-sweep benchmark` or `orca-sweep run`, or give another store with --results"
-        raise UserError(f"the results store has no trials of {spec.sweep_id} to extend: {advice}")
-    _run(spec, source, options)
 
 
 def _run(spec: "SweepSpec", source: str, options: RunCommandOptions) -> None:

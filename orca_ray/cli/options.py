@@ -197,7 +197,7 @@ StagingOption = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options that `plan`, `benchmark`, `run` and `extend` share: what the sweep covers, and where it runs."""
+    """Options that `plan`, `benchmark` and `run` share: what the sweep covers, and where it runs."""
 
     budget: Annotated[str | None, Option(help="Budget of the sweep file, e.g. quick or full.")] = None
     tasks: Annotated[list[str] | None, Option(help="Only these tasks; comma-separated or repeated.")] = None
@@ -237,7 +237,7 @@ class SweepOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCommandOptions(SweepOptions):
-    """Options of `benchmark`, `run` and `extend`: what the sweep covers, as in `SweepOptions`, and how it runs."""
+    """Options of `benchmark` and `run`: what the sweep covers, as in `SweepOptions`, and how it runs."""
 
     retry_failed: Annotated[bool, Option("--retry-failed", help="Run failed trials again.")] = False
     gpus_per_trial: Annotated[

@@ -26,21 +26,6 @@ TARGETS = {
 
 
 @dataclass(frozen=True)
-class JointConfig(Config):
-    """Options of the first stage of `joint`; all other options of this stage are ``refine.*``."""
-
-    epochs: Number = 10
-    warmup: Fraction = 0.6
-    """Share of the epochs, counted from the first, whose loss is the task's alone; never the last epoch."""
-    weight: Amount = 1.0
-    """Weight w of the distance in the loss."""
-    learning_rate: Positive = 1e-3
-    """Learning rate of the first stage, whose optimiser is ``refine.optimizer``, or Adam if that is SGD."""
-    batch_size: Number = 64
-    """Number of samples of an optimiser step; the distance is computed from these samples."""
-
-
-@dataclass(frozen=True)
 class LoraConfig(Config):
     """Options of `lora` and `orca_lora`."""
 
@@ -56,22 +41,6 @@ class LoraConfig(Config):
 
 
 @dataclass(frozen=True)
-class MonaConfig(Config):
-    """Options of `mona`. Optimiser, learning rate and batch size of stages 1 and 2 are those of refining."""
-
-    warmup_epochs: Count = 1
-    """Epochs of training embedder and head by the task's loss before the bilevel stage."""
-    epochs: Count = 2
-    """Epochs of the bilevel stage. The paper: 5 to 10."""
-    source_weight: Amount = 0.5
-    """Weight λ of the source loss, which is alignment and uniformity. The paper: 0.3 to 0.5."""
-    inner_learning_rate: Positive = 0.1
-    """Learning rate α of the body's virtual step."""
-    source_batch: Number = 32
-    """Number of positive pairs of source samples in an optimiser step."""
-
-
-@dataclass(frozen=True)
 class PareConfig(Config):
     """Options of `pare`."""
 
@@ -84,31 +53,6 @@ class PareConfig(Config):
     weight: Amount = 0.0
     """Weight ω of the loss of mixes. 0: the weight in the paper's code, i.e. 0.3 for dense targets, else 1 for image
     bodies and 0.1 for sequence bodies."""
-
-
-@dataclass(frozen=True)
-class RecraftConfig(Config):
-    """Options of `recraft`, besides the options of aligning."""
-
-    form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
-    """Version to follow where the paper's equations and the published code differ."""
-    source_epochs: Number = 10
-    """Epochs of training the source head. The published code: 20 on images, 30 on text."""
-    penalty_epochs: Count = 1
-    """Number of source epochs, counted from the last, that have the gradient penalty. The published code: 10."""
-    source_batch_size: Number = 8
-    """Number of source samples in an optimiser step. The published code: 4 on images."""
-    source_learning_rate: Positive = 1e-3
-    """Learning rate of the source head; with a much higher one the penalty grows in training."""
-    penalty: Amount = 100.0
-    """Weight ρ of the gradient penalty."""
-    threshold: Amount = 0.4
-    """Norm τ above which a gradient is penalised."""
-    distortion_epochs: Count = 2
-    """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
-    distortion_learning_rate: Positive = 1e-4
-    distortion_batch_size: Number = 32
-    """Maximum number of samples of a class in an optimiser step. The published code: 16 to 32."""
 
 
 @dataclass(frozen=True)

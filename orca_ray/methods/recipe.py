@@ -18,8 +18,6 @@ if TYPE_CHECKING:  # planning a sweep must not import torch
 
 NO_BODY = "none"
 """Name of the body in trials of methods that use none."""
-FROZEN_BODY = 0.7
-"""Duration of an epoch with a frozen body, relative to an epoch that trains the body; measured on the pocket tasks."""
 
 
 def align_then_refine(trial: "Trial", options: "AlignConfig | None" = None, *, guarded: bool = False) -> "list[Stage]":

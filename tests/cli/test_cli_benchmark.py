@@ -1,4 +1,4 @@
-"""``benchmark``, ``run``, ``extend`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
+"""``benchmark``, ``run`` and ``plan``: what reaches the sweep, what is printed, and the exit codes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -76,18 +76,6 @@ def test_a_sweep_that_ends_well_exits_with_0(command: Command, fake: FakeSweep, 
     assert lines[-1] == "leaderboard: orca-sweep leaderboard pocket --sweep mine/full"
     ending = command("run", sweep_file, "-q")
     assert (ending.code, ending.out, ending.err) == (0, "", "")
-
-
-def test_extend_is_for_sweeps_that_have_trials(command: Command, fake: FakeSweep, sweep_file: str) -> None:
-    for _ in range(2):  # without a store, and with one that has none
-        message = "no trials of mine/full to extend: start it with `orca-sweep benchmark`"
-        assert message in command.refused("extend", sweep_file)
-        store = ResultsStore("results", create=True)
-    assert not fake.spec
-    store.append([make_record("a", sweep="mine/full")])
-    assert command("extend", sweep_file, "--seeds", "5").code == 0
-    assert len(fake.spec.confirm_seeds) == 5
-    assert command("extend", sweep_file, "--trials", "4").code == 0, "the trials of mine/full count"
 
 
 @pytest.mark.parametrize(

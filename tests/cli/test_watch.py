@@ -1,7 +1,6 @@
-"""A running sweep: ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``; ``submit``; and the live table."""
+"""A running sweep: ``status``, ``logs``, ``stop``, ``pause``, ``retry``, ``cancel``; and the live table."""
 
 import io
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orca_ray.cli import watch
 from orca_ray.cli.sweep_progress import SweepProgress, SweepState, render, trial_line
-from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress
 from orca_ray.results.live import Row
 from orca_ray.results.record import Status
@@ -121,63 +118,6 @@ def test_a_trial_is_cancelled_and_failed_ones_are_retried(sweep: Sweep, command:
     (sweep.store.parent / "mended").touch()
     assert sweep.start(0.0).wait(timeout=60) == 0
     assert not sweep.until(lambda found: found["state"] == "finished")["failures"]
-
-
-class TestSubmit:
-    @pytest.fixture
-    def checkout(self) -> Path:
-        for command in (["init", "-q"], ["add", "-A"]):
-            subprocess.run(["git", *command], check=True)
-        return Path.cwd()
-
-    def track(self, name: str, content: str = "x") -> None:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).write_text(content)
-        subprocess.run(["git", "add", name], check=True)
-
-    def test_tracked_files_alone_are_submitted(
-        self, command: Command, checkout: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        submission = pytest.importorskip("ray.job_submission")
-        seen: dict[str, Any] = {}
-
-        class Client:
-            def __init__(self, address: str | None) -> None:
-                seen["address"] = address
-
-            def submit_job(self, *, entrypoint: str, runtime_env: dict[str, str]) -> str:
-                package = Path(runtime_env["working_dir"])
-                seen["files"] = sorted(str(path.relative_to(package)) for path in package.rglob("*") if path.is_file())
-                seen["entrypoint"] = entrypoint
-                return "raysubmit_1"
-
-        monkeypatch.setattr(submission, "JobSubmissionClient", Client)
-        for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH"):
-            monkeypatch.setenv(name, "")
-        self.track("sweeps/mine.yaml")
-        self.track("deleted.txt")
-        Path("deleted.txt").unlink()
-        Path("token").write_text("0" * 32)
-        ending = command(
-            "submit", "--address", "http://head:8265", "--token-path", "token", "--", "run", "sweeps/mine.yaml",
-            "--trials", "2",
-        )  # fmt: skip
-        assert (ending.code, ending.err) == (0, "")
-        assert seen == {
-            "address": "http://head:8265", "files": ["sweeps/mine.yaml"],
-            "entrypoint": "orca-sweep run sweeps/mine.yaml --trials 2",
-        }  # fmt: skip
-        assert os.environ["RAY_AUTH_TOKEN_PATH"] == str(checkout / "token")
-        assert ending.out.splitlines()[1] == "follow it: ray job logs --address http://head:8265 --follow raysubmit_1"
-
-    def test_sizes(self, checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.track("large.bin", "x" * 2000)
-        files = watch.tracked_files(checkout)
-        with pytest.raises(UserError, match=r"have 2.0 KiB, more than the 1.0 KiB that Ray takes.*large.bin"):
-            watch.check_size(files, 1024)
-        monkeypatch.setattr(watch, "WARN_BYTES", 1000)
-        watch.check_size(files, 10_000)
-        assert "warning: every node downloads 2.0 KiB" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--watch"]])

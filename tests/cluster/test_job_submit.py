@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from orca_ray.results.record import Status
 from orca_ray.results.store import ResultsStore
 
-from .processes import ROOT, SWEEP, Cluster, local_cluster, wait_until
+from .processes import ROOT, Cluster, local_cluster, wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.exhaustive, pytest.mark.timeout(600)]
 
@@ -24,9 +23,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-def call(cluster: Cluster, *command: str, cwd: Path | None = None) -> str:
+def call(cluster: Cluster, *command: str) -> str:
     """Run a command that must succeed, and return what it prints, errors first."""
-    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=280, cwd=cwd)
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stderr + done.stdout
 
@@ -49,18 +48,6 @@ def test_the_command_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
     [record] = ResultsStore(results).load("pocket/full-trials1").values()
     assert (record.status, record.executor) == (Status.COMPLETED, "ray")
     assert record.test_score is not None
-
-
-def test_orca_sweep_submit(cluster: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(SWEEP.format(name="sent", seeds=[1]))
-    for command in (["init", "-q"], ["add", "sweep.yaml"]):
-        subprocess.run(["git", *command], cwd=tmp_path, check=True)
-    submit = ["submit", "--address", cluster.dashboard, "--", "plan", "sweep.yaml"]
-    printed = call(cluster, sys.executable, "-m", "orca_ray.cli.main", *submit, cwd=tmp_path)
-    *_, first, follow, _ = printed.splitlines()
-    assert first.endswith(": orca-sweep plan sweep.yaml")
-    log = call(cluster, *follow.removeprefix("follow it: ").split())
-    assert "sent/full, protocol held-out: 1 trials, 0 done" in log
 
 
 def test_a_job_whose_cluster_ends_is_no_success(tmp_path: Path) -> None:

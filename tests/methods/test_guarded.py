@@ -1,4 +1,4 @@
-"""What methods add to `orca`: the guard's choice, a share of the samples, PaRe's mixed tokens, the joint distance."""
+"""What methods add to `orca`: the guard's choice, a share of the samples, PaRe's mixed tokens."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,14 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from orca_ray.alignment.source_features import fitted_distance
 from orca_ray.data.prepared import PreparedData, Split
 from orca_ray.data.rows import Rows, Target
-from orca_ray.methods.options import JointConfig, Scalar
-from orca_ray.methods.registry import resolve
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.stages import align_stage as guard_module
 from orca_ray.methods.stages.align_stage import POINTS, AlignGuard
-from orca_ray.methods.stages.refine_stage import DistanceTerm, MixTerm, RefineStage, replace_lowest
+from orca_ray.methods.stages.refine_stage import MixTerm, RefineStage, replace_lowest
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_data, make_task, reported, run, scores, start
 from orca_ray.training.evaluate import Objective
@@ -319,37 +317,3 @@ def test_prefix_tokens_stay(vit: str) -> None:
     mixed = term.mix(embedded, source)
     assert torch.equal(mixed[:, :1], embedded[:, :1])
     assert torch.equal(mixed[:, 1:], source[:, 1:])
-
-
-JOINT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
-
-
-def test_the_distance_is_added_after_the_warm_up(bert: str) -> None:
-    weight = 0.25
-    trainer = start(bert, "joint", hyperparameters={**JOINT, "joint.weight": weight})
-    term, embedder, indices = term_of(trainer, DistanceTerm), trainer.model.embedder, np.arange(5, 25)
-    assert float(term.backward(indices, 0)) == 0
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    trainer.model.train()
-    loss = term.backward(indices, 1)  # 0.4 of 3 epochs is less than 2
-    found = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
-    assert {name.split(".")[0] for name in found} == {"embedder"}
-    assert embedder.training
-    expected = fitted_distance("mmd", term._trial.source_features())
-    embedder.eval()
-    features = trainer.model.features(torch.from_numpy(trainer.trial.data.train.x[5:25]))
-    value = weight * expected(features, torch.from_numpy(trainer.trial.data.train.y[5:25]))
-    assert float(loss) == pytest.approx(float(value), rel=1e-6)
-    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
-    torch.testing.assert_close(found["embedder.projection.weight"], gradient)
-
-
-def test_its_rate_is_for_adam_also_where_refining_uses_sgd(bert: str) -> None:
-    curves = [
-        run(start(bert, "joint", hyperparameters={**JOINT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
-        for name in ("sgd", "adam")
-    ]
-    assert curves[0][:3] == curves[1][:3]
-    assert curves[0][3:] != curves[1][3:]
-    options = resolve("joint", {})
-    assert (options.align.distance, options.of(JointConfig).weight) == ("mmd", 1.0)

@@ -1,29 +1,25 @@
 """The refine stage of one trial: training, selection of the best epoch by validation, and the test.
 
-Losses that methods add to the task's loss: of mixes of target and source tokens (`pare`), and a distance from the
-source (`joint`). Tensor suffixes as in :mod:`orca_ray.models.body`; k counts the source tokens in a mix.
+The loss of mixes of target and source tokens that `pare` adds to the task's loss is here, too. Tensor suffixes as in
+:mod:`orca_ray.models.body`; k counts the source tokens in a mix.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
-from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import Parameter, functional
 
 from orca_ray.data.rows import Target
-from orca_ray.methods.options import JointConfig, PareConfig
+from orca_ray.methods.options import PareConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
-from orca_ray.methods.stages.align_stage import make_align_loop
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import CrossModalModel, PooledHead
-from orca_ray.training.align import AlignLoop
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.evaluate import score
 from orca_ray.training.gradient_accumulation import BatchTerm, StepTerm
@@ -211,23 +207,3 @@ def _highest(keys_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     mask_BT = torch.zeros_like(keys_BT).scatter(1, indices_Bk, 1.0)
     relaxed_BT = torch.sigmoid((keys_BT - highest_Bk[:, -1:].detach()) / TEMPERATURE)
     return indices_Bk.sort().values, mask_BT + (relaxed_BT - relaxed_BT.detach())
-
-
-class DistanceTerm:
-    """A `StepTerm`: the weighted distance of a step's features from the source features, 0 during ``joint.warmup``."""
-
-    def __init__(self, trial: Trial, config: JointConfig) -> None:
-        self._trial, self._config = trial, config
-
-    def backward(self, indices: np.ndarray, epoch: int) -> Tensor:
-        """Add the gradients for the training samples ``indices`` [n] to ``.grad``, and return the detached loss."""
-        if epoch < int(self._config.warmup * self._config.epochs):
-            return torch.zeros((), device=self._trial.device)
-        loss = self._config.weight * self._aligning.distance_of(indices)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._trial.model.embedder.train()  # the distance is measured in evaluation mode
-        return loss.detach()
-
-    @cached_property
-    def _aligning(self) -> AlignLoop:  # made on first use, because a finished stage needs no source features
-        return make_align_loop(self._trial, self._trial.hyperparameters.align)

@@ -1,12 +1,9 @@
-"""Interface of a trial's stages, the `Trial` that they share, and a base class of stages that train few parameters."""
+"""Interface of a trial's stages, and the `Trial` that they share."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from time import perf_counter
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,24 +11,19 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from orca_ray.alignment.cost import recomputed
 from orca_ray.alignment.distance import SourceFeatures
 from orca_ray.alignment.source_features import SourceChoice, SourceTokens, source_features, source_tokens
 from orca_ray.data.prepared import PreparedData
 from orca_ray.methods.options import Hyperparameters
 from orca_ray.methods.reports import EpochProgress, Outcome
-from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import CrossModalModel, build_model
 from orca_ray.models.weights import BodyArchitecture
-from orca_ray.process import note_progress
 from orca_ray.results.artefacts import Artefact, within_limits
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.tasks.task import Task
 from orca_ray.training.artefacts.base import Aligned, Evaluated, Evidence, compute_artefacts, evenly, failure
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import Objective, of_samples
-from orca_ray.training.numerics import NotFiniteError, Precision, choose_precision, derive_seed
-from orca_ray.training.optimisation import ParameterGroup, make_optimizer, requires_grad
 from orca_ray.training.ranks import ALONE, Ranks
 
 NUM_POINTS = 200
@@ -221,101 +213,3 @@ class Stage(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the ``state`` of an earlier stage; the weights outside the body must be restored already."""
-
-
-class EpochStage(ABC):
-    """Base of stages that train some parameters; a subclass defines the batches of an epoch and a batch's gradient.
-
-    The model is in evaluation mode: without dropout, a gradient is a function of the weights. The learning rate is
-    constant. Random numbers of an epoch depend on the trial's seed, the stage's name and the epoch.
-    """
-
-    name: str
-    parallel = False
-    optimizer = "adamw"
-    weight_decay = 0.0
-    momentum = 0.9
-    precision_option: str | None = None
-    """Precision of the body; None: that of the refine stage."""
-
-    def __init__(self, trial: Trial, epochs: int, learning_rate: float) -> None:
-        self._trial, self._epochs, self._learning_rate = trial, epochs, learning_rate
-        self._epoch, self._seconds = 0, 0.0
-
-    @abstractmethod
-    def parameters(self) -> Sequence[Parameter]:
-        """Return the parameters to train; all others are frozen during a step of the stage."""
-
-    @abstractmethod
-    def batches(self, random: np.random.Generator) -> Sequence[np.ndarray]:
-        """Return the indices [n] of the samples of each optimiser step of an epoch."""
-
-    @abstractmethod
-    def backward(self, indices: np.ndarray) -> Tensor:
-        """Set ``.grad`` (None before) by the mean loss of the samples ``indices`` [n]; return the detached loss."""
-
-    @property
-    def done(self) -> bool:
-        """Whether all epochs have run."""
-        return self._epoch >= self._epochs
-
-    def step(self) -> EpochProgress:
-        """Run one epoch and return its report; raises NotFiniteError if a loss is NaN or infinite."""
-        started, trial = perf_counter(), self._trial
-        seed = derive_seed(trial.seed, self.name, self._epoch)
-        with (
-            seeded(seed, trial.device), self._precision.active(),
-            requires_grad(trial.model.parameters(), False), requires_grad(self.parameters(), True),
-        ):  # fmt: skip
-            trial.model.eval()
-            batches = self.batches(np.random.default_rng(seed))
-            total = sum(self._update(indices) * len(indices) for indices in batches)
-        loss = float(total) / sum(map(len, batches))
-        if not np.isfinite(loss):
-            raise NotFiniteError(f"the loss of stage {self.name} is {loss} in epoch {self._epoch + 1}")
-        self._epoch += 1
-        self._seconds = perf_counter() - started
-        return EpochProgress(
-            stage=self.name, epoch=self._epoch, epochs=self._epochs, loss=loss, learning_rate=self._learning_rate,
-            seconds=self._seconds,
-        )  # fmt: skip
-
-    def add_to(self, outcome: Outcome) -> Outcome:
-        """Return a copy of ``outcome`` with the last epoch's seconds added to those of aligning."""
-        return replace(outcome, align_seconds=outcome.align_seconds + self._seconds)
-
-    def state_dict(self) -> Mapping[str, Any] | None:
-        """Return the state for `load_state_dict`; None before the first step."""
-        return {"epoch": self._epoch, "optimizer": self._optimizer.state_dict()} if self._epoch else None
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore the ``state`` of an earlier stage, to continue where that stage was."""
-        self._epoch = state["epoch"]
-        self._optimizer.load_state_dict(state["optimizer"])
-
-    # Made on first use: a constructor does no work.
-    @cached_property
-    def _optimizer(self) -> torch.optim.Optimizer:
-        group = ParameterGroup(self.parameters())
-        return make_optimizer(self.optimizer, [group], self._learning_rate, self.weight_decay, self.momentum)
-
-    @cached_property
-    def _precision(self) -> Precision:
-        option = self.precision_option or self._trial.hyperparameters.refine.precision
-        return choose_precision(option, self._trial.device, self._trial.model.body.feature_width)
-
-    def _update(self, indices: np.ndarray) -> Tensor:
-        note_progress()
-        loss = self.backward(indices)
-        if (clip := self._trial.hyperparameters.refine.clip) > 0:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return loss.double()
-
-
-def in_parts(function: Callable[[Tensor], Tensor], rows: Tensor, limit: int) -> Tensor:
-    """Return ``function(rows)``; more than ``limit`` rows are split into parts, which the backward pass recomputes."""
-    if len(rows) <= limit:
-        return function(rows)
-    return torch.cat([recomputed(function, part) for part in rows.split(limit)])  # type: ignore[no-untyped-call]

@@ -6,13 +6,6 @@
 from typing import Any, Literal
 
 
-def max_package_bytes() -> int:
-    """Return the largest size in bytes of a job's working directory that Ray accepts."""
-    from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE
-
-    return int(GCS_STORAGE_MAX_SIZE)
-
-
 def memory_option(num_bytes: int) -> dict[str, Any]:
     """Return the keyword argument of `ray.init` that sets the memory of the node that `ray.init` starts, in bytes."""
     return {"_memory": num_bytes}

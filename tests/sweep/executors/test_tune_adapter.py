@@ -138,10 +138,6 @@ def test_causes_of_what_ray_reports(error: Exception | None, text: str, cause: C
     assert (failure.cause, failure.reason, failure.node) == (cause, text or str(error).strip(), "node")
 
 
-def test_submit_refuses_a_package_that_ray_would_refuse_after_the_upload() -> None:
-    assert ray_private.max_package_bytes() == 512 * 2**20
-
-
 def test_trials_in_a_container_reserve_no_more_memory_than_it_has() -> None:
     (name,) = ray_private.memory_option(2**30)
     assert f'kwargs.pop("{name}", None)' in inspect.getsource(ray.init)  # which raises for any other argument

@@ -6,11 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import psutil
@@ -32,6 +34,7 @@ from orca_ray.testing.suite import save_bert
 from orca_ray.testing.trials import CLASSES, QUICK, start
 from orca_ray.testing.trials import make_task as tiny_task
 from orca_ray.training.ranks import ALONE, RankLostError, Ranks
+from tests.plug_in_packages import FOLLOWERS, installed, write_package
 from tests.session import folder
 from tests.sweep.rank_toys import build
 from tests.sweep.real import tiny_spec
@@ -103,6 +106,16 @@ def test_ranks_end_when_their_worker_is_killed() -> None:
     assert alive == []
 
 
+@pytest.fixture
+def followers(tmp_path: Path) -> Iterator[None]:
+    """Install the plug-in `examples/followers`, whose methods have several stages, for this process and its ranks."""
+    declared = tomllib.loads((FOLLOWERS / "pyproject.toml").read_text())["project"]
+    write_package(tmp_path / "site", declared["name"], declared["entry-points"])
+    copytree(FOLLOWERS / "orca_ray_followers", tmp_path / "site" / "orca_ray_followers")
+    with installed(tmp_path / "site"):
+        yield
+
+
 def tiny(ranks: Ranks, *, body: str, method: str, target: Target, changes: dict[str, Scalar]) -> TrialTrainer:
     task = tiny_task(target, (1, 16) if target.kind == "dense" else (2, 16))
     options = {**QUICK, "refine.dropout": 0.0, **changes}
@@ -124,6 +137,7 @@ def numbers(progress: EpochProgress) -> list[float]:
         pytest.param(2, "mona", CLASSES, {"mona.epochs": 1}, marks=ALL, id="and between them one of the first rank"),
     ],
 )
+@pytest.mark.usefixtures("followers")
 def test_ranks_reach_the_scores_of_one_process(
     tmp_path: Path, own_home: Path, size: int, method: str, target: Target, changes: dict[str, Scalar]
 ) -> None:

@@ -20,12 +20,40 @@ between the paper's equations and the published code where they differ (`docs/me
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated
 
-from orca_ray.methods.options import RecraftConfig, Scalar
+from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import Recipe, deferred
+from orca_ray.options import Amount, Config, Count, Number, Positive, one_of
 
 _PAPER = "Tran et al., Rethinking Cross-Modal Fine-Tuning, AISTATS 2026, arXiv:2601.18231"
+
+
+@dataclass(frozen=True)
+class RecraftConfig(Config):
+    """Options of `recraft`, besides the options of aligning."""
+
+    form: Annotated[str, partial(one_of, ("paper", "code"))] = "paper"
+    """Version to follow where the paper's equations and the published code differ."""
+    source_epochs: Number = 10
+    """Epochs of training the source head. The published code: 20 on images, 30 on text."""
+    penalty_epochs: Count = 1
+    """Number of source epochs, counted from the last, that have the gradient penalty. The published code: 10."""
+    source_batch_size: Number = 8
+    """Number of source samples in an optimiser step. The published code: 4 on images."""
+    source_learning_rate: Positive = 1e-3
+    """Learning rate of the source head; with a much higher one the penalty grows in training."""
+    penalty: Amount = 100.0
+    """Weight ρ of the gradient penalty."""
+    threshold: Amount = 0.4
+    """Norm τ above which a gradient is penalised."""
+    distortion_epochs: Count = 2
+    """Epochs of reducing the distortion, each over the whole training split. The published code: 2 to 6, by task."""
+    distortion_learning_rate: Positive = 1e-4
+    distortion_batch_size: Number = 32
+    """Maximum number of samples of a class in an optimiser step. The published code: 16 to 32."""
 
 
 def _epochs_before(values: Mapping[str, Scalar], num_train: int) -> float:
@@ -41,7 +69,7 @@ _RECRAFT = Recipe(
     reference=_PAPER,
     aligns=True,
     options=(RecraftConfig,),
-    stages=deferred("orca_ray.methods.stages.recraft:recraft_stages"),
+    stages=deferred("orca_ray_followers.recraft_stages:recraft_stages"),
     stage_names=("align", "source_head", "distortion", "refine"),
     other_epochs=_epochs_before,
     defaults={"align.distance": "wasserstein"},

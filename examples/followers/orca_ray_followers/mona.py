@@ -22,8 +22,28 @@ Of the options ``align.*``, only ``align.source`` and ``align.source_samples`` m
 summaries of the paper were available: hence "after" (`docs/methods.md` lists our own choices).
 """
 
-from orca_ray.methods.options import MonaConfig
-from orca_ray.methods.recipe import FROZEN_BODY, Recipe, deferred
+from dataclasses import dataclass
+
+from orca_ray.methods.recipe import Recipe, deferred
+from orca_ray.options import Amount, Config, Count, Number, Positive
+from orca_ray_followers import FROZEN_BODY
+
+
+@dataclass(frozen=True)
+class MonaConfig(Config):
+    """Options of `mona`. Optimiser, learning rate and batch size of stages 1 and 2 are those of refining."""
+
+    warmup_epochs: Count = 1
+    """Epochs of training embedder and head by the task's loss before the bilevel stage."""
+    epochs: Count = 2
+    """Epochs of the bilevel stage. The paper: 5 to 10."""
+    source_weight: Amount = 0.5
+    """Weight λ of the source loss, which is alignment and uniformity. The paper: 0.3 to 0.5."""
+    inner_learning_rate: Positive = 0.1
+    """Learning rate α of the body's virtual step."""
+    source_batch: Number = 32
+    """Number of positive pairs of source samples in an optimiser step."""
+
 
 RECIPE = Recipe(
     name="mona",
@@ -31,7 +51,7 @@ RECIPE = Recipe(
     reference="Ma et al., Learning Modality Knowledge Alignment, ICML 2024, arXiv:2406.18864",
     aligns=True,  # for the options of the source
     options=(MonaConfig,),
-    stages=deferred("orca_ray.methods.stages.mona:mona_stages"),
+    stages=deferred("orca_ray_followers.mona_stages:mona_stages"),
     stage_names=("warmup", "bilevel", "refine"),
     other_epochs=lambda values, num_train: (
         FROZEN_BODY * float(values["mona.warmup_epochs"]) + 3.0 * float(values["mona.epochs"])

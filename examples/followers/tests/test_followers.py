@@ -1,31 +1,104 @@
-"""RECRAFT and MoNA: their losses by hand-computed values, their stages, and the bilevel gradient in closed form."""
+"""The methods: their conformance, losses by hand-computed values, stages, and the bilevel gradient in closed form."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from orca_ray_followers import recraft_stages as recraft
+from orca_ray_followers.joint import DistanceTerm, JointConfig
+from orca_ray_followers.mona_stages import (
+    BilevelStage,
+    alignment_and_uniformity,
+    bilevel_gradients,
+    positive_pairs,
+)
+from orca_ray_followers.recraft import RecraftConfig
+from orca_ray_followers.recraft_stages import entropy_of_mean, gradient_penalty
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from orca_ray.alignment.source_features import SourceTokens
+from orca_ray.alignment.source_features import SourceTokens, fitted_distance
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.methods.options import RecraftConfig
-from orca_ray.methods.registry import get_method, resolve
-from orca_ray.methods.stages import recraft
-from orca_ray.methods.stages.mona import BilevelStage, alignment_and_uniformity, bilevel_gradients, positive_pairs
-from orca_ray.methods.stages.recraft import entropy_of_mean, gradient_penalty
+from orca_ray.methods.options import Scalar
+from orca_ray.methods.registry import expand, from_flat, get_method, resolve
+from orca_ray.methods.stages.refine_stage import RefineStage
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.methods.trial_trainer import TrialTrainer
-from orca_ray.testing.trials import CLASSES, QUICK, make_task, run, start
+from orca_ray.testing import MethodSuite
+from orca_ray.testing.suite import make_home, save_bert, save_vit
+from orca_ray.testing.trials import CLASSES, QUICK, changed, copy_of, make_task, run, start
 from orca_ray.training.numerics import NotFiniteError
 
+NAMES = ("joint", "mona", "recraft", "recraft_code")
 SHORT = {**QUICK, "align.epochs": 1, "recraft.source_epochs": 2, "refine.epochs": 1}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Use a cache directory of the session's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ORCA_RAY_HOME", str(make_home(tmp_path_factory.mktemp("home"))))
+        yield
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_bert(tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_vit(tmp_path_factory.mktemp("vit"))
+
+
+class TestMethods(MethodSuite):
+    names = NAMES
+
+
+def test_only_the_variant_is_left_out_of_the_group_of_all_methods() -> None:
+    assert set(NAMES) - set(expand(["field"])) == {"recraft_code"}
+
+
+ALL, OUTSIDE = {"embedder", "body", "head"}, {"embedder", "head"}
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "expected"),
+    [
+        ("joint", {"joint.epochs": 2}, {"joint": OUTSIDE, "refine": ALL}),
+        ("mona", {"mona.epochs": 1}, {"warmup": OUTSIDE, "bilevel": OUTSIDE, "refine": ALL}),
+        ("recraft", {}, {"align": {"embedder"}, "source_head": set(), "distortion": {"embedder"}, "refine": ALL}),
+    ],
+)
+def test_what_each_stage_trains(
+    bert: str, method: str, options: dict[str, Scalar], expected: dict[str, set[str]]
+) -> None:
+    trainer = start(bert, method, hyperparameters={**QUICK, "refine.epochs": 1, **options})
+    trained: dict[str, set[str]] = {}
+    while not trainer.done:
+        stage, before = trainer.stage, copy_of(trainer.model)
+        trainer.step()
+        moved = {name.split(".")[0] for name in changed(before, copy_of(trainer.model))}
+        trained[stage] = trained.get(stage, set()) | moved
+    assert trained == expected
+    assert trainer.result().epochs == 1
+    assert trainer.result().align_seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("recraft.form", "papers"), ("recraft.threshold", -0.1), ("mona.source_weight", -1.0), ("joint.weight", -1.0)],
+)
+def test_a_value_out_of_range_is_refused_by_name(name: str, value: Scalar) -> None:
+    with pytest.raises(UserError, match=name):
+        from_flat({name: value})
 
 
 def test_penalties_are_of_the_norm_of_a_sample_or_as_in_the_code_of_the_norm_over_tokens() -> None:
@@ -114,7 +187,6 @@ def test_distortion_keeps_given_classes_and_groups_other_targets(bert: str) -> N
         assert sum(map(len, stage._classes)) == len(y)
 
 
-@pytest.mark.slow
 def test_micro_batches_do_not_change_the_result(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {**SHORT, "recraft.source_epochs": 1, "recraft.distortion_epochs": 1}
     whole = run(start(bert, "recraft", hyperparameters=options))
@@ -274,3 +346,40 @@ def test_the_source_matters_only_if_it_has_weight_and_without_its_stages_it_is_n
     assert reports(source_weight=0.5)[-1] != plain
     nft = run(start(bert, "nft", hyperparameters={**QUICK, "refine.epochs": 1}))
     assert reports(warmup_epochs=0, epochs=0) == nft
+
+
+JOINT = {**QUICK, "refine.epochs": 2, "joint.epochs": 3, "joint.warmup": 0.4, "joint.batch_size": 32}
+
+
+def test_the_distance_of_joint_is_added_after_the_warm_up(bert: str) -> None:
+    weight = 0.25
+    trainer = start(bert, "joint", hyperparameters={**JOINT, "joint.weight": weight})
+    stage, embedder, indices = trainer._stages[0], trainer.model.embedder, np.arange(5, 25)
+    assert isinstance(stage, RefineStage)
+    term = stage._terms[1]
+    assert isinstance(term, DistanceTerm)
+    assert float(term.backward(indices, 0)) == 0
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    trainer.model.train()
+    loss = term.backward(indices, 1)  # 0.4 of 3 epochs is less than 2
+    found = {name: p.grad for name, p in trainer.model.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] for name in found} == {"embedder"}
+    assert embedder.training
+    expected = fitted_distance("mmd", term._trial.source_features())
+    embedder.eval()
+    features = trainer.model.features(torch.from_numpy(trainer.trial.data.train.x[5:25]))
+    value = weight * expected(features, torch.from_numpy(trainer.trial.data.train.y[5:25]))
+    assert float(loss) == pytest.approx(float(value), rel=1e-6)
+    (gradient,) = torch.autograd.grad(value, [embedder.get_parameter("projection.weight")])
+    torch.testing.assert_close(found["embedder.projection.weight"], gradient)
+
+
+def test_the_rate_of_joint_is_for_adam_also_where_refining_uses_sgd(bert: str) -> None:
+    curves = [
+        run(start(bert, "joint", hyperparameters={**JOINT, "refine.optimizer": name, "refine.weight_decay": 0.0}))
+        for name in ("sgd", "adam")
+    ]
+    assert curves[0][:3] == curves[1][:3]
+    assert curves[0][3:] != curves[1][3:]
+    options = resolve("joint", {})
+    assert (options.align.distance, options.of(JointConfig).weight) == ("mmd", 1.0)

@@ -10,14 +10,15 @@ from torch import Tensor
 from torch.nn import Parameter, functional
 
 from orca_ray.alignment.source_features import SourceTokens
-from orca_ray.methods.options import MonaConfig
 from orca_ray.methods.recipe import new_parameters
 from orca_ray.methods.stages.refine_stage import RefineStage
-from orca_ray.methods.stages.trial import EpochStage, Stage, Trial, in_parts
+from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.evaluate import SplitInputs
 from orca_ray.training.gradient_accumulation import GradientAccumulator
 from orca_ray.training.optimisation import requires_grad
+from orca_ray_followers.epoch_stage import EpochStage, in_parts
+from orca_ray_followers.mona import MonaConfig
 
 _STEP = 0.01
 """Length ε ‖g‖ of the perturbations of the body in the finite difference, as in DARTS."""

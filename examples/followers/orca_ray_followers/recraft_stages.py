@@ -14,13 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from orca_ray.alignment.labels import NUM_CLASSES, ClassIndex, pseudo_labels
 from orca_ray.alignment.source_features import SourceTokens
 from orca_ray.errors import UserError
-from orca_ray.methods.options import RecraftConfig
 from orca_ray.methods.recipe import align_then_refine
-from orca_ray.methods.stages.trial import EpochStage, Stage, Trial, in_parts
+from orca_ray.methods.stages.trial import Stage, Trial
 from orca_ray.models.body import seeded
 from orca_ray.models.crossmodal import pooled
 from orca_ray.training.numerics import derive_seed
 from orca_ray.training.sample_cost import budget_bytes, halved, max_micro_batch, measure_cost
+from orca_ray_followers.epoch_stage import EpochStage, in_parts
+from orca_ray_followers.recraft import RecraftConfig
 
 _FEATURE_BATCH = 32
 """Number of source samples in a forward pass without gradients."""
