@@ -216,8 +216,10 @@ def _measures(
         counts = np.bincount(fitted.classes[parts["train"]], minlength=len(fitted.coding.label_names))
         loss, metric, why = "cross_entropy", "error", "classes have similar sizes"
         if counts.max() >= _IMBALANCE * counts.min():
-            loss, why = "weighted_cross_entropy", f"classes of {counts.min()} to {counts.max()} samples"
+            why = f"classes of {counts.min()} to {counts.max()} samples"
             metric = "one_minus_auroc" if len(counts) == 2 and complete else "one_minus_macro_f1"
+            if (options.metric or metric) == "one_minus_macro_f1":  # other metrics want the probabilities that occur
+                loss = "weighted_cross_entropy"
     if kind == "dense" and data.kind_hint == "table":
         loss, metric, why = "mse", "rmse", "several numbers"
     elif kind == "dense":

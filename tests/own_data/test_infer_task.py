@@ -54,7 +54,7 @@ def test_axes_can_be_overridden() -> None:
         (Y, "classes", 3, "cross_entropy", "error"),
         (np.array(["a", "b", "c"])[Y], "classes", 3, "cross_entropy", "error"),
         (Y == 1, "classes", 2, "cross_entropy", "error"),
-        (np.arange(60) % 12 == 0, "classes", 2, "weighted_cross_entropy", "one_minus_auroc"),
+        (np.arange(60) % 12 == 0, "classes", 2, "cross_entropy", "one_minus_auroc"),
         (np.eye(3)[Y], "classes", 3, "cross_entropy", "error"),
         (np.stack([Y == 1, Y < 2], axis=1).astype(float), "labels", 2, "bce", "one_minus_auroc"),
         (RNG.normal(size=60), "scalar", 1, "mse", "rmse"),
