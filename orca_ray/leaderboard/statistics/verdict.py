@@ -10,8 +10,9 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
-from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, NORMAL, student_tail
+from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
 
@@ -103,7 +104,7 @@ class _Test:
             self.p = 1.0
         else:
             t = abs(self.mean) / self.error if self.error > 1e-12 else math.inf
-            self.p = student_tail(t, num - 1 if self.over_tasks else freedom)
+            self.p = float(2 * special.stdtr(num - 1 if self.over_tasks else freedom, -t))
 
     def more(self, level: float, *, separable: bool) -> tuple[float, float]:
         """Return how many more tasks, or seeds per cell, a test at this level needs."""
@@ -113,9 +114,9 @@ class _Test:
             return math.nan, math.nan
         if abs(self.mean) < 1e-12:
             return math.inf, math.inf
-        critical = NORMAL.inv_cdf(1 - level / 2)
+        critical = float(special.ndtri(1 - level / 2))
         # The test reaches its power when the variance of the mean is this small.
-        allowed = (self.mean / (critical + NORMAL.inv_cdf(POWER))) ** 2
+        allowed = (self.mean / (critical + float(special.ndtri(POWER)))) ** 2
         num = self.num_tasks
         # Student's test needs critical²/2 more tasks than a normal one (Guenther 1981, The American Statistician 35).
         tasks = self.deviation**2 / allowed + critical**2 / 2
@@ -170,7 +171,7 @@ def signed_rank(differences: Floats) -> float:
     if num > MAX_EXACT:
         ties = float((counts**3 - counts).sum())
         deviation = math.sqrt((num * (num + 1) * (2 * num + 1) - ties / 2) / 24)
-        return min(1.0, 2 * NORMAL.cdf((smaller / 2 - num * (num + 1) / 4) / deviation))
+        return min(1.0, 2 * float(special.ndtr((smaller / 2 - num * (num + 1) / 4) / deviation)))
     chances = np.zeros(num * (num + 1) + 1)
     chances[0] = 1
     for rank in doubled:
