@@ -236,7 +236,7 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
         ("missing", deleted("chunks/tr.csv"), r"1 of 1 raw files are not in .*audio\.zip"),
         ("missing list", deleted(_VAL), r"raw file chunks/val\.csv is not in"),
         ("no noise", deleted("noise_22050"), r"raw file noise_22050 is not in"),
-        ("truncated", cut(_CHUNK), r"4003_0\.wav: expected 44100 bytes"),
+        ("truncated", cut(_CHUNK), r"4003_0\.wav: expected 44144 bytes"),
         ("garbage", garbage(_CHUNK), r"4003_0\.wav: expected a wav file"),
         ("absent chunk", deleted(_CHUNK), r"eval\.csv, row 7: expected a file .*4003_0\.wav"),
         (
