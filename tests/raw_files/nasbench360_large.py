@@ -17,17 +17,15 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.testing.tasks import (
     Corruption,
-    Hostile,
     Writer,
-    appended,
     changed,
     cut,
     deleted,
     garbage,
-    replaced,
     rewritten,
     with_item,
 )
+from tests.raw_files import Hostile, appended, replaced
 
 PROTEINS: dict[str, tuple[int, ...]] = {"deepcov": (31, 40, 44, 52, 60, 520), "psicov": (42, 46, 50, 58), "cameo": ()}
 """Lengths; one is too long to be seen whole."""
