@@ -1,6 +1,5 @@
 """Hostile and unusual files of a user: read, or refused with what is wrong, within limits; a fuzzer of all readers."""
 
-import gzip
 import os
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from orca_ray.errors import UserError
 from orca_ray.own_data import Options, read
 from orca_ray.own_data.infer_task import infer
 
-from .writers import arrow_folder, hdf5, image, tone, write_zarr
+from .writers import arrow_folder, hdf5, image, tone
 
 
 def _recordings(folder: Path, rate: int) -> Path:
@@ -136,25 +135,6 @@ def test_names_that_are_not_utf_8_are_escaped(tmp_path: Path) -> None:
 X, Y = np.ones((20, 3, 7), np.float32), np.arange(20) % 3
 
 
-def zarr(folder: Path, change: Callable[[Path], object] = os.unlink, old: str = "", new: str = "") -> Path:
-    library = pytest.importorskip("zarr")
-    write_zarr(folder / "a.zarr", {"x": X, "y": Y}, compressors=library.codecs.GzipCodec())
-    described = folder / "a.zarr/x/zarr.json"
-    described.write_text(described.read_text().replace(old, new, 1))
-    change(folder / "a.zarr/x/c/0/0/0")
-    return folder / "a.zarr"
-
-
-def pipe(chunk: Path) -> None:
-    chunk.unlink()
-    os.mkfifo(chunk)
-
-
-def link(chunk: Path) -> None:
-    chunk.parent.rename(chunk.parents[3] / "elsewhere")
-    chunk.parent.symlink_to(chunk.parents[3] / "elsewhere")
-
-
 def pt(folder: Path, x: object) -> Path:
     with warnings.catch_warnings(action="ignore"):
         torch.save({"x": x, "y": torch.tensor(Y)}, folder / "a.pt")
@@ -208,12 +188,6 @@ ARROW = "data-00000-of-00001.arrow"
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda at: zarr(at, lambda chunk: chunk.write_bytes(b"no gzip")), "a.zarr, x: expected whole chunks"),
-        (lambda at: zarr(at, lambda chunk: chunk.write_bytes(gzip.compress(bytes(2**20)))), "zarr, x: a chunk unfolds"),
-        (lambda at: zarr(at, pipe), "not a regular file|pipe"),
-        (lambda at: zarr(at, link), "expected a folder, found a link"),
-        (lambda at: zarr(at, lambda _: None, "\n        4,", "\n        4000000,"), "unfolds .*, x: 336000000 bytes"),
-        (lambda at: zarr(at, old='"attributes": {}', new=f'"attributes": {{"a": {"[" * 400}{"]" * 400}}}'), ""),
         (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
         (lambda at: texts(at, same=True), "unfolds to more than 200 times its size, y"),
         (lambda at: texts(at, same=False), "a.h5: expected a whole HDF5 file, found damaged texts"),

@@ -1,6 +1,5 @@
 """Reading: every format gives the same samples or columns, and what is wrong an error that names it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -93,24 +92,6 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     assert data.y is not None
     with pytest.raises(UserError, match=r"the target's file .*none.npy does not exist"):
         read(path, Options(target=("none.npy",)))
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("x/.zarray", {"filters": [{"id": "pickle"}], "compressor": None}),
-        ("x/.zarray", {"filters": None, "compressor": {"id": "pickle"}}),
-        (".zmetadata", {"metadata": {"x/.zarray": {"filters": [{"id": "pickle"}]}}}),
-        ("x/zarr.json", {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}),
-    ],
-)
-def test_no_codec_of_zarr_that_unpickles(file: str, content: object, tmp_path: Path) -> None:
-    folder = tmp_path / "a.zarr"
-    (folder / "x").mkdir(parents=True)
-    (folder / ".zgroup").write_text('{"zarr_format": 2}')
-    (folder / file).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"expected compression by .*, found 'pickle'"):
-        read(folder)
 
 
 TABLE = pd.DataFrame(
