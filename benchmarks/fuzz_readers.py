@@ -1,10 +1,10 @@
 """Mutates small files of every kind of own data, and reads each as ``adapt`` does: reading, inferring, preparing.
 
-``python -m benchmarks.fuzz_readers --mutations 20000 --seeds 3 [--kinds zarr,csv] [--state FILE]`` prints a table.
+``python -m benchmarks.fuzz_readers --mutations 20000 --seeds 3 [--kinds npz,csv] [--state FILE]`` prints a table.
 
 A reader must succeed or raise `UserError`. Any other exception is a finding, and so are a process that dies, one that
 takes more than `MOST_SECONDS`, and one that takes more than `MOST_BYTES` of memory. Mutation k of a kind and a seed is
-the same on every machine with the same libraries: ``--kinds zarr --seed 1 --only 17`` runs one, with its traceback.
+the same on every machine with the same libraries: ``--kinds npz --seed 1 --only 17`` runs one, with its traceback.
 """
 # ruff: noqa: T201 - a benchmark prints its table
 

@@ -52,7 +52,7 @@ def _hdf5(folder: Path) -> None:
 
     with h5py.File(folder / "data.h5", "w") as file:
         file.create_dataset("x", data=X, chunks=(5, 3, 7), compression="gzip", shuffle=True, fletcher32=True)
-        file["y"] = np.array([f"c{each}" for each in Y], dtype=object)
+        file["y"] = np.array([f"c{each}" for each in Y], dtype="S2")
         file["more/deep"] = np.zeros(24)
         file["x"].attrs["unit"] = "mV"
 
@@ -67,30 +67,6 @@ def _pair(folder: Path) -> None:
     import torch
 
     torch.save((torch.tensor(X).bfloat16(), torch.tensor(Y)), folder / "pair.pth")
-
-
-def _zarr(**given: Any) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        import zarr
-
-        form = given.get("zarr_format", 3)
-        group = zarr.open_group(str(folder / "data.zarr"), mode="w", zarr_format=form)
-        for name, array in (("x", X), ("y", Y)):
-            options = {key: value for key, value in given.items() if key not in ("zarr_format", "shards")}
-            if "shards" in given:
-                options["shards"] = (8, *array.shape[1:])
-            created = group.create_array(
-                name, shape=array.shape, dtype=array.dtype, chunks=(4, *array.shape[1:]), **options
-            )
-            created[:] = array
-
-    return write
-
-
-def _zarr_filters(folder: Path) -> None:
-    import numcodecs  # type: ignore[import-untyped]
-
-    _zarr(zarr_format=2, filters=[numcodecs.Shuffle(4)], compressors=numcodecs.Zlib())(folder)
 
 
 def _frame() -> pd.DataFrame:
@@ -221,11 +197,6 @@ KINDS: Mapping[str, Kind] = {
     "MATLAB 7.3": _arrays("v73.mat"),
     "PyTorch": _arrays("data.pt"),
     "PyTorch pair": Kind(_pair, "pair.pth"),
-    "Zarr 3": _arrays("data.zarr"),
-    "Zarr 3 gzip": Kind(_zarr(compressors={"name": "gzip", "configuration": {"level": 5}}), "data.zarr"),
-    "Zarr 3 shards": Kind(_zarr(shards=True), "data.zarr"),
-    "Zarr 2": Kind(_zarr(zarr_format=2), "data.zarr"),
-    "Zarr 2 filters": Kind(_zarr_filters, "data.zarr"),
     "CSV": _table("data.csv"),
     "TSV": _table("data.tsv"),
     "semicolons": _table("semicolons.csv"),

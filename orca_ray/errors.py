@@ -113,7 +113,7 @@ def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
 
 HEAVY_PACKAGES = {
     "PIL", "arff", "filelock", "h5py", "huggingface_hub", "obstore", "onnx", "optuna", "ot", "peft", "pot", "psutil",
-    "ray", "requests", "safetensors", "scipy", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",
+    "ray", "requests", "safetensors", "sklearn", "threadpoolctl", "timm", "torch", "torchvision",
     "transformers", "urllib3",
 }  # fmt: skip
 """Packages that only the extras install: names of modules, and names of distributions for `importlib.metadata`."""

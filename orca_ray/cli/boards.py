@@ -10,7 +10,7 @@ from typer import Option
 
 from orca_ray.cli.options import ResultsOption, existing_store, is_path, no_results, results_uri, split_names
 from orca_ray.cli.output import note
-from orca_ray.errors import UserError, unknown_name
+from orca_ray.errors import UserError
 from orca_ray.options import Protocol
 from orca_ray.paths import check_output, public_uri
 
@@ -35,9 +35,6 @@ class BoardOptions:
     ] = None
     methods: Annotated[
         list[str] | None, Option(help="Only these methods; comma-separated or repeated. All statistics are recomputed.")
-    ] = None
-    hide: Annotated[
-        list[str] | None, Option(help="Kinds of published scores to leave out, e.g. digitised,secondary.")
     ] = None
     results: ResultsOption = None
 
@@ -88,18 +85,12 @@ def _report(
     board: "Board", options: BoardOptions, store: "ResultsStore | None", scan: "StoreSnapshot | None"
 ) -> "BoardReport":
     from orca_ray.leaderboard.assembly import board_report
-    from orca_ray.leaderboard.published import KINDS
 
-    hide = split_names("--hide", options.hide) or []
-    if unknown := [each for each in hide if each not in KINDS]:
-        raise unknown_name("kind of published score", unknown[0], KINDS)
     tasks, methods = split_names("--tasks", options.tasks), split_names("--methods", options.methods)
     # No path of this machine, so that a page of an equal store has equal bytes.
     where = "" if results_uri(options.results) == "results" else " --results DIR"
     reproduce = f"orca-sweep reproduce KEY{where}"
-    return board_report(
-        board, store, scan, tasks=tasks, methods=methods, hide=hide, read_about=_about, reproduce=reproduce
-    )
+    return board_report(board, store, scan, tasks=tasks, methods=methods, read_about=_about, reproduce=reproduce)
 
 
 def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) -> "BoardReport":
@@ -107,7 +98,7 @@ def _effects(scan: "StoreSnapshot", spec: "SweepSpec", options: BoardOptions) ->
     from orca_ray.leaderboard.assembly import effects_report
     from orca_ray.sweep.plan.grid import grid_cells
 
-    for option, given in (("--tasks", options.tasks), ("--methods", options.methods), ("--hide", options.hide)):
+    for option, given in (("--tasks", options.tasks), ("--methods", options.methods)):
         if given:
             raise UserError(f"{option} is for the leaderboard of a benchmark; the effects of a grid have no subset")
     cells = {(task, method): grid_cells(spec, task, method) for task in spec.tasks for method in spec.methods}

@@ -1,4 +1,4 @@
-"""``orca-sweep data fetch``, ``prepare``, ``verify`` and ``generate``: provide the data of tasks before a sweep."""
+"""``orca-sweep data fetch``, ``prepare`` and ``generate``: provide the data of tasks before a sweep."""
 
 import logging
 import time
@@ -96,32 +96,22 @@ def _source_of(task: "Task") -> "tuple[str, ModalityName]":
 def prepare(
     names: NamesArgument,
     raw: RawOption = None,
-    out: Annotated[
-        Path | None,
-        directory_option(
-            "--out",
-            "Directory of the arrays; with several tasks, DIR/TASK each. Default: the cache, where sweeps look.",
-        ),
-    ] = None,
     protocol: SplitsOption = Protocol.HELD_OUT,
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Read the raw data, split them, and write the memory-mapped arrays that trials read."""
+    """Read the raw data, split them, and write the memory-mapped arrays that trials read; compare them with hashes."""
+    from orca_ray.data.prepared import verify
+
     tasks = _tasks(names)
     raw = _raw_directory(raw, tasks)
-    if out is not None and len({task.short_name for task in tasks}) < len(tasks):
-        raise UserError(
-            f"--out {out}: tasks with one name in two benchmarks would share a directory; prepare them one at a time"
-        )
     rows: list[dict[str, Any]] = []
 
     def prepare_one(task: "Task") -> None:
         begin = time.monotonic()
         with DataProgress(quiet=quiet):
-            folder = out if out is None or len(tasks) == 1 else out / task.short_name
-            # Symbolic links are followed, because they may lead to a larger disk.
-            data = task.prepare(protocol.value, raw=raw, out=folder and folder.resolve())
+            data = task.prepare(protocol.value, raw=raw)
+            verify(data)
         sizes = {split: len(part) for split, part in data.splits.items()}
         rows.append({"name": task.name, "fingerprint": data.fingerprint, "samples": sizes, "path": str(data.directory)})
         if not (quiet or json):
@@ -133,58 +123,6 @@ def prepare(
     finally:
         if json and rows:
             emit_json(rows)
-
-
-def verify(names: NamesArgument, raw: RawOption = None, quiet: QuietOption = False) -> None:
-    """Hash raw files and prepared arrays, and compare with the hashes that are published or were recorded before."""
-    from orca_ray.data.fetch import verify as verify_files
-
-    tasks = _tasks(names)
-    given, raw = raw, _raw_directory(raw, tasks)
-    if raw is not None and not raw.exists():
-        raise UserError(f"--raw {given} does not exist; give the directory that holds the raw files")
-
-    def verify_one(task: "Task") -> None:
-        with DataProgress(quiet=quiet) as progress:
-            found = verify_files(task.files, raw or task.raw_directory, progress)
-        counts = ((found.intact, "intact"), (found.first_seen, "first seen, pinned now"), (found.absent, "missing"))
-        lines = []
-        if found.intact or found.first_seen:
-            each = ", ".join(f"{len(paths)} {how}" for paths, how in counts if paths)
-            lines.append(f"{task.name}: raw files: {each}")
-        if raw is not None and task.files and not lines:
-            raise UserError(f"{task.name}: none of its raw files is in --raw {given}")
-        lines += _verify_prepared(task)
-        if not lines:
-            raise UserError(
-                f"{task.name}: nothing to verify, neither raw files in {raw or task.raw_directory} nor prepared "
-                f"arrays; run 'orca-sweep data fetch {task.name}' and 'orca-sweep data prepare {task.name}'"
-            )
-        if not quiet:
-            say("\n".join(lines))
-
-    _each(tasks, verify_one, continues=False)
-
-
-def _verify_prepared(task: "Task") -> list[str]:
-    from orca_ray.data.prepared import directory_of
-    from orca_ray.data.prepared import verify as verify_arrays
-
-    lines = []
-    for protocol in Protocol if task.paper_splits else (Protocol.HELD_OUT,):
-        directory = directory_of(task.name, task.version, protocol.value)
-        if not directory.exists():
-            continue
-        data = task.prepared(protocol.value)
-        if data is None:
-            option = "" if protocol is Protocol.HELD_OUT else f" --protocol {protocol.value}"
-            raise UserError(
-                f"{task.name}: the prepared arrays in {directory} are damaged, or were made by another release or from "
-                f"other raw files; run 'orca-sweep data prepare {task.name}{option}' to make them again"
-            )
-        verify_arrays(data)
-        lines.append(f"{task.name}: {data.fingerprint} intact" + (f" ({protocol})" if task.paper_splits else ""))
-    return lines
 
 
 def _tasks(names: list[str]) -> "list[Task]":
@@ -201,10 +139,10 @@ def _tasks(names: list[str]) -> "list[Task]":
     return list(chosen.values())
 
 
-def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool = True) -> None:
+def _each(tasks: "list[Task]", do: "Callable[[Task], None]") -> None:
     """Call ``do`` for every task, even after a UserError; then raise one UserError that lists all of them.
 
-    After Ctrl-C, print that the same command continues the work, unless ``continues`` is False.
+    After Ctrl-C, print that the same command continues the work.
     """
     errors = []
     for task in tasks:
@@ -216,9 +154,7 @@ def _each(tasks: "list[Task]", do: "Callable[[Task], None]", *, continues: bool 
             logger.debug("%s failed", task.name, exc_info=True)
             errors.append(str(error) if task.name in str(error) else f"{task.name}: {error}")
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                f"interrupted at {task.name}: the same command continues from there" if continues else ""
-            ) from None
+            raise KeyboardInterrupt(f"interrupted at {task.name}: the same command continues from there") from None
     if errors:
         raise UserError(f"{len(errors)} of {len(tasks)} tasks failed:\n" + "\n".join(errors))
 

@@ -189,11 +189,6 @@ def _size(num_bytes: float) -> str:
     return f"{num_bytes / 1e6:.0f} MB" if num_bytes >= 1e7 else f"{num_bytes / 1e3:.0f} kB"
 
 
-def lock_path(path: Path) -> Path:
-    """Return a path in the cache to pass to `lock` for a user's directory: its lock file then lies in the cache."""
-    return home() / "locks" / hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:16]
-
-
 @contextlib.contextmanager
 def lock(path: Path, what: str = "") -> Iterator[None]:
     """Hold the inter-process lock ``<path>.lock``; before a wait, log that another process works on ``what``."""

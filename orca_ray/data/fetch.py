@@ -10,7 +10,6 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -68,43 +67,6 @@ def fetch(
         cache.check_space(directory, needed)
     raw = _RawDirectory(directory, progress, patience)
     raw.each(wanted, raw.obtain, workers)
-
-
-@dataclass
-class Verified:
-    """Result of `verify`: three sorted lists of file paths relative to the raw directory."""
-
-    intact: list[str] = field(default_factory=list)
-    """Files that match a published or recorded hash."""
-    first_seen: list[str] = field(default_factory=list)
-    """Files for which no hash was known; their hashes are now recorded in the lock file."""
-    absent: list[str] = field(default_factory=list)
-    """Missing files. A missing archive is listed even if its unpacked content exists."""
-
-
-def verify(files: Sequence[RawFile], directory: Path, progress: SayText | None = None) -> Verified:
-    """Compare the raw files that exist in ``directory`` with their published or recorded hashes; download nothing.
-
-    A file without a known hash is read to its end, and its hash is recorded in the lock file. Raises UserError if a
-    file is damaged or does not match; the message names all these files, with expected and actual hash.
-    """
-    raw, verified = _RawDirectory(directory, progress, _PATIENCE), Verified()
-
-    def check(file: RawFile) -> None:
-        path = directory / file.path
-        if not path.is_file():
-            verified.absent.append(file.path)
-            return
-        content = raw.check(file)
-        known = raw.is_known(file)
-        if not known:
-            if not file.unpacked or not file.present(directory):
-                archives.read_whole(path)
-            raw.pin(file, content)
-        (verified.intact if known or file.md5 else verified.first_seen).append(file.path)
-
-    raw.each(list({file.path: file for file in files}.values()), check, _WORKERS)
-    return Verified(sorted(verified.intact), sorted(verified.first_seen), sorted(verified.absent))
 
 
 class _RawDirectory:

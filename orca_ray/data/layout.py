@@ -80,39 +80,6 @@ def described(meta: Mapping[str, Any]) -> set[str]:
     return {META, *(f"{key}.npy" for key in meta["arrays"]), *meta.get("documents", {})}
 
 
-def check_foreign(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError unless ``directory`` is missing, empty, or holds data of the task ``name`` with ``identity``."""
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    try:
-        meta = read_meta(directory)
-    except Damaged:
-        reason = f"is not empty and holds no prepared data, so {name} is not written there"
-        raise UserError(f"{directory} {reason}: name a new directory") from None
-    if meta.get("name") != name:
-        raise UserError(f"{directory} holds the prepared data of {meta.get('name')}: name another directory for {name}")
-    if meta.get("identity") != identity:
-        found = f"{name} prepared from other raw files, by another version or under another protocol"
-        raise UserError(f"{directory} holds {found}: name another directory, or remove that one")
-
-
-def check_replacing(name: str, directory: Path, identity: str) -> None:
-    """Raise UserError as `check_foreign` does, and if ``directory`` cannot be renamed or also holds other files."""
-    check_foreign(name, directory, identity)
-    if not directory.exists():
-        return
-    if directory.samefile(os.curdir):
-        example = f"name a directory in it, such as {name.split('/')[-1]}"
-        raise UserError(f"{directory} is the working directory, which cannot be replaced: {example}")
-    if os.path.ismount(directory):
-        raise UserError(f"{directory} is a mount point, which cannot be replaced: name a directory in it")
-    names = {path.name for path in directory.iterdir()}
-    if others := names and sorted(names - described(read_meta(directory))):
-        found = ", ".join(others[:5]) + " …" * (len(others) > 5)
-        lost = f"which would be removed when {name} is prepared again"
-        raise UserError(f"{directory} also holds {found}, {lost}: move that away, or name another directory")
-
-
 @contextlib.contextmanager
 def unfinished(name: str, directory: Path, raw: Path, protocol: str, identity: str) -> Iterator[Workspace]:
     """Yield the workspace that an interrupted build with the same ``identity`` left, or else an empty workspace.

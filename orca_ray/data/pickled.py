@@ -16,7 +16,7 @@ from orca_ray.data.rows import Array
 
 Charge = Callable[[int], None]
 """Called with the size in bytes of each value that is created as a copy; raises NotPlain if their sum is too large."""
-ALLOWED = "only numpy arrays and plain containers (dict, list, tuple, set) of text and numbers are read from pickles"
+ALLOWED = "only numpy arrays and plain containers (dict, list, tuple) of text and numbers are read from pickles"
 LEAVES = frozenset({type(None), bool, int, float, str, bytes, bytearray})
 """Plain types that contain no other values."""
 _MAX_KEY = 2**60
@@ -111,8 +111,6 @@ class StandIns(dict[str, Global]):
             calls[f"{core}.multiarray.scalar"] = self._scalar
             calls[f"{core}.numeric._frombuffer"] = self._from_buffer
         for builtins in ("builtins", "__builtin__"):
-            calls[f"{builtins}.set"] = lambda items: set(self._items(items))
-            calls[f"{builtins}.frozenset"] = lambda items: frozenset(self._items(items))
             calls[f"{builtins}.bytes"] = lambda: b""  # with arguments, no Python writes it
         super().__init__({name: Global(name, call) for name, call in calls.items()} | {self._array.name: self._array})
 
@@ -147,18 +145,12 @@ class StandIns(dict[str, Global]):
         self._charge(len(text))
         return text.encode("latin1")
 
-    def _items(self, items: list[Any]) -> list[Any]:
-        if type(items) is not list:
-            raise NotPlain("it makes a set of something other than a list")
-        self._charge(len(items))
-        return cheap_keys(items)
-
     def _not_called(self, *_: object) -> None:
         raise NotPlain(f"it calls numpy.ndarray, which no numpy writes; {ALLOWED}")
 
 
 def cheap_keys(keys: list[Any]) -> list[Any]:
-    """Return ``keys`` of a dict or set unchanged; raises NotPlain unless all are scalars or flat tuples of scalars.
+    """Return ``keys`` of a dict unchanged; raises NotPlain unless all are scalars or flat tuples of scalars.
 
     Hashing nested tuples can exhaust the stack or take very long. Complex and very large numbers are refused, too: an
     attacker can choose many with the same hash, and a dict then compares each key with all others.

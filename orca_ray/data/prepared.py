@@ -129,7 +129,6 @@ def prepare(
     expected: str | None = None,
     identity: str = "",
     held: bool = False,
-    users: bool = False,
     documents: Mapping[str, str] | None = None,
 ) -> PreparedData:
     """Return the prepared data in ``directory``; build them if they are missing, damaged or do not match the arguments.
@@ -143,7 +142,6 @@ def prepare(
         identity: text that describes everything the build depends on: task, version, splits, and size and time of each
             raw file. An interrupted build of another identity is not continued.
         held: True: build again if the existing data have another identity; False: use them.
-        users: whether the user chose the directory: UserError is then raised if other files are in it.
         documents: files to write beside the arrays, as text by name.
 
     Raises:
@@ -154,17 +152,15 @@ def prepare(
     raw = raw or cache.home() / "raw"
 
     def found(level: int) -> PreparedData | None:
-        if users:
-            layout.check_foreign(name, directory, identity)
         return opened(name, directory, expected=expected, identity=wanted, level=level)
 
     if data := found(logging.DEBUG):
         return data
-    if users:
-        layout.check_replacing(name, directory, identity)
     if directory.is_relative_to(cache.home()):
         cache.subdirectory("prepared")  # its error says what to do
-    with cache.lock(cache.lock_path(directory) if users else directory, name):
+    elif directory.exists() and not (directory / layout.META).is_file():
+        raise UserError(f"{directory} is there and holds no prepared data: name a new directory")
+    with cache.lock(directory, name):
         if data := found(logging.WARNING):  # another process was faster
             return data
         logger.info("preparing %s in %s", name, directory)
@@ -175,8 +171,6 @@ def prepare(
                     f"{name}: the prepared data has fingerprint {made}, expected {expected}; it is discarded, because "
                     "scores would not be comparable. Fetch the raw files that belong to this version of orca-ray."
                 )
-            if users:
-                layout.check_replacing(name, directory, identity)
             layout.move(workspace.directory, directory)
     try:
         return _open(name, directory, layout.read_meta(directory))

@@ -29,6 +29,7 @@ _REFUSED = {
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "a registered extension"),
     **dict.fromkeys(("NEXT_BUFFER", "READONLY_BUFFER"), "a buffer outside the file"),
     **dict.fromkeys(("NEWOBJ", "NEWOBJ_EX"), "an object that is built by its class"),
+    **dict.fromkeys(("EMPTY_SET", "ADDITEMS", "FROZENSET"), "a set"),
 }
 
 
@@ -137,8 +138,6 @@ class _Machine:
             raise NotPlain(f"it adds items to a {type(self.stack[-1]).__name__}; {ALLOWED}")
         if kind is list:
             self.stack[-1].extend(items)
-        elif kind is set:
-            self.stack[-1].update(cheap_keys(items))
         else:
             self.stack[-1].update(zip(cheap_keys(items[::2]), items[1::2], strict=True))
 
@@ -207,9 +206,6 @@ _OPCODES: Mapping[str, Callable[[_Machine, Any], object]] = {
     "DICT": lambda m, _: m.push_dict(m.pop_items()),
     "SETITEM": lambda m, _: m.add(dict, [m.pop(), m.pop()][::-1]),
     "SETITEMS": lambda m, _: m.add(dict, m.pop_items()),
-    "EMPTY_SET": lambda m, _: m.push(set()),
-    "ADDITEMS": lambda m, _: m.add(set, m.pop_items()),
-    "FROZENSET": lambda m, _: m.push(frozenset(cheap_keys(m.pop_items()))),
     "GLOBAL": lambda m, name: m.push(m.find(name)),
     "STACK_GLOBAL": lambda m, _: m.push(m.find(" ".join((m.pop(), m.pop())[::-1]))),
     "REDUCE": lambda m, _: m.call(m.pop(), m.pop()),
@@ -245,7 +241,7 @@ class _Settling:
             value.update(zip(list(value), self._settle_all(value.values()), strict=True))
         elif type(value) is tuple:
             settled = tuple(self._settle_all(value))
-        elif type(value) not in (set, frozenset):  # their items were checked when they were added
+        else:
             found = getattr(value, "name", type(value).__name__)
             raise NotPlain(f"it holds {found} itself, which is refused; {ALLOWED}")
         self._open.remove(id(value))

@@ -36,11 +36,10 @@ def board_report(
     *,
     tasks: Sequence[str] | None = None,
     methods: Sequence[str] | None = None,
-    hide: Collection[str] = (),
     read_about: Callable[[Board], Mapping[str, Mapping[str, str]]],
     reproduce: str,
 ) -> BoardReport:
-    """Return the report of some tasks and methods (None: all) of a board, without published rows of the kinds ``hide``.
+    """Return the report of some tasks and methods (None: all) of a board.
 
     Curves, trials and pictures are read only when they are used, from the ``store`` and from ``scan``, the snapshot of
     the store that the board was built from. ``read_about`` takes the shown board and returns the texts of
@@ -55,7 +54,7 @@ def board_report(
     keys = [key for cell in shown.cells.values() for key in cell.trial_keys.values()]
     return BoardReport(
         replace(shown, warnings=(*shown.warnings, *warnings)),
-        published=published_for(shown, imported=imported, hide=hide, tasks=named),
+        published=published_for(shown, imported=imported, tasks=named),
         read_curves=None if store is None or not keys else lambda: store.curves(board.sweep, keys),
         read_records=None if scan is None else lambda: _records(scan, shown),
         read_searches=None if scan is None else lambda: read_searches(scan, shown),

@@ -1,6 +1,6 @@
 """A report, which is a board with everything that is written beside the board, and the formats that write reports.
 
-Each module of `formats` declares a `Format` as ``FORMAT``.
+Each module of `formats` declares a `Format` as ``FORMAT``, or several as ``FORMATS``.
 """
 
 import json

@@ -172,14 +172,11 @@ def published_grids(report: BoardReport, mark: str) -> list[tuple[str, list[list
 
 
 def published_footer(report: BoardReport) -> list[str]:
-    """Return the sentences below the published tables: why rows are not compared, how many are hidden, notes."""
+    """Return the sentences below the published tables: why rows are not compared, and notes."""
     published = report.published
-    if published is None or (not published.rows and not published.hidden):
+    if published is None or not published.rows:
         return []
     lines = [f"{count} published score(s) not beside own ones: {why}" for why, count in published.reasons.items()]
-    if published.hidden:
-        hidden = ", ".join(f"{count} {kind}" for kind, count in sorted(published.hidden.items()))
-        lines.append(f"hidden published scores, out of all ranks: {hidden}")
     return [*lines, *published.notes]
 
 

@@ -115,7 +115,7 @@ def _interval(scores: Sequence[float]) -> str:
     count, centre = len(scores), mean(scores)
     if count < 2:
         return f"{centre:.4g}, 1 seed"
-    from orca_ray.leaderboard.statistics.intervals import student_quantile
+    from scipy.special import stdtrit
 
-    half = student_quantile(0.05, count - 1) * stdev(scores) / math.sqrt(count)
+    half = -float(stdtrit(count - 1, 0.025)) * stdev(scores) / math.sqrt(count)
     return f"{centre:.4g} [{centre - half:.4g}, {centre + half:.4g}], {count} seeds"

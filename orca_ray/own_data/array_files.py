@@ -1,10 +1,9 @@
-"""Files of named arrays (NumPy, HDF5, MATLAB, PyTorch, Zarr), and the choice of inputs and targets among the arrays.
+"""Files of named arrays (NumPy, HDF5, MATLAB, PyTorch), and the choice of inputs and targets among the arrays.
 
 Large arrays are read as rows are selected.
 """
 
 import math
-import os
 import pickletools
 import re
 import zipfile
@@ -18,7 +17,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import archive_errors, check_growth
-from orca_ray.data.hdf5 import check_heaps, datasets, mat5_variables, open_hdf5, read_mat
+from orca_ray.data.hdf5 import datasets, mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
@@ -30,8 +29,6 @@ _PART = re.compile(
     rf"(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.*?)(?:_(?P<after>{'|'.join(_SPLITS)}))?\Z", re.I | re.S
 )
 _NUMBERS, _TARGETS = "biuf", "biufUS"
-_TEXTS = 64
-"""Number of texts that are read at once: each may be the longest one of the file, which is stored once."""
 _SAMPLE_BYTES = 256.0
 """Memory that a sample takes beside its values: its hash, label, place in the splits."""
 
@@ -89,17 +86,13 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
             return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
 
     def rows(name: str) -> Any:
-        if h5py.check_string_dtype(types[name]) is None:
+        text = h5py.check_string_dtype(types[name])
+        if text is None:
             return LazyRows(shapes[name], types[name], partial(read, name))
-        with open_hdf5(path, (name,)) as file:
-            check_heaps(path, file)
-            texts, size = file[name].asstr(errors="replace"), 0
-            parts = [np.empty((0, *shapes[name][1:]), "U1")]
-            for start in range(0, len(texts), _TEXTS):
-                parts.append(np.asarray(texts[start : start + _TEXTS], dtype="U"))
-                size = max(size, parts[-1].itemsize)
-                check_growth(path, size * math.prod(shapes[name]), path.stat().st_size, f", {name}")
-            return np.concatenate(parts)
+        if text.length is None:  # the library reads damaged ones forever, and a few bytes may stand for many
+            expected = f"expected texts of one length, such as those of numpy.array({name}).astype('S')"
+            raise UserError(f"{path}, {name}: {expected}, found texts of any length; store them so, or as numbers")
+        return np.char.decode(read(name, slice(None)), "utf-8", "replace")
 
     return _choose(str(path), shapes, rows, options, labelled)
 
@@ -172,63 +165,6 @@ def _check_calls(path: Path) -> None:
             for operation, found, _ in pickletools.genops(archive.read(member)):
                 if "GLOBAL" in operation.name and re.search("bytearray|_rebuild_device_tensor", str(found)):
                     raise UserError(f"{path}: expected tensors, found {shorten(found)}")
-
-
-CODECS = frozenset(
-    {
-        "blosc", "zlib", "gzip", "zstd", "lz4", "bz2", "lzma", "delta", "shuffle", "bitround", "fixedscaleoffset",
-        "quantize", "crc32", "adler32", "crc32c", "bytes", "transpose", "sharding_indexed",
-    }
-)  # fmt: skip
-"""Names of the codecs that a Zarr group may use."""
-_HOLDERS = ("compressor", "filters")
-
-
-def _read_zarr(path: Path, options: Options, labelled: bool) -> UserData:
-    stored = _checked_store(path)
-    try:
-        from orca_ray.data.zarr_chunks import zarr_arrays
-    except ImportError as error:
-        raise UserError(f"{path}: Zarr needs a library that is not installed: pip install 'orca-ray[adapt]'") from error
-    arrays = zarr_arrays(path, stored)
-    return _choose(
-        str(path), {name: rows.shape for name, rows in arrays.items()}, arrays.__getitem__, options, labelled
-    )
-
-
-def _checked_store(path: Path) -> dict[str, tuple[int, int]]:
-    """Return number and bytes of the files of each array; raises UserError for what must not be read.
-
-    These are a codec that is not listed (one of numcodecs unpickles what it reads, whatever the type), a link to a
-    folder, whose codecs would not be looked at, and a file that is neither a regular one nor a link to one.
-    """
-    stored: dict[str, tuple[int, int]] = {}
-    for folder, folders, files in os.walk(path):
-        place = Path(folder)
-        if links := [name for name in folders if (place / name).is_symlink()]:
-            raise UserError(f"{place / links[0]}: expected a folder, found a link; put what it points to in its place")
-        array = (*place.relative_to(path).parts, "")[0]
-        for file in map(place.joinpath, files):
-            count, size = stored.get(array, (0, 0))
-            stored[array] = count + 1, size + cache.check_special(file)
-            if file.name not in (".zarray", ".zmetadata", "zarr.json"):
-                continue
-            if unknown := sorted(_codecs(cache.read_json(file)) - CODECS):
-                raise UserError(f"{file}: expected compression by {', '.join(sorted(CODECS))}, found {unknown[0]!r}")
-    return stored
-
-
-def _codecs(metadata: Any) -> set[str]:
-    """Return the names of codecs in metadata of version 2 (compressor, filters: id) and 3 (codecs: name)."""
-    named, waiting = set[str](), [(metadata, False)]
-    while waiting:  # not by recursion: JSON may be nested as deeply as the interpreter allows
-        value, inside = waiting.pop()
-        if isinstance(value, list):
-            waiting += [(each, inside) for each in value]
-        elif isinstance(value, dict):
-            named |= {str(value.get("id", value.get("name", "")))} if inside else set()
-            waiting += [(each, key in _HOLDERS or key.endswith("codecs")) for key, each in value.items()]
-    return named
 
 
 def _choose(source: str, shapes: Shapes, read: Read, options: Options, labelled: bool) -> UserData:
@@ -361,5 +297,4 @@ FORMATS = (
     Format("HDF5 file", (".h5", ".hdf5", ".hdf"), _read_hdf5),
     Format("MATLAB file", (".mat",), _read_mat),
     Format("PyTorch tensors", (".pt", ".pth"), _read_pt),
-    Format("Zarr group", (".zarr",), _read_zarr, folder=True, markers=(".zgroup", "zarr.json")),
 )

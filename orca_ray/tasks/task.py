@@ -186,7 +186,7 @@ class Task:
         Args:
             protocol: ``held-out`` or ``paper``; matters only for tasks with `paper_splits`.
             raw: directory of the raw files; None: `raw_directory`, whose files may be deleted after the build.
-            out: directory of the arrays; None: the one in the cache that sweeps read.
+            out: directory of the arrays, which replaces older ones; None: the one in the cache that sweeps read.
             documents: files to write beside the arrays, as text by name.
 
         Raises UserError, with the task's name, if raw files are missing or invalid, if the arrays do not fit the
@@ -214,7 +214,6 @@ class Task:
             expected=self._expected(protocol),
             identity=self._identity(raw, splits),
             held=held,
-            users=out is not None,
             documents=documents,
         )
 

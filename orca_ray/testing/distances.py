@@ -3,7 +3,6 @@
 Shape letters: n target points, D features.
 """
 
-import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, ClassVar
 
@@ -258,14 +257,6 @@ class DistanceSuite(Suite):
         assert distance.diagnosis.notes == () or not distance.debiased
         assert small.diagnosis.converged or not distance.diagnosis.converged
 
-    def test_notes_are_logged_once(self, name: str, fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
-        distance, (x, y) = fit(name, source(12)), cloud(9, classes=9)
-        with caplog.at_level(logging.INFO, "orca_ray.alignment.distance"):
-            for _ in range(3):
-                distance(x, y)
-        logged = [record.getMessage() for record in caplog.records]
-        assert logged == [f"distance {name}: {note}" for note in distance.diagnosis.notes]
-
     def test_labels_without_effect_are_noted(self, name: str, fit: Fit) -> None:
         """A note says that the source has one class, or that target classes have one sample."""
         several, one = fit(name, source(24)), fit(name, source(24, classes=1))
@@ -279,24 +270,6 @@ class DistanceSuite(Suite):
         several(x, lone)
         found = [note for note in several.diagnosis.notes if note not in usual and "one sample" in note]
         assert len(found) == several.uses_labels
-
-    def test_values_that_are_not_finite_and_wrong_shapes_are_refused(self, name: str, fit: Fit) -> None:
-        distance, (x, y) = fit(name, source()), cloud(17)
-        for x[3, 1] in (float("nan"), float("inf")):
-            with pytest.raises(
-                UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
-            ):
-                distance(x, y)
-        x[3, 1] = 0.0
-        with pytest.raises(UserError, match=r"shape \(17, 3\), but the source has 4 features"):
-            distance(x[:, :3], y)
-        for labels in (y[:5], y.float()):
-            with pytest.raises(UserError, match="expected 17 integer class ids"):
-                distance(x, labels)
-        with pytest.raises(UserError, match="expected a float matrix"):
-            distance(x[:0], y[:0])
-        with pytest.raises(RuntimeError, match="fit"):
-            get_distance(name)(x, y)
 
     def test_labels_matter_where_the_distance_uses_them(self, name: str, fit: Fit) -> None:
         src, (x, y) = source(30), cloud(17)

@@ -36,15 +36,6 @@ Corruption = tuple[str, Writer, str]
 match."""
 
 
-class Hostile:
-    """An object whose pickle runs a command when an ordinary unpickler reads it."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        import os
-
-        return os.system, ("true",)
-
-
 def deleted(name: str) -> Writer:
     """Return a `Writer` that removes the file or folder ``name``."""
     return lambda raw: shutil.rmtree(raw / name) if (raw / name).is_dir() else (raw / name).unlink()
@@ -58,21 +49,6 @@ def cut(name: str) -> Writer:
 def garbage(name: str) -> Writer:
     """Return a `Writer` that overwrites the file ``name`` with random bytes."""
     return lambda raw: rewritten(raw / name, lambda content: np.random.RandomState(0).bytes(len(content)))
-
-
-def appended(name: str, line: str) -> Writer:
-    """Return a `Writer` that appends ``line`` to the text file ``name``."""
-    return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
-
-
-def replaced(name: str, old: str, new: str) -> Writer:
-    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by ``new``; there must be one."""
-
-    def change(content: bytes) -> bytes:
-        assert old.encode() in content
-        return content.replace(old.encode(), new.encode(), 1)
-
-    return lambda raw: rewritten(raw / name, change)
 
 
 def changed(name: str, change: Callable[[Array], Any]) -> Writer:

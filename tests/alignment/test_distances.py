@@ -1,5 +1,7 @@
 """Every distance against the contract in `Distance`; OTDD and its solver against POT; pseudo-classes of targets."""
 
+import logging
+
 import numpy as np
 import ot
 import pytest
@@ -72,6 +74,35 @@ def test_otdd_notes_that_it_works_in_blocks(monkeypatch: pytest.MonkeyPatch, cap
     for name in ("mmd", "otdd"):  # not one row fits
         with pytest.raises(UserError, match=r"more than the 0\.0 MB that a call may use; take fewer source samples"):
             get_distance(name).fit(source(100))(*cloud(100))
+
+
+def test_notes_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    distance, (x, y) = get_distance("otdd").fit(source(12)), cloud(9, classes=9)
+    with caplog.at_level(logging.INFO, "orca_ray.alignment.distance"):
+        for _ in range(3):
+            distance(x, y)
+    logged = [record.getMessage() for record in caplog.records]
+    assert logged
+    assert logged == [f"distance otdd: {note}" for note in distance.diagnosis.notes]
+
+
+def test_values_that_are_not_finite_and_wrong_shapes_are_refused() -> None:
+    distance, (x, y) = get_distance("l2").fit(source()), cloud(17)
+    for x[3, 1] in (float("nan"), float("inf")):
+        with pytest.raises(
+            UserError, match=r"target features of shape \(17, 4\): 1 of 68 values are NaN or infinite; check"
+        ):
+            distance(x, y)
+    x[3, 1] = 0.0
+    with pytest.raises(UserError, match=r"shape \(17, 3\), but the source has 4 features"):
+        distance(x[:, :3], y)
+    for labels in (y[:5], y.float()):
+        with pytest.raises(UserError, match="expected 17 integer class ids"):
+            distance(x, labels)
+    with pytest.raises(UserError, match="expected a float matrix"):
+        distance(x[:0], y[:0])
+    with pytest.raises(RuntimeError, match="fit"):
+        get_distance("l2")(x, y)
 
 
 def test_user_errors() -> None:

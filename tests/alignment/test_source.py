@@ -26,7 +26,7 @@ from orca_ray.data import packages
 from orca_ray.data.packages import Package
 from orca_ray.errors import UserError
 from orca_ray.models.body import ImageStem, TextStem
-from orca_ray.testing.tasks import Hostile
+from tests.raw_files import Hostile
 
 WORDS = 400
 WIDTH = 12

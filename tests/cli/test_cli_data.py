@@ -126,24 +126,20 @@ def test_ctrl_c_says_where_the_command_continues(
     assert ending.err.startswith("interrupted at toy/first: the same command continues from there\n")
 
 
-def test_prepare_takes_raw_files_from_anywhere_and_writes_arrays_anywhere(
+def test_prepare_takes_raw_files_from_anywhere_and_compares_arrays_with_their_hashes(
     command: Command, server: Server, mine: Path
 ) -> None:
-    arguments = ("data", "prepare", "toy/first", "--raw", "mine", "--out", "arrays", "--json")
+    arguments = ("data", "prepare", "toy/first", "--raw", "mine", "--json")
     ending = command(*arguments)
     [row] = ending.json
-    assert (ending.code, row["path"]) == (0, str(Path("arrays").absolute()))
+    array = Path(row["path"]) / "train_x.npy"
     assert row["samples"] == {"train": 4, "validation": 2, "test": 3}
-    np.testing.assert_array_equal(np.load("arrays/train_x.npy"), np.arange(8).reshape(4, 1, 2))
+    np.testing.assert_array_equal(np.load(array), np.arange(8).reshape(4, 1, 2))
     assert server.log == []
     assert command(*arguments).json == ending.json
-    verified = command("data", "verify", "other/first", "--raw", "mine").out
-    assert verified == "other/first: raw files: 1 first seen, pinned now\n"
-    Path("disk").mkdir()
-    Path("link").symlink_to("disk")
-    assert command("data", "prepare", "toy/first", "--raw", "mine", "--out", "link", "-q").code == 0
-    assert Path("link").is_symlink()
-    assert Path("disk/train_x.npy").is_file()
+    content = array.read_bytes()
+    array.write_bytes(content[:-1] + b"!")
+    assert "train_x.npy changed since it was prepared" in command.refused(*arguments)
 
 
 @pytest.mark.parametrize(("arguments", "expected"), MISTAKES["data"].items())
@@ -161,28 +157,6 @@ def test_a_mistake_is_named_and_nothing_is_written(
     assert [path.name for path in Path().iterdir()] == ["occupied"]
     assert Path("occupied/file").read_text() == "years of work"
     assert not list(own_cache.rglob("*.npy"))
-
-
-def test_verify_compares_raw_files_and_arrays_with_what_they_were(
-    command: Command, server: Server, own_cache: Path
-) -> None:
-    verify = ("data", "verify", "toy/both")
-    assert command("data", "fetch", "toy/both", "-q").code == 0
-    assert command(*verify).out == "toy/both: raw files: 1 intact\n"
-    fingerprint = command("data", "prepare", "toy/both", "--json").json[0]["fingerprint"]
-    assert command(*verify).out == f"toy/both: raw files: 1 intact\ntoy/both: {fingerprint} intact (held-out)\n"
-    raw = own_cache / "raw/toy/x.npy"
-    raw.write_bytes(_table()[:-1] + b"!")
-    assert "raw/toy/x.npy is not the file that is expected: sha256 is" in command.refused(*verify)
-    raw.write_bytes(_table())
-    assert command("data", "prepare", "toy/both", "-q", "--protocol", "paper").code == 0
-    raw.unlink()
-    assert f"toy/both: {fingerprint} intact (held-out)\n" in command(*verify).out
-    array = next(own_cache.rglob("1-paper/train_x.npy"))
-    array.write_bytes(array.read_bytes()[:-1])
-    errors = command.refused(*verify)
-    assert "damaged" in errors
-    assert "run 'orca-sweep data prepare toy/both --protocol paper' to make them again" in errors
 
 
 @pytest.fixture
@@ -248,18 +222,14 @@ def test_show_replaces_no_picture_unasked(command: Command, monkeypatch: pytest.
         assert "cannot write to" in ending.err
 
 
-def test_splits_of_a_protocol_in_directories_of_several_tasks(command: Command, server: Server, mine: Path) -> None:
+def test_splits_of_a_protocol(command: Command, server: Server, mine: Path) -> None:
     show = ("data", "show", "toy/both", "--no-picture", "--protocol", "paper")
     expected = "after 'orca-sweep data prepare toy/both --protocol paper', this command also shows counts"
     assert expected in command(*show).err
     prepare = ("data", "prepare", "toy/first", "toy/both", "--raw", "mine", "-q")
     assert command(*prepare, "--protocol", "paper").code == 0
     assert command(*show, "--json").json["prepared"]["splits"]["train"]["x"]["min"] == 1
-    ending = command(*prepare, "--out", "arrays", "--protocol", "paper")
-    assert (ending.code, ending.out, ending.err) == (0, "", "")
-    assert np.load("arrays/first/train_x.npy").min() == 0
-    assert np.load("arrays/both/train_x.npy").min() == 1
-    assert "arrays/both holds toy/both prepared from other raw files" in command.refused(*prepare, "--out", "arrays")
+    assert command(*show[:-1], "held-out", "--json").json["prepared"] is None
 
 
 def _rows(*shape: int, seed: int = 0) -> Any:
@@ -351,11 +321,10 @@ def test_elsewhere_a_count_is_told_once_in_a_while(
     ]
 
 
-def test_own_tasks_are_verified_shown_and_listed_apart(command: Command, own_cache: Path) -> None:
+def test_own_tasks_are_shown_and_listed_apart(command: Command, own_cache: Path) -> None:
     labels = np.arange(30) % 2
     task = registration.from_arrays(np.linspace(0, 1, 180).reshape(30, 2, 3) + labels[:, None, None], labels)
-    assert f"{task.name}: " in command("data", "verify", task.name).out
-    assert command("data", "verify", "own").out.endswith(" intact\n")
+    assert f"{task.name}: " in command("data", "prepare", task.name).out
     assert task.name in command("data", "list", "own").out
     assert task.name not in command("data", "list").out + command("tasks").out
     assert task.name in command("tasks", "own").out

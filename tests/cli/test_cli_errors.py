@@ -125,7 +125,6 @@ def test_special_files_are_refused_before_they_are_opened(command: Command, plac
     os.mkfifo("pipe")
     Path("link").symlink_to("pipe")
     for option in (
-        ["prepare", "pocket/digits", "--out"],
         ["prepare", "pocket/digits", "--raw"],
         ["generate", "pdebench/advection", "-n", "1", "--out"],
     ):

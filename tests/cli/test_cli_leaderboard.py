@@ -245,9 +245,6 @@ def test_imported_rows_are_on_the_board_with_their_source_and_are_no_records(com
     assert [each["name"] for each in document["methods"]] == ["orca"]
     assert document["published"]["beside"]["methods"][0]["cells"]["pocket/digits"]["score"] == 0.1875
     assert len(store.records()) == 1
-    text = command("leaderboard", "pocket", "--hide", "digitised,imported").out
-    assert "theirs" not in text
-    assert "hidden published scores, out of all ranks: 1 imported" in text
 
 
 def test_export_and_import_of_another_store(command: Command) -> None:

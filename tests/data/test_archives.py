@@ -6,7 +6,6 @@ import io
 import os
 import random
 import shutil
-import stat
 import struct
 import tarfile
 import zipfile
@@ -306,16 +305,9 @@ def test_what_could_block_or_never_end_is_not_opened(read: Callable[[Path], Any]
             read(path)
 
 
-def test_a_fifo_in_the_place_of_the_output_is_refused(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "out")
-    with pytest.raises(UserError, match=r"/out is not empty and holds no prepared data"):
-        prepared.prepare("big/toy", tmp_path / "out", lambda _: {}, users=True)
-    assert stat.S_ISFIFO((tmp_path / "out").stat().st_mode)
-
-
 def _partial_directory(place: Path, target: Path) -> None:
     (place / ".partial-out").symlink_to(target.parent)
-    prepared.prepare("big/toy", place / "out", lambda _: {}, users=True)
+    prepared.prepare("big/toy", place / "out", lambda _: {})
 
 
 def _part(place: Path, target: Path) -> None:

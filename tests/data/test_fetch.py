@@ -22,7 +22,7 @@ import requests
 
 from orca_ray.data import fetch as fetching
 from orca_ray.data.download import Failed, Patience, check_answer, download
-from orca_ray.data.fetch import fetch, verify
+from orca_ray.data.fetch import fetch
 from orca_ray.data.raw import PINS, Pins, RawFile
 from orca_ray.errors import UserError
 from tests.data.faulty_server import Fault, Served, Server, serving
@@ -258,7 +258,6 @@ def test_a_fetch_killed_half_way_resumes_and_another_process_waits_for_it(server
     assert (raw / "a").read_bytes() == CONTENT
     last = server.gets("a")[-1]
     assert (last.range, last.sent) == (f"bytes={there}-", len(CONTENT) - there)
-    assert verify([file], raw).intact == ["a"]
 
 
 def test_a_disk_too_small_is_told_before_anything_is_fetched(
@@ -359,7 +358,6 @@ def test_archives_are_unpacked_and_may_go_then(server: Server, raw: Path) -> Non
     (raw / "a.tar.gz").unlink()
     fetch([file], raw, patience=FAST)
     assert len(server.gets("a")) == 1
-    assert verify([file], raw).absent == ["a.tar.gz"]
 
 
 def test_a_damaged_archive_or_another_one_is_not_pinned_so_the_good_one_is_accepted(server: Server, raw: Path) -> None:
@@ -380,22 +378,6 @@ def test_a_damaged_archive_or_another_one_is_not_pinned_so_the_good_one_is_accep
     assert Pins(raw).read()["a.tar.gz"].sha256 == sha256(good)
     with pytest.raises(UserError, match=r"Remove it and what was unpacked from it \(.*raw/inside/x\) and fetch it"):
         fetch([replace(file, sha256=sha256(CONTENT))], raw, patience=FAST)
-
-
-def test_verifying_tells_what_is_intact_first_seen_and_absent(raw: Path) -> None:
-    raw.mkdir()
-    for name in "abc":
-        (raw / name).write_bytes(CONTENT)
-    hashes = {"a": {"sha256": sha256(CONTENT)}, "b": {"md5": md5(CONTENT)}, "c": {}, "d": {}}
-    files = [RawFile(path=name, **facts) for name, facts in hashes.items()]  # type: ignore[arg-type]
-    found = verify(files, raw)
-    assert (found.intact, found.first_seen, found.absent) == (["a", "b"], ["c"], ["d"])
-    assert verify(files, raw).intact == ["a", "b", "c"]
-    for name in "bc":
-        (raw / name).write_bytes(CONTENT[:-1])
-    message = r"(?s)/b is not the file.*399999 bytes.*/c is not the file.*400000 bytes.*pinned"
-    with pytest.raises(UserError, match=message):
-        verify(files, raw)
 
 
 def test_progress_of_a_large_file_is_a_line_every_five_seconds(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

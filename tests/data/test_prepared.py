@@ -162,46 +162,11 @@ def test_data_of_other_raw_files_are_built_again_where_they_are_held(caplog: pyt
     assert prepared.opened("pocket/toy", directory, identity="a") is not None
 
 
-def users(directory: Path, build: prepared.Build) -> prepared.PreparedData:
-    return prepared.prepare("pocket/toy", directory, build, identity="this", users=True)
-
-
-def test_notes_beside_the_arrays_of_a_users_directory_are_kept(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    users(out, builder())
-    assert sorted(os.listdir(tmp_path)) == ["home", "out"]  # no lock next to it
-    (out / "notes.txt").write_text("years of work")
-    assert len(users(out, builder()).train) == 4  # nothing is replaced
-    cut("validation_x.npy", -8)(out)
-    with pytest.raises(UserError, match=r"also holds notes\.txt, which would be removed"):
-        users(out, builder())
-    assert (out / "notes.txt").read_text() == "years of work"
-    (out / "notes.txt").unlink()
-    prepared.verify(users(out, builder()))
-
-
-def test_the_working_directory_mount_points_and_files_that_came_during_the_build_are_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build, here = builder(), tmp_path / "here"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    with pytest.raises(UserError, match="is the working directory, which cannot be replaced"):
-        users(here, build)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(os.path, "ismount", lambda path: path == here)
-    with pytest.raises(UserError, match="is a mount point, which cannot be replaced"):
-        users(here, build)
-    assert build.call_count == 0
-
-    def meanwhile(_: Workspace) -> Any:
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "thesis").write_text("one")
-        return builder().return_value
-
-    with pytest.raises(UserError, match="is not empty and holds no prepared data"):
-        users(tmp_path / "out", meanwhile)
-    assert (tmp_path / "out" / "thesis").read_text() == "one"
+def test_a_directory_of_other_files_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("years of work")
+    with pytest.raises(UserError, match="is there and holds no prepared data: name a new directory"):
+        prepared.prepare("pocket/toy", tmp_path, builder())
+    assert (tmp_path / "thesis").read_text() == "years of work"
 
 
 def test_the_fingerprint_depends_on_names_types_shapes_and_values_but_not_on_layout() -> None:

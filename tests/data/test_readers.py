@@ -74,13 +74,13 @@ def _riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def _fmt(encoding: int, bits: int, rate: int = 22050, channels: int = 1) -> bytes:
-    return struct.pack("<HHIIHH", encoding, channels, rate, rate * bits // 8, channels * bits // 8, bits)
+    return struct.pack("<HHIIHH", encoding, channels, rate, rate * channels * bits // 8, channels * bits // 8, bits)
 
 
 PCM, SAMPLES = (b"fmt ", _fmt(1, 16)), (b"data", bytes(4))
 
 
-EXTENSIBLE = _fmt(0xFFFE, 16) + struct.pack("<HHIH", 22, 16, 4, 1) + bytes(14)
+EXTENSIBLE = _fmt(0xFFFE, 16) + struct.pack("<HHIH", 22, 16, 4, 1) + bytes.fromhex("000000001000800000aa00389b71")
 
 
 @pytest.mark.parametrize(
@@ -124,17 +124,17 @@ BAD = [
     ("a.lst", b"\x80\x04", "in UTF-8"),
     *(("a.json", text, r"expected (a )?JSON.{0,400}$") for text in (b"[" * 60_000, b"9" * 5000, b"[1]", b"\0")),
     ("a.wav", None, "cannot read"),
-    ("a.wav", b"", "expected a wav file"),
+    ("a.wav", b"", "expected a wav file of PCM or floating point, found it damaged"),
     wav("expected 22050 samples a second, found 44100", (b"fmt ", _fmt(1, 16, 44100)), SAMPLES),
     wav("one channel, found 2", (b"fmt ", _fmt(1, 16, channels=2)), SAMPLES),
-    wav("found encoding 6 of 8 bits", (b"fmt ", _fmt(6, 8)), SAMPLES),
-    wav("expected a chunk 'data', found \\[b'fmt '\\]", PCM),
-    wav("expected a chunk 'fmt '", SAMPLES),
-    wav("expected 16 bytes in chunk 'fmt ', found 5", (b"fmt ", b"short"), SAMPLES),
-    wav("expected samples, found none", PCM, (b"data", b"")),
-    wav("samples of 2 bytes in chunk 'data', found 3 bytes", PCM, (b"data", b"odd")),
+    wav("Unknown wave file format: ALAW", (b"fmt ", _fmt(6, 8)), SAMPLES),
+    wav("expected a wav file", PCM),
+    wav("No fmt chunk before data", SAMPLES),
+    wav("expected a wav file", (b"fmt ", b"short"), SAMPLES),
+    wav("expected samples and a rate, found 0", PCM, (b"data", b"")),
+    wav("buffer size must be a multiple of element size", PCM, (b"data", b"odd")),
     wav("finite numbers, found nan at index", (b"fmt ", _fmt(3, 32)), (b"data", struct.pack("<f", np.nan))),
-    wav("expected 40 bytes in chunk b'data', found 39", PCM, (b"data", bytes(40)), length=-1),
+    wav("expected 84 bytes, found 82; the file ends early", PCM, (b"data", bytes(40)), length=-2),
 ]
 
 

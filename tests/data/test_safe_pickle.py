@@ -21,8 +21,8 @@ GRID = np.arange(6).reshape(2, 3)
 DTYPES = ("?", "i1", "<u2", ">i4", "i8", "f2", ">f4", "f8", "c8", "c16", "S3", "U2")
 PLAIN: list[Any] = [
     *(None, True, 0, -1, 255, 65_536, 2**31, -(2**70), 1.5, float("nan"), "", "ü\n", "\ud800", b"", b"\xff\n"),
-    *([], (), {}, set(), frozenset(), [[1], (2, "3"), {"a": {4, 5}}], (1,), (1, 2), (1, 2, 3, 4)),
-    *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, frozenset({1, "a"}), {(1, 2), 3}, [None] * 1500),
+    *([], (), {}, [[1], (2, "3"), {"a": [4, 5]}], (1,), (1, 2), (1, 2, 3, 4)),
+    *({"a": 1, 2: "b", (1, "x"): None, None: 2.5, b"k": True}, [None] * 1500),
     *(array for kind in DTYPES for array in (GRID.astype(kind), GRID.T.astype(kind), GRID.astype(kind)[1, 2])),
     *(np.zeros((0, 3)), np.array(2.5), np.array([1, "a", None, [GRID]], dtype=object)),
 ]
@@ -43,8 +43,6 @@ def described(value: Any) -> Any:
         return (type(value).__name__, [described(each) for each in value])
     if isinstance(value, dict):
         return ("dict", [(described(key), described(each)) for key, each in value.items()])
-    if isinstance(value, set | frozenset):
-        return (type(value).__name__, sorted(repr(each) for each in value))
     return (type(value).__name__, repr(value))
 
 
@@ -120,11 +118,12 @@ NOT_PLAIN: list[tuple[Any, str]] = [
     (np.zeros(1, [("a", "O")]), "array of type 'V8'"),  # numpy takes its bytes for the addresses of objects
     (np.array([OrderedDict()], dtype=object), r"collections\.OrderedDict"),
     ({((1, 2), 3): 4}, "a tuple within a key"),
-    ({frozenset([1]): 2}, "a frozenset within a key"),
+    ({1, 2}, "a set"),
+    (frozenset([1]), "a set"),
     ({2**61 - 1: 0}, "a complex or a very large number within a key"),
     ({(0, -(2**60)): 0}, "a complex or a very large number within a key"),
     ({np.uint64(2**63): 0}, "a complex or a very large number within a key"),
-    ({np.complex64(1j)}, "a complex or a very large number within a key"),
+    ({np.complex64(1j): 0}, "a complex or a very large number within a key"),
 ]
 TYPE = b"cnumpy\ndtype\n(S'%s'\nI0\nI1\ntR"
 ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
@@ -137,12 +136,12 @@ ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR
         (b"Pid\n.", "a persistent id"),
         (b"\x82\x01.", "a registered extension"),
         (b"\x80\x05\x97.", "a buffer outside the file"),
-        (b"c__builtin__\nset\n)\x81.", "built by its class"),
+        (b"c__builtin__\nbytes\n)\x81.", "built by its class"),
         (b"cnumpy\nndarray\n(I5\ntR.", r"calls numpy\.ndarray"),
         (b"cnumpy\ndtype\n(dS'__call__'\nNsb.", r"changes numpy\.dtype"),
         (b"c_codecs\nencode\n(S'a'\nS'rot13'\ntR.", "other than text in latin1"),
         (b"c__builtin__\nbytes\n(I99999999999\ntR.", "a whole pickle"),
-        (b"c__builtin__\nset\n(S'abc'\ntR.", "other than a list"),
+        (b"c__builtin__\nset\n(S'abc'\ntR.", "asks for '__builtin__.set'"),
         (ARRAY + b".", "without a state"),
         (ARRAY + b"(I1\n(I2\nt" + TYPE % b"f8" + b"I00\nS'1234'\ntb.", "expected 16 bytes, found 4"),
         (ARRAY + b"(I1\n(I-2\nt" + TYPE % b"f8" + b"I00\nS''\ntb.", "impossible shape"),
@@ -169,12 +168,10 @@ def test_a_forged_pickle_is_refused(content: bytes, message: str) -> None:
         loads(content)
 
 
-@pytest.mark.parametrize("call", ["_codecs\nencode\n(h\0S'latin1'\n", "__builtin__\nset\n(h\1"])
-def test_copies_without_end_are_refused(call: str) -> None:
+def test_copies_without_end_are_refused() -> None:
     text = b"X" + struct.pack("<I", 10_000) + b"a" * 10_000 + b"q\x00"
-    items = b"(" + b"K\x01" * 10_000 + b"lq\x01"
     with pytest.raises(UserError, match="unfolds into more than 4 times its size"):
-        loads(text + items + f"c{call}tR0".encode() * 1000 + b"N.")
+        loads(text + b"c_codecs\nencode\n(h\0S'latin1'\ntR0" * 1000 + b"N.")
 
 
 def test_what_is_shared_stays_shared_and_takes_no_more_memory() -> None:

@@ -1,6 +1,5 @@
 """Reading: every format gives the same samples or columns, and what is wrong an error that names it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -15,7 +14,7 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, read_options
 
-from .writers import TABLES, arrow_folder, image, tone
+from .writers import TABLES, arrow_folder, hdf5, image, tone
 
 X = np.random.default_rng(0).normal(size=(20, 3, 7)).astype(np.float32)
 Y = np.arange(20) % 3
@@ -81,6 +80,12 @@ def test_groups_and_declared_splits(tmp_path: Path) -> None:
     np.testing.assert_array_equal(arrays(data), X)
 
 
+def test_labels_in_hdf5_are_texts_of_one_length(tmp_path: Path) -> None:
+    names = np.array(["ja", "né"])[Y % 2]
+    hdf5(tmp_path / "a.h5", x=X, y=np.char.encode(names, "utf-8"))
+    assert np.asarray(read(tmp_path / "a.h5").y).tolist() == names.tolist()
+
+
 def test_a_pair_of_files(tmp_path: Path) -> None:
     path = tmp_path / "x.npy"
     np.save(path, X)
@@ -93,24 +98,6 @@ def test_a_pair_of_files(tmp_path: Path) -> None:
     assert data.y is not None
     with pytest.raises(UserError, match=r"the target's file .*none.npy does not exist"):
         read(path, Options(target=("none.npy",)))
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("x/.zarray", {"filters": [{"id": "pickle"}], "compressor": None}),
-        ("x/.zarray", {"filters": None, "compressor": {"id": "pickle"}}),
-        (".zmetadata", {"metadata": {"x/.zarray": {"filters": [{"id": "pickle"}]}}}),
-        ("x/zarr.json", {"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}),
-    ],
-)
-def test_no_codec_of_zarr_that_unpickles(file: str, content: object, tmp_path: Path) -> None:
-    folder = tmp_path / "a.zarr"
-    (folder / "x").mkdir(parents=True)
-    (folder / ".zgroup").write_text('{"zarr_format": 2}')
-    (folder / file).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"expected compression by .*, found 'pickle'"):
-        read(folder)
 
 
 TABLE = pd.DataFrame(

@@ -4,12 +4,10 @@ import json
 import wave
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
-import pytest
 import scipy.io
 import torch
 
@@ -22,12 +20,6 @@ def hdf5(path: Path, **arrays: Array) -> None:
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
-
-
-def write_zarr(path: Path, arrays: Arrays, **options: Any) -> None:
-    group = pytest.importorskip("zarr").open_group(str(path), mode="w")
-    for name, array in arrays.items():
-        group.create_array(name, data=array, chunks=(4, *array.shape[1:]), **options)
 
 
 def _npy(path: Path, arrays: Arrays) -> None:
@@ -43,7 +35,6 @@ ARRAYS: Mapping[str, Callable[[Path, Arrays], object]] = {
     "data.mat": lambda path, arrays: scipy.io.savemat(path, dict(arrays), do_compression=True),
     "v73.mat": lambda path, arrays: hdf5(path, **{k: np.atleast_2d(v.T) for k, v in arrays.items()}),
     "data.pt": lambda path, arrays: torch.save({k: torch.tensor(v) for k, v in arrays.items()}, path),
-    "data.zarr": write_zarr,
 }
 """Writers of arrays by the name of the file."""
 

@@ -1,12 +1,13 @@
 """Small files of the exact layout of every benchmark's raw files, and ways to corrupt them."""
 
 import importlib
+import os
 import pkgutil
 import re
 from functools import cache
 from typing import Any
 
-from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, garbage
+from orca_ray.testing.tasks import Corruption, Writer, cut, deleted, garbage, rewritten
 
 
 def writers() -> dict[str, Writer]:
@@ -30,3 +31,25 @@ def broken(path: str, files: int) -> list[Corruption]:
     name = re.escape(path.split("/")[-1])
     missing = rf"1 of {files} raw files are not in .*{name}"
     return [("missing", deleted(path), missing), ("truncated", cut(path), name), ("garbage", garbage(path), name)]
+
+
+class Hostile:
+    """An object whose pickle runs a command when an ordinary unpickler reads it."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("true",)
+
+
+def appended(name: str, line: str) -> Writer:
+    """Return a `Writer` that appends ``line`` to the text file ``name``."""
+    return lambda raw: rewritten(raw / name, lambda content: content + f"{line}\n".encode())
+
+
+def replaced(name: str, old: str, new: str) -> Writer:
+    """Return a `Writer` that replaces the first ``old`` in the file ``name`` by ``new``; there must be one."""
+
+    def change(content: bytes) -> bytes:
+        assert old.encode() in content
+        return content.replace(old.encode(), new.encode(), 1)
+
+    return lambda raw: rewritten(raw / name, change)

@@ -17,17 +17,15 @@ import numpy as np
 from orca_ray.data.rows import Array
 from orca_ray.testing.tasks import (
     Corruption,
-    Hostile,
     Writer,
-    appended,
     changed,
     cut,
     deleted,
     garbage,
-    replaced,
     rewritten,
     with_item,
 )
+from tests.raw_files import Hostile, appended, replaced
 
 PROTEINS: dict[str, tuple[int, ...]] = {"deepcov": (31, 40, 44, 52, 60, 520), "psicov": (42, 46, 50, 58), "cameo": ()}
 """Lengths; one is too long to be seen whole."""
@@ -236,7 +234,7 @@ CORRUPTIONS: dict[str, list[Corruption]] = {
         ("missing", deleted("chunks/tr.csv"), r"1 of 1 raw files are not in .*audio\.zip"),
         ("missing list", deleted(_VAL), r"raw file chunks/val\.csv is not in"),
         ("no noise", deleted("noise_22050"), r"raw file noise_22050 is not in"),
-        ("truncated", cut(_CHUNK), r"4003_0\.wav: expected 44100 bytes"),
+        ("truncated", cut(_CHUNK), r"4003_0\.wav: expected 44144 bytes"),
         ("garbage", garbage(_CHUNK), r"4003_0\.wav: expected a wav file"),
         ("absent chunk", deleted(_CHUNK), r"eval\.csv, row 7: expected a file .*4003_0\.wav"),
         (

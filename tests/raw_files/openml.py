@@ -20,8 +20,8 @@ import numpy as np
 from orca_ray.data import packages
 from orca_ray.tasks.openml.tables import TABLES
 from orca_ray.tasks.pocket import PACKAGES
-from orca_ray.testing.tasks import Corruption, Writer, replaced, rewritten
-from tests.raw_files import broken
+from orca_ray.testing.tasks import Corruption, Writer, rewritten
+from tests.raw_files import broken, replaced
 
 Kind = str | tuple[str, ...]
 """Of a column: NUMERIC, REAL, INTEGER, STRING, or categories."""

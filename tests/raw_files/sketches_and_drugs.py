@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from orca_ray.testing.tasks import Corruption, Hostile, Writer, appended, changed, cut, deleted, garbage, with_item
-from tests.raw_files import broken
+from orca_ray.testing.tasks import Corruption, Writer, changed, cut, deleted, garbage, with_item
+from tests.raw_files import Hostile, appended, broken
 
 IMAGES_A_CLASS = {"train": 3, "test": 1}
 

@@ -81,14 +81,6 @@ def test_arrays_that_do_not_fit_are_refused(target: Target, changes: dict[str, A
     assert not prepared.directory_of(task.name, task.version).exists()
 
 
-def test_the_directory_of_another_task_is_not_replaced(tmp_path: Path) -> None:
-    data = _task(CLASSES).prepare(out=tmp_path / "out")
-    assert data.directory == tmp_path / "out"
-    assert _task(CLASSES).prepare(out=tmp_path / "out").fingerprint == data.fingerprint
-    with pytest.raises(UserError, match="holds the prepared data of toy/one"):
-        replace(_task(CLASSES), name="toy/two").prepare(out=tmp_path / "out")
-
-
 def test_what_only_the_data_tell_is_filled_in() -> None:
     task = replace(_task(UNCOUNTED), input_shape=None, input_kind="sequence", num_samples=None)
     resolved = task.resolved(task.prepare())

@@ -1,1 +1,1 @@
-"""Formats of leaderboards: each module declares one as ``FORMAT``."""
+"""Formats of leaderboards: each module declares one as ``FORMAT``, or several as ``FORMATS``."""

@@ -20,13 +20,11 @@ def published_for(
     board: Board,
     *,
     imported: Iterable[SubmittedScore] = (),
-    hide: Collection[str] = (),
     tasks: Collection[str] | None = None,
 ) -> tables.Published | None:
     """Compare a board with the published, submitted and ``imported`` rows of its benchmark; None if there are none.
 
-    Rows whose `PublishedRow.kind` is in ``hide`` are left out of all tables, ranks and notes; `Published.hidden` says
-    how many they are. With ``tasks``, rows of other tasks are left out, uncounted.
+    With ``tasks``, rows of other tasks are left out.
     """
     rows = [*tables.published_rows(board.benchmark), *tables.rows_of_others(board.benchmark, imported)]
     if tasks is not None:
@@ -42,7 +40,7 @@ def published_for(
             if (score := board.score(task, method)).n:
                 metrics[task] = metric
                 own.append(own_row(task, method, metric, board.protocol, *score))
-    return compare(rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol, hide=hide)
+    return compare(rows, board.benchmark, own=own, metrics=metrics, protocol=board.protocol)
 
 
 def reason_apart(row: tables.PublishedRow, metric: str | None, protocol: str) -> str:
@@ -71,20 +69,18 @@ def compare(
     own: Sequence[tables.PublishedRow] = (),
     metrics: Mapping[str, str] | None = None,
     protocol: str = "",
-    hide: Collection[str] = (),
 ) -> tables.Published:
     """Return tables of published rows, and a table of the store's scores with the published rows comparable to them.
 
     ``own`` are the store's scores (see `own_row`), ``metrics`` the metric of own scores by task, and ``protocol`` the
-    protocol of own scores. Rows whose kind is in ``hide`` are left out, and counted in `Published.hidden`.
+    protocol of own scores.
     """
-    shown = tuple(row for row in rows if row.kind not in hide)
-    ranked = [row for row in shown if row.setting != tables.CLAIM and row.flag != "repeat"]
-    claims = [row for row in shown if row.setting == tables.CLAIM]
-    others = dict.fromkeys(row.source for row in shown if row.kind in _OTHERS)
+    ranked = [row for row in rows if row.setting != tables.CLAIM and row.flag != "repeat"]
+    claims = [row for row in rows if row.setting == tables.CLAIM]
+    others = dict.fromkeys(row.source for row in rows if row.kind in _OTHERS)
     numbers = {source: number for number, source in enumerate(others, start=1)}
-    reasons = [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in shown] if own else []
-    beside = [row for row, reason in zip(shown, reasons, strict=False) if not reason]
+    reasons = [reason_apart(row, (metrics or {}).get(row.task), protocol) for row in rows] if own else []
+    beside = [row for row, reason in zip(rows, reasons, strict=False) if not reason]
     tasks = {row.task for row in beside}
     fair = [*(row for row in own if row.task in tasks), *beside]
     notes = [*(f"[{number}] {source}" for source, number in numbers.items()), *_notes(ranked, claims)]
@@ -93,8 +89,7 @@ def compare(
         beside=_table("own and published scores, same metric and protocol", fair, numbers) if beside else None,
         tables=tuple(_table(title, group, numbers) for title, group in _groups(ranked).items()),
         reasons=dict(Counter(filter(None, reasons)).most_common()),
-        rows=shown,
-        hidden=Counter(row.kind for row in rows if row.kind in hide),
+        rows=tuple(rows),
         notes=tuple(dict.fromkeys(notes)),
     )
 

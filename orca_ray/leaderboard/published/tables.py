@@ -227,13 +227,11 @@ class Published:
     """Own scores with the published scores of the same task, metric and protocol; None without such published
     scores."""
     tables: tuple[PublishedTable, ...]
-    """Tables of all rows that are neither hidden nor claims nor repetitions, without own scores."""
+    """Tables of all rows that are neither claims nor repetitions, without own scores."""
     reasons: Mapping[str, int]
-    """Number of rows that are neither hidden nor in ``beside``, by reason; empty without own scores."""
+    """Number of rows that are not in ``beside``, by reason; empty without own scores."""
     rows: tuple[PublishedRow, ...]
-    """All rows that are not hidden, including repetitions of other rows and claims about the whole benchmark."""
-    hidden: Mapping[str, int]
-    """Number of hidden rows, by kind."""
+    """All rows, including repetitions of other rows and claims about the whole benchmark."""
     notes: tuple[str, ...]
     """Sentences about misprinted and doubtful scores, protocols, claims and sources."""
 
@@ -250,7 +248,6 @@ class Published:
             "tables": [table.to_dict() for table in self.tables],
             "reasons": dict(self.reasons),
             "rows": [asdict(row) for row in self.rows],
-            "hidden": dict(self.hidden),
             "notes": list(self.notes),
             "sources": self.sources,
         }

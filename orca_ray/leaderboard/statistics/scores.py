@@ -6,9 +6,10 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from orca_ray.errors import lookup
-from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, chi_square_tail, student_quantile
+from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
 from orca_ray.leaderboard.statistics.ranks import ranks
 from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
@@ -30,8 +31,7 @@ def score(table: ScoreTable) -> pd.DataFrame:
     num, means = num_TM[t, m], table.means_TM[t, m]
     squares = np.nansum((table.scores_TMS[t, m] - means[:, None]) ** 2, axis=1)
     std = np.sqrt(np.divide(squares, num - 1, out=np.full(len(num), np.nan), where=num > 1))
-    quantiles = np.array([student_quantile(0.05, int(each) - 1) if each > 1 else np.nan for each in num])
-    half = quantiles * std / np.sqrt(num)
+    half = -special.stdtrit(num - 1.0, 0.025) * std / np.sqrt(num)
     tasks, methods = ([names[each] for each in at] for names, at in ((table.tasks, t), (table.methods, m)))
     index = pd.MultiIndex.from_arrays([tasks, methods], names=["task", "method"])
     columns = {"value": means, "low": means - half, "high": means + half, "std": std, "num_seeds": num}
@@ -153,7 +153,7 @@ def importance(searches: pd.DataFrame) -> pd.DataFrame:
             tests = [_on_task(group, name) for _, group in having.groupby("task") if len(group) >= MIN_TRIALS]
             if known := [test for test in tests if np.isfinite(test[0])]:
                 shares, statistics, freedoms, nums = zip(*known, strict=True)
-                p = chi_square_tail(sum(statistics), sum(freedoms))
+                p = float(special.chdtrc(sum(freedoms), sum(statistics)))
                 rows.append((str(method), name, float(np.mean(shares)), p, sum(nums), len(known)))
     frame = pd.DataFrame(rows, columns=["method", "hyperparameter", "value", "p", "num_trials", "num_tasks"])
     return frame.astype({"value": "float64"}).set_index(["method", "hyperparameter"])

@@ -1,4 +1,4 @@
-"""Whether two methods are separable, by Student's and by Wilcoxon's test, with Holm's correction for many pairs.
+"""Whether two methods are separable, by Student's test, with Holm's correction for many pairs.
 
 A verdict also says about how many more tasks or seeds would separate two methods.
 """
@@ -10,17 +10,16 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
-from orca_ray.leaderboard.statistics.intervals import MIN_TASKS, NORMAL, student_tail
+from orca_ray.leaderboard.statistics.intervals import MIN_TASKS
 from orca_ray.leaderboard.statistics.paired import LogScores, ratio_over_tasks
-from orca_ray.leaderboard.statistics.table import Floats, ScoreTable, Statistic
+from orca_ray.leaderboard.statistics.table import ScoreTable, Statistic
 
 POWER = 0.8
 """Probability with which the additional tasks or seeds would separate two methods."""
 MAX_MORE = 1000
 """Largest number of additional tasks or seeds that is given; a larger one is infinity."""
-MAX_EXACT = 25
-"""Largest number of differences for which Wilcoxon's test is exact."""
 
 
 def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
@@ -30,7 +29,7 @@ def verdict(table: ScoreTable, *, level: float = 0.05) -> pd.DataFrame:
     deviation over seeds, and the verdict holds for these tasks only. ``separable`` holds if ``adjusted_p``, the p-value
     adjusted by Holm for the number of pairs, is at most ``level``. The test is the closed form of the paired bootstrap
     that gives the interval; a bootstrap itself has no p-values as small as Holm needs for many pairs, and a rank test
-    (see critical_difference) cannot separate ten methods on ten tasks, however large the differences are. The interval
+    cannot separate ten methods on ten tasks, however large the differences are. The interval
     is not adjusted, so it may exclude 1 for a pair that is not separable.
 
     ``more_tasks`` and ``more_seeds`` (per task and method) would each separate the pair with a probability of 80 % if
@@ -103,7 +102,7 @@ class _Test:
             self.p = 1.0
         else:
             t = abs(self.mean) / self.error if self.error > 1e-12 else math.inf
-            self.p = student_tail(t, num - 1 if self.over_tasks else freedom)
+            self.p = float(2 * special.stdtr(num - 1 if self.over_tasks else freedom, -t))
 
     def more(self, level: float, *, separable: bool) -> tuple[float, float]:
         """Return how many more tasks, or seeds per cell, a test at this level needs."""
@@ -113,9 +112,9 @@ class _Test:
             return math.nan, math.nan
         if abs(self.mean) < 1e-12:
             return math.inf, math.inf
-        critical = NORMAL.inv_cdf(1 - level / 2)
+        critical = float(special.ndtri(1 - level / 2))
         # The test reaches its power when the variance of the mean is this small.
-        allowed = (self.mean / (critical + NORMAL.inv_cdf(POWER))) ** 2
+        allowed = (self.mean / (critical + float(special.ndtri(POWER)))) ** 2
         num = self.num_tasks
         # Student's test needs critical²/2 more tasks than a normal one (Guenther 1981, The American Statistician 35).
         tasks = self.deviation**2 / allowed + critical**2 / 2
@@ -133,60 +132,14 @@ def _more(needed: float, present: float) -> float:
     return float(math.ceil(more)) if more <= MAX_MORE else math.inf
 
 
-def critical_difference(table: ScoreTable) -> pd.DataFrame:
-    """Probability of differences as large as these between two equal methods: Wilcoxon's signed-rank test.
-
-    ``value`` is adjusted by Holm for the number of pairs, ``p`` is not. The test ranks the differences of log scores,
-    because the scores of tasks have different units. It is exact for up to 25 differences, also with ties; differences
-    of zero are left out. It uses the tasks on which every method has a score.
-    """
-    common = table.common
-    logs_TM, num = LogScores.of(common).means_TM, len(table.methods)
-    p = np.full((num, num), np.nan)
-    above, below = np.triu_indices(num, 1)
-    for i, j in zip(above, below, strict=True):
-        p[i, j] = p[j, i] = signed_rank(logs_TM[:, i] - logs_TM[:, j]) if len(common.tasks) else np.nan
-    adjusted = np.full((num, num), np.nan)
-    adjusted[above, below] = adjusted[below, above] = holm(p[above, below])
-    return table.by_pair(value=adjusted, p=p, num_tasks=len(common.tasks))
-
-
-def signed_rank(differences: Floats) -> float:
-    """Return the two-sided p-value of Wilcoxon's signed-rank test; zeros are dropped, 1 if none is left.
-
-    Differences are rounded to twelve decimals first, so that rounding errors do not break ties. For up to `MAX_EXACT`
-    differences, the distribution of the rank sum is exact, also with ties; for more, it is approximated by a normal
-    distribution, corrected for ties.
-    """
-    differences = np.round(differences, 12)
-    differences = differences[differences != 0]
-    num = len(differences)
-    if not num:
-        return 1.0
-    _, places, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
-    doubled = (2 * np.cumsum(counts) - counts + 1)[places]
-    positive = int(doubled[differences > 0].sum())
-    smaller = min(positive, num * (num + 1) - positive)
-    if num > MAX_EXACT:
-        ties = float((counts**3 - counts).sum())
-        deviation = math.sqrt((num * (num + 1) * (2 * num + 1) - ties / 2) / 24)
-        return min(1.0, 2 * NORMAL.cdf((smaller / 2 - num * (num + 1) / 4) / deviation))
-    chances = np.zeros(num * (num + 1) + 1)
-    chances[0] = 1
-    for rank in doubled:
-        chances[rank:] = (chances[rank:] + chances[:-rank]) / 2
-        chances[:rank] /= 2
-    return min(1.0, 2 * float(chances[: smaller + 1].sum()))
-
-
 def smallest_p(num_tasks: int, num_methods: int) -> float:
-    """Return the smallest p-value, adjusted by Holm, that `critical_difference` can give to a pair; NaN without pairs.
+    """Return the smallest p-value, adjusted by Holm, of Wilcoxon's signed-rank test for a pair; NaN without pairs.
 
-    A pair reaches it if one method is better on every task. For N tasks (at most `MAX_EXACT`) and K pairs, the smallest
-    p-value is 2 K / 2^N. Where it is above the level, no pair is separable, however large the differences are.
+    A pair reaches it if one method is better on every task. For N tasks and K pairs, the smallest p-value is 2 K / 2^N.
+    Where it is above the level, a test of ranks separates no pair, however large the differences are.
     """
     num_pairs = math.comb(num_methods, 2)
-    return min(1.0, num_pairs * signed_rank(np.arange(1.0, num_tasks + 1))) if num_pairs and num_tasks else math.nan
+    return min(1.0, num_pairs * 2.0 ** (1 - num_tasks)) if num_pairs and num_tasks else math.nan
 
 
 def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -198,7 +151,4 @@ def holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return adjusted
 
 
-STATISTICS = (
-    Statistic("verdict", "verdict", verdict, shape="pair", better="lower"),
-    Statistic("critical_difference", "Wilcoxon–Holm p", critical_difference, shape="pair"),
-)
+STATISTIC = Statistic("verdict", "verdict", verdict, shape="pair", better="lower")

@@ -209,7 +209,7 @@ class _Data(Item):
     def __init__(self, request: StagingRequest) -> None:
         self._task, self._protocol, self._fingerprint = request.task, request.protocol, request.fingerprint
         self.name = f"data of {self._task}"
-        self.advice = f" (fingerprint {self._fingerprint}): run 'orca-sweep data verify {self._task}' there"
+        self.advice = f" (fingerprint {self._fingerprint}): run 'orca-sweep data prepare {self._task}' there"
 
     def present(self) -> bool:
         data = self._prepared()

@@ -12,17 +12,14 @@ from orca_ray.errors import UserError
 from orca_ray.leaderboard.statistics import ScoreTable, all_statistics, get_statistic
 from orca_ray.leaderboard.statistics.intervals import (
     MIN_TASKS,
-    chi_square_tail,
     indices,
     mean_over_tasks,
-    student_quantile,
-    student_tail,
     tail,
 )
 from orca_ray.leaderboard.statistics.paired import QuestionAnswer, answers
 from orca_ray.leaderboard.statistics.ranks import strengths
 from orca_ray.leaderboard.statistics.scores import groups, importance, kruskal_wallis, pareto_front
-from orca_ray.leaderboard.statistics.verdict import holm, signed_rank, smallest_p
+from orca_ray.leaderboard.statistics.verdict import holm, smallest_p
 from orca_ray.testing import StatisticSuite
 from orca_ray.testing.scores import compute, random_table, table
 
@@ -262,46 +259,15 @@ def test_intervals_without_width_and_without_data() -> None:
     assert tail(5, 4) == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 30, 101])
-def test_distributions(freedom: int) -> None:
-    for x in (0.0, 0.3, 2.0, 6.0, 30.0):
-        assert student_tail(x, freedom) == pytest.approx(2 * scipy.stats.t.sf(x, freedom), rel=1e-9, abs=1e-14)
-        assert chi_square_tail(x, freedom) == pytest.approx(scipy.stats.chi2.sf(x, freedom), rel=1e-12)
-    assert student_quantile(0.05, freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), rel=1e-12)
-
-
-@pytest.mark.parametrize("num", [1, 3, 6, 12, 25])
-def test_signed_ranks(num: int) -> None:
-    differences = np.random.default_rng(num).normal(0.4, 1, num)
-    expected = scipy.stats.wilcoxon(differences, method="exact").pvalue
-    assert signed_rank(differences) == pytest.approx(expected, rel=1e-12)
-
-
-def test_signed_ranks_with_ties_and_many() -> None:
-    """Ranks 1.5, 1.5, 3, 4 of which 1.5 is negative: sums up to 1.5 are 0 and twice 1.5, of 16 sign patterns."""
-    assert signed_rank(np.array([1.0, -1.0, 2.0, 3.0, 0.0])) == pytest.approx(2 * 3 / 16)
-    assert signed_rank(np.zeros(5)) == 1
-    tied = np.array([1, 1, 1, 2, 2, -2, 3, 4, -1, 5.0])
-    method = scipy.stats.PermutationMethod(n_resamples=2000)
-    assert signed_rank(tied) == pytest.approx(scipy.stats.wilcoxon(tied, method=method).pvalue)
-    for digits in (1, 6):
-        many = np.random.default_rng(0).normal(0.2, 1, 60).round(digits)
-        assert signed_rank(many) == pytest.approx(scipy.stats.wilcoxon(many, method="approx").pvalue, rel=1e-9)
-
-
 class TestManyPairs:
     def test_holm(self) -> None:
         assert holm(np.array([0.04, 0.01, math.nan, 0.03])) == pytest.approx([0.06, 0.03, math.nan, 0.06], nan_ok=True)
         assert holm(np.array([0.6, 0.7])).tolist() == [1, 1]
 
-    @pytest.mark.parametrize(("num_tasks", "possible"), [(8, False), (10, True)])
-    def test_no_pair_is_separable_with_few_tasks(self, num_tasks: int, possible: bool) -> None:
-        """Six methods of which each is ten times better than the next on every task: 15 pairs."""
-        scores = table({f"t{t}": {f"m{m}": (1 + t) * 10.0**m for m in range(6)} for t in range(num_tasks)})
-        adjusted = get_statistic("critical_difference").compute(scores)
-        assert (adjusted["value"] <= 0.05).tolist() == [possible] * 30
-        assert adjusted["value"].max() == pytest.approx(min(15 * 2 / 2**num_tasks, 1))
-        assert smallest_p(num_tasks, 6) == pytest.approx(15 * 2 / 2**num_tasks)
+    @pytest.mark.parametrize("num_tasks", [1, 4, 10])
+    def test_a_test_of_ranks_needs_many_tasks(self, num_tasks: int) -> None:
+        pairs, one = 15, scipy.stats.wilcoxon(np.arange(1.0, num_tasks + 1), method="exact").pvalue
+        assert smallest_p(num_tasks, 6) == pytest.approx(min(1, pairs * one))
         assert math.isnan(smallest_p(num_tasks, 1))
 
 

@@ -86,7 +86,7 @@ def test_a_folder_that_takes_nothing_is_a_message_and_no_failure(
 def test_data_of_another_fingerprint_are_a_failure_of_the_node_and_stay(empty_home: Path) -> None:
     assert stage(REQUEST, None) == WDBC.fingerprint
     other = StagingRequest(task=WDBC.name, protocol="held-out", fingerprint="0" * 16)
-    with pytest.raises(StagingError, match="orca-sweep data verify pocket/wdbc"):
+    with pytest.raises(StagingError, match="orca-sweep data prepare pocket/wdbc"):
         stage(other, None)
     assert WDBC.prepared() is not None
 

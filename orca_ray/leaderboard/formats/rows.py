@@ -1,24 +1,41 @@
-"""A Parquet table with one row for each score of the board, by seed, and for each published score."""
+"""Parquet and CSV: one row for each score of the board, by seed, and for each published score, in full precision."""
+
+import csv
+import io
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orca_ray.errors import csv_cell
 from orca_ray.leaderboard.format import KIND, SCHEMA, VERSION, BoardReport, Format, score_rows
 
 _PUBLISHED = ("kind", "quantity", "std", "n", "published", "published_metric", "setting", "flag", "source", "note")
 _TYPES = {"std": pa.float64(), "n": pa.int64()}
+_SCHEMA = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in _PUBLISHED)])
 
 
-def _render(report: BoardReport) -> bytes:
+def _rows(report: BoardReport) -> list[dict[str, object]]:
     rows = [{**row, "kind": "own"} for row in score_rows(report.board)]
     for each in report.published_scores:
         names = ("task", "method", "metric", "protocol", "score", *_PUBLISHED)
         rows.append({"benchmark": each.benchmark, **{name: getattr(each, name) for name in names}})
-    schema = pa.schema([*SCHEMA, *((name, _TYPES.get(name, pa.string())) for name in _PUBLISHED)])
-    table = pa.Table.from_pylist(rows, schema=schema.with_metadata({KIND: str(VERSION)}))
+    return rows
+
+
+def _parquet(report: BoardReport) -> bytes:
+    table = pa.Table.from_pylist(_rows(report), schema=_SCHEMA.with_metadata({KIND: str(VERSION)}))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     return bytes(sink.getvalue())
+
+
+def _csv(report: BoardReport) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _SCHEMA.names, lineterminator="\n")
+    writer.writeheader()
+    for row in _rows(report):
+        writer.writerow({name: "" if cell is None else csv_cell(cell) for name, cell in row.items()})
+    return stream.getvalue().rstrip("\n")
 
 
 def _same(one: bytes, other: bytes) -> bool:
@@ -30,4 +47,4 @@ def _same(one: bytes, other: bytes) -> bool:
     return bool(tables[0].equals(tables[1]))
 
 
-FORMAT = Format("parquet", ".parquet", _render, same=_same)
+FORMATS = (Format("csv", ".csv", _csv), Format("parquet", ".parquet", _parquet, same=_same))
