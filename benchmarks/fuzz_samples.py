@@ -52,7 +52,7 @@ def _hdf5(folder: Path) -> None:
 
     with h5py.File(folder / "data.h5", "w") as file:
         file.create_dataset("x", data=X, chunks=(5, 3, 7), compression="gzip", shuffle=True, fletcher32=True)
-        file["y"] = np.array([f"c{each}" for each in Y], dtype="S2")
+        file["y"] = np.array([f"c{each}" for each in Y], dtype=object)
         file["more/deep"] = np.zeros(24)
         file["x"].attrs["unit"] = "mV"
 

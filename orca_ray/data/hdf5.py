@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import math
+import mmap
 import os
 import struct
 import traceback
@@ -40,6 +41,7 @@ _MAX_ELEMENT_BYTES = 4096
 _MAX_DESCRIPTION_BYTES = 3 * _MAX_ELEMENT_BYTES
 _MAX_AXES = 64
 _MAX_DEPTH = 64
+_HEAP = b"GCOL\1\0\0\0"
 
 
 @contextlib.contextmanager
@@ -124,6 +126,26 @@ def _check_growth(path: Path, name: str, found: Any) -> None:
     if found.shape:
         chunk = math.prod(found.chunks or ()) * found.dtype.itemsize
         check_growth(path, max(found.nbytes, chunk), found.id.get_storage_size(), f", {name}")
+
+
+def check_heaps(path: Path, file: Any) -> None:
+    """Raise UserError for damaged texts of any length, which the library (2.0) would read forever.
+
+    They are in global heaps: "GCOL", version, size of the heap; objects with index, size and content. Object 0 is free
+    space, whose size counts its header.
+    """
+    if file.id.get_create_plist().get_sizes()[1] != 8:
+        raise UserError(f"{path}: expected texts with sizes of 8 bytes; store them as numbers, or with a fixed length")
+    with cache.open_file(path) as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(_HEAP)
+        while start >= 0:
+            place, end = start + 16, start + int.from_bytes(content[start + 8 : start + 16], "little")
+            while place + 16 <= min(end, len(content)):
+                index, size = struct.unpack_from("<H6xQ", content, place)
+                if not index and size < 16:
+                    raise UserError(f"{path}: expected a whole HDF5 file, found damaged texts; fetch the file again")
+                place += 16 + size + -size % 8 if index else size
+            start = content.find(_HEAP, start + 8)
 
 
 def read_mat(path: Path, name: str) -> LazyRows:

@@ -17,7 +17,7 @@ import numpy as np
 
 from orca_ray.data import cache
 from orca_ray.data.archives import archive_errors, check_growth
-from orca_ray.data.hdf5 import datasets, mat5_variables, open_hdf5, read_mat
+from orca_ray.data.hdf5 import check_heaps, datasets, mat5_variables, open_hdf5, read_mat
 from orca_ray.data.npy import Npz, read_npy
 from orca_ray.data.rows import Array, LazyRows, RowIndex, joined_rows
 from orca_ray.errors import UserError, printable, shorten, unknown_name
@@ -29,6 +29,8 @@ _PART = re.compile(
     rf"(?:(?P<before>{'|'.join(_SPLITS)})_)?(?P<name>.*?)(?:_(?P<after>{'|'.join(_SPLITS)}))?\Z", re.I | re.S
 )
 _NUMBERS, _TARGETS = "biuf", "biufUS"
+_TEXTS = 64
+"""Number of texts that are read at once: each may be the longest one of the file, which is stored once."""
 _SAMPLE_BYTES = 256.0
 """Memory that a sample takes beside its values: its hash, label, place in the splits."""
 
@@ -86,13 +88,17 @@ def _read_hdf5(path: Path, options: Options, labelled: bool) -> UserData:
             return np.asarray(file[name][slice(rows[0], rows[-1] + 1) if dense else rows])[place]
 
     def rows(name: str) -> Any:
-        text = h5py.check_string_dtype(types[name])
-        if text is None:
+        if h5py.check_string_dtype(types[name]) is None:
             return LazyRows(shapes[name], types[name], partial(read, name))
-        if text.length is None:  # the library reads damaged ones forever, and a few bytes may stand for many
-            expected = f"expected texts of one length, such as those of numpy.array({name}).astype('S')"
-            raise UserError(f"{path}, {name}: {expected}, found texts of any length; store them so, or as numbers")
-        return np.char.decode(read(name, slice(None)), "utf-8", "replace")
+        with open_hdf5(path, (name,)) as file:
+            check_heaps(path, file)
+            texts, size = file[name].asstr(errors="replace"), 0
+            parts = [np.empty((0, *shapes[name][1:]), "U1")]
+            for start in range(0, len(texts), _TEXTS):
+                parts.append(np.asarray(texts[start : start + _TEXTS], dtype="U"))
+                size = max(size, parts[-1].itemsize)
+                check_growth(path, size * math.prod(shapes[name]), path.stat().st_size, f", {name}")
+            return np.concatenate(parts)
 
     return _choose(str(path), shapes, rows, options, labelled)
 

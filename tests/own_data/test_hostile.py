@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -145,6 +146,21 @@ def hdf(folder: Path, **content: Any) -> Path:
     return folder / "a.h5"
 
 
+def texts(folder: Path, *, same: bool) -> Path:
+    """Write targets that all name one long text, or whose heap has free space of no size."""
+    path = hdf(folder, y=np.array(["b" * 10_000, *"a" * 399], dtype=object))
+    with h5py.File(path) as file:
+        start = file["y"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    if same:
+        content[start : start + 6400] = content[start : start + 16] * 400
+    else:
+        heap = content.index(b"GCOL")
+        content[heap + 16 : heap + 32] = bytes(16)
+    path.write_bytes(content)
+    return path
+
+
 def saved(folder: Path, name: str, old: bytes, new: bytes) -> Path:
     """Write a compressed data set on disk, then change one of its files."""
     frame, path = pd.DataFrame({"a": np.zeros(1000), "y": np.arange(1000) % 2}), folder / "saved"
@@ -173,7 +189,8 @@ ARROW = "data-00000-of-00001.arrow"
     ("write", "message"),
     [
         (lambda at: hdf(at, **{"/".join("g" * 80): X}), "expected groups in at most 64 others, found g/g"),
-        (lambda at: hdf(at, x=X, y=np.array(["a", "b"] * 10, object)), "a.h5, y: expected texts of one length"),
+        (lambda at: texts(at, same=True), "unfolds to more than 200 times its size, y"),
+        (lambda at: texts(at, same=False), "a.h5: expected a whole HDF5 file, found damaged texts"),
         (lambda at: hdf(at, x=X[:, :0]), r"x: expected samples, found shape \[20, 0, 7\]"),
         (lambda at: pt(at, torch.zeros(1).expand(20, 2**20)), "unfolds to more than 200 times its size, x"),
         (lambda at: pt(at, torch.zeros(20, 3).to(torch.float8_e4m3fn)), "x: expected numbers that NumPy has, found"),

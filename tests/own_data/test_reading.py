@@ -14,7 +14,7 @@ from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
 from orca_ray.own_data import Options, UserData, read, read_options
 
-from .writers import TABLES, arrow_folder, hdf5, image, tone
+from .writers import TABLES, arrow_folder, image, tone
 
 X = np.random.default_rng(0).normal(size=(20, 3, 7)).astype(np.float32)
 Y = np.arange(20) % 3
@@ -78,12 +78,6 @@ def test_groups_and_declared_splits(tmp_path: Path) -> None:
     data = read(tmp_path / "b.npz")
     assert cast(Array, data.splits).tolist() == ["train"] * 12 + ["test"] * 8
     np.testing.assert_array_equal(arrays(data), X)
-
-
-def test_labels_in_hdf5_are_texts_of_one_length(tmp_path: Path) -> None:
-    names = np.array(["ja", "né"])[Y % 2]
-    hdf5(tmp_path / "a.h5", x=X, y=np.char.encode(names, "utf-8"))
-    assert np.asarray(read(tmp_path / "a.h5").y).tolist() == names.tolist()
 
 
 def test_a_pair_of_files(tmp_path: Path) -> None:
