@@ -174,7 +174,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 
 def _load(model: CrossModalModel, weights: Mapping[str, Tensor], expected: set[str]) -> None:
     state = model.state_dict()
-    # Weights whose size follows from training, such as the text of trees.
+    # Weights whose size follows from training, such as trees.
     resized = {f"{name}.{own}" for name, part in model.named_modules() for own in getattr(part, "resized", ())}
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
     wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]

@@ -63,7 +63,6 @@ RECIPE = Recipe(
     sections=("data", "refine.epochs"),
     options=(BoostingConfig,),
     problem=_problem,
-    extras=lambda values: ["trees"],
     network=_network,
     stages=_stages,
     operations=_operations,

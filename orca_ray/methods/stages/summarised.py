@@ -24,7 +24,8 @@ from orca_ray.methods.stages.fitted import (
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import MOST_DEPTH, FeatureBody, ForestBody, NearestBody, ProbabilityHead
+from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead
+from orca_ray.models.trees import ForestBody, of_forest
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -37,7 +38,7 @@ NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
 """Largest numbers of samples among which neighbours are found, and for which they are left out; queries at a time."""
-TREES, MOST_BAG = 300, 10_000
+TREES, MOST_BAG, _MOST_LEVELS = 300, 10_000, 40
 """Number of trees of a forest, and largest number of samples of a tree."""
 
 
@@ -198,11 +199,11 @@ class ForestStage(FittedStage):
         numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
         # The squared error of indicators is the Gini impurity of classes.
         forest = RandomForestRegressor(
-            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=MOST_DEPTH, warm_start=True,
+            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
             min_samples_leaf=max(2 if numbers else 1, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )  # fmt: skip
         for number in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=number).fit(x, y if numbers else (y + 1) / 2)
-        body.set_trees([each.tree_ for each in forest.estimators_])
+        body.add_trees([of_forest(each.tree_) for each in forest.estimators_])
