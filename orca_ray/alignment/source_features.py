@@ -114,7 +114,7 @@ def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor,
     size = get_modality(source.modality).source_size(choice.image_size, choice.num_tokens)
     request = SampleRequest(stem, parse_body_name(choice.body)[0], *size, choice.num_samples, choice.seed, raw)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
-    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
+    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.tensors"
 
     def sample() -> dict[str, Tensor]:
         logger.info("sampling the source %s for %s", source.name, request.body)
@@ -167,7 +167,7 @@ def _fitted(
     for tensor in (source.x, source.y.long()):
         digest.update(f"{tensor.dtype}".encode())
         digest.update(tensor_bytes(tensor))
-    path = cache.subdirectory("source") / "terms" / f"{name}-{digest.hexdigest()[:32]}.safetensors"
+    path = cache.subdirectory("source") / "terms" / f"{name}-{digest.hexdigest()[:32]}.tensors"
     terms = cached_tensors(path, lambda: get_distance(name).fit(source).terms)
-    cache.prune(path.parent, ".safetensors")
+    cache.prune(path.parent, ".tensors")
     return distance.fit(source, terms)
