@@ -4,6 +4,7 @@ A file is an 8-byte signature, the CRC-32 of the rest (little endian), and the o
 atomically, and verified when read.
 """
 
+import hashlib
 import io
 import logging
 import os
@@ -97,9 +98,14 @@ def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> d
         return tensors
 
 
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor's values, for hashing."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+def digest(tensors: Mapping[str, Any], *settings: object) -> str:
+    """Return the SHA-256, in hex, of ``settings`` and of name, type, shape and values of tensors or arrays."""
+    found = hashlib.sha256(repr(settings).encode())
+    for name, values in sorted(tensors.items()):
+        tensor = torch.as_tensor(values).detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def environment(device: torch.device) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """Snapshots of a trial's network for a model folder, and rebuilding the network from such a folder."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.tensor_cache import tensor_bytes
+from orca_ray.alignment.tensor_cache import digest
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
@@ -229,9 +228,4 @@ def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
 
 def _hash(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes and values. Names are those without peft's wrappers."""
-    found = hashlib.sha256()
-    named = {name.replace(".base_layer", ""): value for name, value in weights.items()}
-    for name, value in sorted(named.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(tensor_bytes(value))
-    return found.hexdigest()
+    return digest({name.replace(".base_layer", ""): value for name, value in weights.items()})

@@ -5,7 +5,6 @@ out of date.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.tensor_cache import environment, load, save
+from orca_ray.alignment.tensor_cache import digest, environment, load, save
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import num_bytes
@@ -163,20 +162,12 @@ def alignment_key(
     ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
-    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
-    tensors = {"source x": source.x, "source y": source.y, **model.state_dict()}
-    for name, tensor in tensors.items():
-        _update(digest, name, tensor.detach().cpu().contiguous().numpy())
+    tensors: dict[str, Any] = {"source x": source.x, "source y": source.y, **model.state_dict()}
     for name, array in (("train x", train.x), ("train y", train.y)):
         num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
-        _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))
-    return digest.hexdigest()[:32]
-
-
-def _update(digest: Any, name: str, array: np.ndarray) -> None:
-    digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    digest.update(array.reshape(-1).view(np.uint8).data)
+        tensors[f"{name} of {len(array)}"] = np.ascontiguousarray(array[rows])
+    return digest(tensors, json.dumps(hashed, sort_keys=True))[:32]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
