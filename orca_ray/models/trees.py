@@ -5,11 +5,10 @@ The compiled walk of scikit-learn's histogram trees predicts, as fast as LightGB
 the arrays are checked before (`TreeBody.check`). For export, the walk consists of operations of torch.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ class TreeBody(FittedBody):
     def __init__(self, num_features: int, num_outputs: int, values: Tensor) -> None:
         """Make a body without trees, for ``num_features`` features (T times C) and leaves like ``values`` [0, W]."""
         super().__init__()
-        self.feature_width, self._num_features, self._by_torch = num_outputs, num_features, False
+        self.feature_width, self._num_features = num_outputs, num_features
         self._predictors: list[Any] | None = None
         empty = torch.zeros(0, dtype=torch.int32)
         parts = {"nodes": empty.view(0, 4), "thresholds": torch.zeros(0), "values": values, "sizes": empty}
@@ -91,18 +90,12 @@ class TreeBody(FittedBody):
             if self._levels > _MOST_LEVELS:
                 raise UserError(f"{_DAMAGED}: they have more than {_MOST_LEVELS} levels")
 
-    def exportable(self) -> Self:
-        """Return a copy that walks by operations of torch."""
-        copied = copy.copy(self)
-        copied._by_torch = True
-        return copied
-
     def leaves(self, tokens_BTD: Tensor) -> Tensor:
         """Return the values [B, number of trees, W] of the leaves that samples reach."""
         rows = in_order(tokens_BTD)
         if rows.shape[1] != self._num_features:
             raise ValueError(f"expected {self._num_features} features, got {rows.shape[1]}")
-        if self._by_torch:
+        if torch.compiler.is_exporting():
             return self.values[self._walked(rows)]
         if self._predictors is None:
             self._predictors = self._compiled()
@@ -147,6 +140,11 @@ class ForestBody(TreeBody):
     def __init__(self, width: int, num_outputs: int) -> None:
         """Make a body without trees, for ``width`` features."""
         super().__init__(width, num_outputs, torch.zeros(0, num_outputs))
+
+    @property
+    def num_values(self) -> int:
+        """Number of fitted values; no missing value goes right, so that this is not fitted."""
+        return super().num_values - len(self.nodes)
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the mean values [B, 1, K] of the leaves; ``grid`` is not used."""

@@ -57,9 +57,12 @@ def tokens(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.float32))[:, :, None]
 
 
+EXPORTING = pytest.mark.parametrize("exporting", [False, True])
+
+
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
+def test_sums_equal_those_of_lightgbm(kind: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     trees, boosters, x = trained(kind, missing=missing)
     # At each threshold and beside it, where a rounded comparison would go the other way; and values that training
     # never saw: missing ones, zeros of both signs, infinities.
@@ -72,20 +75,25 @@ def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
     rows = tokens(np.concatenate([x, others]))
     raw = [booster.predict(rows[:, :, 0].numpy(), raw_score=True) for booster in boosters]
     np.testing.assert_array_equal(trees.sums(rows), np.column_stack(raw))
-    assert torch.equal(trees.exportable()(rows), trees(rows))
-    assert trees(rows).shape == (len(rows), 1, trees.feature_width)
-    assert torch.equal(trees(rows)[:, 0, -trees.num_trained :], trees.sums(rows).float())
-    assert len(trees(rows).unique()) > 50
+    found = trees(rows)
+    assert found.shape == (len(rows), 1, trees.feature_width)
+    assert torch.equal(found[:, 0, -trees.num_trained :], trees.sums(rows).float())
+    assert len(found.unique()) > 50
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(trees(rows), found)
 
 
-def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero() -> None:
+@EXPORTING
+def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero(
+    exporting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trees = BoostedBody(Target("scalar"), 2)
     same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
     trees.add_trees(of_boosters([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1)]))
-    empty = BoostedBody(Target("classes", 3), 2)
-    for one, none in ((trees, empty), (trees.exportable(), empty.exportable())):
-        assert one(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
-        assert torch.equal(none(torch.ones(4, 2, 1)), torch.zeros(4, 1, 3))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    assert trees(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
+    for empty in (BoostedBody(Target("classes", 3), 2), ForestBody(2, 3)):
+        assert torch.equal(empty(torch.ones(4, 2, 1)[:, :, 0][:, None]), torch.zeros(4, 1, 3))
 
 
 def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
@@ -95,6 +103,17 @@ def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
     trees.add_trees(of_boosters(made))
     expected = np.column_stack([booster.predict(x, raw_score=True) for booster in made])
     np.testing.assert_array_equal(trees.sums(tokens(x)), expected)
+
+
+@EXPORTING
+@pytest.mark.parametrize("body", [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)], ids=["boosted", "forest"])
+def test_a_tree_by_hand(body: TreeBody, exporting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees, rows = copy.deepcopy(body), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
+    trees.add_trees([TREE])
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    assert trees(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
+    with pytest.raises(ValueError, match="expected 2 features, got 1"):
+        trees(rows[:, :1])
 
 
 TREE = Tree(
@@ -127,10 +146,8 @@ TREE = Tree(
     ],
 )
 def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change: dict[Any, Any], message: str) -> None:
-    trees, rows = copy.deepcopy(body), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
+    trees = copy.deepcopy(body)
     trees.add_trees([TREE])
-    for walk in (trees, trees.exportable()):
-        assert walk(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
     state = {name: value.clone() for name, value in trees.state_dict().items()}
     for name, value in change.items():
         if isinstance(name, str):
