@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.embedder import PointEmbedder
 from orca_ray.models.features import FittedBody
 
 _DAMAGED = "the trees of this model are damaged"
@@ -37,7 +35,7 @@ class Tree(NamedTuple):
 
 
 class TreeBody(FittedBody):
-    """Base of bodies that combine the leaves that samples reach in trees: tables [B, T, C] -> [B, 1, K]."""
+    """Base of bodies that combine the leaves that samples reach in trees: [B, 1, F] -> [B, 1, K]."""
 
     resized = ("nodes", "thresholds", "values", "sizes")
     nodes: Tensor
@@ -47,7 +45,7 @@ class TreeBody(FittedBody):
     """Number of nodes of each tree; the other buffers have the nodes of all trees, one tree after the other."""
 
     def __init__(self, num_features: int, num_outputs: int, values: Tensor) -> None:
-        """Make a body without trees, for ``num_features`` features (T times C) and leaves like ``values`` [0, W]."""
+        """Make a body without trees, for ``num_features`` features, with leaves like ``values`` [0, W]."""
         super().__init__()
         self.feature_width, self._num_features = num_outputs, num_features
         self._predictors: list[Any] | None = None
@@ -92,7 +90,7 @@ class TreeBody(FittedBody):
 
     def leaves(self, tokens_BTD: Tensor) -> Tensor:
         """Return the values [B, number of trees, W] of the leaves that samples reach."""
-        rows = in_order(tokens_BTD)
+        rows = tokens_BTD.flatten(1).float()
         if rows.shape[1] != self._num_features:
             raise ValueError(f"expected {self._num_features} features, got {rows.shape[1]}")
         if torch.compiler.is_exporting():
@@ -153,13 +151,13 @@ class ForestBody(TreeBody):
 
 
 class BoostedBody(TreeBody):
-    """Body that sums the leaves that samples reach: [B, T, C] -> [B, 1, K]; the trees take turns for K outputs.
+    """Body that sums the leaves that samples reach: [B, 1, F] -> [B, 1, K]; the trees take turns for K outputs.
 
     With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
     """
 
     def __init__(self, target: Target, num_features: int) -> None:
-        """Make a body without trees, which predicts 0, for tables of ``num_features`` features (T times C)."""
+        """Make a body without trees, which predicts 0, for ``num_features`` features."""
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
         """Number of outputs that have trees; of two classes, only the second has trees."""
@@ -190,11 +188,6 @@ class BoostedBody(TreeBody):
         """Return the sums [B, 1, K]; ``grid`` is not used."""
         raw = self.sums(tokens_BTD).to(tokens_BTD)
         return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
-
-
-def in_order(tokens_BTD: Tensor) -> Tensor:
-    """Return tokens [B, T, C] as float32 rows [B, C * T] for trees, channel by channel."""
-    return tokens_BTD.transpose(1, 2).flatten(1).float()
 
 
 def of_forest(tree: Any) -> Tree:
@@ -232,7 +225,7 @@ def _of_text(text: str) -> Tree:
     return Tree(nodes.astype(np.int64), np.append(threshold, zeros), np.append(0 * threshold, leaves)[:, None])
 
 
-class _Outputs(nn.Module):
+class OutputHead(nn.Module):
     """Head without parameters: the body's only feature is the prediction."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -240,12 +233,5 @@ class _Outputs(nn.Module):
         self._shape = shape
 
     def forward(self, features_BSF: Tensor) -> Tensor:
+        """Return the predictions [B, *output_shape]."""
         return features_BSF.reshape(-1, *self._shape)
-
-
-def build_trees(
-    *, input_shape: tuple[int, ...], target: Target, statistics: tuple[Tensor, Tensor] | None = None
-) -> CrossModalModel:
-    """Build a model without trees for inputs of ``input_shape``; ``statistics`` as in `build_model`."""
-    body = BoostedBody(target, math.prod(input_shape))
-    return CrossModalModel(PointEmbedder(input_shape), body, _Outputs(target.output_shape), statistics)

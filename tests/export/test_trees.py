@@ -7,6 +7,7 @@ import copy
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
 from orca_ray.methods.registry import all_methods
+from orca_ray.models import trees as trees_module
 from orca_ray.models.trees import BoostedBody, ForestBody, Tree, TreeBody, of_boosters
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
@@ -158,14 +160,14 @@ def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change:
         copy.deepcopy(body).load_state_dict(state)
 
 
-def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused() -> None:
-    trees = BoostedBody(Target("labels", 3), 2)
+def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="1 cannot take turns for 3 outputs"):
-        trees.add_trees([TREE])
-    places = np.minimum(np.arange(20_002)[:, None] + [0, 1, 2, 0], 20_001)
-    places[:, 0] = 0
-    with pytest.raises(UserError, match="more than 10000 levels"):
-        ForestBody(1, 1).add_trees([Tree(places, np.zeros(20_002), np.zeros((20_002, 1)))])
+        BoostedBody(Target("labels", 3), 2).add_trees([TREE])
+    chain = np.minimum(np.arange(13)[:, None] + [0, 1, 2, 0], 12) * [0, 1, 1, 0]
+    for levels in (12, 11):
+        monkeypatch.setattr(trees_module, "_MOST_LEVELS", levels)
+        with pytest.raises(UserError, match="more than 11 levels") if levels < 12 else nullcontext():
+            ForestBody(1, 1).add_trees([Tree(chain, np.zeros(13), np.zeros((13, 1)))])
 
 
 def _made(make: Make, kind: str) -> Predictor:

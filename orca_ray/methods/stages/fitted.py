@@ -1,11 +1,9 @@
 """The last stage of methods that fit their model without gradients: in closed form, or as trees."""
 
-import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import row_slices
-from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
-from orca_ray.models.trees import BoostedBody, in_order, of_boosters
 from orca_ray.process import note_progress
-from orca_ray.training.evaluate import BATCH_SIZE, Samples, SplitInputs, head_inputs, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
 
 if TYPE_CHECKING:
-    from lightgbm import Dataset
+    pass
 
 
 class FittedStage(ABC):
@@ -312,71 +307,3 @@ def _gram(x: Tensor) -> Tensor:
 def _product(x: Tensor, y: Tensor) -> Tensor:
     """Return xᵀ y in float64, block by block."""
     return torch.cat([block.double().T @ y for block in torch.split(x, _BLOCK, dim=1)])
-
-
-class BoostingStage(FittedStage):
-    """Stage that adds ``boosting.rounds`` rounds of trees an epoch; resuming is exact with equally many threads.
-
-    Every epoch starts from the sums of the trees so far, so that interruption changes nothing.
-    """
-
-    batch_size = 1024
-
-    def __init__(self, trial: Trial, config: BoostingConfig) -> None:
-        super().__init__(trial, trial.hyperparameters.refine.epochs, config.patience)
-        self._config = config
-        assert isinstance(trial.model.body, BoostedBody)
-        self._trees = self._latest = trial.model.body
-        self._sums: Tensor | None = None  # of all trees but the latest, for the training samples
-
-    @torch.no_grad()
-    def fit(self, epoch: int) -> float:
-        """Add the trees of ``epoch``; return the training loss, averaged over the boosters."""
-        import lightgbm
-
-        rows, datasets = self._data
-        if epoch:
-            before = itertools.repeat(None) if self._sums is None else self._sums.split(self.batch_size)
-            self._sums = torch.cat(list(map(self._latest.sums, rows.split(self.batch_size), before)))
-            starts = self._sums.cpu().numpy()
-            for data, start in zip(datasets, starts.T if len(datasets) > 1 else [starts], strict=True):
-                data.set_init_score(start)
-        boosters = [
-            lightgbm.train(
-                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: note_progress()],
-                keep_training_booster=True,
-            )
-            for data in datasets
-        ]  # fmt: skip
-        added = of_boosters(boosters)
-        self._trees.add_trees(added)
-        self._latest = BoostedBody(self._trial.task.target, rows.shape[2])
-        self._latest.add_trees(added)
-        return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
-
-    @cached_property
-    def _data(self) -> "tuple[Tensor, list[Dataset]]":
-        """The training samples as tokens [N, 1, F], and a data set for each booster."""
-        from lightgbm import Dataset
-
-        trial, x = self._trial, self._trial.data.train.x
-        samples = Samples([x], trial.device)
-        rows = torch.cat([in_order(trial.model.embed(inputs)).cpu() for (inputs,) in samples.batches(row_slices(x))])
-        kind = trial.task.target.kind
-        columns = [np.asarray(trial.data.train.y)] if kind == "classes" else list(regressed(trial).numpy().T)
-        if kind == "labels":
-            columns = [column > 0 for column in columns]
-        return rows[:, None], [Dataset(rows.numpy(), column) for column in columns]
-
-    def _parameters(self, epoch: int) -> Mapping[str, Any]:
-        target, config = self._trial.task.target, self._config
-        many = target.kind == "classes" and target.size > 2
-        objective, metric = ("regression", "l2") if target.kind == "scalar" else ("binary", "binary_logloss")
-        return {
-            "objective": "multiclass" if many else objective, "metric": "multi_logloss" if many else metric,
-            "num_class": target.size if many else 1, "learning_rate": config.learning_rate,
-            "num_leaves": config.leaves, "min_data_in_leaf": config.leaf_samples, "lambda_l2": config.l2,
-            "feature_fraction_bynode": config.columns,
-            "feature_fraction_seed": derive_seed(self._trial.seed, "columns", epoch) % 2**31,
-            "num_threads": torch.get_num_threads(), "deterministic": True, "force_col_wise": True, "verbosity": -1,
-        }  # fmt: skip
