@@ -26,8 +26,6 @@ from orca_ray.errors import UserError, csv_cell, lookup, shorten
 from orca_ray.methods.model_folder import composed
 from orca_ray.methods.model_inputs import ModelInputs
 from orca_ray.methods.snapshot import averaging
-from orca_ray.models.body import Body
-from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.models.mixture import Mixture
 from orca_ray.paths import check_output
 from orca_ray.predictor import Predictor
@@ -187,13 +185,12 @@ class _Whole(nn.Module):
     y_mean: Tensor
     y_std: Tensor
 
-    def __init__(self, model: Predictor, *, exportable: bool) -> None:
-        """Wrap the network of ``model``; ``exportable``: with bodies that can be exported in the place of its own."""
+    def __init__(self, model: Predictor) -> None:
+        """Wrap the network of ``model``."""
         super().__init__()
         config = model.config
         average = averaging(config.task.target, config.task.loss)
-        members = [_replaced(each, exportable) for each in model.members]
-        self.mixture = Mixture(members, config.member_weights or (1.0,), average, config.temperature)
+        self.mixture = Mixture(model.members, config.member_weights or (1.0,), average, config.temperature)
         self._mixes = bool(config.members)
         for name in ("y_mean", "y_std"):
             stored = getattr(config, name)
@@ -205,13 +202,6 @@ class _Whole(nn.Module):
         found = (each.head(each.encode(each.embed(inputs))) for each in self.mixture.networks)
         outputs: Tensor = self.mixture.combined(found) if self._mixes else next(found)
         return outputs * self.y_std + self.y_mean if self._scaled else outputs
-
-
-def _replaced(network: CrossModalModel, exportable: bool) -> CrossModalModel:
-    mean, deviation = network.input_mean, network.input_deviation
-    body: Body = network.body.exportable() if exportable else network.body
-    statistics = None if mean is None or deviation is None else (mean, deviation)
-    return CrossModalModel(network.embedder, body, network.head, statistics)
 
 
 def export_model(model: Predictor, to: str, path: Path) -> Exported:
@@ -230,7 +220,7 @@ def export_model(model: Predictor, to: str, path: Path) -> Exported:
             run, note = _written(write, cpu, scratch / path.name)
         except UserError as error:
             raise UserError(f"{_culprit(write, cpu, scratch)}{error}") from error
-        expected = _Whole(cpu, exportable=False).eval()
+        expected = _Whole(cpu).eval()
         difference = None if run is None else _difference(run, expected, cpu.task.input_shape)
         for file in sorted(scratch.iterdir(), reverse=True):
             cache.replace_file(file, path.absolute().parent / file.name)
@@ -245,7 +235,7 @@ _Write = Callable[[_Whole, Predictor, Path], tuple[_Run | None, str]]
 def _written(write: _Write, model: Predictor, path: Path) -> tuple[_Run | None, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about their own future
-        return write(_Whole(model, exportable=True).eval(), model, path)
+        return write(_Whole(model).eval(), model, path)
 
 
 def _culprit(write: _Write, model: Predictor, scratch: Path) -> str:

@@ -4,8 +4,6 @@ Features and tokens are those of labelled samples, embedded by the stem (pretrai
 """
 
 import copy
-import hashlib
-import json
 import logging
 import re
 from dataclasses import dataclass, replace
@@ -18,7 +16,7 @@ from torch import Tensor
 from orca_ray.alignment.distance import Distance, SourceFeatures
 from orca_ray.alignment.registry import check_suitable, default_source, get_distance, get_source
 from orca_ray.alignment.source import SampleRequest, Source
-from orca_ray.alignment.tensor_cache import cached_tensors, environment, tensor_bytes
+from orca_ray.alignment.tensor_cache import cached_tensors, digest, environment
 from orca_ray.data import cache
 from orca_ray.models.body import Stem
 from orca_ray.models.modality import get_modality
@@ -114,7 +112,7 @@ def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor,
     size = get_modality(source.modality).source_size(choice.image_size, choice.num_tokens)
     request = SampleRequest(stem, parse_body_name(choice.body)[0], *size, choice.num_samples, choice.seed, raw)
     readable = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{source.name}-{Path(request.body).name}-{request.num_samples}")
-    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.safetensors"
+    path = cache.subdirectory("source") / f"{readable}-{_digest(source, request)}.tensors"
 
     def sample() -> dict[str, Tensor]:
         logger.info("sampling the source %s for %s", source.name, request.body)
@@ -133,16 +131,9 @@ def _sample(source: Source, choice: SourceChoice, *, raw: bool) -> tuple[Tensor,
 
 def _digest(source: Source, request: SampleRequest) -> str:
     """Return a hash of everything that the features depend on, including the stem's weights and the source's file."""
-    settings = [4, source.name, request.image_size, request.num_tokens, request.num_samples, request.seed]
-    settings += ["raw"] * request.raw
-    parts = [json.dumps(settings).encode()]
-    if source.file:
-        parts += [source.file.path.encode(), cache.sha256_file(source.path()).encode()]
-    digest = hashlib.sha256(b"\0".join(parts))
-    for key, tensor in sorted(request.stem.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()[:16]
+    sizes = (request.image_size, request.num_tokens, request.num_samples, request.seed, request.raw)
+    file = (source.file.path, cache.sha256_file(source.path())) if source.file else None
+    return digest(request.stem.state_dict(), source.name, sizes, file)[:16]
 
 
 def fitted_distance(name: str, source: SourceFeatures, device: torch.device | str = "cpu") -> Distance:
@@ -162,12 +153,9 @@ def _fitted(
     distance, source = get_distance(name), source.to(device)
     if type(distance)._source_terms is Distance._source_terms:
         return distance.fit(source)
-    identity = (name, distance.version, distance.dtype(source.x), source.x.shape, circumstances)
-    digest = hashlib.sha256(repr(identity).encode())
-    for tensor in (source.x, source.y.long()):
-        digest.update(f"{tensor.dtype}".encode())
-        digest.update(tensor_bytes(tensor))
-    path = cache.subdirectory("source") / "terms" / f"{name}-{digest.hexdigest()[:32]}.safetensors"
+    features = {"x": source.x, "y": source.y.long()}
+    identity = digest(features, name, distance.version, distance.dtype(source.x), circumstances)
+    path = cache.subdirectory("source") / "terms" / f"{name}-{identity[:32]}.tensors"
     terms = cached_tensors(path, lambda: get_distance(name).fit(source).terms)
-    cache.prune(path.parent, ".safetensors")
+    cache.prune(path.parent, ".tensors")
     return distance.fit(source, terms)

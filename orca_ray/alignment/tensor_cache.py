@@ -1,29 +1,82 @@
-"""Cache files of tensors with a checksum, and the environment that the last digits of results depend on."""
+"""Files of tensors with a checksum, for checkpoints and caches; the environment that results' last digits depend on.
+
+A file is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``; it is written
+atomically, and verified when read.
+"""
 
 import hashlib
+import io
 import logging
 import os
+import pickle
 import platform
 import re
+import tempfile
+import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache as once
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from orca_ray.data import cache
-from orca_ray.errors import UserError
 from orca_ray.torch_private import has_bfloat16_units
 from orca_ray.version import __version__
 
 logger = logging.getLogger(__name__)
+_MAGIC = b"ORCARAY1"
+_HEADER = len(_MAGIC) + 4
 _LIBRARIES = ("torch", "numpy", "scikit-learn", "pot")
 _PROCESSOR = ("vendor_id", "cpu family", "model", "CPU implementer", "CPU part")
+
+
+def save(path: str | Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
+
+    If the disk is full or not writable, raises OSError and keeps the previous file. The state is serialised in memory
+    first, because ``torch.save`` to a full disk raises a RuntimeError that does not name the cause.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    serialised = io.BytesIO()
+    torch.save(dict(state), serialised)
+    payload = serialised.getbuffer()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + zlib.crc32(payload).to_bytes(4, "little"))
+            file.write(payload)
+        cache.replace_file(Path(temporary), path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path) -> dict[str, Any] | None:
+    """Return the saved state, tensors on the CPU; None if the file is missing or (with a warning) cannot be read."""
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s cannot be read (%s); starting again", path, error)
+        return None
+    stored = int.from_bytes(content[len(_MAGIC) : _HEADER], "little")
+    payload = memoryview(content)[_HEADER:]
+    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload) != stored:
+        logger.warning("%s is damaged or no file of tensors (%d bytes); starting again", path, len(content))
+        return None
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+        logger.warning("%s cannot be decoded (%s); starting again", path, error)
+        return None
+    return state if isinstance(state, dict) else None
 
 
 def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -32,49 +85,27 @@ def cached_tensors(path: Path, compute: Callable[[], Mapping[str, Tensor]]) -> d
     Concurrent processes compute the tensors once. If the file cannot be written, a warning is logged.
     """
     with cache.lock(path):
-        tensors = _read(path)
-        if tensors is None:
-            tensors = dict(compute())
-            plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            try:
-                with cache.scratch_directory(path.parent) as scratch, cache.disk_errors(path.parent):
-                    save_file(plain, scratch / path.name, metadata={"sha256": _checksum(plain)})
-                    cache.replace_file(scratch / path.name, path)
-            except UserError as error:
-                logger.warning("%s is not cached: %s", path, error)
+        tensors = load(path)
+        if tensors is not None:
+            with suppress(OSError):
+                os.utime(path)  # marks it as used: pruning removes the least recently used files
+            return tensors
+        tensors = dict(compute())
+        try:
+            save(path, {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        except OSError as error:
+            logger.warning("%s is not cached: %s", path, error)
         return tensors
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a file, by name; None if it does not exist, or, after a warning, if it is unreadable."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            expected = (file.metadata() or {}).get("sha256")
-    except FileNotFoundError:
-        return None
-    except (SafetensorError, OSError) as error:
-        logger.warning("cannot read %s (%s): computing it again", path, error)
-        return None
-    if _checksum(tensors) != expected:
-        logger.warning("%s is damaged (its checksum is wrong): computing it again", path)
-        return None
-    with suppress(OSError):
-        os.utime(path)  # marks it as used: pruning removes the least recently used files
-    return tensors
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor's values, for hashing."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
+def digest(tensors: Mapping[str, Any], *settings: object) -> str:
+    """Return the SHA-256, in hex, of ``settings`` and of name, type, shape and values of tensors or arrays."""
+    found = hashlib.sha256(repr(settings).encode())
+    for name, values in sorted(tensors.items()):
+        tensor = torch.as_tensor(values).detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def environment(device: torch.device) -> tuple[str, ...]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from orca_ray.errors import printable
 from orca_ray.methods.model_folder import CARD, ModelConfig, composed, config_text
-from orca_ray.methods.registry import get_method
 from orca_ray.tasks.metrics import all_metrics
 
 _TARGETS = {"classes": "one of {size} classes", "labels": "any of {size} labels", "scalar": "one number"}
@@ -47,7 +46,6 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
     metric = all_metrics().get(task.metric)
     cited = f" {task.citation}" if task.citation else ""
     template = (resources.files(__package__) / "model_card.txt").read_text(encoding="utf-8")
-    extras = [extra for each in members for extra in get_method(each.method).extras(each.hyperparameters)]
     absent = ", ".join({each.body.name: None for each in members if each.body.weights_sha256})
     one = f"A network that `orca-ray` adapted to the task {task.name} by the method `{config.method}`."
     several = f"The average of {len(members)} networks that `orca-ray` adapted to the task {task.name}: {method}."
@@ -59,7 +57,6 @@ def make_card(config: ModelConfig, board: Board | None = None, label_names: Sequ
         facts="\n".join(f"| {name} | {value.replace('|', ' ')} |" for name, value in facts.items() if value),
         metric=f"{metric.title}: {metric.definition}" if metric else task.metric,
         scores="".join(f"{line}\n" for line in (reported(config.report) or _scores(config, board))),
-        extras=",".join(dict.fromkeys(["predict", *extras])),
         absent=f" The weights of the body {absent} are not in this folder." if absent else "",
         calibration=(
             "Probabilities are those of the network and were not calibrated." if config.temperature == 1 else

@@ -58,8 +58,6 @@ class Recipe:
     problem: "Callable[[Task], str | None]" = lambda task: None
     """Returns why the method cannot adapt to a task on this machine, e.g. "it needs the package lightgbm"; None if no
     reason is known. Before data are prepared, a task may lack its input shape. Default: no reason for any task."""
-    extras: "Callable[[Mapping[str, Scalar]], Sequence[str]]" = lambda values: ()
-    """Returns the extras of orca-ray (pip) besides ``predict`` that a model with the given hyper-parameters needs."""
     network: "Callable[[NetworkRequest], CrossModalModel]" = lambda request: request.build()
     """Returns the model to train. Default: the body between a new embedder and a new head."""
     stages: "Callable[[Trial], Sequence[Stage]]" = align_then_refine

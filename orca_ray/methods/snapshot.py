@@ -1,7 +1,6 @@
 """Snapshots of a trial's network for a model folder, and rebuilding the network from such a folder."""
 
 import contextlib
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from orca_ray.alignment.tensor_cache import tensor_bytes
+from orca_ray.alignment.tensor_cache import digest
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError, shorten
 from orca_ray.methods import model_folder
@@ -175,7 +174,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
 def load_weights(model: CrossModalModel, weights: Mapping[str, Tensor], names: Iterable[str]) -> None:
     """Load ``weights``: UserError unless they are finite, and exactly those of ``names`` in the shapes of ``model``."""
     state, expected = model.state_dict(), set(names)
-    # Weights whose size follows from training, such as the text of trees.
+    # Weights whose size follows from training, such as trees.
     resized = {f"{name}.{own}" for name, part in model.named_modules() for own in getattr(part, "resized", ())}
     wrong = [f"{name} is missing" for name in sorted(expected - weights.keys())]
     wrong += [f"{name} is not part of the network" for name in sorted(weights.keys() - expected)]
@@ -230,9 +229,4 @@ def _frozen(recipe: Recipe, model: CrossModalModel) -> dict[str, Tensor]:
 
 def _hash(weights: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, shapes and values. Names are those without peft's wrappers."""
-    found = hashlib.sha256()
-    named = {name.replace(".base_layer", ""): value for name, value in weights.items()}
-    for name, value in sorted(named.items()):
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        found.update(tensor_bytes(value))
-    return found.hexdigest()
+    return digest({name.replace(".base_layer", ""): value for name, value in weights.items()})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from orca_ray.alignment import tensor_cache
 from orca_ray.data.prepared import HELD_OUT, PreparedData, SplitName, with_fold, with_train_fraction
 from orca_ray.data.rows import Array
 from orca_ray.errors import UserError
@@ -25,7 +26,6 @@ from orca_ray.results.artefacts import Artefact
 from orca_ray.tasks.augmentations import get_augmentation
 from orca_ray.tasks.scaling import input_statistics, with_target_statistics
 from orca_ray.tasks.task import Task
-from orca_ray.training import checkpoint
 from orca_ray.training.checkpoint import AlignedCache
 from orca_ray.training.evaluate import BATCH_SIZE, Objective, SplitInputs, predict
 from orca_ray.training.numerics import choose_precision, derive_seed, torch_settings
@@ -189,7 +189,7 @@ class TrialTrainer:
     def save(self, path: str | Path) -> None:
         """Write a checkpoint to ``path`` atomically; possible between any two steps, and in ``on_step``."""
         state = self.model.state_dict()
-        checkpoint.save(path, {
+        tensor_cache.save(path, {
             "format": _FORMAT, "identity": self._identity, "stages": len(self._stages),
             "stage": self._stages[0].state_dict(), "outcome": asdict(self._outcome),
             # Stages before refining may change the weights outside the body only.
@@ -203,7 +203,7 @@ class TrialTrainer:
 
     def restore(self, path: str | Path) -> bool:
         """Restore a checkpoint and return True; False if it is missing, damaged, or of another trial or version."""
-        state = checkpoint.load(path)
+        state = tensor_cache.load(path)
         if state is None:
             return False
         if state.get("format") != _FORMAT or state["identity"] != self._identity:

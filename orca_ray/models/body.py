@@ -60,10 +60,6 @@ class Body(nn.Module, ABC):
     def fit_grid(self, grid: tuple[int, int]) -> None:
         """Adapt parameters that depend on the grid, such as Swin's windows; called once, before training."""
 
-    def exportable(self) -> "Body":
-        """Return a body that computes the same by torch's operations alone, for export; by default, this body."""
-        return self
-
 
 class EncoderBody(Body):
     """Body of a Hugging Face encoder whose embedding module is replaced by `GivenEmbeddings`, [B, T, D] -> [B, T, F].

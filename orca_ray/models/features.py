@@ -11,10 +11,9 @@
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,8 +26,6 @@ from orca_ray.models.embedder import Embedder
 _MOST = 2048
 """Largest number of averaged values of a series, and about that of the quantiles of each of its three forms."""
 _DEPTHS = 6
-MOST_DEPTH = 40
-"""Largest number of levels of a tree of a forest."""
 _SIDE, _CELLS, _ORIENTATIONS = 16, 8, 9
 _RADII = (1, 2, 4)
 
@@ -86,12 +83,6 @@ class FittedBody(Body):
         """Raise UserError if the buffers are damaged or do not fit each other."""
 
 
-def as_float32(thresholds: Tensor) -> Tensor:
-    """Return the largest float32 not above each of float64 ``thresholds``, which splits float32 inputs as it does."""
-    rounded = thresholds.float()
-    return torch.where(rounded > thresholds, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded)
-
-
 class NearestBody(FittedBody):
     """Body that averages the targets of the nearest training samples: [B, 1, F] -> [B, 1, K]; 0 until it is fitted."""
 
@@ -129,66 +120,6 @@ class NearestBody(FittedBody):
         """Return the weighted sums [B, 1, K] of the targets of neighbours; ``grid`` is not used."""
         rows = self.nearest(tokens_BTD.flatten(1), len(self.weights))
         return self.weights[: rows.shape[1]] @ self.values[rows][:, None]
-
-
-class ForestBody(FittedBody):
-    """Body that averages the leaves that samples reach in trees: [B, 1, F] -> [B, 1, K]; 0 until `set_trees`.
-
-    A node has a feature and a threshold, above which the right child follows; a leaf is its own child.
-    """
-
-    resized = ("nodes", "thresholds", "values", "roots")
-    nodes: Tensor
-    """Feature, left and right child of each node [N, 3]."""
-    thresholds: Tensor
-    values: Tensor
-    roots: Tensor
-
-    def __init__(self, width: int, num_outputs: int) -> None:
-        """Make a body of one leaf, for ``width`` features."""
-        super().__init__()
-        self.feature_width, self._width, self._depth = num_outputs, width, 0
-        for name, size in {"nodes": (1, 3), "thresholds": (1,), "values": (1, num_outputs), "roots": (1,)}.items():
-            kind = torch.int32 if name in ("nodes", "roots") else torch.float32
-            self.register_buffer(name, torch.zeros(size, dtype=kind))
-
-    def set_trees(self, trees: Sequence[Any]) -> None:
-        """Take the trees of scikit-learn (``tree_``)."""
-        sizes = np.array([tree.node_count for tree in trees])
-        roots, joined = np.cumsum(sizes) - sizes, {
-            name: np.concatenate([getattr(tree, name) for tree in trees])
-            for name in ("feature", "threshold", "children_left", "children_right", "value")
-        }  # fmt: skip
-        own, first = np.arange(sizes.sum()), np.repeat(roots, sizes)
-        children = [np.where((side := joined[f"children_{name}"]) < 0, own, side + first) for name in ("left", "right")]
-        nodes = np.stack([joined["feature"].clip(0), *children], axis=1)
-        thresholds = as_float32(torch.from_numpy(joined["threshold"]))
-        fitted = {"nodes": nodes, "thresholds": thresholds, "values": joined["value"].reshape(len(own), -1)}
-        for name, array in {**fitted, "roots": roots}.items():
-            setattr(self, name, torch.as_tensor(array).to(getattr(self, name)))
-        self.check()
-
-    def check(self) -> None:
-        """Find the depth of the trees; raise UserError if they are damaged, or deeper than `MOST_DEPTH`."""
-        nodes, level, number = self.nodes.cpu().numpy(), self.roots.cpu().numpy(), len(self.values)
-        sizes = nodes.shape == (number, 3) and self.values.shape == (*self.thresholds.shape, self.feature_width)
-        whole = sizes and min(number, len(level)) > 0 and min(nodes.min(), level.min()) >= 0
-        self._depth, children = 0, nodes[:, 1:]
-        if not whole or max(children.max(), level.max()) >= number or nodes[:, 0].max() >= self._width:
-            raise UserError("the trees of this model are damaged: a part, child or feature is missing")
-        while len(inner := level[(children[level] != level[:, None]).any(axis=1)]):
-            level, self._depth = np.unique(children[inner]), self._depth + 1
-            if self._depth > MOST_DEPTH:
-                raise UserError(f"the trees of this model are damaged: they have more than {MOST_DEPTH} levels")
-
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the mean values [B, 1, K] of the leaves; ``grid`` is not used."""
-        rows = tokens_BTD.flatten(1)
-        places = self.roots.long().expand(rows.shape[0], -1)
-        for _ in range(self._depth):
-            feature, left, right = self.nodes[places].long().unbind(2)
-            places = torch.where(rows.gather(1, feature) > self.thresholds[places], right, left)
-        return self.values[places].mean(dim=1, keepdim=True)
 
 
 class ProbabilityHead(nn.Module):

@@ -9,7 +9,6 @@ as in the authors' multivariate version (github.com/angus924/minirocket).
 Hydra: random kernels compete in groups at each position, and a feature counts how often, or how clearly, one wins.
 """
 
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -56,7 +55,6 @@ class MiniRocketBody(Body):
         """Choose the channels of each kernel and dilation by ``seed``; biases are 0 until `fit`."""
         super().__init__()
         self._dilations = dilations
-        self._compare: Callable[[Tensor, Tensor], Tensor] = _shares
         self.feature_width = NUM_KERNELS * sum(dilations.values())
         kernels = torch.full((NUM_KERNELS, LENGTH), -1.0)
         for kernel, places in zip(kernels, itertools.combinations(range(LENGTH), 3), strict=True):
@@ -69,7 +67,7 @@ class MiniRocketBody(Body):
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
         """Return the features [B, 1, F] of series [B, L, C]; ``grid`` is not used."""
         most = max(1, _MOST_OUTPUTS // (NUM_KERNELS * tokens_BTD.shape[1]))
-        if self._compare is _shares and len(tokens_BTD) > most:
+        if not torch.compiler.is_exporting() and len(tokens_BTD) > most:
             return torch.cat([self(part) for part in torch.split(tokens_BTD, most)])
         x, parts, start = tokens_BTD.float().transpose(1, 2), [], 0
         for number, (dilation, each) in enumerate(self._dilations.items()):
@@ -79,16 +77,10 @@ class MiniRocketBody(Body):
             biases = self.biases[start : start + NUM_KERNELS * each].reshape(NUM_KERNELS, each)
             inner = outputs[..., margin : x.shape[2] - margin]
             even, odd = (inner, outputs) if number % 2 else (outputs, inner)
-            shares = self._compare(even[:, ::2], biases[::2]), self._compare(odd[:, 1::2], biases[1::2])
+            shares = _shares(even[:, ::2], biases[::2]), _shares(odd[:, 1::2], biases[1::2])
             parts.append(torch.stack(shares, dim=2).flatten(1))
             start += NUM_KERNELS * each
         return torch.cat(parts, dim=1)[:, None]
-
-    def exportable(self) -> Body:
-        """Return a body of a quarter of the operations, for each of which an exporter takes up to 50 ms."""
-        body = copy.copy(self)
-        body._compare = lambda outputs, biases: (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
-        return body
 
     @torch.no_grad()
     def fit(self, draw: Callable[[int], Tensor]) -> None:
@@ -146,6 +138,8 @@ class HydraBody(Body):
 
 def _shares(outputs: Tensor, biases: Tensor) -> Tensor:
     """Return the shares of positions of ``outputs`` [B, K, L] above each of the ``biases`` [K, n], [B, K, n]."""
+    if torch.compiler.is_exporting():  # a quarter of the operations, for each of which an exporter takes up to 50 ms
+        return (outputs[:, :, None] > biases[:, :, None]).float().mean(dim=3)
     # One bias at a time, because all comparisons together take too much memory.
     return torch.stack([(outputs > bias[:, None]).float().mean(dim=2) for bias in biases.unbind(1)], dim=2)
 

@@ -1,17 +1,14 @@
-"""Gradient-boosted trees of LightGBM as a network, for the method ``gradient_boosting``.
+"""Trees as checked arrays, for the methods ``forest`` (scikit-learn) and ``gradient_boosting`` (LightGBM).
 
-The trees are text, LightGBM's own format, in a buffer of bytes: they are saved and loaded with all other weights.
-LightGBM believes what it reads: a child or feature outside its array makes it read any memory or end the process, a
-cycle never ends. So the text is parsed and checked here, and LightGBM reads only what `_written` makes of the result.
-
-For export the trees become operations of torch (`TreeArrays`), because LightGBM's own library cannot be exported. No
-library does that: onnxmltools 1.16 writes ONNX but no torch program, and hummingbird-ml 0.4.12 requires onnx 1.16.
+The compiled walk of scikit-learn's histogram trees predicts, as fast as LightGBM's; its interface is private (as in
+1.9.1). It believes what it reads: a child or feature outside its array makes it read any memory, a cycle never ends. So
+the arrays are checked before (`TreeBody.check`). For export, the walk consists of operations of torch.
 """
 
 import math
-import re
 from collections.abc import Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,267 +16,216 @@ from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
-from orca_ray.models.body import Body
-from orca_ray.models.crossmodal import CrossModalModel
-from orca_ray.models.embedder import PointEmbedder
-from orca_ray.models.features import FittedBody, as_float32
+from orca_ray.models.features import FittedBody
 
-_SEPARATOR = "\0"
+_DAMAGED = "the trees of this model are damaged"
+_MOST_LEVELS = 10_000
+_DEFAULT_LEFT, _MISSING_IS_NAN = 2, 8  # bits of LightGBM's decision types
+
+
+class Tree(NamedTuple):
+    """A tree of N nodes, numbered from its root, 0; the number of a child is larger than that of its parent."""
+
+    nodes: np.ndarray
+    """Feature, left child, right child, and whether missing values go right [N, 4]; a leaf is its own child."""
+    thresholds: np.ndarray
+    """Values [N] above which a sample goes right, float64."""
+    values: np.ndarray
+    """Outputs [N, W] of the leaves."""
 
 
 class TreeBody(FittedBody):
-    """Body that maps tables [B, T, C] to the sums [B, 1, K] of leaf values for K outputs, by LightGBM on the CPU.
+    """Base of bodies that combine the leaves that samples reach in trees: [B, 1, F] -> [B, 1, K]."""
+
+    resized = ("nodes", "thresholds", "values", "sizes")
+    nodes: Tensor
+    thresholds: Tensor
+    values: Tensor
+    sizes: Tensor
+    """Number of nodes of each tree; the other buffers have the nodes of all trees, one tree after the other."""
+
+    def __init__(self, num_features: int, num_outputs: int, values: Tensor) -> None:
+        """Make a body without trees, for ``num_features`` features, with leaves like ``values`` [0, W]."""
+        super().__init__()
+        self.feature_width, self._num_features = num_outputs, num_features
+        self._predictors: list[Any] | None = None
+        empty = torch.zeros(0, dtype=torch.int32)
+        parts = {"nodes": empty.view(0, 4), "thresholds": torch.zeros(0), "values": values, "sizes": empty}
+        for name, part in parts.items():
+            self.register_buffer(name, part.clone())
+        self._width = values.shape[1]
+        self.check()
+
+    def add_trees(self, trees: Sequence[Tree]) -> None:
+        """Append ``trees`` to the trees of this body."""
+        sizes = np.array([len(tree.nodes) for tree in trees])
+        nodes, thresholds, values = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*trees, strict=True))
+        rounded = thresholds.float()  # down: float32 inputs are split as by the threshold in float64
+        lower = torch.where(rounded > thresholds, rounded.nextafter(rounded.new_tensor(-math.inf)), rounded)
+        parts = {"nodes": nodes, "thresholds": lower, "values": values, "sizes": torch.from_numpy(sizes)}
+        for name, part in parts.items():
+            setattr(self, name, torch.cat([getattr(self, name), part.to(getattr(self, name))]))
+        self.check()
+
+    def check(self) -> None:
+        """Raise UserError if the trees are damaged, or have more than `_MOST_LEVELS` levels."""
+        nodes, sizes = self.nodes.cpu().numpy().astype(np.int64), self.sizes.cpu().numpy().astype(np.int64)
+        number, self._predictors = len(self.thresholds), None
+        if nodes.shape != (number, 4) or self.values.shape != (number, self._width):
+            raise UserError(f"{_DAMAGED}: they have not as many values as nodes")
+        if sizes.min(initial=1) < 1 or sizes.sum() != number:
+            raise UserError(f"{_DAMAGED}: their sizes do not add up to {number} nodes")
+        first = np.cumsum(sizes) - sizes
+        own, children = np.arange(number) - np.repeat(first, sizes), nodes[:, 1:3]
+        self._inner = inner = (children != own[:, None]).any(axis=1)
+        if (children[inner] <= own[inner, None]).any() or (children >= np.repeat(sizes, sizes)[:, None]).any():
+            raise UserError(f"{_DAMAGED}: a child is not behind its parent in its tree")
+        if nodes[:, 0].min(initial=0) < 0 or nodes[:, 0].max(initial=0) >= self._num_features:
+            raise UserError(f"{_DAMAGED}: a feature is not one of 0 to {self._num_features - 1}")
+        self._levels, level, absolute = 0, first, children + np.repeat(first, sizes)[:, None]
+        while len(level := level[inner[level]]):
+            level, self._levels = np.unique(absolute[level]), self._levels + 1
+            if self._levels > _MOST_LEVELS:
+                raise UserError(f"{_DAMAGED}: they have more than {_MOST_LEVELS} levels")
+
+    def leaves(self, tokens_BTD: Tensor) -> Tensor:
+        """Return the values [B, number of trees, W] of the leaves that samples reach."""
+        rows = tokens_BTD.flatten(1).float()
+        if rows.shape[1] != self._num_features:
+            raise ValueError(f"expected {self._num_features} features, got {rows.shape[1]}")
+        if torch.compiler.is_exporting():
+            return self.values[self._walked(rows)]
+        if self._predictors is None:
+            self._predictors = self._compiled()
+        table, threads = rows.cpu().numpy().astype(np.float64), torch.get_num_threads()
+        no_categories, no_places = np.zeros((0, 8), np.uint32), np.zeros(table.shape[1], np.uint32)
+        found = [tree.predict(table, no_categories, no_places, threads) for tree in self._predictors]
+        # In the order of rows, in which the leaves of a sample are added.
+        places = np.ascontiguousarray(np.array(found, np.int64).reshape(len(found), len(table)).T)
+        return self.values[torch.from_numpy(places).to(self.values.device)]
+
+    def _compiled(self) -> list[Any]:
+        """Return scikit-learn's trees, whose leaves have their places in ``values`` as values."""
+        from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
+        from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
+
+        records, none = np.zeros(len(self.nodes), PREDICTOR_RECORD_DTYPE), np.zeros((0, 8), np.uint32)
+        feature, left, right, missing_right = self.nodes.cpu().numpy().T
+        columns = {
+            "feature_idx": feature, "left": left, "right": right, "missing_go_to_left": missing_right == 0,
+            "is_leaf": ~self._inner, "num_threshold": self.thresholds.cpu().numpy(), "value": np.arange(len(records)),
+        }  # fmt: skip
+        for name, column in columns.items():
+            records[name] = column
+        ends = np.cumsum(self.sizes.cpu().numpy())
+        return [TreePredictor(part, none, none) for part in np.split(records, ends[:-1]) if len(part)]
+
+    def _walked(self, rows_BF: Tensor) -> Tensor:
+        """Return the places [B, number of trees] in ``values``; after as many steps as levels, all are leaves."""
+        first = self.sizes.cumsum(0) - self.sizes
+        places = first.expand(rows_BF.shape[0], -1)
+        for _ in range(self._levels):
+            feature, left, right, missing_right = self.nodes[places].long().unbind(2)
+            values = rows_BF.gather(1, feature)
+            to_right = (values > self.thresholds[places]) | (values.isnan() & (missing_right > 0))
+            places = first + torch.where(to_right, right, left)
+        return places
+
+
+class ForestBody(TreeBody):
+    """Body that averages the leaves that samples reach: [B, 1, F] -> [B, 1, K]; 0 without trees."""
+
+    def __init__(self, width: int, num_outputs: int) -> None:
+        """Make a body without trees, for ``width`` features."""
+        super().__init__(width, num_outputs, torch.zeros(0, num_outputs))
+
+    @property
+    def num_values(self) -> int:
+        """Number of fitted values; no missing value goes right, so that this is not fitted."""
+        return super().num_values - len(self.nodes)
+
+    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """Return the mean values [B, 1, K] of the leaves; ``grid`` is not used."""
+        leaves = self.leaves(tokens_BTD)
+        return leaves.mean(dim=1, keepdim=True) if len(self.sizes) else leaves.sum(dim=1, keepdim=True)
+
+
+class BoostedBody(TreeBody):
+    """Body that sums the leaves that samples reach: [B, 1, F] -> [B, 1, K]; the trees take turns for K outputs.
 
     With two classes, the trees have one output, the log-odds of class 1; the logit of class 0 is 0.
     """
 
-    resized = ("text",)
-    text: Tensor
-
     def __init__(self, target: Target, num_features: int) -> None:
-        """Make a model without trees, which predicts 0, for tables of ``num_features`` features (T times C)."""
-        super().__init__()
-        self._num_features = num_features
-        self.feature_width = target.num_outputs
+        """Make a body without trees, which predicts 0, for ``num_features`` features."""
         binary = target.kind == "classes" and target.size == 2
         self.num_trained = 1 if binary else target.num_outputs
         """Number of outputs that have trees; of two classes, only the second has trees."""
-        self.register_buffer("text", torch.zeros(0, dtype=torch.uint8))
-        self._boosters: list[tuple[Any, np.ndarray]] | None = None
-
-    @property
-    def models(self) -> list[str]:
-        """The boosters in LightGBM's text format: one per label, or one for other targets; empty before training."""
-        try:
-            text = bytes(self.text.cpu().numpy()).decode()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{_DAMAGED}: their text is not UTF-8") from error
-        return text.split(_SEPARATOR) if text else []
-
-    def set_models(self, models: Sequence[str]) -> None:
-        """Replace the boosters by ``models``, in LightGBM's text format."""
-        content = np.frombuffer(_SEPARATOR.join(models).encode(), np.uint8).copy()
-        self.text = torch.from_numpy(content).to(self.text.device)
-        self._boosters = None
-
-    @property
-    def boosters(self) -> list[tuple[Any, np.ndarray]]:
-        """The boosters; raises UserError if LightGBM is missing or a tree is damaged."""
-        if self._boosters is None:
-            self._boosters = [_booster(trees, self._turns) for trees in self._trees()]
-        return self._boosters
-
-    def _trees(self) -> list[list["_Tree"]]:
-        found = [_parsed(text, self._num_features) for text in self.models]
-        if len(found) not in (0, 1, self.num_trained) or any(len(trees) % self._turns for trees in found):
-            counts = ", ".join(str(len(trees)) for trees in found)
-            raise UserError(f"{_DAMAGED}: {counts} trees cannot take turns for {self.num_trained} outputs")
-        return found
-
-    @property
-    def _turns(self) -> int:
-        """Number of outputs for which the trees of one booster take turns."""
-        return self.num_trained if len(self.models) == 1 else 1
+        super().__init__(num_features, target.num_outputs, torch.zeros(0, 1, dtype=torch.float64))
 
     @property
     def num_values(self) -> int:
         """Number of fitted values: the leaves' outputs and the thresholds of the splits."""
-        leaves = re.findall(r"^num_leaves=(\d+)", "\n".join(self.models), re.MULTILINE)
-        return sum(2 * int(number) - 1 for number in leaves)
-
-    def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the raw predictions [B, 1, K], all 0 if there are no trees; ``grid`` is not used."""
-        rows = in_order(tokens_BTD).cpu().numpy()
-        if not self.boosters:
-            return tokens_BTD.new_zeros(len(rows), 1, self.feature_width)
-        threads = torch.get_num_threads()
-        outputs = [each.predict(rows[:, used], raw_score=True, num_threads=threads) for each, used in self.boosters]
-        raw = torch.from_numpy(np.column_stack(outputs)).to(tokens_BTD)
-        return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
-
-    def exportable(self) -> Body:
-        """Return a `TreeArrays`, which computes the same by torch; raises UserError if a tree is damaged."""
-        return TreeArrays(self._trees(), self.feature_width, self.num_trained)
+        return len(self.values)
 
     def check(self) -> None:
-        """Make the boosters, so that damage and a missing package are known before the first prediction."""
-        self._boosters = None
-        _ = self.boosters
+        """Raise UserError also if the outputs do not have equally many trees."""
+        super().check()
+        if len(self.sizes) % self.num_trained:
+            raise UserError(f"{_DAMAGED}: {len(self.sizes)} cannot take turns for {self.num_trained} outputs")
 
+    def sums(self, tokens_BTD: Tensor, start_BK: Tensor | None = None) -> Tensor:
+        """Return ``start_BK`` (None: 0) plus the leaves' values, added one by one as by LightGBM: float64 [B, K].
 
-class TreeArrays(Body):
-    """Body that sums the values of the leaves that samples reach, as `TreeBody` does, by torch: [B, T, C] -> [B, 1, K].
-
-    After as many steps as the deepest tree has levels, every sample is at a leaf of each tree; a leaf is its own child.
-    Splits are those of ``Tree::NumericalDecision`` in LightGBM's ``tree.h``.
-    """
-
-    modality = "sequence"
-    roots: Tensor
-    feature: Tensor
-    threshold: Tensor
-    missing_right: Tensor
-    left: Tensor
-    right: Tensor
-    value: Tensor
-    output: Tensor
-
-    def __init__(self, boosters: Sequence[Sequence["_Tree"]], num_outputs: int, num_trained: int) -> None:
-        """Join the trees of ``boosters``: one booster per output, or one whose trees take turns for all outputs.
-
-        Only the last ``num_trained`` outputs have trees.
+        K counts the outputs that have trees.
         """
-        super().__init__()
-        self.feature_width = num_outputs
-        parts, roots, outputs = [np.zeros((len(_NODE), 0))], [0], list[int]()
-        for label, trees in enumerate(boosters):
-            for place, tree in enumerate(trees):
-                parts.append(tree.nodes(roots[-1]))
-                roots.append(roots[-1] + parts[-1].shape[1])
-                outputs.append(label if len(boosters) > 1 else place % num_trained)
-        self._depth = max((tree.depth for trees in boosters for tree in trees), default=0)
-        for name, column in zip(_NODE, torch.from_numpy(np.concatenate(parts, axis=1)), strict=True):
-            kinds = {"threshold": torch.float64, "value": torch.float64, "missing_right": torch.bool}
-            self.register_buffer(name, column.to(kinds.get(name, torch.long)))
-        self.threshold = as_float32(self.threshold)
-        self.register_buffer("roots", torch.tensor(roots[:-1], dtype=torch.long))
-        places = torch.tensor(outputs, dtype=torch.long) + (num_outputs - num_trained)
-        self.register_buffer("output", nn.functional.one_hot(places, num_outputs).double())
+        values = self.leaves(tokens_BTD)
+        turns = values.reshape(values.shape[0], len(self.sizes) // self.num_trained, self.num_trained)
+        start = values.new_zeros(values.shape[0], self.num_trained) if start_BK is None else start_BK
+        return torch.cat([start[:, None], turns], dim=1).cumsum(dim=1)[:, -1]
 
     def forward(self, tokens_BTD: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
-        """Return the sums [B, 1, K] of leaf values; ``grid`` is not used."""
-        rows = in_order(tokens_BTD)
-        nodes = self.roots.expand(rows.shape[0], -1)
-        for _ in range(self._depth):
-            values = rows.gather(1, self.feature[nodes])
-            right = (values > self.threshold[nodes]) | (values.isnan() & self.missing_right[nodes])
-            nodes = torch.where(right, self.right[nodes], self.left[nodes])
-        sums: Tensor = self.value[nodes] @ self.output
-        return sums.to(rows)[:, None]
+        """Return the sums [B, 1, K]; ``grid`` is not used."""
+        raw = self.sums(tokens_BTD).to(tokens_BTD)
+        return nn.functional.pad(raw, (self.feature_width - self.num_trained, 0))[:, None]
 
 
-_NODE = ("left", "right", "value", "feature", "threshold", "missing_right")
-_INTEGERS = ("split_feature", "decision_type", "left_child", "right_child")
-"""Numbers that a tree in LightGBM's format has for each split, beside ``threshold``."""
-_NUMBERS = re.compile(r"(?:[-+.e0-9]{1,40}(?: |$))*")
-_DAMAGED = "the trees of this model are damaged"
-_DEFAULT_LEFT, _MISSING_IS_ZERO, _MISSING_IS_NAN = 2, 4, 8  # bits of a decision type; bit 1 is a split by categories
+def of_forest(tree: Any) -> Tree:
+    """Return a tree of scikit-learn (``tree_``); missing values go left."""
+    own = np.arange(tree.node_count)
+    children = [np.where(side < 0, own, side) for side in (tree.children_left, tree.children_right)]
+    nodes = np.stack([tree.feature.clip(0), *children, np.zeros_like(own)], axis=1)
+    return Tree(nodes, tree.threshold, tree.value.reshape(len(own), -1))
 
 
-class _Tree:
-    """A tree in LightGBM's text format, whose numbers are checked."""
+def of_boosters(boosters: Sequence[Any]) -> list[Tree]:
+    """Return the trees of boosters of LightGBM, which take turns; a tree of 0 takes the place of one that is missing.
 
-    def __init__(self, text: str, num_features: int) -> None:
-        """Parse the lines ``name=numbers`` of a tree; raises ValueError if it is none for ``num_features`` features.
-
-        A split has a larger number than its parent, so that paths end. A child below zero is the leaf ``-child - 1``.
-        """
-        lines = dict(line.partition("=")[::2] for line in text.splitlines())
-        self.fields = {name: lines.get(name, "") for name in (*_INTEGERS, "threshold", "leaf_value")}
-        for name, field in self.fields.items():
-            if not _NUMBERS.fullmatch(field):
-                raise ValueError(f"{name} are not numbers")
-        self._leaves = np.array(self.fields["leaf_value"].split(), np.float64)
-        self._threshold = np.array(self.fields["threshold"].split(), np.float64)
-        integers = [np.array(self.fields[name].split(), np.int64) for name in _INTEGERS]
-        self.num_leaves = len(self._leaves)
-        if lines.get("num_leaves") != str(self.num_leaves) or not self.num_leaves:
-            raise ValueError(f"{self.num_leaves} values for {lines.get('num_leaves', 'no')} leaves")
-        if any(len(numbers) != self.num_leaves - 1 for numbers in (*integers, self._threshold)):
-            raise ValueError(f"{self.num_leaves} leaves and not one split less")
-        self.feature, self._decision, self._left, self._right = integers
-        if not np.isfinite(self._leaves).all() or not np.isfinite(self._threshold).all():
-            raise ValueError("values are not finite")
-        if ((self.feature < 0) | (self.feature >= num_features)).any():
-            raise ValueError(f"a feature is not one of 0 to {num_features - 1}")
-        children, numbers = np.concatenate([self._left, self._right]), np.arange(self.num_leaves - 1)
-        expected = np.arange(-self.num_leaves, self.num_leaves - 1)
-        if self.num_leaves > 1 and not np.array_equal(np.sort(np.append(children, 0)), expected):
-            raise ValueError("not every node is the child of one split")
-        if ((children >= 0) & (children <= np.concatenate([numbers, numbers]))).any():
-            raise ValueError("a split is above its parent")
-        if (self._decision & 1).any() or lines.get("num_cat", "0") != "0":
-            raise ValueError("it splits by categories, not by numbers")
-        if (self._decision & _MISSING_IS_ZERO).any() or ((self._decision < 0) | (self._decision > 10)).any():
-            raise ValueError("it takes zeros as missing, or has an unknown type of split")
-        if lines.get("is_linear", "0") != "0":
-            raise ValueError("its leaves are linear models")
-
-    @property
-    def depth(self) -> int:
-        """Number of splits on the longest path to a leaf."""
-        depths = np.ones(self.num_leaves, np.int64)
-        for split in range(self.num_leaves - 1):
-            for child in (self._left[split], self._right[split]):
-                if child >= 0:
-                    depths[child] = depths[split] + 1
-        return int(depths[: self.num_leaves - 1].max(initial=0))
-
-    def nodes(self, first: int) -> np.ndarray:
-        """Return the rows `_NODE` for all splits, then for all leaves [6, 2 * num_leaves - 1], numbered from ``first``.
-
-        A leaf is its own child.
-        """
-        num_splits = self.num_leaves - 1
-        left, right = (np.where(side < 0, num_splits + ~side, side) for side in (self._left, self._right))
-        own, zeros = np.arange(num_splits, 2 * num_splits + 1), np.zeros(self.num_leaves)
-        nan, default_left = self._decision & _MISSING_IS_NAN > 0, self._decision & _DEFAULT_LEFT > 0
-        missing_right = np.where(nan, ~default_left, self._threshold < 0)  # without a type, NaN is taken as 0
-        rows = [(left, own), (right, own), (np.zeros(num_splits), self._leaves), (self.feature, zeros),
-                (self._threshold, zeros), (missing_right, zeros)]  # fmt: skip
-        found = np.array([np.concatenate(row) for row in rows], np.float64)
-        found[:2] += first
-        return found
-
-
-def _parsed(text: str, num_features: int) -> list[_Tree]:
-    """Return the trees of a booster in LightGBM's text format; raises UserError if one of them is damaged."""
-    found = []
-    for number, part in enumerate(text.partition("\nend of trees\n")[0].split("\nTree=")[1:]):
-        try:
-            found.append(_Tree(part, num_features))
-        except (ValueError, OverflowError) as error:
-            raise UserError(f"{_DAMAGED}: tree {number}: {error}") from error
-    if not found:
-        raise UserError(f"{_DAMAGED}: there are none")
-    return found
-
-
-def _written(trees: Sequence[_Tree], used: np.ndarray, turns: int) -> str:
-    """Return checked trees in LightGBM's text format; ``turns`` outputs have a tree each in turn.
-
-    Features are numbered by their place in ``used``, so that the text is as long as the trees are large.
+    The trees split by numbers, and have constant leaves. Splits are those of ``Tree::NumericalDecision`` in ``tree.h``.
     """
-    lines = [
-        "tree", "version=v4", f"num_class={turns}", f"num_tree_per_iteration={turns}", "label_index=0",
-        f"max_feature_idx={len(used) - 1}", "objective=regression",
-        f"feature_names={' '.join(f'x{number}' for number in range(len(used)))}",
-        f"feature_infos={' '.join(['none'] * len(used))}", "",
-    ]  # fmt: skip
-    for number, tree in enumerate(trees):
-        fields = {**tree.fields, "split_feature": " ".join(map(str, np.searchsorted(used, tree.feature)))}
-        lines += [f"Tree={number}", f"num_leaves={tree.num_leaves}", "num_cat=0"]
-        lines += [f"{name}={field}" for name, field in fields.items()] + ["", ""]
-    return "\n".join([*lines, "end of trees", ""])
+    none = Tree(np.zeros((1, 4), np.int64), np.zeros(1), np.zeros((1, 1)))
+    texts = (booster.model_to_string().partition("\nend of trees\n")[0].split("\nTree=")[1:] for booster in boosters)
+    each = [[_of_text(text) for text in trees] for trees in texts]
+    return [tree for turn in zip_longest(*each, fillvalue=none) for tree in turn]
 
 
-def in_order(tokens_BTD: Tensor) -> Tensor:
-    """Return tokens [B, T, C] as float32 rows [B, C * T] for trees, channel by channel."""
-    return tokens_BTD.transpose(1, 2).flatten(1).float()
+def _of_text(text: str) -> Tree:
+    """Return a tree in LightGBM's format, lines ``name=numbers``; its splits come first, then its leaves."""
+    lines = dict(line.partition("=")[::2] for line in text.splitlines())
+    names = ("split_feature", "left_child", "right_child", "decision_type", "threshold")
+    feature, left, right, decision, threshold = (np.array(lines.get(name, "").split(), np.float64) for name in names)
+    leaves, own = np.array(lines["leaf_value"].split(), np.float64), np.arange(2 * len(feature) + 1)
+    zeros, bits = np.zeros(len(leaves)), decision.astype(np.int64)
+    left, right = (  # a child below zero is the leaf -child - 1
+        np.append(np.where(side < 0, len(feature) - 1 - side, side), own[len(feature) :]) for side in (left, right)
+    )
+    # If training data had no missing values, one is taken as 0.
+    missing_right = np.where(bits & _MISSING_IS_NAN, bits & _DEFAULT_LEFT == 0, threshold < 0)
+    nodes = np.stack([np.append(feature, zeros), left, right, np.append(missing_right, zeros)], axis=1)
+    return Tree(nodes.astype(np.int64), np.append(threshold, zeros), np.append(0 * threshold, leaves)[:, None])
 
 
-def _booster(trees: Sequence[_Tree], turns: int) -> tuple[Any, np.ndarray]:
-    """Return the booster of checked trees, and the features that it takes: those that split, at least one."""
-    try:
-        import lightgbm
-    except ModuleNotFoundError as error:
-        raise UserError(f"these trees need the package {error.name!r}: pip install 'orca-ray[trees]'") from error
-    used = np.unique(np.concatenate([tree.feature for tree in trees]))
-    used = used if len(used) else np.zeros(1, np.int64)
-    return lightgbm.Booster(model_str=_written(trees, used, turns)), used
-
-
-class _Outputs(nn.Module):
+class OutputHead(nn.Module):
     """Head without parameters: the body's only feature is the prediction."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -287,18 +233,5 @@ class _Outputs(nn.Module):
         self._shape = shape
 
     def forward(self, features_BSF: Tensor) -> Tensor:
+        """Return the predictions [B, *output_shape]."""
         return features_BSF.reshape(-1, *self._shape)
-
-
-def table_rows(model: CrossModalModel, x: Tensor) -> np.ndarray:
-    """Return the rows [B, C * T] on which trees are trained (`in_order`), for inputs ``x`` [B, C, ...]."""
-    with torch.no_grad():
-        return np.asarray(in_order(model.embed(x)).cpu())
-
-
-def build_trees(
-    *, input_shape: tuple[int, ...], target: Target, statistics: tuple[Tensor, Tensor] | None = None
-) -> CrossModalModel:
-    """Build a model without trees for inputs of ``input_shape``; ``statistics`` as in `build_model`."""
-    body = TreeBody(target, math.prod(input_shape))
-    return CrossModalModel(PointEmbedder(input_shape), body, _Outputs(target.output_shape), statistics)

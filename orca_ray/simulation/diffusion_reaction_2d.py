@@ -32,13 +32,11 @@ def reaction(fields: Array) -> Array:
 
 
 def evolve(
-    initial: Array, interval: float, num_frames: int, *, cell: float = GRID.cell, reacting: bool = True,
-    steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS,
-) -> Array:  # fmt: skip
+    initial: Array, interval: float, num_frames: int, *, cell: float = GRID.cell, first_steps: int = FIRST_STEPS
+) -> Array:
     """Solve the equations from ``initial`` [2, N, N] = (u, v); return frames [num_frames, 2, N, N], ``initial`` first.
 
-    Frames are ``interval`` apart, with ``steps`` time steps between two (``first_steps`` between the first two).
-    Without ``reacting``, `reaction` is left out.
+    Frames are ``interval`` apart, with `STEPS_PER_FRAME` time steps in between; the first two, ``first_steps``.
     """
     from scipy.fft import dctn, idctn
 
@@ -46,13 +44,13 @@ def evolve(
     backward: Callable[[Modes], Array] = partial(idctn, axes=(-2, -1), norm="ortho")
 
     def nonlinear(modes: Modes) -> Modes:
-        return forward(reaction(backward(modes))) if reacting else np.zeros_like(modes)
+        return forward(reaction(backward(modes)))
 
     symbol = np.array(DIFFUSION)[:, None, None] * laplacian_symbol(initial.shape[-1], cell)
     frames = np.empty((num_frames, *initial.shape))
     frames[0] = initial
     modes: Modes = forward(initial)
-    for count, numbers in ((first_steps, range(1, 2)), (steps, range(2, num_frames))):
+    for count, numbers in ((first_steps, range(1, 2)), (STEPS_PER_FRAME, range(2, num_frames))):
         stepper = Etdrk4(symbol, interval / count)
         for frame in numbers:
             for _ in range(count):

@@ -79,19 +79,17 @@ def step(u: Array, dt: float, diffusion: Diffusion) -> Array:
     return _implicit(first, before + (1 - _GAMMA) * dt * diffusion(first), _GAMMA * dt, diffusion)
 
 
-def evolve(
-    initial: Array, interval: float, num_frames: int, steps: int = STEPS_PER_FRAME, first_steps: int = FIRST_STEPS
-) -> Array:
+def evolve(initial: Array, interval: float, num_frames: int) -> Array:
     """Solve from non-negative concentrations ``initial`` [B, N]; return frames [B, num_frames, N], ``initial`` first.
 
-    Frames are a time ``interval`` apart, with ``steps`` time steps in between. The second frame is reached by
-    ``first_steps`` time steps of growing length, because u is discontinuous at the ends at t = 0.
+    Frames are a time ``interval`` apart, with `STEPS_PER_FRAME` time steps in between. The second frame is reached
+    by `FIRST_STEPS` time steps of growing length, because u is discontinuous at the ends at t = 0.
     """
     diffusion = Diffusion(initial.shape[1])
     frames = np.empty((len(initial), num_frames, initial.shape[1]))
     u = frames[:, 0] = initial
     for frame in range(1, num_frames):
-        ends = np.linspace(0, 1, first_steps + 1) ** 2 if frame == 1 else np.linspace(0, 1, steps + 1)
+        ends = np.linspace(0, 1, FIRST_STEPS + 1) ** 2 if frame == 1 else np.linspace(0, 1, STEPS_PER_FRAME + 1)
         for dt in np.diff(ends) * interval:
             u = step(u, dt, diffusion)
         frames[:, frame] = u

@@ -66,15 +66,6 @@ GROWTH = Grid(low=0.0, high=1.0, num_cells=1024, end=1.0, num_frames=101)
 GROWTH_NU, GROWTH_RHO, GROWTH_STEPS = 0.5, 1.0, 5
 
 
-def evolve_growth(
-    initial: Array, nu: float, rho: float, interval: float, num_frames: int, steps: int = GROWTH_STEPS
-) -> Array:
-    """Return frames [B, num_frames, X] of u_t = nu u_xx + rho u (1 - u); other arguments as for `evolve_spectral`."""
-    return evolve_spectral(
-        initial, lambda k: rho - nu * k**2, lambda k: -rho, interval=interval, num_frames=num_frames, steps=steps
-    )
-
-
 def _solve_advection(rngs: Sequence[np.random.Generator]) -> Fields:
     origins = ADVECTION.x[None, :] - ADVECTION_BETA * ADVECTION.times[:, None]
     return {"tensor": np.stack([sample_waves(rng)(origins).astype(np.float32) for rng in rngs])}
@@ -91,7 +82,10 @@ def _solve_burgers(rngs: Sequence[np.random.Generator]) -> Fields:
 
 def _solve_growth(rngs: Sequence[np.random.Generator]) -> Fields:
     initial = np.stack([to_unit_range(sample_waves(rng)(GROWTH.x)) for rng in rngs])
-    frames = evolve_growth(initial, GROWTH_NU, GROWTH_RHO, GROWTH.interval, GROWTH.num_frames)
+    frames = evolve_spectral(
+        initial, lambda k: GROWTH_RHO - GROWTH_NU * k**2, lambda k: -GROWTH_RHO, interval=GROWTH.interval,
+        num_frames=GROWTH.num_frames, steps=GROWTH_STEPS,
+    )  # fmt: skip
     return {"tensor": frames.astype(np.float32)}
 
 

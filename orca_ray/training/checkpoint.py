@@ -1,20 +1,14 @@
-"""Checkpoint files, and the cache of finished align stages, which a trial replays instead of computing them again.
+"""The cache of finished align stages, which a trial replays instead of computing them again.
 
-A checkpoint is an 8-byte signature, the CRC-32 of the rest (little endian), and the output of ``torch.save``; it is
-written atomically, and verified when read. The name of a cached alignment is a hash of everything that determines the
-result (`alignment_key`), so a file is never out of date.
+The name of a cached alignment is a hash of everything that determines the result (`alignment_key`), so a file is never
+out of date.
 """
 
 import contextlib
-import hashlib
-import io
 import json
 import logging
 import os
-import pickle
-import tempfile
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,59 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from orca_ray.alignment.distance import SourceFeatures
-from orca_ray.alignment.tensor_cache import environment
+from orca_ray.alignment.tensor_cache import digest, environment, load, save
 from orca_ray.data import cache
 from orca_ray.data.prepared import Split
 from orca_ray.data.rows import num_bytes
 
-_MAGIC = b"ORCARAY1"
-_HEADER = len(_MAGIC) + 4
 _log = logging.getLogger(__name__)
-
-
-def save(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Write ``state`` (tensors, numbers, strings and plain containers) to ``path`` atomically.
-
-    If the disk is full or not writable, raises OSError and keeps the previous file. The state is serialised in memory
-    first, because ``torch.save`` to a full disk raises a RuntimeError that does not name the cause.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    serialised = io.BytesIO()
-    torch.save(dict(state), serialised)
-    payload = serialised.getbuffer()
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + zlib.crc32(payload).to_bytes(4, "little"))
-            file.write(payload)
-        cache.replace_file(Path(temporary), path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def load(path: str | Path) -> dict[str, Any] | None:
-    """Return the saved state, tensors on the CPU; None if the file is missing or (with a warning) cannot be read."""
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        _log.warning("checkpoint %s cannot be read (%s); starting again", path, error)
-        return None
-    stored = int.from_bytes(content[len(_MAGIC) : _HEADER], "little")
-    payload = memoryview(content)[_HEADER:]
-    if content[: len(_MAGIC)] != _MAGIC or zlib.crc32(payload) != stored:
-        _log.warning("checkpoint %s is damaged or not a checkpoint (%d bytes); starting again", path, len(content))
-        return None
-    try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
-        _log.warning("checkpoint %s cannot be decoded (%s); starting again", path, error)
-        return None
-    return state if isinstance(state, dict) else None
 
 
 _FORMAT = 5  # increase it when the align loop computes other embedders from equal options
@@ -215,20 +162,12 @@ def alignment_key(
     ``train`` (inputs, targets), at most 16 MiB of evenly spaced rows are hashed.
     """
     hashed = {"format": _FORMAT, "circumstances": environment(device), **settings}
-    digest = hashlib.sha256(json.dumps(hashed, sort_keys=True).encode())
-    tensors = {"source x": source.x, "source y": source.y, **model.state_dict()}
-    for name, tensor in tensors.items():
-        _update(digest, name, tensor.detach().cpu().contiguous().numpy())
+    tensors: dict[str, Any] = {"source x": source.x, "source y": source.y, **model.state_dict()}
     for name, array in (("train x", train.x), ("train y", train.y)):
         num_rows = min(len(array), max(1, _SAMPLED_BYTES * len(array) // max(1, num_bytes(array))))
         rows = np.linspace(0, len(array) - 1, num_rows).astype(np.int64)
-        _update(digest, f"{name} of {len(array)}", np.ascontiguousarray(array[rows]))
-    return digest.hexdigest()[:32]
-
-
-def _update(digest: Any, name: str, array: np.ndarray) -> None:
-    digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    digest.update(array.reshape(-1).view(np.uint8).data)
+        tensors[f"{name} of {len(array)}"] = np.ascontiguousarray(array[rows])
+    return digest(tensors, json.dumps(hashed, sort_keys=True))[:32]
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

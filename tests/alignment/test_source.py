@@ -198,8 +198,8 @@ def test_kept_in_process_and_on_disk(loads: Loads, home: Path, articles: None, m
     assert prose_features(seed=1).x.ne(first.x).any()
     assert prose_features(num_tokens=7).x.ne(first.x).any()
     assert len(prose_features(num_samples=7).y) == 7
-    assert len(list((home / "source").glob("*.safetensors"))) == 4
-    assert {path.suffix for path in (home / "source").iterdir()} == {".safetensors", ".lock"}
+    assert len(list((home / "source").glob("*.tensors"))) == 4
+    assert {path.suffix for path in (home / "source").iterdir()} == {".tensors", ".lock"}
     shallow = features_of("", "minilm-l6:layers=4", image_size=14, num_tokens=6, num_samples=12)
     assert torch.equal(shallow.x, first.x)  # layers share features
     usual, loads.text = loads.text, text_stem(seed=1)

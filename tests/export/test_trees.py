@@ -1,11 +1,13 @@
-"""Exported networks and trees: equal outputs for any batch size; trees as operations of torch equal LightGBM's own.
+"""Exported networks and trees: equal outputs for any batch size; the trees' sums are those of LightGBM.
 
 Predictions of trees are compared at thresholds and for missing values, too.
 """
 
+import copy
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.export import FORMATS, export_model
 from orca_ray.methods.registry import all_methods
-from orca_ray.models.trees import TreeArrays, TreeBody
+from orca_ray.models import trees as trees_module
+from orca_ray.models.trees import BoostedBody, ForestBody, Tree, TreeBody, of_boosters
 from orca_ray.predictor import Predictor
 from orca_ray.testing.trials import CLASSES, make_task
 
@@ -36,8 +39,8 @@ TARGETS: dict[str, tuple[Target, str, Callable[[np.ndarray], list[np.ndarray]]]]
 }
 
 
-def trained(kind: str, *, missing: bool, rounds: int = 7) -> tuple[TreeBody, np.ndarray]:
-    """Return trees of a kind of target, and the table that they were trained on."""
+def trained(kind: str, *, missing: bool) -> tuple[BoostedBody, list[Any], np.ndarray]:
+    """Return trees of a kind of target, LightGBM's boosters, and the table that they were trained on."""
     target, objective, columns = TARGETS[kind]
     random = np.random.default_rng(0)
     x = random.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
@@ -46,146 +49,131 @@ def trained(kind: str, *, missing: bool, rounds: int = 7) -> tuple[TreeBody, np.
     if missing:
         x[random.random(x.shape) < 0.2] = np.nan
     settings = {"objective": objective, "num_class": 3 if objective == "multiclass" else 1, "verbosity": -1}
-    made = [lightgbm.train(settings, lightgbm.Dataset(x, column), rounds) for column in columns(z)]
-    trees = TreeBody(target, FEATURES)
-    trees.set_models([booster.model_to_string() for booster in made])
-    return trees, x
+    made = [lightgbm.train(settings, lightgbm.Dataset(x, column), 7) for column in columns(z)]
+    trees = BoostedBody(target, FEATURES)
+    trees.add_trees(of_boosters(made))
+    return trees, made, x
 
 
 def tokens(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x.astype(np.float32))[:, :, None]
 
 
+EXPORTING = pytest.mark.parametrize("exporting", [False, True])
+
+
 @pytest.mark.parametrize("missing", [False, True])
 @pytest.mark.parametrize("kind", TARGETS)
-def test_sums_equal_those_of_lightgbm(kind: str, missing: bool) -> None:
-    trees, x = trained(kind, missing=missing)
-    plain = trees.exportable()
-    assert isinstance(plain, TreeArrays)
+def test_sums_equal_those_of_lightgbm(kind: str, missing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees, boosters, x = trained(kind, missing=missing)
     # At each threshold and beside it, where a rounded comparison would go the other way; and values that training
     # never saw: missing ones, zeros of both signs, infinities.
-    edges = plain.threshold.numpy()
+    edges = trees.thresholds.numpy()
     edges = edges[np.abs(edges) > 1e-30]  # LightGBM takes values below 1e-35 as 0
     beside = [np.nextafter(edges, np.float32(sign * np.inf)) for sign in (-1, 1)]
     strange = np.array([np.nan, 0.0, -0.0, np.inf, -np.inf], np.float32)
     values = np.concatenate([edges, *beside, strange])
     others = np.random.default_rng(1).choice(values, (2000, FEATURES))
     rows = tokens(np.concatenate([x, others]))
-    assert torch.allclose(plain(rows), trees(rows), rtol=1e-6, atol=1e-7)
-    raw = [lightgbm.Booster(model_str=text).predict(rows[:, :, 0].numpy(), raw_score=True) for text in trees.models]
-    np.testing.assert_array_equal(trees(rows)[:, 0, -trees.num_trained :], np.column_stack(raw).astype(np.float32))
-    assert plain(rows).shape == (len(rows), 1, trees.feature_width)
-    assert len(plain(rows).unique()) > 50
+    raw = [booster.predict(rows[:, :, 0].numpy(), raw_score=True) for booster in boosters]
+    np.testing.assert_array_equal(trees.sums(rows), np.column_stack(raw))
+    found = trees(rows)
+    assert found.shape == (len(rows), 1, trees.feature_width)
+    assert torch.equal(found[:, 0, -trees.num_trained :], trees.sums(rows).float())
+    assert len(found.unique()) > 50
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    assert torch.equal(trees(rows), found)
 
 
-def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero() -> None:
-    trees = TreeBody(Target("scalar"), 2)
+@EXPORTING
+def test_a_tree_of_one_leaf_has_no_splits_and_no_trees_predict_zero(
+    exporting: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trees = BoostedBody(Target("scalar"), 2)
     same = lightgbm.Dataset(np.zeros((30, 2)), np.full(30, 2.5))
-    trees.set_models([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1).model_to_string()])
-    assert trees.exportable()(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
-    assert torch.equal(TreeBody(Target("classes", 3), 2).exportable()(torch.ones(4, 2, 1)), torch.zeros(4, 1, 3))
+    trees.add_trees(of_boosters([lightgbm.train({"objective": "regression", "verbosity": -1}, same, 1)]))
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    assert trees(torch.zeros(4, 2, 1)).flatten().tolist() == [2.5] * 4
+    for empty in (BoostedBody(Target("classes", 3), 2), ForestBody(2, 3)):
+        assert torch.equal(empty(torch.ones(4, 2, 1)[:, :, 0][:, None]), torch.zeros(4, 1, 3))
 
 
+def test_outputs_with_fewer_trees_get_trees_of_zero() -> None:
+    x, settings = np.arange(40.0)[:, None], {"objective": "binary", "min_data_in_leaf": 5, "verbosity": -1}
+    made = [lightgbm.train(settings, lightgbm.Dataset(x, x[:, 0] > 20), rounds) for rounds in (3, 1)]
+    trees = BoostedBody(Target("labels", 2), 1)
+    trees.add_trees(of_boosters(made))
+    expected = np.column_stack([booster.predict(x, raw_score=True) for booster in made])
+    np.testing.assert_array_equal(trees.sums(tokens(x)), expected)
+
+
+@EXPORTING
+@pytest.mark.parametrize("body", [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)], ids=["boosted", "forest"])
+def test_a_tree_by_hand(body: TreeBody, exporting: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees, rows = copy.deepcopy(body), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
+    trees.add_trees([TREE])
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: exporting)
+    assert trees(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
+    with pytest.raises(ValueError, match="expected 2 features, got 1"):
+        trees(rows[:, :1])
+
+
+TREE = Tree(
+    np.array([[1, 2, 1, 1], [0, 3, 4, 0], [0, 2, 2, 0], [0, 3, 3, 0], [0, 4, 4, 0]]),
+    np.array([-0.5, 0, 0, 0, 0]), np.array([[0.0], [0], [-1], [2], [3.5]]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("body", [BoostedBody(Target("scalar"), 2), ForestBody(2, 1)], ids=["boosted", "forest"])
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [({"categorical_feature": [0]}, "splits by categories"), ({"zero_as_missing": True}, "zeros as missing")],
-)
-def test_splits_of_other_kinds_are_refused(settings: dict[str, Any], message: str) -> None:
-    x = np.random.default_rng(0).integers(0, 5, (SAMPLES, 1)).astype(np.float64)
-    table = lightgbm.Dataset(x, x[:, 0] % 2)
-    booster = lightgbm.train({"objective": "regression", "verbosity": -1, **settings}, table, 1)
-    trees = TreeBody(Target("scalar"), 1)
-    trees.set_models([booster.model_to_string()])
-    with pytest.raises(UserError, match=message):
-        trees.exportable()
-
-
-TREE = """\
-tree
-
-Tree=0
-num_leaves=3
-num_cat=0
-split_feature=1 0
-threshold=-0.5 1e-35
-decision_type=2 10
-left_child=-1 -2
-right_child=1 -3
-leaf_value=-1 2 3.5
-
-end of trees
-"""
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
+    ("change", "message"),
     [
-        ("Tree=0", "Tree", "there are none"),
-        ("num_leaves=3", "num_leaves=1000000000", "3 values for 1000000000 leaves"),
-        ("leaf_value=-1 2 3.5", "leaf_value=-1 2 nan", "leaf_value are not numbers"),
-        ("leaf_value=-1 2 3.5", "leaf_value=-1 2 1e999", "values are not finite"),
-        ("threshold=-0.5 1e-35", "threshold=-0.5", "3 leaves and not one split less"),
-        ("split_feature=1 0", "split_feature=1 2", "a feature is not one of 0 to 1"),
-        ("split_feature=1 0", "split_feature=-1 0", "a feature is not one of 0 to 1"),
-        ("split_feature=1 0", "split_feature=1 1e3", "tree 0: invalid literal"),
-        ("split_feature=1 0", "split_feature=1 99999999999999999999", "tree 0: "),
-        ("right_child=1 -3", "right_child=9 -3", "not every node is the child of one split"),
-        ("right_child=1 -3", "right_child=1 -9", "not every node is the child of one split"),
-        ("right_child=1 -3", "right_child=0 -3", "not every node is the child of one split"),
-        ("left_child=-1 -2\nright_child=1 -3", "left_child=-1 1\nright_child=-2 -3", "a split is above its parent"),
-        ("decision_type=2 10", "decision_type=2 11", "splits by categories"),
-        ("decision_type=2 10", "decision_type=2 12", "unknown type of split"),
-        ("num_cat=0", "num_cat=1", "splits by categories"),
-        ("num_cat=0", "num_cat=0\nis_linear=1", "linear models"),
+        ({"nodes": torch.zeros(5, 3)}, "not as many values as nodes"),
+        ({"thresholds": torch.zeros(4)}, "not as many values as nodes"),
+        ({"values": torch.zeros(6, 1)}, "not as many values as nodes"),
+        ({"values": torch.zeros(5, 2)}, "not as many values as nodes"),
+        ({"sizes": [4]}, "sizes do not add up to 5 nodes"),
+        ({"sizes": [6]}, "sizes do not add up to 5 nodes"),
+        ({"sizes": [5, 0]}, "sizes do not add up to 5 nodes"),
+        ({"sizes": [6, -1]}, "sizes do not add up to 5 nodes"),
+        ({"sizes": [2, 3]}, "a child is not behind its parent"),  # a child in another tree
+        ({(0, 0): -1}, "a feature is not one of 0 to 1"),
+        ({(2, 0): 2}, "a feature is not one of 0 to 1"),
+        ({(1, 2): 5}, "a child is not behind its parent"),
+        ({(1, 2): 2**31 - 1}, "a child is not behind its parent"),
+        ({(1, 1): -(2**31)}, "a child is not behind its parent"),
+        ({(1, 1): 0}, "a child is not behind its parent"),
+        ({(1, 1): 1}, "a child is not behind its parent"),
+        ({(4, 2): 3}, "a child is not behind its parent"),
     ],
 )
-def test_forged_trees_are_refused_before_lightgbm_reads_them(old: str, new: str, message: str) -> None:
-    trees, rows = TreeBody(Target("scalar"), 2), tokens(np.array([[0, -1], [0, 0], [1, 0], [np.nan, 0], [0, np.nan]]))
-    trees.set_models([TREE])
-    assert trees(rows).flatten().tolist() == [-1, 2, 3.5, 2, 2]
-    assert TREE.count(old) == 1
-    trees.set_models([TREE.replace(old, new)])
+def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change: dict[Any, Any], message: str) -> None:
+    trees = copy.deepcopy(body)
+    trees.add_trees([TREE])
+    state = {name: value.clone() for name, value in trees.state_dict().items()}
+    for name, value in change.items():
+        if isinstance(name, str):
+            state[name] = torch.as_tensor(value).to(state[name].dtype)
+        else:
+            state["nodes"][name] = value
     with pytest.raises(UserError, match=f"the trees of this model are damaged: .*{message}"):
-        trees(rows)
-    with pytest.raises(UserError, match=message):
-        trees.exportable()
-    trees.text = torch.tensor([255], dtype=torch.uint8)
-    with pytest.raises(UserError, match="not UTF-8"):
-        trees.exportable()
+        copy.deepcopy(body).load_state_dict(state)
 
 
-def test_trees_that_do_not_take_turns_are_refused() -> None:
-    for target, models in ((Target("classes", 3), [TREE]), (Target("labels", 3), [TREE, TREE])):
-        trees = TreeBody(target, 2)
-        trees.set_models(models)
-        with pytest.raises(UserError, match="cannot take turns for 3 outputs"):
-            trees(torch.zeros(1, 2, 1))
-
-
-def test_a_mutated_text_predicts_or_is_refused() -> None:
-    """Any mutation that LightGBM believed ended the process."""
-    trained_trees, x = trained("three classes", missing=True)
-    [text], random = trained_trees.models, np.random.default_rng(0)
-    head = text.index("\nTree=0")
-    refused = 0
-    for _ in range(300):
-        content = bytearray(text.encode())
-        for place in random.integers(head, text.index("end of trees"), random.integers(1, 4)):
-            content[place] = random.choice(list(b"0123456789-. =\n"))
-        trees = TreeBody(Target("classes", 3), FEATURES)
-        trees.set_models([content.decode()])
-        try:
-            assert trees(tokens(x)).isfinite().all()
-        except UserError:
-            refused += 1
-    assert 30 < refused < 270
+def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="1 cannot take turns for 3 outputs"):
+        BoostedBody(Target("labels", 3), 2).add_trees([TREE])
+    chain = np.minimum(np.arange(13)[:, None] + [0, 1, 2, 0], 12) * [0, 1, 1, 0]
+    for levels in (12, 11):
+        monkeypatch.setattr(trees_module, "_MOST_LEVELS", levels)
+        with pytest.raises(UserError, match="more than 11 levels") if levels < 12 else nullcontext():
+            ForestBody(1, 1).add_trees([Tree(chain, np.zeros(13), np.zeros((13, 1)))])
 
 
 def _made(make: Make, kind: str) -> Predictor:
-    trees, _ = trained(kind, missing=True)
+    trees, *_ = trained(kind, missing=True)
     model: Predictor = make(make_task(TARGETS[kind][0], (1, FEATURES)), "gradient_boosting")
-    assert isinstance(model.network.body, TreeBody)
-    model.network.body.set_models(trees.models)
+    model.network.get_submodule("body").load_state_dict(trees.state_dict())
     return model
 
 
@@ -209,9 +197,11 @@ def test_an_exported_model_agrees(make: Make, to: str, kind: str, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_the_difference_is_that_from_lightgbm(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    right = TreeArrays.forward
-    monkeypatch.setattr(TreeArrays, "forward", lambda self, *given: right(self, *given) + 1)
+def test_the_difference_is_that_from_the_compiled_walk(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = TreeBody._walked
+    monkeypatch.setattr(TreeBody, "_walked", lambda self, rows: (right(self, rows) - 1).clamp(min=0))
     with pytest.raises(UserError, match="differs from the model"):
         export_model(_made(make, "number"), "torch", tmp_path / "network")
 

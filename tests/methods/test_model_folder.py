@@ -196,12 +196,6 @@ def test_lora_holds_no_weights_of_its_body_and_checks_it(bert: str, tmp_path: Pa
     assert_refused("holds no weights of its body, as lora leaves them")
 
 
-def test_the_card_names_what_to_install(snapshot: Snapshot) -> None:
-    for method, extras in (("nft", "predict"), ("gradient_boosting", "predict,trees"), ("lora", "predict")):
-        card = make_card(replace(snapshot.config, method=method))
-        assert f"pip install 'orca-ray[{extras}]'" in card
-
-
 def test_the_card(snapshot: Snapshot, folder: Path) -> None:
     board = {"nft": (0.1, 0.2, 0.3), "cnn": (0.4,)}
     config = replace(read_config(folder), command="orca-sweep benchmark tiny")
@@ -233,7 +227,7 @@ def test_the_card_of_an_adaptation(snapshot: Snapshot) -> None:
         ", by an ensemble\n", "The average of 2 networks", "1 of gradient_boosting", "- it pays\n",
         "- Score 0.15 [0.125, 0.2] with its 90 % interval, on 90 samples", "(5 folds)", "- 0.25 on 30 samples that no",
         "- Best baseline: a|b, 0.2 [0.1, 0.3].", "- 1.5 MB; 2.5 ms", "| a b | 0.2 [0.1, 0.3] | 5 | 1.23 |",
-        "- two\\nlines\n", "orca-ray[predict,trees]", "logits are divided by 2.", "; no pretrained weights",
+        "- two\\nlines\n", "orca-ray[predict]", "logits are divided by 2.", "; no pretrained weights",
     ):  # fmt: skip
         assert part in card
     assert "on validation data" not in card

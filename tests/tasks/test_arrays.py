@@ -150,23 +150,6 @@ def test_numbers_of_librosa() -> None:
     np.testing.assert_allclose(found[LIBROSA_BANDS, LIBROSA_FRAMES], LIBROSA, atol=6e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.exhaustive  # librosa compiles for 20 seconds
-@pytest.mark.filterwarnings("ignore:n_fft=1920 is too large")
-@pytest.mark.parametrize(
-    ("sample_rate", "num_samples", "n_mels", "n_fft"),
-    [(22050, 22050, 96, 1920), (22050, 961, 96, 1920), (16000, 5001, 40, 1024), (8000, 3000, 20, 256)],
-)
-def test_librosa_itself(sample_rate: int, num_samples: int, n_mels: int, n_fft: int) -> None:
-    librosa = pytest.importorskip("librosa")
-    wave = np.random.RandomState(1).uniform(-1, 1, num_samples).astype(np.float32)
-    lengths = {"win_length": int(0.03 * sample_rate), "hop_length": int(0.01 * sample_rate)}
-    scale = {"n_mels": n_mels, "htk": True, "norm": None}
-    power = librosa.feature.melspectrogram(y=wave, sr=sample_rate, n_fft=n_fft, pad_mode="reflect", **lengths, **scale)
-    found = arrays.log_mel(wave, sample_rate=sample_rate, n_mels=n_mels, n_fft=n_fft)
-    np.testing.assert_allclose(found, librosa.power_to_db(power), atol=1e-3)
-
-
 def test_other_rates_and_sizes() -> None:
     """A tone of 1000 Hz is loudest in its band, whatever the rate and the number of bands."""
     for sample_rate, n_mels, n_fft in ((22050, 96, 1920), (16000, 40, 1024), (8000, 20, 512)):

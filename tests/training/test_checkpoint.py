@@ -30,12 +30,12 @@ STATE: dict[str, Any] = {"weights": WEIGHTS, **SMALL}
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "deeper" / "trial.ckpt"
-    checkpoint.save(path, STATE)
+    tensor_cache.save(path, STATE)
     return path
 
 
 def assert_whole(path: Path) -> None:
-    loaded = checkpoint.load(path)
+    loaded = tensor_cache.load(path)
     assert loaded is not None
     assert all(torch.equal(loaded["weights"][name], value) for name, value in WEIGHTS.items())
     assert {key: loaded[key] for key in SMALL} == SMALL
@@ -44,7 +44,7 @@ def assert_whole(path: Path) -> None:
 
 def test_round_trip(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert_whole(path)
-    assert checkpoint.load(path.parent / "none") is None
+    assert tensor_cache.load(path.parent / "none") is None
     assert not caplog.records
 
 
@@ -57,7 +57,7 @@ def test_every_damage_is_noticed(path: Path, caplog: pytest.LogCaptureFixture) -
     with caplog.at_level(logging.WARNING):
         for number, wrong in enumerate(damaged):
             path.write_bytes(wrong)
-            assert checkpoint.load(path) is None, number
+            assert tensor_cache.load(path) is None, number
     assert len(caplog.records) == len(damaged)
     assert "starting again" in caplog.text
 
@@ -67,8 +67,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, caplog: pytest.LogCap
         def __reduce__(self) -> tuple[Any, ...]:
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    checkpoint.save(tmp_path / "evil", {"a": Evil()})
-    assert checkpoint.load(tmp_path / "evil") is None
+    tensor_cache.save(tmp_path / "evil", {"a": Evil()})
+    assert tensor_cache.load(tmp_path / "evil") is None
     assert "cannot be decoded" in caplog.text
     assert not (tmp_path / "ran").exists()
 
@@ -77,7 +77,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, caplog: pytest.LogCap
 def test_a_full_disk_is_an_os_error_and_keeps_the_previous_one(num_bytes: int, path: Path) -> None:
     """torch alone turns it into a RuntimeError about a position in its archive."""
     with files_of_at_most(num_bytes), pytest.raises(OSError, match="too large"):
-        checkpoint.save(path, {**STATE, "large": torch.zeros(100_000)})
+        tensor_cache.save(path, {**STATE, "large": torch.zeros(100_000)})
     assert_whole(path)
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_reported_and_replaced(damage: str, tmp_path: Path, ca
     if damage == "of another embedder":
         cache.store(KEY, replace(an_alignment(), embedder={"weight": torch.zeros(3)}))
     elif damage == "foreign":
-        checkpoint.save(path, {"something": "else"})
+        tensor_cache.save(path, {"something": "else"})
     else:
         path.write_bytes(path.read_bytes()[:-200])
     with caplog.at_level(logging.WARNING):

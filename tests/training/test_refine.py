@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from orca_ray.alignment import tensor_cache
 from orca_ray.data.prepared import Split
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import changed, copy_of
-from orca_ray.training import checkpoint, evaluate
+from orca_ray.training import evaluate
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
@@ -129,18 +130,18 @@ def test_resume_is_exact(optimizer: str, interrupted_after: int, tmp_path: Path)
         nonlocal done
         done += 1
         if done == interrupted_after:
-            checkpoint.save(tmp_path / "state", first.state_dict())
+            tensor_cache.save(tmp_path / "state", first.state_dict())
             raise Killed
 
     first = make_refine(toy_model(dropout=0.3), config, on_step=save)
-    checkpoint.save(tmp_path / "state", first.state_dict())
+    tensor_cache.save(tmp_path / "state", first.state_dict())
     with pytest.raises(Killed) if interrupted_after else nullcontext():
         for _ in range(2 if interrupted_after else 0):
             first.step()
     torch.rand(7)  # the process does something else meanwhile
     model = toy_model(dropout=0.3, seed=99)
     resumed = make_refine(model, config)
-    state = checkpoint.load(tmp_path / "state")
+    state = tensor_cache.load(tmp_path / "state")
     assert state is not None
     resumed.load_state_dict(state)
     finished = max(0, interrupted_after - 1) // 9

@@ -1,18 +1,24 @@
-"""``linear``, ``nearest`` and ``forest``: the plain baselines of any kind of data, without a network.
+"""``linear``, ``nearest`` and ``forest``, the plain baselines of any kind of data, and ``gradient_boosting``.
 
-All of them use the features of `orca_ray.models.features`: the values of tables and fields, and summaries of series,
-images and recordings. ``linear`` is a logistic regression for classes and labels, else a ridge regression. ``nearest``
-averages the targets of the nearest training samples. ``forest`` is a random forest of scikit-learn. Penalty and number
-of neighbours are chosen within the training samples.
+The first three use the features of `orca_ray.models.features`: the values of tables and fields, and summaries of
+series, images and recordings. ``linear`` is a logistic regression for classes and labels, else a ridge regression.
+``nearest`` averages the targets of the nearest training samples. ``forest`` is a random forest of scikit-learn. Penalty
+and number of neighbours are chosen within the training samples.
+
+``gradient_boosting`` is the usual baseline for tables: trees of LightGBM, of the values. An epoch adds
+``boosting.rounds`` rounds of one tree each, or of one tree for each class if there are more than two. For a target of
+several labels, each label has a booster. The trees of the best epoch on validation data are kept. The trees minimise
+log loss or squared error instead of the task's loss; the task's metric compares the epochs. Missing values are allowed.
 """
 
+import importlib.util
 import math
 from collections.abc import Mapping
 from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from orca_ray.methods.options import Scalar
+from orca_ray.methods.options import BoostingConfig, Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.methods.recipes.cnn import TABLES
 
@@ -23,6 +29,8 @@ if TYPE_CHECKING:
 
 _MOST_VALUES, _MOST_WEIGHTS = 2**16, 2**26
 """Largest number of values of an input, and of an output, and of the weights between them."""
+MAX_FEATURES = 4096
+"""Largest number of values of an input for ``gradient_boosting``."""
 
 
 def _features(task: "Task") -> str:
@@ -48,11 +56,21 @@ def _problem(task: "Task", *, trees: bool = False) -> str | None:
     return None
 
 
-def _network(request: "NetworkRequest", stage: str) -> "CrossModalModel":
+def _boosting_problem(task: "Task") -> str | None:
+    if importlib.util.find_spec("lightgbm") is None:
+        return "it needs the package lightgbm: pip install 'orca-ray[trees]'"
+    found = _problem(task, trees=True)
+    if found or task.input_shape is None or (number := math.prod(task.input_shape)) <= MAX_FEATURES:
+        return found
+    shape = f"{number} values (shape {task.input_shape})"
+    return f"an input has {shape}, and trees take each value as a feature of a table: at most {MAX_FEATURES}"
+
+
+def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModalModel":
     from orca_ray.models.crossmodal import CrossModalModel
     from orca_ray.models.features import FeatureEmbedder
 
-    embedder = FeatureEmbedder(_features(request.task), request.arguments["input_shape"])
+    embedder = FeatureEmbedder(features or _features(request.task), request.arguments["input_shape"])
     body, head = resolve_name(stage).network(request.task.target, embedder.width)
     return CrossModalModel(embedder, body, head, request.arguments["statistics"])
 
@@ -64,13 +82,21 @@ def _operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     return float(100 * math.prod(task.input_shape) + 2 * math.prod(task.input_shape) * task.target.num_outputs)
 
 
-def _recipe(name: str, title: str, reference: str, **parts: Any) -> Recipe:
-    stage = f"orca_ray.methods.stages.summarised:{name.title()}Stage"
+def _boosting_operations(task: "Task", values: Mapping[str, Scalar]) -> float | None:
+    """Return the additions to histograms, of each feature at each level of the trees of an epoch."""
+    if task.input_shape is None:
+        return None
+    trees = int(values["boosting.rounds"]) * task.target.num_outputs
+    return float(trees * math.prod(task.input_shape) * math.log2(int(values["boosting.leaves"])))
+
+
+def _recipe(name: str, title: str, reference: str, stage: str, features: str = "", **parts: Any) -> Recipe:
+    stage = f"orca_ray.methods.stages.summarised:{stage}"
+    usual: dict[str, Any] = {"sections": ("data",), "operations": _operations, "refits": True, "problem": _problem}
     return Recipe(
         name=name, title=f"{title}, without a network", reference=reference, pretrained=False, uses_body=False,
-        sections=("data",), network=partial(_network, stage=stage), operations=_operations,
-        fitted=True, refits=True, variant=True,
-        stages=lambda trial: [resolve_name(stage)(trial)], **{"problem": _problem, **parts},
+        network=partial(_network, stage=stage, features=features), fitted=True, variant=True,
+        stages=lambda trial: [resolve_name(stage)(trial)], **{**usual, **parts},
     )  # fmt: skip
 
 
@@ -78,14 +104,21 @@ RECIPES = (
     _recipe(
         "linear", "logistic or ridge regression of features",
         "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of Binary Sequences, 1958",
-        trainable=head_parameters,
+        "LinearStage", trainable=head_parameters,
     ),
     _recipe(
         "nearest", "nearest neighbours by features",
         "Cover and Hart, Nearest Neighbor Pattern Classification, IEEE Transactions on Information Theory 1967",
+        "NearestStage",
     ),
     _recipe(
         "forest", "a random forest of features", "Breiman, Random Forests, Machine Learning 2001",
-        problem=partial(_problem, trees=True),
+        "ForestStage", problem=partial(_problem, trees=True),
+    ),
+    _recipe(
+        "gradient_boosting", "gradient-boosted trees",
+        "Ke et al., LightGBM: A Highly Efficient Gradient Boosting Decision Tree, NeurIPS 2017", "BoostingStage",
+        "values", sections=("data", "refine.epochs"), options=(BoostingConfig,), problem=_boosting_problem,
+        operations=_boosting_operations, refits=False,
     ),
 )  # fmt: skip

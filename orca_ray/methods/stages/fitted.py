@@ -4,7 +4,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import Split
-from orca_ray.data.rows import row_slices
-from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.minirocket import MiniRocketBody
-from orca_ray.models.trees import TreeBody, table_rows
 from orca_ray.process import note_progress
-from orca_ray.training.evaluate import BATCH_SIZE, Samples, SplitInputs, head_inputs, log_loss, predict, score
+from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, log_loss, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
 
 if TYPE_CHECKING:
-    from lightgbm import Dataset
+    pass
 
 
 class FittedStage(ABC):
@@ -322,58 +318,3 @@ def _gram(x: Tensor) -> Tensor:
 def _product(x: Tensor, y: Tensor) -> Tensor:
     """Return xᵀ y in float64, block by block."""
     return torch.cat([block.double().T @ y for block in torch.split(x, _BLOCK, dim=1)])
-
-
-class BoostingStage(FittedStage):
-    """Stage that adds ``boosting.rounds`` rounds of trees an epoch; resuming is exact with equally many threads.
-
-    Every epoch starts from the text of the trees so far, so that interruption changes nothing.
-    """
-
-    batch_size = 1024
-
-    def __init__(self, trial: Trial, config: BoostingConfig) -> None:
-        super().__init__(trial, trial.hyperparameters.refine.epochs, config.patience)
-        self._config = config
-        assert isinstance(trial.model.body, TreeBody)
-        self._trees: TreeBody = trial.model.body
-
-    def fit(self, epoch: int) -> float:
-        """Add the trees of ``epoch``; return the training loss, averaged over the boosters."""
-        import lightgbm
-
-        boosters = [
-            lightgbm.train(
-                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: note_progress()],
-                init_model=lightgbm.Booster(model_str=before) if before else None, keep_training_booster=True,
-            )
-            for data, before in zip(self._datasets, self._trees.models or [""] * len(self._datasets), strict=True)
-        ]  # fmt: skip
-        self._trees.set_models([booster.model_to_string() for booster in boosters])
-        return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
-
-    @cached_property
-    def _datasets(self) -> "list[Dataset]":
-        from lightgbm import Dataset
-
-        trial, x = self._trial, self._trial.data.train.x
-        samples = Samples([x], trial.device)
-        rows = np.concatenate([table_rows(trial.model, inputs) for (inputs,) in samples.batches(row_slices(x))])
-        kind = trial.task.target.kind
-        columns = [np.asarray(trial.data.train.y)] if kind == "classes" else list(regressed(trial).numpy().T)
-        if kind == "labels":
-            columns = [column > 0 for column in columns]
-        return [Dataset(rows, column, free_raw_data=False) for column in columns]
-
-    def _parameters(self, epoch: int) -> Mapping[str, Any]:
-        target, config = self._trial.task.target, self._config
-        many = target.kind == "classes" and target.size > 2
-        objective, metric = ("regression", "l2") if target.kind == "scalar" else ("binary", "binary_logloss")
-        return {
-            "objective": "multiclass" if many else objective, "metric": "multi_logloss" if many else metric,
-            "num_class": target.size if many else 1, "learning_rate": config.learning_rate,
-            "num_leaves": config.leaves, "min_data_in_leaf": config.leaf_samples, "lambda_l2": config.l2,
-            "feature_fraction_bynode": config.columns,
-            "feature_fraction_seed": derive_seed(self._trial.seed, "columns", epoch) % 2**31,
-            "num_threads": torch.get_num_threads(), "deterministic": True, "force_col_wise": True, "verbosity": -1,
-        }  # fmt: skip

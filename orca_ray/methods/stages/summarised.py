@@ -1,10 +1,13 @@
-"""The last stage of methods that fit a linear model, neighbours or a forest to features of the inputs.
+"""The last stage of methods that fit a linear model, neighbours or trees to features of the inputs.
 
 Each stage makes the body and the head of its network, too.
 """
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 
 from orca_ray.data.rows import Target
+from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.stages.fitted import (
     FittedStage,
     RidgeStage,
@@ -24,9 +28,13 @@ from orca_ray.methods.stages.fitted import (
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import MOST_DEPTH, FeatureBody, ForestBody, NearestBody, ProbabilityHead
+from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead
+from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
+
+if TYPE_CHECKING:
+    from lightgbm import Dataset
 
 _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 13))
 """Inverse penalties C that are tried, from the smallest until two in turn are no better than the best."""
@@ -37,7 +45,7 @@ NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
 """Largest numbers of samples among which neighbours are found, and for which they are left out; queries at a time."""
-TREES, MOST_BAG = 300, 10_000
+TREES, MOST_BAG, _MOST_LEVELS = 300, 10_000, 40
 """Number of trees of a forest, and largest number of samples of a tree."""
 
 
@@ -198,11 +206,83 @@ class ForestStage(FittedStage):
         numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
         # The squared error of indicators is the Gini impurity of classes.
         forest = RandomForestRegressor(
-            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=MOST_DEPTH, warm_start=True,
+            max_samples=bag, max_features=1 / 3 if numbers else "sqrt", max_depth=_MOST_LEVELS, warm_start=True,
             min_samples_leaf=max(2 if numbers else 1, bag // 2500),
             random_state=derive_seed(trial.seed, "forest") % 2**32,
         )  # fmt: skip
         for number in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=number).fit(x, y if numbers else (y + 1) / 2)
-        body.set_trees([each.tree_ for each in forest.estimators_])
+        body.add_trees([of_forest(each.tree_) for each in forest.estimators_])
+
+
+class BoostingStage(FittedStage):
+    """Stage that adds ``boosting.rounds`` rounds of trees an epoch; resuming is exact with equally many threads.
+
+    Every epoch starts from the sums of the trees so far, so that interruption changes nothing.
+    """
+
+    batch_size = 1024
+
+    def __init__(self, trial: Trial) -> None:
+        self._config = trial.hyperparameters.of(BoostingConfig)
+        super().__init__(trial, trial.hyperparameters.refine.epochs, self._config.patience)
+        assert isinstance(trial.model.body, BoostedBody)
+        self._trees = self._latest = trial.model.body
+        self._sums: Tensor | None = None  # of all trees but the latest, for the training samples
+
+    @staticmethod
+    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+        """Return body and head for ``width`` features, without trees."""
+        return BoostedBody(target, width), OutputHead(target.output_shape)
+
+    @torch.no_grad()
+    def fit(self, epoch: int) -> float:
+        """Add the trees of ``epoch``; return the training loss, averaged over the boosters."""
+        import lightgbm
+
+        rows, datasets = self._data
+        if epoch:
+            before = itertools.repeat(None) if self._sums is None else torch.split(self._sums, self.batch_size)
+            self._sums = torch.cat(list(map(self._latest.sums, torch.split(rows, self.batch_size), before)))
+            starts = self._sums.cpu().numpy()
+            each = np.ascontiguousarray(starts.T) if len(datasets) == starts.shape[1] else [starts]
+            for data, start in zip(datasets, each, strict=True):
+                data.set_init_score(start)
+        boosters = [
+            lightgbm.train(
+                self._parameters(epoch), data, self._config.rounds, callbacks=[lambda _: note_progress()],
+                keep_training_booster=True,
+            )
+            for data in datasets
+        ]  # fmt: skip
+        added = of_boosters(boosters)
+        self._trees.add_trees(added)
+        self._latest = BoostedBody(self._trial.task.target, rows.shape[2])
+        self._latest.add_trees(added)
+        return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
+
+    @cached_property
+    def _data(self) -> "tuple[Tensor, list[Dataset]]":
+        """The training samples as tokens [N, 1, F], and a data set for each booster."""
+        from lightgbm import Dataset
+
+        trial, kind, y = self._trial, self._trial.task.target.kind, self._trial.data.train.y
+        rows = features_of(trial, np.arange(len(y)), encoded=False).cpu()
+        columns = [np.asarray(y)] if kind == "classes" else list(regressed(trial).numpy().T)
+        if kind == "labels":
+            columns = [column > 0 for column in columns]
+        return rows[:, None], [Dataset(rows.numpy(), column) for column in columns]
+
+    def _parameters(self, epoch: int) -> Mapping[str, Any]:
+        target, config = self._trial.task.target, self._config
+        many = target.kind == "classes" and target.size > 2
+        objective, metric = ("regression", "l2") if target.kind == "scalar" else ("binary", "binary_logloss")
+        return {
+            "objective": "multiclass" if many else objective, "metric": "multi_logloss" if many else metric,
+            "num_class": target.size if many else 1, "learning_rate": config.learning_rate,
+            "num_leaves": config.leaves, "min_data_in_leaf": config.leaf_samples, "lambda_l2": config.l2,
+            "feature_fraction_bynode": config.columns,
+            "feature_fraction_seed": derive_seed(self._trial.seed, "columns", epoch) % 2**31,
+            "num_threads": torch.get_num_threads(), "deterministic": True, "force_col_wise": True, "verbosity": -1,
+        }  # fmt: skip
