@@ -122,7 +122,7 @@ DIGESTS = {
 
 def test_solved_samples_fit_the_file_and_are_what_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when totals, exact solutions and the order of convergence of each equation were shown by tests of commit
-    641986f1, and the balances of diffusion with growth, with sorption and of two fields by those of a211e155."""
+    641986f1."""
     found = {task: solved(task, 0, num) for task, num in (("burgers", 2), ("diffusion_sorption", 1))}
     found["diffusion_reaction_1d"] = solved("diffusion_reaction_1d")
     for task in ("advection", "darcy"):
@@ -157,6 +157,15 @@ def _sample(task: str, count: int = 4) -> dict[str, Array]:
     return {name: values.astype(np.float64) for name, values in solved(task, 0, count).items()}
 
 
+def _integral(rates: Array, interval: float) -> Array:
+    """Simpson's rule along the first axis, of an odd number of frames."""
+    assert len(rates) % 2 == 1
+    weights = np.ones(len(rates))
+    weights[1:-1:2], weights[2:-1:2] = 4, 2
+    total: Array = interval / 3 * np.tensordot(weights, rates, axes=1)
+    return total
+
+
 def test_advection_moves_by_four_tenths_a_unit_of_time() -> None:
     x = (np.arange(1024) + 0.5) / 1024
     for frames in _sample("advection", 8)["tensor"]:
@@ -182,6 +191,55 @@ def test_burgers_is_what_the_transform_of_cole_and_hopf_makes_of_the_first_frame
         for frame in (2, 10, 60, 200):
             exact = _cole_hopf(frames[0], 0.318309886, 0.01 * frame)
             np.testing.assert_allclose(frames[frame], exact, atol=2e-4)
+
+
+def test_diffusion_and_growth_balance() -> None:
+    """What u and u^2 / 2 gain between two frames, from u_t = 0.5 u_xx + u (1 - u)."""
+    k = 2j * np.pi * np.fft.rfftfreq(1024, 1 / 1024)
+    first, last = 4, 14
+    steepest = 0.0
+    for frames in _sample("diffusion_reaction_1d", 4)["tensor"]:
+        assert (frames[0].min(), frames[0].max()) == (0, 1)
+        u = frames[first : last + 1]
+        slopes = np.fft.irfft(k * np.fft.rfft(u))
+        assert (u[-1] - u[0]).mean() == pytest.approx(_integral((u * (1 - u)).mean(axis=1), 0.01), rel=1e-3)
+        gained = _integral((u * u * (1 - u) - 0.5 * slopes**2).mean(axis=1), 0.01)
+        lost = float(_integral((0.5 * slopes**2).mean(axis=1), 0.01))
+        assert 0.5 * (u[-1] ** 2 - u[0] ** 2).mean() == pytest.approx(gained, abs=2e-3 * lost + 1e-6)
+        steepest = max(steepest, lost)
+    assert steepest > 1e-3
+
+
+def test_what_is_dissolved_and_sorbed_balances_what_the_ends_let_through() -> None:
+    """D = 5e-4, porosity 0.29, density 2880, Freundlich's 3.5e-4 and 0.874; left u = 1, right u = -D u_x."""
+    first = 20
+    for sample in _sample("diffusion_sorption", 1)["data"]:
+        frames = sample[..., 0]
+        assert 0 <= frames[0].min() == frames[0].max() <= 0.2
+        held = frames + (1 - 0.29) / 0.29 * 2880 * 3.5e-4 * (frames + 1e-6) ** 0.874
+        half = 0.5 / 1024
+        inflow = 5e-4 * (1 - frames[:, 0]) / half
+        outflow = frames[:, -1] * 5e-4 / (5e-4 + half)
+        through = _integral((inflow - outflow)[first:], 5.0)
+        assert (held[-1] - held[first]).mean() == pytest.approx(through, rel=2e-3)
+        assert _integral(outflow[first:], 5.0) > 0.005 * through
+
+
+@pytest.mark.slow
+def test_activator_and_inhibitor_balance() -> None:
+    """Means and mean squares, from u_t = 1e-3 Lap u + u - u^3 - 5e-3 - v and v_t = 5e-3 Lap v + u - v on [-1, 1]^2."""
+    first = 40
+    frames = _sample("diffusion_reaction_2d", 1)["data"][0]
+    assert (frames[0].mean(), frames[0].std()) == (pytest.approx(0, abs=0.02), pytest.approx(1, abs=0.02))
+    u, v = frames[first:, ..., 0], frames[first:, ..., 1]
+    growth = {"u": u - u**3 - 5e-3 - v, "v": u - v}
+    for name, field, diffusion in (("u", u, 1e-3), ("v", v, 5e-3)):
+        steepness = sum((np.diff(field, axis=axis) ** 2).sum(axis=(1, 2)) for axis in (1, 2)) / (2 / 128) ** 2 / 128**2
+        mean = _integral(growth[name].mean(axis=(1, 2)), 0.05)
+        assert (field[-1] - field[0]).mean() == pytest.approx(mean, abs=1e-5)
+        lost = float(_integral(diffusion * steepness, 0.05))
+        gained = _integral((field * growth[name]).mean(axis=(1, 2)), 0.05)
+        assert 0.5 * (field[-1] ** 2 - field[0] ** 2).mean() == pytest.approx(gained - lost, abs=5e-3 * lost)
 
 
 def test_the_source_of_darcy_leaves_through_the_edge() -> None:
