@@ -23,9 +23,9 @@ from orca_ray.own_data.infer_task import infer
 from orca_ray.own_data.registration import register
 from orca_ray.predictor import Predictor, load
 from orca_ray.tasks.task import Task
-from orca_ray.testing.model_folders import check_forgeries
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
+from tests.methods.forged_folders import check_forgeries
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1}
 FIELD = make_task(Target("dense", shape=(8, 8)), (2, 8, 8))

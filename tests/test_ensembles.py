@@ -25,9 +25,9 @@ from orca_ray.models.mixture import Mixture
 from orca_ray.predictor import Predictor, load
 from orca_ray.serving.formats import JSON, Formats
 from orca_ray.tasks.task import Task
-from orca_ray.testing.model_folders import check_forgeries, write
 from orca_ray.testing.suite import save_bert, save_vit
 from orca_ray.testing.trials import CLASSES, QUICK, make_data, make_task, run, start
+from tests.methods.forged_folders import check_forgeries, write
 from tests.test_adapted import LOADING
 
 SHORT = {**QUICK, "align.epochs": 1, "refine.epochs": 1}

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -168,7 +169,7 @@ def _calibration(board: Board) -> str:
     held, differences = [], []
     for line in board.lines:
         if line["tool"] == "adapt" and line["failure"] is None:
-            found: Mapping[str, float | Sequence[float] | None] = line["reported"]
+            found: Mapping[str, Any] = line["reported"]
             data, losses = SETS[line["set"]], np.array(line["losses"])
             outer = score(data.metric, losses)
             if "low" in found:

@@ -14,12 +14,11 @@ The suites need ``pip install 'orca-ray[sweep,testing]'``. No other package of o
 
 import pytest
 
-_MODULES = ("distances", "families", "model_folders", "scores", "suite", "tasks", "trials")
+_MODULES = ("distances", "families", "scores", "suite", "tasks", "trials")
 pytest.register_assert_rewrite(*(f"{__name__}.{module}" for module in _MODULES))  # failures show values
 
 from orca_ray.testing.distances import DistanceSuite  # noqa: E402 - after the registration
 from orca_ray.testing.families import FamilySuite  # noqa: E402
-from orca_ray.testing.model_folders import ModelFolderSuite  # noqa: E402
 from orca_ray.testing.scores import LossSuite, MetricSuite, StatisticSuite  # noqa: E402
 from orca_ray.testing.tasks import RawFilesSuite, TaskSuite  # noqa: E402
 from orca_ray.testing.trials import MethodSuite  # noqa: E402
@@ -30,7 +29,6 @@ __all__ = [
     "LossSuite",
     "MethodSuite",
     "MetricSuite",
-    "ModelFolderSuite",
     "RawFilesSuite",
     "StatisticSuite",
     "TaskSuite",

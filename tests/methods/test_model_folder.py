@@ -26,8 +26,8 @@ from orca_ray.methods.model_folder import (
 from orca_ray.methods.registry import all_methods
 from orca_ray.methods.snapshot import Snapshot, read_weights, rebuild
 from orca_ray.models import weights as loader
-from orca_ray.testing import ModelFolderSuite
 from orca_ray.testing.trials import QUICK, run, start
+from tests.methods.forged_folders import ModelFolderSuite
 
 SHORT = {**QUICK, "refine.epochs": 1}
 
