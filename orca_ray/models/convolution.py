@@ -9,6 +9,7 @@ micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +41,9 @@ class Architecture:
     """Padding of the convolutions: ``zeros`` or ``circular``, for periodic inputs."""
     activation: str = "relu"
     """Name in `torch.nn.functional`."""
+    standardised: bool = False
+    """Whether the weights of each output channel have mean 0 and a learned norm (Qiao et al., 2019, "Weight
+    standardization", arXiv:1903.10520), with which group norm trains as fast as batch norm."""
 
 
 class ConvolutionalEmbedder(Embedder):
@@ -185,7 +189,37 @@ def _convolution(
     dilation = architecture.dilation
     half = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
     kernel, padding = tuple(2 * each + 1 for each in half), tuple(dilation * each for each in half)
-    kind: Callable[..., nn.Conv1d | nn.Conv2d] = nn.Conv1d if len(size) == 1 else nn.Conv2d
-    made = kind(width, out, kernel, stride, padding, dilation, bias=False, padding_mode=architecture.padding)
+    kinds: tuple[Callable[..., nn.Conv1d | nn.Conv2d], ...] = (nn.Conv1d, nn.Conv2d)
+    if architecture.standardised:
+        kinds = _Standardised1d, _Standardised2d
+    options = {"bias": False, "padding_mode": architecture.padding}
+    made = kinds[len(size) - 1](width, out, kernel, stride, padding, dilation, **options)
     nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
     return made
+
+
+class _Standardised1d(nn.Conv1d):
+    """Convolution whose weights are standardised; see `Architecture.standardised`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.norm = nn.Parameter(torch.full((self.out_channels, 1), math.sqrt(2)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        convolved: Tensor = self._conv_forward(input, _standardised(self.weight, self.norm), None)
+        return convolved
+
+
+class _Standardised2d(nn.Conv2d):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.norm = nn.Parameter(torch.full((self.out_channels, 1), math.sqrt(2)))
+
+    def forward(self, input: Tensor) -> Tensor:
+        convolved: Tensor = self._conv_forward(input, _standardised(self.weight, self.norm), None)
+        return convolved
+
+
+def _standardised(weight: Tensor, norm: Tensor) -> Tensor:
+    flat = weight.flatten(1)
+    return (norm * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)).reshape(weight.shape)

@@ -36,7 +36,7 @@ from orca_ray.training.numerics import derive_seed
 if TYPE_CHECKING:
     from lightgbm import Dataset
 
-_STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 13))
+_STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
 """Inverse penalties C that are tried, from the smallest until two in turn are no better than the best."""
 _PARTS, _MOST_PARTS, _LEAST = 4, 3000, 8
 """Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and

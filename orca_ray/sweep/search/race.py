@@ -265,7 +265,8 @@ class Race:
             return None, 0.0
         leader = standings[0][1]
         recipe = get_method(leader.search.plan.method)
-        if recipe.refits or recipe.aligns or not leader.improves or len(leader.scores) >= FEW_FOLDS or leader.running:
+        trains = not (recipe.fitted or recipe.aligns or leader.running)
+        if not (trains and leader.improves and len(leader.scores) < FEW_FOLDS):
             return None, 0.0
         an_epoch = _SAFETY * self._whole * self.seconds(leader) / leader.epochs
         epochs = (self._deadline - self._clock() - _SECONDS_OF_LAST) / an_epoch

@@ -201,7 +201,7 @@ def test_bad_trials_end_in_a_status_and_say_why(plans: dict[str, SearchPlan], tm
     good = plans["nft"].trial({}, 1, "search")
     report = runner_of(dataclasses.replace(good, data_fingerprint="0" * 16), tmp_path).step()
     assert report.status is Status.LOST  # the node's failure, not the trial's
-    assert "data verify pocket/wdbc" in str(report.error)
+    assert "data prepare pocket/wdbc" in str(report.error)
     assert report.outcome is None
     _, report = finish(runner_of(dataclasses.replace(good, body="/no/such/body"), tmp_path))
     assert report.status is Status.FAILED_USER
