@@ -11,7 +11,6 @@ from orca_ray.errors import UserError, lookup, unknown_name
 from orca_ray.methods import recipes
 from orca_ray.methods.options import SHARED, Hyperparameters, Scalar
 from orca_ray.methods.recipe import Recipe
-from orca_ray.methods.recipes.cnn import CnnConfig
 from orca_ray.methods.recipes.minirocket import MiniRocketConfig
 from orca_ray.options import section_name
 from orca_ray.tasks.task import Task
@@ -67,7 +66,7 @@ def check_unfit(method: str, task: Task) -> None:
 
 
 _YOUNGER = {
-    "cnn.weights": CnnConfig.weights, "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
+    "cnn.weights": "plain", "data.chooses": DataConfig.chooses, "data.fold": DataConfig.fold,
     "minirocket.penalty": MiniRocketConfig.penalty, "refine.start": RefineConfig.start,
 }  # fmt: skip
 """Defaults of the options that were added after the first records."""
