@@ -13,9 +13,10 @@ from orca_ray.data.prepared import PreparedData, Split, SplitName
 from orca_ray.data.rows import Array, Target
 from orca_ray.errors import UserError
 from orca_ray.methods.model_folder import CONFIG
+from orca_ray.models.mixture import Average
 from orca_ray.results.models import StoredModels
 from orca_ray.results.record import Record
-from orca_ray.selection import Judge
+from orca_ray.selection import Judge, Judged
 from orca_ray.sweep.worker.models import OUTPUTS
 from orca_ray.testing.trials import make_task
 from tests.results.factories import make_record
@@ -109,6 +110,45 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: T
     judge = toy.judge()
     assert judge.leader.method == "nft"
     assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
+
+
+def test_among_configurations_of_nearly_equal_error_the_log_loss_decides(toy: Toy) -> None:
+    toy.add("nft", toy.right(0.9, 1, strength=0.05))
+    wrong = np.flatnonzero(toy.right(0.9, 1)(np.arange(N)).argmax(axis=1) != toy.y[:N])[0]
+
+    def surer(rows: Array) -> Array:
+        sign = np.where(np.isin(rows, [*np.flatnonzero(np.arange(N + N_TEST) % 15 == 0), wrong]), -1, 1)
+        return np.asarray(2.0 * sign[:, None] * (2 * np.eye(2)[toy.y[rows]] - 1))
+
+    toy.add("scratch", surer)
+    toy.add("fno", toy.right(0.3, 5))
+    judge = toy.judge()
+    assert judge.ranked[0].method != "fno"
+    assert judge.leader.method == "scratch", "its temperature is chosen before"
+
+
+def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> None:
+    toy.add("nft", toy.right(0.8, 1, strength=4.0))
+    assert toy.judge().ensemble() is None
+    toy.add("scratch", toy.right(0.8, 1, strength=0.05))
+    found = toy.judge().ensemble()
+    assert found is not None, "equal errors; one is too sure, the other not sure enough"
+    assert len(found.parts) == 2
+
+
+@pytest.mark.parametrize("metric", ["relative_l2", "rmse", "error"])
+def test_losses_of_samples_have_the_metric_as_their_mean(metric: str) -> None:
+    random = np.random.default_rng(0)
+    average: Average = "softmax" if metric == "error" else "values"
+    y = random.integers(3, size=40) if metric == "error" else random.normal(size=(40, 3, 2))
+    predictions = random.dirichlet(np.ones(3), 40) if metric == "error" else y + random.normal(size=y.shape)
+    judged = Judged(metric, average, y, [predictions], 1)
+    losses = judged.losses(predictions)
+    assert losses is not None
+    assert losses.shape == (40,)
+    found = judged.interval(predictions)
+    assert found.value == pytest.approx(judged.score(predictions), rel=1e-6)
+    assert found.low < found.value < found.high
 
 
 def test_an_ensemble_is_kept_only_if_it_is_measurably_better(toy: Toy) -> None:

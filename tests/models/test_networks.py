@@ -12,7 +12,7 @@ from torch import Tensor
 
 from orca_ray.data.rows import Target
 from orca_ray.models import minirocket
-from orca_ray.models.convolution import Architecture, UNetBody
+from orca_ray.models.convolution import Architecture, UNetBody, build_convolutional
 from orca_ray.models.crossmodal import DenseHead, build_head
 from orca_ray.models.fourier import FourierBody, SpectralConvolution, build_field_model
 from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
@@ -162,6 +162,22 @@ def unet(layout: tuple[int, ...], padding: str) -> UNetBody:
 def test_the_features_of_a_circular_unet_move_with_periodic_fields(padding: str, moves: bool) -> None:
     body, x = unet((16,), padding), torch.randn(2, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(body(x.roll(4, dims=1)), body(x).roll(4, dims=1), atol=1e-5) == moves
+
+
+@pytest.mark.parametrize("shape", [(2, 16), (1, 8, 8)])
+def test_standardised_weights_have_no_mean_and_learn_their_norm(shape: tuple[int, ...]) -> None:
+    architecture = Architecture(kernel=3, dilation=1, blocks=1, width=16, standardised=True)
+    model = build_convolutional(
+        architecture, input_shape=shape, target=Target("classes", size=3), table=False, seed=0
+    ).eval()
+    x = torch.randn(4, *shape)
+    expected = model(x)
+    for name, weight in model.state_dict().items():
+        if name.replace(".weight", ".norm") in model.state_dict() and name.endswith(".weight"):
+            weight.mul_(3.0).add_(0.5)
+    torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-4)
+    model.state_dict()["body.blocks.0.convolutions.1.norm"].mul_(2.0)
+    assert not torch.allclose(model(x), expected, atol=1e-3)
 
 
 def test_it_computes_in_float32_under_autocast() -> None:

@@ -1,7 +1,9 @@
 """The refine loop: accumulation, clipping, selection, freezing, caching, exact resume, and augmented inputs."""
 
+import copy
+import resource
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,12 @@ from torch import Tensor
 
 from orca_ray.alignment import tensor_cache
 from orca_ray.data.prepared import Split
+from orca_ray.data.rows import Target
 from orca_ray.errors import UserError
 from orca_ray.models.crossmodal import CrossModalModel
 from orca_ray.tasks.augmentations import Augmentation
 from orca_ray.testing.trials import changed, copy_of
-from orca_ray.training import evaluate
+from orca_ray.training import evaluate, numerics
 from orca_ray.training.config import RefineConfig
 from orca_ray.training.numerics import NotFiniteError, is_out_of_memory
 from orca_ray.training.refine import RefineEpoch, RefineLoop
@@ -105,6 +108,39 @@ def test_best_epoch_is_restored() -> None:
     assert not same(weights[1], weights[3])
     loop.restore_best()
     assert same(copy_of(model), weights[1])
+
+
+def test_the_log_loss_may_choose_the_epoch_whose_metric_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.9, 0.4, 0.3, 0.5])
+    monkeypatch.setattr("orca_ray.training.refine.log_loss", lambda *arguments: next(losses))
+    objective = ScriptedObjective(OBJECTIVE.target, "cross_entropy", "error", scores=[0.1, 0.4, 0.2, 0.1])
+    loop = make_refine(toy_model(), RefineConfig(epochs=4), objective=objective, by_log_loss=True)
+    while not loop.done:
+        loop.step()
+        state = copy.deepcopy(loop.state_dict())
+    assert (loop.best_epoch, loop.best_score) == (3, 0.2)
+    resumed = make_refine(toy_model(), RefineConfig(epochs=4), by_log_loss=True)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict()["least"] == 0.3
+
+
+def test_the_log_loss_of_classes_and_labels_by_hand() -> None:
+    logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    by_hand = np.mean([np.log(np.exp(row).sum()) - row[k] for row, k in zip(logits, (0, 1), strict=True)])
+    assert evaluate.log_loss(logits, np.array([0, 1]), OBJECTIVE) == pytest.approx(by_hand)
+    labels = replace(OBJECTIVE, target=Target("labels", size=3), loss="bce")
+    y = np.array([[1, 0, 1], [0, 1, 0]])
+    by_hand = np.mean(np.log1p(np.exp(logits)) - logits * y)
+    assert evaluate.log_loss(logits, y, labels) == pytest.approx(by_hand)
+
+
+def test_freed_memory_stays_with_the_process() -> None:
+    numerics.keep_freed_memory()
+    torch.ones(2**20)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(2**20)  # 4 MiB, of 1,024 pages
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 10_000
 
 
 class Killed(Exception):

@@ -131,12 +131,14 @@ def make_refine(
     head_only: bool = False,
     augmentation: Augmentation | None = None,
     on_step: Callable[[], None] | None = None,
+    by_log_loss: bool = False,
 ) -> RefineLoop:
     parameters = model.head.parameters() if head_only else model.parameters()
     splits = train or toy_split(75), validation or toy_split(100, 1)
     return RefineLoop(
-        model, parameters, *splits, objective, config, seed=seed, device=CPU, augmentation=augmentation, on_step=on_step
-    )
+        model, parameters, *splits, objective, config, seed=seed, device=CPU, augmentation=augmentation,
+        on_step=on_step, by_log_loss=by_log_loss,
+    )  # fmt: skip
 
 
 def predictions_of(

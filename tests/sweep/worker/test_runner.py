@@ -12,9 +12,11 @@ import torch
 
 from orca_ray.errors import UserError
 from orca_ray.methods.reports import EpochProgress, Outcome
+from orca_ray.options import KeepModels
 from orca_ray.results.folder import open_folder
 from orca_ray.results.record import Status
 from orca_ray.sweep.executors.trainable import TrialActor, make_trainable
+from orca_ray.sweep.plan.schema import Scalar
 from orca_ray.sweep.plan.searches import Resources, SearchPlan, TrialSpec, plan_searches
 from orca_ray.sweep.run.messages import TrialReport, WorkerSettings, trial_to_json
 from orca_ray.sweep.run.retries import classify
@@ -166,6 +168,22 @@ def test_an_ended_trial_whose_record_was_lost_is_not_run_again(plans: dict[str, 
     points, report = finish(runner_of(trial, tmp_path))
     again, last = finish(runner_of(trial, tmp_path))
     assert (facts(again), last.outcome) == (facts(points), report.outcome)
+
+
+def test_a_trial_starts_from_the_model_of_another(plans: dict[str, SearchPlan], tmp_path: Path) -> None:
+    def run(**values: Scalar) -> TrialReport:
+        trial = plans["nft"].trial({"refine.epochs": 1, "refine.warmup_epochs": 0, **values}, 1, "confirm")
+        return finish(runner_of(trial, tmp_path, keep_models=KeepModels.ALL))[1]
+
+    first = plans["nft"].trial({"refine.epochs": 4}, 1, "confirm")
+    _, before = finish(runner_of(first, tmp_path, keep_models=KeepModels.ALL))
+    still: dict[str, Scalar] = {"refine.learning_rate": 1e-9}
+    after = run(**still, **{"refine.start": first.key})
+    assert outcome_of(after).test_score == outcome_of(before).test_score
+    assert outcome_of(run(**still)).test_score != outcome_of(before).test_score
+    missing = run(**still, **{"refine.start": "0" * 20})
+    assert missing.status is Status.FAILED_USER
+    assert "cannot read the weights" in str(missing.error)
 
 
 @pytest.mark.slow
