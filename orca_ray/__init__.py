@@ -15,12 +15,9 @@ if TYPE_CHECKING:
     from orca_ray.predictor import Predictor as Predictor
     from orca_ray.predictor import load as load
 
-    Adapted = Predictor
-
 _LAZY = {
     "adapt": "orca_ray.api:adapt",
     "Predictor": "orca_ray.predictor:Predictor",
-    "Adapted": "orca_ray.predictor:Predictor",  # the name of earlier versions
     "load": "orca_ray.predictor:load",
     "CrossModalClassifier": "orca_ray.estimators:CrossModalClassifier",
     "CrossModalRegressor": "orca_ray.estimators:CrossModalRegressor",

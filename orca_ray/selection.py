@@ -43,8 +43,6 @@ MOST_CANDIDATES, MOST_STEPS = 15, 20
 _MOST_VALUES, _LEAST_DRAWN = 10**6, 100
 """Largest number of predicted values of a resample, unless it has as few samples as the second number."""
 _LEAST = 1e-7
-Measure = Callable[..., float]
-"""Function of predictions [N, ...] and of the rows of the samples; lower is better."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +156,12 @@ class Judged:
 
     def interval(
         self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
-        measure: Measure | None = None,
+        measure: Callable[..., float] | None = None,
     ) -> Interval:  # fmt: skip
-        """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples."""
+        """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples.
+
+        ``measure`` scores predictions [N, ...] on rows of the samples, instead of `score`.
+        """
         size, measure = len(self.y), measure or self.score
         losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
         if all(each is not None for each in losses):
@@ -185,13 +186,12 @@ class Judged:
         """Return the loss of each sample [N] of predictions [N, ...]; None if the metric is no mean of losses."""
         if self.metric == "error" and self.average == "softmax":
             return np.asarray(predictions.argmax(axis=1) != self.y, float)
-        y = self.y.reshape(len(self.y), -1)
         if self.metric not in ("relative_l2", "rmse"):
             return None
-        squares = np.square(predictions.reshape(y.shape) - y)
-        if self.metric == "rmse":
-            return np.asarray(squares.mean(axis=1))
-        return np.asarray(np.sqrt(squares.sum(axis=1) / np.square(y, dtype=float).sum(axis=1)))
+        y = self.y.reshape(len(self.y), -1)
+        squares = np.square(predictions.reshape(y.shape) - y).sum(axis=1)
+        sizes = np.square(y, dtype=float).sum(axis=1)
+        return np.asarray(squares / y.shape[1] if self.metric == "rmse" else np.sqrt(squares / sizes))
 
     def _mean(self, losses: Array, rows: Array | slice = slice(None)) -> float:
         mean = float(losses[rows].mean())
@@ -304,7 +304,7 @@ class Judge:
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
-        By the error of classes, an ensemble of no more errors may instead have a lower log loss in nine of ten.
+        Of classes, an ensemble that has no more errors beats the leader if the log loss is lower.
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
@@ -328,14 +328,10 @@ class Judge:
         if len(counts) < 2:
             return None
         mixed = np.asarray(sum(count / size * outputs[number] for number, count in counts.items()))
-        measures: list[Measure] = [judged.score]
-        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0]):
-            measures.append(judged.log_loss)
-        gains = (
-            judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8, measure=each)
-            for each in measures
-        )
-        if all(gain.low <= 0 for gain in gains):
+        fewer = self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0])
+        measure = judged.log_loss if fewer else judged.score
+        gain = judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8, measure=measure)
+        if gain.low <= 0:
             return None
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 

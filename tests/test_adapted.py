@@ -187,7 +187,7 @@ def test_the_package_loads_a_folder_and_saves_the_same_files(series: Predictor, 
     folder = series.save(tmp_path / "model")
     again = orca_ray.load(folder, device="cpu")
     assert isinstance(again, orca_ray.Predictor)
-    assert orca_ray.Adapted is orca_ray.Predictor is Predictor, "the former name still works"
+    assert orca_ray.Predictor is Predictor
     x = make_data(SERIES).test.x
     assert np.array_equal(again.outputs(x), series.outputs(x))
     second = again.save(tmp_path / "again")

@@ -9,7 +9,6 @@ micro-batches. Tensor suffixes as in :mod:`orca_ray.models.body`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -182,44 +181,26 @@ def _norm(width: int, size: Layout) -> nn.GroupNorm:
     return nn.GroupNorm(1 if whole else width // _GROUP_WIDTH, width)
 
 
-def _convolution(
-    width: int, out: int, size: Layout, architecture: Architecture, stride: int = 1
-) -> nn.Conv1d | nn.Conv2d:
+def _convolution(width: int, out: int, size: Layout, architecture: Architecture, stride: int = 1) -> nn.Module:
     """Return a convolution of inputs of ``size``, padded with zeros, without weights that would only see padding."""
     dilation = architecture.dilation
     half = [min(architecture.kernel // 2, (side - 1) // dilation) for side in size]
     kernel, padding = tuple(2 * each + 1 for each in half), tuple(dilation * each for each in half)
-    kinds: tuple[Callable[..., nn.Conv1d | nn.Conv2d], ...] = (nn.Conv1d, nn.Conv2d)
-    if architecture.standardised:
-        kinds = _Standardised1d, _Standardised2d
-    options = {"bias": False, "padding_mode": architecture.padding}
-    made = kinds[len(size) - 1](width, out, kernel, stride, padding, dilation, **options)
+    kind: Callable[..., nn.Conv1d | nn.Conv2d] = nn.Conv1d if len(size) == 1 else nn.Conv2d
+    made = kind(width, out, kernel, stride, padding, dilation, bias=False, padding_mode=architecture.padding)
     nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
-    return made
+    return _Standardised(made) if architecture.standardised else made
 
 
-class _Standardised1d(nn.Conv1d):
+class _Standardised(nn.Module):
     """Convolution whose weights are standardised; see `Architecture.standardised`."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.norm = nn.Parameter(torch.full((self.out_channels, 1), math.sqrt(2)))
+    def __init__(self, convolution: nn.Conv1d | nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution, self.norm = convolution, nn.Parameter(torch.full((convolution.out_channels, 1), math.sqrt(2)))
 
-    def forward(self, input: Tensor) -> Tensor:
-        convolved: Tensor = self._conv_forward(input, _standardised(self.weight, self.norm), None)
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.convolution.weight.flatten(1)
+        made = self.norm * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
+        convolved: Tensor = self.convolution._conv_forward(x, made.reshape(self.convolution.weight.shape), None)
         return convolved
-
-
-class _Standardised2d(nn.Conv2d):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.norm = nn.Parameter(torch.full((self.out_channels, 1), math.sqrt(2)))
-
-    def forward(self, input: Tensor) -> Tensor:
-        convolved: Tensor = self._conv_forward(input, _standardised(self.weight, self.norm), None)
-        return convolved
-
-
-def _standardised(weight: Tensor, norm: Tensor) -> Tensor:
-    flat = weight.flatten(1)
-    return (norm * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)).reshape(weight.shape)

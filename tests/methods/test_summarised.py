@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
 from orca_ray.data.prepared import PreparedData, Split
-from orca_ray.data.rows import Target
+from orca_ray.data.rows import Array, Target
 from orca_ray.export import export_model
 from orca_ray.methods.options import Scalar
 from orca_ray.methods.recipe import NO_BODY
+from orca_ray.methods.stages import fitted as fitted_stage
 from orca_ray.methods.stages import summarised
-from orca_ray.methods.stages.fitted import best_left_out
+from orca_ray.methods.stages.fitted import PENALTIES, best_left_out
 from orca_ray.methods.trial_trainer import TrialTrainer
 from orca_ray.models.features import FEATURES, NearestBody
 from orca_ray.models.minirocket import HydraBody
@@ -120,6 +122,23 @@ def test_nothing_is_chosen_on_validation_data(method: str) -> None:
     score = trials[0].result().test_score
     assert score is not None
     assert score <= 0.25  # by chance: 2/3
+
+
+def test_with_all_samples_a_fifth_of_them_chooses_the_penalty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitted_stage, "MOST_EXACT", 0)
+    asked: list[int] = []
+
+    def score(predictions: Array, *rest: Any) -> float:
+        asked.append(len(predictions))
+        return 0.5
+
+    monkeypatch.setattr(fitted_stage, "score", score)
+    data = make_data(TASK)
+    values: dict[str, Scalar] = {"minirocket.features": 840, "data.fold": -1}
+    trial = start(NO_BODY, "minirocket", data=data, hyperparameters=values)
+    run(trial)
+    known = sum(map(len, data.splits.values()))
+    assert asked[: len(PENALTIES)] == [known // 5] * len(PENALTIES)
 
 
 def test_the_nearest_by_hand() -> None:

@@ -128,7 +128,6 @@ class Race:
             final: methods and hyper-parameters (all, as canonical JSON) that train on all samples, instead of a race.
             whole: number of all samples, relative to that of the training samples of a fold.
             num_held: number of validation samples of a fold, if scores are shares of them; else infinite.
-            clock: returns the present time in seconds.
         """
         self.folds, self._deadline, self._division = list(folds), deadline, division or len(folds)
         self._final, self._whole, self._num_held, self._clock = set(final), whole, num_held, clock
@@ -240,19 +239,10 @@ class Race:
 
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
-        expected = self.seconds(usual) or self._estimate(usual.search.plan)
-        share = SHARE_OF_FIRST * self._total / max(expected, 1e-3)
+        share = SHARE_OF_FIRST * self._total / max(self.seconds(usual) or self._estimate(usual.search.plan), 1e-3)
         if "refine.epochs" not in usual.search.plan.first or share >= 1:
             return usual
         return Contender(usual.search, usual.scheduled(max(2, int(share * usual.epochs))))
-
-    def _firsts(self) -> Iterator[Record]:
-        """Yield the record of the first trial of each method that adapts a body."""
-        own = defaultdict[str, list[Record]](list)
-        for each in self.contenders:
-            if get_method(each.search.plan.method).uses_body:
-                own[each.search.plan.method] += each.records.values()
-        yield from (min(records, key=lambda record: record.started_at) for records in own.values() if records)
 
     def _last(self) -> tuple[Contender | None, float]:
         """Return the training of the leader's model on all samples for the time that is left, and seconds kept for it.
@@ -287,8 +277,9 @@ class Race:
     def _trials(self) -> Iterator[tuple[Contender, int]]:
         """Yield possible trials, the most urgent first."""
         new = [self._shortened(each) for each in self.contenders if not each.records and not each.running]
-        left = SHARE_OF_FIRSTS * self._total - sum(map(_busy, self._firsts()))
-        late = list[Contender]()
+        adapted = [each for each in self.contenders if each.records and get_method(each.search.plan.method).uses_body]
+        firsts = {each.search.plan.method: _busy(next(iter(each.records.values()))) for each in reversed(adapted)}
+        left, late = SHARE_OF_FIRSTS * self._total - sum(firsts.values()), list[Contender]()
         for each in new:
             adapts = get_method(each.search.plan.method).uses_body
             left -= self.seconds(each) if adapts else 0.0

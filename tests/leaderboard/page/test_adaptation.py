@@ -58,6 +58,20 @@ def test_what_a_user_wants_to_know_comes_first() -> None:
     assert score_lines(report(num_folds=1))[0].endswith("1,200 samples, the validation split.")
 
 
+def test_methods_without_an_error_have_an_axis() -> None:
+    row = {
+        "method": "linear",
+        "score": 0.0,
+        "low": 0.0,
+        "high": 0.1,
+        "num_folds": 5,
+        "seconds": 1.0,
+        "pretrained": False,
+    }
+    ends = re.findall(r'text-anchor="end">([^<]*)<', page(score=0.0, low=0.0, high=0.05, standings=[row]))
+    assert "0.1" in ends
+
+
 def test_classes_have_a_confusion_matrix() -> None:
     chances = np.eye(3)[[0, 1, 1, 2, 2, 0]]
     figure = make_evidence(chances, np.array([0, 1, 2, 2, 2, -1]), ["oak", "ash", EVIL])

@@ -18,6 +18,7 @@ from orca_ray.sweep.run.events import Event, Message
 from orca_ray.sweep.run.messages import TrialReport, Worker
 from orca_ray.sweep.run.placement import GpuRequest, Placement
 from orca_ray.sweep.run.retries import Cause, FailuresOfTrial
+from orca_ray.sweep.search import Race
 from tests.sweep.fakes import TEXT, fake_outcome, fake_searches, fake_spec, new_controller, take
 
 CPU_NODE, GPU_NODE = NodeResources("cpu", 8, 0, 16.0, "c" * 56), NodeResources("gpu", 8, 2, 64.0, "d" * 56)
@@ -111,6 +112,13 @@ def test_a_search_without_room_suggests_nothing(store: ResultsStore) -> None:
     controller.close()
     assert len(out) == len(store.journal(controller.sweep)) == 3, "two run, one follows"
     assert len({(trial.task, trial.method) for trial in out}) == 3, "the duration of each search is measured first"
+
+
+def test_a_race_decides_when_there_is_room_and_not_before(store: ResultsStore) -> None:
+    controller = new_controller(store, race=Race([1, 2, 3], deadline=math.inf))
+    requests = dict.fromkeys(METHODS, GpuRequest(0.0))
+    controller.placement = Placement(lambda: [NodeResources("n", 2, 0, 8.0, "n")], requests)
+    assert len([trial for _ in range(20) if (trial := controller.next_trial()) is not None]) == 2
 
 
 def test_the_share_follows_the_measured_peak(trial: TrialSpec) -> None:
