@@ -8,6 +8,7 @@ outer test split decides nothing.
 import contextlib
 import json
 import math
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -258,7 +259,7 @@ class Judge:
             )
         self.ranked = _ranked([Candidate(*place, folds, place not in lacking) for place, folds in found.items()])
         """The candidates, the best first."""
-        self.leader = self._leader([each for each in self.ranked if each.whole])
+        self.leader = next(each for each in self.ranked if each.whole)
         """The best candidate whose models are stored."""
 
     def judged(self, *candidates: Candidate) -> Judged:
@@ -281,21 +282,6 @@ class Judge:
             found.append(total / counts.reshape(-1, *[1] * (total.ndim - 1)))
         return Judged(self._task.metric, self._average, targets[known], found, len(folds))
 
-    def _leader(self, whole: Sequence[Candidate]) -> Candidate:
-        """Return the first candidate or, by the error of classes, the one with the least log loss of all that are near.
-
-        A candidate is near if the paired difference of errors is at most its standard error: on a few hundred samples
-        that is several errors, which say less than the probabilities of all samples.
-        """
-        rivals = [each for each in whole if whole[0].records.keys() <= each.records.keys()][:MOST_CANDIDATES]
-        if self._task.metric != "error" or self._average != "softmax" or len(rivals) < 2:
-            return whole[0]
-        judged = self.judged(*rivals)
-        wrong = np.stack([np.asarray(judged.losses(each)) for each in judged.predictions])
-        more = wrong - wrong[0]
-        near = np.flatnonzero(more.mean(axis=1) <= np.sqrt(np.square(more).mean(axis=1) / len(judged.y)))
-        return rivals[min(map(int, near), key=lambda number: judged.best_temperature(judged.predictions[number])[1])]
-
     def single(self, candidate: Candidate) -> Choice:
         """Return the choice of one configuration."""
         judged = self.judged(candidate)
@@ -304,14 +290,17 @@ class Judge:
     def ensemble(self) -> Choice | None:
         """Return the ensemble of a greedy selection, if it beats the leader in nine of ten resamples; else None.
 
-        Of classes, an ensemble that has no more errors beats the leader if the log loss is lower.
+        An ensemble of no more errors also beats the leader if the log loss is lower in nine of ten.
         The selection adds, with replacement, the candidate that improves the out-of-fold score the most (Caruana et
         al., 2004, "Ensemble selection from libraries of models").
         """
         folds = set(self.leader.records)
         if self._data.folds is not None:  # one division covers all samples
             folds &= set(range(1, int(self._data.folds[0].max()) + 1)) or folds
-        able = [each for each in self.ranked if each.whole and folds <= each.records.keys() and each is not self.leader]
+        others = [each for each in self.ranked if each.whole and each is not self.leader]
+        rival = next((each for each in others if each.method != self.leader.method and folds & set(each.records)), None)
+        folds &= set((rival or self.leader).records)  # of which the best of another method may have few
+        able = [each for each in others if folds <= each.records.keys()]
         candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
         judged = self.judged(*candidates)
         outputs, chosen, found = judged.predictions, list[int](), list[tuple[float, float, int]]()
@@ -328,10 +317,11 @@ class Judge:
         if len(counts) < 2:
             return None
         mixed = np.asarray(sum(count / size * outputs[number] for number, count in counts.items()))
-        fewer = self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0])
-        measure = judged.log_loss if fewer else judged.score
-        gain = judged.interval(outputs[0], mixed, of=lambda one, several: one - several, level=0.8, measure=measure)
-        if gain.low <= 0:
+        measures: list[Callable[..., float]] = [judged.score]
+        if self._task.metric == "error" and judged.score(mixed) <= judged.score(outputs[0]):
+            measures.append(judged.log_loss)
+        gains = [judged.interval(outputs[0], mixed, of=operator.sub, level=0.8, measure=each) for each in measures]
+        if max(gain.low for gain in gains) <= 0:
             return None
         return self._calibrated(judged, [(candidates[number], count / size) for number, count in counts.items()], mixed)
 

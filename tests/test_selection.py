@@ -112,19 +112,19 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: T
     assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
 
 
-def test_among_configurations_of_nearly_equal_error_the_log_loss_decides(toy: Toy) -> None:
-    toy.add("nft", toy.right(0.9, 1, strength=0.05))
-    wrong = np.flatnonzero(toy.right(0.9, 1)(np.arange(N)).argmax(axis=1) != toy.y[:N])[0]
+def test_the_best_of_another_method_may_have_few_folds(toy: Toy) -> None:
+    def weakly_wrong_at(remainder: int) -> Predict:
+        strength = np.where(np.arange(N + N_TEST) // 2 % 4 == remainder, -0.2, 2.0)
+        return lambda rows: strength[rows, None] * (2 * np.eye(2)[toy.y[rows]] - 1)
 
-    def surer(rows: Array) -> Array:
-        sign = np.where(np.isin(rows, [*np.flatnonzero(np.arange(N + N_TEST) % 15 == 0), wrong]), -1, 1)
-        return np.asarray(2.0 * sign[:, None] * (2 * np.eye(2)[toy.y[rows]] - 1))
-
-    toy.add("scratch", surer)
-    toy.add("fno", toy.right(0.3, 5))
+    toy.add("linear", weakly_wrong_at(0))
+    toy.add("nearest", weakly_wrong_at(1), folds=[1, 2])
+    toy.add("forest", toy.right(0.3, 1))
     judge = toy.judge()
-    assert judge.ranked[0].method != "fno"
-    assert judge.leader.method == "scratch", "its temperature is chosen before"
+    found = judge.ensemble()
+    assert found is not None
+    assert (len(found.parts), found.judged.num_folds) == (2, 2), "two folds are common to both"
+    assert judge.judged(judge.leader).num_folds == 5
 
 
 def test_an_ensemble_of_no_more_errors_may_have_a_lower_log_loss(toy: Toy) -> None:
