@@ -30,7 +30,7 @@ MOST_VARIANTS, FIRST_VARIANTS = 40, 2
 """Largest number of suggested configurations of a method, and their number before second divisions of the folds."""
 LEAST_LONGER, MOST_LONGER, SHARE_OF_LONGER = 1.5, 6.0, 0.5
 """Least and largest factor of the epochs of a longer schedule, which may take this share of the time that is left."""
-SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.06, 0.12
+SHARE_OF_FIRST, SHARE_OF_FIRSTS = 0.08, 0.12
 """Share of all time that the first trial of a method is expected to take at most, and the first trials of all methods
 that adapt a body before the leaders go on."""
 LEAST_LAST, MOST_LAST, RATE_OF_LAST = 0.2, 2.0, 0.5

@@ -123,8 +123,8 @@ def test_what_still_improves_gets_a_longer_schedule_if_it_fits() -> None:
 
 def test_first_trials_are_short_where_they_would_take_much_of_the_time() -> None:
     short = Track(60.0, estimate=18.0).run(3).ran
-    assert short[0].epochs == 2, "a fifteenth of the time would be 3.6 of 18 s"
-    assert [trial.epochs for trial in short[1:]] == [3, 2], "a second an epoch was measured; 0.12 of the time are gone"
+    assert short[0].epochs == 2, "0.08 of the time are 4.8 of 18 s: 1.6 epochs"
+    assert [trial.epochs for trial in short[1:]] == [4, 2], "a second an epoch was measured; 0.12 of the time are gone"
     assert short[0].hyperparameters["refine.warmup_epochs"] == pytest.approx(2 / 6), "the warm-up is as short"
 
 
