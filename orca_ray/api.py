@@ -264,8 +264,9 @@ class AdaptationSweep:
         if place in judge.final:
             return [judge.final[place]]
         if get_method(candidate.method).refits:
-            judge.refit_seconds += 1.5 * candidate.seconds  # all samples are more than those of a fold
-            if judge.refit_seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
+            seconds = judge.refit_seconds + 1.5 * candidate.seconds  # all samples are more than those of a fold
+            if seconds <= max(LEAST_OVERRUN, MOST_OVERRUN * 60 * self.minutes):
+                judge.refit_seconds = seconds
                 self._race([candidate.method], math.inf, "inline", final={place})
                 judge.final |= self.judge().final
             if place in judge.final:

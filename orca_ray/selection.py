@@ -41,6 +41,8 @@ RESAMPLES, LEVEL = 400, 0.9
 """Number of bootstrap resamples of the samples, and the level of all intervals."""
 MOST_CANDIDATES, MOST_STEPS = 15, 20
 """Largest number of configurations that an ensemble is selected from, and of steps of its greedy selection."""
+LEAST_COMMON = 100
+"""Number of samples from which an ensemble may be selected on the folds that the best two methods have in common."""
 _MOST_VALUES, _LEAST_DRAWN = 10**6, 100
 """Largest number of predicted values of a resample, unless it has as few samples as the second number."""
 _LEAST = 1e-7
@@ -159,10 +161,7 @@ class Judged:
         self, *predictions: Array, of: Callable[..., float] = lambda score: score, level: float = LEVEL,
         measure: Callable[..., float] | None = None,
     ) -> Interval:  # fmt: skip
-        """Return a function ``of`` of the scores of several predictions, with its bootstrap interval over samples.
-
-        ``measure`` scores predictions [N, ...] on rows of the samples, instead of `score`.
-        """
+        """Return a function ``of`` of the scores of predictions, by ``measure``, with its bootstrap interval."""
         size, measure = len(self.y), measure or self.score
         losses = [self.losses(each) for each in predictions] if measure == self.score else [None]
         if all(each is not None for each in losses):
@@ -296,10 +295,11 @@ class Judge:
         """
         folds = set(self.leader.records)
         if self._data.folds is not None:  # one division covers all samples
-            folds &= set(range(1, int(self._data.folds[0].max()) + 1)) or folds
+            folds = folds & set(range(1, int(self._data.folds[0].max()) + 1)) or folds
         others = [each for each in self.ranked if each.whole and each is not self.leader]
-        rival = next((each for each in others if each.method != self.leader.method and folds & set(each.records)), None)
-        folds &= set((rival or self.leader).records)  # of which the best of another method may have few
+        rivals = (set(each.records) for each in others if each.method != self.leader.method)
+        common = folds & next(rivals, folds)  # the best of another method may have few
+        folds = common if sum(len(held_rows(self._data, k)) for k in common if k) >= LEAST_COMMON else folds
         able = [each for each in others if folds <= each.records.keys()]
         candidates = [self.leader, *able[: MOST_CANDIDATES - 1]]
         judged = self.judged(*candidates)

@@ -112,7 +112,9 @@ def test_the_leader_is_best_on_common_folds_and_lags_only_by_missing_ones(toy: T
     assert [each.method for each in judge.ranked] == ["nft", "fno", "scratch", "linear_probe"]
 
 
-def test_the_best_of_another_method_may_have_few_folds(toy: Toy) -> None:
+def test_the_best_of_another_method_may_have_few_folds(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orca_ray.selection.LEAST_COMMON", 24)
+
     def weakly_wrong_at(remainder: int) -> Predict:
         strength = np.where(np.arange(N + N_TEST) // 2 % 4 == remainder, -0.2, 2.0)
         return lambda rows: strength[rows, None] * (2 * np.eye(2)[toy.y[rows]] - 1)

@@ -189,7 +189,7 @@ def _convolution(width: int, out: int, size: Layout, architecture: Architecture,
     kind: Callable[..., nn.Conv1d | nn.Conv2d] = nn.Conv1d if len(size) == 1 else nn.Conv2d
     made = kind(width, out, kernel, stride, padding, dilation, bias=False, padding_mode=architecture.padding)
     nn.init.kaiming_normal_(made.weight, nonlinearity="relu")
-    return _Standardised(made) if architecture.standardised else made
+    return _Standardised(made) if architecture.standardised and made.weight[0].numel() > 1 else made
 
 
 class _Standardised(nn.Module):
@@ -202,5 +202,6 @@ class _Standardised(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         flat = self.convolution.weight.flatten(1)
         made = self.norm * F.normalize(flat - flat.mean(dim=1, keepdim=True), dim=1)
-        convolved: Tensor = self.convolution._conv_forward(x, made.reshape(self.convolution.weight.shape), None)
+        own, convolve = self.convolution, F.conv1d if isinstance(self.convolution, nn.Conv1d) else F.conv2d
+        convolved: Tensor = convolve(x, made.reshape(own.weight.shape), None, own.stride, own.padding, own.dilation)
         return convolved

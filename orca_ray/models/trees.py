@@ -82,6 +82,8 @@ class TreeBody(FittedBody):
             raise UserError(f"{_DAMAGED}: a child is not behind its parent in its tree")
         if nodes[:, 0].min(initial=0) < 0 or nodes[:, 0].max(initial=0) >= self._num_features:
             raise UserError(f"{_DAMAGED}: a feature is not one of 0 to {self._num_features - 1}")
+        if len(np.unique((children + np.repeat(first, sizes)[:, None])[inner])) < 2 * inner.sum():
+            raise UserError(f"{_DAMAGED}: a node has two parents")
         self._levels, level, absolute = 0, first, children + np.repeat(first, sizes)[:, None]
         while len(level := level[inner[level]]):
             level, self._levels = np.unique(absolute[level]), self._levels + 1

@@ -117,10 +117,10 @@ def make_generator(seed: int, *path: int | str) -> torch.Generator:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep up to 256 MiB of freed memory, where it is glibc.
+    """Let the C library, where it is glibc, keep up to 256 MiB of freed memory.
 
-    By default it returns a freed tensor of over 128 KiB to the system, which must clear its pages when the next step
-    allocates them: a U-Net took 1.15 times as long on a CPU, a Fourier neural operator 1.4 times.
+    By default it returns a freed tensor of over 128 KiB to the system, which must clear the pages when the next step
+    allocates them: U-Nets took 1.15 times as long on a CPU, Fourier neural operators 1.4 times.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda parameter, size: 0)
     mallopt(_M_MMAP_THRESHOLD, 2**25)

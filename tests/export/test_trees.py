@@ -163,11 +163,15 @@ def test_forged_trees_are_refused_before_they_are_walked(body: TreeBody, change:
 def test_trees_that_do_not_take_turns_or_are_too_deep_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="1 cannot take turns for 3 outputs"):
         BoostedBody(Target("labels", 3), 2).add_trees([TREE])
-    chain = np.minimum(np.arange(13)[:, None] + [0, 1, 2, 0], 12) * [0, 1, 1, 0]
+    own = np.arange(25)[:, None]
+    chain = (own + np.where((own % 2 == 0) & (own < 24), [0, 1, 2, 0], 0)) * [0, 1, 1, 0]  # every second one is a leaf
     for levels in (12, 11):
         monkeypatch.setattr(trees_module, "_MOST_LEVELS", levels)
         with pytest.raises(UserError, match="more than 11 levels") if levels < 12 else nullcontext():
-            ForestBody(1, 1).add_trees([Tree(chain, np.zeros(13), np.zeros((13, 1)))])
+            ForestBody(1, 1).add_trees([Tree(chain, np.zeros(25), np.zeros((25, 1)))])
+    shared = np.array([[0, 1, 2, 0], [0, 2, 3, 0], [0, 2, 2, 0], [0, 3, 3, 0]])
+    with pytest.raises(UserError, match="a node has two parents"):
+        ForestBody(1, 1).add_trees([Tree(shared, np.zeros(4), np.zeros((4, 1)))])
 
 
 def _made(make: Make, kind: str) -> Predictor:

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,6 @@ from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.process import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, log_loss, predict, score
 from orca_ray.training.numerics import Precision, derive_seed
-
-if TYPE_CHECKING:
-    pass
 
 
 class FittedStage(ABC):

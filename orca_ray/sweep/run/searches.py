@@ -137,7 +137,7 @@ class SweepSearches:
 
     def _reused(self) -> str:
         records = self.records
-        if not records:
+        if not records or self._race is not None:
             return ""
         search = sum(record.phase == "search" for record in records)
         planned = sum(plan.num_trials for plan in self.plans)

@@ -23,7 +23,8 @@ from orca_ray.sweep.plan.searches import SearchPlan, TrialSpec, canonical_json, 
 from orca_ray.sweep.search.sampler import suggest
 from orca_ray.sweep.search.search import History, Search
 
-FOLD, START = "data.fold", "refine.start"
+FOLD, START, _RATE = "data.fold", "refine.start", "refine.learning_rate"
+_SCHEDULE = {"refine.epochs", "refine.warmup_epochs"}
 FEW_FOLDS = 3
 """Number of folds from which the mean of their models stands for a configuration, and no model of all samples."""
 MOST_VARIANTS, FIRST_VARIANTS = 40, 2
@@ -70,9 +71,9 @@ class Contender:
         return {fold: each for fold, each in found.items() if fold >= 0 and each is not None and math.isfinite(each)}
 
     @property
-    def failed(self) -> bool:
-        """Whether a trial of a fold has failed."""
-        return len(self.scores) < len(self.records.keys() - {-1})
+    def variant(self) -> bool:
+        """Whether more than the schedule differs from the first configuration."""
+        return bool(self.values.keys() - _SCHEDULE)
 
     @property
     def epochs(self) -> int:
@@ -146,7 +147,8 @@ class Race:
             given = dict(json.loads(record.hyperparameters))
             fold = int(given.pop(FOLD, 0))
             values = {name: value for name, value in given.items() if first.get(name) != value}
-            contender = known.get(canonical_json(values)) or Contender(search, values, set(values) <= set(search.space))
+            suggested = bool(values.keys() - _SCHEDULE) and values.keys() - _SCHEDULE <= search.space.keys()
+            contender = known.get(canonical_json(values)) or Contender(search, values, suggested)
             if record.phase == "confirm" and contender.trial(fold).key == record.trial_key:
                 known[canonical_json(values)] = contender
                 contender.records[fold] = search.records[record.trial_key] = record
@@ -215,7 +217,7 @@ class Race:
 
     def standings(self) -> list[tuple[float, Contender]]:
         """Return the contenders with scores and their `levels`, the best first."""
-        scored = [each for each in self.contenders if each.scores and not each.failed]
+        scored = [each for each in self.contenders if each.scores.keys() == each.records.keys() - {-1} != set()]
         found = levels([each.scores for each in scored])
         return sorted(zip(found, scored, strict=True), key=lambda pair: pair[0])
 
@@ -227,15 +229,17 @@ class Race:
             return False
         if len(differences) < 3:
             level = abs(mean(leader.scores[fold] for fold in common))
-            noise = math.sqrt(max(level, 1 / self._num_held) / self._num_held / len(common))
+            worse = max(level, 1 / self._num_held, mean(contender.scores[fold] for fold in common))
+            noise = _LIMIT * math.sqrt(min(worse, 1.0) / self._num_held / len(common))
             return mean(differences) > slack * level + noise
         error = stdev(differences) / math.sqrt(len(differences))
         return mean(differences) > _LIMIT * error
 
     def _cheap(self, contender: Contender) -> bool:
         """Return whether a first configuration can get all folds at once in hardly any of the time that is left."""
-        seconds = self.seconds(contender) * (self._division - len(contender.scores))
-        return not contender.values and seconds <= CHEAP * (self._deadline - self._clock())
+        missing = self._division - len(contender.scores)
+        cheap = self.seconds(contender) * missing <= CHEAP * (self._deadline - self._clock())
+        return not contender.variant and missing > 0 and cheap
 
     def _shortened(self, usual: Contender) -> Contender:
         """Return the first configuration of a method, with fewer epochs if it would take much of the time."""
@@ -251,21 +255,22 @@ class Race:
         for the mean of their models.
         """
         standings = [] if self._final else self.standings()
-        if not standings or any(START in each.values for each in self.contenders):
+        if not standings:
             return None, 0.0
         leader = standings[0][1]
+        model = leader.records[min(leader.scores)].trial_key
         recipe = get_method(leader.search.plan.method)
         trains = not (recipe.fitted or recipe.aligns or leader.running)
-        if not (trains and leader.improves and len(leader.scores) < FEW_FOLDS):
+        done = _RATE not in leader.search.plan.first or any(each.values.get(START) == model for each in self.contenders)
+        if done or not (trains and leader.improves and len(leader.scores) < FEW_FOLDS):
             return None, 0.0
         an_epoch = _SAFETY * self._whole * self.seconds(leader) / leader.epochs
         epochs = (self._deadline - self._clock() - _SECONDS_OF_LAST) / an_epoch
-        if epochs < LEAST_LAST * leader.epochs:
+        if epochs < max(1, LEAST_LAST * leader.epochs):
             return None, 0.0
         values = leader.scheduled(int(min(epochs, MOST_LAST * leader.epochs)))
-        rate = RATE_OF_LAST * float({**leader.search.plan.first, **values}["refine.learning_rate"])
-        model = leader.records[min(leader.scores)].trial_key
-        last = Contender(leader.search, {**values, "refine.learning_rate": rate, START: model})
+        rate = RATE_OF_LAST * float({**leader.search.plan.first, **values}[_RATE])
+        last = Contender(leader.search, {**values, _RATE: rate, START: model})
         return last, _SECONDS_OF_LAST + an_epoch * leader.epochs
 
     def _final_trials(self) -> Iterator[tuple[Contender, int]]:
@@ -292,7 +297,7 @@ class Race:
             yield from ((each, self.folds[0]) for each in late)
             return
         leader = standings[0][1]
-        slacks = ((each, _SLACK_OF_VARIANT if each.values else _SLACK) for _, each in standings)
+        slacks = ((each, _SLACK_OF_VARIANT if each.variant else _SLACK) for _, each in standings)
         alive = [each for each, slack in slacks if self._cheap(each) or not self.behind(each, leader, slack)]
         alive = [each for each in alive if not any(other.extends(each) for other in alive)]
         yield from self._longer(standings, leader)
@@ -304,6 +309,8 @@ class Race:
                         yield each, fold
             yield from ((each, self.folds[0]) for each in late)
             yield from self._suggested(alive, FIRST_VARIANTS if number + 1 < len(rows) else MOST_VARIANTS)
+        rest = ((each, fold) for _, each in standings if not each.variant for fold in self.folds)  # a fold may mislead
+        yield from ((each, fold) for each, fold in rest if fold not in {*each.records, *each.running})
 
     def _longer(
         self, standings: Sequence[tuple[float, Contender]], leader: Contender

@@ -241,8 +241,10 @@ def build_trainer(
         standardise=trial.protocol != PAPER, on_step=on_step, ranks=ranks,
     )  # fmt: skip
     if start := str(trial.hyperparameters.get("refine.start", "")):
+        if not (models := StoredModels(store)).has(start):
+            raise UserError(f"the model of trial {start}, from which this one starts, is not in the results store")
         with scratch_directory() as scratch:
-            StoredModels(store).fetch(start, scratch)
+            models.fetch(start, scratch)
             trainer.start(read_weights(scratch))
     return trainer
 

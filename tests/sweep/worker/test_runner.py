@@ -183,7 +183,7 @@ def test_a_trial_starts_from_the_model_of_another(plans: dict[str, SearchPlan], 
     assert outcome_of(run(**still)).test_score != outcome_of(before).test_score
     missing = run(**still, **{"refine.start": "0" * 20})
     assert missing.status is Status.FAILED_USER
-    assert "cannot read the weights" in str(missing.error)
+    assert "is not in the results store" in str(missing.error)
 
 
 @pytest.mark.slow
