@@ -414,11 +414,11 @@ def _score(record: Record) -> float:
 
 
 def _ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return candidates, best first: by their level (see `levels`) and the standard error that few folds leave."""
+    """Return candidates, best first: by their level (see `levels`) plus two of the standard errors that folds leave."""
     scores = [{fold: _score(record) for fold, record in each.records.items()} for each in candidates]
     level = levels(scores)
     over = [{fold: value - at for fold, value in own.items()} for own, at in zip(scores, level, strict=True)]
     hard = {fold: mean(own[fold] for own in over if fold in own) for fold in set[int]().union(*over)}
     error = pstdev(value - hard[fold] for own in over for fold, value in own.items())
-    doubtful = [at + error / math.sqrt(len(own)) for own, at in zip(scores, level, strict=True)]
+    doubtful = [at + 2 * error / math.sqrt(len(own)) for own, at in zip(scores, level, strict=True)]
     return [candidates[number] for number in np.argsort(doubtful, kind="stable")]
