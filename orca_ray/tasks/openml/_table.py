@@ -131,7 +131,7 @@ _MISSING = (None, "?")  # the ARFF reader reads a quoted question mark as text, 
 
 
 def read_table(workspace: Workspace, dataset_id: int) -> "tuple[pd.DataFrame, pd.Series[Any]]":
-    """Return the features and the target of the data set ``dataset_id``, read from its raw files.
+    """Return the features and the target of the data set ``dataset_id``, read from the raw files.
 
     Features are in the order of the file. A column is float64, with NaN for missing values, or categorical, with all
     declared categories, of which some may not occur, in the order of the header.
