@@ -206,13 +206,6 @@ class Judged:
             return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), y].mean())
         return float(np.mean(np.logaddexp(0, logits) - logits * y.reshape(logits.shape)))
 
-    def best_temperature(self, chances: Array) -> tuple[float, float]:
-        """Return the temperature with the least log loss of probabilities, and that log loss."""
-        found = minimize_scalar(
-            lambda log: self.log_loss(chances, temperature=math.exp(log)), bounds=(-2.0, 2.0), method="bounded"
-        )
-        return math.exp(found.x), float(found.fun)
-
     def _logits(self, predictions: Array) -> Array:
         clipped = np.clip(predictions, _LEAST, 1 - _LEAST)
         return np.asarray(np.log(clipped) if self.average == "softmax" else logit(clipped))
@@ -393,8 +386,10 @@ class Judge:
         choice = Choice(parts, judged.interval(mixed), judged, mixed)
         if self._average == "values":
             return choice
-        temperature, loss = judged.best_temperature(mixed)
-        return replace(choice, temperature=temperature) if loss < 0.99 * judged.log_loss(mixed) else choice
+        found = minimize_scalar(
+            lambda log: judged.log_loss(mixed, temperature=math.exp(log)), bounds=(-2.0, 2.0), method="bounded"
+        )
+        return replace(choice, temperature=math.exp(found.x)) if found.fun < 0.99 * judged.log_loss(mixed) else choice
 
     def _part(self, record: Record, split: str) -> Array:
         """Return the outputs of a trial's model for a split, as probabilities or numbers."""
