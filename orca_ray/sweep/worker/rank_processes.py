@@ -36,7 +36,7 @@ class RankProcesses:
         """Start the processes of ranks 1 to ``size`` - 1."""
         self.first = Ranks(0, size)
         self._stage: str | None = None
-        self._lost = self._closed = False
+        self._closed, self._lost, self._first_lost = False, threading.Event(), 0
         self._cleanup = ExitStack()
         self._scratch = self._cleanup.enter_context(scratch_directory())
         context = multiprocessing.get_context("spawn")  # a fork would copy threads and CUDA
@@ -73,18 +73,15 @@ class RankProcesses:
 
     def check(self) -> None:
         """Raise RankLostError if a rank has ended: sums of gradients since then may be wrong."""
-        if self._lost:
+        if self._lost.is_set():
             raise RankLostError("another rank has ended")
 
     def cause(self, error: Exception) -> Exception:
         """Return the error of another rank that caused ``error`` in the first rank; ``error`` if no other failed."""
         if isinstance(error, RankFailedError):
             return error
-        seconds = _WAIT_SECONDS if isinstance(error, RankLostError) else 0.0
-        ended = wait([process.sentinel for process in self._processes], seconds)
-        for process, connection in zip(self._processes, self._connections, strict=True):
-            if process.sentinel in ended:
-                return RankFailedError(*_failure_of(process, connection))
+        if self._lost.wait(_WAIT_SECONDS if isinstance(error, RankLostError) else 0.0):
+            return RankFailedError(*_failure_of(self._processes[self._first_lost], self._connections[self._first_lost]))
         return error
 
     def close(self) -> None:
@@ -98,10 +95,14 @@ class RankProcesses:
         self._cleanup.close()
 
     def _watch(self) -> None:
-        """Wait until a process ends; if it should not have, free the first rank, which may wait for it on the GPU."""
-        wait([process.sentinel for process in self._processes])
+        """Wait until a process ends; if it should not have, free the first rank, which may wait for any other rank."""
+        sentinels = [process.sentinel for process in self._processes]
+        ended = wait(sentinels)
         if not self._closed:
-            self._lost = True
+            self._first_lost = next(index for index, sentinel in enumerate(sentinels) if sentinel in ended)
+            self._lost.set()
+            for process in self._processes:
+                process.kill()  # closes the connections on which the first rank may wait without end
             abort()
 
 
