@@ -37,7 +37,7 @@ class FeatureEmbedder(Embedder):
         """Make an embedder with features of ``kind``, one of `FEATURES`."""
         super().__init__()
         self.layout = (1,)
-        self._features = FEATURES[kind]
+        self.kind, self._features = kind, FEATURES[kind]
         with torch.no_grad():
             self.width = self.forward(torch.zeros(1, *input_shape)).shape[2]
             """F, the number of features."""

@@ -73,6 +73,20 @@ def test_they_learn_as_well_as_those_of_scikit_learn(method: str, tmp_path: Path
         np.testing.assert_array_equal(Predictor.load(tmp_path / str(number), device="cpu").outputs(x), model.outputs(x))
 
 
+@pytest.mark.parametrize("method", ["linear", "forest", "gradient_boosting"])
+@pytest.mark.parametrize("case", [CANCER, DIABETES], ids=["classes", "numbers"])
+def test_constant_values_of_a_table_change_nothing(method: str, case: Case) -> None:
+    load, target, (_, length), domain = case
+
+    def padded(**options: Any) -> tuple[np.ndarray, np.ndarray]:
+        x, y = load(**options)
+        return np.hstack([0 * x, x, 0 * x + 1]), y
+
+    trials = fitted(method, case), fitted(method, (padded, target, (3, length), domain))
+    plain, wide = (each.model(torch.from_numpy(each.trial.data.test.x[:])) for each in trials)
+    torch.testing.assert_close(wide, plain, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(14, 30), (40, 6)], ids=["more features", "more samples"])
 def test_left_out_predictions_are_those_of_regressions_on_all_others(shape: tuple[int, int]) -> None:
     random, penalties = np.random.default_rng(0), (1e3, 2.0, 1e-6)

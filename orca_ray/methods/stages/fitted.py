@@ -17,6 +17,7 @@ from orca_ray.data.prepared import Split
 from orca_ray.methods.reports import EpochProgress, Outcome, joined
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.crossmodal import PooledHead
+from orca_ray.models.features import FeatureEmbedder
 from orca_ray.models.minirocket import MiniRocketBody
 from orca_ray.process import note_progress
 from orca_ray.training.evaluate import BATCH_SIZE, SplitInputs, head_inputs, log_loss, predict, score
@@ -146,10 +147,31 @@ MOST_VALUES = 2**26
 _BLOCK = 1024
 
 
-def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
+Columns = slice | Tensor
+"""Features that a method fits: all, or the numbers of some of them."""
+
+
+@torch.no_grad()
+def varying(trial: Trial) -> Columns:
+    """Return the features of a table or field that differ among the training samples; of other inputs, all features.
+
+    Tables have a token of equal width for each column, so that most of their values may be constant.
+    """
+    if not isinstance(trial.model.embedder, FeatureEmbedder) or trial.model.embedder.kind != "values":
+        return slice(None)
+    blocks = feature_blocks(trial, np.arange(len(trial.data.train)), encoded=False)
+    first = next(blocks)
+    found = (first != first[:1]).any(dim=0)
+    for block in blocks:
+        found |= (block != first[:1]).any(dim=0)
+    return slice(None) if found.all() or not found.any() else torch.nonzero(found)[:, 0]
+
+
+def training_rows(trial: Trial, most: int = MOST_VALUES, columns: Columns = slice(None)) -> np.ndarray:
     """Return the sorted indices of the training samples to fit: all, or random ones if their features are too many."""
     number = len(trial.data.train)
     width = getattr(trial.model.embedder, "width", trial.model.body.feature_width)
+    width = width if isinstance(columns, slice) else len(columns)
     most = max(2, min(most, MOST_VALUES // width))
     if number <= most:
         return np.arange(number)
@@ -158,14 +180,19 @@ def training_rows(trial: Trial, most: int = MOST_VALUES) -> np.ndarray:
 
 
 @torch.no_grad()
-def features_of(trial: Trial, rows: np.ndarray, *, encoded: bool = True) -> Tensor:
+def features_of(trial: Trial, rows: np.ndarray, *, encoded: bool = True, columns: Columns = slice(None)) -> Tensor:
     """Return the body's features [n, F] of the training samples ``rows``; unless ``encoded``, those before the body."""
-    parts, model = [], trial.model
+    return torch.cat([block[:, columns] for block in feature_blocks(trial, rows, encoded=encoded)])
+
+
+@torch.no_grad()
+def feature_blocks(trial: Trial, rows: np.ndarray, *, encoded: bool) -> Iterator[Tensor]:
+    """Yield what `features_of` returns for some of ``rows`` at a time."""
     for part in np.array_split(rows, math.ceil(len(rows) / BATCH_SIZE)):
         note_progress()
-        tokens = model.embed(torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device))
-        parts.append((model.encode(tokens) if encoded else tokens)[:, 0])
-    return torch.cat(parts)
+        x = torch.from_numpy(np.asarray(trial.data.train.x[part], np.float32)).to(trial.device)
+        tokens = trial.model.embed(x)
+        yield (trial.model.encode(tokens) if encoded else tokens)[:, 0]
 
 
 class RidgeStage(FittedStage):
@@ -217,14 +244,15 @@ class RidgeStage(FittedStage):
 
     def fit_by_leave_one_out(self, output: nn.Linear) -> None:
         """Fit the layer ``output``, with the penalty and scale that the training samples choose."""
-        trial, train, rows = self._trial, self._trial.data.train, training_rows(self._trial)
+        trial, train, columns = self._trial, self._trial.data.train, varying(self._trial)
+        rows = training_rows(trial, columns=columns)
         y = regressed(trial)[rows].to(trial.device)
-        weight, bias, predictions = best_left_out(features_of(trial, rows), y, _FINE)
+        weight, bias, predictions = best_left_out(features_of(trial, rows, columns=columns), y, _FINE)
         factor = 1.0
         if trial.task.target.kind in ("classes", "labels"):
             loss, y = trial.objective.training_loss(train.y, trial.device), torch.from_numpy(np.asarray(train.y)[rows])
             factor = _best_factor(lambda factor: float(loss((predictions * factor).float(), y.to(trial.device))))
-        output.weight.copy_(weight * factor)
+        output.weight.zero_()[:, columns] = (weight * factor).to(output.weight)
         output.bias.copy_(bias * factor)
 
     def _tokens(self, indices: np.ndarray) -> Tensor:

@@ -3,7 +3,6 @@
 Each stage makes the body and the head of its network, too.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -17,19 +16,22 @@ from torch import Tensor, nn
 from orca_ray.data.rows import Target
 from orca_ray.methods.options import BoostingConfig
 from orca_ray.methods.stages.fitted import (
+    Columns,
     FittedStage,
     RidgeStage,
+    feature_blocks,
     features_of,
     principal,
     regressed,
     standardise,
     training_rows,
+    varying,
 )
 from orca_ray.methods.stages.trial import Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
 from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead
-from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest
+from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest, renumbered
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
 
@@ -41,6 +43,8 @@ _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
 _PARTS, _MOST_PARTS, _LEAST = 4, 3000, 8
 """Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and
 C is 1."""
+_MOST_COMPARED = 2**22
+"""Largest number of features of all samples that compare C."""
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
@@ -75,8 +79,9 @@ class LinearStage(RidgeStage):
         if trial.task.target.kind in ("scalar", "dense"):
             self.fit_by_leave_one_out(output)
             return
-        rows = training_rows(trial)
-        x = features_of(trial, rows)
+        columns = varying(trial)
+        rows = training_rows(trial, columns=columns)
+        x = features_of(trial, rows, columns=columns)
         mean, deviation = standardise(x)
         z, directions = x.double(), None
         if x.shape[0] < x.shape[1]:  # weights outside the span of the samples are 0
@@ -87,7 +92,7 @@ class LinearStage(RidgeStage):
         loss = trial.objective.training_loss(trial.data.train.y, trial.device)
         found = _logistic(z, y, loss, self._parts(rows), z.new_zeros(1 + z.shape[1], output.out_features))
         weight = (found[1:] if directions is None else directions @ found[1:]) / deviation[:, None]
-        output.weight.copy_(weight.T)
+        output.weight.zero_()[:, columns] = weight.T.to(output.weight)
         output.bias.copy_(found[0] - mean @ weight)
 
     def _parts(self, rows: np.ndarray) -> np.ndarray:
@@ -104,7 +109,8 @@ _Loss = Callable[[Tensor, Tensor], Tensor]
 def _logistic(x: Tensor, y: Tensor, loss: _Loss, parts: np.ndarray, start: Tensor) -> Tensor:
     """Return biases and weights [1 + R, K] for features ``x`` [N, R], with the C that is best for left-out parts."""
     number = 0 if len(x) < _LEAST else _PARTS if len(x) <= _MOST_PARTS else 1
-    splits = [(torch.from_numpy(parts != part), torch.from_numpy(parts == part)) for part in range(number)]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(x))[: max(_MOST_PARTS, _MOST_COMPARED // x.shape[1])])
+    splits = [[torch.from_numpy(drawn[side]) for side in (parts[drawn] != k, parts[drawn] == k)] for k in range(number)]
     best, chosen, worse = math.inf, 1.0, 0
     found = [start] * number
     for strength in _STRENGTHS if number else ():
@@ -201,8 +207,10 @@ class ForestStage(FittedStage):
 
         trial, body = self._trial, self._trial.model.body
         assert isinstance(body, ForestBody)
-        rows = training_rows(trial)
-        x, y = features_of(trial, rows, encoded=False).cpu().numpy(), regressed(trial).numpy()[rows].squeeze()
+        columns = varying(trial)
+        rows = training_rows(trial, columns=columns)
+        x = features_of(trial, rows, encoded=False, columns=columns).cpu().numpy()
+        y = regressed(trial).numpy()[rows].squeeze()
         numbers, bag = trial.task.target.kind == "scalar", min(len(rows), MOST_BAG)
         # The squared error of indicators is the Gini impurity of classes.
         forest = RandomForestRegressor(
@@ -213,7 +221,7 @@ class ForestStage(FittedStage):
         for number in range(10, TREES + 1, 10):
             note_progress()
             forest.set_params(n_estimators=number).fit(x, y if numbers else (y + 1) / 2)
-        body.add_trees([of_forest(each.tree_) for each in forest.estimators_])
+        body.add_trees(renumbered([of_forest(each.tree_) for each in forest.estimators_], columns))
 
 
 class BoostingStage(FittedStage):
@@ -243,8 +251,12 @@ class BoostingStage(FittedStage):
 
         rows, datasets = self._data
         if epoch:
-            before = itertools.repeat(None) if self._sums is None else torch.split(self._sums, self.batch_size)
-            self._sums = torch.cat(list(map(self._latest.sums, torch.split(rows, self.batch_size), before)))
+            if self._sums is None:  # the trees of the first epoch, or of all epochs before an interruption
+                blocks = feature_blocks(self._trial, np.arange(len(rows)), encoded=False)
+                self._sums = torch.cat([self._trees.sums(block[:, None].cpu()) for block in blocks])
+            else:
+                parts = (torch.split(each, self.batch_size) for each in (rows, self._sums))
+                self._sums = torch.cat(list(map(self._latest.sums, *parts)))
             starts = self._sums.cpu().numpy()
             each = np.ascontiguousarray(starts.T) if len(datasets) == starts.shape[1] else [starts]
             for data, start in zip(datasets, each, strict=True):
@@ -257,10 +269,14 @@ class BoostingStage(FittedStage):
             for data in datasets
         ]  # fmt: skip
         added = of_boosters(boosters)
-        self._trees.add_trees(added)
+        self._trees.add_trees(renumbered(added, self._columns))
         self._latest = BoostedBody(self._trial.task.target, rows.shape[2])
         self._latest.add_trees(added)
         return float(np.mean([booster.eval_train()[0][2] for booster in boosters]))
+
+    @cached_property
+    def _columns(self) -> Columns:
+        return varying(self._trial)
 
     @cached_property
     def _data(self) -> "tuple[Tensor, list[Dataset]]":
@@ -268,7 +284,7 @@ class BoostingStage(FittedStage):
         from lightgbm import Dataset
 
         trial, kind, y = self._trial, self._trial.task.target.kind, self._trial.data.train.y
-        rows = features_of(trial, np.arange(len(y)), encoded=False).cpu()
+        rows = features_of(trial, np.arange(len(y)), encoded=False, columns=self._columns).cpu()
         columns = [np.asarray(y)] if kind == "classes" else list(regressed(trial).numpy().T)
         if kind == "labels":
             columns = [column > 0 for column in columns]
