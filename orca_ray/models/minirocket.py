@@ -45,21 +45,16 @@ def fit_dilations(length: int, num_features: int, most: int) -> dict[int, int]:
 
 
 class MiniRocketBody(Body):
-    """Body that maps series [B, L, C] to features [B, 1, F], in order of dilation, kernel and bias. `fit` trains it.
-
-    With ``differences``, the features are those of the differences of the series.
-    """
+    """Body that maps series [B, L, C] to features [B, 1, F], in order of dilation, kernel and bias. `fit` trains it."""
 
     modality = "sequence"
     biases: Tensor
     weights: Tensor
 
-    def __init__(
-        self, length: int, num_channels: int, dilations: dict[int, int], seed: int, *, differences: bool = False
-    ) -> None:
+    def __init__(self, length: int, num_channels: int, dilations: dict[int, int], seed: int) -> None:
         """Choose the channels of each kernel and dilation by ``seed``; biases are 0 until `fit`."""
         super().__init__()
-        self._dilations, self._differences = dilations, differences
+        self._dilations = dilations
         self.feature_width = NUM_KERNELS * sum(dilations.values())
         kernels = torch.full((NUM_KERNELS, LENGTH), -1.0)
         for kernel, places in zip(kernels, itertools.combinations(range(LENGTH), 3), strict=True):
@@ -74,7 +69,7 @@ class MiniRocketBody(Body):
         most = max(1, _MOST_OUTPUTS // (NUM_KERNELS * tokens_BTD.shape[1]))
         if not torch.compiler.is_exporting() and len(tokens_BTD) > most:
             return torch.cat([self(part) for part in torch.split(tokens_BTD, most)])
-        x, parts, start = self._series(tokens_BTD), [], 0
+        x, parts, start = tokens_BTD.float().transpose(1, 2), [], 0
         for number, (dilation, each) in enumerate(self._dilations.items()):
             margin = LENGTH // 2 * dilation
             with torch.autocast(x.device.type, enabled=False):
@@ -93,7 +88,7 @@ class MiniRocketBody(Body):
         order = torch.arange(1, self.feature_width + 1, dtype=torch.float64)
         levels, parts = (order * _GOLDEN % 1).to(self.biases.device, torch.float32), []
         for number, (dilation, each) in enumerate(self._dilations.items()):
-            x = self._series(draw(NUM_KERNELS))  # one for each kernel
+            x = draw(NUM_KERNELS).float().transpose(1, 2)  # one series for each kernel
             padding = LENGTH // 2 * dilation
             weights = self.weights[number]
             outputs = F.conv1d(
@@ -102,10 +97,6 @@ class MiniRocketBody(Body):
             wanted, levels = levels[: NUM_KERNELS * each], levels[NUM_KERNELS * each :]
             parts.append(_quantiles(outputs[0], wanted.reshape(NUM_KERNELS, each)).flatten())
         self.biases.copy_(torch.cat(parts))
-
-    def _series(self, tokens_BTD: Tensor) -> Tensor:
-        x = tokens_BTD.float().transpose(1, 2)
-        return x.diff(dim=2) if self._differences else x
 
 
 class HydraBody(Body):

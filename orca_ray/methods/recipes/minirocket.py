@@ -62,12 +62,12 @@ def _problem(task: "Task") -> str | None:
     return None
 
 
-def _minirocket(request: "NetworkRequest", *, differences: bool = False) -> "Body":
+def _minirocket(request: "NetworkRequest") -> "Body":
     from orca_ray.models.minirocket import MiniRocketBody, fit_dilations
 
     config, (channels, length) = request.hyperparameters.of(MiniRocketConfig), request.arguments["input_shape"]
-    dilations = fit_dilations(length - differences, config.features, config.dilations)
-    return MiniRocketBody(length, channels, dilations, request.arguments["seed"], differences=differences)
+    dilations = fit_dilations(length, config.features, config.dilations)
+    return MiniRocketBody(length, channels, dilations, request.arguments["seed"])
 
 
 def _hydra(request: "NetworkRequest") -> "Body":
@@ -80,9 +80,7 @@ def _hydra(request: "NetworkRequest") -> "Body":
 def _both(request: "NetworkRequest") -> "Body":
     from orca_ray.models.minirocket import JoinedBody
 
-    longer = request.arguments["input_shape"][1] > _LENGTH
-    rockets = [_minirocket(request, differences=each) for each in (False, True)[: 1 + longer]]
-    return JoinedBody([*rockets, _hydra(request)])
+    return JoinedBody([_minirocket(request), _hydra(request)])
 
 
 def _network(request: "NetworkRequest", body: "Callable[[NetworkRequest], Body]") -> "CrossModalModel":
@@ -119,7 +117,7 @@ def _operations_of_hydra(task: "Task", values: Mapping[str, Scalar]) -> float | 
 
 def _operations_of_both(task: "Task", values: Mapping[str, Scalar]) -> float | None:
     one, other = _operations(task, values), _operations_of_hydra(task, values)
-    return None if one is None or other is None else 2 * one + other
+    return None if one is None or other is None else one + other
 
 
 _recipe = partial(
@@ -140,7 +138,7 @@ RECIPES = (
         options=(HydraConfig, LinearConfig), network=partial(_network, body=_hydra), operations=_operations_of_hydra,
     ),
     _recipe(
-        name="minirocket_hydra", title="the features of both, also of differences, and a linear model",
+        name="minirocket_hydra", title="the features of `minirocket` and `hydra` together, and a linear model",
         reference="Dempster et al., Hydra, 2023, arXiv:2203.13652, and MiniRocket, 2021, arXiv:2012.08791",
         options=(MiniRocketConfig, HydraConfig, LinearConfig), network=partial(_network, body=_both),
         operations=_operations_of_both,
