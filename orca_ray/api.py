@@ -51,7 +51,7 @@ SWEEP = shipped_sweeps()["pocket"].parent / "base" / "adapt.yaml"
 """Sweep file with the settings of all adaptations."""
 BASELINES = {
     "tabular": ("linear", "nearest", "forest", "gradient_boosting"),
-    "time series": ("linear", "nearest", "minirocket", "hydra", "cnn"),
+    "time series": ("linear", "nearest", "minirocket", "minirocket_hydra", "cnn"),
     "field": ("linear", "unet", "fno"),
     "image": ("linear", "nearest", "cnn"),
     "audio": ("linear", "minirocket", "cnn"),

@@ -56,6 +56,14 @@ class PareConfig(Config):
 
 
 @dataclass(frozen=True)
+class LinearConfig(Config):
+    """Options of methods that fit a linear model to features."""
+
+    limit: Amount = 0.0
+    """Number of deviations from its mean over the training samples at which a feature is clipped; 0: it is not."""
+
+
+@dataclass(frozen=True)
 class BoostingConfig(Config):
     """Options of the trees; the defaults are LightGBM's, except ``rounds``, ``patience`` and ``columns``."""
 

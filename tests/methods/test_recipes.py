@@ -42,7 +42,7 @@ ADAPTERS = r"embedder\..*|head\..*|body\..*\.lora_[AB]\..*"
 TRAINED = {
     "gradient_boosting": r"",  # trees are no parameters
     **dict.fromkeys(("forest", "nearest"), r""),
-    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket"), r"head\..*"),
+    **dict.fromkeys(("hydra", "linear", "linear_probe", "minirocket", "minirocket_hydra"), r"head\..*"),
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
     **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
@@ -60,7 +60,8 @@ def test_the_methods_of_the_first_release() -> None:
         assert recipe.title
         assert recipe.reference
     random = {name for name, recipe in all_methods().items() if not recipe.pretrained}
-    baselines = {"fno", "forest", "gradient_boosting", "hydra", "linear", "minirocket", "nearest", "unet"}
+    of_series = {"hydra", "minirocket", "minirocket_hydra"}
+    baselines = {"fno", "forest", "gradient_boosting", "linear", "nearest", "unet", *of_series}
     assert random == {*baselines, "cnn", "random_features", "scratch"}
     assert set(expand([FIELD])) == set(TRAINED) - baselines  # records of the group exist
 

@@ -18,7 +18,7 @@ from functools import partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from orca_ray.methods.options import BoostingConfig, Scalar
+from orca_ray.methods.options import BoostingConfig, LinearConfig, Scalar
 from orca_ray.methods.recipe import Recipe, head_parameters
 from orca_ray.methods.recipes.cnn import TABLES
 
@@ -71,7 +71,7 @@ def _network(request: "NetworkRequest", stage: str, features: str) -> "CrossModa
     from orca_ray.models.features import FeatureEmbedder
 
     embedder = FeatureEmbedder(features or _features(request.task), request.arguments["input_shape"])
-    body, head = resolve_name(stage).network(request.task.target, embedder.width)
+    body, head = resolve_name(stage).network(request, embedder.width)
     return CrossModalModel(embedder, body, head, request.arguments["statistics"])
 
 
@@ -112,7 +112,7 @@ RECIPES = (
     _recipe(
         "linear", "logistic or ridge regression of features",
         "Hoerl and Kennard, Ridge Regression, 1970, and Cox, The Regression Analysis of Binary Sequences, 1958",
-        "LinearStage", trainable=head_parameters,
+        "LinearStage", trainable=head_parameters, options=(LinearConfig,),
     ),
     _recipe(
         "nearest", "nearest neighbours by features",

@@ -13,8 +13,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor, nn
 
-from orca_ray.data.rows import Target
-from orca_ray.methods.options import BoostingConfig
+from orca_ray.methods.options import BoostingConfig, LinearConfig
 from orca_ray.methods.stages.fitted import (
     Columns,
     FittedStage,
@@ -27,10 +26,10 @@ from orca_ray.methods.stages.fitted import (
     training_rows,
     varying,
 )
-from orca_ray.methods.stages.trial import Trial
+from orca_ray.methods.stages.trial import NetworkRequest, Trial
 from orca_ray.models.body import Body
 from orca_ray.models.crossmodal import PooledHead
-from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead
+from orca_ray.models.features import FeatureBody, NearestBody, ProbabilityHead, limited
 from orca_ray.models.trees import BoostedBody, ForestBody, OutputHead, of_boosters, of_forest, renumbered
 from orca_ray.process import note_progress
 from orca_ray.training.numerics import derive_seed
@@ -64,12 +63,12 @@ class LinearStage(RidgeStage):
         super().__init__(trial, leave_one_out=True)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features; the weights are 0."""
-        head = PooledHead(width, target)
+        head = PooledHead(width, request.task.target)
         nn.init.zeros_(head.output.weight)
         nn.init.zeros_(head.output.bias)
-        return FeatureBody(width), head
+        return limited(FeatureBody(width), request.hyperparameters.of(LinearConfig).limit), head
 
     @torch.no_grad()
     def fit(self, epoch: int) -> None:
@@ -155,8 +154,9 @@ class NearestStage(FittedStage):
         super().__init__(trial, epochs=1)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without samples."""
+        target = request.task.target
         body = NearestBody(width, target.num_outputs, NEIGHBOURS[-1])
         return body, ProbabilityHead(target, 0.1 / target.num_outputs)
 
@@ -197,8 +197,9 @@ class ForestStage(FittedStage):
         super().__init__(trial, epochs=1)
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without trees."""
+        target = request.task.target
         return ForestBody(width, target.num_outputs), ProbabilityHead(target, 0.5 / TREES)
 
     def fit(self, epoch: int) -> None:
@@ -240,8 +241,9 @@ class BoostingStage(FittedStage):
         self._sums: Tensor | None = None  # of all trees but the latest, for the training samples
 
     @staticmethod
-    def network(target: Target, width: int) -> tuple[Body, nn.Module]:
+    def network(request: NetworkRequest, width: int) -> tuple[Body, nn.Module]:
         """Return body and head for ``width`` features, without trees."""
+        target = request.task.target
         return BoostedBody(target, width), OutputHead(target.output_shape)
 
     @torch.no_grad()
