@@ -321,10 +321,11 @@ def _write_mat(path: Path, version: str, **arrays: Array) -> None:
     [
         ({"compression": "gzip"}, zlib.compress(b"abcd"), 0, "chunks of 640 bytes, found 4;"),
         ({"compression": "gzip"}, b"abcd", 1, "chunks of 640 bytes, found 4;"),
+        ({"compression": "gzip"}, b"abcd", 0, "chunks of 640 bytes, found 0;"),
         ({"compression": "gzip", "shuffle": True, "fletcher32": True}, b"abcdabcd", 2, "chunks of 640 bytes, found 4;"),
         ({"compression": "lzf"}, b"abcd", 0, "expected no filter or gzip, found 'lzf'"),
     ],
-    ids=["unfolds to less", "without the filter", "without one of three", "another filter"],
+    ids=["unfolds to less", "without the filter", "not compressed", "without one of three", "another filter"],
 )
 def test_a_chunk_of_another_size(options: Any, chunk: bytes, mask: int, message: str, tmp_path: Path) -> None:
     """The library ends the process when it reads a chunk that is shorter than declared."""
@@ -344,7 +345,7 @@ def test_whole_chunks_pass(options: Any, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(256, size=(90, 40), dtype=np.uint8)  # gzip would make it no smaller
     with h5py.File(tmp_path / "d.h5", "w") as file:
         for name, values in {"noise": noise, "zeros": np.zeros((90, 40)), "texts": np.array([b"a", b"bc"])}.items():
-            check_chunks(tmp_path, name, file.create_dataset(name, data=values, chunks=True, **options))
+            check_chunks(tmp_path / "d.h5", name, file.create_dataset(name, data=values, chunks=True, **options))
 
 
 @pytest.mark.parametrize("version", ["5", "7", "7.3"])
