@@ -112,8 +112,11 @@ class Shift(Augmentation):
 
 
 def get_shift(task: "Task", share: float) -> Shift | None:
-    """Return the augmentation `Shift`, None unless ``share`` is positive and inputs are images of one target each."""
-    images = len(task.input_shape or ()) == 3 and task.domain != "audio" and task.target.kind != "dense"
+    """Return the augmentation `Shift`; None if ``share`` is 0, or inputs are no images, or have no classes or labels.
+
+    A number may be a position in the image.
+    """
+    images = len(task.input_shape or ()) == 3 and task.domain != "audio" and task.target.kind in ("classes", "labels")
     return Shift("shift", "moved, edges repeated (Simard et al., 2003)", share) if images and share > 0 else None
 
 

@@ -70,9 +70,8 @@ def test_the_layout_of_a_cnn_follows_from_the_task(
 
 def test_a_coarse_stem_halves_the_resolution_of_images_at_twice_the_width() -> None:
     values: dict[str, Scalar] = {**SMALL, "cnn.stem": "coarse"}
-    unchanged = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), (1, 130, 130))]
-    dense = make_task(Target("dense", shape=(20, 20)), (3, 20, 20))
-    for task in (*unchanged, dense, replace(make_task(CLASSES, (1, 30)), domain="tabular")):
+    others = [make_task(CLASSES, shape) for shape in ((2, 60), (1, 15, 40), (1, 130, 130))]
+    for task in (*others, make_task(Target("dense", shape=(20, 20)), (3, 20, 20))):
         fine, coarse = (start(NO_BODY, "cnn", task=task, hyperparameters=each) for each in (SMALL, values))
         assert str(coarse.model) == str(fine.model)
         assert operations("cnn", task, values) == operations("cnn", task, SMALL)

@@ -346,21 +346,20 @@ def test_a_shifted_image_is_a_window_of_the_image_with_its_edges_repeated(
 ) -> None:
     shift, x = Shift("shift", "any", share), images(4, channels, height, width, seed)
     drawn = shift.draw(4, torch.Generator().manual_seed(seed))
-    changed = shift.apply(x, drawn).numpy()
     most = [max(1, int(share * side)) for side in (height, width)]
-    for image, positions, ours in zip(x.numpy(), drawn.tolist(), changed, strict=True):
-        moves = [int(place * (2 * largest + 1)) - largest for place, largest in zip(positions, most, strict=True)]
-        top, left = (largest - move for largest, move in zip(most, moves, strict=True))
+    for image, positions, ours in zip(x.numpy(), drawn.tolist(), shift.apply(x, drawn).numpy(), strict=True):
+        moves = [int(place * (2 * largest + 1)) for place, largest in zip(positions, most, strict=True)]
+        top, left = (2 * largest - move for largest, move in zip(most, moves, strict=True))
         padded = np.pad(image, ((0, 0), *((largest, largest) for largest in most)), mode="edge")
         np.testing.assert_array_equal(ours, padded[:, top : top + height, left : left + width])
 
 
-def test_only_images_with_a_target_each_are_shifted() -> None:
+def test_only_images_with_classes_or_labels_are_shifted() -> None:
     task = make_task(Target("classes", size=3), (1, 8, 8))
     assert get_shift(task, 0.1) == Shift("shift", "moved, edges repeated (Simard et al., 2003)", 0.1)
-    dense = replace(task, target=Target("dense", shape=(8, 8)))
-    for other in (replace(task, input_shape=(1, 8)), replace(task, domain="audio"), dense):
-        assert get_shift(other, 0.1) is None
+    numbers = [replace(task, target=each) for each in (Target("dense", shape=(8, 8)), Target("scalar"))]
+    others = (replace(task, input_shape=(1, 8)), replace(task, domain="audio"), *numbers)
+    assert not any(get_shift(other, 0.1) for other in others)
     assert get_shift(task, 0.0) is None
 
 
