@@ -105,7 +105,7 @@ class Shift(Augmentation):
         taken = []
         for side, position in zip(x.shape[2:], drawn.unbind(1), strict=True):
             most = max(1, int(self.share * side))
-            moves = (position * (2 * most + 1)).floor().clamp(max=2 * most).long() - most
+            moves = (position.double() * (2 * most + 1)).long() - most  # in float32, 1 - ε could become the whole
             taken.append((torch.arange(side, device=x.device) - moves[:, None]).clamp(0, side - 1))
         samples = torch.arange(len(x), device=x.device)[:, None, None]
         return x.movedim(1, 3)[samples, taken[0][:, :, None], taken[1][:, None, :]].movedim(3, 1)
