@@ -41,8 +41,6 @@ _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
 _PARTS, _MOST_PARTS, _LEAST = 4, 1000, 8
 """Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and
 C is 1."""
-_ROUGH = 1e-6
-"""Relative change of the loss at which a fit without a part ends; elsewhere 1e-8."""
 NEIGHBOURS = (1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 """Numbers of neighbours that are tried; of equally good ones, the largest is chosen."""
 MOST_KEYS, _QUERIES, _BLOCK = 50_000, 2000, 256
@@ -111,8 +109,7 @@ def _logistic(x: Tensor, y: Tensor, loss: _Loss, parts: np.ndarray, start: Tenso
     found = [start] * number
     for strength in _STRENGTHS if number else ():
         found = [
-            _minimised(x[kept], y[kept], loss, strength, each, tolerance=_ROUGH)
-            for (kept, _), each in zip(splits, found, strict=True)
+            _minimised(x[kept], y[kept], loss, strength, each) for (kept, _), each in zip(splits, found, strict=True)
         ]
         losses = [loss(_affine(x[left], each), y[left]) for (_, left), each in zip(splits, found, strict=True)]
         total = float(sum(losses))
@@ -129,7 +126,7 @@ def _affine(x: Tensor, weights: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
-def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor, tolerance: float = 1e-8) -> Tensor:
+def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor) -> Tensor:
     """Return the biases and weights with the least penalised loss, found from ``start`` by L-BFGS."""
 
     def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -140,7 +137,7 @@ def _minimised(x: Tensor, y: Tensor, loss: _Loss, strength: float, start: Tensor
         return penalised.item(), gradient.cpu().numpy().ravel()
 
     found = minimize(
-        value, start.cpu().numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": tolerance}
+        value, start.cpu().numpy().ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 200, "ftol": 1e-8}
     )
     return torch.from_numpy(found.x.reshape(start.shape)).to(x)
 
