@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _STRENGTHS = tuple(10.0**exponent for exponent in np.linspace(-4, 2, 7))
 """Inverse penalties C that are tried, from the smallest until two in turn are no better than the best."""
-_PARTS, _MOST_PARTS, _LEAST = 4, 3000, 8
+_PARTS, _MOST_PARTS, _LEAST = 4, 1000, 8
 """Each of so many parts of the training samples is left out once; of more samples, only the first; of fewer, none, and
 C is 1."""
 _MOST_COMPARED = 2**22
