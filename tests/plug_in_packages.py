@@ -21,7 +21,9 @@ from orca_ray.tasks.metrics import all_metrics
 from orca_ray.tasks.registry import all_tasks
 from orca_ray.training.artefacts.base import all_artefacts
 
-EXAMPLE, FOLLOWERS = (Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers"))
+EXAMPLE, FOLLOWERS, TRACKERS = (
+    Path(__file__).parents[1] / "examples" / name for name in ("plugin", "followers", "trackers")
+)
 _CACHES = (
     discovery._entry_points, option_names, all_sources, all_statistics, all_methods, all_families,
     all_trackers, all_augmentations, all_losses, all_metrics, all_tasks, all_artefacts,
