@@ -22,7 +22,7 @@ from orca_ray.testing import MethodSuite
 from orca_ray.testing.trials import QUICK, TASK, changed, copy_of, make_task, run, start
 from tests.sampling import Sampled
 
-STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded", "pare"}
+STAGES = {"gradient_boosting", "lora", "minirocket", "orca", "orca_guarded"}
 """Methods that together have all stages, whose states all have to survive an interruption."""
 
 
@@ -46,7 +46,7 @@ TRAINED = {
     "random_features": r"embedder\..*|head\..*",
     **dict.fromkeys(("fpt", "orca_fpt"), NORMS),
     **dict.fromkeys(("lora", "orca_lora"), ADAPTERS),
-    **dict.fromkeys(("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "pare", "scratch", "unet"), r".*"),
+    **dict.fromkeys(("cnn", "fno", "nft", "no_body", "orca", "orca_guarded", "scratch", "unet"), r".*"),
 }
 """Names of the parameters that refining trains."""
 
@@ -176,8 +176,6 @@ def test_round_trip_of_the_defaults_and_through_json_with_types() -> None:
         ("cnn.kernel", 4, "cnn.kernel must be odd, got 4"),
         ("cnn.network", "tables", "Did you mean 'table'"),
         ("minirocket.features", 83, r"minirocket\.features must be at least 84"),
-        ("pare.begin", 1.5, r"pare\.begin must be in \(0, 1\], got 1.5"),
-        ("pare.weight", -1.0, r"pare\.weight must be at least 0"),
         ("data.fraction", 0.0, r"data\.fraction must be in \(0, 1\]"),
         ("data.fraction", float("nan"), r"data\.fraction must be in \(0, 1\]"),
         ("lora.targets", "mpl", "Did you mean 'mlp'"),
