@@ -228,7 +228,8 @@ class AdaptationSweep:
         """Yield what may become the model, the best first; later ones count if the first exceed a limit."""
         if not self.single and (best := judge.ensemble()) is not None:
             yield best
-        yield from (judge.single(each) for each in judge.ranked if each.whole)
+        yield judge.single(judge.leader)
+        yield from (judge.single(each) for each in judge.ranked if each.whole and each is not judge.leader)
 
     def _assembled(self, judge: Judge, choice: Choice, scratch: Path) -> tuple[ModelConfig, dict[str, Any], Any]:
         """Return configuration, weights and preprocessing of a chosen model, whose parts are copied to ``scratch``."""

@@ -291,3 +291,19 @@ def test_a_network_that_trained_on_may_be_better_than_its_folds(toy: Toy) -> Non
     after = toy.judge().expected(choice, None)
     assert (after.value, after.high) == (before.value, before.high)
     assert after.low == pytest.approx(before.low * 0.8 * N / (N + N_TEST))
+
+
+def test_of_few_samples_the_usual_method_or_the_mean_stands_for_what_is_not_worse(toy: Toy) -> None:
+    toy.add("cnn", toy.right(0.85, 1))
+    toy.add("linear", toy.right(0.8, 2))
+    toy.add("fpt", toy.right(0.3, 3))
+    toy.add("fno", toy.right(1.0, 4), folds=[1])
+    judge = toy.judge()
+    assert judge.leader.method == "cnn", "one fold is not enough"
+    found = judge.ensemble()
+    assert found is not None
+    assert {each.method for each, _ in found.parts} == {"cnn", "linear"}
+    toy.add("minirocket", toy.right(0.3, 5))
+    assert toy.judge().leader.method == "cnn"
+    toy.add("minirocket_hydra", toy.right(0.85, 7))
+    assert toy.judge().leader.method == "minirocket_hydra"
