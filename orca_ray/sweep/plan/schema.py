@@ -260,6 +260,8 @@ class SweepFile(_Model):
     protocol: Protocol = Protocol.HELD_OUT
     methods: Annotated[list[MethodChoice], Field(min_length=1)]
     """Names of methods; ``field`` stands for all methods whose `Recipe.variant` is False."""
+    baselines: list[MethodChoice] = []
+    """Names of methods that run after ``methods``, each on those tasks alone that it can adapt to."""
     tasks: Literal["all"] | Annotated[list[TaskName], Field(min_length=1)] = "all"
     bodies: dict[ModalityName, Text] = {}
     """Body by modality of the task (``sequence`` or ``image``), instead of the task's default."""
