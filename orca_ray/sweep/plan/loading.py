@@ -226,6 +226,7 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
 
     It must also be valid when any one hyper-parameter is set to an end of its range, or to one of its choices.
     """
+    checked: set[object] = set()
     for task, method in spec.pairs:
         check_misspelt_body(spec.body(task, method))
         try:
@@ -246,7 +247,11 @@ def _check_values(spec: SweepSpec, document: _Document) -> None:
                     f"{where}: the first trial of {task} with {method} has {name} = {first[name]!r}, outside its "
                     f"range {dimension.describe()}: widen the range, or set a value inside it under settings"
                 )
+            near = tuple((key, first[key]) for key in first if key.split(".")[0] == name.split(".")[0])
             for value in dimension.choice or dimension.bounds():
+                if (name, type(value), value, near) in checked:  # options of other sections do not matter
+                    continue
+                checked.add((name, type(value), value, near))
                 try:
                     from_flat({**first, name: value})
                 except ValueError as error:

@@ -187,9 +187,9 @@ def resolve_spec(file: SweepFile, budget: str | None, overrides: Overrides) -> S
         if get_task(name).benchmark != file.benchmark:
             raise UserError(f"task {name!r} is not in benchmark {file.benchmark!r}: its tasks are {', '.join(members)}")
     methods = expand(overrides.methods or file.budgets[chosen].methods or [*file.methods, *file.baselines])
-    for task, method in product(tasks, methods):
-        if method not in expand(file.baselines):
-            check_unfit(method, get_task(task))
+    optional = expand(file.baselines)
+    for task, method in product(tasks, [each for each in methods if each not in optional]):
+        check_unfit(method, get_task(task))
     if not (overrides.body or "").isprintable():
         raise UserError(f"--body must not contain control characters or line breaks, got {overrides.body!r}")
     if overrides.protocol is not None and overrides.protocol not in PROTOCOLS:

@@ -57,8 +57,8 @@ def _build(task: Task, read: Callable[[], Pool], scaled: tuple[int, ...] | None)
     if classes:
         return made
     # All points of a field share one mean and deviation, which keeps the shape of a field.
-    mean, deviation = splits.statistics(made["train_y"])
-    return {**made, "y_mean": mean[0], "y_std": deviation[0]}
+    mean, deviation = (each.reshape(each.shape[1:]) for each in splits.statistics(made["train_y"]))
+    return {**made, "y_mean": mean, "y_std": deviation}
 
 
 def _split(task: Task, y: Array, part: Array | None) -> list[Indices]:
@@ -92,12 +92,17 @@ def _numpy(package: str, member: str) -> Any:
 
 
 def _series(package: str, member: str, length: int, *, numbers: bool = False) -> Pool:
-    """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files, whose series have at most ``length`` steps."""
+    """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files, whose series have at most ``length`` steps.
+
+    Training samples that are copies of test samples are left out: eight of Tecator, five of PLAID, three of Covid3Month.
+    """
     read = [parse_series(_content(package, member.format(part)).decode(), length) for part in ("TRAIN", "TEST")]
     (x, labels), (test_x, test_labels) = read
-    y = np.array([*labels, *test_labels])
-    part = np.repeat([0, 2], [len(x), len(test_x)])
-    return Pool(np.concatenate([x, test_x]), y.astype(np.float64) if numbers else y, part)
+    tested = {series.tobytes() for series in test_x}
+    kept = [number for number, series in enumerate(x) if series.tobytes() not in tested]
+    y = np.array([*(labels[number] for number in kept), *test_labels])
+    part = np.repeat([0, 2], [len(kept), len(test_x)])
+    return Pool(np.concatenate([x[kept], test_x]), y.astype(np.float64) if numbers else y, part)
 
 
 def _frame(package: str, member: str, *, header: bool = True, missing: tuple[str, ...] = ()) -> "pd.DataFrame":
@@ -220,8 +225,8 @@ def _pines(package: str, member: str, labels: str, side: int, bands: int, block:
 
 
 def _field(equation: str, samples: int) -> Pool:
-    """Solve an equation of `orca_ray.tasks.cabinet.fields` for ``samples`` random inputs."""
-    from orca_ray.tasks.cabinet.fields import simulate
+    """Solve an equation of `orca_ray.simulation.small_fields` for ``samples`` random inputs."""
+    from orca_ray.simulation.small_fields import simulate
 
     return Pool(*simulate(equation, samples))
 

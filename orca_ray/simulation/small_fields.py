@@ -1,4 +1,4 @@
-"""Fields of six tasks, solutions of partial differential equations, which are computed when data are built.
+"""Fields of the benchmark ``cabinet``: solutions of partial differential equations, computed when data are built.
 
 Resolutions, times and coefficients are such that a U-Net learns each map from 1,000 samples: the fields change much,
 but without chaos. The solvers are those of `orca_ray.simulation`, which are tested there.
@@ -7,10 +7,10 @@ but without chaos. The solvers are those of `orca_ray.simulation`, which are tes
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from orca_ray.data.rows import Array
 from orca_ray.simulation import darcy, diffusion_reaction_2d, shallow_water
-from orca_ray.simulation.simulation import centres, generators
+from orca_ray.simulation.simulation import Array, centres, generators
 from orca_ray.simulation.stiff import Etdrk4, Modes, evolve_spectral
 
 POINTS, SIDE = 64, 32
@@ -20,9 +20,10 @@ DIGITS = 4
 _BATCH = 100
 _SEED = 2026
 Solver = Callable[[Sequence[np.random.Generator]], tuple[Array, Array]]
+Field = npt.NDArray[np.float32]
 
 
-def simulate(equation: str, samples: int) -> tuple[Array, Array]:
+def simulate(equation: str, samples: int) -> tuple[Field, Field]:
     """Return inputs [N, channels, *points] and solutions [N, *points] of an equation of `EQUATIONS`.
 
     Values are rounded to `DIGITS`, so that almost all machines and libraries make the same data.
