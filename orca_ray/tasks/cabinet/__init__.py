@@ -94,7 +94,7 @@ def _numpy(package: str, member: str) -> Any:
 def _series(package: str, member: str, length: int, *, numbers: bool = False) -> Pool:
     """Read TRAIN and TEST of a UCR or UEA data set from ``.ts`` files, whose series have at most ``length`` steps.
 
-    Training samples that are copies of test samples are left out: eight of Tecator, five of PLAID, three of Covid3Month.
+    Training samples that are copies of test samples are left out, e.g. eight of Tecator.
     """
     read = [parse_series(_content(package, member.format(part)).decode(), length) for part in ("TRAIN", "TEST")]
     (x, labels), (test_x, test_labels) = read
