@@ -17,7 +17,7 @@ POINTS, SIDE = 64, 32
 """Points of a field in one dimension, and along each axis of a field in two dimensions."""
 DIGITS = 4
 """Decimal digits of the fields, which are of the order of 1."""
-_BATCH = 100
+_BATCH, _STEP = 100, 0.1
 _SEED = 2026
 Solver = Callable[[Sequence[np.random.Generator]], tuple[Array, Array]]
 Field = npt.NDArray[np.float32]
@@ -89,12 +89,32 @@ def _darcy(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
     return np.stack([logarithms, sources], axis=1), 10 * np.stack(solved)
 
 
-def _reaction(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve the FitzHugh-Nagumo equations on [-1, 1]^2 to t = 3, without flux; inputs are both initial fields."""
-    initial = np.stack([np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs])
-    cell = 2.0 / SIDE
-    ends = [diffusion_reaction_2d.evolve(pair, 0.2, 16, cell=cell, first_steps=4)[-1, 0] for pair in initial]
-    return initial, np.stack(ends)
+def _react(initial: Array, diffusion: Sequence[float], reaction: Callable[[Array], Array], end: float) -> Array:
+    """Solve u_t = D Lap u + R(u) on [-1, 1]^2 to t = ``end``, without flux; return u [F, B, SIDE, SIDE] at the end.
+
+    ``initial`` are F fields of B samples; ``diffusion`` has one coefficient D for each field.
+    """
+    from scipy.fft import dctn, idctn
+
+    laplacian = diffusion_reaction_2d.laplacian_symbol(SIDE, 2.0 / SIDE)
+    stepper = Etdrk4(np.array(diffusion)[:, None, None, None] * laplacian, _STEP)
+
+    def nonlinear(modes: Modes) -> Modes:
+        change: Modes = dctn(reaction(idctn(modes, axes=(-2, -1), norm="ortho")), axes=(-2, -1), norm="ortho")
+        return change
+
+    modes: Modes = dctn(initial, axes=(-2, -1), norm="ortho")
+    for _ in range(round(end / _STEP)):
+        modes = stepper.step(modes, nonlinear)
+    solution: Array = idctn(modes, axes=(-2, -1), norm="ortho")
+    return solution
+
+
+def _fitzhugh_nagumo(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
+    """Solve the FitzHugh-Nagumo equations to t = 3; inputs are activator and inhibitor, the solution the activator."""
+    initial = np.stack([np.stack([_waves(rng, 5.0), _waves(rng, 5.0)]) for rng in rngs], axis=1)
+    ends = _react(initial, diffusion_reaction_2d.DIFFUSION, diffusion_reaction_2d.reaction, 3.0)
+    return initial.swapaxes(0, 1), ends[0]
 
 
 def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
@@ -109,24 +129,12 @@ def _water(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
 
 
 def _allen_cahn(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t = 0.002 Lap u + u - u^3 on [-1, 1]^2 to t = 4, without flux through the boundary."""
-    from scipy.fft import dctn, idctn
-
+    """Solve u_t = 0.002 Lap u + u - u^3 to t = 4."""
     initial = np.stack([0.5 * _waves(rng, 5.0) for rng in rngs])
-    stepper = Etdrk4(0.002 * diffusion_reaction_2d.laplacian_symbol(SIDE, 2.0 / SIDE), 0.2)
-
-    def nonlinear(modes: Modes) -> Modes:
-        u = idctn(modes, axes=(-2, -1), norm="ortho")
-        reaction: Modes = dctn(u - u**3, axes=(-2, -1), norm="ortho")
-        return reaction
-
-    modes: Modes = dctn(initial, axes=(-2, -1), norm="ortho")
-    for _ in range(20):
-        modes = stepper.step(modes, nonlinear)
-    return initial[:, None], idctn(modes, axes=(-2, -1), norm="ortho")
+    return initial[:, None], _react(initial[None], (0.002,), lambda u: u - u**3, 4.0)[0]
 
 
 EQUATIONS: dict[str, Solver] = {
-    "advection": _advection, "burgers": _burgers, "darcy": _darcy, "fitzhugh_nagumo": _reaction,
+    "advection": _advection, "burgers": _burgers, "darcy": _darcy, "fitzhugh_nagumo": _fitzhugh_nagumo,
     "shallow_water": _water, "allen_cahn": _allen_cahn,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +25,12 @@ from tests.raw_files import Hostile
 QUICK = ("arrow_head", "auto_mpg", "basic_motions", "covid", "diabetes", "mfeat_pixels")
 """Tasks whose packages the tests of pocket fetch, too."""
 KINDS = {"time series": 12, "spectrum": 3, "DNA": 1, "radar": 1, "image": 6, "tabular": 12, "pde": 6}
+NAMES = [task.short_name for task in cabinet.TASKS if task.domain != "pde"]
 
 
-def _cases() -> list[object]:
-    names = (task.short_name for task in cabinet.TASKS if task.domain != "pde")
-    return [name if name in QUICK else pytest.param(name, marks=pytest.mark.network) for name in names]
-
-
-@pytest.mark.parametrize("short_name", _cases())
+@pytest.mark.parametrize(
+    "short_name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.network) for name in NAMES]
+)
 def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     task = get_task(f"cabinet/{short_name}")
     built = task._checked(task.build(Workspace(task.name, Path(), Path())))
@@ -40,14 +39,13 @@ def test_a_packaged_task_is_built_as_it_was(short_name: str) -> None:
     assert tuple(len(arrays[f"{split}_y"]) for split in prepared.SPLITS) == task.num_samples
     if task.input_scale == "standardised":
         assert input_statistics(arrays["train_x"], "measured") is None
-    rows = {split: {row.tobytes() for row in arrays[f"{split}_x"]} for split in prepared.SPLITS}
+    train, test = ({row.tobytes() for row in arrays[f"{split}_x"]} for split in ("train", "test"))
     if short_name not in ("contraceptive", "bike_sharing"):  # equal answers with another choice
-        assert len(rows["test"] & rows["train"]) <= len(rows["test"]) / 50
+        assert len(test & train) <= len(test) / 50
 
 
 def test_the_kinds_of_data_are_in_balance_and_sources_are_named() -> None:
-    found = [task.domain for task in get_benchmark("cabinet")]
-    assert {kind: found.count(kind) for kind in KINDS} == KINDS
+    assert Counter(task.domain for task in get_benchmark("cabinet")) == KINDS
     assert all(task.packages or task.domain == "pde" or task.short_name == "diabetes" for task in cabinet.TASKS)
 
 
