@@ -45,7 +45,8 @@ def _waves(rng: np.random.Generator, cutoff: float) -> Array:
     modes = rng.standard_normal((SIDE, SIDE)) * np.exp(-(squares[:, None] + squares) / (2 * cutoff**2))
     modes[0, 0] = 0.0
     field: Array = idctn(modes, norm="ortho")
-    return field / field.std()
+    scaled: Array = field / field.std()
+    return scaled
 
 
 def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
