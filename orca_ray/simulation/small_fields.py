@@ -58,12 +58,12 @@ def _sines(rng: np.random.Generator, modes: int) -> Callable[[Array], Array]:
 
 
 def _advection(rngs: Sequence[np.random.Generator]) -> tuple[Array, Array]:
-    """Solve u_t + c(x) u_x = 0, periodic on [0, 1), to t = 0.5, along characteristics; inputs are u and c."""
+    """Solve u_t + c(x) u_x = 0, periodic on [0, 1), to t = 0.25, along characteristics; inputs are u and c."""
     x, steps, speeds, start, end = centres(0.0, 1.0, POINTS), 20, [], [], []
     for rng in rngs:
         initial, wave = _sines(rng, 4), _sines(rng, 2)
         scale = 0.4 / np.abs(wave(x)).max()
-        foot, dt = x, 0.5 / steps
+        foot, dt = x, 0.25 / steps
         for _ in range(steps):  # backwards in time, by the midpoint rule
             middle = foot - 0.5 * dt * (0.5 + scale * wave(foot))
             foot = foot - dt * (0.5 + scale * wave(middle))
